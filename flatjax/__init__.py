@@ -1,0 +1,59 @@
+"""flatjax: entropic optimizers (Entropy-SGD, Replicated-SGD) for JAX, and measures of flatness.
+
+The core works on pytrees and composes with optax; it imports no neural-network library.
+`flatjax.models` (linen), `flatjax.data` and `flatjax.flatness` are imported on their own.
+"""
+
+from flatjax import batch_stats, schedules
+from flatjax.alias import esgd, parle, replicated_sgd
+from flatjax.averaging import AverageParamsState, average_params, averaged_params
+from flatjax.coupling import (
+    CoupleReplicasState,
+    couple_replicas,
+    coupling_diagnostics,
+    pull_to_center,
+)
+from flatjax.entropy_sgd import EntropySGDState, entropy_sgd, entropy_sgd_eval_params
+from flatjax.evaluation import evaluate
+from flatjax.langevin import langevin_noise
+from flatjax.placement import contains_convolution, map_replicas
+from flatjax.replicas import (
+    per_replica,
+    replica_center,
+    replica_distance,
+    replica_mesh,
+    stack_replicas,
+    unstack_replicas,
+)
+from flatjax.train_state import TrainState
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AverageParamsState",
+    "CoupleReplicasState",
+    "EntropySGDState",
+    "TrainState",
+    "average_params",
+    "averaged_params",
+    "batch_stats",
+    "contains_convolution",
+    "couple_replicas",
+    "coupling_diagnostics",
+    "entropy_sgd",
+    "entropy_sgd_eval_params",
+    "esgd",
+    "evaluate",
+    "langevin_noise",
+    "map_replicas",
+    "parle",
+    "per_replica",
+    "pull_to_center",
+    "replica_center",
+    "replica_distance",
+    "replica_mesh",
+    "replicated_sgd",
+    "schedules",
+    "stack_replicas",
+    "unstack_replicas",
+]

@@ -1,0 +1,98 @@
+"""Checks shared by the core: errors name the argument, what was expected and what came."""
+
+import math
+import numbers
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def check_scalar(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = 0.0,
+    maximum: float = math.inf,
+    exclusive_minimum: bool = False,
+    finite: bool = True,
+) -> None:
+    """Raises unless `value` is a schedule, a traced value or a real scalar within the bounds.
+
+    Schedules and traced values (as `optax.inject_hyperparams` makes them) cannot be read here
+    and pass.
+    """
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+        raise TypeError(f"{name} must be a real number or a schedule, got {value!r}.")
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
+    number = float(value)
+    low_enough = number > minimum if exclusive_minimum else number >= minimum
+    if not (low_enough and number <= maximum) or (finite and not math.isfinite(number)):
+        bound = f"{'>' if exclusive_minimum else '>='} {minimum:g}"
+        bound += f" and <= {maximum:g}" if math.isfinite(maximum) else ""
+        raise ValueError(f"{name} must be {'finite, ' if finite else ''}{bound}, got {number}.")
+
+
+def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
+    """Raises unless `value` is a whole number, at least `minimum`, known before tracing."""
+    if isinstance(value, jax.core.Tracer | jax.Array):
+        raise TypeError(
+            f"{name} must be a Python int, got {value}. It shapes the program: inside "
+            f"optax.inject_hyperparams, list it in static_args."
+        )
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {value}.")
+
+
+def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> None:
+    """Raises unless the two knobs say where the replicas are."""
+    if axis_name is None and replica_axis is None:
+        raise ValueError(
+            "axis_name or replica_axis must be given: axis_name='replica' where each program holds "
+            "one replica (vmap, pmap, shard_map), replica_axis=0 where params are stacked."
+        )
+    if replica_axis is not None:
+        check_count("replica_axis", replica_axis, minimum=0)
+
+
+def check_params(params: Any) -> None:
+    """Raises if `update` was called without the parameters."""
+    if params is None:
+        raise ValueError("params must be passed to update(updates, state, params), got None.")
+
+
+def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
+    """The number of replicas in a stacked pytree; raises if its leaves disagree.
+
+    Returns 0 for a pytree without leaves.
+    """
+    size = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        shape = np.shape(leaf)
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        if len(shape) <= replica_axis:
+            raise ValueError(
+                f"{where} must carry a replica axis {replica_axis}, got shape {shape}. "
+                "Stack the replicas first, see flatjax.stack_replicas."
+            )
+        if size and shape[replica_axis] != size:
+            raise ValueError(
+                f"{where} has {shape[replica_axis]} replicas on axis {replica_axis}, "
+                f"other leaves have {size}: all leaves must agree."
+            )
+        size = shape[replica_axis]
+    return size
+
+
+def find_state(state: Any, state_type: type) -> Any:
+    """The one node of `state_type` in an optimizer state, at any depth; raises if not just one."""
+    is_wanted = lambda node: isinstance(node, state_type)
+    found = [node for node in jax.tree.leaves(state, is_leaf=is_wanted) if is_wanted(node)]
+    if len(found) != 1:
+        raise ValueError(f"state must hold one {state_type.__name__}, found {len(found)}.")
+    return found[0]

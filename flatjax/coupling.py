@@ -1,0 +1,297 @@
+r"""Replicated-SGD: replicas attracted to their center.
+
+Replicated-SGD minimises, over y replicas :math:`w_a` with center :math:`\bar w`,
+
+.. math:: L_R(\{w_a\}) = \sum_a L(w_a) + \frac{\gamma}{2} \sum_a \lVert w_a - \bar w \rVert^2
+
+[Pittorino et al., 2021, eq. 6; Baldassi et al., 2016]. Its gradient is each replica's own plus
+:math:`\gamma (w_a - \bar w)`. Two forms of the coupling are offered.
+
+`couple_replicas` adds that term to the gradient, before weight decay and momentum: the paper's
+algorithm. It is explicit Euler, stable while learning_rate * gamma stays below 2 (plain SGD),
+2 (1 + b) (heavy ball) or 2 (1 + b) / (1 + 2 b) (Nesterov, 1.36 at b = 0.9), and loses its meaning
+behind an adaptive preconditioner, which rescales it with the gradient.
+
+`pull_to_center` contracts the replicas towards the center after the base optimizer, the way AdamW
+decays weights: stable for every gamma and sound behind any optimizer. With gamma = inf and a period
+K it is local SGD (parameter averaging every K steps), and at K = 1 data-parallel SGD.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from flatjax import _checks, replicas, schedules
+
+Mask = chex.ArrayTree | Callable[[optax.Params], chex.ArrayTree] | None
+
+
+class CoupleReplicasState(NamedTuple):
+    """State of `couple_replicas` and `pull_to_center`. No center is stored: it can be computed.
+
+    Attributes:
+      count: number of updates so far.
+      gamma: the gamma of the last update, for logging.
+      gamma_state: state of the schedule of gamma.
+    """
+
+    count: jax.Array
+    gamma: jax.Array
+    gamma_state: optax.OptState
+
+
+def couple_replicas(
+    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    period: int = 1,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the force towards the center to the gradients: the coupling of Replicated-SGD.
+
+    .. math:: g_a \leftarrow g_a + \gamma_t (w_a - \bar w)
+
+    Chain it *before* weight decay and momentum. With a period K, the force :math:`K \gamma_t` acts
+    on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
+    devices communicate on those steps only.
+
+    Args:
+      gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
+        `flatjax.schedules.BalancedScoping`. In units of 1 / (learning rate); see the module's
+        docstring for the largest stable learning_rate * gamma.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
+        must be given; both for local stacks on each device of a mesh axis.
+      period: K, the number of steps between couplings.
+      mask: pytree of bools (or a function of params returning one); leaves marked False, such as
+        frozen ones or the biases, are not coupled.
+
+    Returns:
+      The transformation. `update` needs `params`.
+
+    Raises:
+      ValueError: negative or non-finite gamma, period < 1, neither `axis_name` nor `replica_axis`,
+        leaves that disagree on the number of replicas, or missing params.
+
+    Examples:
+      Stacked replicas:
+
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> tx = optax.chain(
+      ...     flatjax.couple_replicas(gamma=0.1, replica_axis=0),
+      ...     optax.add_decayed_weights(5e-4),
+      ...     optax.sgd(0.1, momentum=0.9, nesterov=True),
+      ... )
+      >>> params = jnp.array([[0.0], [2.0]])
+      >>> coupling = flatjax.couple_replicas(gamma=0.1, replica_axis=0)
+      >>> coupling.update(jnp.zeros((2, 1)), coupling.init(params), params)[0]
+      Array([[-0.1],
+             [ 0.1]], dtype=float32)
+
+      One replica per program, under a named axis:
+
+      >>> import jax
+      >>> coupling = flatjax.couple_replicas(gamma=0.1, axis_name="replica")
+      >>> def step(grads, params):
+      ...     return coupling.update(grads, coupling.init(params), params)[0]
+      >>> jax.vmap(step, axis_name="replica")(jnp.zeros((2, 1)), params)
+      Array([[-0.1],
+             [ 0.1]], dtype=float32)
+    """
+    _checks.check_scalar("gamma", gamma)
+    center = _leaf_center(axis_name, replica_axis)
+
+    def add_force(g, w, gamma_t, count):
+        del count
+        return g + period * gamma_t * (w - center(w))
+
+    return _coupling(add_force, gamma, axis_name, replica_axis, period, mask)
+
+
+def pull_to_center(
+    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    learning_rate: chex.Numeric | optax.Schedule,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    period: int = 1,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Contracts the replicas towards their center: the decoupled, always stable coupling.
+
+    After the base optimizer has moved the weights to :math:`w'_a = w_a + u_a`,
+
+    .. math:: w_a \leftarrow \bar w' + (w'_a - \bar w') \, e^{-K \eta_t \gamma_t}
+
+    which is the exact flow of the coupling energy over a time :math:`K \eta_t`. Chain it *last*,
+    after any optimizer, as weight decay is decoupled in AdamW. For small
+    :math:`\eta \gamma` and plain SGD it agrees with `couple_replicas`; momentum multiplies the
+    in-gradient force by up to 1 / (1 - momentum), and this one not at all: the same effect needs a
+    gamma that much larger.
+
+    Args:
+      gamma: coupling, as in `couple_replicas`; `inf` puts every replica on the center, so that
+        a period K is local SGD (averaging every K steps).
+      learning_rate: :math:`\eta`, a number or a schedule of the step count: the base optimizer's,
+        so that the pull cools down with it.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked.
+      period: K, the number of steps between pulls.
+      mask: pytree of bools (or a function of params returning one); leaves marked False are not
+        pulled.
+
+    Returns:
+      The transformation. `update` needs `params`.
+
+    Raises:
+      ValueError: negative gamma or learning rate, period < 1, neither `axis_name` nor
+        `replica_axis`, leaves that disagree on the number of replicas, or missing params.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> tx = optax.chain(
+      ...     optax.adamw(1e-3), flatjax.pull_to_center(float("inf"), 1e-3, replica_axis=0)
+      ... )
+      >>> params = jnp.array([[0.0], [2.0]])
+      >>> updates, _ = tx.update(jnp.zeros((2, 1)), tx.init(params), params)
+      >>> optax.apply_updates(params, updates).round(2)
+      Array([[1.],
+             [1.]], dtype=float32)
+    """
+    _checks.check_scalar("gamma", gamma, finite=False)
+    _checks.check_scalar("learning_rate", learning_rate)
+    center = _leaf_center(axis_name, replica_axis)
+
+    def add_pull(u, w, gamma_t, count):
+        eta_t = learning_rate(count) if callable(learning_rate) else learning_rate
+        moved = w + u
+        # u + (e^{-K eta gamma} - 1) (w' - center): the contraction, written as an update.
+        return u + jnp.expm1(-period * eta_t * gamma_t) * (moved - center(moved))
+
+    return _coupling(add_pull, gamma, axis_name, replica_axis, period, mask)
+
+
+def coupling_diagnostics(
+    params: optax.Params,
+    state: optax.OptState,
+    learning_rate: chex.Numeric,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+) -> dict[str, jax.Array]:
+    r"""What to log of a replicated run: is it stable, and have the replicas collapsed?
+
+    Args:
+      params: the replicas' parameters.
+      state: an optimizer state with one `couple_replicas` or `pull_to_center` in it, at any depth.
+      learning_rate: the present learning rate.
+      axis_name: see `couple_replicas`.
+      replica_axis: see `couple_replicas`.
+
+    Returns:
+      `gamma`; `lr_gamma`, to be compared with the stability limits of the in-gradient form;
+      `replica_distance` :math:`D`; `coupling_energy` :math:`\frac{\gamma}{2} D`, a replica's share.
+
+    Raises:
+      ValueError: there is no coupling in the state, or neither knob is given.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> params = jnp.array([[0.0], [2.0]])
+      >>> tx = flatjax.couple_replicas(0.5, replica_axis=0)
+      >>> _, state = tx.update(jnp.zeros((2, 1)), tx.init(params), params)
+      >>> found = flatjax.coupling_diagnostics(params, state, 0.1, replica_axis=0)
+      >>> {name: round(float(value), 3) for name, value in found.items()}
+      {'gamma': 0.5, 'lr_gamma': 0.05, 'replica_distance': 1.0, 'coupling_energy': 0.25}
+    """
+    gamma = _checks.find_state(state, CoupleReplicasState).gamma
+    distance = replicas.replica_distance(params, axis_name=axis_name, replica_axis=replica_axis)
+    return {
+        "gamma": gamma,
+        "lr_gamma": learning_rate * gamma,
+        "replica_distance": distance,
+        "coupling_energy": 0.5 * gamma * distance,
+    }
+
+
+def _leaf_center(axis_name, replica_axis):
+    _checks.check_replica_placement(axis_name, replica_axis)
+    return functools.partial(replicas.leaf_center, axis_name=axis_name, replica_axis=replica_axis)
+
+
+def _coupling(leaf_update, gamma, axis_name, replica_axis, period, mask):
+    """The transformation that applies leaf_update(u, w, gamma_t, count) every period-th step."""
+    _checks.check_count("period", period)
+    schedule = schedules.as_stateful(gamma)
+
+    def init_fn(params):
+        if replica_axis is not None:
+            _checks.stacked_size(params, replica_axis)
+            if isinstance(gamma, schedules.BalancedScoping) and axis_name is None:
+                _check_apart(params, replica_axis)
+        return CoupleReplicasState(
+            count=jnp.zeros([], jnp.int32), gamma=jnp.zeros([]), gamma_state=schedule.init()
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        _checks.check_params(params)
+        if isinstance(gamma, schedules.BalancedScoping):
+            schedules.require_value(gamma, extra_args)
+            extra_args = extra_args | {
+                "value": mean_over_replicas(extra_args["value"], axis_name, replica_axis),
+                "distance": replicas.replica_distance(
+                    params, axis_name=axis_name, replica_axis=replica_axis
+                ),
+            }
+        gamma_t = jnp.asarray(schedule(state.gamma_state, **extra_args))
+
+        def couple(updates):
+            def update(u, w):
+                return leaf_update(u, w, gamma_t, state.count).astype(u.dtype)
+
+            return map_masked(update, mask, params, updates, params)
+
+        if period == 1:
+            updates = couple(updates)
+        else:
+            # A cond, not a select: replicas on different devices communicate only when coupled.
+            is_coupled = state.count % period == period - 1
+            updates = jax.lax.cond(is_coupled, couple, lambda updates: updates, updates)
+        return updates, CoupleReplicasState(
+            count=optax.safe_increment(state.count),
+            gamma=gamma_t.astype(state.gamma.dtype),
+            gamma_state=schedule.update(state.gamma_state, **extra_args),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_apart(params, replica_axis):
+    """Raises on a common initialisation, which no gamma_0 balances, where it can be seen."""
+    if all(_is_concrete(leaf) for leaf in jax.tree.leaves(params)):
+        distance = replicas.replica_distance(params, replica_axis=replica_axis)
+        schedules.balanced_gamma(1.0, distance)
+
+
+def _is_concrete(leaf) -> bool:
+    return not isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct)
+
+
+def mean_over_replicas(value, axis_name, replica_axis):
+    """The mean of a scalar of each replica; a stack of scalars where replicas are stacked."""
+    value = jnp.mean(value) if replica_axis is not None else jnp.asarray(value)
+    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+
+
+def map_masked(fn, mask, params, first, *rest):
+    """Applies fn to the leaves that the mask marks True; leaves of `first` pass elsewhere."""
+    if mask is None:
+        return jax.tree.map(fn, first, *rest)
+    mask = mask(params) if callable(mask) else mask
+    return jax.tree.map(lambda m, x, *xs: fn(x, *xs) if m else x, mask, first, *rest)

@@ -1,0 +1,63 @@
+"""Langevin noise that is the same wherever the replicas live."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from flatjax import _checks
+
+
+def langevin_noise(
+    key: chex.PRNGKey,
+    tree: chex.ArrayTree,
+    learning_rate: chex.Numeric,
+    noise_scale: chex.Numeric,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+) -> chex.ArrayTree:
+    r"""The noise of one Langevin step, :math:`\sqrt{2 \eta} \, \epsilon \, z` with z ~ N(0, I).
+
+    Every replica draws its own: the key of replica a is `fold_in(key, a)`, whether replicas are
+    stacked, spread over a named axis, or both, so that the noise does not depend on the placement.
+
+    Args:
+      key: the step's key, common to the replicas.
+      tree: a pytree with the shapes and dtypes of the noise.
+      learning_rate: :math:`\eta`, the step size.
+      noise_scale: :math:`\epsilon`; the standard deviation of a weight's noise is
+        :math:`\epsilon \sqrt{2 \eta}`.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked.
+
+    Returns:
+      A pytree like `tree`.
+
+    Raises:
+      ValueError: the leaves disagree on the number of replicas.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, flatjax
+      >>> noise = flatjax.langevin_noise(jax.random.key(0), jnp.zeros(100_000), 0.5, 0.1)
+      >>> round(float(noise.std()), 3)
+      0.1
+    """
+    local_replicas = 1
+    if replica_axis is not None:
+        local_replicas = _checks.stacked_size(tree, replica_axis, "tree")
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_replicas
+    leaves, treedef = jax.tree.flatten(tree)
+    scale = noise_scale * jnp.sqrt(2 * jnp.asarray(learning_rate))
+
+    def draw(replica, index, shape, dtype):
+        leaf_key = jax.random.fold_in(jax.random.fold_in(key, replica), index)
+        return (scale * jax.random.normal(leaf_key, shape)).astype(dtype)
+
+    def draw_leaf(index, leaf):
+        if replica_axis is None:
+            return draw(first, index, leaf.shape, leaf.dtype)
+        shape = leaf.shape[:replica_axis] + leaf.shape[replica_axis + 1 :]
+        draw_one = lambda replica: draw(replica, index, shape, leaf.dtype)
+        return jax.vmap(draw_one, out_axes=replica_axis)(first + jnp.arange(local_replicas))
+
+    return jax.tree.unflatten(treedef, [draw_leaf(i, leaf) for i, leaf in enumerate(leaves)])

@@ -1,0 +1,68 @@
+"""The multilayer perceptron."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flatjax.models import _checks
+
+
+class MLP(nn.Module):
+    r"""A fully connected network with ReLU activations.
+
+    .. math::
+      h_0 = \mathrm{flatten}(x), \quad
+      h_l = \max(0, W_l^\top h_{l-1} + b_l), \quad
+      \mathrm{logits} = W_{L+1}^\top h_L + b_{L+1}
+
+    Weights are drawn from He's normal distribution (variance 2 / fan-in, truncated at two standard
+    deviations), biases start at 0. There is nothing random or stateful in the forward pass:
+    `train` changes nothing and is accepted for one interface with the other models.
+
+    Attributes:
+      hidden: widths of the hidden layers; empty for logistic regression.
+      num_classes: number of logits.
+      dtype: dtype of the computation. Parameters are float32 whatever it is.
+
+    Call:
+      `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C) gives
+      logits (B, num_classes), in float32 or wider.
+
+    Raises:
+      TypeError: an attribute or the images have the wrong type.
+      ValueError: a width below 1, a dtype that is not floating point, images of the wrong rank.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.models import MLP
+      >>> model, images = MLP(hidden=(32, 16)), jnp.ones((4, 8, 8, 1))
+      >>> variables = model.init(jax.random.key(0), images, train=False)
+      >>> model.apply(variables, images, train=True).shape
+      (4, 10)
+    """
+
+    hidden: Sequence[int] = (256, 256)
+    num_classes: int = 10
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        self.hidden = _checks.widths("hidden", self.hidden)
+        _checks.check_count("num_classes", self.num_classes)
+        self.dtype = _checks.floating_dtype("dtype", self.dtype)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Logits (B, num_classes) of images (B, H, W, C)."""
+        del train
+        _checks.check_images(images)
+        x = images.reshape(len(images), -1)
+        for width in self.hidden:
+            x = nn.relu(
+                nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal())(x)
+            )
+        x = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=nn.initializers.he_normal())(x)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))  # for the loss

@@ -1,0 +1,43 @@
+"""Pooling of non-overlapping windows."""
+
+import jax
+
+from flatjax.models import _checks
+
+
+def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
+    """The maximum over every `window` x `window` square of pixels; squares do not overlap.
+
+    The values of `flax.linen.max_pool(x, (window, window), strides=(window, window))`: rows and
+    columns that do not fill a window are cropped ("VALID"). A reshape and a maximum, because the
+    gradient of a windowed reduction (select-and-scatter) is slow: on CPU a training step of
+    `SmallConvNet` takes 1.5 to 3 times as long with it. Where several pixels of a window share the
+    maximum the gradient is split evenly between them instead of going to the first one.
+
+    Args:
+      x: feature maps, shape (..., H, W, C) with H and W at least `window`.
+      window: the side of a window, in pixels.
+
+    Returns:
+      Shape (..., H // window, W // window, C).
+
+    Raises:
+      TypeError: `window` is not an int.
+      ValueError: `window` is below 1, or `x` has no room for one window.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.models.pooling import max_pool
+      >>> max_pool(jnp.arange(20.0).reshape(4, 5, 1))[..., 0]
+      Array([[ 6.,  8.],
+             [16., 18.]], dtype=float32)
+    """
+    _checks.check_count("window", window)
+    if x.ndim < 3 or min(x.shape[-3:-1]) < window:
+        raise ValueError(
+            f"x must have shape (..., H, W, C) with H and W >= {window}, got {x.shape}."
+        )
+    *batch, height, width, channels = x.shape
+    rows, columns = height // window, width // window
+    x = x[..., : rows * window, : columns * window, :]
+    return x.reshape(*batch, rows, window, columns, window, channels).max(axis=(-4, -2))

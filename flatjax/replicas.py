@@ -1,0 +1,260 @@
+"""Replicas: copies w_1 ... w_y of the parameters of one network, and where they live.
+
+A pytree is *stacked* when its leaves carry a replica axis; otherwise each program (of a vmap,
+pmap or shard_map with a named axis) holds one replica. Functions here take the same two static
+knobs, alone or together: `replica_axis` for the stacked form, `axis_name` for the named one, both
+for local stacks inside a mesh axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flatjax import _checks
+
+
+def _at_least_float32(leaf: jax.Array) -> jax.Array:
+    # Means and distances of half-precision weights are lost in half precision.
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def leaf_center(
+    leaf: jax.Array, *, axis_name: str | None = None, replica_axis: int | None = None
+) -> jax.Array:
+    """The mean over replicas of one array, in at least float32; a stacked axis is kept as 1."""
+    center = _at_least_float32(leaf)
+    if replica_axis is not None:
+        center = jnp.mean(center, axis=replica_axis, keepdims=True)
+    if axis_name is not None:
+        center = jax.lax.pmean(center, axis_name)
+    return center
+
+
+def replica_center(
+    tree: chex.ArrayTree,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    keepdims: bool = False,
+) -> chex.ArrayTree:
+    r"""The center (barycentre) of the replicas, :math:`\bar w = \frac{1}{y} \sum_a w_a`.
+
+    Args:
+      tree: the replicas' parameters, or any pytree of one array per replica and leaf.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked.
+      keepdims: keep the stacked axis with size 1, so that the center broadcasts against `tree`.
+
+    Returns:
+      A pytree like one replica (or like `tree` with a replica axis of size 1), in the dtypes of
+      `tree`. The mean itself is taken in at least float32.
+
+    Raises:
+      ValueError: neither knob is given, or the leaves disagree on the number of replicas.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> flatjax.replica_center({"w": jnp.array([[0.0, 1.0], [2.0, 5.0]])}, replica_axis=0)
+      {'w': Array([1., 3.], dtype=float32)}
+    """
+    _checks.check_replica_placement(axis_name, replica_axis)
+    if replica_axis is not None:
+        _checks.stacked_size(tree, replica_axis, "tree")
+
+    def center(leaf):
+        mean = leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis).astype(leaf.dtype)
+        drop = replica_axis is not None and not keepdims
+        return jnp.squeeze(mean, replica_axis) if drop else mean
+
+    return jax.tree.map(center, tree)
+
+
+def replica_distance(
+    params: chex.ArrayTree, *, axis_name: str | None = None, replica_axis: int | None = None
+) -> jax.Array:
+    r"""Mean squared distance to the center, :math:`\langle \lVert w_a - \bar w \rVert^2 \rangle_a`.
+
+    Args:
+      params: the replicas' parameters.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked.
+
+    Returns:
+      A scalar in at least float32, the same on every replica.
+
+    Raises:
+      ValueError: neither knob is given, or the leaves disagree on the number of replicas.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> float(flatjax.replica_distance(jnp.array([[1.0, 1.0], [3.0, 5.0]]), replica_axis=0))
+      5.0
+    """
+    _checks.check_replica_placement(axis_name, replica_axis)
+    local_replicas = 1
+    if replica_axis is not None:
+        local_replicas = _checks.stacked_size(params, replica_axis)
+
+    def squared(leaf):
+        center = leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
+        return jnp.sum(jnp.square(jnp.abs(_at_least_float32(leaf) - center)))
+
+    total = sum(jax.tree.leaves(jax.tree.map(squared, params)), start=jnp.zeros(()))
+    distance = total / max(local_replicas, 1)
+    return distance if axis_name is None else jax.lax.pmean(distance, axis_name)
+
+
+def stack_replicas(
+    init_fn: Callable[[chex.PRNGKey], chex.ArrayTree], keys: chex.PRNGKey
+) -> chex.ArrayTree:
+    """Initialises one replica per key and stacks them along a leading axis.
+
+    Independent keys give the independent initialisations that Replicated-SGD starts from; one key
+    repeated (`jnp.stack([key] * y)`) a common one.
+
+    Args:
+      init_fn: initialises one replica, `init_fn(key) -> params` (any pytree).
+      keys: the keys, stacked: `jax.random.split(key, y)`.
+
+    Returns:
+      The pytree of `init_fn` with a leading axis of size y on every leaf.
+
+    Raises:
+      ValueError: `keys` is a single key.
+
+    Examples:
+      >>> import jax, flatjax
+      >>> init_fn = lambda key: {"w": jax.random.normal(key, (4, 2))}
+      >>> flatjax.stack_replicas(init_fn, jax.random.split(jax.random.key(0), 3))["w"].shape
+      (3, 4, 2)
+    """
+    is_new_style = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if keys.ndim != (1 if is_new_style else 2):
+        raise ValueError(
+            f"keys must be a stack of keys, as jax.random.split(key, y) gives; "
+            f"got shape {keys.shape} of {keys.dtype}."
+        )
+    return jax.vmap(init_fn)(keys)
+
+
+def unstack_replicas(tree: chex.ArrayTree, replica_axis: int = 0) -> list[chex.ArrayTree]:
+    """The replicas of a stacked pytree, one by one.
+
+    Args:
+      tree: a stacked pytree.
+      replica_axis: the axis along which its leaves are stacked.
+
+    Returns:
+      A list with one pytree for each replica.
+
+    Raises:
+      ValueError: the leaves disagree on the number of replicas.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> flatjax.unstack_replicas({"w": jnp.arange(2)})
+      [{'w': Array(0, dtype=int32)}, {'w': Array(1, dtype=int32)}]
+    """
+    size = _checks.stacked_size(tree, replica_axis, "tree")
+    return [
+        jax.tree.map(lambda leaf, a=a: jax.lax.index_in_dim(leaf, a, replica_axis, False), tree)
+        for a in range(size)
+    ]
+
+
+def per_replica(
+    tx: optax.GradientTransformation, *, stacked_extra_args: Sequence[str] = ()
+) -> optax.GradientTransformationExtraArgs:
+    """Applies a transformation to every replica of stacked parameters on its own.
+
+    On stacked parameters an elementwise transformation (SGD, Adam, ...) needs no wrapper, but one
+    that takes a norm (`clip_by_global_norm`, `lars`, `optax.contrib.sam`, ...) would take it over
+    all replicas at once. The state is the stack of the replicas' states.
+
+    Not for the coupling itself, which looks across replicas, and not for transformations that hold
+    a random key in their state: every replica would draw the same noise.
+
+    Args:
+      tx: the transformation.
+      stacked_extra_args: names of the extra arguments of `update` that carry a leading replica
+        axis, such as `("value",)`; all others are shared by the replicas.
+
+    Returns:
+      The transformation of stacked parameters.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> tx = flatjax.per_replica(optax.clip_by_global_norm(1.0))
+      >>> grads = jnp.array([[3.0, 4.0], [0.3, 0.4]])
+      >>> clipped, _ = tx.update(grads, tx.init(grads))
+      >>> clipped  # the second replica is below the threshold, and stays
+      Array([[0.6, 0.8],
+             [0.3, 0.4]], dtype=float32)
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def init_fn(params):
+        _checks.stacked_size(params)
+        return jax.vmap(tx.init)(params)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        stacked = {name: extra_args[name] for name in stacked_extra_args if name in extra_args}
+        shared = {name: value for name, value in extra_args.items() if name not in stacked}
+
+        def update(updates, state, params, stacked):
+            return tx.update(updates, state, params, **stacked, **shared)
+
+        return jax.vmap(update)(updates, state, params, stacked)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def replica_mesh(
+    num_replicas: int, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+    """A mesh with axes `("replica", "data")` that uses all devices for y replicas.
+
+    The size of the replica axis must divide y (each device then holds y / size replicas); the
+    largest such divisor of the number of devices is taken, and the data axis gets the rest.
+
+    Args:
+      num_replicas: y, the number of replicas.
+      devices: the devices, all of `jax.devices()` by default.
+
+    Returns:
+      The mesh. Shard stacked pytrees with `NamedSharding(mesh, P("replica"))` and batches of shape
+      (y, B, ...) with `P("replica", "data")`.
+
+    Raises:
+      ValueError: `num_replicas` is not positive, or there are no devices.
+
+    Examples:
+      >>> import jax, flatjax
+      >>> dict(flatjax.replica_mesh(3, jax.devices()[:1]).shape)
+      {'replica': 1, 'data': 1}
+    """
+    _checks.check_count("num_replicas", num_replicas)
+    devices = list(jax.devices() if devices is None else devices)
+    if not devices:
+        raise ValueError("devices must not be empty.")
+    replica_size = int(np.gcd(num_replicas, len(devices)))
+    grid = np.array(devices).reshape(replica_size, len(devices) // replica_size)
+    return jax.sharding.Mesh(grid, ("replica", "data"))
+
+
+def check_mesh_fit(num_replicas: int, mesh: jax.sharding.Mesh, axis: str = "replica") -> None:
+    """Raises a ValueError if y replicas do not divide evenly over the mesh axis."""
+    if axis not in mesh.shape:
+        raise ValueError(f"mesh must have an axis {axis!r}, got axes {tuple(mesh.shape)}.")
+    size: Any = mesh.shape[axis]
+    if num_replicas % size:
+        fits = [d for d in range(1, num_replicas + 1) if num_replicas % d == 0]
+        raise ValueError(
+            f"{num_replicas} replicas do not fit the mesh axis {axis!r} of size {size}: its size "
+            f"must divide the number of replicas (one of {fits}). See flatjax.replica_mesh."
+        )

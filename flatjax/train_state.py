@@ -1,0 +1,90 @@
+"""A small training state: parameters, batch statistics, optimizer state and step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """State of a training loop, a pytree. Unlike flax's, it forwards extra arguments to optax.
+
+    Attributes:
+      step: number of updates so far.
+      params: the parameters, of one network or of stacked replicas.
+      opt_state: state of `tx`.
+      batch_stats: whatever the network keeps beside parameters (running statistics of batch norm);
+        an empty dict if nothing. Never part of an optimizer state.
+      apply_fn: the network, as a function. Static.
+      tx: the optimizer. Static.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> state = flatjax.TrainState.create(
+      ...     apply_fn=lambda params, x: params * x,
+      ...     params=jnp.array(1.0),
+      ...     tx=flatjax.esgd(0.1, gamma=0.1),
+      ... )
+      >>> state = state.apply_gradients(grads=jnp.array(1.0), value=jnp.array(0.5))
+      >>> int(state.step)
+      1
+    """
+
+    step: jax.Array
+    params: chex.ArrayTree
+    opt_state: optax.OptState
+    batch_stats: chex.ArrayTree
+    apply_fn: Callable[..., Any] = dataclasses.field(metadata={"static": True})
+    tx: optax.GradientTransformationExtraArgs = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        apply_fn: Callable[..., Any],
+        params: chex.ArrayTree,
+        tx: optax.GradientTransformation,
+        batch_stats: chex.ArrayTree | None = None,
+    ) -> Self:
+        """The state before the first step."""
+        tx = optax.with_extra_args_support(tx)
+        return cls(
+            step=jnp.zeros([], jnp.int32),
+            params=params,
+            opt_state=tx.init(params),
+            batch_stats={} if batch_stats is None else batch_stats,
+            apply_fn=apply_fn,
+            tx=tx,
+        )
+
+    def apply_gradients(
+        self,
+        *,
+        grads: chex.ArrayTree,
+        batch_stats: chex.ArrayTree | None = None,
+        **extra_args: Any,
+    ) -> Self:
+        """One update.
+
+        Args:
+          grads: the gradient, a pytree like `params`.
+          batch_stats: the new statistics; None keeps the present ones.
+          **extra_args: forwarded to `tx.update`, for example `value=loss`.
+
+        Returns:
+          The state after the update.
+        """
+        updates, opt_state = self.tx.update(grads, self.opt_state, self.params, **extra_args)
+        return dataclasses.replace(
+            self,
+            step=optax.safe_increment(self.step),
+            params=optax.apply_updates(self.params, updates),
+            opt_state=opt_state,
+            batch_stats=self.batch_stats if batch_stats is None else batch_stats,
+        )

@@ -1,0 +1,383 @@
+"""The models against plain NumPy loops, their batch norm, dtypes and the registry."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flatjax import models
+
+RNG = np.random.default_rng(0)
+
+
+def random_images(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def init(model, shape, seed=0):
+    return model.init(jax.random.key(seed), jnp.zeros(shape), train=False)
+
+
+def randomised(tree):
+    """The same shapes with random values of order 1: zero biases would hide a missing one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(RNG.uniform(0.1, 1, leaf.shape), leaf.dtype), tree)
+
+
+def shapes(tree):
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in paths}
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+# Forward passes in NumPy, loops over everything that has an index in the definition.
+
+
+def numpy_conv(x, kernel, bias):
+    """Cross-correlation with zero padding; the extra row of an even kernel is at the end."""
+    size = len(kernel)
+    before = (size - 1) // 2
+    batch, height, width, _ = x.shape
+    out = np.zeros((batch, height, width, kernel.shape[-1]))
+    for row in range(height):
+        for column in range(width):
+            for i in range(size):
+                for j in range(size):
+                    r, c = row + i - before, column + j - before
+                    if 0 <= r < height and 0 <= c < width:
+                        out[:, row, column] += x[:, r, c] @ kernel[i, j]
+    return out + bias
+
+
+def numpy_pool(x, window=2):
+    batch, height, width, channels = x.shape
+    out = np.zeros((batch, height // window, width // window, channels))
+    for row in range(height // window):
+        for column in range(width // window):
+            square = x[
+                :, row * window : (row + 1) * window, column * window : (column + 1) * window
+            ]
+            out[:, row, column] = square.max(axis=(1, 2))
+    return out
+
+
+def numpy_dense_layers(x, params):
+    number = sum(name.startswith("Dense") for name in params)
+    for index in range(number):
+        layer = params[f"Dense_{index}"]
+        x = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
+        x = np.maximum(x, 0) if index < number - 1 else x
+    return x
+
+
+def numpy_convnet(variables, images, stages, statistics=None):
+    """`statistics`: None, "batch" or "running"."""
+    x, params = np.asarray(images, np.float64), variables["params"]
+    for index in range(stages):
+        conv = params[f"Conv_{index}"]
+        kernel = np.asarray(conv["kernel"], np.float64)
+        x = numpy_conv(x, kernel, np.asarray(conv.get("bias", 0.0), np.float64))
+        if statistics is not None:
+            norm = params[f"BatchNorm_{index}"]
+            mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            if statistics == "running":
+                running = variables["batch_stats"][f"BatchNorm_{index}"]
+                mean, variance = np.asarray(running["mean"]), np.asarray(running["var"])
+            x = (x - mean) / np.sqrt(variance + 1e-5) * norm["scale"] + norm["bias"]
+        x = numpy_pool(np.maximum(x, 0))
+    return numpy_dense_layers(x.reshape(len(x), -1), params)
+
+
+def test_mlp_shapes_and_parameter_count():
+    variables = init(models.MLP(), (2, 28, 28, 1))
+    assert list(variables) == ["params"]
+    assert shapes(variables["params"]) == {
+        "Dense_0/kernel": (784, 256),
+        "Dense_0/bias": (256,),
+        "Dense_1/kernel": (256, 256),
+        "Dense_1/bias": (256,),
+        "Dense_2/kernel": (256, 10),
+        "Dense_2/bias": (10,),
+    }
+    assert count(variables) == (784 + 1) * 256 + (256 + 1) * 256 + (256 + 1) * 10
+
+
+def test_convnet_shapes_and_parameter_count():
+    variables = init(models.SmallConvNet(), (2, 28, 28, 1))
+    assert list(variables) == ["params"]
+    assert shapes(variables["params"]) == {
+        "Conv_0/kernel": (5, 5, 1, 16),
+        "Conv_0/bias": (16,),
+        "Conv_1/kernel": (5, 5, 16, 32),
+        "Conv_1/bias": (32,),
+        "Dense_0/kernel": (7 * 7 * 32, 128),
+        "Dense_0/bias": (128,),
+        "Dense_1/kernel": (128, 10),
+        "Dense_1/bias": (10,),
+    }
+    convs = (25 * 1 + 1) * 16 + (25 * 16 + 1) * 32
+    assert count(variables) == convs + (7 * 7 * 32 + 1) * 128 + (128 + 1) * 10
+
+
+def test_batch_norm_replaces_the_bias_of_convolutions():
+    variables = init(models.SmallConvNet(features=(4, 6), batch_norm=True), (2, 8, 8, 1))
+    assert sorted(variables) == ["batch_stats", "params"]
+    assert "bias" not in variables["params"]["Conv_0"]
+    assert shapes(variables["batch_stats"]) == {
+        "BatchNorm_0/mean": (4,),
+        "BatchNorm_0/var": (4,),
+        "BatchNorm_1/mean": (6,),
+        "BatchNorm_1/var": (6,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "flat"),
+    [(8, 8, 1, 2 * 2), (9, 11, 2, 2 * 2), (15, 8, 1, 3 * 2), (28, 28, 1, 49), (32, 32, 3, 64)],
+)
+def test_convnet_takes_even_and_odd_sizes(height, width, channels, flat):
+    model = models.SmallConvNet(features=(2, 3), hidden=(5,), num_classes=4)
+    images = random_images(2, height, width, channels)
+    variables = init(model, images.shape)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (flat * 3, 5)
+    assert model.apply(variables, images, train=True).shape == (2, 4)
+
+
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 5)])
+def test_mlp_is_the_numpy_forward_pass(hidden):
+    model = models.MLP(hidden=hidden, num_classes=3)
+    images = random_images(4, 5, 3, 2)
+    params = randomised(init(model, images.shape)["params"])
+    params["Dense_0"]["kernel"] -= 0.5  # some ReLUs closed
+    logits = model.apply({"params": params}, images, train=False)
+    expected = numpy_dense_layers(np.asarray(images, np.float64).reshape(4, -1), params)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "kernel_size", "hidden"),
+    [
+        ((3, 8, 8, 1), (3, 4), 3, (6,)),
+        ((2, 11, 9, 2), (3, 4), 5, (6, 5)),
+        ((2, 9, 10, 1), (3, 4, 2), 2, ()),
+    ],
+)
+def test_convnet_is_the_numpy_forward_pass(shape, features, kernel_size, hidden):
+    model = models.SmallConvNet(
+        features=features, kernel_size=kernel_size, hidden=hidden, num_classes=4
+    )
+    images = random_images(*shape)
+    variables = jax.tree.map(lambda leaf: leaf - 0.4, randomised(init(model, shape)))
+    logits = model.apply(variables, images, train=True)
+    expected = numpy_convnet(variables, images, len(features))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_convnet_with_batch_norm_is_the_numpy_forward_pass(train):
+    model = models.SmallConvNet(features=(3, 4), hidden=(6,), num_classes=4, batch_norm=True)
+    images = random_images(5, 8, 9, 1)
+    variables = randomised(init(model, images.shape))
+    logits, _ = model.apply(variables, images, train=train, mutable=["batch_stats"])
+    expected = numpy_convnet(variables, images, 2, "batch" if train else "running")
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_batch_norm_averages_with_momentum_when_training_only():
+    model = models.SmallConvNet(features=(3,), batch_norm=True)
+    images = random_images(6, 8, 8, 1)
+    variables = randomised(init(model, images.shape))
+    before = variables["batch_stats"]["BatchNorm_0"]
+    _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    after = updates["batch_stats"]["BatchNorm_0"]
+    maps = numpy_conv(np.asarray(images), np.asarray(variables["params"]["Conv_0"]["kernel"]), 0)
+    expected_mean = 0.9 * before["mean"] + 0.1 * maps.mean((0, 1, 2))
+    expected_variance = 0.9 * before["var"] + 0.1 * maps.var((0, 1, 2))
+    np.testing.assert_allclose(after["mean"], expected_mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after["var"], expected_variance, rtol=1e-4)
+
+    _, unchanged = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    np.testing.assert_array_equal(unchanged["batch_stats"]["BatchNorm_0"]["mean"], before["mean"])
+
+
+def test_evaluation_treats_examples_independently_and_training_does_not():
+    model = models.SmallConvNet(features=(3, 4), batch_norm=True)
+    images = random_images(6, 8, 8, 1)
+    variables = init(model, images.shape)
+    evaluate = lambda x: model.apply(variables, x, train=False)
+    train = lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(evaluate(images)[:2], evaluate(images[:2]), rtol=1e-4, atol=1e-5)
+    assert jnp.abs(train(images)[:2] - train(images[:2])).max() > 1e-2
+
+
+@pytest.mark.parametrize("model", [models.MLP(), models.SmallConvNet()])
+def test_initialisation_is_he_normal(model):
+    params = init(model, (1, 28, 28, 1))["params"]
+    for name, layer in params.items():
+        kernel = np.asarray(layer["kernel"])
+        fan_in = kernel.size // kernel.shape[-1]
+        # The sample variance of n normal numbers is off by sqrt(2/n) of itself; allow 4 of these.
+        tolerance = 4 * np.sqrt(2 / kernel.size)
+        assert abs(kernel.var() * fan_in / 2 - 1) < tolerance, name
+        assert not np.any(layer["bias"])
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (7, 4), (2, 3)])
+@pytest.mark.parametrize("window", [1, 2])
+def test_pooling_is_flax_pooling(size, window):
+    x = random_images(3, *size, 2)
+    expected = nn.max_pool(x, (window, window), strides=(window, window))
+    np.testing.assert_array_equal(models.max_pool(x, window), expected)
+    np.testing.assert_array_equal(models.max_pool(x, window), numpy_pool(np.asarray(x), window))
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_gradient_of_pooling_is_that_of_flax(window):
+    x = random_images(2, 7, 6, 3)  # no ties
+    weight = random_images(2, 7 // window, 6 // window, 3)
+    ours = lambda x: jnp.sum(weight * models.max_pool(x, window))
+    theirs = lambda x: jnp.sum(weight * nn.max_pool(x, (window,) * 2, strides=(window,) * 2))
+    np.testing.assert_array_equal(jax.grad(ours)(x), jax.grad(theirs)(x))
+
+
+def test_pooling_splits_the_gradient_of_ties():
+    x = jnp.array([[1.0, 1.0], [0.0, 1.0]])[..., None]
+    gradient = jax.grad(lambda x: models.max_pool(x).sum())(x)[..., 0]
+    np.testing.assert_allclose(gradient, [[1 / 3, 1 / 3], [0, 1 / 3]], rtol=1e-6)
+
+
+def test_pooling_takes_any_leading_axes():
+    x = random_images(2, 3, 5, 4, 2)
+    np.testing.assert_array_equal(models.max_pool(x), jax.vmap(models.max_pool)(x))
+    np.testing.assert_array_equal(models.max_pool(x[0, 0]), models.max_pool(x)[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("x", "window", "error", "message"),
+    [
+        (jnp.ones((4, 4)), 2, ValueError, r"x must have shape \(\.\.\., H, W, C\).*\(4, 4\)"),
+        (jnp.ones((1, 1, 4, 1)), 2, ValueError, r"H and W >= 2, got \(1, 1, 4, 1\)"),
+        (jnp.ones((4, 4, 1)), 0, ValueError, "window must be >= 1, got 0"),
+        (jnp.ones((4, 4, 1)), 2.0, TypeError, "window must be an int, got 2.0"),
+    ],
+)
+def test_pooling_refuses_bad_input(x, window, error, message):
+    with pytest.raises(error, match=message):
+        models.max_pool(x, window)
+
+
+SMALL_MODELS = {
+    "mlp": functools.partial(models.MLP, hidden=(16,)),
+    "small_convnet": functools.partial(models.SmallConvNet, features=(4, 8), hidden=(16,)),
+    "batch_norm": functools.partial(
+        models.SmallConvNet, features=(4, 8), hidden=(16,), batch_norm=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16"])
+def test_half_precision_computes_in_bfloat16_with_float32_parameters(name, dtype):
+    make = SMALL_MODELS[name]
+    images = random_images(16, 8, 8, 1)
+    variables = init(make(dtype=dtype), images.shape)
+    full = make().apply(variables, images, train=True, mutable=["batch_stats"])
+    half = make(dtype=dtype).apply(variables, images, train=True, mutable=["batch_stats"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}
+    # bfloat16 rounds to 8 bits: the difference is neither nothing nor large.
+    difference = jnp.abs(half[0] - full[0]).max() / jnp.abs(full[0]).max()
+    assert 1e-4 < difference < 5e-2
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_gradients_reach_every_parameter(name):
+    model = SMALL_MODELS[name]()
+    images, labels = random_images(32, 9, 8, 1), jnp.asarray(RNG.integers(0, 10, 32))
+    variables = init(model, images.shape)
+
+    def loss(params):
+        apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+        logits, _ = apply({**variables, "params": params}, images)
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(32), labels])
+
+    gradient = jax.grad(loss)(variables["params"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.linalg.norm(leaf) > 1e-4, path
+
+
+@pytest.mark.parametrize("name", models.CONSTRUCTORS)
+def test_every_registered_model_is_called_alike(name):
+    model = models.create(name, 7)
+    images = random_images(2, 8, 8, 3)
+    variables = init(model, images.shape)
+    for train in (True, False):
+        logits, _ = model.apply(variables, images, train=train, mutable=["batch_stats"])
+        assert logits.shape == (2, 7)
+        assert logits.dtype == jnp.float32
+    with pytest.raises(TypeError, match="train"):
+        model.apply(variables, images)
+
+
+def test_create_passes_options_on():
+    expected = models.SmallConvNet(features=(4, 8), batch_norm=True, num_classes=3)
+    options = {"features": [4, 8], "batch_norm": True}  # lists, as configuration files have them
+    model = models.create("small_convnet", 3, **options)
+    assert model == expected
+    assert hash(model) == hash(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("lenet", {}, ValueError, "name must be one of .*small_convnet.*; got 'lenet'"),
+        ("mlp", {"depth": 3}, TypeError, "options of 'mlp' are hidden, dtype; got depth"),
+        ("mlp", {"parent": None}, TypeError, "got parent"),
+        ("mlp", {"hidden": 3}, TypeError, "hidden must be a sequence of ints, got 3"),
+        ("mlp", {"hidden": "12"}, TypeError, "hidden must be a sequence of ints, got '12'"),
+        ("mlp", {"hidden": (3, 0)}, ValueError, r"hidden\[1\] must be >= 1, got 0"),
+        ("mlp", {"hidden": (3, 2.0)}, TypeError, r"hidden\[1\] must be an int, got 2.0"),
+        ("mlp", {"dtype": "int32"}, ValueError, "dtype must be a floating-point dtype, got int32"),
+        ("mlp", {"dtype": "real"}, TypeError, "dtype must be a dtype, got 'real'"),
+        ("small_convnet", {"features": ()}, ValueError, "features must have at least 1 entries"),
+        ("small_convnet", {"kernel_size": 0}, ValueError, "kernel_size must be >= 1, got 0"),
+        ("small_convnet", {"batch_norm": 1}, TypeError, "batch_norm must be a bool, got 1"),
+    ],
+)
+def test_create_refuses_bad_options(name, options, error, message):
+    with pytest.raises(error, match=message):
+        models.create(name, 10, **options)
+
+
+@pytest.mark.parametrize("name", models.CONSTRUCTORS)
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_create_refuses_a_bad_number_of_classes(name, value, error):
+    with pytest.raises(error, match="num_classes must be"):
+        models.create(name, value)
+
+
+@pytest.mark.parametrize("name", models.CONSTRUCTORS)
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (
+            jnp.ones((8, 8, 1)),
+            ValueError,
+            r"images must have shape \(B, H, W, C\), got \(8, 8, 1\)",
+        ),
+        (jnp.ones((1, 8, 8, 1), jnp.uint8), TypeError, "images must be floating point.*got uint8"),
+    ],
+)
+def test_models_refuse_bad_images(name, images, error, message):
+    with pytest.raises(error, match=message):
+        models.create(name, 10).init(jax.random.key(0), images, train=False)
+
+
+def test_convnet_refuses_images_too_small_for_its_pooling():
+    with pytest.raises(ValueError, match=r"at least 8 pixels.*\(1, 7, 8, 1\)"):
+        init(models.SmallConvNet(features=(2, 2, 2)), (1, 7, 8, 1))
