@@ -15,6 +15,7 @@ def check_scalar(
     minimum: float = 0.0,
     maximum: float = math.inf,
     exclusive_minimum: bool = False,
+    exclusive_maximum: bool = False,
     finite: bool = True,
 ) -> None:
     """Raises unless `value` is a schedule, a traced value or a real scalar within the bounds.
@@ -30,9 +31,11 @@ def check_scalar(
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
     number = float(value)
     low_enough = number > minimum if exclusive_minimum else number >= minimum
-    if not (low_enough and number <= maximum) or (finite and not math.isfinite(number)):
+    high_enough = number < maximum if exclusive_maximum else number <= maximum
+    if not (low_enough and high_enough) or (finite and not math.isfinite(number)):
         bound = f"{'>' if exclusive_minimum else '>='} {minimum:g}"
-        bound += f" and <= {maximum:g}" if math.isfinite(maximum) else ""
+        if math.isfinite(maximum):
+            bound += f" and {'<' if exclusive_maximum else '<='} {maximum:g}"
         raise ValueError(f"{name} must be {'finite, ' if finite else ''}{bound}, got {number}.")
 
 
@@ -47,6 +50,16 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
         raise TypeError(f"{name} must be an int, got {value!r}.")
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {value}.")
+
+
+def check_key(name: str, key: Any) -> None:
+    """Raises unless `key` is one random key, of the new or the old style, or an integer seed."""
+    dtype = np.dtype(int) if isinstance(key, numbers.Integral) else getattr(key, "dtype", None)
+    kinds = (jax.dtypes.prng_key, np.integer)
+    if dtype is None or not any(jax.dtypes.issubdtype(dtype, kind) for kind in kinds):
+        raise TypeError(f"{name} must be a random key or an integer seed, got {key!r}.")
+    if np.ndim(key) != 0 and not (np.ndim(key) == 1 and dtype == np.uint32):
+        raise ValueError(f"{name} must be one key, got shape {np.shape(key)} of {dtype}.")
 
 
 def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> None:

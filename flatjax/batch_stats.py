@@ -28,7 +28,7 @@ def reestimate(
 
     Running statistics are updated linearly, :math:`s \leftarrow m s + (1 - m) s_{batch}`, in linen
     as elsewhere. So updating :math:`s = 0` once gives :math:`(1 - m) s_{batch}`, and updating
-    :math:`s = 1` gives m more: the momentum need not be known. Costs one forward pass a batch, and
+    any other s gives m s more: the momentum need not be known. Costs one forward pass a batch, and
     one more. As everywhere in batch norm, the variance is the mean of the batches' variances.
 
     Args:
@@ -59,13 +59,14 @@ def reestimate(
     if not jax.tree.leaves(stats):
         return stats
     zeros = jax.tree.map(jnp.zeros_like, stats)
-    ones = jax.tree.map(jnp.ones_like, stats)
     total, momentum, count = zeros, None, 0
     for batch in batches:
         from_zero = update_stats_fn(params, zeros, batch)
         if momentum is None:
-            from_one = update_stats_fn(params, ones, batch)
-            momentum = jax.tree.map(jnp.subtract, from_one, from_zero)
+            # From about the size of the batch's: 1 would be lost beside a large variance.
+            probe = jax.tree.map(lambda s: 1 + jnp.abs(s), from_zero)
+            from_probe = update_stats_fn(params, probe, batch)
+            momentum = jax.tree.map(lambda s, s_0, p: (s - s_0) / p, from_probe, from_zero, probe)
         total = jax.tree.map(jnp.add, total, from_zero)
         count += 1
     if momentum is None:

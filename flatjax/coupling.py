@@ -170,9 +170,13 @@ def pull_to_center(
 
     def add_pull(u, w, gamma_t, count):
         eta_t = learning_rate(count) if callable(learning_rate) else learning_rate
+        # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
+        is_infinite = jnp.isinf(gamma_t)
+        exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)
+        exponent = jnp.where(is_infinite, jnp.inf, exponent)
         moved = w + u
         # u + (e^{-K eta gamma} - 1) (w' - center): the contraction, written as an update.
-        return u + jnp.expm1(-period * eta_t * gamma_t) * (moved - center(moved))
+        return u + jnp.expm1(-exponent) * (moved - center(moved))
 
     return _coupling(add_pull, gamma, axis_name, replica_axis, period, mask)
 
@@ -239,16 +243,26 @@ def _coupling(leaf_update, gamma, axis_name, replica_axis, period, mask):
             count=jnp.zeros([], jnp.int32), gamma=jnp.zeros([]), gamma_state=schedule.init()
         )
 
+    def measure(state, params, value):
+        """Loss and distance at the first update; zeros later, when nobody asks for them."""
+        where = {"axis_name": axis_name, "replica_axis": replica_axis}
+        dtype = state.gamma.dtype
+        measured = {
+            "value": lambda: mean_over_replicas(value, **where).astype(dtype),
+            "distance": lambda: replicas.replica_distance(params, **where).astype(dtype),
+        }
+        # A cond, as below: no communication for it after the first update.
+        return jax.lax.cond(
+            state.count == 0,
+            lambda: {name: fn() for name, fn in measured.items()},
+            lambda: {name: jnp.zeros([], dtype) for name in measured},
+        )
+
     def update_fn(updates, state, params=None, **extra_args):
         _checks.check_params(params)
         if isinstance(gamma, schedules.BalancedScoping):
             schedules.require_value(gamma, extra_args)
-            extra_args = extra_args | {
-                "value": mean_over_replicas(extra_args["value"], axis_name, replica_axis),
-                "distance": replicas.replica_distance(
-                    params, axis_name=axis_name, replica_axis=replica_axis
-                ),
-            }
+            extra_args = extra_args | measure(state, params, extra_args["value"])
         gamma_t = jnp.asarray(schedule(state.gamma_state, **extra_args))
 
         def couple(updates):
@@ -274,7 +288,8 @@ def _coupling(leaf_update, gamma, axis_name, replica_axis, period, mask):
 
 def _check_apart(params, replica_axis):
     """Raises on a common initialisation, which no gamma_0 balances, where it can be seen."""
-    if all(_is_concrete(leaf) for leaf in jax.tree.leaves(params)):
+    leaves = jax.tree.leaves(params)
+    if leaves and all(_is_concrete(leaf) for leaf in leaves):
         distance = replicas.replica_distance(params, replica_axis=replica_axis)
         schedules.balanced_gamma(1.0, distance)
 
@@ -294,4 +309,6 @@ def map_masked(fn, mask, params, first, *rest):
     if mask is None:
         return jax.tree.map(fn, first, *rest)
     mask = mask(params) if callable(mask) else mask
-    return jax.tree.map(lambda m, x, *xs: fn(x, *xs) if m else x, mask, first, *rest)
+    # Mapped twice: a bool of the mask may stand for a whole subtree, as in optax.masked.
+    masked_fn = lambda m, x, *xs: jax.tree.map(fn, x, *xs) if m else x
+    return jax.tree.map(masked_fn, mask, first, *rest)

@@ -140,7 +140,7 @@ def entropy_sgd(
       >>> float(loss(flatjax.entropy_sgd_eval_params(state, params))) < 1e-3
       True
     """
-    _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale)
+    _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key)
     if outer_scaling not in OUTER_SCALINGS:
         raise ValueError(f"outer_scaling must be one of {OUTER_SCALINGS}, got {outer_scaling!r}.")
     schedule = schedules.as_stateful(gamma)
@@ -285,8 +285,8 @@ def entropy_sgd_eval_params(state: optax.OptState, params: optax.Params) -> opta
     Args:
       state: an optimizer state with one `EntropySGDState` in it, at any depth (`optax.chain`,
         `optax.MultiSteps`, `optax.inject_hyperparams`, ...).
-      params: the parameters under training, which are the inner iterate; only their structure is
-        compared with the anchor's.
+      params: the parameters under training, which are the inner iterate. They give the leaves that
+        Entropy-SGD does not train, frozen by `optax.masked` or `optax.partition`.
 
     Returns:
       The anchor, a pytree like `params`.
@@ -303,21 +303,29 @@ def entropy_sgd_eval_params(state: optax.OptState, params: optax.Params) -> opta
       {'w': Array([1., 1.], dtype=float32)}
     """
     anchor = _checks.find_state(state, EntropySGDState).anchor
+    is_masked = lambda node: isinstance(node, optax.MaskedNode)
+    present = lambda w, p: p if is_masked(w) else w
+    try:
+        anchor = jax.tree.map(present, anchor, params, is_leaf=is_masked)
+    except ValueError:
+        anchor = None
     if jax.tree.structure(anchor) != jax.tree.structure(params):
         raise ValueError("params must have the structure of the anchor in the state.")
     return anchor
 
 
-def _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale):
+def _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key):
     _checks.check_scalar("gamma", gamma)
     _checks.check_scalar("inner_learning_rate", inner_learning_rate)
     _checks.check_count("inner_steps", inner_steps)
-    _checks.check_scalar("averaging_decay", averaging_decay, maximum=1.0)
+    _checks.check_scalar("averaging_decay", averaging_decay, maximum=1.0, exclusive_maximum=True)
     _checks.check_scalar("noise_scale", noise_scale)
+    _checks.check_key("key", key)
 
 
 def _as_key(key):
     """A seed becomes a key; keys of the new and the old style stay."""
     key = jnp.asarray(key)
     is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim == 1
-    return key if is_key else jax.random.key(key)
+    # A copy: the caller's key outlives the state where that is donated.
+    return jnp.copy(key) if is_key else jax.random.key(key)

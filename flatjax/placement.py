@@ -66,9 +66,11 @@ def map_replicas(
         size = _checks.stacked_size(
             [arg for arg, axis in zip(args, axes, strict=True) if axis == 0], 0, "arguments"
         )
+        if size == 0:
+            raise ValueError("arguments stacked by in_axes must hold arrays, got none.")
         chosen = placement
         if chosen == "auto":
-            chosen = "mesh" if mesh is not None else _choose(fn, args, axes)
+            chosen = "mesh" if mesh is not None else _choose(fn, args, axes, size)
         if chosen == "vmap":
             return jax.vmap(fn, in_axes=axes)(*args)
         if chosen == "unroll":
@@ -122,7 +124,9 @@ def _take(args, axes, index):
     ]
 
 
-def _choose(fn, args, axes) -> str:
+def _choose(fn, args, axes, size) -> str:
+    if size == 1:
+        return "unroll"
     if jax.default_backend() != "cpu":
         return "vmap"
     one_replica = jax.eval_shape(lambda *args: tuple(_take(args, axes, 0)), *args)

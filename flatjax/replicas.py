@@ -133,11 +133,11 @@ def stack_replicas(
       >>> flatjax.stack_replicas(init_fn, jax.random.split(jax.random.key(0), 3))["w"].shape
       (3, 4, 2)
     """
-    is_new_style = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    if keys.ndim != (1 if is_new_style else 2):
+    dtype = getattr(keys, "dtype", None)
+    is_new_style = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if dtype is None or keys.ndim != (1 if is_new_style else 2):
         raise ValueError(
-            f"keys must be a stack of keys, as jax.random.split(key, y) gives; "
-            f"got shape {keys.shape} of {keys.dtype}."
+            f"keys must be a stack of keys, as jax.random.split(key, y) gives; got {keys!r}."
         )
     return jax.vmap(init_fn)(keys)
 
@@ -199,8 +199,8 @@ def per_replica(
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params):
-        _checks.stacked_size(params)
-        return jax.vmap(tx.init)(params)
+        has_replicas = _checks.stacked_size(params) > 0  # vmap wants at least one array
+        return jax.vmap(tx.init)(params) if has_replicas else tx.init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
         stacked = {name: extra_args[name] for name in stacked_extra_args if name in extra_args}
@@ -209,6 +209,8 @@ def per_replica(
         def update(updates, state, params, stacked):
             return tx.update(updates, state, params, **stacked, **shared)
 
+        if not jax.tree.leaves(updates):
+            return update(updates, state, params, stacked)
         return jax.vmap(update)(updates, state, params, stacked)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -131,6 +131,8 @@ class BalancedScoping:
     """
 
     def __init__(self, growth: optax.Schedule):
+        if not callable(growth):
+            raise TypeError(f"growth must be a schedule, a function of a count; got {growth!r}.")
         self.growth = growth
 
     def init(self) -> BalancedScopingState:
@@ -155,6 +157,11 @@ class BalancedScoping:
     ) -> BalancedScopingState:
         """Counts a step; the first one measures gamma_0 from the loss and the distance."""
         del extra_args
+        if value is None or distance is None:
+            raise ValueError(
+                "value and distance must be passed, as flatjax's transformations do. Inside "
+                "optax.inject_hyperparams, list gamma in static_args."
+            )
         gamma_0 = self._measured(state, value, distance)
         return BalancedScopingState(optax.safe_increment(state.count), gamma_0)
 

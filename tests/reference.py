@@ -29,10 +29,10 @@ def point(leaves: Sequence[np.ndarray]) -> Point:
 
 
 class Momentum:
-    """m <- g + b m; the direction is g + b m (Nesterov) or m (heavy ball; b = 0 is plain SGD)."""
+    """m <- g + b m; the direction is g + b m (Nesterov) or m (heavy ball; b = None is 0)."""
 
-    def __init__(self, decay: float, nesterov: bool):
-        self.decay, self.nesterov, self.m = decay, nesterov, 0.0
+    def __init__(self, decay: float | None, nesterov: bool):
+        self.decay, self.nesterov, self.m = decay or 0.0, nesterov, 0.0
 
     def direction(self, g: Point) -> Point:
         """Takes in the gradient g and returns the direction of descent."""
@@ -51,7 +51,7 @@ def replicated_sgd(
     learning_rate: Sequence[float],
     gamma: Sequence[float],
     *,
-    momentum: float = 0.0,
+    momentum: float | None = None,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     period: int = 1,
@@ -90,7 +90,7 @@ def langevin(
     gamma: float,
     noise: Sequence[Point] | None,
     *,
-    momentum: float = 0.0,
+    momentum: float | None = None,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     averaging_decay: float = 0.75,
@@ -131,7 +131,7 @@ def entropy_sgd(
     *,
     inner_steps: int = 5,
     noise: Sequence[Point] | None = None,
-    outer_momentum: float = 0.0,
+    outer_momentum: float | None = None,
     outer_nesterov: bool = False,
     outer_scaling: str = "none",
     **inner,
@@ -164,7 +164,7 @@ def parle(
     *,
     inner_steps: int = 5,
     noise: Sequence[Sequence[Point]] | None = None,
-    outer_momentum: float = 0.0,
+    outer_momentum: float | None = None,
     outer_nesterov: bool = False,
     decoupled: bool = False,
     **inner,

@@ -1,0 +1,158 @@
+"""The algorithms as optax transformations of stacked replicas, behind one interface.
+
+Every run trains a stack of y replicas (y = 1 for most algorithms), so that one loop serves all.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import optax
+
+import flatjax
+from experiments.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """How an algorithm optimizes, and where its result is.
+
+    Attributes:
+      make: (config, total_steps) -> transformation; total_steps counts gradients of one replica.
+      members: (opt_state, params) -> stacked parameters, one network for each replica. The final
+        model is their center.
+      batch_repeats: consecutive gradients that are taken on the same batch.
+      round_steps_to: (config) -> the number of gradients after which the result is complete.
+    """
+
+    make: Callable[[TrainConfig, int], optax.GradientTransformationExtraArgs]
+    members: Callable[[optax.OptState, chex.ArrayTree], chex.ArrayTree]
+    batch_repeats: int = 1
+    round_steps_to: Callable[[TrainConfig], int] = lambda config: 1
+
+
+def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step of one replica."""
+    peak = config.learning_rate
+    if config.algorithm == "swa":
+        # High until the end, so that the averaged weights differ.
+        return optax.linear_schedule(peak, peak / 2, round(config.average_start * total_steps))
+    if config.schedule == "constant":
+        return optax.constant_schedule(peak)
+    if config.schedule == "milestones":
+        drops = {round(fraction * total_steps): 0.2 for fraction in (1 / 2, 3 / 4, 7 / 8)}
+        return optax.piecewise_constant_schedule(peak, drops)
+    return optax.cosine_decay_schedule(peak, total_steps)
+
+
+def _gamma(config: TrainConfig, initial: float | None, steps: int) -> Any:
+    """Scoping over `steps` steps of the transformation; measured at the start where not given."""
+    if initial is None:
+        return flatjax.schedules.BalancedScoping(
+            flatjax.schedules.scoping(1.0, steps, config.gamma_factor)
+        )
+    return flatjax.schedules.scoping(initial, steps, config.gamma_factor)
+
+
+def _sgd(config: TrainConfig, total_steps: int):
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(
+            learning_rate_schedule(config, total_steps),
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+        ),
+    )
+
+
+def _sam(config: TrainConfig, total_steps: int):
+    adversary = optax.chain(optax.contrib.normalize(), optax.sgd(config.sam_rho))
+    sam = optax.contrib.sam(_sgd(config, total_steps // 2), adversary, sync_period=2)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args  # optax's SAM refuses those it does not know.
+        return sam.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(sam.init, update)
+
+
+def _swa(config: TrainConfig, total_steps: int):
+    start = round(config.average_start * total_steps)
+    return optax.chain(_sgd(config, total_steps), flatjax.average_params(start=start))
+
+
+def _ema(config: TrainConfig, total_steps: int):
+    return optax.chain(_sgd(config, total_steps), flatjax.average_params(decay=config.ema_decay))
+
+
+def _rsgd(config: TrainConfig, total_steps: int):
+    return flatjax.replicated_sgd(
+        learning_rate_schedule(config, total_steps),
+        _gamma(config, config.gamma, total_steps),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        replica_axis=0,
+        decoupled=config.decoupled,
+    )
+
+
+def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:
+    """What esgd and parle share."""
+    outer_steps = total_steps // config.inner_steps
+    return {
+        "learning_rate": learning_rate_schedule(config, total_steps),
+        "gamma": _gamma(config, config.gamma, outer_steps),
+        "momentum": config.momentum,
+        "weight_decay": config.weight_decay,
+        "inner_steps": config.inner_steps,
+        "averaging_decay": config.averaging_decay,
+        "noise_scale": config.noise_scale,
+        "decoupled": config.decoupled,
+        "replica_axis": 0,
+    }
+
+
+def _esgd(config: TrainConfig, total_steps: int):
+    return flatjax.esgd(**_inner_loop(config, total_steps))
+
+
+def _parle(config: TrainConfig, total_steps: int):
+    outer_steps = total_steps // config.inner_steps
+    replica_gamma = _gamma(config, config.replica_gamma, outer_steps)
+    return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, total_steps))
+
+
+def _weights(opt_state, params):
+    del opt_state
+    return params
+
+
+def _average(opt_state, params):
+    del params
+    return flatjax.averaged_params(opt_state)
+
+
+_loop = lambda config: config.inner_steps
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "sgd": Algorithm(_sgd, _weights),
+    "sam": Algorithm(_sam, _weights, batch_repeats=2, round_steps_to=lambda config: 2),
+    "swa": Algorithm(_swa, _average),
+    "ema": Algorithm(_ema, _average),
+    "esgd": Algorithm(_esgd, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
+    "rsgd": Algorithm(_rsgd, _weights),
+    "parle": Algorithm(_parle, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
+}
+
+
+def seed_noise(opt_state: optax.OptState, key: chex.PRNGKey) -> optax.OptState:
+    """Gives the run's key to the transformations that draw noise, if any."""
+
+    def replace(node):
+        is_noisy = isinstance(node, flatjax.EntropySGDState)
+        return node._replace(key=key) if is_noisy else node
+
+    is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
+    return jax.tree.map(replace, opt_state, is_leaf=is_noisy)

@@ -1,0 +1,122 @@
+"""What is measured of a run: its final model, its replicas, their ensemble, and how flat it is."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+import flatjax
+from experiments.algorithms import learning_rate_schedule
+from experiments.config import TrainConfig
+
+if TYPE_CHECKING:
+    from experiments.train import Trainer
+
+
+def final_model(
+    trainer: Trainer, state: flatjax.TrainState
+) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    """Parameters and batch statistics of the model that a run hands over.
+
+    The center of the replicas, of the anchors of Entropy-SGD, of the averages of SWA: a point that
+    training never visits, so that its batch statistics are re-estimated on training batches.
+    """
+    members = trainer.algorithm.members(state.opt_state, state.params)
+    center = flatjax.replica_center(members, replica_axis=0)
+    return center, _statistics(trainer, center, state)
+
+
+def present_error(trainer: Trainer, state: flatjax.TrainState) -> float:
+    """Held-out error, in %, of what would be the final model if training stopped here."""
+    params, batch_stats = final_model(trainer, state)
+    return _percent(trainer.task.evaluate(params, batch_stats)["error"])
+
+
+def coupling_record(trainer: Trainer, state: flatjax.TrainState) -> dict[str, float]:
+    """What to watch of the coupling: gamma, learning rate x gamma, distance, energy."""
+    if trainer.config.num_replicas == 1:
+        return {}
+    step = jnp.maximum(state.step - 1, 0)  # the step whose gamma the state holds
+    diagnostics = flatjax.coupling_diagnostics(
+        trainer.algorithm.members(state.opt_state, state.params),
+        state.opt_state,
+        learning_rate_schedule(trainer.config, trainer.total_steps)(step),
+        replica_axis=0,
+    )
+    return {name: float(value) for name, value in diagnostics.items()}
+
+
+def final_result(
+    trainer: Trainer,
+    config: TrainConfig,
+    state: flatjax.TrainState,
+    history: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Everything that is recorded of a complete run, as JSON holds it.
+
+    Errors are in %. `test_*` is measured on the held-out examples (`config.evaluate_on` says
+    which), `train_*` and `local_energy` on the first training examples.
+
+    Raises:
+      ValueError: the final model is not finite.
+    """
+    task = trainer.task
+    params, batch_stats = final_model(trainer, state)
+    test = task.evaluate(params, batch_stats)
+    if not math.isfinite(test["loss"]):
+        raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")
+    members = flatjax.unstack_replicas(trainer.algorithm.members(state.opt_state, state.params))
+    member_stats = [_statistics(trainer, member, state) for member in members]
+    replica_errors = [
+        task.evaluate(*member)["error"] for member in zip(members, member_stats, strict=True)
+    ]
+    energy = measure_local_energy(trainer, params, batch_stats, seed=config.data_seed)
+    return {
+        "config": config.to_json(),
+        "gradient_evaluations": trainer.gradient_evaluations,
+        "epochs_per_replica": trainer.total_steps / trainer.batches_per_epoch,
+        "seconds": history[-1]["seconds"],
+        "test_error": _percent(test["error"]),
+        "test_loss": float(test["loss"]),
+        "train_error": energy["reference_error"],
+        "train_loss": energy["reference_loss"],
+        "replica_test_errors": [_percent(error) for error in replica_errors],
+        "ensemble_test_error": _percent(task.ensemble_error(members, member_stats)),
+        "local_energy": energy,
+        "history": history,
+    }
+
+
+def measure_local_energy(
+    trainer: Trainer, params: chex.ArrayTree, batch_stats: chex.ArrayTree, seed: int
+) -> dict[str, Any]:
+    """Rise of training error (in %) and loss under multiplicative noise, as JSON holds it."""
+    config = trainer.config
+    measure = trainer.task.local_energy
+    # One key for all runs: differences between solutions are less noisy than each of them.
+    energy = measure(params, trainer.task.train_batches, jax.random.key(seed), batch_stats)
+    return {
+        "sigma": list(config.sigmas),
+        "error": [_percent(value) for value in energy.mean["error"]],
+        "error_sem": [_percent(value) for value in energy.sem["error"]],
+        "loss": energy.mean["loss"].tolist(),
+        "loss_sem": energy.sem["loss"].tolist(),
+        "reference_error": _percent(energy.reference["error"]),
+        "reference_loss": float(energy.reference["loss"]),
+    }
+
+
+def _statistics(trainer, params, state):
+    """Batch statistics of `params`; nothing for a network that has none."""
+    stats = jax.tree.map(lambda leaf: leaf[0], state.batch_stats)
+    return flatjax.batch_stats.reestimate(
+        trainer.task.update_stats, params, stats, trainer.task.statistics_batches
+    )
+
+
+def _percent(fraction) -> float:
+    return round(100 * float(fraction), 4)

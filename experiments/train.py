@@ -1,0 +1,272 @@
+"""One training loop for all algorithms."""
+
+import dataclasses
+import functools
+import os
+import time
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+import flatjax
+from experiments import evaluate
+from experiments.algorithms import ALGORITHMS, seed_noise
+from experiments.config import TrainConfig
+from experiments.run_directory import RunDirectory
+from experiments.task import Task, make_task
+from flatjax import data
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss became infinite or NaN; the message names the step and the replica."""
+
+
+class Trainer:
+    """Compiles a configuration once and trains it from any seed.
+
+    Attributes:
+      config: the configuration; its seed is the default of `run`.
+      task: data, network, loss and evaluation.
+      batches_per_epoch: batches in a pass of one replica over the training set.
+      total_steps: gradients that each replica takes.
+      gradient_evaluations: gradients of all replicas together: the budget that was used.
+    """
+
+    def __init__(self, config: TrainConfig, task: Task | None = None):
+        self.config = config
+        self.task = make_task(config) if task is None else task
+        self.algorithm = ALGORITHMS[config.algorithm]
+        num_train = len(self.task.train)
+        if config.batch_size > num_train:
+            raise ValueError(
+                f"batch_size must be at most the {num_train} training examples, "
+                f"got {config.batch_size}."
+            )
+        self.batches_per_epoch = num_train // config.batch_size
+        budget = config.epochs * self.batches_per_epoch / config.num_replicas
+        unit = self.algorithm.round_steps_to(config)
+        self.total_steps = int(budget + 1e-9) // unit * unit
+        if self.total_steps == 0:
+            raise ValueError(
+                f"epochs must pay for at least {unit} gradients of each of {config.num_replicas} "
+                f"replicas, got {config.epochs} ({budget:.2f} gradients)."
+            )
+        self.gradient_evaluations = self.total_steps * config.num_replicas
+        self.tx = self.algorithm.make(config, self.total_steps)
+
+    # --- the pure functions ---------------------------------------------------------------------
+
+    def init_state(self, seed: int) -> flatjax.TrainState:
+        """The state before the first step: replicas from independent weights, unless asked."""
+        init_key, _, _, noise_key = _keys(seed)
+        y = self.config.num_replicas
+        keys = jax.random.split(init_key, y)
+        if self.config.common_init:
+            keys = jnp.broadcast_to(keys[0], keys.shape)
+        variables = flatjax.stack_replicas(self.task.init, keys)
+        state = flatjax.TrainState.create(
+            apply_fn=self.task.model.apply,
+            params=variables["params"],
+            tx=self.tx,
+            batch_stats=variables.get("batch_stats", {}),
+        )
+        return dataclasses.replace(state, opt_state=seed_noise(state.opt_state, noise_key))
+
+    def train_step(
+        self,
+        state: flatjax.TrainState,
+        train: data.DeviceSplit,
+        order: jax.Array,
+        key: chex.PRNGKey,
+    ) -> tuple[flatjax.TrainState, jax.Array]:
+        """One gradient of every replica, and the update.
+
+        Args:
+          state: stacked parameters and the rest.
+          train: the training examples.
+          order: this epoch's, (batches, y, B); the row is found from `state.step`.
+          key: of the augmentation.
+
+        Returns:
+          The new state and the losses of the replicas, (y,).
+        """
+        batch_number = state.step // self.algorithm.batch_repeats
+        indices = order[batch_number % self.batches_per_epoch]
+        batch = self.task.batch(train, indices, jax.random.fold_in(key, batch_number))
+        gradient = jax.value_and_grad(self.task.loss, has_aux=True)
+        (losses, batch_stats), grads = flatjax.map_replicas(gradient)(
+            state.params, state.batch_stats, batch
+        )
+        state = state.apply_gradients(grads=grads, batch_stats=batch_stats, value=losses.mean())
+        return state, losses
+
+    @functools.cached_property
+    def _jitted_step(self):
+        return jax.jit(self.train_step, donate_argnums=0)
+
+    @functools.cached_property
+    def _jitted_steps(self):
+        """Up to an epoch of steps in one program; the number of them is not compiled in."""
+
+        def steps(state, train, order, key, num_steps):
+            max_steps = order.shape[0] * self.algorithm.batch_repeats
+
+            def body(i, carry):
+                state, losses = carry
+                state, loss = self.train_step(state, train, order, key)
+                return state, losses.at[i].set(loss)
+
+            losses = jnp.zeros((max_steps, order.shape[1]))
+            return jax.lax.fori_loop(0, num_steps, body, (state, losses))
+
+        return jax.jit(steps, donate_argnums=0)
+
+    @functools.cached_property
+    def _loops_on_device(self) -> bool:
+        # XLA's CPU backend runs convolutions inside a loop about ten times slower than outside.
+        if jax.default_backend() != "cpu":
+            return True
+        state = jax.eval_shape(lambda: self.init_state(0))
+        order = jax.eval_shape(lambda: self._epoch_order(0, 0))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return not flatjax.contains_convolution(
+            self.train_step, state, self.task.device_train, order, key
+        )
+
+    def _epoch_order(self, seed: int, epoch: int) -> jax.Array:
+        _, order_key, _, _ = _keys(seed)
+        return data.epoch_order(
+            jax.random.fold_in(order_key, epoch),
+            len(self.task.train),
+            self.config.batch_size,
+            self.config.num_replicas,
+        )
+
+    def train_epoch(
+        self, state: flatjax.TrainState, seed: int, num_steps: int, progress: Any = None
+    ) -> tuple[flatjax.TrainState, np.ndarray]:
+        """Steps of one epoch, from where `state` is; returns the losses too, (num_steps, y)."""
+        first = int(state.step)
+        epoch = first // self.algorithm.batch_repeats // self.batches_per_epoch
+        order = self._epoch_order(seed, epoch)
+        _, _, augment_key, _ = _keys(seed)
+        arguments = (self.task.device_train, order, augment_key)
+        if self._loops_on_device:
+            state, losses = self._jitted_steps(state, *arguments, num_steps)
+            losses = np.asarray(losses)[:num_steps]
+            if progress is not None:
+                progress.update(num_steps)
+        else:
+            rows = []
+            for _ in range(num_steps):
+                state, loss = self._jitted_step(state, *arguments)
+                rows.append(loss)
+                if progress is not None:
+                    progress.update()
+            losses = np.stack(jax.device_get(rows))
+        bad = np.argwhere(~np.isfinite(losses))
+        if len(bad):
+            step, replica = bad[0]
+            raise TrainingDivergedError(
+                f"the loss of replica {replica} became {losses[step, replica]} at step "
+                f"{first + step} of {self.total_steps} (epoch {epoch}). Lower learning_rate"
+                f" (now {self.config.learning_rate}) or the coupling."
+            )
+        return state, losses
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def run(
+        self,
+        seed: int | None = None,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+        evaluate_epochs: bool = True,
+    ) -> dict[str, Any]:
+        """Trains, or resumes, and evaluates.
+
+        Args:
+          seed: of the run; that of the configuration by default.
+          directory: where configuration, metrics, checkpoints and the result go; a run that was
+            interrupted there is resumed and ends in the same parameters, bit for bit.
+          progress: show a progress bar.
+          evaluate_epochs: measure the held-out error of the present model after every epoch.
+
+        Returns:
+          The result: see `experiments.evaluate.final_result`.
+
+        Raises:
+          TrainingDivergedError: the loss is not finite; what was saved before stays.
+          ValueError: the directory belongs to another run.
+        """
+        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
+        run_directory = None if directory is None else RunDirectory(directory, config)
+        if run_directory is not None and (result := run_directory.read_result()) is not None:
+            return result
+        state = self.init_state(config.seed)
+        history: list[dict[str, Any]] = []
+        if run_directory is not None:
+            state, history = _resume(run_directory, state)
+        seconds = history[-1]["seconds"] if history else 0.0
+        bar = tqdm.tqdm(
+            total=self.total_steps,
+            initial=int(state.step),
+            desc=f"{config.algorithm}, seed {config.seed}",
+            unit="step",
+            disable=not progress,
+            leave=False,
+        )
+        epoch_steps = self.batches_per_epoch * self.algorithm.batch_repeats
+        with bar:
+            while (step := int(state.step)) < self.total_steps:
+                start = time.perf_counter()
+                until = min(self.total_steps, (step // epoch_steps + 1) * epoch_steps)
+                state, losses = self.train_epoch(state, config.seed, until - step, bar)
+                seconds += time.perf_counter() - start
+                record = {
+                    "step": until,
+                    "gradients": until * config.num_replicas,
+                    "train_loss": float(losses.mean()),
+                    "seconds": round(seconds, 3),
+                    **evaluate.coupling_record(self, state),
+                }
+                if evaluate_epochs:
+                    record["test_error"] = evaluate.present_error(self, state)
+                    bar.set_postfix(loss=f"{losses.mean():.3f}", error=record["test_error"])
+                history.append(record)
+                if run_directory is not None:
+                    run_directory.append_metrics(record)
+                    run_directory.save(until, _arrays(state))
+        result = evaluate.final_result(self, config, state, history)
+        if run_directory is not None:
+            run_directory.write_result(result)
+        return result
+
+
+def _keys(seed: int):
+    """Independent keys: weights, order of the data, augmentation, noise of the optimizer."""
+    return jax.random.split(jax.random.key(seed), 4)
+
+
+def _arrays(state: flatjax.TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "batch_stats": state.batch_stats,
+    }
+
+
+def _resume(run_directory: RunDirectory, state: flatjax.TrainState):
+    restored = run_directory.restore(_arrays(state))
+    if restored is None:
+        run_directory.truncate_metrics(0)
+        return state, []
+    return dataclasses.replace(state, **restored), run_directory.truncate_metrics(
+        int(restored["step"])
+    )

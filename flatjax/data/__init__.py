@@ -1,0 +1,38 @@
+"""Data sets, batches on the device, and augmentation.
+
+`load` gives NumPy arrays; `to_device`, `epoch_order` and `take_batch` feed a training loop without
+a host in the loop; `eval_batches` cuts what is evaluated into batches of one shape.
+
+TensorFlow Datasets is imported only when a data set is loaded that needs it.
+"""
+
+from flatjax.data.augment import compose, cutout, random_crop, random_flip
+from flatjax.data.batches import DeviceSplit, epoch_order, eval_batches, take_batch, to_device
+from flatjax.data.dataset import (
+    Dataset,
+    Split,
+    label_noise,
+    split_validation,
+    subset,
+)
+from flatjax.data.normalization import Normalization
+from flatjax.data.sources import load
+
+__all__ = [
+    "Dataset",
+    "DeviceSplit",
+    "Normalization",
+    "Split",
+    "compose",
+    "cutout",
+    "epoch_order",
+    "eval_batches",
+    "label_noise",
+    "load",
+    "random_crop",
+    "random_flip",
+    "split_validation",
+    "subset",
+    "take_batch",
+    "to_device",
+]

@@ -1,0 +1,28 @@
+"""Checks of arguments shared by the modules of this package."""
+
+from __future__ import annotations
+
+import operator
+
+
+def check_int(name: str, value: int, *, least: int) -> int:
+    """Returns `value` as an int, or raises an error that names the argument.
+
+    Raises:
+      TypeError: if `value` is not an integer.
+      ValueError: if it is smaller than `least`.
+    """
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
+def described(array: object) -> str:
+    """Dtype and shape of an array, or the type of what is none, for error messages."""
+    if hasattr(array, "dtype") and hasattr(array, "shape"):
+        return f"{array.dtype}{tuple(array.shape)}"
+    return type(array).__name__

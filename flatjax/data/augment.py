@@ -1,0 +1,149 @@
+"""Random augmentation of a batch of images, as pure functions `(key, images) -> images`.
+
+Each image of a batch gets its own randomness. Shapes are static and dtypes are kept, so that the
+functions may be jitted, and vmapped over replicas: `jax.vmap(augment)(keys, images)` with images
+(y, B, H, W, C). What is filled in (the border of `random_crop`, the square of `cutout`) is 0: black
+in uint8 images, the mean colour in normalized ones. The usual order is to augment, then normalize.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from flatjax.data._checks import check_int
+
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image left to right with probability 1/2.
+
+    Args:
+      key: a PRNG key.
+      images: shape (B, H, W, C), of any dtype.
+
+    Returns:
+      The images, some of them mirrored.
+
+    Raises:
+      ValueError: if `images` have another number of axes.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> images = jnp.arange(3, dtype=jnp.uint8).reshape(1, 1, 3, 1).repeat(4, axis=0)
+      >>> random_flip(jax.random.key(0), images).squeeze().tolist()
+      [[0, 1, 2], [0, 1, 2], [2, 1, 0], [2, 1, 0]]
+    """
+    _check_images(images)
+    mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def random_crop(padding: int = 4) -> Augmentation:
+    """Shifts each image by up to `padding` pixels along each axis, filling with 0.
+
+    The image is padded on all four sides, and a window of the old size is cut out of it at one of
+    the (2 padding + 1)^2 places, each with the same probability.
+
+    Args:
+      padding: largest shift, in pixels.
+
+    Returns:
+      The augmentation.
+
+    Raises:
+      TypeError: if `padding` is not an int.
+      ValueError: if `padding` is negative; when called, if the images do not have four axes.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> random_crop(padding=1)(jax.random.key(0), jnp.ones((8, 28, 28, 1))).shape
+      (8, 28, 28, 1)
+    """
+    padding = check_int("padding", padding, least=0)
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        _check_images(images)
+        count, *window = images.shape
+        padded = jnp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+        corners = jax.random.randint(key, (count, 2), 0, 2 * padding + 1)
+        # On CPU the fastest of six forms tried; a chain of selects was 60 times slower.
+        cut = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), window)
+        return jax.vmap(cut)(padded, corners)
+
+    return augment
+
+
+def cutout(size: int) -> Augmentation:
+    """Blanks a square of each image with 0 (DeVries and Taylor 2017, arXiv:1708.04552).
+
+    The centre is uniform over the pixels; what of the square lies outside of the image is lost. For
+    an even size the centre is the pixel below and right of the middle.
+
+    Args:
+      size: side of the square, in pixels.
+
+    Returns:
+      The augmentation.
+
+    Raises:
+      TypeError: if `size` is not an int.
+      ValueError: if `size` is not positive; when called, if the images do not have four axes.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> cutout(size=1)(jax.random.key(0), jnp.ones((2, 8, 8, 1))).sum(axis=(1, 2, 3)).tolist()
+      [63.0, 63.0]
+    """
+    size = check_int("size", size, least=1)
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        _check_images(images)
+        count, height, width, _ = images.shape
+        keys = jax.random.split(key)
+
+        def inside(axis_key: jax.Array, length: int) -> jax.Array:
+            first = jax.random.randint(axis_key, (count, 1), 0, length) - size // 2
+            offset = jnp.arange(length) - first
+            return (offset >= 0) & (offset < size)
+
+        blank = inside(keys[0], height)[:, :, None] & inside(keys[1], width)[:, None, :]
+        return jnp.where(blank[..., None], jnp.zeros((), images.dtype), images)
+
+    return augment
+
+
+def compose(*augmentations: Augmentation) -> Augmentation:
+    """Applies augmentations one after the other, each with a key of its own.
+
+    Args:
+      *augmentations: functions `(key, images) -> images`, the first applied first.
+
+    Returns:
+      The augmentation; with no arguments, the identity.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> augment = jax.jit(compose(random_flip, random_crop(padding=4), cutout(8)))
+      >>> images = augment(jax.random.key(0), jnp.ones((8, 32, 32, 3), jnp.uint8))
+      >>> images.shape, images.dtype
+      ((8, 32, 32, 3), dtype('uint8'))
+    """
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        for position, augmentation in enumerate(augmentations):
+            images = augmentation(jax.random.fold_in(key, position), images)
+        return images
+
+    return augment
+
+
+def _check_images(images: jax.Array) -> None:
+    if images.ndim != 4:
+        raise ValueError(
+            f"images must have shape (B, H, W, C), got {images.shape}; "
+            "over a further leading axis, use jax.vmap with a key for each"
+        )

@@ -1,0 +1,253 @@
+"""What a data set is here, validated NumPy arrays, and how to divide it."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+
+import numpy as np
+
+from flatjax.data._checks import check_int, described
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images in host memory.
+
+    Attributes:
+      image: the images, uint8 of shape (N, H, W, C), 0 to 255.
+      label: the classes, int32 of shape (N,), counted from 0.
+
+    Raises:
+      TypeError: if an array is not a NumPy array or has another dtype.
+      ValueError: if the shapes do not fit together, there is nothing in it, or a label is negative.
+
+    Examples:
+      >>> import numpy as np
+      >>> split = Split(image=np.zeros((3, 8, 8, 1), np.uint8), label=np.arange(3, dtype=np.int32))
+      >>> split
+      Split(image=uint8(3, 8, 8, 1), label=int32(3,))
+      >>> len(split)
+      3
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name, dtype, ndim, axes in (
+            ("image", np.uint8, 4, "(N, H, W, C)"),
+            ("label", np.int32, 1, "(N,)"),
+        ):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                raise TypeError(
+                    f"{name} must be a NumPy array of {np.dtype(dtype)}, got {described(array)}"
+                )
+            if array.ndim != ndim or array.size == 0:
+                raise ValueError(
+                    f"{name} must have shape {axes} and not be empty, got {array.shape}"
+                )
+        if len(self.image) != len(self.label):
+            raise ValueError(
+                "image and label must have the same length, "
+                f"got {len(self.image)} images and {len(self.label)} labels"
+            )
+        if self.label.min() < 0:
+            raise ValueError(f"label must not be negative, got a label {self.label.min()}")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, index: np.ndarray | slice) -> Split:
+        """The examples at `index` (an array of positions, a mask or a slice), as a new split."""
+        return Split(image=self.image[index], label=self.label[index])
+
+    def __repr__(self) -> str:
+        return f"Split(image={described(self.image)}, label={described(self.label)})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification task: a training and a test split with the same classes.
+
+    Attributes:
+      name: the name it was loaded by.
+      train: the training examples.
+      test: the test examples.
+      num_classes: number of classes; labels are below it.
+
+    Raises:
+      ValueError: if images of the two splits differ in shape, or a label is not a class.
+
+    Examples:
+      >>> from flatjax.data import load
+      >>> digits = load("digits")
+      >>> digits
+      Dataset(name='digits', train=Split(image=uint8(1297, 8, 8, 1), label=int32(1297,)),
+              test=Split(image=uint8(500, 8, 8, 1), label=int32(500,)), num_classes=10)
+      >>> digits.image_shape
+      (8, 8, 1)
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.train.image.shape[1:] != self.test.image.shape[1:]:
+            raise ValueError(
+                "train and test images must have one shape (H, W, C), "
+                f"got {self.train.image.shape[1:]} and {self.test.image.shape[1:]}"
+            )
+        for name in ("train", "test"):
+            _check_labels(name, getattr(self, name), self.num_classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.train.image.shape[1:]
+
+
+def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split, Split]:
+    """Sets a stratified validation set aside.
+
+    Each class gives the share of its examples that the whole gives, rounded so that the total is
+    exact (largest remainders first); which ones is random. The two parts are disjoint, together
+    they are `split`, and each keeps its order.
+
+    Args:
+      split: the examples to divide.
+      size: a float is the fraction to set aside, between 0 and 1; an int is the number of examples.
+      seed: the same seed gives the same division.
+
+    Returns:
+      `(train, validation)`.
+
+    Raises:
+      TypeError: if `size` is neither a float nor an int.
+      ValueError: if `size` leaves nothing on one of the two sides.
+
+    Examples:
+      >>> from flatjax.data import load, split_validation
+      >>> train, validation = split_validation(load("digits").train, 0.1, seed=0)
+      >>> len(train), len(validation)
+      (1167, 130)
+    """
+    if isinstance(size, bool) or not isinstance(size, numbers.Real):
+        raise TypeError(f"size must be a float (fraction) or an int (count), got {size!r}")
+    count = size if isinstance(size, numbers.Integral) else round(size * len(split))
+    if not 0 < count < len(split):
+        raise ValueError(
+            f"size must set aside at least 1 and at most {len(split) - 1} of {len(split)} "
+            f"examples, got {size!r}"
+        )
+    rng = np.random.default_rng(seed)
+    validation = np.zeros(len(split), bool)
+    for class_label, class_count in enumerate(stratified_counts(split.label, int(count))):
+        members = np.flatnonzero(split.label == class_label)
+        validation[rng.permutation(members)[:class_count]] = True
+    return split[~validation], split[validation]
+
+
+def subset(split: Split, count: int, seed: int) -> Split:
+    """Draws `count` examples without replacement, in their old order.
+
+    With one seed, subsets are nested: the examples of a smaller one are all in a larger one, as a
+    learning curve wants it. Classes are drawn as they come, not balanced.
+
+    Args:
+      split: the examples to draw from.
+      count: how many to draw.
+      seed: the same seed gives the same draw.
+
+    Returns:
+      The drawn examples.
+
+    Raises:
+      TypeError: if `count` is not an int.
+      ValueError: if `count` is not between 1 and the number of examples.
+
+    Examples:
+      >>> from flatjax.data import load, subset
+      >>> subset(load("digits").train, 100, seed=0)
+      Split(image=uint8(100, 8, 8, 1), label=int32(100,))
+    """
+    count = check_int("count", count, least=1)
+    if count > len(split):
+        raise ValueError(f"count must be at most {len(split)}, got {count}")
+    chosen = np.random.default_rng(seed).permutation(len(split))[:count]
+    return split[np.sort(chosen)]
+
+
+def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> Split:
+    """Gives a fraction of the examples a wrong label, uniform among the *other* classes.
+
+    Exactly `round(fraction * N)` labels change, each to any of the C - 1 other classes with equal
+    probability. (Drawing among all C classes, as some papers do, corrupts only a part (C - 1)/C of
+    the chosen: their rate r is `fraction = r * (C - 1) / C` here.)
+
+    Args:
+      split: the examples; their images are shared with the result, not copied.
+      fraction: part of the labels to corrupt, between 0 and 1.
+      num_classes: number of classes C.
+      seed: the same seed corrupts the same labels in the same way.
+
+    Returns:
+      The split with corrupted labels.
+
+    Raises:
+      TypeError: if `num_classes` is not an int.
+      ValueError: if `fraction` is not between 0 and 1, `num_classes` is below 2, or a label is not
+        below `num_classes`.
+
+    Examples:
+      >>> from flatjax.data import label_noise, load
+      >>> clean = load("digits").train
+      >>> noisy = label_noise(clean, 0.2, num_classes=10, seed=0)
+      >>> int((noisy.label != clean.label).sum())
+      259
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    check_int("num_classes", num_classes, least=2)
+    _check_labels("split", split, num_classes)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(split))[: round(fraction * len(split))]
+    label = split.label.copy()
+    # A shift by 1 to C - 1 modulo C reaches each other class once, and never the class itself.
+    label[chosen] += rng.integers(1, num_classes, size=len(chosen), dtype=np.int32)
+    label[chosen] %= num_classes
+    return Split(image=split.image, label=label)
+
+
+def stratified_counts(label: np.ndarray, count: int) -> np.ndarray:
+    """How many of `count` examples each class gives, in proportion to its size.
+
+    Every class gets the whole part of its share; what is left goes to the largest remainders, the
+    lower class first among equals.
+
+    Args:
+      label: the classes, integers of shape (N,).
+      count: total to give out, at most N.
+
+    Returns:
+      int64 of shape (largest label + 1,), with sum `count`.
+
+    Examples:
+      >>> stratified_counts(np.array([0, 0, 0, 0, 1, 1, 2]), 3)
+      array([2, 1, 0])
+    """
+    shares, remainders = np.divmod(np.bincount(label) * count, len(label))
+    left = count - shares.sum()
+    shares[np.argsort(-remainders, kind="stable")[:left]] += 1
+    return shares
+
+
+def _check_labels(name: str, split: Split, num_classes: int) -> None:
+    if split.label.max() >= num_classes:
+        raise ValueError(
+            f"{name} labels must be below num_classes={num_classes}, "
+            f"got a label {split.label.max()}"
+        )

@@ -1,0 +1,89 @@
+"""Reader for IDX files, the format of MNIST and its relatives.
+
+A file is a magic number (two zero bytes, 8 for unsigned bytes, the number of dimensions), the
+dimensions as big-endian 32-bit integers, then the bytes; it may be compressed with gzip.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_UNSIGNED_BYTE = 8
+
+
+def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...], *, hint: str = "") -> np.ndarray:
+    """Reads an IDX file of unsigned bytes whose shape is known beforehand.
+
+    Args:
+      path: the file, plain or compressed with gzip (told by its first bytes, not by its name).
+      shape: the shape that it must have.
+      hint: how to get a good file, added to every error message.
+
+    Returns:
+      uint8 of shape `shape`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is not an IDX file of this shape: wrong magic number, other dimensions, too
+        short, too long, or damaged in its compression.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "labels-idx1-ubyte")
+      ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3]) + bytes([7, 8, 9]))
+      ...     read_idx(path, (3,))
+      array([7, 8, 9], dtype=uint8)
+    """
+    path = Path(path)
+    header = struct.pack(f">4B{len(shape)}I", 0, 0, _UNSIGNED_BYTE, len(shape), *shape)
+    size = len(header) + int(np.prod(shape))
+    if not path.is_file():
+        raise FileNotFoundError(
+            _message(path, f"expected an IDX file of shape {shape}, but there is no file", hint)
+        )
+    with path.open("rb") as file:
+        compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    try:
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            content = file.read(size + 1)  # one byte more than wanted tells a file too long
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(_message(path, f"damaged gzip file ({error})", hint)) from error
+    if content[:4] != header[:4]:
+        raise ValueError(
+            _message(
+                path,
+                f"expected the magic number {header[:4].hex(' ')} (unsigned bytes, "
+                f"{len(shape)} dimensions), got {content[:4].hex(' ') or 'an empty file'}",
+                hint,
+            )
+        )
+    if content[4 : len(header)] != header[4:]:
+        raise ValueError(
+            _message(
+                path,
+                f"expected the dimensions {shape}, "
+                f"got {_dimensions(content[4 : len(header)])} in its header",
+                hint,
+            )
+        )
+    if len(content) != size:
+        came = "more" if len(content) > size else str(len(content))
+        raise ValueError(_message(path, f"expected {size} bytes, got {came}", hint))
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+
+
+def _dimensions(content: bytes) -> tuple[int, ...]:
+    whole = len(content) // 4
+    return struct.unpack(f">{whole}I", content[: 4 * whole])
+
+
+def _message(path: Path, problem: str, hint: str) -> str:
+    return f"{path}: {problem}" + (f". {hint}" if hint else "")
