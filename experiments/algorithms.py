@@ -88,14 +88,12 @@ def _ema(config: TrainConfig, total_steps: int):
 
 
 def _rsgd(config: TrainConfig, total_steps: int):
-    return flatjax.replicated_sgd(
-        learning_rate_schedule(config, total_steps),
-        _gamma(config, config.gamma, total_steps),
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        replica_axis=0,
-        decoupled=config.decoupled,
-    )
+    gamma = _gamma(config, config.gamma, total_steps)
+    if config.decoupled:
+        # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
+        pull = flatjax.pull_to_center(gamma, config.learning_rate, replica_axis=0)
+        return optax.chain(_sgd(config, total_steps), pull)
+    return optax.chain(flatjax.couple_replicas(gamma, replica_axis=0), _sgd(config, total_steps))
 
 
 def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:

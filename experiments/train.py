@@ -20,6 +20,9 @@ from experiments.run_directory import RunDirectory
 from experiments.task import Task, make_task
 from flatjax import data
 
+# A run loses at most this much work, and one epoch, when it is killed.
+CHECKPOINT_SECONDS = 20.0
+
 
 class TrainingDivergedError(RuntimeError):
     """A loss became infinite or NaN; the message names the step and the replica."""
@@ -74,7 +77,9 @@ class Trainer:
             tx=self.tx,
             batch_stats=variables.get("batch_stats", {}),
         )
-        return dataclasses.replace(state, opt_state=seed_noise(state.opt_state, noise_key))
+        # Copies: some optimizers keep the parameters themselves, and a buffer is donated only once.
+        opt_state = jax.tree.map(jnp.copy, seed_noise(state.opt_state, noise_key))
+        return dataclasses.replace(state, opt_state=opt_state)
 
     def train_step(
         self,
@@ -213,6 +218,7 @@ class Trainer:
         if run_directory is not None:
             state, history = _resume(run_directory, state)
         seconds = history[-1]["seconds"] if history else 0.0
+        saved_at = time.perf_counter()
         bar = tqdm.tqdm(
             total=self.total_steps,
             initial=int(state.step),
@@ -241,7 +247,10 @@ class Trainer:
                 history.append(record)
                 if run_directory is not None:
                     run_directory.append_metrics(record)
-                    run_directory.save(until, _arrays(state))
+                    now = time.perf_counter()
+                    if now - saved_at > CHECKPOINT_SECONDS or until == self.total_steps:
+                        run_directory.save(until, _arrays(state))
+                        saved_at = now
         result = evaluate.final_result(self, config, state, history)
         if run_directory is not None:
             run_directory.write_result(result)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from flatjax import _checks
+from flatjax.replicas import at_least_float32
 
 
 class AverageParamsState(NamedTuple):
@@ -15,7 +16,8 @@ class AverageParamsState(NamedTuple):
 
     Attributes:
       count: number of updates so far.
-      average: the average; the parameters themselves until averaging starts.
+      average: the average, in at least float32 (a mean over many steps moves by less than half
+        precision resolves); the parameters themselves until averaging starts.
     """
 
     count: jax.Array
@@ -64,14 +66,15 @@ def average_params(
         _checks.check_scalar("decay", decay, maximum=1.0)
 
     def init_fn(params):
-        return AverageParamsState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, params))
+        average = jax.tree.map(lambda w: jnp.array(at_least_float32(w), copy=True), params)
+        return AverageParamsState(jnp.zeros([], jnp.int32), average)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         _checks.check_params(params)
         since_start = state.count - start
         averaged_before = jnp.maximum(since_start // period, 0)
-        equal_weight = 1 / (averaged_before + 1)
+        equal_weight = 1 / (averaged_before + 1).astype(float)
         weight = equal_weight if decay is None else 1 - decay
         # Up to the first averaged point, the average is the present point.
         weight = jnp.where(averaged_before == 0, 1.0, weight)
@@ -94,7 +97,7 @@ def averaged_params(state: optax.OptState) -> chex.ArrayTree:
       state: an optimizer state with one `AverageParamsState` in it.
 
     Returns:
-      The averaged parameters.
+      The averaged parameters, in at least float32.
 
     Raises:
       ValueError: there is none, or more than one.

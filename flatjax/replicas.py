@@ -18,8 +18,8 @@ import optax
 from flatjax import _checks
 
 
-def _at_least_float32(leaf: jax.Array) -> jax.Array:
-    # Means and distances of half-precision weights are lost in half precision.
+def at_least_float32(leaf: jax.Array) -> jax.Array:
+    """Means and distances of half-precision weights are lost in half precision."""
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
@@ -27,7 +27,7 @@ def leaf_center(
     leaf: jax.Array, *, axis_name: str | None = None, replica_axis: int | None = None
 ) -> jax.Array:
     """The mean over replicas of one array, in at least float32; a stacked axis is kept as 1."""
-    center = _at_least_float32(leaf)
+    center = at_least_float32(leaf)
     if replica_axis is not None:
         center = jnp.mean(center, axis=replica_axis, keepdims=True)
     if axis_name is not None:
@@ -102,7 +102,7 @@ def replica_distance(
 
     def squared(leaf):
         center = leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
-        return jnp.sum(jnp.square(jnp.abs(_at_least_float32(leaf) - center)))
+        return jnp.sum(jnp.square(jnp.abs(at_least_float32(leaf) - center)))
 
     total = sum(jax.tree.leaves(jax.tree.map(squared, params)), start=jnp.zeros(()))
     distance = total / max(local_replicas, 1)

@@ -193,6 +193,7 @@ def replicated_sgd(*, rate=RATE, gamma=GAMMA, mask=None, **options):
 
 INNER = NESTEROV | {"weight_decay": 0.01, "averaging_decay": 0.6, "noise_scale": 0.02}
 ENTROPIC = INNER | {"outer_momentum": 0.5}
+QUIET = ENTROPIC | {"noise_scale": 0.0}  # compiles three times as fast
 
 
 def esgd(*, outer_rate=OUTER_RATE, gamma=OUTER_GAMMA, mask=None, **options):
@@ -273,7 +274,7 @@ OPTIONS |= {
     }.items()
 }
 OPTIONS |= {
-    f"esgd-{momentum}-{form}": esgd(**(ENTROPIC | MOMENTA[momentum] | FORMS[form]))
+    f"esgd-{momentum}-{form}": esgd(**(QUIET | MOMENTA[momentum] | FORMS[form]))
     for momentum in MOMENTA
     for form in FORMS
 }
@@ -282,12 +283,12 @@ OPTIONS |= {
     for form in FORMS
 }
 OPTIONS |= {
-    "esgd-scaled_by_gamma": esgd(outer_scaling="gamma", **ENTROPIC),
+    "esgd-scaled_by_gamma": esgd(outer_scaling="gamma", **QUIET),
     # (w - mu) / eta' is twenty times w - mu: the outer rate makes up for it.
     "esgd-scaled_by_rate": esgd(
-        outer_scaling="learning_rate", outer_rate=0.05 * OUTER_RATE, **ENTROPIC
+        outer_scaling="learning_rate", outer_rate=0.05 * OUTER_RATE, **QUIET
     ),
-    "parle-decoupled": parle(decoupled=True, **ENTROPIC),
+    "parle-decoupled": parle(decoupled=True, **QUIET),
 }
 
 
@@ -299,7 +300,7 @@ def test_options(row):
 
 def test_opaque_mode():
     """One update a loop of five gradients: the parameters are then the anchors."""
-    make, path = OPTIONS["esgd-nesterov-in_gradient"]
+    make, path = esgd(**ENTROPIC)
     tx = make(replica_axis=0, opaque_mode=True)
     loops = jax.tree.map(lambda x: x.reshape(OUTER_STEPS, INNER_STEPS, *x.shape[1:]), BATCHES)
 

@@ -52,7 +52,7 @@ DAMAGES = {
     "not idx": (b"<!DOCTYPE html>", "got 3c 21 44 4f"),
     "truncated gzip": (gzip.compress(GOOD)[:-12], "damaged gzip file"),
     "wrong checksum in gzip": (gzip.compress(GOOD)[:-8] + bytes(8), "damaged gzip file"),
-    "garbage in gzip": (gzip.compress(GOOD)[:12] + b"\xff" * 30, "damaged gzip file"),
+    "garbage in gzip": (gzip.compress(GOOD)[:10] + b"\xff" * 30, "damaged gzip file"),
 }
 
 
@@ -240,30 +240,33 @@ def test_without_network_the_error_says_how_to_get_fashion_mnist(
 
 
 @with_debian_package
-def test_registered_checksums_are_those_of_the_real_upstream_files(tmp_path):
+def test_registered_checksums_are_those_of_the_upstream_files(monkeypatch, tmp_path):
     # Debian took file name and time out of the gzip headers; with them put back, the files are
     # upstream's to the byte. TFDS verifies what it finds in manual_dir as it does downloads.
     manual_dir = tmp_path / "manual"
     manual_dir.mkdir()
-    stems = [f"{name}-{kind}-ubyte" for name in FILES.values() for kind in KINDS]
-    for stem in stems:
-        content = (fashion_mnist.DEBIAN_FOLDER / f"{stem}.gz").read_bytes()
-        time = 0x59A7E9DE if stem.startswith("train") else 0x59A7E9F3
+    files = [f"{name}-{kind}-ubyte" for name in FILES.values() for kind in KINDS]
+    for file in files:
+        content = (fashion_mnist.DEBIAN_FOLDER / f"{file}.gz").read_bytes()
+        time = 0x59A7E9DE if file.startswith("train") else 0x59A7E9F3
         header = b"\x1f\x8b\x08\x08" + struct.pack("<I", time) + content[8:10]
-        (manual_dir / f"{stem}.gz").write_bytes(header + stem.encode() + b"\0" + content[10:])
+        (manual_dir / f"{file}.gz").write_bytes(header + file.encode() + b"\0" + content[10:])
+    monkeypatch.delenv("FLATJAX_FASHION_MNIST", raising=False)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "not installed")
+    builder = FashionMNIST(data_dir=tmp_path / "data")
+    assert set(builder.url_infos) == {f"{fashion_mnist.URL}{file}.gz" for file in files}
 
-    def find():
-        builder = FashionMNIST(data_dir=tmp_path / "data")
+    def download():
         config = tfds.download.DownloadConfig(
             manual_dir=manual_dir, force_checksums_validation=True
         )
         dl_manager = builder._make_download_manager(download_dir=None, download_config=config)
-        return dl_manager.download({stem: f"{fashion_mnist.URL}{stem}.gz" for stem in stems})
+        return builder._find(files, dl_manager)
 
-    assert {Path(path).name for path in find().values()} == {f"{stem}.gz" for stem in stems}
+    assert download() == {file: manual_dir / f"{file}.gz" for file in files}
     (manual_dir / "t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
     with pytest.raises(NonMatchingChecksumError, match="wrong checksum"):
-        find()
+        download()
 
 
 @with_debian_package

@@ -1,6 +1,7 @@
 """The models against plain NumPy loops, their batch norm, dtypes and the registry."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -10,38 +11,32 @@ import pytest
 
 from flatjax import models
 
-RNG = np.random.default_rng(0)
+# Most of the time here goes into compilation: NumPy draws the values, and a call is one program.
 
 
-def random_images(*shape):
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
-
-
-# One compiled program a call: operation by operation these tests would take five times as long.
-
-
-def init(model, shape):
-    return jax.jit(lambda key: model.init(key, jnp.zeros(shape), train=False))(jax.random.key(0))
+def random_images(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def init_shapes(model, shape):
     return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
 
 
+def random_variables(model, shape, low=0.1, high=1.0):
+    """Random values everywhere: biases of 0 would hide a missing one."""
+    rng = np.random.default_rng(1)
+    draw = lambda x: rng.uniform(low, high, x.shape).astype(x.dtype)
+    return jax.tree.map(draw, init_shapes(model, shape))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "train"))
 def apply(model, variables, images, *, train):
     """The logits and the updated collections."""
-    run = jax.jit(functools.partial(model.apply, train=train, mutable=["batch_stats"]))
-    return run(variables, images)
-
-
-def randomised(tree, low=0.1, high=1.0):
-    """Random values for these shapes: biases of 0 would hide a missing one."""
-    return jax.tree.map(lambda x: jnp.asarray(RNG.uniform(low, high, x.shape), x.dtype), tree)
+    return model.apply(variables, images, train=train, mutable=["batch_stats"])
 
 
 def shapes(tree):
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in paths}
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
 
 
 def count(tree):
@@ -57,23 +52,19 @@ def numpy_conv(x, kernel, bias):
     before = (size - 1) // 2
     batch, height, width, _ = x.shape
     out = np.zeros((batch, height, width, kernel.shape[-1]))
-    for row in range(height):
-        for column in range(width):
-            for i in range(size):
-                for j in range(size):
-                    r, c = row + i - before, column + j - before
-                    if 0 <= r < height and 0 <= c < width:
-                        out[:, row, column] += x[:, r, c] @ kernel[i, j]
+    for row, column, i, j in itertools.product(range(height), range(width), *[range(size)] * 2):
+        r, c = row + i - before, column + j - before
+        if 0 <= r < height and 0 <= c < width:
+            out[:, row, column] += x[:, r, c] @ kernel[i, j]
     return out + bias
 
 
 def numpy_pool(x, window=2):
     batch, height, width, channels = x.shape
     out = np.zeros((batch, height // window, width // window, channels))
-    for row in range(height // window):
-        for column in range(width // window):
-            i, j = row * window, column * window
-            out[:, row, column] = x[:, i : i + window, j : j + window].max(axis=(1, 2))
+    for row, column in itertools.product(*map(range, out.shape[1:3])):
+        i, j = row * window, column * window
+        out[:, row, column] = x[:, i : i + window, j : j + window].max(axis=(1, 2))
     return out
 
 
@@ -81,7 +72,7 @@ def numpy_dense_layers(x, params):
     number = sum(name.startswith("Dense") for name in params)
     for index in range(number):
         layer = params[f"Dense_{index}"]
-        x = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
+        x = x @ layer["kernel"] + layer["bias"]
         x = np.maximum(x, 0) if index < number - 1 else x
     return x
 
@@ -91,14 +82,13 @@ def numpy_convnet(variables, images, stages, statistics=None):
     x, params = np.asarray(images, np.float64), variables["params"]
     for index in range(stages):
         conv = params[f"Conv_{index}"]
-        kernel = np.asarray(conv["kernel"], np.float64)
-        x = numpy_conv(x, kernel, np.asarray(conv.get("bias", 0.0), np.float64))
+        x = numpy_conv(x, conv["kernel"], conv.get("bias", 0.0))
         if statistics is not None:
             norm = params[f"BatchNorm_{index}"]
             mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
             if statistics == "running":
                 running = variables["batch_stats"][f"BatchNorm_{index}"]
-                mean, variance = np.asarray(running["mean"]), np.asarray(running["var"])
+                mean, variance = running["mean"], running["var"]
             x = (x - mean) / np.sqrt(variance + 1e-5) * norm["scale"] + norm["bias"]
         x = numpy_pool(np.maximum(x, 0))
     return numpy_dense_layers(x.reshape(len(x), -1), params)
@@ -108,12 +98,9 @@ def test_mlp_shapes_and_parameter_count():
     variables = init_shapes(models.MLP(), (2, 28, 28, 1))
     assert list(variables) == ["params"]
     assert shapes(variables["params"]) == {
-        "Dense_0/kernel": (784, 256),
-        "Dense_0/bias": (256,),
-        "Dense_1/kernel": (256, 256),
-        "Dense_1/bias": (256,),
-        "Dense_2/kernel": (256, 10),
-        "Dense_2/bias": (10,),
+        "Dense_0": {"kernel": (784, 256), "bias": (256,)},
+        "Dense_1": {"kernel": (256, 256), "bias": (256,)},
+        "Dense_2": {"kernel": (256, 10), "bias": (10,)},
     }
     assert count(variables) == (784 + 1) * 256 + (256 + 1) * 256 + (256 + 1) * 10
 
@@ -122,29 +109,20 @@ def test_convnet_shapes_and_parameter_count():
     variables = init_shapes(models.SmallConvNet(), (2, 28, 28, 1))
     assert list(variables) == ["params"]
     assert shapes(variables["params"]) == {
-        "Conv_0/kernel": (5, 5, 1, 16),
-        "Conv_0/bias": (16,),
-        "Conv_1/kernel": (5, 5, 16, 32),
-        "Conv_1/bias": (32,),
-        "Dense_0/kernel": (7 * 7 * 32, 128),
-        "Dense_0/bias": (128,),
-        "Dense_1/kernel": (128, 10),
-        "Dense_1/bias": (10,),
+        "Conv_0": {"kernel": (3, 3, 1, 16), "bias": (16,)},
+        "Conv_1": {"kernel": (3, 3, 16, 32), "bias": (32,)},
+        "Dense_0": {"kernel": (7 * 7 * 32, 128), "bias": (128,)},
+        "Dense_1": {"kernel": (128, 10), "bias": (10,)},
     }
-    convs = (25 * 1 + 1) * 16 + (25 * 16 + 1) * 32
+    convs = (9 * 1 + 1) * 16 + (9 * 16 + 1) * 32
     assert count(variables) == convs + (7 * 7 * 32 + 1) * 128 + (128 + 1) * 10
 
 
 def test_batch_norm_replaces_the_bias_of_convolutions():
-    variables = init_shapes(models.SmallConvNet(features=(4, 6), batch_norm=True), (2, 8, 8, 1))
+    variables = init_shapes(models.SmallConvNet(features=(4,), batch_norm=True), (2, 8, 8, 1))
     assert sorted(variables) == ["batch_stats", "params"]
-    assert "bias" not in variables["params"]["Conv_0"]
-    assert shapes(variables["batch_stats"]) == {
-        "BatchNorm_0/mean": (4,),
-        "BatchNorm_0/var": (4,),
-        "BatchNorm_1/mean": (6,),
-        "BatchNorm_1/var": (6,),
-    }
+    assert list(variables["params"]["Conv_0"]) == ["kernel"]
+    assert shapes(variables["batch_stats"]) == {"BatchNorm_0": {"mean": (4,), "var": (4,)}}
 
 
 @pytest.mark.parametrize(
@@ -161,10 +139,9 @@ def test_convnet_takes_even_and_odd_sizes(height, width, channels, flat):
 def test_mlp_is_the_numpy_forward_pass(hidden):
     model = models.MLP(hidden=hidden, num_classes=3)
     images = random_images(4, 5, 3, 2)
-    variables = randomised(init_shapes(model, images.shape), -0.5, 0.6)
+    variables = random_variables(model, images.shape, -0.5, 0.6)
     logits, _ = apply(model, variables, images, train=False)
-    flat = np.asarray(images, np.float64).reshape(4, -1)
-    expected = numpy_dense_layers(flat, variables["params"])
+    expected = numpy_dense_layers(images.reshape(4, -1), variables["params"])
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -177,11 +154,9 @@ def test_mlp_is_the_numpy_forward_pass(hidden):
     ],
 )
 def test_convnet_is_the_numpy_forward_pass(shape, features, kernel_size, hidden):
-    model = models.SmallConvNet(
-        features=features, kernel_size=kernel_size, hidden=hidden, num_classes=4
-    )
+    model = models.SmallConvNet(features, kernel_size, hidden, num_classes=4)
     images = random_images(*shape)
-    variables = randomised(init_shapes(model, shape), -0.3, 0.6)
+    variables = random_variables(model, shape, -0.5, 0.5)  # half of the ReLUs closed
     logits, _ = apply(model, variables, images, train=True)
     expected = numpy_convnet(variables, images, len(features))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
@@ -191,7 +166,8 @@ def test_convnet_is_the_numpy_forward_pass(shape, features, kernel_size, hidden)
 def test_convnet_with_batch_norm_is_the_numpy_forward_pass(train):
     model = models.SmallConvNet(features=(3, 4), hidden=(6,), num_classes=4, batch_norm=True)
     images = random_images(5, 8, 9, 1)
-    variables = randomised(init_shapes(model, images.shape))
+    variables = random_variables(model, images.shape)
+    variables["params"] = random_variables(model, images.shape, -0.5, 0.5)["params"]
     logits, _ = apply(model, variables, images, train=train)
     expected = numpy_convnet(variables, images, 2, "batch" if train else "running")
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
@@ -200,11 +176,11 @@ def test_convnet_with_batch_norm_is_the_numpy_forward_pass(train):
 def test_batch_norm_averages_with_momentum_when_training_only():
     model = models.SmallConvNet(features=(3,), batch_norm=True)
     images = random_images(6, 8, 8, 1)
-    variables = randomised(init_shapes(model, images.shape))
+    variables = random_variables(model, images.shape)
     before = variables["batch_stats"]["BatchNorm_0"]
     _, updates = apply(model, variables, images, train=True)
     after = updates["batch_stats"]["BatchNorm_0"]
-    maps = numpy_conv(np.asarray(images), np.asarray(variables["params"]["Conv_0"]["kernel"]), 0)
+    maps = numpy_conv(images, variables["params"]["Conv_0"]["kernel"], 0)
     expected_mean = 0.9 * before["mean"] + 0.1 * maps.mean((0, 1, 2))
     expected_variance = 0.9 * before["var"] + 0.1 * maps.var((0, 1, 2))
     np.testing.assert_allclose(after["mean"], expected_mean, rtol=1e-4, atol=1e-5)
@@ -214,19 +190,12 @@ def test_batch_norm_averages_with_momentum_when_training_only():
     np.testing.assert_array_equal(unchanged["batch_stats"]["BatchNorm_0"]["mean"], before["mean"])
 
 
-def test_evaluation_treats_examples_independently_and_training_does_not():
-    model = models.SmallConvNet(features=(3, 4), batch_norm=True)
-    images = random_images(6, 8, 8, 1)
-    variables = init(model, images.shape)
-    evaluate = lambda x: apply(model, variables, x, train=False)[0]
-    train = lambda x: apply(model, variables, x, train=True)[0]
-    np.testing.assert_allclose(evaluate(images)[:2], evaluate(images[:2]), rtol=1e-4, atol=1e-5)
-    assert jnp.abs(train(images)[:2] - train(images[:2])).max() > 1e-2
-
-
-@pytest.mark.parametrize("model", [models.MLP(), models.SmallConvNet()])
+@pytest.mark.parametrize(
+    "model", [models.MLP(hidden=(64,)), models.SmallConvNet(features=(16,), hidden=())]
+)
 def test_initialisation_is_he_normal(model):
-    params = init(model, (1, 28, 28, 1))["params"]
+    init = jax.jit(functools.partial(model.init, train=False))
+    params = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
     for name, layer in params.items():
         kernel = np.asarray(layer["kernel"])
         fan_in = kernel.size // kernel.shape[-1]
@@ -242,13 +211,13 @@ def test_pooling_is_flax_pooling(size, window):
     x = random_images(3, *size, 2)
     expected = nn.max_pool(x, (window, window), strides=(window, window))
     np.testing.assert_array_equal(models.max_pool(x, window), expected)
-    np.testing.assert_array_equal(models.max_pool(x, window), numpy_pool(np.asarray(x), window))
+    np.testing.assert_array_equal(models.max_pool(x, window), numpy_pool(x, window))
 
 
 @pytest.mark.parametrize("window", [2, 3])
 def test_gradient_of_pooling_is_that_of_flax(window):
     x = random_images(2, 7, 6, 3)  # no ties
-    weight = random_images(2, 7 // window, 6 // window, 3)
+    weight = random_images(2, 7 // window, 6 // window, 3, seed=1)
     ours = lambda x: jnp.sum(weight * models.max_pool(x, window))
     theirs = lambda x: jnp.sum(weight * nn.max_pool(x, (window,) * 2, strides=(window,) * 2))
     np.testing.assert_array_equal(jax.grad(ours)(x), jax.grad(theirs)(x))
@@ -283,39 +252,39 @@ def test_pooling_refuses_bad_input(x, window, error, message):
 SMALL_MODELS = {
     "mlp": functools.partial(models.MLP, hidden=(16,)),
     "small_convnet": functools.partial(models.SmallConvNet, features=(4, 8), hidden=(16,)),
-    "batch_norm": functools.partial(
-        models.SmallConvNet, features=(4, 8), hidden=(16,), batch_norm=True
-    ),
+    "batch_norm": functools.partial(models.SmallConvNet, features=(4, 8), batch_norm=True),
 }
 
 
 @pytest.mark.parametrize("name", SMALL_MODELS)
-def test_half_precision_computes_in_bfloat16_with_float32_parameters(name):
-    make = SMALL_MODELS[name]
-    images = random_images(16, 8, 8, 1)
-    variables = init(make(dtype=jnp.bfloat16), images.shape)
-    full = apply(make(), variables, images, train=True)
-    half = apply(make(dtype="bfloat16"), variables, images, train=True)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}
-    # bfloat16 rounds to 8 bits: the difference is neither nothing nor large.
-    difference = jnp.abs(half[0] - full[0]).max() / jnp.abs(full[0]).max()
-    assert 1e-4 < difference < 5e-2
+def test_half_precision_computes_in_bfloat16_with_float32_variables(name):
+    model = SMALL_MODELS[name](dtype="bfloat16")
+    variables = init_shapes(model, (2, 8, 8, 1))
+    collections = ["batch_stats", "intermediates"]
+    call = functools.partial(
+        model.apply, train=True, capture_intermediates=True, mutable=collections
+    )
+    logits, state = jax.eval_shape(call, variables, jnp.zeros((2, 8, 8, 1)))
+    dtypes = lambda tree: {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
+    layers = {name: out for name, out in state["intermediates"].items() if name != "__call__"}
+    assert len(layers) == len(variables["params"])
+    assert dtypes(layers) == {"bfloat16"}
+    assert dtypes([variables, state.get("batch_stats"), logits]) == {"float32"}
 
 
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_gradients_reach_every_parameter(name):
     model = SMALL_MODELS[name]()
-    images, labels = random_images(32, 9, 8, 1), jnp.asarray(RNG.integers(0, 10, 32))
-    variables = init(model, images.shape)
+    images, labels = random_images(32, 9, 8, 1), np.arange(32) % 10
+    variables = random_variables(model, images.shape, -0.3, 0.4)
 
     def loss(params):
         logits, _ = apply(model, {**variables, "params": params}, images, train=True)
-        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(32), labels])
+        return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(32), labels])
 
     gradient = jax.jit(jax.grad(loss))(variables["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert np.linalg.norm(leaf) > 1e-4, path
+        assert np.linalg.norm(leaf) > 1e-3, path
 
 
 @pytest.mark.parametrize("name", models.CONSTRUCTORS)
@@ -333,10 +302,9 @@ def test_every_registered_model_is_called_alike(name):
 
 def test_create_passes_options_on():
     expected = models.SmallConvNet(features=(4, 8), batch_norm=True, num_classes=3)
-    options = {"features": [4, 8], "batch_norm": True}  # lists, as configuration files have them
-    model = models.create("small_convnet", 3, **options)
+    model = models.create("small_convnet", 3, features=[4, 8], batch_norm=True)
     assert model == expected
-    assert hash(model) == hash(expected)
+    assert hash(model) == hash(expected)  # a list of features would have none
 
 
 @pytest.mark.parametrize(
@@ -345,7 +313,6 @@ def test_create_passes_options_on():
         ("lenet", {}, ValueError, "name must be one of .*small_convnet.*; got 'lenet'"),
         ("mlp", {"depth": 3}, TypeError, "options of 'mlp' are hidden, dtype; got depth"),
         ("mlp", {"parent": None}, TypeError, "got parent"),
-        ("mlp", {"hidden": 3}, TypeError, "hidden must be a sequence of ints, got 3"),
         ("mlp", {"hidden": "12"}, TypeError, "hidden must be a sequence of ints, got '12'"),
         ("mlp", {"hidden": (3, 0)}, ValueError, r"hidden\[1\] must be >= 1, got 0"),
         ("mlp", {"hidden": (3, 2.0)}, TypeError, r"hidden\[1\] must be an int, got 2.0"),
@@ -362,10 +329,11 @@ def test_create_refuses_bad_options(name, options, error, message):
 
 
 @pytest.mark.parametrize("name", models.CONSTRUCTORS)
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
-def test_create_refuses_a_bad_number_of_classes(name, value, error):
-    with pytest.raises(error, match="num_classes must be"):
-        models.create(name, value)
+def test_create_refuses_a_bad_number_of_classes(name):
+    with pytest.raises(ValueError, match="num_classes must be >= 1, got 0"):
+        models.create(name, 0)
+    with pytest.raises(TypeError, match="num_classes must be an int, got True"):
+        models.create(name, True)
 
 
 @pytest.mark.parametrize("name", models.CONSTRUCTORS)
@@ -381,6 +349,6 @@ def test_models_refuse_bad_images(name, images, error, message):
         models.create(name, 10).init(jax.random.key(0), images, train=False)
 
 
-def test_convnet_refuses_images_too_small_for_its_pooling():
+def test_convnet_refuses_images_smaller_than_its_pooling():
     with pytest.raises(ValueError, match=r"at least 8 pixels.*\(1, 7, 8, 1\)"):
-        init(models.SmallConvNet(features=(2, 2, 2)), (1, 7, 8, 1))
+        init_shapes(models.SmallConvNet(features=(2, 2, 2)), (1, 7, 8, 1))

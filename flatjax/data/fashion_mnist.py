@@ -138,6 +138,7 @@ class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return dl_manager.download({file: f"{URL}{file}.gz" for file in files})
         paths = {}
         for file in files:
-            compressed, plain = Path(folder, f"{file}.gz"), Path(folder, file)
+            plain = Path(folder, file).expanduser()
+            compressed = plain.with_name(f"{file}.gz")
             paths[file] = plain if plain.exists() and not compressed.exists() else compressed
         return paths

@@ -178,7 +178,6 @@ def _prepare(
         # files where they wanted to put the same.
         if not builder.data_path.exists():
             raise
-        builder.info.read_from_directory(builder.data_dir)
 
 
 def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:

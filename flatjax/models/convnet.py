@@ -50,14 +50,15 @@ class SmallConvNet(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.models import SmallConvNet
       >>> model, images = SmallConvNet(batch_norm=True), jnp.ones((4, 28, 28, 1))
-      >>> variables = model.init(jax.random.key(0), images, train=False)
+      >>> init = jax.jit(model.init, static_argnames="train")
+      >>> variables = init(jax.random.key(0), images, train=False)
       >>> logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
       >>> logits.shape, list(updates)
       ((4, 10), ['batch_stats'])
     """
 
     features: Sequence[int] = (16, 32)
-    kernel_size: int = 5
+    kernel_size: int = 3
     hidden: Sequence[int] = (128,)
     num_classes: int = 10
     batch_norm: bool = False

@@ -1,5 +1,6 @@
 """The multilayer perceptron."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -59,10 +60,10 @@ class MLP(nn.Module):
         """Logits (B, num_classes) of images (B, H, W, C)."""
         del train
         _checks.check_images(images)
+        he_normal = nn.initializers.he_normal()
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=he_normal)
         x = images.reshape(len(images), -1)
         for width in self.hidden:
-            x = nn.relu(
-                nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal())(x)
-            )
-        x = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=nn.initializers.he_normal())(x)
+            x = nn.relu(dense(width)(x))
+        x = dense(self.num_classes)(x)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))  # for the loss

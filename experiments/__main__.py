@@ -1,0 +1,142 @@
+"""Command line of the experiments; `python -m experiments --help`."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+
+from experiments.compare import compare, slug
+from experiments.config import TrainConfig
+from experiments.configs import study_of
+from experiments.train import Trainer
+from experiments.tune import report, tune
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train one network (or y replicas) with one algorithm, and measure it.
+
+    Metrics, checkpoints and the result are written to --out; an interrupted run resumes there and
+    ends in the same parameters, bit for bit.
+
+    Example: python -m experiments train --algorithm rsgd --dataset fashion_mnist
+    --model small_convnet --epochs 10
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=TrainConfig
+    )
+    out: pathlib.Path | None = None
+    """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def run(self) -> int:
+        """Trains and prints the result as one JSON line."""
+        c = self.config
+        name = f"{c.dataset}-{c.model}-{c.algorithm}-seed-{c.seed}"
+        out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
+        result = Trainer(c).run(directory=out, progress=self.progress)
+        shown = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")
+        shown += ("gradient_evaluations", "seconds", "local_energy")
+        print(json.dumps({name: result[name] for name in shown}))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare SGD, Entropy-SGD, Replicated-SGD and others at equal gradient evaluations.
+
+    Prints a table (test error, local energy, gradient evaluations, time; mean and standard error
+    over seeds) and writes comparison.json, comparison.md and comparison.png. The settings of each
+    algorithm stand in experiments/configs/. Runs that are complete are not repeated.
+
+    Example: python -m experiments compare --dataset digits
+    """
+
+    dataset: str = "digits"
+    """digits (embedded, under two minutes on two cores), fashion_mnist, or any image classification
+    set of TensorFlow Datasets."""
+    seeds: int | None = None
+    """Seeds of each algorithm; the study's own number by default."""
+    epochs_scale: float = 1.0
+    """Multiplies every budget: 0.1 for a first look."""
+    only: tuple[str, ...] = ()
+    """Labels of the runs wanted, for example --only SGD "rSGD x 3"; all by default."""
+    out: pathlib.Path | None = None
+    """Directory of the study; runs/compare-<dataset> by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        """Runs and reports; 1 if a run failed."""
+        study = study_of(self.dataset)
+        _check_labels(self.only, study.runs)
+        runs = {k: v for k, v in study.runs.items() if not self.only or k in self.only}
+        if self.epochs_scale != 1.0:
+            runs = {
+                k: v | {"epochs": self.epochs_scale * v.get("epochs", study.base.epochs)}
+                for k, v in runs.items()
+            }
+        study = dataclasses.replace(study, runs=runs, seeds=self.seeds or study.seeds)
+        name = f"compare-{self.dataset}"
+        name += f"-{self.epochs_scale:g}" if self.epochs_scale != 1.0 else ""
+        out = pathlib.Path("runs", name) if self.out is None else self.out
+        return compare(study, out, progress=self.progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    """Choose the settings of each algorithm on validation data, by the same grid search for all.
+
+    The grids stand in experiments/configs/; the best candidates are to be copied there by hand.
+    """
+
+    dataset: str = "digits"
+    """A data set, as for compare."""
+    only: tuple[str, ...] = ()
+    """Labels to search; all that have a grid by default."""
+    seeds: int = 2
+    """Runs of each candidate."""
+    out: pathlib.Path | None = None
+    """Directory; runs/tune-<dataset> by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        """Searches and prints the candidates, best first."""
+        study = study_of(self.dataset)
+        _check_labels(self.only, study.grids)
+        out = pathlib.Path("runs", f"tune-{self.dataset}") if self.out is None else self.out
+        found = tune(study, out, labels=self.only, seeds=self.seeds, progress=self.progress)
+        print(report(found))
+        return 0
+
+
+def _check_labels(only, known):
+    unknown = [label for label in only if label not in known]
+    if unknown:
+        raise ValueError(f"only must hold labels of {list(known)}, got {unknown}.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
+    command = tyro.cli(
+        Train | Compare | Tune,
+        prog="python -m experiments",
+        description=__doc__,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    try:
+        return command.run()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Compares algorithms over seeds: runs what is missing, then tables, JSON and a picture."""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from experiments import plots
+from experiments.config import TrainConfig
+from experiments.configs import Study
+from experiments.run_directory import write_json
+from experiments.task import Task, make_task
+from experiments.train import Trainer
+
+
+def run_study(
+    study: Study, out: pathlib.Path, *, progress: bool = True
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Runs every algorithm and seed that has no result in `out` yet.
+
+    Args:
+      study: what to run.
+      out: directory of the study; each run has its own in it, and resumes there.
+      progress: show progress bars.
+
+    Returns:
+      label -> results, one for each seed; and a message for each run that failed, which does not
+      stop the others.
+    """
+    results: dict[str, list[dict[str, Any]]] = {label: [] for label in study.runs}
+    failures = []
+    task: Task | None = None
+    bar = tqdm.tqdm(
+        total=len(study.runs) * study.seeds, desc="runs", unit="run", disable=not progress
+    )
+    with bar:
+        for label, config in study.configs().items():
+            if task is None or not _same_task(config, task.config):
+                task = make_task(config)
+            trainer = Trainer(config, task)
+            for seed in range(study.seeds):
+                bar.set_postfix_str(f"{label}, seed {seed}")
+                directory = out / slug(label) / f"seed-{seed}"
+                try:
+                    results[label].append(trainer.run(seed, directory=directory, progress=progress))
+                except (RuntimeError, ValueError, OSError) as error:
+                    failures.append(f"{label}, seed {seed}: {error}")
+                bar.update()
+    return results, failures
+
+
+def slug(label: str) -> str:
+    """A label as a directory name: "rSGD x 3" -> "rsgd-x-3"."""
+    return label.lower().replace(" ", "-").replace("/", "-")
+
+
+# What a task depends on; runs that agree on these share data on the device and compiled programs.
+_TASK_FIELDS = [
+    "dataset",
+    "model",
+    "batch_norm",
+    "batch_size",
+    "augment",
+    "train_size",
+    "label_noise",
+    "validation",
+    "evaluate_on",
+    "data_seed",
+    "sigmas",
+    "local_energy_samples",
+    "local_energy_examples",
+]
+
+
+def _same_task(config: TrainConfig, other: TrainConfig) -> bool:
+    return all(getattr(config, field) == getattr(other, field) for field in _TASK_FIELDS)
+
+
+def summarize(results: dict[str, list[dict[str, Any]]], sigma: float) -> dict[str, dict[str, Any]]:
+    """Means and standard errors over seeds, one row for each label."""
+    rows = {}
+    for label, runs in results.items():
+        if not runs:
+            continue
+        energies = [run["local_energy"] for run in runs]
+        at = energies[0]["sigma"].index(sigma)
+        rows[label] = {
+            "algorithm": runs[0]["config"]["algorithm"],
+            "seeds": len(runs),
+            "gradient_evaluations": runs[0]["gradient_evaluations"],
+            "test_error": mean_and_sem([run["test_error"] for run in runs]),
+            "train_error": mean_and_sem([run["train_error"] for run in runs]),
+            "replica_error": mean_and_sem([np.mean(run["replica_test_errors"]) for run in runs]),
+            "ensemble_error": mean_and_sem([run["ensemble_test_error"] for run in runs]),
+            "local_energy": mean_and_sem([energy["error"][at] for energy in energies]),
+            "seconds": mean_and_sem([run["seconds"] for run in runs]),
+        }
+    return rows
+
+
+def mean_and_sem(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error (0 for a single value)."""
+    sem = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return round(float(np.mean(values)), 4), round(float(sem), 4)
+
+
+def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
+    """The summary as a Markdown table."""
+    header = [
+        "algorithm",
+        "test error %",
+        "replicas %",
+        "ensemble %",
+        "train error %",
+        f"local energy %, σ={sigma:g}",
+        "gradients",
+        "seconds",
+    ]
+    lines = [header]
+    for label, row in rows.items():
+        pair = lambda name, digits=2, row=row: "{:.{d}f} ± {:.{d}f}".format(*row[name], d=digits)
+        lines.append(
+            [
+                label,
+                pair("test_error"),
+                f"{row['replica_error'][0]:.2f}",
+                f"{row['ensemble_error'][0]:.2f}",
+                f"{row['train_error'][0]:.2f}",
+                pair("local_energy"),
+                f"{row['gradient_evaluations']:,}",
+                f"{row['seconds'][0]:.1f}",
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = [
+        " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
+    ]
+    text.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in text)
+
+
+def compare(study: Study, out: pathlib.Path, *, progress: bool = True) -> int:
+    """Runs a study and reports it; returns the exit status."""
+    out.mkdir(parents=True, exist_ok=True)
+    results, failures = run_study(study, out, progress=progress)
+    rows = summarize(results, study.sigma)
+    if rows:
+        base = dataclasses.asdict(study.base)
+        write_json(out / "comparison.json", {"base": base, "runs": study.runs, "summary": rows})
+        text = table(rows, study.sigma)
+        (out / "comparison.md").write_text(text + "\n")
+        plots.comparison(results, study, out / "comparison.png")
+        seeds, where = study.seeds, study.base.evaluate_on
+        print(f"\n{study.base.dataset}, {study.base.model}: mean ± s.e., {seeds} seeds, {where}\n")
+        print(text)
+        print(f"\nwritten: {out / 'comparison.json'}, comparison.md, comparison.png")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0

@@ -1,0 +1,36 @@
+"""Digits (scikit-learn's, embedded): a demonstration of all algorithms, not evidence.
+
+command:   python -m experiments compare --dataset digits
+hardware:  2 CPU cores, under 2 minutes
+"""
+
+from experiments.config import TrainConfig
+from experiments.configs import Study
+
+STUDY = Study(
+    base=TrainConfig(dataset="digits", model="mlp", epochs=60, batch_size=64, learning_rate=0.05),
+    runs={
+        "SGD": {"algorithm": "sgd"},
+        "SAM": {"algorithm": "sam"},
+        "SWA": {"algorithm": "swa"},
+        "eSGD": {"algorithm": "esgd", "gamma": 0.3},
+        "rSGD": {"algorithm": "rsgd", "gamma": 1e-3},
+        "Parle": {"algorithm": "parle", "gamma": 0.3, "replica_gamma": 1e-2},
+        "SGD x 3": {"algorithm": "sgd", "epochs": 180},
+        "rSGD x 3": {"algorithm": "rsgd", "gamma": 1e-3, "epochs": 180},
+    },
+    seeds=5,
+    sigma=0.4,
+    grids={
+        "SGD": {"learning_rate": (0.02, 0.05, 0.1, 0.2), "weight_decay": (5e-4, 5e-3)},
+        "SAM": {"learning_rate": (0.05, 0.1, 0.2), "sam_rho": (0.05, 0.2)},
+        "SWA": {"learning_rate": (0.05, 0.1, 0.2)},
+        "eSGD": {"learning_rate": (0.05, 0.1, 0.2), "gamma": (1e-3, 1e-2, 0.1)},
+        "rSGD": {"learning_rate": (0.05, 0.1, 0.2), "gamma": (1e-4, 1e-3, 1e-2)},
+        "Parle": {
+            "learning_rate": (0.1, 0.2),
+            "gamma": (1e-3,),
+            "replica_gamma": (1e-3, 1e-2, 0.1),
+        },
+    },
+)

@@ -1,0 +1,106 @@
+"""Pictures of studies."""
+
+import pathlib
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.configs import Study
+
+# Okabe and Ito's palette: told apart by everyone. One algorithm keeps its colour in all pictures;
+# its longer run is dashed.
+COLORS = {
+    "sgd": "#000000",
+    "sam": "#E69F00",
+    "swa": "#999999",
+    "ema": "#999999",
+    "esgd": "#009E73",
+    "rsgd": "#D55E00",
+    "parle": "#0072B2",
+}
+
+
+def comparison(results: dict[str, list[dict[str, Any]]], study: Study, path: pathlib.Path) -> None:
+    """Training curves, local energy against noise, and test error against local energy."""
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, (curves, energies, scatter) = plt.subplots(1, 3, figsize=(12, 3.8))
+        for label, runs in results.items():
+            if runs:
+                style = _style(label, runs[0])
+                _draw_curves(curves, runs, style)
+                _draw_energies(energies, runs, style)
+                _draw_scatter(scatter, runs, study.sigma, style)
+        where = study.base.evaluate_on
+        curves.set(xlabel="gradient evaluations", ylabel=f"{where} error (%)", yscale="log")
+        curves.set_title("training", loc="left", fontweight="bold")
+        curves.yaxis.set_major_formatter("{x:g}")
+        curves.yaxis.set_minor_formatter(
+            lambda x, _: f"{x:g}" if str(f"{x:.0e}")[0] in "25" else ""
+        )
+        energies.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
+        energies.set_title("local energy", loc="left", fontweight="bold")
+        scatter.set(xlabel=f"local energy at σ = {study.sigma:g} (%)", ylabel=f"{where} error (%)")
+        scatter.set_title("flatness and generalisation", loc="left", fontweight="bold")
+        handles, labels = energies.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(labels), 9), frameon=False
+        )
+        figure.suptitle(
+            f"{study.base.dataset}, {study.base.model}, {study.seeds} seeds", x=0.01, ha="left"
+        )
+        figure.tight_layout(rect=(0, 0.07, 1, 1))
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def _style(label: str, run: dict[str, Any]) -> dict[str, Any]:
+    algorithm = run["config"]["algorithm"]
+    line = "--" if " x " in label or algorithm == "ema" else "-"
+    return {"label": label, "color": COLORS[algorithm], "linestyle": line}
+
+
+def _draw_curves(axes, runs, style):
+    histories = [run["history"] for run in runs]
+    gradients = [record["gradients"] for record in histories[0]]
+    errors = np.array([[record["test_error"] for record in history] for history in histories])
+    axes.plot(gradients, errors.mean(axis=0), **style)
+
+
+def _draw_energies(axes, runs, style):
+    sigma = runs[0]["local_energy"]["sigma"]
+    rises = np.array([run["local_energy"]["error"] for run in runs])
+    spread = rises.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else 0
+    axes.plot(sigma, rises.mean(axis=0), **style)
+    axes.fill_between(
+        sigma,
+        rises.mean(axis=0) - spread,
+        rises.mean(axis=0) + spread,
+        color=style["color"],
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+def _draw_scatter(axes, runs, sigma, style):
+    at = runs[0]["local_energy"]["sigma"].index(sigma)
+    x = np.array([run["local_energy"]["error"][at] for run in runs])
+    y = np.array([run["test_error"] for run in runs])
+    is_longer = style["linestyle"] == "--"
+    face = "white" if is_longer else style["color"]
+    axes.scatter(x, y, s=10, color=style["color"], alpha=0.3, linewidths=0)
+    bars = lambda v: v.std(ddof=1) / np.sqrt(len(v)) if len(v) > 1 else 0.0
+    axes.errorbar(
+        x.mean(),
+        y.mean(),
+        xerr=bars(x),
+        yerr=bars(y),
+        fmt="o",
+        color=style["color"],
+        markerfacecolor=face,
+        markersize=7,
+    )

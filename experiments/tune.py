@@ -1,0 +1,80 @@
+"""Chooses the settings of a study's algorithms, each by the same rule, on validation data."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import tqdm
+
+from experiments.compare import mean_and_sem, slug
+from experiments.configs import Study
+from experiments.run_directory import write_json
+from experiments.task import Task, make_task
+from experiments.train import Trainer, TrainingDivergedError
+
+VALIDATION = 0.1
+
+
+def tune(
+    study: Study, out: pathlib.Path, *, labels: tuple[str, ...], seeds: int, progress: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """Trains every candidate of a study's grids and ranks them by validation error.
+
+    Args:
+      study: its base, grids and tuning changes are used.
+      out: directory; `<label>.json` is written there as candidates finish, and read on a second
+        call, so that an interrupted search goes on.
+      labels: labels of the grids to search; all if empty.
+      seeds: runs of each candidate.
+      progress: show a progress bar.
+
+    Returns:
+      label -> candidates, best first: their settings and validation error (mean, standard error);
+      a candidate that diverged has None and stands last.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    base = dataclasses.replace(study.base, validation=study.base.validation or VALIDATION)
+    base = dataclasses.replace(base, evaluate_on="validation", **study.tuning)
+    task = make_task(base)
+    return {
+        label: _tune_one(label, study, base, task, out, seeds, progress)
+        for label in labels or study.grids
+    }
+
+
+def _tune_one(label, study, base, task: Task, out, seeds, progress):
+    found = []
+    directory = out / slug(label)
+    for candidate in tqdm.tqdm(study.candidates(label), desc=label, disable=not progress):
+        config = dataclasses.replace(base, **(study.runs[label] | study.tuning | candidate))
+        name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
+        trainer = Trainer(config, task)
+        try:
+            results = [
+                trainer.run(
+                    seed,
+                    directory=directory / name / f"seed-{seed}",
+                    progress=False,
+                    evaluate_epochs=False,
+                )
+                for seed in range(seeds)
+            ]
+            error = mean_and_sem([result["test_error"] for result in results])
+        except TrainingDivergedError:
+            error = None
+        found.append({"settings": candidate, "validation_error": error})
+        found.sort(key=lambda row: (row["validation_error"] is None, row["validation_error"]))
+        write_json(out / f"{slug(label)}.json", found)
+    return found
+
+
+def report(found: dict[str, list[dict[str, Any]]]) -> str:
+    """The searches as text, best first."""
+    lines = []
+    for label, rows in found.items():
+        lines.append(f"{label}:")
+        for row in rows:
+            error = row["validation_error"]
+            shown = "diverged" if error is None else "{:6.2f} ± {:.2f} %".format(*error)
+            lines.append(f"  {shown}   {row['settings']}")
+    return "\n".join(lines)
