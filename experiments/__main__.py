@@ -31,6 +31,8 @@ class Train:
     )
     out: pathlib.Path | None = None
     """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
+    checkpoint_seconds: float = 20.0
+    """Save at the first end of an epoch after this long."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -39,7 +41,9 @@ class Train:
         c = self.config
         name = f"{c.dataset}-{c.model}-{c.algorithm}-seed-{c.seed}"
         out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
-        result = Trainer(c).run(directory=out, progress=self.progress)
+        result = Trainer(c).run(
+            directory=out, progress=self.progress, checkpoint_seconds=self.checkpoint_seconds
+        )
         shown = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")
         shown += ("gradient_evaluations", "seconds", "local_energy")
         print(json.dumps({name: result[name] for name in shown}))

@@ -20,9 +20,6 @@ from experiments.run_directory import RunDirectory
 from experiments.task import Task, make_task
 from flatjax import data
 
-# A run loses at most this much work, and one epoch, when it is killed.
-CHECKPOINT_SECONDS = 20.0
-
 
 class TrainingDivergedError(RuntimeError):
     """A loss became infinite or NaN; the message names the step and the replica."""
@@ -192,6 +189,7 @@ class Trainer:
         directory: str | os.PathLike[str] | None = None,
         progress: bool = True,
         evaluate_epochs: bool = True,
+        checkpoint_seconds: float = 20.0,
     ) -> dict[str, Any]:
         """Trains, or resumes, and evaluates.
 
@@ -201,6 +199,8 @@ class Trainer:
             interrupted there is resumed and ends in the same parameters, bit for bit.
           progress: show a progress bar.
           evaluate_epochs: measure the held-out error of the present model after every epoch.
+          checkpoint_seconds: save at the first end of an epoch after this long. A run that is
+            killed loses at most that, and an epoch.
 
         Returns:
           The result: see `experiments.evaluate.final_result`.
@@ -248,7 +248,7 @@ class Trainer:
                 if run_directory is not None:
                     run_directory.append_metrics(record)
                     now = time.perf_counter()
-                    if now - saved_at > CHECKPOINT_SECONDS or until == self.total_steps:
+                    if now - saved_at > checkpoint_seconds or until == self.total_steps:
                         run_directory.save(until, _arrays(state))
                         saved_at = now
         result = evaluate.final_result(self, config, state, history)

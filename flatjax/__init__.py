@@ -26,8 +26,7 @@ from flatjax.replicas import (
     unstack_replicas,
 )
 from flatjax.train_state import TrainState
-
-__version__ = "0.1.0"
+from flatjax.version import __version__ as __version__
 
 __all__ = [
     "AverageParamsState",

@@ -1,0 +1,333 @@
+"""The training loop, its files on disk and the command line, on small pieces of digits."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import flatjax
+from experiments import __main__ as command_line
+from experiments import compare, evaluate
+from experiments.algorithms import ALGORITHMS
+from experiments.config import TrainConfig
+from experiments.configs import Study, study_of
+from experiments.run_directory import RunDirectory
+from experiments.train import Trainer, TrainingDivergedError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+SMALL = TrainConfig(
+    train_size=200,
+    batch_size=40,
+    epochs=6,
+    replicas=2,
+    inner_steps=2,
+    gamma=0.01,
+    replica_gamma=0.01,
+    sigmas=(0.1,),
+    local_energy_samples=2,
+    local_energy_examples=100,
+)
+
+
+def replace(config=SMALL, **changes):
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_spends_its_budget_and_learns(algorithm):
+    trainer = Trainer(replace(algorithm=algorithm, epochs=24, learning_rate=0.1, ema_decay=0.9))
+    result = trainer.run(progress=False)
+    assert result["gradient_evaluations"] == 24 * 5
+    assert result["history"][-1]["gradients"] == 24 * 5
+    assert result["test_error"] < 45  # chance is 90
+    assert len(result["replica_test_errors"]) == trainer.config.num_replicas
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_equal_budgets_whatever_the_number_of_replicas():
+    budgets = {
+        y: Trainer(replace(algorithm="rsgd", replicas=y, epochs=6)).gradient_evaluations
+        for y in (1, 2, 3)
+    }
+    assert set(budgets.values()) == {30}
+
+
+@pytest.mark.parametrize("gamma_0", [None, 0.01])
+def test_the_recorded_coupling_is_that_of_the_schedule(gamma_0):
+    trainer = Trainer(replace(algorithm="rsgd", gamma=gamma_0))
+    history = trainer.run(progress=False)["history"]
+    if gamma_0 is None:
+        state = trainer.init_state(0)
+        distance = flatjax.replica_distance(state.params, replica_axis=0)
+        order = trainer._epoch_order(0, 0)
+        batch = trainer.task.batch(trainer.task.device_train, order[0], jax.random.key(0))
+        loss = jax.vmap(trainer.task.loss)(state.params, state.batch_stats, batch)[0].mean()
+        gamma_0 = float(loss / (0.5 * distance))
+    total = trainer.total_steps
+    for record in history:
+        expected = gamma_0 * 1e4 ** ((record["step"] - 1) / total)
+        np.testing.assert_allclose(record["gamma"], expected, rtol=1e-4)
+
+
+def test_every_example_is_seen_once_an_epoch_by_each_replica():
+    trainer = Trainer(replace(algorithm="rsgd"))
+    order = np.asarray(trainer._epoch_order(0, 1))
+    for replica in range(2):
+        assert sorted(order[:, replica].ravel()) == list(range(200))
+    assert not np.array_equal(order[:, 0], order[:, 1])
+
+
+def test_sam_takes_both_gradients_on_one_batch():
+    config = replace(algorithm="sam", schedule="constant")
+    trainer = Trainer(config)
+    task, before = trainer.task, trainer.init_state(0)
+    batch = task.batch(task.device_train, trainer._epoch_order(0, 0)[0], jax.random.key(0))
+    batch = jax.tree.map(lambda leaf: leaf[0], batch)
+    gradient = jax.grad(lambda params: task.loss(params, {}, batch)[0])
+
+    w = jax.tree.map(lambda leaf: leaf[0], before.params)
+    g = gradient(w)
+    radius = config.sam_rho / optax.tree.norm(g)
+    g = gradient(jax.tree.map(lambda w, g: w + radius * g, w, g))
+    step = config.learning_rate * (1 + config.momentum)  # the first of Nesterov's
+    expected = jax.tree.map(lambda w, g: w - step * (g + config.weight_decay * w), w, g)
+
+    after, _ = trainer.train_epoch(before, 0, 2)
+    found = jax.tree.map(lambda leaf: leaf[0], after.params)
+    np.testing.assert_allclose(_flat(found), _flat(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["rsgd", "esgd"])
+def test_the_final_model_has_batch_statistics_of_its_own(algorithm):
+    config = replace(algorithm=algorithm, model="small_convnet", batch_norm=True, augment=("crop",))
+    trainer = Trainer(config)
+    state = trainer.init_state(0)
+    state, _ = trainer.train_epoch(state, 0, 2)
+    params, stats = evaluate.final_model(trainer, state)
+    assert jax.tree.structure(params) == jax.tree.structure(
+        jax.tree.map(lambda leaf: leaf[0], state.params)
+    )
+    again = flatjax.batch_stats.reestimate(
+        trainer.task.update_stats, params, stats, trainer.task.statistics_batches
+    )
+    np.testing.assert_allclose(*map(_flat, (stats, again)), rtol=1e-6)
+    averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
+    assert np.abs(_flat(stats) - _flat(averaged)).max() > 1e-2
+
+
+def _flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+# --- bad configurations -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"algorithm": "adam"}, "algorithm"),
+        ({"schedule": "step"}, "schedule"),
+        ({"augment": ("rotate",)}, "augment"),
+        ({"epochs": 0.0}, "epochs"),
+        ({"epochs": float("nan")}, "epochs"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"gamma": -1.0}, "gamma"),
+        ({"replicas": 0}, "replicas"),
+        ({"batch_size": 1.5}, "batch_size"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"label_noise": 1.5}, "label_noise"),
+        ({"evaluate_on": "validation", "validation": 0.0}, "validation"),
+        ({"common_init": True, "gamma": None}, "gamma"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 1000}, "batch_size"),
+        ({"epochs": 0.01}, "epochs"),
+        ({"model": "transformer"}, "transformer"),
+        ({"dataset": "digit"}, "digit"),
+    ],
+)
+def test_configurations_that_do_not_fit_the_data_are_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Trainer(replace(**changes))
+
+
+@pytest.mark.parametrize("model", ["mlp", "small_convnet"])
+def test_divergence_stops_with_step_and_quantity(model, tmp_path):
+    config = replace(algorithm="sgd", learning_rate=1e8, model=model)
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss of replica 0 became .* at step \d+ of 30"
+    ):
+        Trainer(config).run(directory=tmp_path, progress=False)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change", [{"replicas": 3}, {"learning_rate": 0.2}, {"seed": 1}, {"algorithm": "parle"}]
+)
+def test_a_directory_belongs_to_one_run(tmp_path, change):
+    RunDirectory(tmp_path, replace(algorithm="rsgd"))
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name}: .* asked for"):
+        RunDirectory(tmp_path, replace(**{"algorithm": "rsgd"} | change))
+
+
+def test_damaged_files_are_named(tmp_path):
+    config = replace(algorithm="sgd")
+    trainer = Trainer(config)
+    trainer.run(directory=tmp_path, progress=False)
+    (tmp_path / "result.json").unlink()
+    for path in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
+        path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="checkpoints"):
+        trainer.run(directory=tmp_path, progress=False)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        RunDirectory(tmp_path, config)
+
+
+def test_a_complete_run_is_not_repeated(tmp_path):
+    trainer = Trainer(replace(algorithm="sgd"))
+    first = trainer.run(directory=tmp_path, progress=False)
+    (tmp_path / "metrics.jsonl").unlink()
+    assert trainer.run(directory=tmp_path, progress=False) == first
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "parle"])
+def test_killed_runs_resume_to_the_same_parameters_bit_for_bit(algorithm, tmp_path):
+    config = replace(
+        algorithm=algorithm, model="small_convnet", batch_norm=True, augment=("crop",), epochs=16
+    )
+    straight = tmp_path / "straight"
+    Trainer(config).run(directory=straight, progress=False)
+
+    killed = tmp_path / "killed"
+    arguments = ["--out", str(killed), "--checkpoint-seconds", "0", "--no-progress"]
+    for name, value in config.to_json().items():
+        arguments += _as_flag(name, value)
+    for lines in (2, 5):
+        _run_until_killed(arguments, killed / "metrics.jsonl", lines)
+    assert not (killed / "result.json").exists()
+    assert command_line.main(["train", *arguments]) == 0
+
+    like = Trainer(config).init_state(0)
+    like = {name: getattr(like, name) for name in ("step", "params", "opt_state", "batch_stats")}
+    states = [RunDirectory(path, config).restore(like) for path in (straight, killed)]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(*map(_raw, (a, b)))
+    results = [json.loads((path / "result.json").read_text()) for path in (straight, killed)]
+    for result in results:
+        result.pop("seconds")
+        for record in result["history"]:
+            record.pop("seconds")
+    assert results[0] == results[1]
+
+
+def _raw(leaf):
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def _as_flag(name, value):
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+
+
+def _run_until_killed(arguments, metrics, lines):
+    """Runs the command line until its metrics have this many lines, and kills it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "train", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"},
+    )
+    deadline = time.monotonic() + 300
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < lines:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run made no progress"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+# --- studies and the command line ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["digits", "fashion_mnist", "cifar10"])
+def test_studies_compare_at_equal_gradients(dataset):
+    study = study_of(dataset)
+    assert study.base.dataset == dataset
+    assert study.sigma in study.base.sigmas
+    for label, config in study.configs().items():
+        factor = int(label.split(" x ")[1]) if " x " in label else 1
+        assert config.epochs == factor * study.base.epochs
+    for label in study.grids:
+        assert label in study.runs
+        for candidate in study.candidates(label):
+            dataclasses.replace(study.base, **candidate)
+
+
+def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
+    study = Study(
+        base=SMALL,
+        runs={
+            "SGD": {"algorithm": "sgd"},
+            "rSGD": {"algorithm": "rsgd"},
+            "broken": {"algorithm": "sgd", "learning_rate": 1e8},
+        },
+        seeds=2,
+        sigma=0.1,
+    )
+    assert compare.compare(study, tmp_path, progress=False) == 1
+    shown = capsys.readouterr()
+    assert shown.err.count("failed: broken, seed") == 2
+    summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
+    assert set(summary) == {"SGD", "rSGD"}
+    for label, row in summary.items():
+        runs = [
+            json.loads((tmp_path / label.lower() / f"seed-{s}" / "result.json").read_text())
+            for s in range(2)
+        ]
+        errors = [run["test_error"] for run in runs]
+        np.testing.assert_allclose(row["test_error"][0], np.mean(errors), atol=1e-3)
+        np.testing.assert_allclose(row["test_error"][1], abs(errors[0] - errors[1]) / 2, atol=1e-3)
+        assert f"{row['test_error'][0]:.2f} ± {row['test_error'][1]:.2f}" in shown.out
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_command_line_explains_mistakes_in_one_line(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    assert command_line.main(["train", "--dataset", "digit", "--no-progress", *out]) == 1
+    assert "digit" in capsys.readouterr().err.splitlines()[0]
+    assert command_line.main(["compare", "--only", "Adam"]) == 1
+    assert "only must hold labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["tune"]])
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "help" in capsys.readouterr().out
