@@ -17,15 +17,10 @@ import flatjax
 
 
 class Case(NamedTuple):
-    """A transformation in the chain it needs.
+    """The factory of a transformation and its arguments, and the chain it needs.
 
-    Attributes:
-      factory: makes the transformation.
-      arguments: of the factory.
-      static: the arguments that `optax.inject_hyperparams` must not touch.
-      scheduled: the arguments annotated as a number or a schedule.
-      before: what precedes it in a chain.
-      after: what follows.
+    `static` are the arguments that `optax.inject_hyperparams` must not touch, `scheduled` those
+    annotated as a number or a schedule.
     """
 
     factory: Callable[..., optax.GradientTransformation]
@@ -80,7 +75,7 @@ entropy_sgd = Case(
         "outer": optax.sgd(1.0, momentum=0.2),
         "inner": optax.scale_by_adam(),
         "gamma": 0.1,
-        "inner_learning_rate": 0.05,
+        "inner_learning_rate": 0.02,
         "noise_scale": 0.0,  # which Adam, on a zero gradient, would blow up to full steps
     },
     static=("inner_steps", "replica_axis"),
@@ -182,7 +177,7 @@ def distance_to(target):
     return lambda params: sum(jax.tree.leaves(jax.tree.map(squared, params, target)))
 
 
-MATRIX = np.array([[3.0, -2.0], [0.5, 4.0]], np.float32)
+MATRIX = np.array([[1.5, -1.0], [0.2, 2.0]], np.float32)
 MIXED = {"scalar": np.float32(2.0), "vector": np.arange(3, dtype=np.float32), "matrix": MATRIX}
 # Where the two replicas start, the loss and its minimum. The parabola is in half precision.
 TARGETS = {
@@ -199,8 +194,9 @@ def test_converges(name, target):
     start, loss, minimum = TARGETS[target]
     found = solution(*train(CASES[name].make(), start, 500, loss))
     both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), minimum)
-    assert_close = functools.partial(np.testing.assert_allclose, atol=0.02)
-    jax.tree.map(lambda leaf, end: assert_close(leaf.astype(jnp.float32), end), found, both)
+    jax.tree.map(
+        lambda w, end: np.testing.assert_allclose(np.float32(w), end, atol=0.02), found, both
+    )
 
 
 # ------------------------------------------------------------------ its program and its state
@@ -218,7 +214,7 @@ def test_one_compilation_with_unknown_arguments_and_donation(name):
             params, state = jitted(params, state, unheard_of=jnp.array(i))
             assert donated.is_deleted()
     assert jitted._cache_size() == 1
-    assert_close((params, state), expected(name))
+    assert_close(solution(params, state), solution(*expected(name)))
 
 
 DTYPES = {
@@ -248,11 +244,10 @@ def test_types_are_stable(name, dtypes):
     assert types(state) == types(new_state)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
 @each_case
-def test_shardings_are_stable(name, axis_type):
+def test_shardings_are_stable(name):
     """All in the state that is like the parameters is sharded like them, and stays so."""
-    mesh = jax.make_mesh((2,), ("replica",), (axis_type,), devices=jax.devices()[:2])
+    mesh = jax.make_mesh((2,), ("replica",), (AxisType.Explicit,), devices=jax.devices()[:2])
     sharding = NamedSharding(mesh, P("replica"))
     with jax.set_mesh(mesh):
         params = jax.device_put(PARAMS, sharding)
@@ -278,11 +273,8 @@ def test_no_nan_where_the_gradient_is_zero(name):
 def test_trees_without_leaves(name, params):
     tx = CASES[name].make()
     state = tx.init(params)
-    updates, new_state = (
-        jax.jit(tx.update)(params, state, params)
-        if "opaque" not in name
-        else (tx.update(params, state, params, grad_fn=lambda params, i: params))
-    )
+    update = lambda state: tx.update(params, state, params, grad_fn=lambda params, i: params)
+    updates, new_state = jax.eval_shape(update, state)
     assert updates == params
     assert jax.tree.structure(state) == jax.tree.structure(new_state)
 

@@ -1,0 +1,114 @@
+"""The training steps that are timed, in JAX: each a callable that makes one unit of work."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import flatjax
+from flatjax import models
+
+LEARNING_RATE, WEIGHT_DECAY, MOMENTUM, GAMMA = 0.05, 5e-4, 0.9, 0.1
+
+
+class JaxSteps:
+    """One network, one batch for each replica, and the steps of each algorithm on them.
+
+    Attributes:
+      model: the linen module.
+      images: (y, B, H, W, C) float32.
+      labels: (y, B) int32.
+      replicas: parameters of y networks, stacked.
+    """
+
+    def __init__(self, model_name: str, images: np.ndarray, labels: np.ndarray):
+        self.model = models.create(model_name, 10)
+        self.images, self.labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+        init = jax.jit(lambda key: self.model.init(key, self.images[0], train=False)["params"])
+        self.replicas = flatjax.stack_replicas(
+            init, jax.random.split(jax.random.key(0), len(images))
+        )
+
+    def loss(self, params, images, labels):
+        """Mean cross-entropy of one network."""
+        logits = self.model.apply({"params": params}, images, train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def plain(self) -> Callable[[], None]:
+        """One step of SGD with Nesterov momentum."""
+        tx = optax.chain(
+            optax.add_decayed_weights(WEIGHT_DECAY),
+            optax.sgd(LEARNING_RATE, momentum=MOMENTUM, nesterov=True),
+        )
+        return self._one_network(tx)
+
+    def esgd(self) -> Callable[[], None]:
+        """One gradient of transparent Entropy-SGD, noise included."""
+        return self._one_network(
+            flatjax.esgd(LEARNING_RATE, GAMMA, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        )
+
+    def esgd_loop(self, inner_steps: int) -> Callable[[], None]:
+        """One update of opaque Entropy-SGD: a whole inner loop."""
+        tx = flatjax.esgd(
+            LEARNING_RATE,
+            GAMMA,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            inner_steps=inner_steps,
+            opaque_mode=True,
+        )
+        return self._one_network(tx, opaque=True)
+
+    def sam(self) -> Callable[[], None]:
+        """One gradient of optax's SAM, two of which make a step."""
+        adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+        return self._one_network(
+            optax.contrib.sam(optax.sgd(LEARNING_RATE, momentum=MOMENTUM), adversary)
+        )
+
+    def _one_network(self, tx, *, opaque=False):
+        tx = optax.with_extra_args_support(tx)
+        images, labels = self.images[0], self.labels[0]
+
+        def step(params, state):
+            grad_fn = lambda params, i: jax.grad(self.loss)(params, images, labels)
+            extra = {"grad_fn": grad_fn} if opaque else {}
+            updates, state = tx.update(grad_fn(params, 0), state, params, **extra)
+            return optax.apply_updates(params, updates), state
+
+        params = jax.tree.map(lambda leaf: leaf[0], self.replicas)
+        return _repeated(step, params, tx.init(params))
+
+    def rsgd(self, placement: str = "auto", *, decoupled: bool = False) -> Callable[[], None]:
+        """One step of Replicated-SGD: a gradient of each replica."""
+        tx = flatjax.replicated_sgd(
+            LEARNING_RATE,
+            GAMMA,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            replica_axis=0,
+            decoupled=decoupled,
+        )
+        gradients = flatjax.map_replicas(jax.grad(self.loss), placement=placement)
+
+        def step(params, state):
+            grads = gradients(params, self.images, self.labels)
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return _repeated(step, self.replicas, tx.init(self.replicas))
+
+
+def _repeated(step, params, state):
+    """A callable that makes one step from where the last one ended, and waits for it."""
+    jitted = jax.jit(step, donate_argnums=(0, 1))
+    carry = jax.tree.map(jnp.copy, (params, state))
+
+    def run():
+        nonlocal carry
+        carry = jax.block_until_ready(jitted(*carry))
+
+    return run
