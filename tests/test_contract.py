@@ -43,6 +43,7 @@ class Case(NamedTuple):
 STACKED = {"replica_axis": 0}
 SGD = {"learning_rate": 0.02, "momentum": 0.8, "weight_decay": 0.0}
 ESGD = {**SGD, "gamma": 0.1, "noise_scale": 1e-4, "key": 1}
+PARLE = {**ESGD, "replica_gamma": 0.5, **STACKED}
 OPAQUE = {"opaque_mode": True, "inner_steps": 2, "noise_scale": 0.0}
 PLAIN_SGD = optax.sgd(0.02, momentum=0.8)
 
@@ -53,43 +54,37 @@ couple_replicas = Case(
     scheduled=("gamma",),
     after=(PLAIN_SGD,),
 )
-pull_to_center = couple_replicas._replace(
-    factory=flatjax.pull_to_center,
-    arguments={"gamma": 0.1, "learning_rate": 0.5, **STACKED},
+pull_to_center = Case(
+    flatjax.pull_to_center,
+    {"gamma": 0.1, "learning_rate": 0.5, **STACKED},
+    static=("replica_axis", "period"),
     scheduled=("gamma", "learning_rate"),
     before=(optax.adam(0.05),),
-    after=(),
 )
-replicated_sgd = couple_replicas._replace(
-    factory=flatjax.replicated_sgd,
-    arguments=SGD | {"gamma": 0.1, **STACKED},
+replicated_sgd = Case(
+    flatjax.replicated_sgd,
+    SGD | {"gamma": 0.1, **STACKED},
+    static=("replica_axis", "period"),
     scheduled=("learning_rate", "gamma"),
-    after=(),
 )
-per_replica = Case(
-    flatjax.per_replica, {"tx": optax.chain(optax.clip_by_global_norm(50.0), PLAIN_SGD)}
-)
+ENTROPY = {
+    "outer": optax.sgd(1.0, momentum=0.2),
+    "inner": optax.scale_by_adam(),
+    "gamma": 0.1,
+    "inner_learning_rate": 0.02,
+    "noise_scale": 0.0,  # which Adam, on a zero gradient, would blow up to full steps
+}
 entropy_sgd = Case(
     flatjax.entropy_sgd,
-    {
-        "outer": optax.sgd(1.0, momentum=0.2),
-        "inner": optax.scale_by_adam(),
-        "gamma": 0.1,
-        "inner_learning_rate": 0.02,
-        "noise_scale": 0.0,  # which Adam, on a zero gradient, would blow up to full steps
-    },
+    ENTROPY,
     static=("inner_steps", "replica_axis"),
     scheduled=("gamma", "inner_learning_rate"),
 )
-esgd = entropy_sgd._replace(
-    factory=flatjax.esgd,
-    arguments=ESGD,
-    scheduled=("learning_rate", "gamma", "outer_learning_rate"),
-)
-parle = entropy_sgd._replace(
-    factory=flatjax.parle,
-    arguments=ESGD | {"replica_gamma": 0.5, **STACKED},
-    scheduled=("learning_rate", "gamma", "replica_gamma"),
+rates = ("learning_rate", "gamma")
+esgd = Case(flatjax.esgd, ESGD, entropy_sgd.static, (*rates, "outer_learning_rate"))
+parle = Case(flatjax.parle, PARLE, entropy_sgd.static, (*rates, "replica_gamma"))
+per_replica = Case(
+    flatjax.per_replica, {"tx": optax.chain(optax.clip_by_global_norm(50.0), PLAIN_SGD)}
 )
 average_params = Case(
     flatjax.average_params, {"decay": 0.9}, static=("start", "period"), before=(PLAIN_SGD,)
@@ -194,9 +189,8 @@ def test_converges(name, target):
     start, loss, minimum = TARGETS[target]
     found = solution(*train(CASES[name].make(), start, 500, loss))
     both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), minimum)
-    jax.tree.map(
-        lambda w, end: np.testing.assert_allclose(np.float32(w), end, atol=0.02), found, both
-    )
+    near = functools.partial(np.testing.assert_allclose, atol=0.02)
+    jax.tree.map(lambda w, end: near(w.astype(jnp.float32), end), found, both)
 
 
 # ------------------------------------------------------------------ its program and its state
@@ -217,11 +211,8 @@ def test_one_compilation_with_unknown_arguments_and_donation(name):
     assert_close(solution(params, state), solution(*expected(name)))
 
 
-DTYPES = {
-    "half": ("bfloat16", "float16"),
-    "single": ("float32", "bfloat16"),
-    "double": ("float64", "float32"),
-}
+DTYPES = {"half": ("bfloat16", "float16"), "single": ("float32", "bfloat16")}
+DTYPES |= {"double": ("float64", "float32")}
 
 
 @pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES)
@@ -234,11 +225,8 @@ def test_types_are_stable(name, dtypes):
     with jax.enable_x64("float64" in dtypes.values()), jax.checking_leaks():
         state = jax.eval_shape(tx.init, params)
         with jax.numpy_rank_promotion("raise"):
-            updates, new_state = jax.eval_shape(
-                lambda params, state: tx.update(params, state, params, grad_fn=lambda p, i: p),
-                params,
-                state,
-            )
+            update = lambda params, state: tx.update(params, state, params, grad_fn=grad_fn)
+            updates, new_state = jax.eval_shape(update, params, state)
     assert {k: update.dtype.name for k, update in updates.items()} == dtypes
     types = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype, x.weak_type))
     assert types(state) == types(new_state)
