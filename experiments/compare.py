@@ -32,24 +32,36 @@ def run_study(
     """
     results: dict[str, list[dict[str, Any]]] = {label: [] for label in study.runs}
     failures = []
-    task: Task | None = None
-    bar = tqdm.tqdm(
-        total=len(study.runs) * study.seeds, desc="runs", unit="run", disable=not progress
-    )
-    with bar:
-        for label, config in study.configs().items():
-            if task is None or not _same_task(config, task.config):
-                task = make_task(config)
-            trainer = Trainer(config, task)
-            for seed in range(study.seeds):
-                bar.set_postfix_str(f"{label}, seed {seed}")
-                directory = out / slug(label) / f"seed-{seed}"
-                try:
-                    results[label].append(trainer.run(seed, directory=directory, progress=progress))
-                except (RuntimeError, ValueError, OSError) as error:
-                    failures.append(f"{label}, seed {seed}: {error}")
-                bar.update()
+    trainers = _Trainers(study)
+    # Seeds outside: a study that is stopped early has all algorithms with fewer seeds.
+    runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
+    bar = tqdm.tqdm(runs, desc="runs", unit="run", disable=not progress)
+    for seed, label in bar:
+        bar.set_postfix_str(f"{label}, seed {seed}")
+        directory = out / slug(label) / f"seed-{seed}"
+        try:
+            result = trainers[label].run(seed, directory=directory, progress=progress)
+            results[label].append(result)
+        except (RuntimeError, ValueError, OSError) as error:
+            failures.append(f"{label}, seed {seed}: {error}")
     return results, failures
+
+
+class _Trainers:
+    """The trainers of a study, made when first asked for; all share data and compiled programs."""
+
+    def __init__(self, study: Study):
+        self._configs = study.configs()
+        self._trainers: dict[str, Trainer] = {}
+        self._task: Task | None = None
+
+    def __getitem__(self, label: str) -> Trainer:
+        if label not in self._trainers:
+            config = self._configs[label]
+            if self._task is None or not _same_task(config, self._task.config):
+                self._task = make_task(config)
+            self._trainers[label] = Trainer(config, self._task)
+        return self._trainers[label]
 
 
 def slug(label: str) -> str:

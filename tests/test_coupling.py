@@ -1,0 +1,381 @@
+"""Both couplings: their special cases, their stability, when they communicate, bad input."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import flatjax
+
+INF = float("inf")
+RNG = np.random.default_rng(0)
+STACK = {
+    "w": RNG.normal(size=(4, 2, 3)).astype(np.float32),
+    "b": RNG.normal(size=(4, 3)).astype(np.float32),
+}
+MINIMA = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), STACK)
+center = functools.partial(flatjax.replica_center, replica_axis=0, keepdims=True)
+distance = functools.partial(flatjax.replica_distance, replica_axis=0)
+assert_close = functools.partial(
+    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+)
+assert_equal = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+
+
+def gradient(params):
+    """Of a loss whose minimum is another one for each replica."""
+    return jax.tree.map(lambda w, m: jnp.tanh(w - m), params, MINIMA)
+
+
+def run(tx, params=STACK, steps=9, gradient=gradient, **extra_args):
+    """The parameters after each step."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(gradient(params), state, params, **extra_args)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), length=steps)[1])()
+
+
+def zero_gradient(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+# ------------------------------------------------------------------------------ special cases
+
+BASES = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adamw": optax.adamw(0.1, weight_decay=0.1),
+}
+
+
+def coupled(base, gamma, decoupled, **options):
+    options = {"replica_axis": 0} | options
+    if decoupled:
+        return optax.chain(base, flatjax.pull_to_center(gamma, 0.1, **options))
+    return optax.chain(flatjax.couple_replicas(gamma, **options), base)
+
+
+both = pytest.mark.parametrize("decoupled", [False, True], ids=["in_gradient", "decoupled"])
+
+
+@both
+@pytest.mark.parametrize("period", [1, 3])
+@pytest.mark.parametrize("base", BASES)
+def test_without_gamma_it_is_the_base_optimizer(base, period, decoupled):
+    tx = coupled(BASES[base], 0.0, decoupled, period=period)
+    assert_equal(run(tx), run(BASES[base]))
+
+
+@both
+def test_one_replica_is_not_coupled(decoupled):
+    one = jax.tree.map(lambda leaf: leaf[:1], STACK)
+    shrink = lambda params: params
+    tx = coupled(BASES["momentum"], 3.0, decoupled)
+    assert_equal(run(tx, one, gradient=shrink), run(BASES["momentum"], one, gradient=shrink))
+
+
+@both
+@pytest.mark.parametrize("gamma", [0.3, 5.0])
+def test_the_center_does_not_feel_the_coupling(gamma, decoupled):
+    path = run(coupled(BASES["sgd"], gamma, decoupled), gradient=zero_gradient)
+    for name, leaf in STACK.items():
+        expected = np.broadcast_to(leaf.mean(axis=0), (9, *leaf.shape[1:]))
+        np.testing.assert_allclose(path[name].mean(axis=1), expected, atol=1e-6)
+    distances = jax.vmap(distance)(path)
+    assert np.all(np.diff(distances) < 0)
+
+
+def test_both_forms_agree_at_a_small_rate():
+    """To first order in eta gamma, behind plain SGD."""
+    slow = optax.sgd(0.1)
+    difference = lambda gamma: max(
+        float(np.max(np.abs(a - b)))
+        for a, b in zip(
+            jax.tree.leaves(run(coupled(slow, gamma, decoupled=False), steps=1)),
+            jax.tree.leaves(run(coupled(slow, gamma, decoupled=True), steps=1)),
+            strict=True,
+        )
+    )
+    # They differ by eta gamma times the step (first order) and (eta gamma)^2 / 2 times the distance.
+    assert 0 < difference(0.02) < 0.002 * 0.1 * 3 + 0.002**2 * 3
+
+
+def replicate(params):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf.mean(0), leaf.shape), params)
+
+
+def test_infinite_gamma_is_data_parallel_sgd():
+    """On the mean of the replicas' gradients, from the center of their start."""
+    path = run(optax.chain(optax.sgd(0.1), flatjax.pull_to_center(INF, 0.1, replica_axis=0)))
+    expected = run(
+        optax.sgd(0.1), replicate(STACK), gradient=lambda params: replicate(gradient(params))
+    )
+    # The first gradients are taken before anything is averaged.
+    start = jax.tree.map(lambda w, g: (w - 0.1 * g).mean(axis=0), STACK, gradient(STACK))
+    assert_close(jax.tree.map(lambda leaf: leaf[0, 0], path), start)
+    common = run(
+        optax.chain(optax.sgd(0.1), flatjax.pull_to_center(INF, 0.1, replica_axis=0)),
+        replicate(STACK),
+    )
+    assert_close(common, expected)
+
+
+def test_infinite_gamma_and_a_period_is_local_sgd():
+    pull = flatjax.pull_to_center(INF, 0.1, replica_axis=0, period=3)
+    path = run(optax.chain(optax.sgd(0.1), pull))
+    params = STACK
+    for t in range(9):
+        params = jax.tree.map(lambda w, g: w - 0.1 * g, params, gradient(params))
+        if t % 3 == 2:
+            params = replicate(params)
+        assert_close(jax.tree.map(lambda leaf, t=t: leaf[t], path), params)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, lambda count: 0.1 * (1 - count / 4)])
+def test_infinite_gamma_at_a_learning_rate_of_zero(learning_rate):
+    """As at the end of a schedule: the replicas are averaged all the same."""
+    pull = flatjax.pull_to_center(INF, learning_rate, replica_axis=0)
+    path = run(pull, steps=5, gradient=zero_gradient)
+    assert_close(jax.tree.map(lambda leaf: leaf[-1], path), replicate(STACK))
+
+
+@both
+def test_gamma_grows_with_the_count(decoupled):
+    """The first update sees count 0."""
+    gamma = lambda count: jnp.where(count == 1, 2.0, 0.0)
+    distances = jax.vmap(distance)(
+        run(coupled(BASES["sgd"], gamma, decoupled), steps=3, gradient=zero_gradient)
+    )
+    shrunk = np.exp(-0.2) if decoupled else 1 - 0.2
+    np.testing.assert_allclose(distances / distance(STACK), [1, shrunk**2, shrunk**2], rtol=1e-5)
+
+
+MASKS = {
+    "tree": {"w": True, "b": False},
+    "function": lambda params: jax.tree.map(lambda leaf: leaf.ndim == 3, params),
+}
+
+
+@both
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_masked_leaves_are_left_alone(mask, decoupled):
+    tx = coupled(BASES["sgd"], 2.0, decoupled, mask=mask)
+    found, all_coupled, free = (
+        run(tx),
+        run(coupled(BASES["sgd"], 2.0, decoupled)),
+        run(BASES["sgd"]),
+    )
+    assert_equal(found, {"w": all_coupled["w"], "b": free["b"]})
+    assert np.max(np.abs(free["w"] - found["w"])) > 0.01
+
+
+def test_a_mask_may_stand_for_a_subtree():
+    nested = {"first": STACK, "second": STACK}
+    tx = flatjax.couple_replicas(1.0, replica_axis=0, mask={"first": True, "second": False})
+    found, _ = tx.update(nested, tx.init(nested), nested)
+    force = jax.tree.map(lambda w, c: w + (w - c), STACK, center(STACK))
+    assert_close(found, {"first": force, "second": STACK})
+
+
+# ---------------------------------------------------------------------------------- stability
+
+MOMENTUM = 0.9
+LIMITS = {
+    "plain": (None, False, 2.0),
+    "heavy_ball": (MOMENTUM, False, 2 * (1 + MOMENTUM)),
+    "nesterov": (MOMENTUM, True, 2 * (1 + MOMENTUM) / (1 + 2 * MOMENTUM)),
+}
+
+
+def final_distance(rate, momentum, nesterov, decoupled):
+    """Relative to its start, after 400 steps at learning_rate * gamma = rate, without loss."""
+    options = {"momentum": momentum, "nesterov": nesterov, "decoupled": decoupled}
+    tx = flatjax.replicated_sgd(0.1, rate / 0.1, replica_axis=0, **options)
+    path = run(tx, steps=400, gradient=zero_gradient)
+    return float(distance(jax.tree.map(lambda leaf: leaf[-1], path)) / distance(STACK))
+
+
+@pytest.mark.parametrize(("momentum", "nesterov", "limit"), LIMITS.values(), ids=LIMITS)
+def test_stability_limits_of_the_force(momentum, nesterov, limit):
+    assert final_distance(0.98 * limit, momentum, nesterov, decoupled=False) < 1e-3
+    assert final_distance(1.02 * limit, momentum, nesterov, decoupled=False) > 1e3
+
+
+@pytest.mark.parametrize("rate", [1.0, 4.0, 1e3, INF])
+@pytest.mark.parametrize(("momentum", "nesterov", "limit"), LIMITS.values(), ids=LIMITS)
+def test_the_pull_is_always_stable(momentum, nesterov, limit, rate):
+    del limit
+    assert final_distance(rate, momentum, nesterov, decoupled=True) < 1e-10
+
+
+# ------------------------------------------------------------------------------ communication
+
+COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
+
+
+def compiled(tx, placement, **extra_args):
+    """The program of an update, one replica on each of four devices."""
+    state = jax.eval_shape(tx.init, STACK)
+    specs = jax.tree.map(lambda leaf: P("replica") if leaf.ndim else P(), (STACK, state))
+
+    def step(params, state):
+        return tx.update(jax.tree.map(jnp.tanh, params), state, params, **extra_args)
+
+    mesh = flatjax.replica_mesh(4, jax.devices()[:4])
+    if placement == "shard_map":
+        step = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=specs)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    step = jax.jit(step, in_shardings=shardings, out_shardings=shardings)
+    return step.lower(STACK, state).compile().as_text()
+
+
+def where_it_communicates(program):
+    """Names of the computations with a collective: of branches of a conditional, and of others."""
+    computations = re.findall(r"^(?:ENTRY )?%(\S+) [^\n]*\{\n(.*?)^\}", program, re.M | re.S)
+    talking = {name for name, body in computations if re.search(COLLECTIVE, body)}
+    branches = re.findall(
+        r"(?:branch_computations=\{|(?:true|false)_computation=)([^}\n]*)", program
+    )
+    branches = set(re.findall(r"%([\w.\-]+)", " ".join(branches)))
+    return talking & branches, talking - branches
+
+
+balanced = flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, 10))
+SELDOM = {
+    "couple_replicas": functools.partial(flatjax.couple_replicas, 1.0, period=3),
+    "pull_to_center": functools.partial(flatjax.pull_to_center, 1.0, 0.1, period=3),
+    "automatic_gamma": functools.partial(flatjax.couple_replicas, balanced, period=3),
+    "parle": functools.partial(flatjax.parle, 0.1, 1.0, 1.0, noise_scale=0.0),
+}
+PLACES = {"shard_map": {"axis_name": "replica"}, "jit": {"replica_axis": 0}}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", SELDOM)
+def test_devices_communicate_at_coupled_steps_only(name, place):
+    program = compiled(SELDOM[name](**PLACES[place]), place, value=1.0)
+    in_branches, elsewhere = where_it_communicates(program)
+    assert in_branches
+    assert not elsewhere
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_devices_communicate_at_each_step_without_a_period(place):
+    in_branches, elsewhere = where_it_communicates(
+        compiled(flatjax.couple_replicas(1.0, **PLACES[place]), place)
+    )
+    assert elsewhere
+    assert not in_branches
+
+
+# ------------------------------------------------------------------------------ automatic gamma
+
+
+@pytest.mark.parametrize("form", ["couple_replicas", "pull_to_center"])
+@pytest.mark.parametrize("place", ["stack", "vmap", "shard_map"])
+def test_automatic_gamma_is_the_balanced_one(form, place):
+    """Measured at the first update, from each replica's own loss."""
+    losses = jnp.arange(1.0, 5.0)
+    growth = flatjax.schedules.scoping(1.0, 9, factor=3.0)
+    gamma_0 = flatjax.schedules.balanced_gamma(losses.mean(), distance(STACK))
+    rest = (0.1,) if form == "pull_to_center" else ()
+    make = functools.partial(getattr(flatjax, form), flatjax.schedules.BalancedScoping(growth))
+
+    def updates_of(tx, params, losses):
+        """Those of three steps, which the second loss, of 100, must not change."""
+        state, path = tx.init(params), []
+        for scale in (1.0, 100.0, 1.0):
+            updates, state = tx.update(params, state, params, value=scale * losses)
+            path.append(updates)
+        return path
+
+    if place == "stack":
+        run = functools.partial(updates_of, make(*rest, replica_axis=0))
+    else:
+        run = functools.partial(updates_of, make(*rest, axis_name="replica"))
+        if place == "vmap":
+            run = jax.vmap(run, axis_name="replica")
+        else:
+            mesh = flatjax.replica_mesh(4, jax.devices()[:4])
+            specs = {"in_specs": P("replica"), "out_specs": P("replica")}
+            run = jax.shard_map(run, mesh=mesh, **specs)
+    eager = getattr(flatjax, form)(lambda count: gamma_0 * growth(count), *rest, replica_axis=0)
+    assert_close(
+        jax.jit(run)(STACK, losses), jax.jit(functools.partial(updates_of, eager))(STACK, losses)
+    )
+
+
+def test_automatic_gamma_refuses():
+    tx = flatjax.couple_replicas(balanced, replica_axis=0)
+    with pytest.raises(ValueError, match="distance .* common initialisation"):
+        tx.init(replicate(STACK))
+    with pytest.raises(ValueError, match="value"):
+        tx.update(STACK, tx.init(STACK), STACK)
+
+
+# ---------------------------------------------------------------------- diagnostics, bad input
+
+
+def test_diagnostics():
+    tx = optax.chain(flatjax.couple_replicas(0.5, replica_axis=0), optax.adam(0.1))
+    _, state = tx.update(STACK, tx.init(STACK), STACK)
+    found = flatjax.coupling_diagnostics(STACK, state, 0.1, replica_axis=0)
+    energy = 0.25 * distance(STACK)
+    expected = {"gamma": 0.5, "lr_gamma": 0.05, "replica_distance": distance(STACK)}
+    assert_close(found, expected | {"coupling_energy": energy})
+    with pytest.raises(ValueError, match="state must hold one CoupleReplicasState, found 0"):
+        flatjax.coupling_diagnostics(STACK, optax.sgd(0.1).init(STACK), 0.1, replica_axis=0)
+
+
+BAD = [
+    ({"gamma": -0.1}, ValueError, "gamma must be"),
+    ({"gamma": float("nan")}, ValueError, "gamma must be"),
+    ({"gamma": "much"}, TypeError, "gamma must be"),
+    ({"gamma": np.ones(3)}, ValueError, "gamma must be a scalar"),
+    ({"period": 0}, ValueError, "period must be"),
+    ({"period": 1.5}, TypeError, "period must be"),
+    ({"period": jnp.array(2)}, TypeError, "period must be a Python int.*static_args"),
+    ({"replica_axis": None}, ValueError, "axis_name or replica_axis"),
+    ({"replica_axis": -1}, ValueError, "replica_axis must be"),
+]
+FORMS = {
+    "couple_replicas": flatjax.couple_replicas,
+    "pull_to_center": functools.partial(flatjax.pull_to_center, learning_rate=0.1),
+    "replicated_sgd": functools.partial(flatjax.replicated_sgd, 0.1),
+}
+each_form = pytest.mark.parametrize("form", FORMS)
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD)
+@each_form
+def test_couplings_refuse(form, arguments, error, message):
+    with pytest.raises(error, match=message):
+        FORMS[form](**{"gamma": 1.0, "replica_axis": 0} | arguments)
+
+
+@each_form
+def test_couplings_refuse_leaves_that_disagree(form):
+    tx = FORMS[form](gamma=1.0, replica_axis=0)
+    with pytest.raises(ValueError, match=r"\['w'\] has 2 replicas"):
+        tx.init(STACK | {"w": STACK["w"][:2]})
+    with pytest.raises(ValueError, match=r"\['w'\] must carry a replica axis"):
+        tx.init({"w": jnp.array(1.0)})
+
+
+def test_more_is_refused():
+    with pytest.raises(ValueError, match="gamma must be finite"):
+        flatjax.couple_replicas(INF, replica_axis=0)
+    with pytest.raises(ValueError, match="learning_rate must be"):
+        flatjax.pull_to_center(1.0, -0.1, replica_axis=0)
+    with pytest.raises(ValueError, match="weight_decay must be"):
+        flatjax.replicated_sgd(0.1, 1.0, weight_decay=-0.1, replica_axis=0)
