@@ -129,8 +129,10 @@ def _choose(fn, args, axes, size) -> str:
         return "unroll"
     if jax.default_backend() != "cpu":
         return "vmap"
-    one_replica = jax.eval_shape(lambda *args: tuple(_take(args, axes, 0)), *args)
-    return "unroll" if contains_convolution(fn, *one_replica) else "vmap"
+    # Traced where it runs, on the arguments themselves: inside a shard_map their types say more
+    # than shape and dtype.
+    one_replica = lambda *args: fn(*_take(args, axes, 0))
+    return "unroll" if contains_convolution(one_replica, *args) else "vmap"
 
 
 def _unroll(fn, args, axes, size):

@@ -1,0 +1,52 @@
+"""What the README promises: its example runs, its pictures exist, its options are options."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import __main__ as command_line
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "experiments" / "RESULTS.md").read_text()
+
+
+def test_the_example_runs_and_learns():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    target = jnp.array([1.0, -2.0])
+    loss = lambda params, batch: jnp.sum((params["w"] - target) ** 2 * batch)
+    steps = 100
+    namespace = {
+        "init_fn": lambda key: {"w": jax.random.normal(key, (2,))},
+        "loss": loss,
+        "steps": steps,
+        "data": [jnp.ones((3, 1))] * steps,
+    }
+    exec(code, namespace)
+    assert namespace["params"]["w"].shape == (2,)
+    assert loss(namespace["params"], 1.0) < 1e-2
+
+
+@pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "RESULTS"])
+def test_pictures_and_files_exist(text):
+    folder = ROOT if text is README else ROOT / "experiments"
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", text)
+    assert links
+    for link in links:
+        assert (folder / link).exists(), link
+
+
+@pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "RESULTS"])
+def test_commands_are_commands(text, capsys):
+    commands = re.findall(r"-m experiments (train|compare|tune)((?: --[^`\n|]*)?)", text)
+    assert commands
+    for command, arguments in commands:
+        with pytest.raises(SystemExit) as stop:  # --help stops before anything runs
+            command_line.main([command, *arguments.split(), "--help"])
+        assert stop.value.code == 0
+        shown = capsys.readouterr().out
+        for flag in re.findall(r"--[a-z-]+", arguments):
+            assert flag in shown, flag
