@@ -52,5 +52,10 @@ def evaluate(
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     if totals is None:
         raise ValueError("batches must hold at least one batch, got none.")
-    count = totals["count"]
-    return {name: total / count for name, total in totals.items() if name != "count"}
+    count = jnp.asarray(totals["count"])
+
+    def mean(total):
+        # Axes of the count, those of stacked replicas, are the first of the sums.
+        return total / count.reshape(count.shape + (1,) * (jnp.ndim(total) - count.ndim))
+
+    return {name: mean(total) for name, total in totals.items() if name != "count"}

@@ -46,7 +46,7 @@ COUPLING = {"gamma": 0.1, **STACKED}
 RSGD = {"learning_rate": 0.02, "momentum": 0.8, **COUPLING}
 ESGD = {"learning_rate": 0.02, "momentum": 0.8, "weight_decay": 0.0, "gamma": 0.1}
 ESGD |= {"key": jax.random.key(1)}
-PARLE = ESGD | {"replica_gamma": 0.5, **STACKED}
+PARLE = ESGD | {"replica_gamma": 0.5, "outer_momentum": 0.2, **STACKED}
 ENTROPY = {"outer": optax.sgd(1.0, momentum=0.2), "inner": optax.scale_by_adam(), "gamma": 0.1}
 # No noise, which Adam, on a zero gradient, would blow up to full steps.
 ENTROPY |= {"inner_learning_rate": 0.02, "noise_scale": 0.0}
@@ -82,8 +82,7 @@ CASES = {
 }
 each_case = pytest.mark.parametrize("name", CASES)
 
-# Two replicas along the first axis; for transformations of one network, just an axis more. One of
-# the leaves is None, always.
+# Two replicas along the first axis, or one network with an axis more. One leaf is always None.
 PARAMS = {
     "w": jnp.array([[[1.0, -2.0, 0.5]], [[0.3, 1.0, -1.0]]]),
     "b": jnp.array([[0.2], [2.0]]),
@@ -194,7 +193,8 @@ def test_types_are_stable(name, dtypes):
     """Of updates and state. On abstract values, and without leaks or implicit broadcasts."""
     dtypes = dict(zip(("w", "b"), dtypes, strict=True))
     params = {k: jax.ShapeDtypeStruct(PARAMS[k].shape, dtype) for k, dtype in dtypes.items()}
-    tx = CASES[name].make()
+    # Schedules, whose values are strongly typed.
+    tx = CASES[name].make(**{a: lambda count: jnp.float32(0.1) for a in CASES[name].scheduled})
     with jax.enable_x64("float64" in dtypes.values()), jax.checking_leaks():
         state = jax.eval_shape(tx.init, params)
         with jax.numpy_rank_promotion("raise"):

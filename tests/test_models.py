@@ -35,12 +35,8 @@ def apply(model, variables, images, *, train):
     return model.apply(variables, images, train=train, mutable=["batch_stats"])
 
 
-def shapes(tree):
-    return jax.tree.map(lambda leaf: leaf.shape, tree)
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
+count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 # Forward passes in NumPy, loops over everything that has an index in the definition.

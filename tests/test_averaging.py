@@ -1,0 +1,95 @@
+"""Averages along the trajectory: SWA and EMA."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flatjax
+
+STEPS = 12
+PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([4.0])}
+SGD = optax.sgd(0.1, momentum=0.5)
+assert_close = functools.partial(
+    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+)
+
+
+def run(tx, params=PARAMS, steps=STEPS):
+    """The parameters and the state after each step."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
+        carry = optax.apply_updates(params, updates), state
+        return carry, carry
+
+    return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), length=steps)[1])()
+
+
+def averages(**options):
+    return flatjax.averaged_params(run(optax.chain(SGD, flatjax.average_params(**options)))[1])
+
+
+def test_training_is_not_changed():
+    path, _ = run(optax.chain(SGD, flatjax.average_params(start=2, period=3)))
+    assert_close(path, run(SGD)[0])
+
+
+@pytest.mark.parametrize(("start", "period"), [(0, 1), (3, 1), (0, 4), (5, 3), (11, 1)])
+def test_equal_average(start, period):
+    """Of the points at start, start + K, ...; before them, the present point."""
+    found, path = averages(start=start, period=period), run(SGD)[0]
+    for t in range(STEPS):
+        chosen = path if t < start else jax.tree.map(lambda leaf: leaf[start::period], path)
+        first, last = (t, t + 1) if t < start else (0, (t - start) // period + 1)
+        expected = jax.tree.map(lambda leaf, i=first, j=last: leaf[i:j].mean(axis=0), chosen)
+        assert_close(jax.tree.map(lambda leaf, t=t: leaf[t], found), expected)
+
+
+@pytest.mark.parametrize(("start", "period"), [(0, 1), (4, 1), (2, 3)])
+@pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
+def test_exponential_average(start, period, decay):
+    """Starts at the first averaged point, which no zero pulls on."""
+    found, path = averages(start=start, period=period, decay=decay), run(SGD)[0]
+    for name, leaf in path.items():
+        mean = leaf[0]
+        for t in range(STEPS):
+            if t <= start:
+                mean = leaf[t]
+            elif (t - start) % period == 0:
+                mean = decay * mean + (1 - decay) * leaf[t]
+            np.testing.assert_allclose(found[name][t], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_before_any_update_the_average_is_the_start():
+    assert_close(flatjax.averaged_params(flatjax.average_params().init(PARAMS)), PARAMS)
+
+
+def test_average_around_entropy_sgd_averages_its_iterates():
+    """Whatever precedes it in the chain."""
+    tx = optax.chain(flatjax.esgd(0.1, 0.1, key=1), flatjax.average_params())
+    path, states = run(tx)
+    expected = jax.tree.map(lambda leaf: leaf.mean(axis=0), path)
+    found = flatjax.averaged_params(states)
+    assert_close(jax.tree.map(lambda leaf: leaf[-1], found), expected)
+
+
+def test_averages_refuse():
+    for arguments, error, name in [
+        ({"start": -1}, ValueError, "start"),
+        ({"start": 0.5}, TypeError, "start"),
+        ({"period": 0}, ValueError, "period"),
+        ({"decay": 1.1}, ValueError, "decay"),
+        ({"decay": -0.1}, ValueError, "decay"),
+    ]:
+        with pytest.raises(error, match=f"{name} must be"):
+            flatjax.average_params(**arguments)
+    with pytest.raises(ValueError, match="state must hold one AverageParamsState, found 0"):
+        flatjax.averaged_params(SGD.init(PARAMS))
+    state = flatjax.average_params().init(PARAMS)
+    with pytest.raises(ValueError, match="found 2"):
+        flatjax.averaged_params((state, state))
