@@ -30,8 +30,9 @@ class Network(nn.Module):
         return nn.Dense(3)(x)
 
 
-def initialise(key, **options):
-    variables = Network(**options).init(key, BATCHES[0])
+@jax.jit
+def initialise(key):
+    variables = Network().init(key, BATCHES[0])
     return variables["params"], variables["batch_stats"]
 
 

@@ -66,20 +66,19 @@ CASES = {
     "couple_replicas": couple_replicas,
     "couple_replicas_every_third": couple_replicas.but(period=3),
     "pull_to_center": pull_to_center,
-    "pull_to_center_every_third": pull_to_center.but(period=3),
     "replicated_sgd": replicated_sgd,
     "replicated_sgd_decoupled": replicated_sgd.but(decoupled=True),
     "per_replica": Case(flatjax.per_replica, {"tx": CLIPPED_SGD}),
     "entropy_sgd": Case(flatjax.entropy_sgd, ENTROPY, ("gamma", "inner_learning_rate")),
     "esgd": esgd,
     "esgd_stacked": esgd.but(**STACKED),
-    "esgd_decoupled": esgd.but(decoupled=True, noise_scale=0.0),
     "esgd_opaque": esgd.but(**OPAQUE),
     "parle": parle,
     "parle_decoupled": parle.but(decoupled=True, noise_scale=0.0),
     "parle_opaque": parle.but(**OPAQUE),
     "average_params": Case(flatjax.average_params, {"decay": 0.9}, before=(PLAIN_SGD,)),
 }
+BASIC = [name for name in CASES if not name.endswith(("every_third", "stacked", "opaque"))]
 each_case = pytest.mark.parametrize("name", CASES)
 
 # Two replicas along the first axis, or one network with an axis more. One leaf is always None.
@@ -298,8 +297,9 @@ def partition(tx, trained):
     return optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
 
 
-@pytest.mark.parametrize("wrapper", [masked, partition])
-@each_case
+@pytest.mark.parametrize(
+    ("name", "wrapper"), [(n, partition) for n in CASES] + [(n, masked) for n in BASIC]
+)
 def test_frozen_leaves(name, wrapper):
     """The others move as if they were alone."""
     trained = {"w": True, "frozen": False, "b": True, "nothing": None}
@@ -320,11 +320,9 @@ def test_apply_if_finite(name):
     assert_close(carry[0], expected(name)[0])
 
 
-VARIANTS = ("every_third", "stacked", "opaque")
-SCHEDULED = [(n, a) for n in CASES if not n.endswith(VARIANTS) for a in CASES[n].scheduled]
-
-
-@pytest.mark.parametrize(("name", "argument"), SCHEDULED)
+@pytest.mark.parametrize(
+    ("name", "argument"), [(name, a) for name in BASIC for a in CASES[name].scheduled]
+)
 def test_schedules(name, argument):
     """A constant schedule is the number; another one is not."""
 

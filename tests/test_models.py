@@ -187,9 +187,11 @@ def test_batch_norm_averages_with_momentum_when_training_only():
 
 
 @pytest.mark.parametrize(
-    "model", [models.MLP(hidden=(64,)), models.SmallConvNet(features=(16,), hidden=())]
+    ("model", "gain"),
+    [(models.MLP(hidden=(64,)), 2), (models.SmallConvNet(features=(16,), hidden=()), 1)],
+    ids=["He", "LeCun"],
 )
-def test_initialisation_is_he_normal(model):
+def test_variance_of_the_initial_weights(model, gain):
     init = jax.jit(functools.partial(model.init, train=False))
     params = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
     for name, layer in params.items():
@@ -197,7 +199,7 @@ def test_initialisation_is_he_normal(model):
         fan_in = kernel.size // kernel.shape[-1]
         # The sample variance of n normal numbers is off by sqrt(2/n) of itself; allow 4 of these.
         tolerance = 4 * np.sqrt(2 / kernel.size)
-        assert abs(kernel.var() * fan_in / 2 - 1) < tolerance, name
+        assert abs(kernel.var() * fan_in / gain - 1) < tolerance, name
         assert not np.any(layer["bias"])
 
 

@@ -21,7 +21,6 @@ MESHES = {
     "4x2": flatjax.replica_mesh(4, jax.devices()),
     "2x1": flatjax.replica_mesh(2, jax.devices()[:2]),
     "2x4": flatjax.replica_mesh(2, jax.devices()),
-    "1x2": flatjax.replica_mesh(1, jax.devices()[:2]),
 }
 PLACEMENTS = {"vmap": {"placement": "vmap"}, "unroll": {"placement": "unroll"}, "auto": {}}
 PLACEMENTS |= {name: {"placement": "mesh", "mesh": mesh} for name, mesh in MESHES.items()}
@@ -43,8 +42,10 @@ X = {"a": RNG.normal(size=(4, 2)).astype(np.float32)}
 SHIFT = {"b": RNG.normal(size=3).astype(np.float32)}
 
 
-@pytest.mark.parametrize("jit", [jax.jit, lambda fn: fn], ids=["jit", "eager"])
-@each_placement
+@pytest.mark.parametrize(
+    ("placement", "jit"),
+    [(name, jax.jit) for name in PLACEMENTS] + [(name, lambda fn: fn) for name in ("vmap", "4x2")],
+)
 def test_stacked_and_shared_arguments(placement, jit):
     fn = flatjax.map_replicas(affine, in_axes=(0, 0, None), **PLACEMENTS[placement])
     expected = {
