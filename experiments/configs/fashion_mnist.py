@@ -28,12 +28,8 @@ STUDY = Study(
     # A fifth of the images, and no local energy to speak of, so that the search takes minutes.
     tuning={"train_size": 12_000, "local_energy_samples": 2, "local_energy_examples": 500},
     grids={
-        "SGD": {"learning_rate": (0.05, 0.1, 0.2), "weight_decay": (5e-4, 2e-3)},
-        "eSGD": {"learning_rate": (0.1, 0.2), "weight_decay": (5e-4, 2e-3), "gamma": (1e-2,)},
-        "rSGD": {
-            "learning_rate": (0.1, 0.2),
-            "weight_decay": (5e-4, 2e-3),
-            "gamma": (3e-2, 0.1),
-        },
+        "SGD": {"learning_rate": (0.05, 0.1), "weight_decay": (5e-4, 2e-3)},
+        "eSGD": {"learning_rate": (0.1, 0.2), "weight_decay": (5e-4,), "gamma": (1e-2,)},
+        "rSGD": {"learning_rate": (0.1, 0.2), "weight_decay": (5e-4,), "gamma": (3e-2, 0.1)},
     },
 )
