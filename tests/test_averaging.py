@@ -65,6 +65,19 @@ def test_exponential_average(start, period, decay):
             np.testing.assert_allclose(found[name][t], mean, rtol=1e-5, atol=1e-6)
 
 
+def test_half_precision_is_averaged_in_single():
+    """A mean of bfloat16 would stop moving after a few hundred steps: half zeros, then half ones."""
+    tx = flatjax.average_params()
+
+    def step(state, t):
+        params = jnp.where(t < 1000, jnp.zeros(1), jnp.ones(1)).astype(jnp.bfloat16)
+        return tx.update(jnp.zeros_like(params), state, params)[1], None
+
+    start = tx.init(jnp.zeros(1, jnp.bfloat16))
+    state, _ = jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(2000)))()
+    np.testing.assert_allclose(flatjax.averaged_params(state), 0.5, rtol=1e-3)
+
+
 def test_before_any_update_the_average_is_the_start():
     assert_close(flatjax.averaged_params(flatjax.average_params().init(PARAMS)), PARAMS)
 

@@ -9,10 +9,10 @@ from experiments.configs import Study
 # Settings: the best on validation data of
 #   python -m experiments tune --dataset fashion_mnist --seeds 1
 # which trains on a fifth of the images. rSGD's replicas make 310 steps there, and gamma acts on
-# every step, so it is divided by how many times more there are: 0.1 * 310 / 1562, and / 4687.
-SGD = {"algorithm": "sgd", "learning_rate": 0.05, "weight_decay": 2e-3}
-ESGD = {"algorithm": "esgd", "learning_rate": 0.05, "weight_decay": 2e-3, "gamma": 1e-2}
-RSGD = {"algorithm": "rsgd", "learning_rate": 0.05, "weight_decay": 2e-3, "gamma": 2e-2}
+# every step, so it is divided by how many times more there are: 0.03 * 310 / 1562, and / 4687.
+SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 2e-3}
+ESGD = {"algorithm": "esgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 1e-2}
+RSGD = {"algorithm": "rsgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 6e-3}
 
 STUDY = Study(
     base=TrainConfig(dataset="fashion_mnist", model="small_convnet", epochs=10, validation=0),
@@ -21,7 +21,7 @@ STUDY = Study(
         "eSGD": ESGD,
         "rSGD": RSGD,
         "SGD x 3": SGD | {"epochs": 30},
-        "rSGD x 3": RSGD | {"epochs": 30, "gamma": 6.6e-3},
+        "rSGD x 3": RSGD | {"epochs": 30, "gamma": 2e-3},
     },
     seeds=3,
     sigma=0.3,
