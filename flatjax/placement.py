@@ -153,7 +153,9 @@ def _after(done, args):
     `lax.optimization_barrier` before it schedules, so the dependence has to be one of data: on a
     number that is always False, NaN included, which the compiler does not know.
     """
-    is_float = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size
+    # Leaves may be Python scalars too.
+    has_dtype = lambda leaf, kind: hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, kind)
+    is_float = lambda leaf: has_dtype(leaf, jnp.floating) and leaf.size
     done = [leaf.ravel()[0] for leaf in jax.tree.leaves(done) if is_float(leaf)]
     if not done:
         return args
@@ -161,7 +163,7 @@ def _after(done, args):
     never = last < -jnp.abs(last)
 
     def wait(leaf):
-        is_number = jnp.issubdtype(leaf.dtype, jnp.number)
+        is_number = has_dtype(leaf, jnp.number)
         return jnp.where(never, jnp.zeros_like(leaf), leaf) if is_number else leaf
 
     return jax.tree.map(wait, args)

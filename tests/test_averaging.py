@@ -66,7 +66,7 @@ def test_exponential_average(start, period, decay):
 
 
 def test_half_precision_is_averaged_in_single():
-    """A mean of bfloat16 would stop moving after a few hundred steps: half zeros, then half ones."""
+    """Of a thousand zeros and then as many ones; a mean of bfloat16 would soon stop moving."""
     tx = flatjax.average_params()
 
     def step(state, t):

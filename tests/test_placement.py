@@ -77,6 +77,14 @@ def test_random_keys_of_each_replica(placement):
     np.testing.assert_array_equal(found, jax.vmap(draw)(keys))
 
 
+@pytest.mark.parametrize("placement", [name for name in PLACEMENTS if "x" not in name])
+def test_python_scalars(placement):
+    """As shared arguments and as results."""
+    fn = lambda w, factor: {"product": factor * w, "count": 3, "none": None}
+    found = flatjax.map_replicas(fn, in_axes=(0, None), **PLACEMENTS[placement])(X["a"], 2.0)
+    assert_close(found, {"product": 2.0 * X["a"], "count": np.full(4, 3), "none": None})
+
+
 def test_in_axes_for_all_arguments():
     add = flatjax.map_replicas(jnp.add, in_axes=0, placement="unroll")
     np.testing.assert_array_equal(add(jnp.arange(3), jnp.ones(3)), [1, 2, 3])
