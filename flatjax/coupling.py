@@ -61,6 +61,9 @@ def couple_replicas(
     on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
     devices communicate on those steps only.
 
+    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask` and a
+    `BalancedScoping` in its `static_args`; likewise for all transformations of flatjax.
+
     Args:
       gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
         `flatjax.schedules.BalancedScoping`. In units of 1 / (learning rate); see the module's

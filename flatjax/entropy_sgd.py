@@ -80,6 +80,9 @@ def entropy_sgd(
     training loop, and counts gradients honestly. It replaces the parameters, so it must be the
     *last* of a chain. Evaluate and save `entropy_sgd_eval_params(state, params)`, the anchor.
 
+    Inside `optax.inject_hyperparams`, name `gamma` (which counts outer steps, where optax would
+    count updates), `inner_steps`, `replica_axis` and `mask` in its `static_args`.
+
     Args:
       outer: optimizer of the anchor, which gets :math:`w - \mu` as its gradient. `optax.sgd(1.0)`
         moves the anchor onto the mean.

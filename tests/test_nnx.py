@@ -1,0 +1,67 @@
+"""Networks that are not linen: the core sees pytrees only. NNX here, split into graph and state."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+
+import flatjax
+
+X = jax.random.normal(jax.random.key(0), (64, 3))
+Y = jnp.sin(X.sum(axis=1, keepdims=True))
+
+
+class Network(nnx.Module):
+    """One hidden layer."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(3, 16, rngs=rngs)
+        self.out = nnx.Linear(16, 1, rngs=rngs)
+
+    def __call__(self, x):
+        """Values, (B, 1)."""
+        return self.out(jnp.tanh(self.hidden(x)))
+
+
+def split(key):
+    return nnx.split(Network(nnx.Rngs(key)), nnx.Param)
+
+
+GRAPH, _ = split(jax.random.key(0))
+
+
+def loss(params):
+    return jnp.mean((nnx.merge(GRAPH, params)(X) - Y) ** 2)
+
+
+@pytest.mark.parametrize("name", ["rsgd", "esgd", "parle"])
+def test_nnx_networks_train(name):
+    tx = {
+        "rsgd": flatjax.replicated_sgd(0.05, 0.1, replica_axis=0),
+        "esgd": flatjax.esgd(0.05, 0.1, replica_axis=0),
+        "parle": flatjax.parle(0.05, 0.1, 0.1, replica_axis=0),
+    }[name]
+    params = flatjax.stack_replicas(lambda key: split(key)[1], jax.random.split(jax.random.key(1)))
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        grads = flatjax.map_replicas(jax.grad(loss))(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    before = jax.vmap(loss)(params).mean()
+    for _ in range(100):
+        params, state = step(params, state)
+    members = params if name == "rsgd" else flatjax.entropy_sgd_eval_params(state, params)
+    assert loss(flatjax.replica_center(members, replica_axis=0)) < 0.3 * before
+
+
+def test_the_core_imports_no_neural_network_library():
+    code = "import sys, flatjax; print([m for m in sys.modules if m.split('.')[0] == 'flax'])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
