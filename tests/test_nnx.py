@@ -41,9 +41,9 @@ def loss(params):
 @pytest.mark.parametrize("name", ["rsgd", "esgd", "parle"])
 def test_nnx_networks_train(name):
     tx = {
-        "rsgd": flatjax.replicated_sgd(0.05, 0.1, replica_axis=0),
-        "esgd": flatjax.esgd(0.05, 0.1, replica_axis=0),
-        "parle": flatjax.parle(0.05, 0.1, 0.1, replica_axis=0),
+        "rsgd": flatjax.replicated_sgd(0.1, 1.0, replica_axis=0),
+        "esgd": flatjax.esgd(0.1, 0.1, replica_axis=0),
+        "parle": flatjax.parle(0.1, 0.1, 3.0, replica_axis=0),
     }[name]
     params = flatjax.stack_replicas(lambda key: split(key)[1], jax.random.split(jax.random.key(1)))
     state = tx.init(params)
@@ -55,10 +55,13 @@ def test_nnx_networks_train(name):
         return optax.apply_updates(params, updates), state
 
     before = jax.vmap(loss)(params).mean()
-    for _ in range(100):
+    for _ in range(400):
         params, state = step(params, state)
     members = params if name == "rsgd" else flatjax.entropy_sgd_eval_params(state, params)
-    assert loss(flatjax.replica_center(members, replica_axis=0)) < 0.3 * before
+    after = jax.vmap(loss)(members).mean()
+    assert after < 0.3 * before
+    if name != "esgd":  # whose anchors are not coupled: their center is no solution
+        assert loss(flatjax.replica_center(members, replica_axis=0)) < 1.5 * after
 
 
 def test_the_core_imports_no_neural_network_library():
