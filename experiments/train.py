@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -62,9 +62,8 @@ class Trainer:
 
     def init_state(self, seed: int) -> flatjax.TrainState:
         """The state before the first step: replicas from independent weights, unless asked."""
-        init_key, _, _, noise_key = _keys(seed)
-        y = self.config.num_replicas
-        keys = jax.random.split(init_key, y)
+        run_keys = _run_keys(seed)
+        keys = jax.random.split(run_keys.weights, self.config.num_replicas)
         if self.config.common_init:
             keys = jnp.broadcast_to(keys[0], keys.shape)
         variables = flatjax.stack_replicas(self.task.init, keys)
@@ -75,7 +74,7 @@ class Trainer:
             batch_stats=variables.get("batch_stats", {}),
         )
         # Copies: some optimizers keep the parameters themselves, and a buffer is donated only once.
-        opt_state = jax.tree.map(jnp.copy, seed_noise(state.opt_state, noise_key))
+        opt_state = jax.tree.map(jnp.copy, seed_noise(state.opt_state, run_keys.noise))
         return dataclasses.replace(state, opt_state=opt_state)
 
     def train_step(
@@ -133,16 +132,16 @@ class Trainer:
         if jax.default_backend() != "cpu":
             return True
         state = jax.eval_shape(lambda: self.init_state(0))
-        order = jax.eval_shape(lambda: self._epoch_order(0, 0))
+        order = jax.eval_shape(lambda: self.epoch_order(0, 0))
         key = jax.eval_shape(lambda: jax.random.key(0))
         return not flatjax.contains_convolution(
             self.train_step, state, self.task.device_train, order, key
         )
 
-    def _epoch_order(self, seed: int, epoch: int) -> jax.Array:
-        _, order_key, _, _ = _keys(seed)
+    def epoch_order(self, seed: int, epoch: int) -> jax.Array:
+        """The order of the data in an epoch, (batches, y, B); depends on seed and epoch alone."""
         return data.epoch_order(
-            jax.random.fold_in(order_key, epoch),
+            jax.random.fold_in(_run_keys(seed).order, epoch),
             len(self.task.train),
             self.config.batch_size,
             self.config.num_replicas,
@@ -154,9 +153,8 @@ class Trainer:
         """Steps of one epoch, from where `state` is; returns the losses too, (num_steps, y)."""
         first = int(state.step)
         epoch = first // self.algorithm.batch_repeats // self.batches_per_epoch
-        order = self._epoch_order(seed, epoch)
-        _, _, augment_key, _ = _keys(seed)
-        arguments = (self.task.device_train, order, augment_key)
+        order = self.epoch_order(seed, epoch)
+        arguments = (self.task.device_train, order, _run_keys(seed).augmentation)
         if self._loops_on_device:
             state, losses = self._jitted_steps(state, *arguments, num_steps)
             losses = np.asarray(losses)[:num_steps]
@@ -257,9 +255,17 @@ class Trainer:
         return result
 
 
-def _keys(seed: int):
-    """Independent keys: weights, order of the data, augmentation, noise of the optimizer."""
-    return jax.random.split(jax.random.key(seed), 4)
+class _RunKeys(NamedTuple):
+    """Independent random keys, one for each use of chance in a run."""
+
+    weights: chex.PRNGKey
+    order: chex.PRNGKey
+    augmentation: chex.PRNGKey
+    noise: chex.PRNGKey
+
+
+def _run_keys(seed: int) -> _RunKeys:
+    return _RunKeys(*jax.random.split(jax.random.key(seed), 4))
 
 
 def _arrays(state: flatjax.TrainState) -> dict[str, Any]:

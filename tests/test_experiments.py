@@ -69,7 +69,7 @@ def test_the_recorded_coupling_is_that_of_the_schedule(gamma_0):
     if gamma_0 is None:
         state = trainer.init_state(0)
         distance = flatjax.replica_distance(state.params, replica_axis=0)
-        order = trainer._epoch_order(0, 0)
+        order = trainer.epoch_order(0, 0)
         batch = trainer.task.batch(trainer.task.device_train, order[0], jax.random.key(0))
         loss = jax.vmap(trainer.task.loss)(state.params, state.batch_stats, batch)[0].mean()
         gamma_0 = float(loss / (0.5 * distance))
@@ -81,7 +81,7 @@ def test_the_recorded_coupling_is_that_of_the_schedule(gamma_0):
 
 def test_every_example_is_seen_once_an_epoch_by_each_replica():
     trainer = Trainer(replace(algorithm="rsgd"))
-    order = np.asarray(trainer._epoch_order(0, 1))
+    order = np.asarray(trainer.epoch_order(0, 1))
     for replica in range(2):
         assert sorted(order[:, replica].ravel()) == list(range(200))
     assert not np.array_equal(order[:, 0], order[:, 1])
@@ -91,7 +91,7 @@ def test_sam_takes_both_gradients_on_one_batch():
     config = replace(algorithm="sam", schedule="constant")
     trainer = Trainer(config)
     task, before = trainer.task, trainer.init_state(0)
-    batch = task.batch(task.device_train, trainer._epoch_order(0, 0)[0], jax.random.key(0))
+    batch = task.batch(task.device_train, trainer.epoch_order(0, 0)[0], jax.random.key(0))
     batch = jax.tree.map(lambda leaf: leaf[0], batch)
     gradient = jax.grad(lambda params: task.loss(params, {}, batch)[0])
 
