@@ -70,6 +70,8 @@ class Compare:
     """Multiplies every budget: 0.1 for a first look."""
     only: tuple[str, ...] = ()
     """Labels of the runs wanted, for example --only SGD "rSGD x 3"; all by default."""
+    report_only: bool = False
+    """Report the runs that are complete, train nothing."""
     out: pathlib.Path | None = None
     """Directory of the study; runs/compare-<dataset> by default."""
     progress: bool = True
@@ -89,7 +91,7 @@ class Compare:
         name = f"compare-{self.dataset}"
         name += f"-{self.epochs_scale:g}" if self.epochs_scale != 1.0 else ""
         out = pathlib.Path("runs", name) if self.out is None else self.out
-        return compare(study, out, progress=self.progress)
+        return compare(study, out, progress=self.progress, report_only=self.report_only)
 
 
 @dataclasses.dataclass(frozen=True)

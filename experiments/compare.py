@@ -1,6 +1,5 @@
 """Compares algorithms over seeds: runs what is missing, then tables, JSON and a picture."""
 
-import dataclasses
 import pathlib
 import sys
 from typing import Any
@@ -11,13 +10,13 @@ import tqdm
 from experiments import plots
 from experiments.config import TrainConfig
 from experiments.configs import Study
-from experiments.run_directory import write_json
+from experiments.run_directory import read_json, write_json
 from experiments.task import Task, make_task
 from experiments.train import Trainer
 
 
 def run_study(
-    study: Study, out: pathlib.Path, *, progress: bool = True
+    study: Study, out: pathlib.Path, *, progress: bool = True, report_only: bool = False
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Runs every algorithm and seed that has no result in `out` yet.
 
@@ -25,6 +24,7 @@ def run_study(
       study: what to run.
       out: directory of the study; each run has its own in it, and resumes there.
       progress: show progress bars.
+      report_only: take the results that are there, run nothing.
 
     Returns:
       label -> results, one for each seed; and a message for each run that failed, which does not
@@ -39,6 +39,10 @@ def run_study(
     for seed, label in bar:
         bar.set_postfix_str(f"{label}, seed {seed}")
         directory = out / slug(label) / f"seed-{seed}"
+        if report_only:
+            if (directory / "result.json").exists():
+                results[label].append(read_json(directory / "result.json"))
+            continue
         try:
             result = trainers[label].run(seed, directory=directory, progress=progress)
             results[label].append(result)
@@ -123,6 +127,7 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
     """The summary as a Markdown table."""
     header = [
         "algorithm",
+        "seeds",
         "test error %",
         "replicas %",
         "ensemble %",
@@ -133,10 +138,12 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
     ]
     lines = [header]
     for label, row in rows.items():
-        pair = lambda name, digits=2, row=row: "{:.{d}f} ± {:.{d}f}".format(*row[name], d=digits)
+        shown = "{:.2f} ± {:.2f}" if row["seeds"] > 1 else "{:.2f}"
+        pair = lambda name, row=row, shown=shown: shown.format(*row[name])
         lines.append(
             [
                 label,
+                str(row["seeds"]),
                 pair("test_error"),
                 f"{row['replica_error'][0]:.2f}",
                 f"{row['ensemble_error'][0]:.2f}",
@@ -154,19 +161,23 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
     return "\n".join(f"| {line} |" for line in text)
 
 
-def compare(study: Study, out: pathlib.Path, *, progress: bool = True) -> int:
-    """Runs a study and reports it; returns the exit status."""
+def compare(
+    study: Study, out: pathlib.Path, *, progress: bool = True, report_only: bool = False
+) -> int:
+    """Runs a study (see `run_study`) and reports it; returns the exit status."""
     out.mkdir(parents=True, exist_ok=True)
-    results, failures = run_study(study, out, progress=progress)
+    results, failures = run_study(study, out, progress=progress, report_only=report_only)
+    if not any(results.values()) and not failures:
+        failures.append(f"{out} holds no complete run of this study yet")
     rows = summarize(results, study.sigma)
     if rows:
-        base = dataclasses.asdict(study.base)
-        write_json(out / "comparison.json", {"base": base, "runs": study.runs, "summary": rows})
+        settings = {"base": study.base.to_json(), "runs": study.runs}
+        write_json(out / "comparison.json", settings | {"summary": rows})
         text = table(rows, study.sigma)
         (out / "comparison.md").write_text(text + "\n")
         plots.comparison(results, study, out / "comparison.png")
-        seeds, where = study.seeds, study.base.evaluate_on
-        print(f"\n{study.base.dataset}, {study.base.model}: mean ± s.e., {seeds} seeds, {where}\n")
+        base = study.base
+        print(f"\n{base.dataset}, {base.model}, {base.evaluate_on}: mean ± s.e. over seeds\n")
         print(text)
         print(f"\nwritten: {out / 'comparison.json'}, comparison.md, comparison.png")
     for failure in failures:

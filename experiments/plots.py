@@ -51,11 +51,18 @@ def comparison(results: dict[str, list[dict[str, Any]]], study: Study, path: pat
             handles, labels, loc="outside lower center", ncols=min(len(labels), 9), frameon=False
         )
         figure.suptitle(
-            f"{study.base.dataset}, {study.base.model}, {study.seeds} seeds", x=0.01, ha="left"
+            f"{study.base.dataset}, {study.base.model}, {_seeds(results)}",
+            x=0.01,
+            ha="left",
         )
         figure.tight_layout(rect=(0, 0.07, 1, 1))
         figure.savefig(path, dpi=150)
         plt.close(figure)
+
+
+def _seeds(results):
+    counts = sorted({len(runs) for runs in results.values() if runs})
+    return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
 
 
 def _style(label: str, run: dict[str, Any]) -> dict[str, Any]:

@@ -316,6 +316,12 @@ def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
         assert f"{row['test_error'][0]:.2f} ± {row['test_error'][1]:.2f}" in shown.out
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
 
+    (tmp_path / "sgd" / "seed-1" / "result.json").unlink()
+    assert compare.compare(study, tmp_path, progress=False, report_only=True) == 0
+    assert not (tmp_path / "sgd" / "seed-1" / "result.json").exists()
+    summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
+    assert (summary["SGD"]["seeds"], summary["rSGD"]["seeds"]) == (1, 2)
+
 
 def test_command_line_explains_mistakes_in_one_line(tmp_path, capsys):
     out = ["--out", str(tmp_path / "run")]
