@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks, coupling, schedules
+from flatjax import _checks, _order, coupling, schedules
 from flatjax.langevin import langevin_noise
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
@@ -179,8 +179,9 @@ def entropy_sgd(
             contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
             moved = coupling.map_masked(contract, mask, params, moved, state.anchor)
         if has_noise:
+            step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
             noise = langevin_noise(
-                jax.random.fold_in(state.key, state.step),
+                jax.random.fold_in(state.key, step),
                 params,
                 eta,
                 noise_scale,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import PartitionSpec
 
-from flatjax import _checks, replicas
+from flatjax import _checks, _order, replicas
 
 PLACEMENTS = ("auto", "vmap", "unroll", "mesh")
 
@@ -139,34 +139,10 @@ def _unroll(fn, args, axes, size):
     results = []
     for a in range(size):
         replica_args = _take(args, axes, a)
-        if results and jax.default_backend() == "cpu":
-            replica_args = _after(results[-1], replica_args)
+        if results:
+            replica_args = _order.after(results[-1], replica_args)
         results.append(fn(*replica_args))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-
-
-def _after(done, args):
-    """The arguments as they are, but only once `done` is computed.
-
-    XLA's CPU backend runs independent operations at the same time. Convolutions of several replicas
-    then share cores and caches, and take a third longer than one after the other. It drops
-    `lax.optimization_barrier` before it schedules, so the dependence has to be one of data: on a
-    number that is always False, NaN included, which the compiler does not know.
-    """
-    # Leaves may be Python scalars too.
-    has_dtype = lambda leaf, kind: hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, kind)
-    is_float = lambda leaf: has_dtype(leaf, jnp.floating) and leaf.size
-    done = [leaf.ravel()[0] for leaf in jax.tree.leaves(done) if is_float(leaf)]
-    if not done:
-        return args
-    last = sum(leaf.astype(jnp.float32) for leaf in done)
-    never = last < -jnp.abs(last)
-
-    def wait(leaf):
-        is_number = has_dtype(leaf, jnp.number)
-        return jnp.where(never, jnp.zeros_like(leaf), leaf) if is_number else leaf
-
-    return jax.tree.map(wait, args)
 
 
 def _over_mesh(fn, args, axes, size, mesh):
