@@ -10,7 +10,8 @@ import tqdm
 from experiments import plots
 from experiments.config import TrainConfig
 from experiments.configs import Study
-from experiments.run_directory import read_json, write_json
+from experiments.run_directory import read_result, write_json
+from experiments.statistics import mean_and_sem
 from experiments.task import Task, make_task
 from experiments.train import Trainer
 
@@ -40,8 +41,8 @@ def run_study(
         bar.set_postfix_str(f"{label}, seed {seed}")
         directory = out / slug(label) / f"seed-{seed}"
         if report_only:
-            if (directory / "result.json").exists():
-                results[label].append(read_json(directory / "result.json"))
+            if (result := read_result(directory)) is not None:
+                results[label].append(result)
             continue
         try:
             result = trainers[label].run(seed, directory=directory, progress=progress)
@@ -115,12 +116,6 @@ def summarize(results: dict[str, list[dict[str, Any]]], sigma: float) -> dict[st
             "seconds": mean_and_sem([run["seconds"] for run in runs]),
         }
     return rows
-
-
-def mean_and_sem(values: list[float]) -> tuple[float, float]:
-    """Mean and its standard error (0 for a single value)."""
-    sem = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return round(float(np.mean(values)), 4), round(float(sem), 4)
 
 
 def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.configs import Study
+from experiments.statistics import standard_error
 
 # Okabe and Ito's palette: told apart by everyone. One algorithm keeps its colour in all pictures;
 # its longer run is dashed.
@@ -39,9 +40,7 @@ def comparison(results: dict[str, list[dict[str, Any]]], study: Study, path: pat
         curves.set(xlabel="gradient evaluations", ylabel=f"{where} error (%)", yscale="log")
         curves.set_title("training", loc="left", fontweight="bold")
         curves.yaxis.set_major_formatter("{x:g}")
-        curves.yaxis.set_minor_formatter(
-            lambda x, _: f"{x:g}" if str(f"{x:.0e}")[0] in "25" else ""
-        )
+        curves.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
         energies.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
         energies.set_title("local energy", loc="left", fontweight="bold")
         scatter.set(xlabel=f"local energy at σ = {study.sigma:g} (%)", ylabel=f"{where} error (%)")
@@ -81,7 +80,7 @@ def _draw_curves(axes, runs, style):
 def _draw_energies(axes, runs, style):
     sigma = runs[0]["local_energy"]["sigma"]
     rises = np.array([run["local_energy"]["error"] for run in runs])
-    spread = rises.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else 0
+    spread = standard_error(rises)
     axes.plot(sigma, rises.mean(axis=0), **style)
     axes.fill_between(
         sigma,
@@ -100,12 +99,11 @@ def _draw_scatter(axes, runs, sigma, style):
     is_longer = style["linestyle"] == "--"
     face = "white" if is_longer else style["color"]
     axes.scatter(x, y, s=10, color=style["color"], alpha=0.3, linewidths=0)
-    bars = lambda v: v.std(ddof=1) / np.sqrt(len(v)) if len(v) > 1 else 0.0
     axes.errorbar(
         x.mean(),
         y.mean(),
-        xerr=bars(x),
-        yerr=bars(y),
+        xerr=standard_error(x),
+        yerr=standard_error(y),
         fmt="o",
         color=style["color"],
         markerfacecolor=face,

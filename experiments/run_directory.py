@@ -108,8 +108,13 @@ class RunDirectory:
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a complete run, else None."""
-        path = self.path / "result.json"
-        return read_json(path) if path.exists() else None
+        return read_result(self.path)
+
+
+def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The result in a run's directory, None if the run is not complete; makes no directory."""
+    path = directory / "result.json"
+    return read_json(path) if path.exists() else None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

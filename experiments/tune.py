@@ -6,9 +6,10 @@ from typing import Any
 
 import tqdm
 
-from experiments.compare import mean_and_sem, slug
+from experiments.compare import slug
 from experiments.configs import Study
 from experiments.run_directory import write_json
+from experiments.statistics import mean_and_sem
 from experiments.task import Task, make_task
 from experiments.train import Trainer, TrainingDivergedError
 
@@ -22,8 +23,8 @@ def tune(
 
     Args:
       study: its base, grids and tuning changes are used.
-      out: directory; `<label>.json` is written there as candidates finish, and read on a second
-        call, so that an interrupted search goes on.
+      out: directory; `<label>.json` is written there as candidates finish. Each run has its own
+        directory in it, so that an interrupted search goes on where it stopped.
       labels: labels of the grids to search; all if empty.
       seeds: runs of each candidate.
       progress: show a progress bar.
