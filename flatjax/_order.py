@@ -1,4 +1,4 @@
-"""The order in which XLA's CPU backend runs what does not depend on each other."""
+"""The order in which XLA's CPU backend runs things that do not depend on each other."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ import jax.numpy as jnp
 
 
 def after(done: chex.ArrayTree, args: Any) -> Any:
-    """The arguments as they are, but on a CPU only once `done` is computed.
+    """The arguments as they are, but on a single CPU device only once `done` is computed.
 
     XLA's CPU backend runs independent operations at the same time. Convolutions of several replicas
     (or a convolution and the drawing of noise) then share cores and caches, and take a third longer
     than one after the other. It drops `lax.optimization_barrier` before it schedules, so the
     dependence has to be one of data: on a number that is always False, NaN included, which the
-    compiler does not know.
+    compiler does not know. With several devices nothing waits: replicas are then run beside each
+    other on purpose, and the number would have to be sent from one device to the others.
 
     Args:
       done: a pytree, every array of which is waited for.
@@ -23,7 +24,7 @@ def after(done: chex.ArrayTree, args: Any) -> Any:
     Returns:
       `args`, unchanged in value.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return args
     # Leaves may be Python scalars too.
     has_dtype = lambda leaf, kind: hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, kind)
