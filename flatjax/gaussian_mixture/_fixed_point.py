@@ -1,0 +1,109 @@
+"""Fixed points of small systems of equations, solved fast, and differentiable implicitly."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Solution(NamedTuple):
+    """A fixed point.
+
+    Attributes:
+      x: the unknowns, shape (n,).
+      residual: largest |update(x) - x| of any unknown, scalar.
+      steps: evaluations of the update.
+      converged: whether the residual is within the tolerance.
+    """
+
+    x: jax.Array
+    residual: jax.Array
+    steps: jax.Array
+    converged: jax.Array
+
+
+class _Iterate(NamedTuple):
+    x: jax.Array  # the best point so far
+    difference: jax.Array  # update(x) - x there
+    jacobian: jax.Array  # of the update there
+    trial: jax.Array  # the point to evaluate next
+    was_newton: jax.Array  # whether the trial is a Newton step
+    cold: jax.Array  # damped steps to take before the next Newton step
+    steps: jax.Array
+
+
+def fixed_point(
+    update: Callable[[jax.Array], jax.Array],
+    start: jax.Array,
+    *,
+    tolerance: float = 1e-10,
+    max_steps: int = 500,
+    warm_up: int = 4,
+    damping: float = 0.5,
+) -> Solution:
+    r"""Solves x = update(x) for a few unknowns.
+
+    A few damped steps, :math:`x \leftarrow x + (1 - d) (F(x) - x)`, then Newton's,
+    :math:`x \leftarrow x + (I - F'(x))^{-1} (F(x) - x)`. A Newton step that does not make the
+    residual smaller is taken back and followed by damped steps. Unknowns should be of order one and
+    unconstrained: use logarithms of what is positive.
+
+    Derivatives with respect to anything that `update` closes over are those of the solution, by the
+    implicit function theorem; under `jax.vmap` each point stops on its own.
+
+    Args:
+      update: F, from shape (n,) to (n,), differentiable.
+      start: first guess, shape (n,).
+      tolerance: largest residual of a solution.
+      max_steps: evaluations of F after which the search is given up.
+      warm_up: damped steps before the first Newton step.
+      damping: d, in [0, 1).
+
+    Returns:
+      The solution. `converged` says whether it is one: a NaN is not.
+    """
+
+    def solve(_, start):
+        def evaluate(x):
+            jacobian, value = jax.jacfwd(lambda x: (update(x),) * 2, has_aux=True)(x)
+            return value - x, jacobian
+
+        size = lambda difference: jnp.max(jnp.abs(difference))
+
+        def propose(x, difference, jacobian, newton):
+            step = jnp.linalg.solve(jnp.eye(x.size) - jacobian, difference)
+            usable = newton & jnp.all(jnp.isfinite(step))
+            return x + jnp.where(usable, step, (1 - damping) * difference), usable
+
+        def go_on(state):
+            residual = size(state.difference)
+            return (residual > tolerance) & (state.steps < max_steps)
+
+        def advance(state):
+            difference, jacobian = evaluate(state.trial)
+            better = size(difference) < 0.9 * size(state.difference)
+            accepted = (better | ~state.was_newton) & jnp.all(jnp.isfinite(jacobian))
+            pick = lambda new, old: jnp.where(accepted, new, old)
+            x = pick(state.trial, state.x)
+            difference = pick(difference, state.difference)
+            jacobian = pick(jacobian, state.jacobian)
+            cold = jnp.where(accepted, jnp.maximum(state.cold - 1, 0), warm_up)
+            trial, newton = propose(x, difference, jacobian, cold == 0)
+            return _Iterate(x, difference, jacobian, trial, newton, cold, state.steps + 1)
+
+        difference, jacobian = evaluate(start)
+        cold = jnp.asarray(warm_up)
+        trial, newton = propose(start, difference, jacobian, cold == 0)
+        first = _Iterate(start, difference, jacobian, trial, newton, cold, jnp.asarray(1))
+        last = jax.lax.while_loop(go_on, advance, first)
+        # A float, because custom_root differentiates all that it returns.
+        return last.x, (size(last.difference), last.steps.astype(float))
+
+    def tangent_solve(linear, y):
+        return jnp.linalg.solve(jax.jacobian(linear)(y), y)
+
+    root, (residual, steps) = jax.lax.custom_root(
+        lambda x: update(x) - x, start, solve, tangent_solve, has_aux=True
+    )
+    return Solution(root, residual, steps.astype(int), residual <= tolerance)

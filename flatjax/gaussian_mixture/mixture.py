@@ -1,0 +1,162 @@
+r"""A mixture of two Gaussians, and the error of linear classifiers on it.
+
+.. math::
+  x^\mu = \sigma^\mu v / \sqrt{N} + \sqrt{\Delta}\, z^\mu, \qquad
+  P(\sigma = 1) = \rho, \quad \lVert v \rVert^2 = N, \quad z^\mu \sim \mathcal{N}(0, I_N)
+
+for :math:`n = \alpha N` patterns. A classifier predicts the sign of
+:math:`w \cdot x / \sqrt{N} + b`; in high dimension its quality depends on the overlaps
+:math:`m = w \cdot v / N` and :math:`q = \lVert w \rVert^2 / N` and on b alone.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flatjax import _checks
+from flatjax.gaussian_mixture._float64 import in_float64, is_traced
+from flatjax.gaussian_mixture._quadrature import upper_tail
+
+
+class Sample(NamedTuple):
+    """Patterns of the mixture.
+
+    Attributes:
+      x: patterns, shape (n, N).
+      label: their classes, -1 or 1, shape (n,).
+      signal: v, shape (N,), of squared norm N.
+    """
+
+    x: jax.Array
+    label: jax.Array
+    signal: jax.Array
+
+
+def sample(
+    key: chex.PRNGKey, num_features: int, *, alpha: float, delta: float, rho: float = 0.5
+) -> Sample:
+    """Draws n = round(alpha N) patterns of the mixture.
+
+    Args:
+      key: PRNG key.
+      num_features: N.
+      alpha: patterns per feature.
+      delta: variance of the noise of each feature.
+      rho: probability of the class 1.
+
+    Returns:
+      The patterns, in JAX's default precision.
+
+    Raises:
+      ValueError: a parameter out of its range, or alpha N < 1/2: no pattern at all.
+
+    Examples:
+      >>> patterns = sample(jax.random.key(0), 100, alpha=2.0, delta=1.0)
+      >>> patterns.x.shape, patterns.label.shape
+      ((200, 100), (200,))
+    """
+    check_mixture(alpha=alpha, delta=delta, rho=rho)
+    _checks.check_count("num_features", num_features)
+    num = round(float(alpha) * num_features)
+    if num == 0:
+        raise ValueError(
+            f"alpha * num_features must give at least one pattern, got {alpha} * {num_features}."
+        )
+    signal_key, label_key, noise_key = jax.random.split(key, 3)
+    signal = jax.random.normal(signal_key, (num_features,))
+    signal *= np.sqrt(num_features) / jnp.linalg.norm(signal)
+    label = jnp.where(jax.random.bernoulli(label_key, rho, (num,)), 1.0, -1.0)
+    noise = jax.random.normal(noise_key, (num, num_features))
+    x = label[:, None] * signal / np.sqrt(num_features) + np.sqrt(delta) * noise
+    return Sample(x, label, signal)
+
+
+def overlaps(weights: jax.Array, signal: jax.Array) -> tuple[jax.Array, jax.Array]:
+    r"""The order parameters of a classifier, m = w . v / N and q = |w|^2 / N.
+
+    Args:
+      weights: w, shape (..., N).
+      signal: v, shape (N,).
+
+    Returns:
+      m and q, shape (...,).
+
+    Examples:
+      >>> m, q = overlaps(jnp.array([2.0, 0.0]), jnp.array([1.0, 1.0]))
+      >>> float(m), float(q)
+      (1.0, 2.0)
+    """
+    num_features = signal.shape[-1]
+    return weights @ signal / num_features, jnp.sum(weights**2, axis=-1) / num_features
+
+
+@in_float64
+def generalization_error(
+    m: jax.Array, q: jax.Array, bias: jax.Array = 0.0, *, delta: jax.Array, rho: jax.Array = 0.5
+) -> jax.Array:
+    r"""Probability that a linear classifier errs on a fresh pattern, exactly, for any N.
+
+    .. math::
+      \epsilon = \rho H\Big(\frac{m + b}{\sqrt{\Delta q}}\Big)
+        + (1 - \rho) H\Big(\frac{m - b}{\sqrt{\Delta q}}\Big), \qquad
+      H(x) = P(\mathcal{N}(0, 1) > x)
+
+    Args:
+      m: overlap with the signal.
+      q: squared norm over N.
+      bias: b.
+      delta: variance of the noise.
+      rho: probability of the class 1.
+
+    Returns:
+      The error, in [0, 1]; the shape of the arguments, broadcast.
+
+    Raises:
+      ValueError: a parameter out of its range.
+
+    Examples:
+      >>> round(float(generalization_error(0.5, 0.5, delta=1.0)), 5)
+      0.23975
+    """
+    check_mixture(delta=delta, rho=rho)
+    return classifier_error(m, q, bias, delta, rho)
+
+
+def classifier_error(m, q, bias, delta, rho):
+    """`generalization_error` inside a solver: no checks, no change of precision."""
+    scale = jnp.sqrt(delta * q)
+    return rho * upper_tail((m + bias) / scale) + (1 - rho) * upper_tail((m - bias) / scale)
+
+
+def check_mixture(**params: Any) -> dict[str, Any]:
+    """Refuses parameters of the mixture, or of a solver, that are out of range.
+
+    Args:
+      **params: by name; `rho` must lie strictly between 0 and 1, all others be positive and
+        finite. Traced values are not looked at.
+
+    Returns:
+      The parameters, those that are not traced as NumPy arrays.
+
+    Raises:
+      ValueError: naming the parameter.
+      TypeError: a parameter that is not a number or numbers.
+    """
+    checked = dict(params)
+    for name, value in params.items():
+        if is_traced(value):
+            continue
+        checked[name] = values = np.asarray(value)
+        if values.dtype.kind not in "fiu":
+            raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}.")
+        valid = np.isfinite(values) & (values > 0)
+        expected = "positive and finite"
+        if name == "rho":
+            valid &= values < 1
+            expected = "strictly between 0 and 1"
+        if not valid.all():
+            raise ValueError(f"{name} must be {expected}, got {values[~valid].flat[0]}.")
+    return checked
