@@ -1,35 +1,64 @@
 """Local energy: how much the training error rises when the weights are perturbed at random."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from flatjax import _checks
-from flatjax.coupling import Mask, map_masked
+from flatjax.batch_stats import UpdateStatsFn, reestimate
+from flatjax.coupling import Mask
 from flatjax.evaluation import EvalFn
+from flatjax.flatness import _perturb
+from flatjax.placement import map_replicas
 
 NOISES = ("multiplicative", "additive")
+# A standard error of fewer draws (or pairs of them) is no ground on which to stop.
+LEAST_ADAPTIVE_UNITS = 10
 
 
 class LocalEnergy(NamedTuple):
-    """Rise of the evaluated quantities under noise, on a grid of strengths.
+    """Rise of the evaluated quantities under noise, on a grid of G strengths.
+
+    Where M stacked solutions were measured together, arrays of values carry a leading axis M.
 
     Attributes:
       sigma: the strengths of the noise, shape (G,).
       mean: {name: mean rise over draws, shape (G,)}, in the units of `eval_fn`.
       sem: {name: standard error of that mean over draws, shape (G,)}.
       reference: {name: value without noise, scalar}.
+      draws: {name: rise of each draw, shape (G, S)}; NaN beyond the draws taken at a sigma.
+      num_samples: draws taken at each sigma, shape (G,).
+      target_met: whether the standard error at each sigma has reached `target_sem`, bools of shape
+        (G,); None where no target was set.
+      antithetic: whether draws 2i and 2i + 1 are of opposite noise.
+      key: data of the random key: results of one key are of the same draws, see
+        `paired_difference`.
     """
 
     sigma: np.ndarray
     mean: dict[str, np.ndarray]
     sem: dict[str, np.ndarray]
     reference: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]
+    num_samples: np.ndarray
+    target_met: np.ndarray | None
+    antithetic: bool
+    key: np.ndarray
+
+    def solution(self, index: int) -> "LocalEnergy":
+        """The result of one of the solutions that were measured together."""
+        take = lambda values: {name: value[index] for name, value in values.items()}
+        return self._replace(
+            mean=take(self.mean),
+            sem=take(self.sem),
+            reference=take(self.reference),
+            draws=take(self.draws),
+            target_met=None if self.target_met is None else self.target_met[index],
+        )
 
 
 def local_energy(
@@ -39,6 +68,13 @@ def local_energy(
     num_samples: int = 100,
     noise: str = "multiplicative",
     mask: Mask = None,
+    antithetic: bool = False,
+    target_sem: float | None = None,
+    quantity: str = "error",
+    max_samples: int | None = None,
+    update_stats: UpdateStatsFn | None = None,
+    stats_batches: Sequence[Any] | None = None,
+    stacked: bool = False,
 ) -> Callable[..., LocalEnergy]:
     r"""The local energy of a minimum, as a function of (params, batches, key).
 
@@ -51,28 +87,58 @@ def local_energy(
     network unchanged; additive noise :math:`w + \sigma z` is an option.
 
     The same draws z serve every sigma, and every solution measured with the same key: differences
-    between solutions are less noisy than each of them. Networks with batch norm are evaluated with
-    their running statistics fixed, which are passed as `state`.
+    between solutions are less noisy than each of them, see `paired_difference`.
 
-    Cost: `num_samples * len(sigmas) + 1` evaluations of the batches; nothing is recompiled between
-    sigmas, draws, or solutions of the same shapes.
+    *Cost*: S x G + 1 evaluations of the batches for S draws and G sigmas; nothing is recompiled
+    between sigmas, draws, or solutions of the same shapes. `batches` that are a sequence are passed
+    over once for each perturbed network. Others (a function that returns a fresh iterator, an
+    iterator) are passed over once for all S x G of them, or once for each `num_samples` draws with
+    `target_sem`: each batch then meets all perturbed networks, which are made anew from their keys,
+    so that memory holds one of them at a time and S draws of noise are made for every batch. That
+    costs little where a batch costs much more than a draw.
+
+    *Number of draws*: with `target_sem`, `num_samples` draws are taken at each sigma, and as many
+    again at the sigmas whose standard error is still above the target, until there are none or
+    `max_samples` are reached. Stopping when an estimate of the error happens to be low biases it
+    downwards: looking only after blocks of `num_samples` keeps that small, take 20 or more. A
+    quantity that has not changed in a whole block has standard error 0, and stops.
+
+    *Batch norm*: networks are evaluated with the running statistics fixed, passed as `state`,
+    unless `update_stats` is given: then the first of `state` is re-estimated on `stats_batches`
+    for each perturbed network, and for the reference, as `flatjax.batch_stats.reestimate` does:
+    `len(stats_batches) + 1` more forward passes for each. (With batches that are not a sequence,
+    the statistics of all perturbed networks are kept.)
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluation`; scalars.
       sigmas: strengths of the noise.
       num_samples: S, draws of the noise for each sigma.
       noise: `"multiplicative"` (default) or `"additive"`.
       mask: pytree of bools (or a function of params returning one); leaves marked False (biases,
         scales of norms) are not perturbed. All are, by default.
+      antithetic: draw z in pairs of opposite sign: cancels what is odd in z, at small sigma nearly
+        all the noise of a smooth loss. `sem` is then that of the pairs' means.
+      target_sem: standard error up to which draws are added; None (default) for S draws.
+      quantity: what `target_sem` refers to, a name of `eval_fn`.
+      max_samples: the most draws at any sigma with `target_sem`; 10 `num_samples` by default.
+      update_stats: `update_stats(params, stats, batch) -> stats`, see `flatjax.batch_stats`.
+      stats_batches: training batches for `update_stats`.
+      stacked: leaves of params, and of state, carry a leading axis of M solutions, which are
+        measured together: the same numbers as one by one with the same key (with `target_sem`, with
+        as many draws as the noisiest of them needs). Vmapped, or unrolled where
+        `flatjax.map_replicas` finds that better.
 
     Returns:
       `fn(params, batches, key, *state) -> LocalEnergy`. It loops over batches in Python around
-      jitted steps, and is not to be jitted itself.
+      jitted steps, and is not to be jitted itself. `batches`: a sequence, a function of nothing
+      that returns an iterable, or an iterable.
 
     Raises:
-      ValueError: sigmas that are empty or not positive and finite, num_samples < 2, or an unknown
-        kind of noise.
+      ValueError: sigmas that are empty or not positive and finite; num_samples < 2, or odd or < 4
+        if antithetic, or < 10 draws (pairs) with target_sem; max_samples < num_samples; an unknown
+        kind of noise; one of update_stats and stats_batches without the other; later: no batches,
+        no such quantity, target_sem with batches that can be passed over only once.
 
     Examples:
       A parabola, whose rise is known, :math:`\sigma^2 \lVert w \rVert^2`:
@@ -87,63 +153,252 @@ def local_energy(
     """
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {NOISES}, got {noise!r}.")
-    sigmas = np.atleast_1d(np.asarray(sigmas, dtype=float))
-    if sigmas.ndim != 1 or not sigmas.size or not (np.isfinite(sigmas) & (sigmas > 0)).all():
-        raise ValueError(f"sigmas must be a list of positive finite numbers, got {sigmas}.")
-    _checks.check_count("num_samples", num_samples, minimum=2)
+    sigmas = _check_sigmas(sigmas)
+    max_samples = _check_draws(num_samples, max_samples, antithetic, target_sem)
+    if (update_stats is None) != (stats_batches is None):
+        raise ValueError("update_stats and stats_batches must be given together.")
+    if stats_batches is not None and not len(stats_batches):
+        raise ValueError("stats_batches must hold at least one batch, got none.")
+    signs = (1, -1) if antithetic else (1,)
 
     @jax.jit
-    def draw(params, key, sigma):
-        keys = optax.tree.split_key_like(key, params)
+    def draw(params, key):
+        """The direction z, or z ⊙ w, in which weights are moved."""
 
-        def perturb(w, key):
-            z = jax.random.normal(key, w.shape)
-            return (w + sigma * z * (w if noise == "multiplicative" else 1)).astype(w.dtype)
+        def direction(params):
+            moving = _perturb.moving(params, mask)
+            z = _perturb.normal_like(key, moving)
+            return jax.tree.map(jnp.multiply, z, moving) if noise == "multiplicative" else z
 
-        return map_masked(perturb, mask, params, params, keys)
+        return jax.vmap(direction)(params) if stacked else direction(params)
 
     @jax.jit
-    def accumulate(totals, params, batch, *state):
-        return jax.tree.map(jnp.add, totals, eval_fn(params, batch, *state))
+    def perturb(params, direction, sigma):
+        return _perturb.map_moving(lambda w, step: w + sigma * step, params, direction)
 
-    def sum_over(zeros, params, batches, state):
-        """Sums over the data set, one dispatch a batch, not waited for."""
-        totals = zeros
-        for batch in batches:
-            totals = accumulate(totals, params, batch, *state)
-        return totals
+    def evaluate(params, batch, *state):
+        if not stacked:
+            return eval_fn(params, batch, *state)
+        return map_replicas(eval_fn, in_axes=(0, None, *(0 for _ in state)))(params, batch, *state)
+
+    @jax.jit
+    def accumulate(totals, slot, params, batch, *state):
+        # One buffer of sums for all perturbed networks: each pass then waits for the last one,
+        # beside which it would run slower on CPU.
+        sums = evaluate(params, batch, *state)
+        return jax.tree.map(lambda total, s: total.at[..., slot].add(s), totals, sums)
+
+    if update_stats is not None:
+        update = map_replicas(update_stats, in_axes=(0, 0, None)) if stacked else update_stats
+        update = jax.jit(update)
+
+    def with_statistics(params, state):
+        if update_stats is None:
+            return state
+        if not state:
+            raise ValueError("update_stats needs batch statistics, the first of state; got none.")
+        return (reestimate(update, params, state[0], stats_batches), *state[1:])
+
+    def networks(params, key, draws, active) -> Iterator[tuple[int, chex.ArrayTree]]:
+        """The perturbed networks of some draws, each with the slot of its sums."""
+        for unit in range(draws.start // len(signs), draws.stop // len(signs)):
+            direction = draw(params, jax.random.fold_in(key, unit))
+            for row, sign in enumerate(signs, start=unit * len(signs) - draws.start):
+                for g in active:
+                    yield row * len(sigmas) + int(g), perturb(params, direction, sign * sigmas[g])
+
+    def sums_of(networks, data, num_slots, state):
+        """{name: sums over the data (..., num_slots)} of networks, in the slots they come with."""
+        totals, states = None, {}
+
+        def add(totals, slot, network, batch):
+            if totals is None:
+                totals = _zeros(jax.eval_shape(evaluate, network, batch, *state), num_slots)
+            if slot not in states:
+                states[slot] = with_statistics(network, state)
+            return accumulate(totals, slot, network, batch, *states[slot])
+
+        if data.in_memory:
+            for slot, network in networks():
+                for batch in data:
+                    totals = add(totals, slot, network, batch)
+                del states[slot]
+        else:
+            for batch in data:
+                for slot, network in networks():
+                    totals = add(totals, slot, network, batch)
+        return _means(totals)
 
     def measure(
-        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: _perturb.Batches, key: chex.PRNGKey, *state: Any
     ) -> LocalEnergy:
-        if not len(batches):
-            raise ValueError("batches must hold at least one batch, got none.")
-        keys = [jax.random.fold_in(key, s) for s in range(num_samples)]
-        zeros = optax.tree.zeros_like(jax.eval_shape(eval_fn, params, batches[0], *state))
-        reference = _means(sum_over(zeros, params, batches, state))
-        draws = [
-            sum_over(zeros, draw(params, k, sigma), batches, state)
-            for sigma in sigmas
-            for k in keys
-        ]
-        values = _means({name: np.stack([np.asarray(t[name]) for t in draws]) for name in draws[0]})
-        rises = {
-            name: value.reshape(len(sigmas), num_samples) - reference[name]
-            for name, value in values.items()
-        }
-        return LocalEnergy(
-            sigma=sigmas,
-            mean={name: rise.mean(axis=1) for name, rise in rises.items()},
-            sem={
-                name: rise.std(axis=1, ddof=1) / np.sqrt(num_samples)
-                for name, rise in rises.items()
-            },
-            reference=reference,
-        )
+        data = _perturb.Data(batches)
+        if target_sem is not None and not data.repeatable:
+            raise ValueError(
+                "batches must be passed over again for target_sem, got an iterator: give a "
+                "sequence, or a function that returns a fresh iterator."
+            )
+        if stacked:
+            _checks.stacked_size((params, state))
+        reference_slot = num_samples * len(sigmas)
+        reference, blocks = None, []
+        active, taken = np.arange(len(sigmas)), np.zeros(len(sigmas), int)
+        while True:
+            start = num_samples * len(blocks)
+            draws = range(start, min(start + num_samples, max_samples))
+
+            def to_evaluate(draws=draws, active=active):
+                if draws.start == 0:
+                    yield reference_slot, params
+                yield from networks(params, key, draws, active)
+
+            means = sums_of(to_evaluate, data, reference_slot + 1, state)
+            if reference is None:
+                reference = {name: value[..., reference_slot] for name, value in means.items()}
+            blocks.append(_rises(means, reference, len(draws), len(sigmas), active))
+            taken[active] = draws.stop
+            energy = _summary(sigmas, blocks, taken.copy(), reference, antithetic, key)
+            if target_sem is None:
+                return energy
+            if quantity not in energy.sem:
+                raise ValueError(f"quantity must be one of {sorted(energy.sem)}, got {quantity!r}.")
+            met = energy.sem[quantity] <= target_sem
+            active = np.flatnonzero(~np.all(met, axis=tuple(range(met.ndim - 1))))
+            if not len(active) or draws.stop == max_samples:
+                return energy._replace(target_met=met)
 
     return measure
 
 
+def paired_difference(
+    first: LocalEnergy, second: LocalEnergy, name: str = "error"
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""How much more one solution rises than another under the same noise.
+
+    The mean over draws of :math:`\delta E_1 - \delta E_2`, and its standard error: less than that
+    of each, as far as the same noise does the same to both. Where more draws were taken of one,
+    those in common are compared.
+
+    Args:
+      first: result of one solution, or of stacked ones.
+      second: result of another with the same key, sigmas and kind of draws.
+      name: the quantity.
+
+    Returns:
+      (mean, sem), each of shape (G,); (M, G) where one of them is of M stacked solutions.
+
+    Raises:
+      ValueError: the results do not share sigmas, key or kind of draws, or lack the quantity.
+
+    Examples:
+      The noise is common to both, and so is nearly all of the rise:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.flatness.local_energy import local_energy, paired_difference
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": jnp.sum(params**2), "count": jnp.array(1)}
+      >>> measure = local_energy(eval_fn, sigmas=[0.1], noise="additive")
+      >>> first, second = (measure(jnp.ones(9) + d, [0], jax.random.key(0)) for d in (0, 0.01))
+      >>> mean, sem = paired_difference(first, second, "loss")
+      >>> bool(sem[0] < 0.02 * first.sem["loss"][0])
+      True
+    """
+    if not np.array_equal(first.sigma, second.sigma):
+        raise ValueError(f"results must share sigmas, got {first.sigma} and {second.sigma}.")
+    if not np.array_equal(first.key, second.key) or first.antithetic != second.antithetic:
+        raise ValueError(
+            "results must be of the same draws: measured with one key, and both antithetic or not."
+        )
+    for energy in (first, second):
+        if name not in energy.draws:
+            raise ValueError(f"name must be one of {sorted(energy.draws)}, got {name!r}.")
+    most = min(first.draws[name].shape[-1], second.draws[name].shape[-1])
+    difference = first.draws[name][..., :most] - second.draws[name][..., :most]
+    common = np.minimum(first.num_samples, second.num_samples)
+    return _mean_and_sem(difference, common, first.antithetic)
+
+
+def _check_sigmas(sigmas) -> np.ndarray:
+    sigmas = np.atleast_1d(np.asarray(sigmas, dtype=float))
+    if sigmas.ndim != 1 or not sigmas.size or not (np.isfinite(sigmas) & (sigmas > 0)).all():
+        raise ValueError(f"sigmas must be a list of positive finite numbers, got {sigmas}.")
+    return sigmas
+
+
+def _check_draws(num_samples, max_samples, antithetic, target_sem) -> int:
+    """The most draws at a sigma."""
+    pair = 2 if antithetic else 1
+    least = pair * (2 if target_sem is None else LEAST_ADAPTIVE_UNITS)
+    _checks.check_count("num_samples", num_samples, minimum=least)
+    if target_sem is None:
+        if max_samples is not None:
+            raise ValueError("max_samples needs target_sem; num_samples says how many are drawn.")
+        max_samples = num_samples
+    else:
+        _checks.check_scalar("target_sem", target_sem, exclusive_minimum=True)
+        max_samples = 10 * num_samples if max_samples is None else max_samples
+        _checks.check_count("max_samples", max_samples, minimum=num_samples)
+    if antithetic and (num_samples % 2 or max_samples % 2):
+        raise ValueError(
+            f"num_samples and max_samples must be even for pairs of draws, got {num_samples} and "
+            f"{max_samples}."
+        )
+    return max_samples
+
+
+def _zeros(sums, num_slots):
+    """Slots for sums of these shapes, which end with those of stacked solutions."""
+    if "count" not in sums:
+        raise ValueError(f"eval_fn must return a dict with 'count', got {sorted(sums)}.")
+    for name, total in sums.items():
+        if total.shape != sums["count"].shape:
+            raise ValueError(f"eval_fn must return scalars, got {name!r} of shape {total.shape}.")
+    return {name: jnp.zeros((*s.shape, num_slots), s.dtype) for name, s in sums.items()}
+
+
 def _means(sums):
     count = np.asarray(sums["count"], dtype=float)
-    return {name: np.asarray(s, dtype=float) / count for name, s in sums.items() if name != "count"}
+    with np.errstate(invalid="ignore"):  # 0 / 0 in slots that were not used
+        return {
+            name: np.asarray(s, dtype=float) / count for name, s in sums.items() if name != "count"
+        }
+
+
+def _rises(means, reference, num_draws, num_sigmas, active):
+    """{name: rises (..., G, draws)} of a block; NaN at sigmas that were not active."""
+    rises = {}
+    for name, value in means.items():
+        grid = value[..., : num_draws * num_sigmas]
+        grid = grid.reshape(*value.shape[:-1], num_draws, num_sigmas).swapaxes(-1, -2)
+        rises[name] = np.full(grid.shape, np.nan)
+        rises[name][..., active, :] = grid[..., active, :] - reference[name][..., None, None]
+    return rises
+
+
+def _summary(sigmas, blocks, num_samples, reference, antithetic, key) -> LocalEnergy:
+    draws = {name: np.concatenate([b[name] for b in blocks], axis=-1) for name in blocks[0]}
+    found = {name: _mean_and_sem(rises, num_samples, antithetic) for name, rises in draws.items()}
+    is_new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return LocalEnergy(
+        sigma=sigmas,
+        mean={name: mean for name, (mean, _) in found.items()},
+        sem={name: sem for name, (_, sem) in found.items()},
+        reference=reference,
+        draws=draws,
+        num_samples=num_samples,
+        target_met=None,
+        antithetic=antithetic,
+        key=np.asarray(jax.random.key_data(key) if is_new_style else key),
+    )
+
+
+def _mean_and_sem(draws, num_samples, antithetic):
+    """Mean over the first draws at each sigma, (..., G, S) -> (..., G), and its standard error."""
+    means, sems = [], []
+    for g, count in enumerate(num_samples):
+        values = draws[..., g, :count]
+        if antithetic:  # only pairs are independent
+            values = values.reshape(*values.shape[:-1], count // 2, 2).mean(axis=-1)
+        means.append(values.mean(axis=-1))
+        sems.append(values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1]))
+    return np.stack(means, axis=-1), np.stack(sems, axis=-1)

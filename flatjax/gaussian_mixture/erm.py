@@ -162,7 +162,8 @@ def _solve_point(*, alpha, delta, rho, loss, fit_bias, tolerance, lam=None, norm
         if not fixed_norm:
             new.append(2 * jnp.log(new_v * length))
         if fit_bias:
-            new.append(bias + forces.bias_force * alpha * delta / forces.v_hat)
+            # Newton's step for the bias, which is too long where the force hardly depends on it.
+            new.append(bias + jnp.clip(forces.bias_force * alpha * delta / forces.v_hat, -1, 1))
         return jnp.stack(new)
 
     start = [jnp.asarray(0.42), -jnp.log(lam + 0.1 * alpha * delta) if lam is not None else 0.0]
