@@ -8,8 +8,10 @@ from typing import Annotated
 
 import tyro
 
+from experiments import contest
 from experiments.compare import compare, slug
 from experiments.config import TrainConfig
+from experiments.configs import contest as contest_rules
 from experiments.configs import study_of
 from experiments.train import Trainer
 from experiments.tune import report, tune
@@ -122,6 +124,43 @@ class Tune:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """Tune every algorithm alike on validation data, then test each once, on fresh seeds.
+
+    The protocol, the settings and the search spaces stand in experiments/configs/contest.py. Prints
+    a table (test error, paired difference to SGD, corrected p-values, local energy) and writes
+    contest.json, contest.md and contest.png. Stopped, it goes on where it was.
+
+    Example: python -m experiments contest --small
+    """
+
+    small: bool = False
+    """A few trials and seeds, in two minutes: to see how it works, not who wins."""
+    report_only: bool = False
+    """Report what is complete, train nothing."""
+    out: pathlib.Path | None = None
+    """Directory; runs/contest by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        """Runs and reports; 1 if there is nothing to report."""
+        rules = {name.lower(): value for name, value in vars(contest_rules).items()}
+        rules |= rules["small"] if self.small else {}
+        fields = [field.name for field in dataclasses.fields(contest.Contest)]
+        contested = contest.Contest(**{name: rules[name] for name in fields})
+        default = "contest-small" if self.small else "contest"
+        out = pathlib.Path("runs", default) if self.out is None else self.out
+        if not self.report_only:
+            contest.run_contest(contested, out, progress=self.progress)
+        results = contest.read_contest(contested, out)
+        if not results:
+            raise ValueError(f"out ({out}) holds no complete setting of this contest yet.")
+        print(contest.report(contested, results, out))
+        return 0
+
+
 def _check_labels(only, known):
     unknown = [label for label in only if label not in known]
     if unknown:
@@ -131,7 +170,7 @@ def _check_labels(only, known):
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
     command = tyro.cli(
-        Train | Compare | Tune,
+        Train | Compare | Tune | Contest,
         prog="python -m experiments",
         description=__doc__,
         args=arguments,

@@ -148,7 +148,12 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
                 f"{row['seconds'][0]:.1f}",
             ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return markdown_table(lines)
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """Cells, the first line the header, as an aligned Markdown table."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
     ]

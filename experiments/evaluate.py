@@ -27,7 +27,7 @@ def final_model(
     """
     members = trainer.algorithm.members(state.opt_state, state.params)
     center = flatjax.replica_center(members, replica_axis=0)
-    return center, _statistics(trainer, center, state)
+    return center, statistics(trainer, center, state.batch_stats)
 
 
 def present_error(trainer: Trainer, state: flatjax.TrainState) -> float:
@@ -70,7 +70,7 @@ def final_result(
     if not math.isfinite(test["loss"]):
         raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")
     members = flatjax.unstack_replicas(trainer.algorithm.members(state.opt_state, state.params))
-    member_stats = [_statistics(trainer, member, state) for member in members]
+    member_stats = [statistics(trainer, member, state.batch_stats) for member in members]
     replica_errors = [
         task.evaluate(*member)["error"] for member in zip(members, member_stats, strict=True)
     ]
@@ -110,9 +110,17 @@ def measure_local_energy(
     }
 
 
-def _statistics(trainer, params, state):
-    """Batch statistics of `params`; nothing for a network that has none."""
-    stats = jax.tree.map(lambda leaf: leaf[0], state.batch_stats)
+def statistics(
+    trainer: Trainer, params: chex.ArrayTree, batch_stats: chex.ArrayTree
+) -> chex.ArrayTree:
+    """Batch statistics of `params`; nothing for a network that has none.
+
+    Args:
+      trainer: its task gives the batches on which they are measured.
+      params: parameters of one network.
+      batch_stats: stacked statistics, for their structure.
+    """
+    stats = jax.tree.map(lambda leaf: leaf[0], batch_stats)
     return flatjax.batch_stats.reestimate(
         trainer.task.update_stats, params, stats, trainer.task.statistics_batches
     )

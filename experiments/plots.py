@@ -109,3 +109,29 @@ def _draw_scatter(axes, runs, sigma, style):
         markerfacecolor=face,
         markersize=7,
     )
+
+
+def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Paired differences to SGD with their intervals, a panel for each setting."""
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, panels = plt.subplots(
+            1, len(settings), figsize=(1.2 + 2.2 * len(settings), 2.8), sharey=True, squeeze=False
+        )
+        for panel, setting in zip(panels[0], settings, strict=True):
+            compared = [row for row in rows if row["setting"] == setting and "p" in row]
+            for height, row in enumerate(reversed(compared)):
+                low, high = row["interval"]
+                panel.plot(
+                    [low, high], [height] * 2, color=COLORS[row["algorithm"]], lw=2, alpha=0.6
+                )
+                panel.plot(row["difference"], height, "o", color=COLORS[row["algorithm"]])
+            panel.axvline(0, color=COLORS["sgd"], lw=0.8)
+            (sgd,) = (row for row in rows if row["setting"] == setting and "p" not in row)
+            panel.set_title(setting, loc="left", fontweight="bold")
+            panel.set_xlabel("SGD {:.2f} ± {:.2f}".format(*sgd["test_error"]))
+            panel.set_yticks(range(len(compared)), [row["algorithm"] for row in reversed(compared)])
+        figure.suptitle("test error minus tuned SGD's (%), 95% intervals", x=0.01, ha="left")
+        figure.tight_layout()
+        figure.savefig(path, dpi=150)
+        plt.close(figure)

@@ -162,9 +162,13 @@ def _sums(logits, batch) -> dict[str, jax.Array]:
     }
 
 
+# Studies make many tasks of one data set, whose arrays nobody changes.
+_load = functools.lru_cache(maxsize=1)(data.load)
+
+
 def load_splits(config: TrainConfig) -> tuple[data.Split, data.Split, int]:
     """Training and held-out examples of a configuration, and the number of classes."""
-    dataset = data.load(config.dataset)
+    dataset = _load(config.dataset)
     train, held_out = dataset.train, dataset.test
     if config.validation > 0:
         train, validation = data.split_validation(train, config.validation, config.data_seed)

@@ -62,8 +62,8 @@ class Trainer:
 
     def init_state(self, seed: int) -> flatjax.TrainState:
         """The state before the first step: replicas from independent weights, unless asked."""
-        run_keys = _run_keys(seed)
-        keys = jax.random.split(run_keys.weights, self.config.num_replicas)
+        own = run_keys(seed)
+        keys = jax.random.split(own.weights, self.config.num_replicas)
         if self.config.common_init:
             keys = jnp.broadcast_to(keys[0], keys.shape)
         variables = flatjax.stack_replicas(self.task.init, keys)
@@ -74,7 +74,7 @@ class Trainer:
             batch_stats=variables.get("batch_stats", {}),
         )
         # Copies: some optimizers keep the parameters themselves, and a buffer is donated only once.
-        opt_state = jax.tree.map(jnp.copy, seed_noise(state.opt_state, run_keys.noise))
+        opt_state = jax.tree.map(jnp.copy, seed_noise(state.opt_state, own.noise))
         return dataclasses.replace(state, opt_state=opt_state)
 
     def train_step(
@@ -127,7 +127,8 @@ class Trainer:
         return jax.jit(steps, donate_argnums=0)
 
     @functools.cached_property
-    def _loops_on_device(self) -> bool:
+    def loops_on_device(self) -> bool:
+        """Whether many steps make one program, or each step its own."""
         # XLA's CPU backend runs convolutions inside a loop about ten times slower than outside.
         if jax.default_backend() != "cpu":
             return True
@@ -139,9 +140,12 @@ class Trainer:
         )
 
     def epoch_order(self, seed: int, epoch: int) -> jax.Array:
-        """The order of the data in an epoch, (batches, y, B); depends on seed and epoch alone."""
+        """The order of the data in an epoch, (batches, y, B); depends on seed and epoch alone.
+
+        Both may be traced.
+        """
         return data.epoch_order(
-            jax.random.fold_in(_run_keys(seed).order, epoch),
+            jax.random.fold_in(run_keys(seed).order, epoch),
             len(self.task.train),
             self.config.batch_size,
             self.config.num_replicas,
@@ -154,8 +158,8 @@ class Trainer:
         first = int(state.step)
         epoch = first // self.algorithm.batch_repeats // self.batches_per_epoch
         order = self.epoch_order(seed, epoch)
-        arguments = (self.task.device_train, order, _run_keys(seed).augmentation)
-        if self._loops_on_device:
+        arguments = (self.task.device_train, order, run_keys(seed).augmentation)
+        if self.loops_on_device:
             state, losses = self._jitted_steps(state, *arguments, num_steps)
             losses = np.asarray(losses)[:num_steps]
             if progress is not None:
@@ -247,7 +251,7 @@ class Trainer:
                     run_directory.append_metrics(record)
                     now = time.perf_counter()
                     if now - saved_at > checkpoint_seconds or until == self.total_steps:
-                        run_directory.save(until, _arrays(state))
+                        run_directory.save(until, arrays_of(state))
                         saved_at = now
         result = evaluate.final_result(self, config, state, history)
         if run_directory is not None:
@@ -264,11 +268,13 @@ class _RunKeys(NamedTuple):
     noise: chex.PRNGKey
 
 
-def _run_keys(seed: int) -> _RunKeys:
+def run_keys(seed: int) -> _RunKeys:
+    """The keys of a run; the seed may be traced."""
     return _RunKeys(*jax.random.split(jax.random.key(seed), 4))
 
 
-def _arrays(state: flatjax.TrainState) -> dict[str, Any]:
+def arrays_of(state: flatjax.TrainState) -> dict[str, Any]:
+    """All of a state that changes during training; what checkpoints hold."""
     return {
         "step": state.step,
         "params": state.params,
@@ -278,7 +284,7 @@ def _arrays(state: flatjax.TrainState) -> dict[str, Any]:
 
 
 def _resume(run_directory: RunDirectory, state: flatjax.TrainState):
-    restored = run_directory.restore(_arrays(state))
+    restored = run_directory.restore(arrays_of(state))
     if restored is None:
         run_directory.truncate_metrics(0)
         return state, []

@@ -1,0 +1,66 @@
+"""The contest of the algorithms: settings, search spaces and rules, fixed before it was run.
+
+command:   python -m experiments contest
+hardware:  2 CPU cores, about two hours; --small takes two minutes and shows only how it works
+
+Protocol
+1. Settings: Fashion-MNIST, a small or a larger subset, clean or noisy labels, MLP or conv net.
+2. All algorithms take the same number of gradients (SAM two, L for a step of the anchor, rSGD's
+   replicas share them).
+3. Tuning: the same number of trials for every algorithm, whatever the dimension of its space, drawn
+   log-uniformly (Halton) from the spaces below; each on the same two seeds, each seed with its own
+   subset, label noise and validation set. The trial of least mean validation error is chosen.
+4. Test: the chosen setting of each algorithm, once, on ten fresh seeds, each with its own subset and
+   label noise, the same for all algorithms; the error on the whole test set.
+5. Report: mean, paired difference to SGD with its 95% interval (Student), paired t-tests, Holm's
+   correction over all comparisons of the contest. Nothing is retuned after test errors were seen.
+"""
+
+from experiments.config import TrainConfig
+
+BASE = TrainConfig(
+    dataset="fashion_mnist",
+    batch_size=128,
+    validation=0.1,
+    train_size=2000,
+    sigmas=(0.1, 0.3, 0.5),
+    local_energy_samples=20,
+    local_energy_examples=2000,
+)
+
+SETTINGS = {
+    "MLP, 2k": {"model": "mlp", "epochs": 60},
+    "MLP, 2k, 20% noise": {"model": "mlp", "epochs": 60, "label_noise": 0.2},
+    "conv net, 2k": {"model": "small_convnet", "epochs": 30},
+    "MLP, 10k, 20% noise": {
+        "model": "mlp",
+        "epochs": 30,
+        "train_size": 10_000,
+        "label_noise": 0.2,
+    },
+    "conv net, 2k, 20% noise": {"model": "small_convnet", "epochs": 30, "label_noise": 0.2},
+}
+
+_SGD = {"learning_rate": (0.01, 0.3), "weight_decay": (2e-4, 2e-2)}
+
+SPACES = {
+    "sgd": _SGD,
+    "sam": _SGD | {"sam_rho": (0.02, 0.5)},
+    "swa": _SGD,
+    "esgd": _SGD | {"gamma": (1e-3, 3.0)},
+    "rsgd": _SGD | {"gamma": (1e-5, 1e-1)},
+    "parle": _SGD | {"gamma": (1e-3, 3.0), "replica_gamma": (1e-4, 1.0)},
+}
+
+TRIALS = 12
+TUNING_SEEDS = (0, 1)
+TEST_SEEDS = tuple(range(100, 110))
+SIGMA = 0.3
+
+# For --small: one setting, few trials, seeds and epochs.
+SMALL = {
+    "settings": {"MLP, 2k, 20% noise": {"model": "mlp", "epochs": 6, "label_noise": 0.2}},
+    "trials": 3,
+    "tuning_seeds": (0,),
+    "test_seeds": (100, 101, 102),
+}

@@ -1,0 +1,231 @@
+"""Tunes every algorithm alike on validation data, then tests each once, on fresh seeds."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.stats
+
+from experiments import plots
+from experiments.compare import markdown_table, slug
+from experiments.config import TrainConfig
+from experiments.population import Population, Trained, make_tasks
+from experiments.run_directory import read_json, write_json
+from experiments.statistics import holm, mean_and_sem
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """What is compared, and how; see `experiments.configs.contest` for the protocol.
+
+    Attributes:
+      base: what all runs share.
+      settings: label -> what the setting changes.
+      spaces: algorithm -> field -> least and largest value tried.
+      trials: candidates of each algorithm in each setting.
+      tuning_seeds: seeds (and data) of every candidate.
+      test_seeds: seeds (and data) of the test.
+      sigma: noise strength at which local energies are tabled.
+    """
+
+    base: TrainConfig
+    settings: Mapping[str, Mapping[str, Any]]
+    spaces: Mapping[str, Mapping[str, tuple[float, float]]]
+    trials: int
+    tuning_seeds: Sequence[int]
+    test_seeds: Sequence[int]
+    sigma: float
+
+    def candidates(self, algorithm: str) -> list[dict[str, float]]:
+        """The settings that are tried, log-uniform in the algorithm's space."""
+        space = self.spaces[algorithm]
+        points = scipy.stats.qmc.Halton(len(space), rng=0).random(self.trials)
+        low, high = np.log(list(space.values())).T
+        return [
+            {name: float(f"{value:.3g}") for name, value in zip(space, np.exp(row), strict=True)}
+            for row in low + points * (high - low)
+        ]
+
+    def config(self, setting: str, algorithm: str, evaluate_on: str) -> TrainConfig:
+        """What all candidates of an algorithm share; couplings stand where none may be missing."""
+        middle = {name: bounds[0] for name, bounds in self.spaces[algorithm].items()}
+        changes = dict(self.settings[setting]) | middle
+        return dataclasses.replace(
+            self.base, algorithm=algorithm, evaluate_on=evaluate_on, **changes
+        )
+
+
+def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
+    """Tunes and tests what has no result in `out` yet; goes on where it was stopped.
+
+    Args:
+      contest: what to run.
+      out: directory; each setting and algorithm has tuning.json and test.json in its own.
+      progress: show progress bars.
+
+    Returns:
+      setting -> algorithm -> what test.json holds.
+    """
+    results: dict[str, Any] = {}
+    for setting in contest.settings:
+        results[setting] = {}
+        for algorithm in contest.spaces:
+            directory = out / slug(setting) / algorithm
+            directory.mkdir(parents=True, exist_ok=True)
+            found = _cached(directory / "tuning.json", _tune, contest, setting, algorithm, progress)
+            results[setting][algorithm] = _cached(
+                directory / "test.json",
+                *(_test, contest, setting, algorithm, progress, found[0]["settings"]),
+            )
+    return results
+
+
+def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
+    """The results that are complete, as `run_contest` returns them."""
+    results: dict[str, Any] = {}
+    for setting in contest.settings:
+        paths = {name: out / slug(setting) / name / "test.json" for name in contest.spaces}
+        found = {name: read_json(path) for name, path in paths.items() if path.exists()}
+        if "sgd" in found:
+            results[setting] = found
+    return results
+
+
+def _cached(path, make, *arguments):
+    if not path.exists():
+        write_json(path, make(*arguments))
+    return read_json(path)
+
+
+def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
+    """Candidates, best first; one that diverged has no error and stands last."""
+    candidates = contest.candidates(algorithm)
+    seeds = list(contest.tuning_seeds)
+    config = contest.config(setting, algorithm, "validation")
+    population = Population(config, make_tasks(config, seeds), list(contest.spaces[algorithm]))
+    runs = [(candidate, position) for candidate in candidates for position in range(len(seeds))]
+    trained = population.train(
+        [candidate for candidate, _ in runs],
+        [seeds[position] for _, position in runs],
+        [position for _, position in runs],
+        progress=progress,
+    )
+    errors = np.reshape([_errors(run)["test_error"] for run in trained], (len(candidates), -1))
+    found = [
+        {"settings": candidate, "validation_error": mean_and_sem(row) if all(row < 90) else None}
+        for candidate, row in zip(candidates, errors, strict=True)
+    ]
+    return sorted(found, key=lambda row: (row["validation_error"] or (np.inf,))[0])
+
+
+def _test(contest, setting, algorithm, progress, settings) -> dict[str, Any]:
+    seeds = list(contest.test_seeds)
+    config = contest.config(setting, algorithm, "test")
+    population = Population(config, make_tasks(config, seeds), list(settings))
+    trained = population.train(
+        [settings] * len(seeds), seeds, list(range(len(seeds))), progress=progress
+    )
+    return {
+        "settings": settings,
+        "gradient_evaluations": population.trainer.gradient_evaluations,
+        "runs": [
+            {"seed": seed} | _errors(run) | _local_energy(run)
+            for seed, run in zip(seeds, trained, strict=True)
+        ],
+    }
+
+
+def _errors(run: Trained) -> dict[str, float]:
+    """Held-out error in %; 100 for a run that diverged."""
+    found = run.task.evaluate(run.params, run.batch_stats)
+    finite = bool(np.isfinite(found["loss"]))
+    return {
+        "test_error": 100 * float(found["error"]) if finite else 100.0,
+        "test_loss": float(found["loss"]) if finite else None,
+    }
+
+
+def _local_energy(run: Trained) -> dict[str, Any]:
+    task = run.task
+    energy = task.local_energy(run.params, task.train_batches, jax.random.key(0), run.batch_stats)
+    return {
+        "train_error": 100 * float(energy.reference["error"]),
+        "train_loss": float(energy.reference["loss"]),
+        "sigma": energy.sigma.tolist(),
+        "local_energy": (100 * energy.mean["error"]).tolist(),
+    }
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+
+def summarize(results: dict[str, Any], sigma: float) -> list[dict[str, Any]]:
+    """One row for each setting and algorithm, with its paired difference to SGD."""
+    rows = []
+    for setting, algorithms in results.items():
+        baseline = _column(algorithms["sgd"], "test_error")
+        for algorithm, found in algorithms.items():
+            errors = _column(found, "test_error")
+            at = found["runs"][0]["sigma"].index(sigma)
+            row = {
+                "setting": setting,
+                "algorithm": algorithm,
+                "settings": found["settings"],
+                "seeds": len(errors),
+                "test_error": mean_and_sem(errors),
+                "train_error": mean_and_sem(_column(found, "train_error")),
+                "local_energy": mean_and_sem([run["local_energy"][at] for run in found["runs"]]),
+                "gradient_evaluations": found["gradient_evaluations"],
+            }
+            if algorithm != "sgd":
+                test = scipy.stats.ttest_rel(errors, baseline)
+                interval = test.confidence_interval()
+                row |= {
+                    "difference": round(float(np.mean(errors - baseline)), 4),
+                    "interval": [round(float(end), 4) for end in interval],
+                    "p": float(test.pvalue),
+                }
+            rows.append(row)
+    compared = [row for row in rows if "p" in row]
+    for row, corrected in zip(compared, holm([row["p"] for row in compared]), strict=True):
+        row["p_holm"] = float(corrected)
+    return rows
+
+
+def _column(found, name):
+    return np.array([run[name] for run in found["runs"]])
+
+
+def table(rows: list[dict[str, Any]], sigma: float) -> str:
+    """The summary as a Markdown table."""
+    header = ["setting", "algorithm", "test error %", "to SGD, 95% interval", "p (Holm)"]
+    header += ["train error %", f"local energy %, σ={sigma:g}"]
+    lines = [header]
+    for row in rows:
+        compared = "p" in row
+        low, high = row.get("interval", (0, 0))
+        lines.append(
+            [
+                row["setting"],
+                row["algorithm"],
+                "{:.2f} ± {:.2f}".format(*row["test_error"]),
+                f"{row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" if compared else "",
+                f"{row['p_holm']:.2g}" if compared else "",
+                "{:.2f} ± {:.2f}".format(*row["train_error"]),
+                "{:.2f} ± {:.2f}".format(*row["local_energy"]),
+            ]
+        )
+    return markdown_table(lines)
+
+
+def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:
+    """Writes contest.json, contest.md and contest.png; returns the table."""
+    rows = summarize(results, contest.sigma)
+    write_json(out / "contest.json", {"base": contest.base.to_json(), "rows": rows})
+    text = table(rows, contest.sigma)
+    (out / "contest.md").write_text(text + "\n")
+    plots.contest(rows, out / "contest.png")
+    return text
