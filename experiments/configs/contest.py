@@ -10,8 +10,8 @@ Protocol
 3. Tuning: the same number of trials for every algorithm, whatever the dimension of its space, drawn
    log-uniformly (Halton) from the spaces below; each on the same two seeds, each seed with its own
    subset, label noise and validation set. The trial of least mean validation error is chosen.
-4. Test: the chosen setting of each algorithm, once, on ten fresh seeds, each with its own subset and
-   label noise, the same for all algorithms; the error on the whole test set.
+4. Test: the chosen setting of each algorithm, once, on ten fresh seeds, each with its own subset
+   and label noise, the same for all algorithms; the error on the whole test set.
 5. Report: mean, paired difference to SGD with its 95% interval (Student), paired t-tests, Holm's
    correction over all comparisons of the contest. Nothing is retuned after test errors were seen.
 """

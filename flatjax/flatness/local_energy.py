@@ -1,7 +1,8 @@
 """Local energy: how much the training error rises when the weights are perturbed at random."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -13,52 +14,14 @@ from flatjax.batch_stats import UpdateStatsFn, reestimate
 from flatjax.coupling import Mask
 from flatjax.evaluation import EvalFn
 from flatjax.flatness import _perturb
+from flatjax.flatness._rises import LocalEnergy, paired_difference, summarize
 from flatjax.placement import map_replicas
+
+__all__ = ["LocalEnergy", "local_energy", "paired_difference"]
 
 NOISES = ("multiplicative", "additive")
 # A standard error of fewer draws (or pairs of them) is no ground on which to stop.
 LEAST_ADAPTIVE_UNITS = 10
-
-
-class LocalEnergy(NamedTuple):
-    """Rise of the evaluated quantities under noise, on a grid of G strengths.
-
-    Where M stacked solutions were measured together, arrays of values carry a leading axis M.
-
-    Attributes:
-      sigma: the strengths of the noise, shape (G,).
-      mean: {name: mean rise over draws, shape (G,)}, in the units of `eval_fn`.
-      sem: {name: standard error of that mean over draws, shape (G,)}.
-      reference: {name: value without noise, scalar}.
-      draws: {name: rise of each draw, shape (G, S)}; NaN beyond the draws taken at a sigma.
-      num_samples: draws taken at each sigma, shape (G,).
-      target_met: whether the standard error at each sigma has reached `target_sem`, bools of shape
-        (G,); None where no target was set.
-      antithetic: whether draws 2i and 2i + 1 are of opposite noise.
-      key: data of the random key: results of one key are of the same draws, see
-        `paired_difference`.
-    """
-
-    sigma: np.ndarray
-    mean: dict[str, np.ndarray]
-    sem: dict[str, np.ndarray]
-    reference: dict[str, np.ndarray]
-    draws: dict[str, np.ndarray]
-    num_samples: np.ndarray
-    target_met: np.ndarray | None
-    antithetic: bool
-    key: np.ndarray
-
-    def solution(self, index: int) -> "LocalEnergy":
-        """The result of one of the solutions that were measured together."""
-        take = lambda values: {name: value[index] for name, value in values.items()}
-        return self._replace(
-            mean=take(self.mean),
-            sem=take(self.sem),
-            reference=take(self.reference),
-            draws=take(self.draws),
-            target_met=None if self.target_met is None else self.target_met[index],
-        )
 
 
 def local_energy(
@@ -153,7 +116,7 @@ def local_energy(
     """
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {NOISES}, got {noise!r}.")
-    sigmas = _check_sigmas(sigmas)
+    sigmas = _perturb.check_grid("sigmas", sigmas)
     max_samples = _check_draws(num_samples, max_samples, antithetic, target_sem)
     if (update_stats is None) != (stats_batches is None):
         raise ValueError("update_stats and stats_batches must be given together.")
@@ -172,7 +135,6 @@ def local_energy(
 
         return jax.vmap(direction)(params) if stacked else direction(params)
 
-    @jax.jit
     def perturb(params, direction, sigma):
         return _perturb.map_moving(lambda w, step: w + sigma * step, params, direction)
 
@@ -188,45 +150,60 @@ def local_energy(
         sums = evaluate(params, batch, *state)
         return jax.tree.map(lambda total, s: total.at[..., slot].add(s), totals, sums)
 
+    @jax.jit
+    def perturb_and_accumulate(totals, slot, params, direction, sigma, batch, *state):
+        return accumulate(totals, slot, perturb(params, direction, sigma), batch, *state)
+
+    jitted_perturb = jax.jit(perturb)
     if update_stats is not None:
         update = map_replicas(update_stats, in_axes=(0, 0, None)) if stacked else update_stats
         update = jax.jit(update)
 
-    def with_statistics(params, state):
+    def with_statistics(params, direction, sigma, state):
         if update_stats is None:
             return state
         if not state:
             raise ValueError("update_stats needs batch statistics, the first of state; got none.")
-        return (reestimate(update, params, state[0], stats_batches), *state[1:])
+        network = jitted_perturb(params, direction, sigma)
+        return (reestimate(update, network, state[0], stats_batches), *state[1:])
 
-    def networks(params, key, draws, active) -> Iterator[tuple[int, chex.ArrayTree]]:
-        """The perturbed networks of some draws, each with the slot of its sums."""
+    def perturbations(params, key, draws, active) -> Iterator[tuple[int, chex.ArrayTree, float]]:
+        """Slot, direction and strength of each perturbation of some draws.
+
+        Before the very first, the reference: strength 0, in the last slot.
+        """
         for unit in range(draws.start // len(signs), draws.stop // len(signs)):
             direction = draw(params, jax.random.fold_in(key, unit))
+            if unit == 0:
+                yield num_samples * len(sigmas), direction, 0.0
             for row, sign in enumerate(signs, start=unit * len(signs) - draws.start):
                 for g in active:
-                    yield row * len(sigmas) + int(g), perturb(params, direction, sign * sigmas[g])
+                    yield row * len(sigmas) + int(g), direction, sign * float(sigmas[g])
 
-    def sums_of(networks, data, num_slots, state):
-        """{name: sums over the data (..., num_slots)} of networks, in the slots they come with."""
+    def means_over(data, perturbations, params, state):
+        """{name: means over the data (..., slots)} of the perturbed networks."""
         totals, states = None, {}
 
-        def add(totals, slot, network, batch):
-            if totals is None:
-                totals = _zeros(jax.eval_shape(evaluate, network, batch, *state), num_slots)
-            if slot not in states:
-                states[slot] = with_statistics(network, state)
-            return accumulate(totals, slot, network, batch, *states[slot])
+        def zeros(batch):
+            sums = jax.eval_shape(evaluate, params, batch, *state)
+            return _zeros(sums, num_samples * len(sigmas) + 1)
 
-        if data.in_memory:
-            for slot, network in networks():
+        if data.in_memory and len(data) > 1:
+            totals = zeros(next(iter(data)))
+            for slot, direction, sigma in perturbations():
+                network = jitted_perturb(params, direction, sigma)
+                network_state = with_statistics(params, direction, sigma, state)
                 for batch in data:
-                    totals = add(totals, slot, network, batch)
-                del states[slot]
-        else:
-            for batch in data:
-                for slot, network in networks():
-                    totals = add(totals, slot, network, batch)
+                    totals = accumulate(totals, slot, network, batch, *network_state)
+            return _means(totals)
+        for batch in data:
+            totals = zeros(batch) if totals is None else totals
+            for slot, *perturbation in perturbations():
+                if slot not in states:
+                    states[slot] = with_statistics(params, *perturbation, state)
+                totals = perturb_and_accumulate(
+                    totals, slot, params, *perturbation, batch, *states[slot]
+                )
         return _means(totals)
 
     def measure(
@@ -240,89 +217,32 @@ def local_energy(
             )
         if stacked:
             _checks.stacked_size((params, state))
-        reference_slot = num_samples * len(sigmas)
-        reference, blocks = None, []
+        reference, draws = None, {}
         active, taken = np.arange(len(sigmas)), np.zeros(len(sigmas), int)
         while True:
-            start = num_samples * len(blocks)
-            draws = range(start, min(start + num_samples, max_samples))
-
-            def to_evaluate(draws=draws, active=active):
-                if draws.start == 0:
-                    yield reference_slot, params
-                yield from networks(params, key, draws, active)
-
-            means = sums_of(to_evaluate, data, reference_slot + 1, state)
+            start = taken.max()
+            block = range(start, min(start + num_samples, max_samples))
+            to_evaluate = functools.partial(perturbations, params, key, block, active)
+            values = means_over(data, to_evaluate, params, state)
             if reference is None:
-                reference = {name: value[..., reference_slot] for name, value in means.items()}
-            blocks.append(_rises(means, reference, len(draws), len(sigmas), active))
-            taken[active] = draws.stop
-            energy = _summary(sigmas, blocks, taken.copy(), reference, antithetic, key)
+                reference = {name: value[..., -1] for name, value in values.items()}
+            rises = _rises(values, reference, len(block), len(sigmas), active)
+            draws = {
+                name: np.concatenate([draws[name], rise], axis=-1) if draws else rise
+                for name, rise in rises.items()
+            }
+            taken[active] = block.stop
+            energy = summarize(sigmas, draws, taken.copy(), reference, antithetic, key)
             if target_sem is None:
                 return energy
             if quantity not in energy.sem:
                 raise ValueError(f"quantity must be one of {sorted(energy.sem)}, got {quantity!r}.")
             met = energy.sem[quantity] <= target_sem
             active = np.flatnonzero(~np.all(met, axis=tuple(range(met.ndim - 1))))
-            if not len(active) or draws.stop == max_samples:
+            if not len(active) or block.stop == max_samples:
                 return energy._replace(target_met=met)
 
     return measure
-
-
-def paired_difference(
-    first: LocalEnergy, second: LocalEnergy, name: str = "error"
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""How much more one solution rises than another under the same noise.
-
-    The mean over draws of :math:`\delta E_1 - \delta E_2`, and its standard error: less than that
-    of each, as far as the same noise does the same to both. Where more draws were taken of one,
-    those in common are compared.
-
-    Args:
-      first: result of one solution, or of stacked ones.
-      second: result of another with the same key, sigmas and kind of draws.
-      name: the quantity.
-
-    Returns:
-      (mean, sem), each of shape (G,); (M, G) where one of them is of M stacked solutions.
-
-    Raises:
-      ValueError: the results do not share sigmas, key or kind of draws, or lack the quantity.
-
-    Examples:
-      The noise is common to both, and so is nearly all of the rise:
-
-      >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness.local_energy import local_energy, paired_difference
-      >>> def eval_fn(params, batch):
-      ...     return {"loss": jnp.sum(params**2), "count": jnp.array(1)}
-      >>> measure = local_energy(eval_fn, sigmas=[0.1], noise="additive")
-      >>> first, second = (measure(jnp.ones(9) + d, [0], jax.random.key(0)) for d in (0, 0.01))
-      >>> mean, sem = paired_difference(first, second, "loss")
-      >>> bool(sem[0] < 0.02 * first.sem["loss"][0])
-      True
-    """
-    if not np.array_equal(first.sigma, second.sigma):
-        raise ValueError(f"results must share sigmas, got {first.sigma} and {second.sigma}.")
-    if not np.array_equal(first.key, second.key) or first.antithetic != second.antithetic:
-        raise ValueError(
-            "results must be of the same draws: measured with one key, and both antithetic or not."
-        )
-    for energy in (first, second):
-        if name not in energy.draws:
-            raise ValueError(f"name must be one of {sorted(energy.draws)}, got {name!r}.")
-    most = min(first.draws[name].shape[-1], second.draws[name].shape[-1])
-    difference = first.draws[name][..., :most] - second.draws[name][..., :most]
-    common = np.minimum(first.num_samples, second.num_samples)
-    return _mean_and_sem(difference, common, first.antithetic)
-
-
-def _check_sigmas(sigmas) -> np.ndarray:
-    sigmas = np.atleast_1d(np.asarray(sigmas, dtype=float))
-    if sigmas.ndim != 1 or not sigmas.size or not (np.isfinite(sigmas) & (sigmas > 0)).all():
-        raise ValueError(f"sigmas must be a list of positive finite numbers, got {sigmas}.")
-    return sigmas
 
 
 def _check_draws(num_samples, max_samples, antithetic, target_sem) -> int:
@@ -373,32 +293,3 @@ def _rises(means, reference, num_draws, num_sigmas, active):
         rises[name] = np.full(grid.shape, np.nan)
         rises[name][..., active, :] = grid[..., active, :] - reference[name][..., None, None]
     return rises
-
-
-def _summary(sigmas, blocks, num_samples, reference, antithetic, key) -> LocalEnergy:
-    draws = {name: np.concatenate([b[name] for b in blocks], axis=-1) for name in blocks[0]}
-    found = {name: _mean_and_sem(rises, num_samples, antithetic) for name, rises in draws.items()}
-    is_new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return LocalEnergy(
-        sigma=sigmas,
-        mean={name: mean for name, (mean, _) in found.items()},
-        sem={name: sem for name, (_, sem) in found.items()},
-        reference=reference,
-        draws=draws,
-        num_samples=num_samples,
-        target_met=None,
-        antithetic=antithetic,
-        key=np.asarray(jax.random.key_data(key) if is_new_style else key),
-    )
-
-
-def _mean_and_sem(draws, num_samples, antithetic):
-    """Mean over the first draws at each sigma, (..., G, S) -> (..., G), and its standard error."""
-    means, sems = [], []
-    for g, count in enumerate(num_samples):
-        values = draws[..., g, :count]
-        if antithetic:  # only pairs are independent
-            values = values.reshape(*values.shape[:-1], count // 2, 2).mean(axis=-1)
-        means.append(values.mean(axis=-1))
-        sems.append(values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1]))
-    return np.stack(means, axis=-1), np.stack(sems, axis=-1)

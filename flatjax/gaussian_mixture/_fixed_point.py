@@ -84,6 +84,7 @@ def fixed_point(
             difference, jacobian = evaluate(state.trial)
             better = size(difference) < 0.9 * size(state.difference)
             accepted = (better | ~state.was_newton) & jnp.all(jnp.isfinite(jacobian))
+            accepted |= state.steps == 0
             pick = lambda new, old: jnp.where(accepted, new, old)
             x = pick(state.trial, state.x)
             difference = pick(difference, state.difference)
@@ -92,10 +93,17 @@ def fixed_point(
             trial, newton = propose(x, difference, jacobian, cold == 0)
             return _Iterate(x, difference, jacobian, trial, newton, cold, state.steps + 1)
 
-        difference, jacobian = evaluate(start)
-        cold = jnp.asarray(warm_up)
-        trial, newton = propose(start, difference, jacobian, cold == 0)
-        first = _Iterate(start, difference, jacobian, trial, newton, cold, jnp.asarray(1))
+        # The update is compiled once, and so the start is the first trial too.
+        never = jnp.full_like(start, jnp.inf)
+        first = _Iterate(
+            x=start,
+            difference=never,
+            jacobian=jnp.zeros((start.size, start.size), start.dtype),
+            trial=start,
+            was_newton=jnp.asarray(False),
+            cold=jnp.asarray(warm_up + 1),
+            steps=jnp.asarray(0),
+        )
         last = jax.lax.while_loop(go_on, advance, first)
         # A float, because custom_root differentiates all that it returns.
         return last.x, (size(last.difference), last.steps.astype(float))

@@ -47,7 +47,7 @@ def vectorized(fn: Callable[..., chex.ArrayTree], chunk: int = 128) -> Callable[
 
     Args:
       fn: a function of keyword arguments that are scalars.
-      chunk: how many points are solved at a time.
+      chunk: how many points are solved at a time, at most.
 
     Returns:
       A function of keyword arguments that are arrays; its results have their broadcast shape.
@@ -61,8 +61,13 @@ def vectorized(fn: Callable[..., chex.ArrayTree], chunk: int = 128) -> Callable[
         at_point = lambda point: fn(**dict(zip(names, point, strict=True)))
         if shape == ():
             return at_point([array[0] for array in flat])
-        found = jax.lax.map(at_point, flat, batch_size=min(chunk, flat[0].size))
-        return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), found)
+        # Chunks of one size: a smaller last one would be compiled on its own.
+        num = flat[0].size
+        num_chunks = -(-num // chunk)
+        size = -(-num // num_chunks)
+        flat = [jnp.pad(array, (0, num_chunks * size - num), mode="edge") for array in flat]
+        found = jax.lax.map(at_point, flat, batch_size=size)
+        return jax.tree.map(lambda leaf: leaf[:num].reshape(shape + leaf.shape[1:]), found)
 
     return wrapped
 
