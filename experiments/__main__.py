@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments import contest
+from experiments import contest, flatness, gaussian_mixture
 from experiments.compare import compare, slug
 from experiments.config import TrainConfig
 from experiments.configs import contest as contest_rules
@@ -161,6 +161,76 @@ class Contest:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Flatness:
+    """Measure how flat saved runs are.
+
+    Prints a table (local energy, sharpness, PAC-Bayes, Hessian, Gauss-Newton) and writes
+    flatness.json, flatness.md and flatness.png.
+
+    Example: python -m experiments flatness runs/compare-digits/sgd/seed-0
+    runs/compare-digits/rsgd/seed-0
+    """
+
+    runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    """Directories that train or compare wrote."""
+    samples: int = 30
+    """Draws of the noise, and random vectors of the traces."""
+    out: pathlib.Path = pathlib.Path("runs", "flatness")
+    """Directory of the report."""
+    progress: bool = True
+    """Print a line as each run is measured."""
+
+    def run(self) -> int:
+        """Measures and prints the table."""
+        effort = flatness.Effort(num_samples=self.samples, num_probes=self.samples)
+        if not self.runs:
+            raise ValueError("runs must name at least one directory of a run.")
+        print(flatness.measure_runs(list(self.runs), self.out, effort, progress=self.progress))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianMixture:
+    """Solve the theory of the Gaussian mixture, confirm it by simulation, and draw the chapter.
+
+    Prints a table theory / simulation / z and writes simulations.jsonl (as they come; stopped, it
+    goes on where it was), comparison.json, comparison.md and the figures.
+
+    Example: python -m experiments gaussian-mixture --small
+    """
+
+    small: bool = False
+    """Few features and samples, in about two minutes: to see how it works."""
+    features: int | None = None
+    """N of the simulations; 1000 by default, 200 with --small."""
+    seeds: int | None = None
+    """Samples of each point; 10 by default, 2 with --small."""
+    report_only: bool = False
+    """Report the simulations that are there, make none."""
+    out: pathlib.Path | None = None
+    """Directory; runs/gaussian-mixture by default."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def run(self) -> int:
+        """Simulates, compares, draws."""
+        num_features = self.features or (200 if self.small else 1000)
+        seeds = self.seeds or (2 if self.small else 10)
+        default = "gaussian-mixture-small" if self.small else "gaussian-mixture"
+        out = pathlib.Path("runs", default) if self.out is None else self.out
+        print(
+            gaussian_mixture.run_chapter(
+                out,
+                num_features=num_features,
+                seeds=seeds,
+                simulate=not self.report_only,
+                progress=self.progress,
+            )
+        )
+        return 0
+
+
 def _check_labels(only, known):
     unknown = [label for label in only if label not in known]
     if unknown:
@@ -170,7 +240,7 @@ def _check_labels(only, known):
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
     command = tyro.cli(
-        Train | Compare | Tune | Contest,
+        Train | Compare | Tune | Contest | Flatness | GaussianMixture,
         prog="python -m experiments",
         description=__doc__,
         args=arguments,

@@ -135,3 +135,26 @@ def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         figure.tight_layout()
         figure.savefig(path, dpi=150)
         plt.close(figure)
+
+
+def flatness_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Local energy against noise, a curve for each run, and test error against local energy."""
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, (curves, scatter) = plt.subplots(1, 2, figsize=(9, 3.8))
+        labelled = set()
+        for row in rows:
+            color, curve = COLORS[row["algorithm"]], row["curve"]
+            label = None if row["algorithm"] in labelled else row["algorithm"]
+            labelled.add(row["algorithm"])
+            curves.errorbar(
+                curve["sigma"], curve["error"], curve["error_sem"], color=color, label=label
+            )
+            scatter.plot(row["local_energy"], row["test_error"], "o", color=color)
+        curves.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
+        curves.set_title("local energy", loc="left", fontweight="bold")
+        curves.legend(frameon=False)
+        scatter.set(xlabel="local energy (%)", ylabel="test error (%)")
+        scatter.set_title("flatness and generalisation", loc="left", fontweight="bold")
+        figure.tight_layout()
+        figure.savefig(path, dpi=150)
+        plt.close(figure)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 import tyro
 
 from experiments.benchmarks.jax_steps import JaxSteps
+from experiments.benchmarks.machine import describe_machine
 from experiments.run_directory import write_json
 
 
@@ -59,7 +59,7 @@ class Benchmark:
                 f"PyTorch rSGD / {y} plain steps": ratio("PyTorch rSGD", "PyTorch plain", y),
             }
         width = max(map(len, ratios))
-        print(f"{self.model}, batch {self.batch_size}, {_machine()}\n")
+        print(f"{self.model}, batch {self.batch_size}, {describe_machine()}\n")
         for name, ratio in ratios.items():
             print(f"{name:<{width}}  {ratio:5.2f}")
         fastest = {name: round(float(rounds.min()), 2) for name, rounds in times.items()}
@@ -67,7 +67,10 @@ class Benchmark:
         if "PyTorch plain" not in times:
             print("PyTorch is not installed: pip install -e '.[benchmarks]'", file=sys.stderr)
         if self.out is not None:
-            found = {"settings": dataclasses.asdict(self) | {"out": None}, "machine": _machine()}
+            found = {
+                "settings": dataclasses.asdict(self) | {"out": None},
+                "machine": describe_machine(),
+            }
             write_json(self.out.absolute(), found | {"ratios": ratios, "milliseconds": fastest})
 
     def _candidates(self) -> dict[str, Callable[[], None]]:
@@ -114,12 +117,6 @@ def _race(candidates, rounds: int, steps: int) -> dict[str, np.ndarray]:
                 run()
                 best[name][i] = min(best[name][i], 1e3 * (time.perf_counter() - start))
     return best
-
-
-def _machine() -> str:
-    device = jax.devices()[0]
-    kind = platform.processor() or platform.machine()
-    return f"jax {jax.__version__}, {os.cpu_count()} cores, {kind}, {device.platform}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,54 @@
 """How flat is a minimum: measures of any pytree of parameters and any evaluation function."""
 
+from flatjax.flatness.directions import line, plane, random_direction
+from flatjax.flatness.hessian import (
+    Eigenvalues,
+    SpectralDensity,
+    Trace,
+    spectral_density,
+    top_eigenvalues,
+    trace,
+)
+from flatjax.flatness.lanczos import lanczos
 from flatjax.flatness.local_energy import LocalEnergy, local_energy
+from flatjax.flatness.operators import gauss_newton_operator, hessian_operator
+from flatjax.flatness.pac_bayes import PacBayesSigma, pac_bayes_sigma
+from flatjax.flatness.ranking import Ranking, kendall_tau, rank_solutions
+from flatjax.flatness.sharpness import (
+    SamSharpness,
+    WorstCaseSharpness,
+    sam_sharpness,
+    worst_case_sharpness,
+)
+from flatjax.flatness.slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
 
-__all__ = ["LocalEnergy", "local_energy"]
+__all__ = [
+    "Eigenvalues",
+    "LocalEnergy",
+    "PacBayesSigma",
+    "Ranking",
+    "SamSharpness",
+    "Slice1D",
+    "Slice2D",
+    "SpectralDensity",
+    "Trace",
+    "WorstCaseSharpness",
+    "gauss_newton_operator",
+    "hessian_operator",
+    "kendall_tau",
+    "lanczos",
+    "line",
+    "local_energy",
+    "pac_bayes_sigma",
+    "plane",
+    "plot_slice",
+    "random_direction",
+    "rank_solutions",
+    "sam_sharpness",
+    "slice_1d",
+    "slice_2d",
+    "spectral_density",
+    "top_eigenvalues",
+    "trace",
+    "worst_case_sharpness",
+]

@@ -1,0 +1,13 @@
+"""What machine a benchmark ran on."""
+
+import os
+import platform
+
+import jax
+
+
+def describe_machine() -> str:
+    """Version of jax, cores, processor and device, in one line."""
+    device = jax.devices()[0]
+    kind = platform.processor() or platform.machine()
+    return f"jax {jax.__version__}, {os.cpu_count()} cores, {kind}, {device.platform}"

@@ -1,0 +1,5 @@
+"""The chapter on Gaussian mixtures: theory beside simulations, as a table and as figures."""
+
+from experiments.gaussian_mixture.chapter import run_chapter
+
+__all__ = ["run_chapter"]

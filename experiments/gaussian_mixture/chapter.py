@@ -1,0 +1,77 @@
+"""Simulates the chapter's points, compares them with the theory, and draws its figures."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.compare import markdown_table
+from experiments.gaussian_mixture import algorithms, entropy, figures, minima, replicas
+from experiments.gaussian_mixture.records import compare, read_simulations, simulate_points
+from experiments.run_directory import write_json
+
+
+def run_chapter(
+    out: pathlib.Path, *, num_features: int, seeds: int, simulate: bool = True, progress: bool
+) -> str:
+    """Simulates what `out` does not hold yet, and reports.
+
+    Args:
+      out: directory.
+      num_features: N of the simulations.
+      seeds: samples of each point.
+      simulate: make simulations; else report those that are there.
+      progress: show a progress bar.
+
+    Returns:
+      The table and how well theory and simulation agree.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    points = [
+        point
+        for module in (minima, replicas, entropy, algorithms)
+        for point in module.points(num_features, seeds)
+    ]
+    path = out / "simulations.jsonl"
+    if simulate:
+        simulations = simulate_points(points, path, progress=progress)
+    else:
+        simulations = read_simulations(path)
+    rows = compare(points, simulations)
+    paths = figures.draw_all(rows, out)
+    text = f"{table(rows)}\n\n{agreement(rows)}"
+    write_json(out / "comparison.json", rows)
+    (out / "comparison.md").write_text(text + "\n")
+    written = ", ".join(path.name for path in paths)
+    return f"{text}\n\nwritten: {out}/comparison.json, comparison.md, {written}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Theory beside simulation, as a Markdown table."""
+    lines = [["curve", "at", "quantity", "theory", "simulation", "z", "samples"]]
+    lines += [
+        [
+            row["curve"],
+            f"{row['x']:g}",
+            row["quantity"].replace("_", " "),
+            f"{row['theory']:.5f}",
+            f"{row['mean']:.5f} ± {row['sem']:.5f}",
+            f"{row['z']:+.1f}" if np.isfinite(row["z"]) else "",
+            str(row["seeds"]),
+        ]
+        for row in rows
+    ]
+    return markdown_table(lines)
+
+
+def agreement(rows: list[dict[str, Any]]) -> str:
+    """How many test errors are within three standard errors of the theory."""
+    errors = [row for row in rows if row["quantity"].endswith("test_error")]
+    if not errors:
+        return "no simulations yet"
+    z = np.array([row["z"] for row in errors])
+    sem = max(row["sem"] for row in errors)
+    return (
+        f"{len(errors)} test errors: {np.mean(np.abs(z) <= 3):.0%} within 3 standard errors of the "
+        f"theory, root mean square z {np.sqrt(np.mean(z**2)):.2f}, largest standard error {sem:.4f}"
+    )

@@ -1,0 +1,154 @@
+r"""Free energies from samples at a ladder of inverse temperatures.
+
+Samples at rung k are distributed as the prior times :math:`e^{-\beta_k E}`, :math:`\beta_0 = 0`;
+the free energies are :math:`F_k = \log Z_k / Z_0`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+from scipy.special import logsumexp
+
+# Of neighbouring rungs, as a share of the samples: below it nothing ties their free energies.
+LEAST_OVERLAP = 1e-8
+
+
+class Reweighted(NamedTuple):
+    """Estimates from all rungs; nan where neighbours have no energies in common.
+
+    Attributes:
+      free: F, shape (K,).
+      free_sem: its standard error.
+      log_mass: logarithm of the prior's mass up to the threshold; -inf if no sample lies there.
+      log_mass_sem: its standard error.
+    """
+
+    free: np.ndarray
+    free_sem: np.ndarray
+    log_mass: float
+    log_mass_sem: float
+
+
+def thermodynamic_integration(energies: np.ndarray, betas: np.ndarray) -> np.ndarray:
+    r"""Free energies by integrating :math:`F' = -\langle E \rangle`.
+
+    Each step by the trapezoidal rule and its first correction, from :math:`F'' = \mathrm{Var} E`:
+    an error of fifth order in the step.
+
+    Args:
+      energies: (chains, draws, K).
+      betas: (K,), increasing from 0.
+
+    Returns:
+      F, shape (K,).
+    """
+    step = np.diff(betas)
+    with np.errstate(invalid="ignore"):  # infinite energies make it nan
+        mean, variance = energies.mean(axis=(0, 1)), energies.var(axis=(0, 1))
+        area = 0.5 * step * (mean[1:] + mean[:-1]) + step**2 / 12 * np.diff(variance)
+    return np.concatenate([[0.0], -np.cumsum(area)])
+
+
+def reweight(
+    energies: np.ndarray, betas: np.ndarray, start: np.ndarray, threshold: float = -np.inf
+) -> Reweighted:
+    r"""Free energies, and the prior's mass below a threshold, from all rungs at once.
+
+    MBAR [Shirts and Chodera, 2008], the maximum-likelihood estimate: every sample counts with the
+    weight :math:`1 / \sum_l N_l e^{-\beta_l E - F_l}` in averages over the prior, and
+
+    .. math:: e^{F_k} = \sum_n \frac{e^{-\beta_k E_n}}{\sum_l N_l e^{-\beta_l E_n - F_l}} .
+
+    No error from the spacing of the rungs, as long as neighbours overlap. The standard errors are
+    those of the jackknife over chains, each left out to first order: by one step of Newton.
+
+    Args:
+      energies: (C, T, K), from C independent chains.
+      betas: (K,), increasing from 0.
+      start: a guess of F, shape (K,).
+      threshold: energy up to which the prior's mass is wanted.
+    """
+    chains, draws, rungs = energies.shape
+    # Energies that are counts have few values.
+    energy, which = np.unique(energies, return_inverse=True)
+    which = which.reshape(chains, -1)
+    counts = np.stack([np.bincount(row, minlength=len(energy)) for row in which])  # (C, values)
+    with np.errstate(invalid="ignore"):  # infinite energies weigh nothing but at beta = 0
+        boltzmann = np.where(betas == 0, 0.0, -betas * energy[:, None])
+
+    def log_density(free):
+        """For each energy log sum_l exp(-beta_l E - F_l), and the terms' shares."""
+        terms = boltzmann - free
+        log_sum = logsumexp(terms, axis=1)
+        return log_sum, np.exp(terms - log_sum[:, None])
+
+    def hessian(counts, shares):
+        weighted = counts[:, None] * shares
+        return (np.diag(weighted.sum(axis=0)) - shares.T @ weighted)[1:, 1:]
+
+    # The equations say where a convex function of F_1 ... F_K is stationary: each rung has its
+    # share of the samples.
+    total, per_rung = counts.sum(axis=0), chains * draws
+
+    def objective(rest):
+        free = np.append(0.0, rest)
+        log_sum, shares = log_density(free)
+        value = total @ log_sum + per_rung * free.sum()
+        return value / per_rung, 1 - (total @ shares)[1:] / per_rung
+
+    solution = scipy.optimize.minimize(
+        objective,
+        start[1:],
+        jac=True,
+        hess=lambda rest: hessian(total, log_density(np.append(0.0, rest))[1]) / per_rung,
+        method="trust-exact",
+        options={"gtol": 1e-8},
+    )
+    free = np.append(0.0, solution.x)
+    log_sum, shares = log_density(free)
+    if np.linalg.eigvalsh(hessian(total, shares)).min() < LEAST_OVERLAP * per_rung:
+        nothing = np.full(rungs, np.nan)
+        return Reweighted(nothing, nothing, np.nan, np.nan)
+    below = energy <= threshold
+
+    def log_mass(counts, change):
+        """Of the samples that are counted, with F + change, to first order."""
+        if not counts[below].any():
+            return -np.inf
+        log_weights = shares[below] @ change - log_sum[below]
+        return logsumexp(log_weights, b=counts[below]) - np.log(counts.sum() / rungs)
+
+    changes = np.zeros((chains, rungs))
+    for chain, own in enumerate(counts):
+        # The others' gradient, which that of this chain balances.
+        gradient = (own @ shares - draws)[1:]
+        changes[chain, 1:] = -np.linalg.solve(hessian(total - own, shares), gradient)
+    masses = [log_mass(total - own, change) for own, change in zip(counts, changes, strict=True)]
+    return Reweighted(
+        free=free,
+        free_sem=_jackknife_error(changes),
+        log_mass=log_mass(total, np.zeros(rungs)),
+        log_mass_sem=_jackknife_error(np.array(masses)),
+    )
+
+
+def jackknife(estimate: Callable[[np.ndarray], np.ndarray], chains: np.ndarray) -> np.ndarray:
+    """Standard error of an estimate from independent chains, by leaving out one after another.
+
+    Args:
+      estimate: a function of (chains, ...) returning an array.
+      chains: the chains, (C, ...).
+
+    Returns:
+      The error, of the shape of the estimate; nan where it is not finite.
+    """
+    return _jackknife_error(
+        np.stack([estimate(np.delete(chains, c, axis=0)) for c in range(len(chains))])
+    )
+
+
+def _jackknife_error(without):
+    with np.errstate(invalid="ignore"):
+        return np.sqrt((len(without) - 1) * without.var(axis=0))

@@ -1,0 +1,108 @@
+"""Configurations around a solution, made of vectors of normal noise, and their energies."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from flatjax.coupling import Mask
+from flatjax.evaluation import EvalFn
+from flatjax.flatness import _perturb
+from flatjax.flatness.priors import Prior, as_prior
+from flatjax.placement import contains_convolution
+
+
+class Surroundings(NamedTuple):
+    """A solution and its data, as sampling sees them.
+
+    Attributes:
+      params: the solution.
+      batches: the data, in one iterable that can be passed over again.
+      state: what `eval_fn` wants besides.
+      num_weights: n, the number of weights that move.
+      one_by_one: evaluate configurations one after another, not vmapped.
+    """
+
+    params: chex.ArrayTree
+    batches: Iterable[Any]
+    state: tuple[Any, ...]
+    num_weights: int
+    one_by_one: bool
+
+    @property
+    def is_small(self) -> bool:
+        """Whether many steps can be compiled into one program: one batch, vmapped."""
+        return isinstance(self.batches, tuple) and not self.one_by_one
+
+
+class Landscape:
+    """Energies of configurations, by programs that serve all solutions of the same shapes."""
+
+    def __init__(self, eval_fn: EvalFn, quantity: str, prior: str | Prior, mask: Mask):
+        self._eval_fn, self._quantity, self._mask = eval_fn, quantity, mask
+        self._prior = as_prior(prior)
+        self._place = jax.jit(jax.vmap(self._place_one, in_axes=(None, 0, None)))
+        self._add_all = jax.jit(self._add_to_all)
+        self._add_one = jax.jit(self._add_to_one)
+
+    def around(
+        self, params: chex.ArrayTree, batches: _perturb.Batches, state: tuple[Any, ...]
+    ) -> Surroundings:
+        """Checks a solution and its data."""
+        data = _perturb.Data(batches)
+        if not data.repeatable:
+            raise ValueError(
+                "batches must be passed over many times, got an iterator: give a sequence, or a "
+                "function that returns a fresh iterator."
+            )
+        num_weights = _perturb.size(_perturb.moving(params, self._mask))
+        if not num_weights:
+            raise ValueError("params must hold weights that move, got none: all are masked.")
+        # Vmapped convolutions are grouped ones, ten times slower on CPU.
+        one_by_one = jax.default_backend() == "cpu" and contains_convolution(
+            self._energy, params, next(iter(data)), *state
+        )
+        batches = tuple(data) if data.in_memory and len(data) == 1 else data
+        return Surroundings(params, batches, state, num_weights, one_by_one)
+
+    def energies(self, near: Surroundings, noise: jax.Array, distance: chex.Numeric) -> jax.Array:
+        """Energies (...) of the configurations that are made of noise (..., n)."""
+        rows = noise.reshape(-1, near.num_weights)
+        totals = self._sums(near, self._place(near.params, rows, distance), len(rows))
+        return totals.reshape(noise.shape[:-1])
+
+    def reference(self, near: Surroundings) -> float:
+        """The energy of the solution itself."""
+        only = jax.tree.map(lambda w: jnp.asarray(w)[None], near.params)
+        return float(self._sums(near, only, 1)[0])
+
+    def _sums(self, near, networks, count):
+        totals = jnp.zeros(count)
+        for batch in near.batches:
+            if near.one_by_one:
+                for index in range(count):
+                    totals = self._add_one(totals, index, networks, batch, *near.state)
+            else:
+                totals = self._add_all(totals, networks, batch, *near.state)
+        return totals
+
+    def _add_to_all(self, totals, networks, batch, *state):
+        return totals + jax.vmap(lambda params: self._energy(params, batch, *state))(networks)
+
+    def _add_to_one(self, totals, index, networks, batch, *state):
+        network = jax.tree.map(lambda leaf: leaf[index], networks)
+        return totals.at[index].add(self._energy(network, batch, *state))
+
+    def _energy(self, params, batch, *state):
+        sums = self._eval_fn(params, batch, *state)
+        names = sorted(set(sums) - {"count"})
+        if self._quantity not in names:
+            raise ValueError(f"quantity must be one of {names}, got {self._quantity!r}.")
+        return sums[self._quantity]
+
+    def _place_one(self, params, noise, distance):
+        moving = _perturb.moving(params, self._mask)
+        moved = self._prior(moving, _perturb.unravel(noise, moving), distance)
+        return _perturb.map_moving(lambda w, new: new, params, moved)

@@ -1,0 +1,111 @@
+r"""Where the configurations around a solution are drawn from: functions of standard normal noise.
+
+A prior is a function `prior(params, noise, distance) -> params` of the weights that move (a pytree
+in which weights that do not are None), standard normal noise of their shapes, and a scalar. Every
+distribution that normal noise can be turned into will do: sampling takes place in the noise.
+"""
+
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Prior = Callable[[chex.ArrayTree, chex.ArrayTree, chex.Numeric], chex.ArrayTree]
+
+
+def additive(
+    params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
+) -> chex.ArrayTree:
+    r"""Gaussian, the same for every weight: :math:`w' = w + d \, z`."""
+    return jax.tree.map(lambda w, z: w + distance * z, params, noise)
+
+
+def multiplicative(
+    params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
+) -> chex.ArrayTree:
+    r"""Gaussian, in proportion to each weight: :math:`w' = w + d \, z \odot w`."""
+    return jax.tree.map(lambda w, z: w + distance * z * w, params, noise)
+
+
+def sphere(params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric) -> chex.ArrayTree:
+    r"""Uniform on the sphere :math:`\lVert w' - w \rVert = d` of all weights together."""
+    scale = distance / _norm(noise)
+    return jax.tree.map(lambda w, z: w + scale * z, params, noise)
+
+
+def relative_sphere(
+    params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
+) -> chex.ArrayTree:
+    r"""Uniform on the sphere :math:`\lVert w' - w \rVert = d \lVert w \rVert` of all weights."""
+    return sphere(params, noise, distance * _norm(params))
+
+
+def fixed_overlap(axis: int | Sequence[int] | None) -> Prior:
+    r"""Uniform at a given overlap with w, at the norm of w, for the weights of every unit.
+
+    .. math::
+      w' = p \, w + \sqrt{1 - p^2} \, \lVert w \rVert \, u, \qquad p = 1 - d,
+
+    u uniform among the unit vectors orthogonal to w, so that :math:`w' \cdot w = p \lVert w
+    \rVert^2`, :math:`\lVert w' \rVert = \lVert w \rVert` and :math:`\lVert w' - w \rVert^2 = 2 d
+    \lVert w \rVert^2`: for weights whose norm says nothing (sign units, batch norm).
+
+    Args:
+      axis: the axes of each leaf along which the weights of one unit run (0 for the kernels of
+        dense layers, shape (inputs, units)); None for the whole leaf. Mask what is no such leaf.
+
+    Returns:
+      The prior. A unit of one weight has nothing orthogonal to it, and one of zero weights no
+      direction: they give NaN.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.flatness import priors
+      >>> w, z = jax.random.normal(jax.random.key(0), (2, 10, 3))
+      >>> moved = priors.fixed_overlap(axis=0)(w, z, 0.25)
+      >>> overlap = jnp.sum(moved * w, axis=0) / jnp.sum(w * w, axis=0)
+      >>> [round(float(p), 3) for p in overlap]
+      [0.75, 0.75, 0.75]
+    """
+    axis = tuple(axis) if isinstance(axis, Sequence) else axis
+
+    def unit(x):
+        return x / jnp.sqrt(jnp.sum(x * x, axis=axis, keepdims=True))
+
+    def prior(params, noise, distance):
+        overlap = 1 - distance
+
+        def move(w, z):
+            along = unit(w)
+            across = unit(z - along * jnp.sum(along * z, axis=axis, keepdims=True))
+            norm = jnp.sqrt(jnp.sum(w * w, axis=axis, keepdims=True))
+            return overlap * w + jnp.sqrt(1 - overlap**2) * norm * across
+
+        return jax.tree.map(move, params, noise)
+
+    return prior
+
+
+def _norm(tree):
+    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
+
+
+PRIORS = MappingProxyType(
+    {
+        "additive": additive,
+        "multiplicative": multiplicative,
+        "sphere": sphere,
+        "relative_sphere": relative_sphere,
+    }
+)
+
+
+def as_prior(prior: str | Prior) -> Prior:
+    """The prior of this name, or the function itself."""
+    if callable(prior):
+        return prior
+    if prior not in PRIORS:
+        raise ValueError(f"prior must be a function or one of {sorted(PRIORS)}, got {prior!r}.")
+    return PRIORS[prior]
