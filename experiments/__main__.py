@@ -8,10 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from experiments import contest, flatness, gaussian_mixture
+from experiments import contest, flatness, flatness_study, gaussian_mixture
 from experiments.compare import compare, slug
 from experiments.config import TrainConfig
 from experiments.configs import contest as contest_rules
+from experiments.configs import flatness_study as study_rules
 from experiments.configs import study_of
 from experiments.train import Trainer
 from experiments.tune import report, tune
@@ -146,10 +147,7 @@ class Contest:
 
     def run(self) -> int:
         """Runs and reports; 1 if there is nothing to report."""
-        rules = {name.lower(): value for name, value in vars(contest_rules).items()}
-        rules |= rules["small"] if self.small else {}
-        fields = [field.name for field in dataclasses.fields(contest.Contest)]
-        contested = contest.Contest(**{name: rules[name] for name in fields})
+        contested = _from_rules(contest.Contest, contest_rules, self.small)
         default = "contest-small" if self.small else "contest"
         out = pathlib.Path("runs", default) if self.out is None else self.out
         if not self.report_only:
@@ -187,6 +185,40 @@ class Flatness:
         if not self.runs:
             raise ValueError("runs must name at least one directory of a run.")
         print(flatness.measure_runs(list(self.runs), self.out, effort, progress=self.progress))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatnessStudy:
+    """Does flatness predict the test error? Train a full factorial, measure all, rank.
+
+    Prints Kendall's tau of every measure against the test error, overall and within groups that
+    differ in one setting, and writes flatness_study.json, flatness_study.md and flatness_study.png.
+    Stopped, it goes on where it was.
+
+    Example: python -m experiments flatness-study --small
+    """
+
+    small: bool = False
+    """Few settings and epochs, in about three minutes: to see how it works."""
+    report_only: bool = False
+    """Report what is complete, train nothing."""
+    out: pathlib.Path | None = None
+    """Directory; runs/flatness-study by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        """Runs and reports."""
+        study = _from_rules(flatness_study.FlatnessStudy, study_rules, self.small)
+        default = "flatness-study-small" if self.small else "flatness-study"
+        out = pathlib.Path("runs", default) if self.out is None else self.out
+        if not self.report_only:
+            flatness_study.run_study(study, out, progress=self.progress)
+        solutions = flatness_study.read_study(study, out)
+        if not solutions:
+            raise ValueError(f"out ({out}) holds no complete block of this study yet.")
+        print(flatness_study.report(study, solutions, out))
         return 0
 
 
@@ -231,6 +263,14 @@ class GaussianMixture:
         return 0
 
 
+def _from_rules(kind, module, small):
+    """A study, made of the constants of its file; SMALL there replaces some."""
+    rules = {name.lower(): value for name, value in vars(module).items()}
+    rules |= rules["small"] if small else {}
+    names = [field.name for field in dataclasses.fields(kind) if field.name in rules]
+    return kind(**{name: rules[name] for name in names})
+
+
 def _check_labels(only, known):
     unknown = [label for label in only if label not in known]
     if unknown:
@@ -240,7 +280,7 @@ def _check_labels(only, known):
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
     command = tyro.cli(
-        Train | Compare | Tune | Contest | Flatness | GaussianMixture,
+        Train | Compare | Tune | Contest | Flatness | FlatnessStudy | GaussianMixture,
         prog="python -m experiments",
         description=__doc__,
         args=arguments,

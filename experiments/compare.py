@@ -1,6 +1,7 @@
 """Compares algorithms over seeds: runs what is missing, then tables, JSON and a picture."""
 
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -70,8 +71,8 @@ class _Trainers:
 
 
 def slug(label: str) -> str:
-    """A label as a directory name: "rSGD x 3" -> "rsgd-x-3"."""
-    return label.lower().replace(" ", "-").replace("/", "-")
+    """A label as a directory name: "rSGD x 3" -> "rsgd-x-3", "MLP, 20% noise" -> "mlp-20-noise"."""
+    return re.sub(r"[^a-z0-9.=_]+", "-", label.lower()).strip("-")
 
 
 # What a task depends on; runs that agree on these share data on the device and compiled programs.

@@ -162,12 +162,15 @@ def measure_runs(
       FileNotFoundError: a directory that holds no run, or no checkpoint.
     """
     rows = []
+    measures = None
     for directory in directories:
         trainer, state, config = load_run(directory)
         params, batch_stats = final_model(trainer, state)
         task = trainer.task
         held_out = task.evaluate(params, batch_stats)
-        found = Measures(task, effort)(task, params, batch_stats)
+        if measures is None or task.model != measures.task.model:
+            measures = Measures(task, effort)
+        found = measures(task, params, batch_stats)
         rows.append(
             {
                 "run": str(directory),

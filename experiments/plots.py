@@ -158,3 +158,50 @@ def flatness_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         figure.tight_layout()
         figure.savefig(path, dpi=150)
         plt.close(figure)
+
+
+STUDY_STYLES = {
+    "SGD": "sgd",
+    "SAM": "sam",
+    "SWA": "swa",
+    "eSGD": "esgd",
+    "rSGD": "rsgd",
+    "rSGD x 3": "rsgd",
+    "Parle": "parle",
+}
+
+
+def flatness_study(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
+    """For each task: mean local energy curves above, test error against local energy below."""
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, panels = plt.subplots(
+            2, len(solutions), figsize=(1 + 3.6 * len(solutions), 6.4), squeeze=False
+        )
+        for (task, rows), curves, scatter in zip(
+            solutions.items(), panels[0], panels[1], strict=True
+        ):
+            rows = [row for row in rows if not row.get("diverged")]
+            for algorithm in dict.fromkeys(row["factors"]["algorithm"] for row in rows):
+                own = [row for row in rows if row["factors"]["algorithm"] == algorithm]
+                color = COLORS[STUDY_STYLES[algorithm]]
+                is_longer = algorithm.endswith("x 3")
+                energies = np.array([row["curve"]["error"] for row in own])
+                sigma = own[0]["curve"]["sigma"]
+                curves.errorbar(
+                    sigma,
+                    energies.mean(axis=0),
+                    standard_error(energies),
+                    color=color,
+                    ls="--" if is_longer else "-",
+                    label=algorithm,
+                )
+                x, y = ([row[name] for row in own] for name in ("local_energy", "test_error"))
+                face = "none" if is_longer else color
+                scatter.scatter(x, y, s=14, facecolors=face, edgecolors=color, alpha=0.8)
+            curves.set_title(task, loc="left", fontweight="bold")
+            curves.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
+            scatter.set(xlabel="local energy (%)", ylabel="test error (%)", xscale="log")
+        panels[0][0].legend(frameon=False, fontsize=8)
+        figure.tight_layout()
+        figure.savefig(path, dpi=150)
+        plt.close(figure)

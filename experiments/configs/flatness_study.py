@@ -1,0 +1,44 @@
+"""Does flatness predict the test error? A full factorial of settings, every measure on every one.
+
+command:   python -m experiments flatness-study
+hardware:  2 CPU cores, about two hours; --small takes three minutes
+"""
+
+from experiments.config import TrainConfig
+
+BASE = TrainConfig(
+    dataset="fashion_mnist",
+    train_size=2000,
+    validation=0,
+    local_energy_examples=2000,
+    epochs=60,
+)
+
+# Networks and data; the solutions of each are ranked among themselves.
+TASKS = {
+    "MLP, clean": {"model": "mlp"},
+    "MLP, 20% noise": {"model": "mlp", "label_noise": 0.2},
+    "conv net, clean": {"model": "small_convnet", "epochs": 30, "local_energy_examples": 1000},
+}
+
+# Couplings are those that learning rates of 0.03 to 0.1 train well with.
+ALGORITHMS = {
+    "SGD": {"algorithm": "sgd"},
+    "SAM": {"algorithm": "sam", "sam_rho": 0.1},
+    "SWA": {"algorithm": "swa"},
+    "eSGD": {"algorithm": "esgd", "gamma": 0.1},
+    "rSGD": {"algorithm": "rsgd", "gamma": 1e-3},
+    "rSGD x 3": {"algorithm": "rsgd", "gamma": 3e-4, "epochs": 3},
+    "Parle": {"algorithm": "parle", "gamma": 0.1, "replica_gamma": 1e-2},
+}
+
+FACTORS = {"learning_rate": (0.03, 0.1), "weight_decay": (5e-4, 5e-3)}
+BATCH_SIZES = (32, 128)
+SEEDS = (0, 1)
+
+SMALL = {
+    "tasks": {"MLP, 20% noise": {"model": "mlp", "label_noise": 0.2, "epochs": 5}},
+    "algorithms": {name: ALGORITHMS[name] for name in ("SGD", "SAM", "rSGD")},
+    "batch_sizes": (128,),
+    "seeds": (0,),
+}

@@ -1,0 +1,118 @@
+"""The contest: fair candidates, paired statistics, resumed where it was stopped."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import contest
+from experiments.config import TrainConfig
+from experiments.configs import contest as rules
+from experiments.statistics import holm
+
+TINY = contest.Contest(
+    base=TrainConfig(
+        dataset="digits",
+        batch_size=32,
+        train_size=100,
+        epochs=2,
+        validation=0.2,
+        sigmas=(0.3,),
+        local_energy_samples=2,
+        local_energy_examples=50,
+    ),
+    settings={"MLP, clean": {}, "MLP, 20% noise": {"label_noise": 0.2}},
+    spaces={"sgd": {"learning_rate": (0.01, 1.0)}, "swa": {"learning_rate": (0.01, 1.0)}},
+    trials=2,
+    tuning_seeds=(0,),
+    test_seeds=(10, 11, 12),
+    sigma=0.3,
+)
+
+
+def test_it_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    one = dataclasses.replace(TINY, settings={"MLP, 20% noise": {"label_noise": 0.2}})
+    results = contest.run_contest(one, tmp_path, progress=False)
+    path = tmp_path / "mlp-20-noise" / "swa"
+    tuning = json.loads((path / "tuning.json").read_text())
+    errors = [row["validation_error"][0] for row in tuning]
+    assert errors == sorted(errors)
+    found = results["MLP, 20% noise"]["swa"]
+    assert found["settings"] == tuning[0]["settings"]
+    assert [run["seed"] for run in found["runs"]] == [10, 11, 12]
+
+    text = contest.report(one, results, tmp_path)
+    assert "swa" in text
+    assert (tmp_path / "contest.png").stat().st_size > 1000
+    # Nothing is left to do but what is missing.
+    assert contest.read_contest(TINY, tmp_path) == results
+    monkeypatch.setattr(contest, "_tune", None)
+    (path / "test.json").unlink()
+    assert contest.run_contest(one, tmp_path, progress=False) == results
+
+
+def fake(errors):
+    runs = [
+        {
+            "seed": seed,
+            "test_error": error,
+            "train_error": 1.0,
+            "sigma": [0.3],
+            "local_energy": [2.0],
+        }
+        for seed, error in enumerate(errors)
+    ]
+    return {"settings": {}, "gradient_evaluations": 1, "runs": runs}
+
+
+def test_statistics_are_paired_and_corrected():
+    rng = np.random.default_rng(0)
+    sgd = rng.normal(20, 3, 10)
+    better, same = sgd - 0.5 + rng.normal(0, 0.2, 10), sgd + rng.normal(0, 0.2, 10)
+    results = {"a": {"sgd": fake(sgd), "esgd": fake(better), "rsgd": fake(same)}}
+    _, first, second = contest.summarize(results, 0.3)
+    test = scipy.stats.ttest_1samp(better - sgd, 0)
+    assert first["p"] == pytest.approx(test.pvalue)
+    assert first["p_holm"] == pytest.approx(2 * test.pvalue)
+    assert first["interval"] == pytest.approx(list(test.confidence_interval()), abs=1e-4)
+    assert first["difference"] == pytest.approx(np.mean(better - sgd), abs=1e-4)
+    assert first["p_holm"] < 0.01 < second["p_holm"]
+
+
+def test_holm_rejects_what_the_procedure_rejects():
+    p = np.array([0.011, 0.02, 0.3, 0.012, 0.5])
+    corrected = holm(p)
+    # Step down: the smallest against 5 tests, the next against 4, ...
+    level, rejected = 0.05, np.zeros(5, bool)
+    for rank, index in enumerate(np.argsort(p)):
+        if p[index] > level / (5 - rank):
+            break
+        rejected[index] = True
+    np.testing.assert_array_equal(corrected <= level, rejected)
+    assert np.all(corrected >= p)
+
+
+def test_all_algorithms_have_the_same_number_of_trials():
+    real = contest.Contest(
+        base=rules.BASE,
+        settings=rules.SETTINGS,
+        spaces=rules.SPACES,
+        trials=rules.TRIALS,
+        tuning_seeds=rules.TUNING_SEEDS,
+        test_seeds=rules.TEST_SEEDS,
+        sigma=rules.SIGMA,
+    )
+    assert not set(rules.TUNING_SEEDS) & set(rules.TEST_SEEDS)
+    for algorithm, space in rules.SPACES.items():
+        candidates = real.candidates(algorithm)
+        assert len(candidates) == rules.TRIALS
+        assert candidates == real.candidates(algorithm)
+        for name, (low, high) in space.items():
+            values = np.log([candidate[name] for candidate in candidates])
+            assert np.log(low) <= values.min() <= values.max() <= np.log(high)
+            # Spread over the whole range, not clumped.
+            assert np.ptp(values) > 0.7 * np.log(high / low)
+        for setting in rules.SETTINGS:
+            real.config(setting, algorithm, "test")
