@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatjax.flatness import local_energy
+from flatjax.flatness.local_energy import local_energy, paired_difference
 
 KEY = jax.random.key(0)
 
@@ -23,7 +23,7 @@ BATCHES = [jnp.zeros(4), jnp.zeros(2)]
 @pytest.mark.parametrize("noise", ["multiplicative", "additive"])
 def test_quadratic(noise):
     sigmas = np.array([0.1, 0.5])
-    measure = local_energy(quadratic, sigmas=sigmas, num_samples=4000, noise=noise)
+    measure = local_energy(quadratic, sigmas=sigmas, num_samples=1500, noise=noise)
     found = measure(PARAMS, BATCHES, KEY)
     assert found.reference["loss"] == pytest.approx(0.5 * (1 + 16 + 2.25) + 3)
 
@@ -32,13 +32,13 @@ def test_quadratic(noise):
     curvature = np.array([1.0, 4.0, 9.0, 0.0]) * scale**2
     mean = 0.5 * sigmas**2 * curvature.sum()
     variance = sigmas**2 * (slope**2).sum() + 0.5 * sigmas**4 * (curvature**2).sum()
-    np.testing.assert_allclose(found.sem["loss"], np.sqrt(variance / 4000), rtol=0.1)
+    np.testing.assert_allclose(found.sem["loss"], np.sqrt(variance / 1500), rtol=0.1)
     assert np.all(np.abs(found.mean["loss"] - mean) < 4 * found.sem["loss"])
 
 
 def test_standard_error_is_that_of_repeated_measurements():
     measure = local_energy(quadratic, sigmas=[0.3], num_samples=20)
-    found = [measure(PARAMS, BATCHES, jax.random.key(seed)) for seed in range(200)]
+    found = [measure(PARAMS, BATCHES[:1], jax.random.key(seed)) for seed in range(100)]
     means = [energy.mean["loss"][0] for energy in found]
     sems = [energy.sem["loss"][0] for energy in found]
     assert np.std(means, ddof=1) == pytest.approx(np.sqrt(np.mean(np.square(sems))), rel=0.2)
@@ -66,13 +66,10 @@ def relu_network(params, batch):
 
 @pytest.fixture
 def network():
-    keys = jax.random.split(jax.random.key(1), 5)
-    params = {
-        "in": jax.random.normal(keys[0], (5, 16)),
-        "bias": jax.random.normal(keys[1], (16,)),
-        "out": jax.random.normal(keys[2], (16, 3)),
-    }
-    x = jax.random.normal(keys[3], (300, 5))
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    params = {"in": draw(5, 16), "bias": draw(16), "out": draw(16, 3)}
+    x = draw(300, 5)
     label = (jax.nn.relu(x @ params["in"] + params["bias"]) @ params["out"]).argmax(-1)
     return params, [{"x": x[a : a + 100], "label": label[a : a + 100]} for a in (0, 100, 200)]
 
@@ -154,6 +151,213 @@ def test_nothing_is_recompiled_for_other_sigmas_draws_or_solutions():
     assert len(traces) - after_first <= 1
 
 
+# --- draws -------------------------------------------------------------------------------------
+
+
+def test_draws_are_those_that_are_summarized():
+    found = local_energy(quadratic, sigmas=[0.1, 0.5], num_samples=7)(PARAMS, BATCHES, KEY)
+    draws = found.draws["loss"]
+    assert draws.shape == (2, 7)
+    np.testing.assert_array_equal(found.num_samples, 7)
+    assert found.target_met is None
+    np.testing.assert_allclose(found.mean["loss"], draws.mean(axis=1))
+    np.testing.assert_allclose(found.sem["loss"], draws.std(axis=1, ddof=1) / np.sqrt(7))
+    # One z for all sigmas: a z + b z^2 at both.
+    once = local_energy(quadratic, sigmas=[0.1], num_samples=7)(PARAMS, BATCHES, KEY)
+    np.testing.assert_allclose(once.draws["loss"], draws[:1], rtol=1e-4)
+
+
+def test_differences_are_paired_by_the_draws():
+    measure = local_energy(quadratic, sigmas=[0.1, 0.3], num_samples=50, noise="additive")
+    first, second = (
+        measure({"w": PARAMS["w"] + shift, "b": PARAMS["b"]}, BATCHES, KEY) for shift in (0, 0.01)
+    )
+    mean, sem = paired_difference(second, first, "loss")
+    difference = second.draws["loss"] - first.draws["loss"]
+    np.testing.assert_allclose(mean, difference.mean(axis=1))
+    np.testing.assert_allclose(mean, second.mean["loss"] - first.mean["loss"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(sem, difference.std(axis=1, ddof=1) / np.sqrt(50))
+    assert np.all(sem < 0.05 * first.sem["loss"])
+    # The rise differs by sigma h 0.01 z, the mean of which is 0.
+    assert np.all(np.abs(mean) < 4 * sem)
+    assert np.all(sem > 0)
+
+
+def test_results_of_other_draws_are_not_compared():
+    measure = local_energy(quadratic, sigmas=[0.1], num_samples=4)
+    first = measure(PARAMS, BATCHES, KEY)
+    for other, named in (
+        (measure(PARAMS, BATCHES, jax.random.key(1)), "draws"),
+        (first._replace(sigma=np.array([0.2])), "sigmas"),
+        (first._replace(antithetic=True), "draws"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            paired_difference(first, other, "loss")
+    with pytest.raises(ValueError, match="error"):
+        paired_difference(first, first)
+
+
+def test_antithetic_pairs():
+    plain = local_energy(quadratic, sigmas=[0.1, 0.5], num_samples=10)
+    pairs = local_energy(quadratic, sigmas=[0.1, 0.5], num_samples=20, antithetic=True)
+    draws, paired = plain(PARAMS, BATCHES, KEY), pairs(PARAMS, BATCHES, KEY)
+    even, odd = paired.draws["loss"][:, ::2], paired.draws["loss"][:, 1::2]
+    np.testing.assert_allclose(even, draws.draws["loss"], rtol=1e-4, atol=1e-6)
+    means = 0.5 * (even + odd)
+    np.testing.assert_allclose(paired.sem["loss"], means.std(axis=1, ddof=1) / np.sqrt(10))
+    # Half of sum h w^2 sigma^2 z^2 is left: exactly proportional to sigma^2.
+    np.testing.assert_allclose(means[1], 25 * means[0], rtol=1e-3)
+    difference, sem = paired_difference(paired, paired._replace(), "loss")
+    np.testing.assert_array_equal(difference, 0)
+    np.testing.assert_array_equal(sem, 0)
+
+
+def test_draws_are_added_until_the_error_is_small():
+    traces = []
+
+    def eval_fn(params, batch):
+        traces.append(None)
+        return quadratic(params, batch)
+
+    options = {"sigmas": [0.01, 0.1, 0.5], "quantity": "loss"}
+    plain = local_energy(eval_fn, sigmas=options["sigmas"], num_samples=95)(PARAMS, BATCHES, KEY)
+    target = 1.05 * plain.draws["loss"][1, :40].std(ddof=1) / np.sqrt(40)
+    adaptive = local_energy(eval_fn, num_samples=20, target_sem=target, max_samples=95, **options)
+    traces.clear()
+    found = adaptive(PARAMS, BATCHES, KEY)
+    after_first = len(traces)
+    np.testing.assert_array_equal(found.num_samples[[0, 2]], [20, 95])
+    assert 20 < found.num_samples[1] < 95
+    np.testing.assert_array_equal(found.target_met, [True, True, False])
+    np.testing.assert_array_equal(found.sem["loss"] <= target, found.target_met)
+    for g, count in enumerate(found.num_samples):
+        expected = plain.draws["loss"][g, :count]
+        np.testing.assert_allclose(found.draws["loss"][g, :count], expected, rtol=1e-5)
+        assert np.all(np.isnan(found.draws["loss"][g, count:]))
+        assert found.mean["loss"][g] == pytest.approx(expected.mean(), rel=1e-4)
+    mean, _ = paired_difference(found, plain, "loss")
+    np.testing.assert_allclose(mean, 0.0, atol=1e-5)
+    # Batches of two shapes; five blocks.
+    assert after_first <= 2 + 5
+    with pytest.raises(ValueError, match="quantity"):
+        local_energy(eval_fn, num_samples=20, target_sem=1.0)(PARAMS, BATCHES, KEY)
+
+
+# --- batch statistics, stacked solutions, streams ------------------------------------------------
+
+
+def normalized(params, batch, stats):
+    """Half the square of w x - mean, where the mean has been measured for some w."""
+    loss = 0.5 * jnp.sum((params * batch - stats["mean"]) ** 2)
+    return {"loss": loss, "w": params * len(batch), "count": len(batch)}
+
+
+def update_stats(params, stats, batch):
+    return {"mean": 0.9 * stats["mean"] + 0.1 * jnp.mean(params * batch)}
+
+
+STREAM = [jnp.array([1.0, 3.0]), jnp.array([2.0, 6.0]), jnp.array([5.0, 4.0])]
+STATS = {"mean": jnp.array(7.0)}
+
+
+def test_statistics_are_measured_for_each_perturbed_network():
+    options = {"sigmas": [0.1, 0.4], "num_samples": 5, "noise": "additive"}
+    fixed = local_energy(normalized, **options)
+    measured = local_energy(normalized, update_stats=update_stats, stats_batches=STREAM, **options)
+    params = jnp.array(2.0)
+    before, after = fixed(params, STREAM, KEY, STATS), measured(params, STREAM, KEY, STATS)
+    x = np.concatenate(STREAM)
+    assert before.reference["loss"] == pytest.approx(np.mean((2 * x - 7) ** 2) / 2, rel=1e-5)
+    # With its own mean the loss is w^2 times the variance of x, whatever was passed.
+    assert after.reference["loss"] == pytest.approx(4 * x.var() / 2, rel=1e-4)
+    expected = ((2 + before.draws["w"]) ** 2 - 4) * x.var() / 2
+    np.testing.assert_allclose(after.draws["loss"], expected, rtol=1e-3, atol=1e-4)
+    streamed = measured(params, iter(STREAM), KEY, STATS)
+    np.testing.assert_allclose(streamed.draws["loss"], after.draws["loss"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="state"):
+        measured(params, STREAM, KEY)
+
+
+@pytest.mark.parametrize("batch_statistics", [False, True])
+def test_stacked_solutions_are_measured_as_one_by_one(batch_statistics):
+    options = {"sigmas": [0.1, 0.4], "num_samples": 4}
+    if batch_statistics:
+        options |= {"update_stats": update_stats, "stats_batches": STREAM}
+    params, stats = jnp.array([1.0, 2.0, -0.5]), {"mean": jnp.array([0.0, 7.0, 1.0])}
+    together = local_energy(normalized, stacked=True, **options)(params, STREAM, KEY, stats)
+    alone = local_energy(normalized, **options)
+    assert together.draws["loss"].shape == (3, 2, 4)
+    results = [
+        alone(params[m], STREAM, KEY, jax.tree.map(lambda s, m=m: s[m], stats)) for m in range(3)
+    ]
+    for m, found in enumerate(results):
+        one = together.solution(m)
+        for name in ("mean", "sem", "reference", "draws"):
+            np.testing.assert_allclose(
+                getattr(one, name)["loss"], getattr(found, name)["loss"], rtol=1e-4, atol=1e-5
+            )
+    difference, sem = paired_difference(together, results[0], "loss")
+    assert difference.shape == sem.shape == (3, 2)
+    np.testing.assert_allclose(difference[0], 0.0, atol=1e-5)
+
+
+def test_stacked_solutions_and_the_number_of_draws():
+    """Draws are added at the sigmas where any solution needs them."""
+    params = {"w": jnp.stack([0.1 * PARAMS["w"], PARAMS["w"]]), "b": jnp.zeros(2)}
+    measure = local_energy(
+        quadratic, sigmas=[0.01, 0.3], num_samples=10, target_sem=0.1, quantity="loss", stacked=True
+    )
+    found = measure(params, BATCHES, KEY)
+    np.testing.assert_array_equal(found.num_samples, [10, 100])
+    np.testing.assert_array_equal(found.target_met, [[True, True], [True, False]])
+    np.testing.assert_array_equal(found.solution(0).target_met, [True, True])
+
+
+def test_stacked_convolutions():
+    """Vmapped or unrolled, and never mixed up."""
+
+    def eval_fn(params, batch):
+        out = jax.lax.conv_general_dilated(batch, params, (1,), "VALID")
+        return {"loss": jnp.sum(out**2), "count": len(batch)}
+
+    params = jnp.linspace(-1.0, 1.0, 36).reshape(2, 2, 3, 3)
+    batch = jnp.arange(30.0).reshape(2, 3, 5) / 30
+    options = {"sigmas": [0.2], "num_samples": 2, "mask": lambda w: w.ndim == 3}
+    together = local_energy(eval_fn, stacked=True, **options)(params, [batch], KEY)
+    alone = local_energy(eval_fn, **options)
+    expected = [alone(params[m], [batch], KEY).draws["loss"] for m in range(2)]
+    np.testing.assert_allclose(together.draws["loss"], expected, rtol=1e-4)
+
+
+def test_a_stream_is_passed_over_once():
+    passes = []
+
+    def stream():
+        passes.append(None)
+        yield from BATCHES
+
+    measure = local_energy(quadratic, sigmas=[0.1, 0.5], num_samples=10)
+    expected = measure(PARAMS, BATCHES, KEY)
+    found = measure(PARAMS, stream, KEY)
+    assert len(passes) == 1
+    again = dict(enumerate(BATCHES)).values()  # no sequence
+    for other in (found, measure(PARAMS, iter(BATCHES), KEY), measure(PARAMS, again, KEY)):
+        assert other.reference["loss"] == pytest.approx(expected.reference["loss"])
+    np.testing.assert_allclose(found.draws["loss"], expected.draws["loss"], rtol=1e-4, atol=1e-6)
+
+    adaptive = local_energy(
+        quadratic, sigmas=[0.5], num_samples=10, target_sem=1e-3, max_samples=30, quantity="loss"
+    )
+    found = adaptive(PARAMS, stream, KEY)
+    assert len(passes) == 1 + 3
+    assert found.num_samples == 30
+    with pytest.raises(ValueError, match="iterator"):
+        adaptive(PARAMS, stream(), KEY)
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -162,6 +366,14 @@ def test_nothing_is_recompiled_for_other_sigmas_draws_or_solutions():
         ({"sigmas": [0.1, float("nan")]}, "sigmas"),
         ({"num_samples": 1}, "num_samples"),
         ({"noise": "uniform"}, "noise"),
+        ({"num_samples": 5, "antithetic": True}, "num_samples"),
+        ({"num_samples": 2, "antithetic": True}, "num_samples"),
+        ({"num_samples": 9, "target_sem": 0.1}, "num_samples"),
+        ({"target_sem": 0.0}, "target_sem"),
+        ({"target_sem": 0.1, "max_samples": 99}, "max_samples"),
+        ({"max_samples": 1000}, "max_samples"),
+        ({"update_stats": update_stats}, "stats_batches"),
+        ({"update_stats": update_stats, "stats_batches": []}, "stats_batches"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named):
@@ -172,3 +384,20 @@ def test_bad_arguments_are_named(arguments, named):
 def test_no_batches():
     with pytest.raises(ValueError, match="batches"):
         local_energy(quadratic)(PARAMS, [], KEY)
+    with pytest.raises(ValueError, match="batches"):
+        local_energy(quadratic)(PARAMS, lambda: iter(()), KEY)
+    with pytest.raises(TypeError, match="batches"):
+        local_energy(quadratic)(PARAMS, 3, KEY)
+
+
+def test_sums_must_be_scalars_with_a_count():
+    with pytest.raises(ValueError, match="count"):
+        local_energy(lambda params, batch: {"loss": params["b"]})(PARAMS, BATCHES, KEY)
+    per_example = lambda params, batch: {"loss": params["b"] * batch, "count": len(batch)}
+    with pytest.raises(ValueError, match="scalars"):
+        local_energy(per_example)(PARAMS, BATCHES, KEY)
+
+
+def test_stacked_leaves_must_agree():
+    with pytest.raises(ValueError, match="replica"):
+        local_energy(quadratic, stacked=True)(PARAMS, BATCHES, KEY)

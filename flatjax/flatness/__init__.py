@@ -1,5 +1,6 @@
 """How flat is a minimum: measures of any pytree of parameters and any evaluation function."""
 
+from flatjax.flatness import priors
 from flatjax.flatness.directions import line, plane, random_direction
 from flatjax.flatness.hessian import (
     Eigenvalues,
@@ -10,7 +11,9 @@ from flatjax.flatness.hessian import (
     trace,
 )
 from flatjax.flatness.lanczos import lanczos
-from flatjax.flatness.local_energy import LocalEnergy, local_energy
+from flatjax.flatness.local_energy import LocalEnergy, local_energy, paired_difference
+from flatjax.flatness.local_entropy import LocalEntropy, local_entropy
+from flatjax.flatness.log_fraction import LogFraction, log_fraction_direct
 from flatjax.flatness.operators import gauss_newton_operator, hessian_operator
 from flatjax.flatness.pac_bayes import PacBayesSigma, pac_bayes_sigma
 from flatjax.flatness.ranking import Ranking, kendall_tau, rank_solutions
@@ -25,6 +28,8 @@ from flatjax.flatness.slices import Slice1D, Slice2D, plot_slice, slice_1d, slic
 __all__ = [
     "Eigenvalues",
     "LocalEnergy",
+    "LocalEntropy",
+    "LogFraction",
     "PacBayesSigma",
     "Ranking",
     "SamSharpness",
@@ -39,9 +44,13 @@ __all__ = [
     "lanczos",
     "line",
     "local_energy",
+    "local_entropy",
+    "log_fraction_direct",
     "pac_bayes_sigma",
+    "paired_difference",
     "plane",
     "plot_slice",
+    "priors",
     "random_direction",
     "rank_solutions",
     "sam_sharpness",

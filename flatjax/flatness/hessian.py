@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import matfree.eig
 import numpy as np
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
-from flatjax.flatness.lanczos import tridiagonalize
+from flatjax.flatness.lanczos import lanczos, tridiagonalize
 from flatjax.flatness.operators import Operator
 
 WHICH = ("largest", "smallest", "magnitude")
@@ -122,6 +123,8 @@ def top_eigenvalues(
     if which not in WHICH:
         raise ValueError(f"which must be one of {WHICH}, got {which!r}.")
 
+    eigh = matfree.eig.eigh_partial(lanczos(num_matvecs))
+
     def measure(
         params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
     ) -> Eigenvalues:
@@ -131,12 +134,11 @@ def top_eigenvalues(
             raise ValueError(f"num must be at most the matrix's {start.size} rows, got {num}.")
         start = jax.random.normal(key, start.shape, start.dtype)
         matvec = _flat_matvec(operator)
-        basis, alphas, betas, _ = tridiagonalize(matvec, start, num_matvecs)
-        values, rotation = _eigh(alphas, betas)
+        values, vectors = eigh(matvec, start)
+        values = _check_finite(np.asarray(values, dtype=float))
         extremity = {"largest": values, "smallest": -values, "magnitude": np.abs(values)}[which]
         chosen = np.argsort(-extremity)[:num]
-        values = values[chosen]
-        vectors = jnp.matmul(rotation.T[chosen], basis, precision="highest")
+        values, vectors = values[chosen], vectors[chosen]
         # Measured, not read off T: rounding errors of the products are in it too.
         residuals = [
             jnp.linalg.norm(matvec(vector) - value * vector)
@@ -297,6 +299,10 @@ def _flat_matvec(operator):
 def _eigh(alphas, betas):
     """Eigenvalues, ascending, and eigenvectors, in columns, of T, in float64."""
     alphas, betas = np.asarray(alphas, dtype=float), np.asarray(betas, dtype=float)
-    if not np.isfinite(alphas).all():
+    return scipy.linalg.eigh_tridiagonal(_check_finite(alphas), betas[:-1])
+
+
+def _check_finite(values):
+    if not np.isfinite(values).all():
         raise ValueError("params must have a finite matrix of second derivatives, got NaN or inf.")
-    return scipy.linalg.eigh_tridiagonal(alphas, betas[:-1])
+    return values

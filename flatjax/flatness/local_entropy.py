@@ -24,7 +24,7 @@ class LocalEntropy(NamedTuple):
     r"""Local entropy at D distances and K inverse temperatures, the first of them 0.
 
     Standard errors are between chains, with C - 1 degrees of freedom: at 8 chains 95% intervals
-    reach 2.4 of them to each side.
+    reach 2.4 of them to each side. They are too small where `converged` says no.
 
     Attributes:
       distance: (D,).
