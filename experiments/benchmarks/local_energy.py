@@ -1,0 +1,132 @@
+"""Local energy beside the forward passes it is made of, and beside the same loop in PyTorch."""
+
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import flatjax
+from experiments.benchmarks.machine import describe_machine
+from experiments.run_directory import write_json
+from flatjax import flatness, models
+
+SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalEnergyBenchmark:
+    """Cost of S draws at six sigmas in units of 6 S forward passes over the data.
+
+    Example: python -m experiments.benchmarks.local_energy --model mlp
+    """
+
+    model: str = "small_convnet"
+    """small_convnet or mlp, on 28 x 28 images."""
+    draws: int = 10
+    """S, draws of the noise for each sigma."""
+    batches: int = 4
+    """Batches of 500 images."""
+    rounds: int = 5
+    """Everything is timed once a round, in turn; the median of the ratios counts."""
+    out: pathlib.Path | None = None
+    """JSON file for the result."""
+
+    def run(self) -> None:
+        """Times and prints the ratios."""
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((self.batches, 500, 28, 28, 1), dtype=np.float32)
+        labels = rng.integers(0, 10, (self.batches, 500))
+        candidates = _jax_candidates(self.model, images, labels, self.draws)
+        try:
+            import torch
+
+            candidates |= _torch_candidates(torch, self.model, images, labels, self.draws)
+        except ImportError:
+            print("PyTorch is not installed: pip install -e '.[benchmarks]'")
+        for run in candidates.values():  # compile and warm up
+            run()
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        for _ in range(self.rounds):
+            for name, run in candidates.items():
+                time.sleep(0.2)  # lets the other library's threads go to sleep
+                start = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - start)
+        ratio = lambda a, b: float(np.median(np.divide(times[a], times[b])))
+        ratios = {"local energy / forward passes": ratio("local energy", "forward passes")}
+        if "PyTorch" in times:
+            ratios["local energy / PyTorch's loop"] = ratio("local energy", "PyTorch")
+        print(f"{self.model}, {self.batches} batches of 500, {describe_machine()}\n")
+        for name, value in ratios.items():
+            print(f"{name:<32} {value:5.2f}")
+        fastest = {name: round(min(values), 3) for name, values in times.items()}
+        print("\nfastest, seconds: " + ", ".join(f"{k} {v}" for k, v in fastest.items()))
+        if self.out is not None:
+            found = {"settings": dataclasses.asdict(self) | {"out": None}}
+            found |= {"machine": describe_machine(), "ratios": ratios, "seconds": fastest}
+            write_json(self.out.absolute(), found)
+
+
+def _jax_candidates(name, images, labels, draws) -> dict[str, Callable[[], None]]:
+    model = models.create(name, 10)
+    params = model.init(jax.random.key(0), jnp.asarray(images[0]), train=False)["params"]
+    batches = [
+        {"image": jnp.asarray(image), "label": jnp.asarray(label, jnp.int32)}
+        for image, label in zip(images, labels, strict=True)
+    ]
+
+    @jax.jit
+    def eval_fn(params, batch):
+        logits = model.apply({"params": params}, batch["image"], train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        error = (logits.argmax(-1) != batch["label"]).sum()
+        return {"loss": losses.sum(), "error": error, "count": len(losses)}
+
+    measure = flatness.local_energy(eval_fn, sigmas=SIGMAS, num_samples=draws)
+
+    def forward_passes():
+        passes = range(len(SIGMAS) * draws + 1)
+        jax.block_until_ready([flatjax.evaluate(eval_fn, params, batches) for _ in passes])
+
+    return {
+        "forward passes": forward_passes,
+        "local energy": lambda: measure(params, batches, jax.random.key(0)),
+    }
+
+
+def _torch_candidates(torch, name, images, labels, draws) -> dict[str, Callable[[], None]]:
+    from experiments.benchmarks.torch_steps import NETWORKS
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    network = NETWORKS[name]()
+    batches = [
+        (torch.tensor(image.transpose(0, 3, 1, 2).copy()), torch.tensor(label))
+        for image, label in zip(images, labels, strict=True)
+    ]
+    weights = [parameter.detach().clone() for parameter in network.parameters()]
+
+    @torch.no_grad()
+    def local_energy():
+        total = torch.zeros(2)
+        for _ in range(draws):
+            noise = [torch.randn_like(weight) for weight in weights]
+            for sigma in SIGMAS:
+                for parameter, weight, z in zip(network.parameters(), weights, noise, strict=True):
+                    parameter.copy_(weight + sigma * z * weight)
+                for image, label in batches:
+                    logits = network(image)
+                    total[0] += torch.nn.functional.cross_entropy(logits, label, reduction="sum")
+                    total[1] += (logits.argmax(-1) != label).sum()
+
+    return {"PyTorch": local_energy}
+
+
+if __name__ == "__main__":
+    tyro.cli(LocalEnergyBenchmark).run()
