@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
+import scipy.stats.qmc
 
 from experiments import plots
 from experiments.compare import markdown_table, slug
 from experiments.config import TrainConfig
 from experiments.population import Population, Trained, make_tasks
 from experiments.run_directory import read_json, write_json
-from experiments.statistics import holm, mean_and_sem
+from experiments.statistics import holm, mean_and_sem, paired_difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,13 +181,10 @@ def summarize(results: dict[str, Any], sigma: float) -> list[dict[str, Any]]:
                 "gradient_evaluations": found["gradient_evaluations"],
             }
             if algorithm != "sgd":
-                test = scipy.stats.ttest_rel(errors, baseline)
-                interval = test.confidence_interval()
-                row |= {
-                    "difference": round(float(np.mean(errors - baseline)), 4),
-                    "interval": [round(float(end), 4) for end in interval],
-                    "p": float(test.pvalue),
-                }
+                mean, interval, p = paired_difference(errors, baseline)
+                row["difference"] = round(mean, 4)
+                row["interval"] = [round(end, 4) for end in interval]
+                row["p"] = p
             rows.append(row)
     compared = [row for row in rows if "p" in row]
     for row, corrected in zip(compared, holm([row["p"] for row in compared]), strict=True):

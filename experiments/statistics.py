@@ -1,6 +1,7 @@
 """Statistics over seeds, shared by tables and pictures."""
 
 import numpy as np
+import scipy.stats
 from numpy.typing import ArrayLike
 
 
@@ -20,6 +21,25 @@ def standard_error(values: ArrayLike) -> np.ndarray:
 def mean_and_sem(values: ArrayLike) -> tuple[float, float]:
     """Mean of some numbers and its standard error, to four decimals."""
     return round(float(np.mean(values)), 4), round(float(standard_error(values)), 4)
+
+
+def paired_difference(values: ArrayLike, baseline: ArrayLike) -> tuple[float, list[float], float]:
+    """Mean of the differences of pairs, its 95% interval and the p-value, by Student's t.
+
+    Pairs that all differ by the same have an interval of no width; p is then 1 if they are equal,
+    else 0.
+
+    Examples:
+      >>> mean, interval, p = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+      >>> mean, [round(end, 2) for end in interval], round(p, 3)
+      (2.0, [-0.48, 4.48], 0.074)
+    """
+    differences = np.round(np.subtract(values, baseline), 9)
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:
+        return mean, [mean, mean], float(mean == 0)
+    test = scipy.stats.ttest_1samp(differences, 0)
+    return mean, [float(end) for end in test.confidence_interval()], float(test.pvalue)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
