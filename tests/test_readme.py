@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import __main__ as command_line
+from flatjax import models
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "experiments" / "RESULTS.md").read_text()
 
 
-def test_the_example_runs_and_learns():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_of_training_runs_and_learns():
     target = jnp.array([1.0, -2.0])
     loss = lambda params, batch: jnp.sum((params["w"] - target) ** 2 * batch)
     steps = 100
@@ -25,9 +28,20 @@ def test_the_example_runs_and_learns():
         "steps": steps,
         "data": [jnp.ones((3, 1))] * steps,
     }
-    exec(code, namespace)
+    exec(EXAMPLES[0], namespace)
     assert namespace["params"]["w"].shape == (2,)
     assert loss(namespace["params"], 1.0) < 1e-2
+
+
+def test_the_example_of_flatness_runs():
+    model = models.create("mlp", 10)
+    image, label = jnp.ones((8, 4, 4, 1)), jnp.arange(8)
+    params = model.init(jax.random.key(0), image, train=False)["params"]
+    batches = [{"image": image, "label": label}]
+    namespace = {"jax": jax, "model": model, "params": params, "batches": batches}
+    exec(EXAMPLES[1], namespace)
+    assert namespace["found"].mean["error"].shape == (2,)
+    assert len(EXAMPLES) == 2
 
 
 @pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "RESULTS"])
@@ -41,9 +55,11 @@ def test_pictures_and_files_exist(text):
 
 @pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "RESULTS"])
 def test_commands_are_commands(text, capsys):
-    commands = re.findall(r"-m experiments (train|compare|tune)((?: --[^`\n|]*)?)", text)
+    commands = re.findall(r"-m experiments ([a-z-]+)((?: --[^`\n|]*)?)", text)
     assert commands
     for command, arguments in commands:
+        if command == "--help":
+            continue
         with pytest.raises(SystemExit) as stop:  # --help stops before anything runs
             command_line.main([command, *arguments.split(), "--help"])
         assert stop.value.code == 0
