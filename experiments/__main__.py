@@ -235,7 +235,7 @@ class GaussianMixture:
     small: bool = False
     """Few features and samples, in about two minutes: to see how it works."""
     features: int | None = None
-    """N of the simulations; 1000 by default, 200 with --small."""
+    """N; 1000 by default, 200 with --small. Slow simulations have fewer, and more samples."""
     seeds: int | None = None
     """Samples of each point; 10 by default, 2 with --small."""
     report_only: bool = False

@@ -18,7 +18,7 @@ def run_chapter(
 
     Args:
       out: directory.
-      num_features: N of the simulations.
+      num_features: N of the simulations; slow ones have fewer, and more samples.
       seeds: samples of each point.
       simulate: make simulations; else report those that are there.
       progress: show a progress bar.
@@ -29,7 +29,7 @@ def run_chapter(
     out.mkdir(parents=True, exist_ok=True)
     points = [
         point
-        for module in (minima, replicas, entropy, algorithms)
+        for module in (minima, algorithms, replicas, entropy)
         for point in module.points(num_features, seeds)
     ]
     path = out / "simulations.jsonl"

@@ -92,7 +92,7 @@ def local_entropy(rows: Rows) -> plt.Figure:
     panels[0].set(ylim=(-1.1, 0.02))
     panels[1].legend(frameon=False)
     for overlap, color in ((1.0, "#000000"), (0.9, "#56B4E9"), (0.7, "#0072B2"), (0.5, "#023e8a")):
-        reference = gm.noisy_hebb_reference(overlap, **params)
+        reference = gm.noisy_hebb_reference(overlap=overlap, **params)
         found = gm.local_entropy(reference, overlap=1 - 2 * distance)
         error = float(reference.test_error)
         panels[2].plot(

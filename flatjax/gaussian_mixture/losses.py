@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import log_ndtr
+
+from flatjax.gaussian_mixture._quadrature import inverse_mills
 
 Function = Callable[[jax.Array], jax.Array]
 
@@ -83,6 +86,22 @@ def hinge() -> Loss:
       [0.0, 1.0, 2.0]
     """
     return _HINGE
+
+
+def probit() -> Loss:
+    r"""The negative log-probability of no error under noise, :math:`-\log \Phi(u)`.
+
+    The noise on the margin has unit variance. Weights of norm q1 under noise of variance
+    :math:`\Delta (q - q_1)`, that of the field of weights of norm q around them, are those of norm
+    :math:`q_1 / \Delta (q - q_1)` under this one.
+
+    Examples:
+      >>> loss = probit()
+      >>> u = loss.prox(-1.0, 3.0)
+      >>> bool(abs(u + 1.0 + 3.0 * jax.grad(loss.value)(u)) < 1e-5)  # (u - omega) / c = -l'(u)
+      True
+    """
+    return _PROBIT
 
 
 def convex(value: Function, *, kinks: Sequence[float] = (), name: str = "convex") -> Loss:
@@ -165,9 +184,22 @@ def _prox_logistic(omega, c):
     return jnp.where(mirrored, -u, u)
 
 
+def _prox_probit(omega, c):
+    """Solves u = omega + c r, r = phi(u) / Phi(u), from below, where Newton's steps stay."""
+
+    def step(_, u):
+        mills = inverse_mills(u)
+        return u - (u - omega - c * mills) / (1 + c * mills * (u + mills))
+
+    omega, c = jnp.broadcast_arrays(jnp.asarray(omega, float), c)
+    # r exceeds -u.
+    return jax.lax.fori_loop(0, 25, step, jnp.maximum(omega, omega / (1 + c)))
+
+
 _SQUARE = Loss("square", lambda u: (1 - u) ** 2 / 2, lambda om, c: (om + c) / (1 + c), -1.0)
 _LINEAR = Loss("linear", lambda u: -u, lambda om, c: om + c, -1.0)
 _LOGISTIC = Loss("logistic", lambda u: jax.nn.softplus(-u), _prox_logistic, -0.5)
+_PROBIT = Loss("probit", lambda u: -log_ndtr(u), _prox_probit, -float(np.sqrt(2 / np.pi)))
 _HINGE = Loss(
     "hinge",
     lambda u: jnp.maximum(0.0, 1 - u),

@@ -1,0 +1,185 @@
+r"""What is around a reference depends on its order parameters and on its training fields.
+
+The fields of a reference :math:`\tilde w` on the training patterns are :math:`\tilde u = \sigma
+\tilde w \cdot x / \sqrt{N} + \sigma b`. With :math:`\omega = \tilde m + \sigma b + \sqrt{\Delta
+\tilde q}\, z`, z standard normal and :math:`\tilde q` the overlap of two samples of the reference
+given the training set, with :math:`c = \Delta V` and :math:`\tilde\beta` the inverse temperature,
+
+.. math:: P(\tilde u | \omega) \propto
+  \exp -\tilde\beta \big[ l(\tilde u) + (\tilde u - \omega)^2 / 2c \big],
+
+which is :math:`\tilde u = \operatorname{prox}_{c\,l}(\omega)` in a minimum, and Gaussian where the
+loss is linear.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flatjax.gaussian_mixture._quadrature import gaussian_grid, piecewise_grid
+from flatjax.gaussian_mixture.losses import Loss
+
+# Nodes of the integral over omega where the loss has no kinks: a temperature makes it smoother.
+OMEGA_GRID = {"minimum": (121, 8.0), "gibbs": (71, 7.5)}
+NODES_PER_PIECE = 12  # of the integral over the field of a sample at finite temperature
+BOUND = 7.0  # of that integral, in widths of the broadest law that it may have
+
+ARRAYS = ("alpha", "delta", "rho", "m", "q", "variance", "susceptibility", "bias")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[*ARRAYS, "test_error", "train_error", "converged"],
+    meta_fields=["loss", "law", "has_bias"],
+)
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    r"""A solution, as far as its surroundings depend on it; a pytree. NaN if not converged.
+
+    Make one with `erm_reference`, `hebb_reference`, `noisy_hebb_reference` or `gibbs_reference`.
+
+    Attributes:
+      alpha: patterns per feature of the training set.
+      delta: variance of the noise.
+      rho: probability of the class 1.
+      m: overlap with the signal.
+      q: squared norm, |w|^2 / N.
+      variance: of the reference given the training set, (|w|^2 - w . w') / N; 0 of a minimum.
+      susceptibility: V, variance times inverse temperature.
+      bias: b.
+      test_error: probability of an error on a fresh pattern.
+      train_error: probability of an error on a training pattern.
+      converged: whether it was found.
+      loss: that it comes from (the linear one for the Hebb rule).
+      law: of the fields of training patterns, "minimum", "gibbs" or "gaussian".
+      has_bias: whether the bias may differ from 0.
+    """
+
+    alpha: jax.Array
+    delta: jax.Array
+    rho: jax.Array
+    m: jax.Array
+    q: jax.Array
+    variance: jax.Array
+    susceptibility: jax.Array
+    bias: jax.Array
+    test_error: jax.Array
+    train_error: jax.Array
+    converged: jax.Array
+    loss: Loss
+    law: str
+    has_bias: bool
+
+
+class TrainingFields(NamedTuple):
+    """Nodes of the integral over the fields of the reference on n omegas of training patterns.
+
+    Attributes:
+      side: sigma, or 0 where there is no bias, shape (n,).
+      z: omega = mean + scale z, shape (n,).
+      weight: of each omega, shape (n,); they sum to 1.
+      reaction: u - omega, shape (n, k).
+      probability: of each given omega, shape (n, k).
+    """
+
+    side: jax.Array
+    z: jax.Array
+    weight: jax.Array
+    reaction: jax.Array
+    probability: jax.Array
+
+    def of_omega(self, values: jax.Array) -> jax.Array:
+        """Average over the field, given omega, shape (n,)."""
+        return jnp.sum(self.probability * values, axis=-1)
+
+    def average(self, values: jax.Array) -> jax.Array:
+        """Average over everything; of values of shape (n,)."""
+        return jnp.sum(self.weight * values)
+
+
+def training_fields(reference: Reference, breakpoints: tuple[float, ...] = ()) -> TrainingFields:
+    """The law of the fields of a reference with scalar parameters.
+
+    Args:
+      reference: of scalars. Where its law is Gaussian there is a single node, without noise: the
+        field then only enters by its mean.
+      breakpoints: values of u that nodes of a Gibbs measure should not straddle.
+
+    Returns:
+      The nodes.
+    """
+    c = reference.delta * reference.susceptibility
+    scale = jnp.sqrt(reference.delta * (reference.q - reference.variance))
+    loss = reference.loss
+
+    def of_side(side):
+        mean = reference.m + side * reference.bias
+        if reference.law == "gaussian":
+            z, weight = jnp.zeros(1), jnp.ones(1)
+        elif loss.kinks:
+            z, weight = piecewise_grid((loss.breakpoints(c) - mean) / scale, loss.num_nodes)
+        else:
+            z, weight = gaussian_grid(*OMEGA_GRID[reference.law])
+        omega = mean + scale * z
+        if reference.law == "gibbs":
+            beta = reference.susceptibility / reference.variance
+            nodes = functools.partial(_gibbs_nodes, loss, c=c, beta=beta, breakpoints=breakpoints)
+            reaction, probability = jax.vmap(nodes)(omega)
+        else:
+            reaction = (_prox(loss, omega, c) - omega)[:, None]
+            probability = jnp.ones_like(reaction)
+        probability_of_side = (1 + side * (2 * reference.rho - 1)) / (2 if side else 1)
+        weight = weight * probability_of_side
+        return TrainingFields(jnp.full_like(omega, side), z, weight, reaction, probability)
+
+    sides = [of_side(side) for side in ((1, -1) if reference.has_bias else (0,))]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *sides)
+
+
+def _prox(loss, omega, c):
+    """The proximal operator with derivatives that do not rely on how it is computed."""
+    u = jax.lax.stop_gradient(loss.prox(omega, c))
+    slope, curvature = _derivatives(loss, u)
+    newton = u - (u - omega + c * slope) / (1 + c * curvature)  # u again, but for derivatives
+    edges = loss.breakpoints(c)
+    lower, upper = edges[::2], edges[1::2]
+    stays = jnp.any((omega[..., None] > lower) & (omega[..., None] < upper), axis=-1)
+    return jnp.where(stays, u, newton)
+
+
+def _derivatives(loss, u):
+    slope = jax.grad(loss.value)
+    return jnp.vectorize(slope)(u), jnp.vectorize(jax.grad(slope))(u)
+
+
+def _gibbs_nodes(loss, omega, c, beta, breakpoints):
+    """Nodes u - omega, and their probabilities, of the law of u for a scalar omega.
+
+    The law is log-concave, and narrower than a Gaussian of variance c / beta. Around its mode it
+    may be much narrower; with u = mode + width sinh(v) a few nodes in v do for all.
+    """
+    broad = jnp.sqrt(c / beta)
+    mode = loss.prox(omega, c)
+    steepness = 1 + c * _derivatives(loss, mode)[1]
+    for kink, *slopes in loss.kinks:
+        pull = (kink - omega + c * jnp.array(slopes)) / broad  # on the two sides of the kink
+        steepness += jnp.where(pull[0] * pull[1] < 0, jnp.max(pull**2), 0)
+    width = broad / jnp.sqrt(steepness)
+    bound = jnp.arcsinh(BOUND * broad / width)
+    breaks = jnp.array([u for u, *_ in loss.kinks] + list(breakpoints))
+    inner = jnp.clip(jnp.arcsinh((breaks - mode) / width), -bound, bound)
+    edges = jnp.sort(jnp.concatenate([inner, jnp.array([-bound, 0, bound])]))
+    # The integrals do not depend on where the nodes are.
+    edges, width, mode = jax.lax.stop_gradient((edges, width, mode))
+    legendre, weights = np.polynomial.legendre.leggauss(NODES_PER_PIECE)
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    v = (middle[:, None] + half[:, None] * legendre).ravel()
+    measure = (half[:, None] * weights).ravel() * jnp.cosh(v)
+    u = mode + width * jnp.sinh(v)
+    energy = loss.value(u) + (u - omega) ** 2 / (2 * c)
+    weight = measure * jnp.exp(-beta * (energy - jax.lax.stop_gradient(jnp.min(energy))))
+    return u - omega, weight / jnp.sum(weight)

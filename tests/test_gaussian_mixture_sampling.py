@@ -1,0 +1,381 @@
+"""Simulations at finite size: minima, training, and Monte Carlo against exact integrals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+import flatjax
+from flatjax.gaussian_mixture import Sample, losses, sample, sampling, simulate
+
+KEY = jax.random.key(0)
+
+
+def patterns_of(num, num_features, seed=0):
+    return sample(jax.random.key(seed), num_features, alpha=num / num_features, delta=1.0)
+
+
+def design_of(patterns):
+    label, x = np.asarray(patterns.label, float), np.asarray(patterns.x, float)
+    return label[:, None] * x / np.sqrt(x.shape[1])
+
+
+# Monte Carlo of the number of errors.
+
+
+def circle_around(reference, overlap, num=100_000):
+    """All w with |w|^2 = 3 at a given overlap with a reference in three dimensions."""
+    angle = 2 * np.pi * np.arange(num)[:, None] / num
+    axis = reference / np.linalg.norm(reference)
+    basis = np.linalg.svd(axis[None])[2][1:]
+    around = np.cos(angle) * basis[0] + np.sin(angle) * basis[1]
+    return np.sqrt(3) * (overlap * axis + np.sqrt(1 - overlap**2) * around)
+
+
+def test_local_entropy_in_three_dimensions():
+    """There it is an integral over a circle, with errors that jump at a dozen angles."""
+    patterns = patterns_of(6, 3)
+    references = np.array([[1.0, -0.5, 2.0], [0.3, 1.0, 0.2]])
+    overlap, bias, beta = np.array([0.3, 0.6]), np.array([0.0, 0.4]), 2.0
+    found = sampling.sample_local_entropy(
+        KEY,
+        patterns,
+        references,
+        overlap=overlap,
+        bias=bias,
+        beta=beta,
+        num_nodes=4,
+        num_samples=4000,
+        burn_in=10,
+    )
+    for i in range(2):
+        w = circle_around(references[i], overlap[i])
+        fields = w @ design_of(patterns).T + bias[i] * np.asarray(patterns.label)
+        errors = np.sum(fields < 0, axis=1)
+        boltzmann = np.exp(-beta * errors)
+        weights = boltzmann / boltzmann.sum()
+        # Standard errors are about 0.002.
+        assert abs(found.phi[i] - np.log(boltzmann.mean()) / 3) < 0.015
+        assert abs(found.train_error[i] - weights @ errors / 6) < 0.01
+        assert abs(found.m[i] - weights @ (w @ np.asarray(patterns.signal)) / 3) < 0.03
+    assert np.all(found.r_hat < 1.01)
+
+
+def test_two_replicas_in_two_dimensions():
+    """Their directions are two angles; infinite beta allows only those without errors."""
+    patterns = patterns_of(4, 2, seed=1)
+    correlation, beta = 0.6, np.array([0.8, np.inf])
+    chains = sampling.sample_errors(
+        KEY,
+        patterns,
+        beta=beta,
+        num_replicas=2,
+        correlation=correlation,
+        start=patterns.signal,
+        num_samples=4000,
+        burn_in=10,
+    )
+    found = sampling.equilibrium(chains)
+    angle = 2 * np.pi * (np.arange(2000) + 0.5) / 2000
+    w = np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    errors = np.sum(w @ design_of(patterns).T < 0, axis=1)
+    assert 0 < np.mean(errors == 0) < 0.5
+    # Angles of Gaussian vectors: lengths integrated out.
+    c = correlation * (w @ w.T) / 2
+    prior = 1 / (1 - c**2) + c * (np.pi / 2 + np.arcsin(c)) / (1 - c**2) ** 1.5
+    for i, boltzmann in enumerate((np.exp(-beta[0] * errors), 1.0 * (errors == 0))):
+        joint = prior * boltzmann[:, None] * boltzmann
+        joint /= joint.sum()
+        alone = joint.sum(0)
+        mean = alone @ w
+        assert abs(found.energy[i] - alone @ errors / 4) < 0.01
+        assert abs(found.m[i] - mean @ np.asarray(patterns.signal) / 2) < 0.02
+        assert abs(found.q0[i] - mean @ mean / 2) < 0.02
+        assert abs(found.q1[i] - np.sum(joint * (w @ w.T)) / 2) < 0.02
+    np.testing.assert_allclose(found.q, 1, rtol=1e-5)
+    assert chains.energy[1].max() == 0
+
+
+# Monte Carlo of a loss.
+
+
+def test_two_replicas_of_one_weight_each():
+    patterns = Sample(jnp.array([[1.0], [-0.5], [2.0]]), jnp.array([1.0, 1.0, -1.0]), jnp.ones(1))
+    beta, lam, gamma = 1.5, 0.2, 0.6
+    chains = sampling.sample_loss(
+        KEY,
+        patterns,
+        losses.logistic(),
+        beta=beta,
+        lam=lam,
+        gamma=gamma,
+        num_replicas=2,
+        num_chains=4,
+        num_samples=4000,
+        burn_in=200,
+        num_steps=5,
+    )
+    found = sampling.equilibrium(chains)
+    w = np.linspace(-10, 10, 1001)
+    loss = np.logaddexp(0, -w[:, None] * design_of(patterns)[:, 0]).sum(1)
+    first, second = w[:, None], w[None, :]
+    apart = (first - second) ** 2 / 2
+    energy = loss[:, None] + loss + lam / 2 * (first**2 + second**2) + gamma / 2 * apart
+    joint = np.exp(-beta * energy)
+    joint /= joint.sum()
+    alone = joint.sum(0)
+    assert abs(found.m - alone @ w) < 0.03
+    assert abs(found.q - alone @ w**2) < 0.05
+    assert abs(found.q1 - np.sum(joint * first * second)) < 0.05
+    assert abs(found.q0 - (alone @ w) ** 2) < 0.03
+    assert abs(found.energy - alone @ loss / 3) < 0.02
+    assert found.r_hat < 1.01
+    assert np.all(np.abs(chains.acceptance - 0.8) < 0.15)
+
+
+# What is made of chains.
+
+
+def chains_of(means, signal, energy):
+    num_chains = len(means)
+    return sampling.Chains(
+        weights=jnp.zeros((num_chains, 1, means.shape[1])),
+        mean=jnp.asarray(means),
+        overlaps=jnp.ones((num_chains, 1, 1)),
+        signal=jnp.asarray(signal),
+        energy=jnp.asarray(energy),
+        acceptance=jnp.ones(num_chains),
+    )
+
+
+def test_q0_is_not_biased_by_the_noise_of_the_means():
+    rng = np.random.default_rng(0)
+    num_features = 100_000
+    means = 0.5 + rng.standard_normal((3, num_features))
+    trace = rng.standard_normal((3, 10))
+    found = sampling.equilibrium(chains_of(means, trace, trace))
+    assert abs(found.q0 - 0.25) < 0.02
+    assert found.q1 == found.q0
+
+
+def test_r_hat_tells_chains_that_differ_or_drift():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, 200))
+    means = np.ones((2, 3))
+    r_hat = lambda signal, energy: sampling.equilibrium(chains_of(means, signal, energy)).r_hat
+    assert r_hat(noise, noise) < 1.02
+    assert r_hat(noise + np.array([[0.0], [2.0]]), noise) > 1.3
+    assert r_hat(noise, noise + np.linspace(0, 4, 200)) > 1.3
+    assert r_hat(noise, np.zeros((2, 200))) < 1.02
+
+
+def test_one_chain_is_not_enough():
+    with pytest.raises(ValueError, match="chains must be two or more"):
+        sampling.equilibrium(chains_of(np.ones((1, 3)), np.ones((1, 8)), np.ones((1, 8))))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": -1.0}, "beta must be positive"),
+        ({"correlation": 1.0}, "correlation must be in"),
+        ({"overlap": 1.0, "reference": jnp.ones(5)}, "overlap must be strictly"),
+        ({"overlap": 0.5}, "overlap must be 0 without a reference"),
+        ({"num_replicas": 2, "reference": jnp.ones(5)}, "num_replicas must be 1"),
+        ({"num_replicas": 2, "bias": 0.1}, "num_replicas must be 1"),
+        ({"num_replicas": 0}, "num_replicas must be >= 1"),
+        ({"num_chains": 0}, "num_chains must be >= 1"),
+        ({"num_samples": 2}, "num_samples must be >= 4"),
+        ({"burn_in": -1}, "burn_in must be >= 0"),
+        ({"duration": 0.0}, "duration must be"),
+        ({"beta": np.inf}, "start must be given"),
+        ({"beta": np.inf, "start": jnp.ones(5)}, "start must make no errors"),
+    ],
+)
+def test_arguments_of_sample_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.sample_errors(KEY, patterns_of(20, 5), **{"beta": 1.0} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": 0.0}, "beta must be positive"),
+        ({"lam": 0.0}, "lam must be positive"),
+        ({"gamma": -1.0}, "gamma must be"),
+        ({"num_steps": 0}, "num_steps must be >= 1"),
+    ],
+)
+def test_arguments_of_sample_loss(options, message):
+    options = {"beta": 1.0, "lam": 1.0} | options
+    with pytest.raises(ValueError, match=message):
+        sampling.sample_loss(KEY, patterns_of(5, 5), losses.square(), **options)
+
+
+def test_arguments_of_sample_local_entropy():
+    run = lambda **options: sampling.sample_local_entropy(
+        KEY, patterns_of(5, 5), jnp.ones(5), **{"overlap": 0.5, "beta": 1.0} | options
+    )
+    with pytest.raises(ValueError, match="num_nodes must be >= 3"):
+        run(num_nodes=2)
+    with pytest.raises(ValueError, match="beta must be"):
+        run(beta=np.inf)
+
+
+# Minima.
+
+
+def test_minimum_of_the_square_loss():
+    patterns, lam = patterns_of(30, 20), 0.3
+    found = simulate.minimise(patterns, losses.square(), lam=lam)
+    design = design_of(patterns)
+    expected = np.linalg.solve(design.T @ design + lam * np.eye(20), design.sum(0))
+    np.testing.assert_allclose(found.weights, expected, atol=1e-5)
+    assert found.bias == 0
+
+
+def test_minimum_of_the_logistic_loss_with_bias():
+    patterns, lam = patterns_of(30, 20), 0.1
+    found = simulate.minimise(patterns, losses.logistic(), lam=lam, fit_bias=True)
+    design, label = design_of(patterns), np.asarray(patterns.label, float)
+
+    def risk(theta):
+        fields = design @ theta[:-1] + label * theta[-1]
+        pull = -1 / (1 + np.exp(fields))
+        value = np.logaddexp(0, -fields).sum() + lam / 2 * theta[:-1] @ theta[:-1]
+        return value, np.append(design.T @ pull + lam * theta[:-1], label @ pull)
+
+    options = {"gtol": 1e-10, "ftol": 1e-15, "maxiter": 5000}
+    expected = scipy.optimize.minimize(
+        risk, np.zeros(21), jac=True, method="L-BFGS-B", options=options
+    ).x
+    np.testing.assert_allclose(np.append(found.weights, found.bias), expected, atol=2e-5)
+
+
+def test_minimum_of_the_hinge():
+    """It is dual to a quadratic program in a box."""
+    patterns, lam = patterns_of(30, 20), 0.2
+    found = simulate.minimise(patterns, losses.hinge(), lam=lam)
+    design = design_of(patterns)
+
+    def dual(force):
+        weights = design.T @ force / lam
+        return lam / 2 * weights @ weights - force.sum(), design @ weights - 1
+
+    force = scipy.optimize.minimize(
+        dual,
+        np.full(30, 0.5),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, 1)] * 30,
+        options={"gtol": 1e-9, "ftol": 1e-15, "maxiter": 5000},
+    ).x
+    np.testing.assert_allclose(found.weights, design.T @ force / lam, atol=1e-4)
+
+
+def test_a_search_that_is_given_up_shows_no_number():
+    found = simulate.minimise(
+        patterns_of(30, 20), losses.logistic(), lam=0.01, tolerance=1e-15, max_steps=25
+    )
+    assert not found.converged
+    assert np.isnan(found.weights).all()
+    assert np.isnan(found.bias)
+
+
+def test_arguments_of_minimise():
+    with pytest.raises(ValueError, match="lam must be positive"):
+        simulate.minimise(patterns_of(5, 5), losses.square(), lam=0.0)
+    with pytest.raises(ValueError, match="max_steps must be >= 1"):
+        simulate.minimise(patterns_of(5, 5), losses.square(), lam=1.0, max_steps=0)
+
+
+# Training.
+
+
+def test_coupled_langevin_dynamics_has_the_moments_of_its_gaussian_measure():
+    """With the square loss; the learning rate eta makes 1 / h into 1 / h (1 - eta h / 2)."""
+    patterns, lam, gamma, beta, rate, y = patterns_of(12, 6), 0.5, 0.7, 4.0, 0.1, 3
+    tx = optax.chain(
+        flatjax.couple_replicas(gamma, replica_axis=0),
+        optax.sgd(rate),
+        simulate.add_thermal_noise(rate, beta, 0, replica_axis=0),
+    )
+    found = simulate.train(
+        patterns,
+        losses.square(),
+        tx,
+        lam=lam,
+        num_steps=60_000,
+        key=KEY,
+        num_replicas=y,
+        average_from=0.1,
+    )
+    design = design_of(patterns)
+    curvature = design.T @ design + lam * np.eye(6)
+    minimum = np.linalg.solve(curvature, design.sum(0))
+    h = np.linalg.eigvalsh(curvature)
+    variance = lambda h: np.sum(1 / (h * (1 - rate * h / 2))) / beta / 6
+    common, apart = variance(h), variance(h + gamma)
+    q1 = minimum @ minimum / 6 + (common - apart) / y
+    expected = q1 + np.eye(y) * apart
+    np.testing.assert_allclose(found.second_moment, expected, atol=0.01)
+    np.testing.assert_allclose(found.mean.mean(0), minimum, atol=0.02)
+
+
+def test_full_and_minibatch_gradients_come_to_the_minimum():
+    patterns, lam = patterns_of(40, 20), 0.2
+    expected = simulate.minimise(patterns, losses.logistic(), lam=lam).weights
+    options = {"lam": lam, "num_steps": 2000, "key": KEY, "init_scale": 1.0}
+    full = simulate.train(patterns, losses.logistic(), optax.sgd(0.5), **options)
+    np.testing.assert_allclose(full.weights[0], expected, atol=1e-4)
+    falling = optax.sgd(optax.exponential_decay(0.2, 6000, 1e-3))
+    options |= {"batch_size": 8, "num_replicas": 2, "num_steps": 6000}
+    batches = simulate.train(patterns, losses.logistic(), falling, **options)
+    np.testing.assert_allclose(batches.weights, np.tile(expected, (2, 1)), atol=0.05)
+    assert not np.array_equal(batches.weights[0], batches.weights[1])
+
+
+def test_the_key_of_training_is_that_of_all_noise():
+    """One transformation serves many keys, whatever key it was made with."""
+    patterns = patterns_of(10, 5)
+    of = lambda seed: flatjax.entropy_sgd(
+        optax.sgd(1.0),
+        optax.identity(),
+        0.1,
+        inner_learning_rate=0.1,
+        noise_scale=1.0,
+        key=seed,
+    )
+    run = lambda tx, seed: (
+        simulate.train(
+            patterns, losses.square(), tx, lam=1.0, num_steps=3, key=jax.random.key(seed)
+        ).weights
+    )
+    first, second = of(0), of(1)
+    assert np.array_equal(run(first, 0), run(second, 0))
+    assert not np.allclose(run(first, 0), run(first, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 0}, "num_steps must be >= 1"),
+        ({"num_replicas": 0}, "num_replicas must be >= 1"),
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"lam": -1.0}, "lam must be"),
+        ({"init_scale": -1.0}, "init_scale must be"),
+        ({"average_from": 1.0}, "average_from must be"),
+    ],
+)
+def test_arguments_of_train(options, message):
+    options = {"lam": 1.0, "num_steps": 3, "key": KEY} | options
+    with pytest.raises(ValueError, match=message):
+        simulate.train(patterns_of(5, 5), losses.square(), optax.sgd(0.1), **options)
+
+
+@pytest.mark.parametrize("arguments", [(0.0, 1.0), (0.1, 0.0), (0.1, np.inf)])
+def test_arguments_of_add_thermal_noise(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        simulate.add_thermal_noise(*arguments, KEY)
