@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from gaussian_mixture_rows import rows
 from jax.scipy.special import logsumexp
 
 from flatjax.gaussian_mixture import bayes_optimal, erm, losses
 from flatjax.gaussian_mixture._potential import error_potential, loss_potential, tabulate
+from flatjax.gaussian_mixture._quadrature import log_cdf
 from flatjax.gaussian_mixture._replica_average import tilted_averages
 from flatjax.gaussian_mixture.replicated import replicated, replicated_sphere
 
@@ -31,6 +33,7 @@ class Solved:
         self.found = solver(**columns, **common)
 
     def __call__(self, **point):
+        """The solution of one of the points."""
         index = self.points.index(UNIT | point)
         return type(self.found)(*(field[index] for field in self.found))
 
@@ -55,8 +58,11 @@ def unique(points):
 
 SPHERE_ROWS = rows(4, "err-sphere", "err-sphere beta=inf")
 COUPLED_ROWS = rows(4, "logistic-gamma")
-Q0_ALONE = 0.472592739371  # of replicas that are not coupled
+Q0_ALONE = 0.47259274073  # of replicas that are not coupled
 TEMPERATURE = {"y": 3.0, "q1": 0.8}
+MIDDLE = UNIT | {"y": 3.0, "q1": 0.7}
+COUPLED_MIDDLE = coupled_point(2.5, 1.0, 0.2, 0.5, 0.3)
+STEP = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,7 @@ def on_sphere():
     points += [{"y": y, "q1": q1} for q1 in (0.6, 0.9) for y in (5e3, 5e6)]
     points += [{"y": y, "q1": 0.98} for y in (7.0, 20.0)]
     points += [{"y": y, "q1": 0.4} for y in (2.0, 100.0)]
+    points += around(MIDDLE, ("y", "q1", "alpha"), STEP)
     return Solved(replicated_sphere, unique([UNIT | point for point in points]))
 
 
@@ -113,7 +120,7 @@ def coupled():
     points += [coupled_point(y, 1e4, 0.1, 0.5) for y in (3.0, 100.0)]
     points += [coupled_point(y, 1.0, 0.1, 0.0) for y in (2.5, 40.0)]
     points += [coupled_point(5e3, 1.0, 0.1, 1.0, rho) for rho in (0.5, 0.2)]
-    points += [coupled_point(2.5, 1.0, 0.2, 0.5, 0.3)]
+    points += [COUPLED_MIDDLE, *around(COUPLED_MIDDLE, ("y", "gamma", "rho"), STEP)]
     points += [coupled_point(1.0, beta, 0.1, 0.0) for beta in (0.3, 0.1)]
     return Solved(replicated, unique([UNIT | p for p in points]), loss=LOGISTIC, fit_bias=True)
 
@@ -181,6 +188,7 @@ def test_replicas_on_a_sphere_are_at_an_extremum_of_the_free_entropy(at_temperat
             (m, 1.0, 0.8, q0, 0.0), y=3.0, beta=2.0, rho=0.5, **UNIT
         )
         value, slopes = jax.value_and_grad(functional, (0, 1))(*map(float, (found.m, found.q0)))
+        value, slopes = float(value), np.array(slopes)
     np.testing.assert_allclose(slopes, 0, atol=1e-7)
     unconstrained = (2 * np.log(0.2) + np.log(1 + 2 * 0.8)) / 2
     assert (value - unconstrained) / 3 == pytest.approx(found.free_entropy, abs=1e-8)
@@ -197,6 +205,7 @@ def test_replicas_with_a_coupling_are_at_an_extremum_of_the_free_entropy(coupled
 
     with jax.enable_x64(True):
         value, slopes = jax.value_and_grad(functional)([float(value) for value in found[:5]])
+        value, slopes = float(value), np.array(slopes)
     np.testing.assert_allclose(slopes, 0, atol=1e-7)
     prior = -((y - 1) * np.log(beta * (lam + gamma)) + np.log(beta * lam) + y) / 2
     assert (value - prior) / y == pytest.approx(found.free_entropy, abs=1e-8)
@@ -232,7 +241,7 @@ def test_without_coupling_the_number_of_replicas_does_not_matter(coupled, on_sph
         assert_same(found, one, 1e-9)
         assert found.q1 == pytest.approx(found.q0, abs=1e-9)
     one = alone(y=1.0, beta=np.inf)
-    assert one.q0 == pytest.approx(Q0_ALONE, abs=1e-9)
+    assert one.q0 == pytest.approx(Q0_ALONE, abs=1e-10)
     for y in (1.0, 20.0, 1e4):
         assert_same(on_sphere(y=y, q1=Q0_ALONE), one, 1e-8)
     assert_same(alone(y=7.0, beta=np.inf), one, 0.0)
@@ -247,8 +256,8 @@ def test_one_replica_has_no_overlap_to_fix(on_sphere, at_temperature, alone):
 def test_many_replicas_on_a_sphere_approach_infinitely_many(on_sphere, on_sphere_many):
     for q1 in (0.6, 0.9):
         limit = on_sphere_many(q1=q1, beta=np.inf)
-        assert_same(on_sphere(y=5e3, q1=q1), limit, 1e-3)
-        assert_same(on_sphere(y=5e6, q1=q1), limit, 2e-6)
+        assert_same(on_sphere(y=5e3, q1=q1), limit, 3e-3)
+        assert_same(on_sphere(y=5e6, q1=q1), limit, 3e-6)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +315,7 @@ def test_close_replicas_are_solved(on_sphere, on_sphere_many):
     """The potential has a sharp bend there, and the reaction of many replicas is large."""
     errors = [on_sphere(y=y, q1=0.98).barycenter_test_error for y in (7.0, 20.0)]
     errors.append(on_sphere_many(q1=0.97, beta=np.inf).barycenter_test_error)
-    assert np.all(np.diff(errors) < -0.01)
+    assert np.all(np.diff(errors) < -0.003)
 
 
 def test_the_logistic_loss_on_a_sphere():
@@ -324,41 +333,63 @@ def test_smoothed_errors_are_a_convex_loss():
     # Computed by a prototype of these equations.
     np.testing.assert_allclose(found.test_error, [0.2931, 0.2670, 0.2475, 0.2401], atol=5e-5)
     with jax.enable_x64(True):
-        omega, c = np.linspace(-40, 20, 61), np.geomspace(1e-3, 1e6, 10)[:, None]
-        u = losses.probit().prox(omega, c)
-        force = -jax.vmap(jax.grad(losses.probit().value))(u.ravel()).reshape(u.shape)
+        omega, c = np.meshgrid(np.linspace(-40, 20, 61), np.geomspace(1e-3, 1e6, 10))
+        u = jax.jit(losses.probit().prox)(omega, c)
+        force = -jax.jit(jax.vmap(jax.grad(losses.probit().value)))(u.ravel()).reshape(u.shape)
         np.testing.assert_allclose(u - c * force, omega, rtol=1e-9, atol=1e-8)
 
 
-@pytest.mark.parametrize("beta", [0.3, 1.0, 30.0])
-@pytest.mark.parametrize("variance", [0.01, 1.0, 100.0])
-def test_the_potential_of_the_square_loss_in_closed_form(beta, variance):
-    h = np.linspace(-10.0, 10.0, 41)
-    stiffness = beta / (1 + beta * variance)
-    expected = (
-        -(np.log1p(beta * variance) + stiffness * (1 - h) ** 2) / 2,
-        stiffness * (1 - h),
-        -stiffness * np.ones_like(h),
-    )
+def test_the_logarithm_of_the_distribution_function():
+    x = np.linspace(-40, 9, 2001)
+    expected = scipy.special.log_ndtr(x)
     with jax.enable_x64(True):
-        g = loss_potential(losses.square()).at(h, jnp.asarray(variance), jnp.asarray(beta))
-    for found, value in zip(g, expected, strict=True):
-        np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-9)
+        found, slope = jax.jit(jax.vmap(jax.value_and_grad(log_cdf)))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
+    mills = np.exp(-(x**2) / 2 - expected) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(slope, mills, rtol=1e-11)
+
+
+def test_the_potential_of_the_square_loss_in_closed_form():
+    h = np.linspace(-10.0, 10.0, 41)
+    potential = loss_potential(losses.square())
+    with jax.enable_x64(True):
+        at = jax.jit(potential.at)
+        for beta in (0.3, 1.0, 30.0):
+            for variance in (0.01, 1.0, 100.0):
+                stiffness = beta / (1 + beta * variance)
+                expected = (
+                    -(np.log1p(beta * variance) + stiffness * (1 - h) ** 2) / 2,
+                    stiffness * (1 - h),
+                    -stiffness * np.ones_like(h),
+                )
+                for found, value in zip(at(h, variance, beta), expected, strict=True):
+                    np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["logistic", "hinge"])
 def test_a_tabulated_potential_and_its_derivatives(name):
+    """By differences, of values between the nodes of the table."""
+    potential = loss_potential(getattr(losses, name)())
+    h, step = np.linspace(-19.9, 19.9, 301), 1e-3
+
+    def at(h):
+        g = lambda h: potential.at(h, jnp.asarray(0.5), jnp.asarray(4.0))
+        return g(h), tabulate(g, jnp.asarray(-20.0), jnp.asarray(20.0))(h)
+
     with jax.enable_x64(True):
-        g = lambda h: loss_potential(getattr(losses, name)()).at(h, 0.5, 4.0)
-        h = jnp.linspace(-19.9, 19.9, 301)
-        table = tabulate(g, jnp.asarray(-20.0), jnp.asarray(20.0))
-        exact, found = jax.jit(g)(h), jax.jit(table)(h)
-        slope = jax.vmap(jax.grad(lambda h: table(h).value))(h)
-        curvature = jax.vmap(jax.grad(lambda h: g(h).slope))(h)
-    np.testing.assert_allclose(exact.curvature, curvature, atol=1e-9)
-    np.testing.assert_allclose(slope, exact.slope, atol=1e-9)
-    for value, expected in zip(found, exact, strict=True):
-        np.testing.assert_allclose(value, expected, atol=1e-7)
+        at = jax.jit(at)
+        (below, _), (exact, table), (above, _) = (at(h + sign * step) for sign in (-1, 0, 1))
+        values = [np.asarray(g.value) for g in (below, exact, above)]
+        for value, expected in zip(table, exact, strict=True):
+            np.testing.assert_allclose(value, expected, atol=1e-7)
+    np.testing.assert_allclose(exact.slope, (values[2] - values[0]) / (2 * step), atol=2e-5)
+    curvature = (values[2] - 2 * values[1] + values[0]) / step**2
+    np.testing.assert_allclose(exact.curvature, curvature, atol=2e-5)
+
+
+@jax.jit
+def tilted_with_errors(h0, params):
+    return tilted_averages(error_potential(concave=False), h0, **params)
 
 
 @pytest.mark.parametrize(
@@ -368,13 +399,12 @@ def test_a_tabulated_potential_and_its_derivatives(name):
 def test_the_law_of_a_field_with_one_peak_or_two(beta, variance, y, coupling):
     h0 = np.linspace(-6.0, 3.0, 10)
     potential = error_potential(concave=False)
-    params = dict(zip(("beta", "variance", "y", "coupling"), (beta, variance, y, coupling)))
+    scale = np.sqrt(coupling / y)
+    h = np.linspace(h0 - 10 * scale, np.maximum(h0, 0) + 10 * scale + 2, 40001, axis=1)
     with jax.enable_x64(True):
-        params = {name: jnp.asarray(value) for name, value in params.items()}
-        found = tilted_averages(potential, h0, **params)
-        scale = np.sqrt(coupling / y)
-        h = np.linspace(h0 - 10 * scale, np.maximum(h0, 0) + 10 * scale + 2, 40001, axis=1)
-        g = jax.tree.map(np.asarray, potential.at(h, params["variance"], params["beta"]))
+        params = {"beta": beta, "variance": variance, "y": y, "coupling": coupling}
+        found = tilted_with_errors(h0, params)
+        g = jax.tree.map(np.asarray, potential.at(h, variance, beta))
     exponent = y * g.value - ((h - h0[:, None]) / scale) ** 2 / 2
     highest = exponent.max(axis=1, keepdims=True)
     law = np.exp(exponent - highest)
@@ -388,27 +418,52 @@ def test_the_law_of_a_field_with_one_peak_or_two(beta, variance, y, coupling):
         np.testing.assert_allclose(value, other, atol=3e-6 * (1 + np.abs(other).max()))
 
 
-def test_derivatives_are_those_of_the_solution():
-    def fields(y, q1, alpha):
-        return replicated_sphere(y=y, q1=q1, alpha=alpha, delta=1.0, tolerance=1e-12)[:10]
+def by_differences(solved, point, names, step):
+    """Of all fields, with respect to the named parameters."""
+    moved = lambda name, sign: np.array(solved(**point | {name: point[name] + sign * step})[:10])
+    return np.stack([(moved(name, 1) - moved(name, -1)) / (2 * step) for name in names], axis=1)
+
+
+def around(point, names, step):
+    """The points that `by_differences` needs."""
+    return [point | {name: point[name] + sign * step} for name in names for sign in (1, -1)]
+
+
+def test_derivatives_on_the_sphere(on_sphere):
+    names = ("y", "q1", "alpha")
+
+    def fields(*values):
+        return replicated_sphere(**MIDDLE | dict(zip(names, values, strict=True)))[:10]
 
     with jax.enable_x64(True):
-        at = (jnp.asarray(3.0), jnp.asarray(0.7), jnp.asarray(1.0))
-        found = np.array(jax.jit(jax.jacfwd(fields, argnums=(0, 1, 2)))(*at))
-    step = 1e-4 * np.concatenate([np.eye(3), -np.eye(3)])
-    near = np.array(fields(*(np.array([3.0, 0.7, 1.0]) + step).T))
-    np.testing.assert_allclose(found, (near[:, :3] - near[:, 3:]) / 2e-4, rtol=1e-5, atol=1e-6)
+        found = jax.jit(jax.jacfwd(fields, argnums=(0, 1, 2)))(*(MIDDLE[name] for name in names))
+    expected = by_differences(on_sphere, MIDDLE, names, STEP)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_coupled_replicas_without_x64():
-    def error(log_gamma):
-        found = replicated(LOGISTIC, y=3.0, beta=1.0, lam=0.1, gamma=jnp.exp(log_gamma), **UNIT)
-        return found.barycenter_test_error
+def test_derivatives_with_a_coupling(coupled):
+    names = ("y", "gamma", "rho")
 
+    def fields(*values):
+        point = UNIT | COUPLED_MIDDLE | dict(zip(names, values, strict=True))
+        return replicated(LOGISTIC, **point, fit_bias=True)[:10]
+
+    values = [COUPLED_MIDDLE[name] for name in names]
+    with jax.enable_x64(True):
+        found = jax.jit(jax.jacfwd(fields, argnums=(0, 1, 2)))(*values)
+    expected = by_differences(coupled, COUPLED_MIDDLE, names, STEP)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_works_under_transformations_without_x64():
+    error = lambda alpha: replicated_sphere(y=1.0, alpha=alpha, delta=1.0).thermal_mean_test_error
     assert not jax.config.jax_enable_x64
-    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(error)))(jnp.array([-1.0, -0.99, -0.98]))
-    # float32 shows four digits of a difference of 1e-4.
-    assert slopes[1] == pytest.approx((values[2] - values[0]) / 0.02, rel=5e-3)
+    alphas = jnp.array([0.8, 1.0])
+    values, slopes = map(np.float64, jax.jit(jax.vmap(jax.value_and_grad(error)))(alphas))
+    near = error(np.array([0.8, 1.0, 0.999, 1.001]))
+    assert near.dtype == np.float64
+    np.testing.assert_allclose(values, near[:2], rtol=1e-6)
+    assert slopes[1] == pytest.approx((near[3] - near[2]) / 0.002, rel=1e-4)
 
 
 def test_what_has_no_solution_is_not_given_one(on_sphere, on_sphere_many):

@@ -190,6 +190,7 @@ def test_one_chain_is_not_enough():
         ({"num_samples": 2}, "num_samples must be >= 4"),
         ({"burn_in": -1}, "burn_in must be >= 0"),
         ({"duration": 0.0}, "duration must be"),
+        ({"start": jnp.ones(5), "reference": jnp.ones(5)}, "start must not be given with"),
         ({"beta": np.inf}, "start must be given"),
         ({"beta": np.inf, "start": jnp.ones(5)}, "start must make no errors"),
     ],
@@ -333,7 +334,8 @@ def test_full_and_minibatch_gradients_come_to_the_minimum():
     falling = optax.sgd(optax.exponential_decay(0.2, 6000, 1e-3))
     options |= {"batch_size": 8, "num_replicas": 2, "num_steps": 6000}
     batches = simulate.train(patterns, losses.logistic(), falling, **options)
-    np.testing.assert_allclose(batches.weights, np.tile(expected, (2, 1)), atol=0.05)
+    distance = np.linalg.norm(batches.weights - expected, axis=1)
+    assert np.all(distance < 0.05 * np.linalg.norm(expected))
     assert not np.array_equal(batches.weights[0], batches.weights[1])
 
 

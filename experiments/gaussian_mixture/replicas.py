@@ -80,7 +80,8 @@ def _errors(y, beta, q1, correlation, theory, num_features, seeds):
             num_replicas=y,
             correlation=correlation,
             num_chains=4 if y == 1 else 2,
-            num_samples=200 if y == 1 else 100,
+            num_samples=100,
+            burn_in=40,
         )
         found = sampling.equilibrium(chains)
         return _values(found, y, patterns) | {"train_error": found.energy}

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr
 
-from flatjax.gaussian_mixture._quadrature import log_density
+from flatjax.gaussian_mixture._quadrature import log_cdf, log_density
 from flatjax.gaussian_mixture.losses import Loss
 
 # Integrands are followed until they have fallen by this factor from their peak, e^-38 = 3e-17,
@@ -119,7 +118,7 @@ def _count_errors(h, variance, beta) -> Derivatives:
     s = jnp.sqrt(variance)
     x = h / s
     log_unweighted = jnp.log(-jnp.expm1(-beta))  # of 1 - e^-beta
-    value = jnp.logaddexp(-beta, log_unweighted + log_ndtr(x))
+    value = jnp.logaddexp(-beta, log_unweighted + log_cdf(x))
     mills = jnp.exp(log_unweighted + log_density(x) - value)
     return Derivatives(value, mills / s, -mills * (x + mills) / variance)
 

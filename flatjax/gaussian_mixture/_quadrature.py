@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jax.scipy.special import log_ndtr, ndtr
 
 
@@ -63,3 +64,36 @@ def log_density(x: jax.Array) -> jax.Array:
 def inverse_mills(x: jax.Array) -> jax.Array:
     """Density over distribution function at x: the derivative of log Phi(x), for any x."""
     return jnp.exp(log_density(x) - log_ndtr(x))
+
+
+def _fit_of_erfcx(pivot: float = 3.75, degree: int = 20) -> tuple[float, np.ndarray]:
+    """(1 + 2 z) exp(z^2) erfc(z) for z >= 0, in Chebyshev polynomials of (z - p) / (z + p)."""
+    z = lambda t: pivot * (1 + t) / (1 - t)
+    fn = lambda t: (1 + 2 * z(t)) * scipy.special.erfcx(z(t))
+    return pivot, np.polynomial.chebyshev.chebinterpolate(fn, degree)
+
+
+_PIVOT, _COEFFICIENTS = _fit_of_erfcx()
+
+
+@jax.custom_jvp
+def log_cdf(x: jax.Array) -> jax.Array:
+    """Logarithm of the standard normal distribution function, to 1e-14.
+
+    That of JAX is several times slower on CPU, to run and to compile.
+    """
+    z = jnp.abs(x) / np.sqrt(2)
+    t = (z - _PIVOT) / (z + _PIVOT)
+    first, second = 0.0, 0.0
+    for coefficient in _COEFFICIENTS[:0:-1]:
+        first, second = coefficient + 2 * t * first - second, first
+    erfcx = (_COEFFICIENTS[0] + t * first - second) / (1 + 2 * z)
+    log_tail = jnp.log(erfcx / 2) - x**2 / 2
+    return jnp.where(x < 0, log_tail, jnp.log1p(-jnp.exp(log_tail)))
+
+
+@log_cdf.defjvp
+def _log_cdf_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    value = log_cdf(x)
+    return value, jnp.exp(log_density(x) - value) * dx

@@ -101,13 +101,13 @@ class TrainingFields(NamedTuple):
         return jnp.sum(self.weight * values)
 
 
-def training_fields(reference: Reference, breakpoints: tuple[float, ...] = ()) -> TrainingFields:
+def training_fields(reference: Reference, *, split_errors: bool = False) -> TrainingFields:
     """The law of the fields of a reference with scalar parameters.
 
     Args:
       reference: of scalars. Where its law is Gaussian there is a single node, without noise: the
         field then only enters by its mean.
-      breakpoints: values of u that nodes of a Gibbs measure should not straddle.
+      split_errors: no nodes on both sides of u = 0 share a rule, to integrate the error.
 
     Returns:
       The nodes.
@@ -116,18 +116,23 @@ def training_fields(reference: Reference, breakpoints: tuple[float, ...] = ()) -
     scale = jnp.sqrt(reference.delta * (reference.q - reference.variance))
     loss = reference.loss
 
+    breaks = loss.breakpoints(c)
+    if split_errors:  # where the prox is 0
+        breaks = jnp.append(breaks, c * loss.slope_at_zero)
+
     def of_side(side):
         mean = reference.m + side * reference.bias
         if reference.law == "gaussian":
             z, weight = jnp.zeros(1), jnp.ones(1)
-        elif loss.kinks:
-            z, weight = piecewise_grid((loss.breakpoints(c) - mean) / scale, loss.num_nodes)
+        elif breaks.size:
+            z, weight = piecewise_grid((breaks - mean) / scale, num=40)
         else:
             z, weight = gaussian_grid(*OMEGA_GRID[reference.law])
         omega = mean + scale * z
         if reference.law == "gibbs":
             beta = reference.susceptibility / reference.variance
-            nodes = functools.partial(_gibbs_nodes, loss, c=c, beta=beta, breakpoints=breakpoints)
+            points = [0.0] * split_errors + [u for u, *_ in loss.kinks]
+            nodes = functools.partial(_gibbs_nodes, loss, c=c, beta=beta, breaks=jnp.array(points))
             reaction, probability = jax.vmap(nodes)(omega)
         else:
             reaction = (_prox(loss, omega, c) - omega)[:, None]
@@ -156,7 +161,7 @@ def _derivatives(loss, u):
     return jnp.vectorize(slope)(u), jnp.vectorize(jax.grad(slope))(u)
 
 
-def _gibbs_nodes(loss, omega, c, beta, breakpoints):
+def _gibbs_nodes(loss, omega, c, beta, breaks):
     """Nodes u - omega, and their probabilities, of the law of u for a scalar omega.
 
     The law is log-concave, and narrower than a Gaussian of variance c / beta. Around its mode it
@@ -170,7 +175,6 @@ def _gibbs_nodes(loss, omega, c, beta, breakpoints):
         steepness += jnp.where(pull[0] * pull[1] < 0, jnp.max(pull**2), 0)
     width = broad / jnp.sqrt(steepness)
     bound = jnp.arcsinh(BOUND * broad / width)
-    breaks = jnp.array([u for u, *_ in loss.kinks] + list(breakpoints))
     inner = jnp.clip(jnp.arcsinh((breaks - mode) / width), -bound, bound)
     edges = jnp.sort(jnp.concatenate([inner, jnp.array([-bound, 0, bound])]))
     # The integrals do not depend on where the nodes are.

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr
 
-from flatjax.gaussian_mixture._quadrature import inverse_mills
+from flatjax.gaussian_mixture._quadrature import log_cdf, log_density
 
 Function = Callable[[jax.Array], jax.Array]
 
@@ -188,7 +187,7 @@ def _prox_probit(omega, c):
     """Solves u = omega + c r, r = phi(u) / Phi(u), from below, where Newton's steps stay."""
 
     def step(_, u):
-        mills = inverse_mills(u)
+        mills = jnp.exp(log_density(u) - log_cdf(u))
         return u - (u - omega - c * mills) / (1 + c * mills * (u + mills))
 
     omega, c = jnp.broadcast_arrays(jnp.asarray(omega, float), c)
@@ -199,7 +198,7 @@ def _prox_probit(omega, c):
 _SQUARE = Loss("square", lambda u: (1 - u) ** 2 / 2, lambda om, c: (om + c) / (1 + c), -1.0)
 _LINEAR = Loss("linear", lambda u: -u, lambda om, c: om + c, -1.0)
 _LOGISTIC = Loss("logistic", lambda u: jax.nn.softplus(-u), _prox_logistic, -0.5)
-_PROBIT = Loss("probit", lambda u: -log_ndtr(u), _prox_probit, -float(np.sqrt(2 / np.pi)))
+_PROBIT = Loss("probit", lambda u: -log_cdf(u), _prox_probit, -float(np.sqrt(2 / np.pi)))
 _HINGE = Loss(
     "hinge",
     lambda u: jnp.maximum(0.0, 1 - u),

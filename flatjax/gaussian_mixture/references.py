@@ -163,9 +163,9 @@ def gibbs_reference(
 
     Its density is proportional to :math:`\exp -\tilde\beta [\sum_\mu l(\sigma^\mu h^\mu) +
     \frac{\lambda}{2} \lVert w \rVert^2]`. The equations are those of `erm`, with the force
-    averaged over the law of the field, :math:`f = \langle \tilde u - \omega \rangle / \Delta V`. They give :math:`m`, the overlap
-    :math:`\tilde q` of two samples and V; the variance is :math:`V / \tilde\beta`. The bias is the
-    one of largest likelihood, where :math:`0 = \mathbb{E}\, \sigma f`.
+    averaged over the law of the field, :math:`f = \langle \tilde u - \omega \rangle / \Delta V`.
+    They give m, the overlap :math:`\tilde q` of two samples, and V; the variance is :math:`V /
+    \tilde\beta`. The bias is the one of largest likelihood, where :math:`0 = \mathbb{E}\, \sigma f`.
 
     Args:
       loss: of `flatjax.gaussian_mixture.losses`.
@@ -255,7 +255,7 @@ def _solve_point(*, alpha, delta, lam, beta, rho, loss, has_bias, tolerance) -> 
         mean, variance = delta * reference.susceptibility + reference.m, reference.q
         train_error = classifier_error(mean, variance, reference.bias, delta, rho)
     else:
-        fields = training_fields(reference, breakpoints=(0.0,))
+        fields = training_fields(reference, split_errors=True)
         omega_z = reference.m + fields.side * reference.bias
         omega_z += jnp.sqrt(delta * (reference.q - reference.variance)) * fields.z
         is_error = fields.reaction + omega_z[:, None] < 0

@@ -15,8 +15,8 @@ the free entropy of a copy is the extremum of :math:`G_S + \alpha G_E`,
 
 with :math:`h_0 \sim \mathcal{N}(m + \sigma b, \Delta q_0)` and
 :math:`h \sim \mathcal{N}(h_0, \Delta (q_1 - q_0))`, and of what holds replicas together. In
-terms of the force of a pattern, :math:`f(h_0) = \langle g' \rangle`, averaged over h with the weight
-:math:`e^{y g(h)}`, the derivatives with respect to m, q0 and b vanish where
+terms of the force of a pattern, :math:`f(h_0) = \langle g' \rangle`, averaged over h with the
+weight :math:`e^{y g(h)}`, the derivatives with respect to m, q0 and b vanish where
 
 .. math::
   m = D \alpha\, \mathbb{E} f, \qquad q_0 = m^2 + D^2 \alpha \Delta\, \mathbb{E} f^2, \qquad

@@ -22,11 +22,7 @@ from jax.scipy.special import betainc
 from flatjax import _checks
 from flatjax.gaussian_mixture._chains import Chains, average_over_time, draw, equilibrium
 from flatjax.gaussian_mixture._hamiltonian import hamiltonian_start, hamiltonian_step
-from flatjax.gaussian_mixture._refraction import (
-    make_landscape,
-    refraction_start,
-    refraction_step,
-)
+from flatjax.gaussian_mixture._refraction import make_landscape, refraction_start, refraction_step
 from flatjax.gaussian_mixture.losses import Loss
 from flatjax.gaussian_mixture.mixture import Sample, check_mixture
 
@@ -79,8 +75,8 @@ def sample_errors(
       The chains; weights have the squared norm N, energy is the fraction of errors.
 
     Raises:
-      ValueError: a parameter out of its range; several replicas with a reference or bias; infinite
-        beta without a start that makes no errors.
+      ValueError: a parameter out of its range; several replicas with a reference or bias; a start
+        with a reference, or one that makes errors, or none, at infinite beta.
 
     Examples:
       >>> from flatjax.gaussian_mixture import sample
@@ -108,6 +104,8 @@ def sample_errors(
         if np.any(np.asarray(overlap) != 0):
             raise ValueError(f"overlap must be 0 without a reference, got {overlap}.")
         reference = np.zeros(patterns.x.shape[1], np.float32)
+    elif start is not None:
+        raise ValueError("start must not be given with a reference, which says where to be.")
     params = (np.minimum(beta, COLD), correlation, overlap, bias)
     params = [np.asarray(value, np.float32) for value in params]
     sizes = (num_replicas, num_chains, num_samples, burn_in)
@@ -117,7 +115,7 @@ def sample_errors(
 def _check_start(start, patterns, bias):
     if start is None:
         raise ValueError("start must be given at infinite beta: weights without errors.")
-    fields = patterns.x @ start / jnp.linalg.norm(start) + bias
+    fields = patterns.x @ start / jnp.linalg.norm(start) + jnp.asarray(bias)[..., None]
     num = int(jnp.sum(patterns.label * fields <= 0))
     if num > 0:
         raise ValueError(f"start must make no errors at infinite beta, got {num}.")
