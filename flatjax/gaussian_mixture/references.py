@@ -165,7 +165,8 @@ def gibbs_reference(
     \frac{\lambda}{2} \lVert w \rVert^2]`. The equations are those of `erm`, with the force
     averaged over the law of the field, :math:`f = \langle \tilde u - \omega \rangle / \Delta V`.
     They give m, the overlap :math:`\tilde q` of two samples, and V; the variance is :math:`V /
-    \tilde\beta`. The bias is the one of largest likelihood, where :math:`0 = \mathbb{E}\, \sigma f`.
+    \tilde\beta`. The bias is the one of largest likelihood, where
+    :math:`0 = \mathbb{E}\, \sigma f`.
 
     Args:
       loss: of `flatjax.gaussian_mixture.losses`.
