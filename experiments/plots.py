@@ -116,7 +116,7 @@ def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure, panels = plt.subplots(
-            1, len(settings), figsize=(1.2 + 2.2 * len(settings), 2.8), sharey=True, squeeze=False
+            1, len(settings), figsize=(1.8 + 2.4 * len(settings), 2.8), sharey=True, squeeze=False
         )
         for panel, setting in zip(panels[0], settings, strict=True):
             compared = [row for row in rows if row["setting"] == setting and "p" in row]
@@ -131,7 +131,7 @@ def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             panel.set_title(setting, loc="left", fontweight="bold")
             panel.set_xlabel("SGD {:.2f} ± {:.2f}".format(*sgd["test_error"]))
             panel.set_yticks(range(len(compared)), [row["algorithm"] for row in reversed(compared)])
-        figure.suptitle("test error minus tuned SGD's (%), 95% intervals", x=0.01, ha="left")
+        figure.suptitle("test error minus that of SGD (%)", x=0.01, ha="left")
         figure.tight_layout()
         figure.savefig(path, dpi=150)
         plt.close(figure)

@@ -63,6 +63,7 @@ TEMPERATURE = {"y": 3.0, "q1": 0.8}
 MIDDLE = UNIT | {"y": 3.0, "q1": 0.7}
 COUPLED_MIDDLE = coupled_point(2.5, 1.0, 0.2, 0.5, 0.3)
 STEP = 1e-4
+NEAR = [{"y": 1.0, "delta": 1.0, "alpha": alpha} for alpha in (0.999, 1.0, 1.001)]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def alone():
         del point["q1"]
     points = [point | {"beta": np.inf} for point in points]
     points += [{"y": 1.0, "beta": beta} for beta in (4.0, 2.0, 1.0, 0.5, 0.1, 1e-3)]
-    points += [{"y": 7.0, "beta": np.inf}]
+    points += [point | {"beta": np.inf} for point in [UNIT | {"y": 7.0}, *NEAR]]
     return Solved(replicated_sphere, unique(points))
 
 
@@ -243,7 +244,11 @@ def test_without_coupling_the_number_of_replicas_does_not_matter(coupled, on_sph
     one = alone(y=1.0, beta=np.inf)
     assert one.q0 == pytest.approx(Q0_ALONE, abs=1e-10)
     for y in (1.0, 20.0, 1e4):
-        assert_same(on_sphere(y=y, q1=Q0_ALONE), one, 1e-8)
+        found = on_sphere(y=y, q1=Q0_ALONE)
+        assert_same(found, one, 1e-9, "m", "q0", "test_error", "train_loss")
+        # Fewer replicas than all y on the sphere have this overlap, to begin with.
+        volume = ((y - 1) * np.log(1 - Q0_ALONE) + np.log(1 + (y - 1) * Q0_ALONE)) / (2 * y)
+        assert found.free_entropy + volume == pytest.approx(one.free_entropy, abs=1e-9)
     assert_same(alone(y=7.0, beta=np.inf), one, 0.0)
 
 
@@ -344,7 +349,7 @@ def test_the_logarithm_of_the_distribution_function():
     expected = scipy.special.log_ndtr(x)
     with jax.enable_x64(True):
         found, slope = jax.jit(jax.vmap(jax.value_and_grad(log_cdf)))(x)
-    np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(found, expected, rtol=3e-14, atol=1e-15)
     mills = np.exp(-(x**2) / 2 - expected) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(slope, mills, rtol=1e-11)
 
@@ -366,10 +371,9 @@ def test_the_potential_of_the_square_loss_in_closed_form():
                     np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["logistic", "hinge"])
-def test_a_tabulated_potential_and_its_derivatives(name):
+def test_a_tabulated_potential_and_its_derivatives():
     """By differences, of values between the nodes of the table."""
-    potential = loss_potential(getattr(losses, name)())
+    potential = loss_potential(losses.hinge())
     h, step = np.linspace(-19.9, 19.9, 301), 1e-3
 
     def at(h):
@@ -446,24 +450,25 @@ def test_derivatives_with_a_coupling(coupled):
 
     def fields(*values):
         point = UNIT | COUPLED_MIDDLE | dict(zip(names, values, strict=True))
-        return replicated(LOGISTIC, **point, fit_bias=True)[:10]
+        return replicated(LOGISTIC, **point, fit_bias=True)[:5]
 
     values = [COUPLED_MIDDLE[name] for name in names]
     with jax.enable_x64(True):
         found = jax.jit(jax.jacfwd(fields, argnums=(0, 1, 2)))(*values)
-    expected = by_differences(coupled, COUPLED_MIDDLE, names, STEP)
+    expected = by_differences(coupled, COUPLED_MIDDLE, names, STEP)[:5]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_works_under_transformations_without_x64():
+def test_works_under_transformations_without_x64(alone):
     error = lambda alpha: replicated_sphere(y=1.0, alpha=alpha, delta=1.0).thermal_mean_test_error
     assert not jax.config.jax_enable_x64
-    alphas = jnp.array([0.8, 1.0])
-    values, slopes = map(np.float64, jax.jit(jax.vmap(jax.value_and_grad(error)))(alphas))
-    near = error(np.array([0.8, 1.0, 0.999, 1.001]))
-    assert near.dtype == np.float64
-    np.testing.assert_allclose(values, near[:2], rtol=1e-6)
-    assert slopes[1] == pytest.approx((near[3] - near[2]) / 0.002, rel=1e-4)
+    value, slope = map(np.float64, jax.jit(jax.value_and_grad(error))(1.0))
+    below, exact, above = (
+        alone(**NEAR[index] | {"beta": np.inf}).thermal_mean_test_error for index in range(3)
+    )
+    assert exact.dtype == np.float64
+    assert value == pytest.approx(exact, rel=1e-6)
+    assert slope == pytest.approx((above - below) / 2e-3, rel=1e-4)
 
 
 def test_what_has_no_solution_is_not_given_one(on_sphere, on_sphere_many):

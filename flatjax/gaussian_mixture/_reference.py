@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax.gaussian_mixture._quadrature import gaussian_grid, piecewise_grid
+from flatjax.gaussian_mixture._quadrature import gaussian_grid, log_density, piecewise_grid
 from flatjax.gaussian_mixture.losses import Loss
 
 # Nodes of the integral over omega where the loss has no kinks: a temperature makes it smoother.
-OMEGA_GRID = {"minimum": (121, 8.0), "gibbs": (71, 7.5)}
+OMEGA_GRID = {"minimum": (121, 8.0), "gibbs": (81, 7.5)}
 NODES_PER_PIECE = 12  # of the integral over the field of a sample at finite temperature
 BOUND = 7.0  # of that integral, in widths of the broadest law that it may have
 
@@ -101,48 +101,72 @@ class TrainingFields(NamedTuple):
         return jnp.sum(self.weight * values)
 
 
-def training_fields(reference: Reference, *, split_errors: bool = False) -> TrainingFields:
+def training_fields(
+    reference: Reference, *, error_width: jax.Array | float | None = None
+) -> TrainingFields:
     """The law of the fields of a reference with scalar parameters.
 
     Args:
       reference: of scalars. Where its law is Gaussian there is a single node, without noise: the
         field then only enters by its mean.
-      split_errors: no nodes on both sides of u = 0 share a rule, to integrate the error.
+      error_width: over how many standard deviations of omega the averages that are taken change
+        where the field changes sign; 0 for a step.
 
     Returns:
       The nodes.
     """
+    loss, law = reference.loss, reference.law
     c = reference.delta * reference.susceptibility
     scale = jnp.sqrt(reference.delta * (reference.q - reference.variance))
-    loss = reference.loss
-
-    breaks = loss.breakpoints(c)
-    if split_errors:  # where the prox is 0
-        breaks = jnp.append(breaks, c * loss.slope_at_zero)
+    is_step = isinstance(error_width, float) and error_width == 0
+    threshold = c * loss.slope_at_zero  # the omega where the prox is 0
+    breaks = jnp.append(loss.breakpoints(c), threshold)
+    kinks = jnp.array([u for u, *_ in loss.kinks] + [0.0] * is_step)
 
     def of_side(side):
         mean = reference.m + side * reference.bias
-        if reference.law == "gaussian":
+        if law == "gaussian":
             z, weight = jnp.zeros(1), jnp.ones(1)
-        elif breaks.size:
-            z, weight = piecewise_grid((breaks - mean) / scale, num=40)
+        elif is_step or loss.kinks:
+            z, weight = piecewise_grid((breaks - mean) / scale)
+        elif error_width is None:
+            z, weight = gaussian_grid(*OMEGA_GRID[law])
         else:
-            z, weight = gaussian_grid(*OMEGA_GRID[reference.law])
+            z, weight = _dense_grid((threshold - mean) / scale, error_width, *OMEGA_GRID[law])
         omega = mean + scale * z
-        if reference.law == "gibbs":
+        if law == "gibbs":
             beta = reference.susceptibility / reference.variance
-            points = [0.0] * split_errors + [u for u, *_ in loss.kinks]
-            nodes = functools.partial(_gibbs_nodes, loss, c=c, beta=beta, breaks=jnp.array(points))
+            nodes = functools.partial(_gibbs_nodes, loss, c=c, beta=beta, breaks=kinks)
             reaction, probability = jax.vmap(nodes)(omega)
         else:
             reaction = (_prox(loss, omega, c) - omega)[:, None]
             probability = jnp.ones_like(reaction)
-        probability_of_side = (1 + side * (2 * reference.rho - 1)) / (2 if side else 1)
-        weight = weight * probability_of_side
+        weight *= (1 + side * (2 * reference.rho - 1)) / (2 if side else 1)  # times that of side
         return TrainingFields(jnp.full_like(omega, side), z, weight, reaction, probability)
 
     sides = [of_side(side) for side in ((1, -1) if reference.has_bias else (0,))]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *sides)
+
+
+def _dense_grid(point, width, num, bound):
+    """The trapezoid rule for Gaussian averages of what changes fast around a point.
+
+    The nodes are uniform in v = z + arcsinh((z - point) / width) / 2.
+    """
+    point, width = jax.lax.stop_gradient((jnp.clip(point, -bound, bound), width))
+    warp = lambda z: z + jnp.arcsinh((z - point) / width) / 2
+    v = jnp.linspace(warp(-bound), warp(bound), num)
+
+    def bisect(_, bracket):
+        low, high = bracket
+        middle = (low + high) / 2
+        below = warp(middle) < v
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    ends = jnp.full(num, -bound), jnp.full(num, bound)
+    z = sum(jax.lax.fori_loop(0, 50, bisect, ends)) / 2
+    weight = jnp.exp(log_density(z)) / (1 + 0.5 / jnp.hypot(z - point, width))
+    return z, weight * (v[1] - v[0])
 
 
 def _prox(loss, omega, c):

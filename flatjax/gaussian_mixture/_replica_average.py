@@ -80,10 +80,10 @@ def tilted_averages(
     where, c_fixed = fixed((h0, c))
     domain = -jnp.inf, jnp.inf
     if not potential.closed_form:
-        g_fixed = lambda h: potential.at(h, *fixed((variance, beta)))
+        # The peaks are between the extremes of h0 and these.
         ends = jnp.stack([where.min(), where.max()])
-        ends = jnp.concatenate([ends, _peak(g_fixed, ends, c_fixed)])
-        domain = ends.min(), ends.max()
+        others = ends + c_fixed * potential.at(ends, *fixed((variance, beta))).slope
+        domain = jnp.minimum(ends[0], others[0]), jnp.maximum(ends[1], others[1])
         margin = 0.0 if y is None else BOUND * jnp.sqrt(c_fixed / y)
         g = tabulate(g, domain[0] - margin, domain[1] + margin)
     g_fixed = lambda h: fixed(g(h))

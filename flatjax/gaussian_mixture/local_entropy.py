@@ -125,7 +125,8 @@ def local_entropy(
     arrays = {name: getattr(reference, name) for name in ARRAYS}
     statics = {name: getattr(reference, name) for name in ("loss", "law", "has_bias")}
     solve = functools.partial(_solve, tolerance=tolerance, **statics)
-    return in_float64(solve)(arrays | {"overlap": overlap, "beta": beta})
+    as_array = lambda value: value if is_traced(value) else np.asarray(value)
+    return in_float64(solve)(arrays | {"overlap": as_array(overlap), "beta": as_array(beta)})
 
 
 def _check_range(name, value, expected, is_valid):
@@ -178,7 +179,9 @@ def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
     mean_norm = norm - variance
     p = overlap * jnp.sqrt(norm)
     room = 1 - overlap**2
-    fields = training_fields(reference)
+    # Margins are the overlap times those of the reference, plus noise.
+    error_width = jnp.sqrt(room * norm / mean_norm) / jnp.maximum(abs(overlap), 1e-3)
+    fields = training_fields(reference, error_width=error_width)
 
     def unpack(x, vanishing=False) -> _State:
         along_signal = jnp.sinh(x[0]) * jnp.sqrt(room)

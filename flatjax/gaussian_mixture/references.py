@@ -191,7 +191,7 @@ def gibbs_reference(
       ...     losses.logistic(), alpha=1.0, delta=1.0, lam=0.1, beta=np.array([1e4, 1.0])
       ... )
       >>> reference.test_error.round(4)
-      array([0.2594, 0.3816])
+      array([0.2594, 0.3456])
     """
     params = check_mixture(alpha=alpha, delta=delta, lam=lam, beta=beta, rho=rho)
     has_bias = _may_have_bias(rho) if fit_bias is None else fit_bias
@@ -256,7 +256,7 @@ def _solve_point(*, alpha, delta, lam, beta, rho, loss, has_bias, tolerance) -> 
         mean, variance = delta * reference.susceptibility + reference.m, reference.q
         train_error = classifier_error(mean, variance, reference.bias, delta, rho)
     else:
-        fields = training_fields(reference, split_errors=True)
+        fields = training_fields(reference, error_width=0.0)
         omega_z = reference.m + fields.side * reference.bias
         omega_z += jnp.sqrt(delta * (reference.q - reference.variance)) * fields.z
         is_error = fields.reaction + omega_z[:, None] < 0

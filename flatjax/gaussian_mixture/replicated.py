@@ -171,7 +171,7 @@ def replicated(
       >>> params = {"beta": 1.0, "lam": 0.1, "gamma": 1.0, "alpha": 1.0, "delta": 1.0}
       >>> found = replicated(losses.logistic(), y=[1, 3, 10], **params)
       >>> found.test_error.round(4), found.barycenter_test_error.round(4)
-      (array([0.3456, 0.3179, 0.2989]), array([0.3456, 0.3088, 0.2807]))
+      (array([0.3456, 0.3179, 0.2988]), array([0.3456, 0.3088, 0.2792]))
     """
     params = check_mixture(alpha=alpha, delta=delta, rho=rho, beta=beta, lam=lam)
     params["y"], is_limit = _check_y(y)
