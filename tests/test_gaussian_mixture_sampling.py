@@ -63,6 +63,26 @@ def test_local_entropy_in_three_dimensions():
     assert np.all(found.r_hat < 1.01)
 
 
+def test_local_entropy_without_errors():
+    """As often as uniform weights at that overlap make none."""
+    patterns, overlap = patterns_of(6, 8, seed=1), 0.3
+    reference = np.asarray(patterns.signal, float) + np.arange(8) / 5
+    found = sampling.sample_local_entropy(
+        KEY, patterns, reference, overlap=overlap, beta=np.inf, num_nodes=8, num_samples=2000
+    )
+    axis = reference / np.linalg.norm(reference)
+    around = np.random.default_rng(0).normal(size=(1_000_000, 8))
+    around -= (around @ axis)[:, None] * axis
+    around /= np.linalg.norm(around, axis=1, keepdims=True)
+    w = np.sqrt(8) * (overlap * axis + np.sqrt(1 - overlap**2) * around)
+    fits = np.all(w @ design_of(patterns).T > 0, axis=1)
+    assert fits.sum() > 1000
+    assert abs(found.phi - np.log(fits.mean()) / 8) < 0.01
+    assert found.train_error == 0
+    assert abs(found.m - np.mean(w[fits] @ np.asarray(patterns.signal)) / 8) < 0.02
+    assert found.r_hat < 1.01
+
+
 def test_two_replicas_in_two_dimensions():
     """Their directions are two angles; infinite beta allows only those without errors."""
     patterns = patterns_of(4, 2, seed=1)
@@ -222,7 +242,15 @@ def test_arguments_of_sample_local_entropy():
     with pytest.raises(ValueError, match="num_nodes must be >= 3"):
         run(num_nodes=2)
     with pytest.raises(ValueError, match="beta must be"):
-        run(beta=np.inf)
+        run(beta=0.0)
+
+
+def test_where_no_weights_are_without_errors_none_are_shown():
+    patterns = patterns_of(40, 3)  # far from separable
+    found = sampling.sample_local_entropy(
+        KEY, patterns, jnp.ones(3), overlap=0.5, beta=np.inf, num_samples=20
+    )
+    assert np.isnan([found.phi, found.m, found.train_error]).all()
 
 
 # Minima.

@@ -33,6 +33,22 @@ def points(num_features: int, seeds: int) -> list[Point]:
     found.append(
         _surroundings("cross-entropy, λ=0.1, rho=0.2", 0.7, 1.0, UNBALANCED, *size, lam=0.1)
     )
+    for overlap in (0.5, 0.7, 0.9):
+        name = "cross-entropy, λ=0.01"
+        found.append(_surroundings(name, overlap, 1.0, BALANCED, *size, lam=0.01))
+    # No errors at all, where that is not too rare.
+    for overlap in (0.5, 0.6, 0.7):
+        found.append(_surroundings("Hebb (Bayes)", overlap, np.inf, BALANCED, *size))
+    for overlap in (0.5, 0.7, 0.9):
+        found.append(_surroundings("cross-entropy, λ=1", overlap, np.inf, BALANCED, *size, lam=1.0))
+    for lam in (0.1, 0.01):
+        for overlap in (0.7, 0.9):
+            name = f"cross-entropy, λ={lam:g}"
+            found.append(_surroundings(name, overlap, np.inf, BALANCED, *size, lam=lam))
+    for noise in (0.9, 0.7, 0.5):
+        for overlap in (0.5, 0.7):
+            name = f"noisy Hebb, c={noise:g}"
+            found.append(_surroundings(name, overlap, np.inf, BALANCED, *size, noise=noise))
     return found
 
 
@@ -72,6 +88,14 @@ def _surroundings(
         )
         return chains.weights[0, 0], 0.0
 
+    finite = np.isfinite(counting_beta)
+    if counting_beta <= 1:
+        sizes = {"num_samples": 60, "burn_in": 30}
+    elif finite:  # it takes longer in the cold
+        sizes = {"num_samples": 200, "burn_in": 100}
+    else:  # where a chain may be trapped with an error or two: many, so that few are
+        sizes = {"num_nodes": 8, "num_chains": 8, "num_samples": 100, "burn_in": 100}
+
     def run(key):
         data_key, reference_key, key = jax.random.split(key, 3)
         patterns = gm.sample(data_key, num_features, **mixture)
@@ -86,9 +110,7 @@ def _surroundings(
             overlap=overlap,
             bias=np.array([bias / norm(weights), rule_bias]),
             beta=counting_beta,
-            # It takes longer in the cold.
-            num_samples=60 if counting_beta <= 1 else 200,
-            burn_in=30 if counting_beta <= 1 else 100,
+            **sizes,
         )
         if fit_bias:
             error = gm.generalization_error(
@@ -104,10 +126,12 @@ def _surroundings(
             "r_hat": found.r_hat.max(),
         }
 
-    expected = {name: getattr(around, name) for name in ("phi", "train_error", "test_error")}
-    if noise is not None or lam is not None:
+    names = ("phi", "train_error", "test_error") if finite else ("phi", "test_error")
+    expected = {name: getattr(around, name) for name in names}
+    is_rule = lam is None and noise is None
+    if not is_rule and (finite or overlap < 0.9):  # nearer, the rule has no room without errors
         expected["phi above Hebb"] = around.phi - around_rule.phi
-    params = {"overlap": overlap, "beta": counting_beta, "reference": name}
+    params = {"overlap": overlap, "beta": counting_beta if finite else "inf", "reference": name}
     return Point(
         curve=f"local entropy, beta={counting_beta:g}: {name}",
         x=(1 - overlap) / 2,

@@ -56,7 +56,7 @@ def erm(rows: Rows) -> plt.Figure:
     for name, loss in LOSSES.items():
         found = gm.erm(loss, norm=norm, **BALANCED)
         panels[2].plot(norm, found.test_error, color=COLORS[name])
-    _points(panels[2], rows, "norm: logistic", "test_error", color=COLORS["logistic"])
+        _points(panels[2], rows, f"norm: {name}", "test_error", color=COLORS[name])
     _bayes(panels[2], BALANCED)
     limit = gm.max_margin(**BALANCED).test_error
     panels[2].axhline(limit, color="0.6", lw=0.8)
@@ -98,6 +98,8 @@ def local_entropy(rows: Rows) -> plt.Figure:
         panels[2].plot(
             distance, found.phi, color=color, label=f"c={overlap:g}, test error {error:.3f}"
         )
+        name = "Hebb (Bayes)" if overlap == 1 else f"noisy Hebb, c={overlap:g}"
+        _points(panels[2], rows, f"local entropy, beta=inf: {name}", "phi", color=color)
     panels[2].set(xlabel="distance d = (1 - o) / 2", ylabel="local entropy φ", ylim=(-1.3, 0.02))
     panels[2].set_title("noisy Hebb, no training error", loc="left", fontweight="bold")
     panels[2].legend(frameon=False)
@@ -106,7 +108,7 @@ def local_entropy(rows: Rows) -> plt.Figure:
 
 
 def replicas(rows: Rows) -> plt.Figure:
-    """Barycentre against q1 and y; thermal mean and replica against temperature."""
+    """Barycenter against q1 and y; thermal mean and replica against temperature."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8))
     params = {"alpha": 1.0, "delta": 1.0}
     q1 = np.linspace(0.475, 0.99, 25)
@@ -117,7 +119,7 @@ def replicas(rows: Rows) -> plt.Figure:
         panels[0].plot(q1, found.barycenter_test_error, color=color, label=label)
         _points(panels[0], rows, f"barycenter: y={y:g}", "barycenter_test_error", color=color)
     _bayes(panels[0], params)
-    panels[0].set(xlabel="overlap of replicas q₁", ylabel="test error of the barycentre")
+    panels[0].set(xlabel="overlap of replicas q₁", ylabel="test error of the barycenter")
     panels[0].set_title("error counting, β=∞", loc="left", fontweight="bold")
     panels[0].legend(frameon=False)
 

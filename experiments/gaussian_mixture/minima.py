@@ -25,6 +25,9 @@ def points(num_features: int, seeds: int) -> list[Point]:
             found.append(_ridge("ridge", name, lam, UNBALANCED, num_features, seeds))
     for norm in (0.1, 1.0, 10.0, 30.0):
         found.append(_norm("logistic", norm, BALANCED, num_features, seeds))
+    for name in ("square", "hinge"):
+        for norm in (0.1, 1.0):
+            found.append(_norm(name, norm, BALANCED, num_features, seeds))
     for alpha, lam in ((0.3, 0.1), (0.3, 1.0), (3.0, 0.1), (3.0, 1.0), (6.0, 0.03)):
         mixture = {"alpha": alpha, "delta": 1.0, "rho": 0.5}
         found.append(_ridge("phase diagram", "logistic", lam, mixture, num_features, seeds))

@@ -25,6 +25,9 @@ def points(num_features: int, seeds: int) -> list[Point]:
         theory, correlation = attracted(*np.array(replicas).T, beta)
         for i, (y, q1) in enumerate(replicas):
             found.append(_errors(y, beta, q1, correlation[i], _at(theory, i), *size))
+    q1 = np.array([0.55, 0.7, 0.85])
+    many = replicated_sphere(y=np.inf, q1=q1, **MIXTURE)
+    found += [_infinitely_many(q1[i], _at(many, i), *size) for i in range(len(q1))]
     params = [(1, 0.1, 0.0), (1, 0.3, 0.0), (1, 1.0, 0.0), (3, 1.0, 0.1), (3, 1.0, 1.0)]
     params.append((7, 1.0, 1.0))
     y, beta, gamma = np.array(params).T
@@ -95,6 +98,52 @@ def _errors(y, beta, q1, correlation, theory, num_features, seeds):
         x=beta if y == 1 else q1,
         params=MIXTURE | {"y": y, "beta": f"{beta:g}", "num_features": num_features} | coupling,
         theory=_theory(theory, y) | names,
+        simulate=run,
+        seeds=seeds,
+    )
+
+
+def _infinitely_many(q1, theory, num_features, seeds):
+    """The barycenter of infinitely many replicas: where the local entropy, at sqrt(q1), is largest.
+
+    Where it is, the mean of the weights around points back at it: it is moved to that mean, by
+    steps that fall as 1 / t. Two runs on the same sample tell its direction without noise.
+    """
+    overlap, num_steps = np.sqrt(q1), 80
+    normalised = lambda rows: rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+    def run(key):
+        data_key, key = jax.random.split(key)
+        patterns = gm.sample(data_key, num_features, **MIXTURE)
+        start = simulate.minimise(patterns, losses.hinge(), lam=1e-3, tolerance=1e-4).weights
+        away = np.asarray(jax.random.normal(key, (2, num_features)))
+        center = normalised(normalised(start) + 0.5 * normalised(away))
+        train_error = []
+        for step in range(num_steps):
+            chains = sampling.sample_errors(
+                jax.random.fold_in(key, step),
+                patterns,
+                beta=12.0,  # about one in a thousand weights makes an error
+                reference=center,
+                overlap=np.full(2, overlap),
+                num_chains=4,
+                num_samples=20,
+                burn_in=30,
+            )
+            mean = np.mean(chains.mean, axis=1) / np.sqrt(num_features)
+            across = mean - np.sum(mean * center, axis=1, keepdims=True) * center
+            center = normalised(center + 3 / (1 + step / 4) / overlap * across)
+            train_error.append(np.mean(chains.energy))
+        m = np.mean(center @ np.asarray(patterns.signal)) / np.sqrt(num_features)
+        error = paired_error(m, center[0] @ center[1], patterns, MIXTURE)
+        late = np.mean(train_error[num_steps // 2 :])
+        return {"barycenter_test_error": error, "train_error": late, "q": center[0] @ center[1]}
+
+    return Point(
+        curve="barycenter: y=inf",
+        x=q1,
+        params=MIXTURE | {"y": "inf", "beta": "inf", "q1": q1, "num_features": num_features},
+        theory={"barycenter_test_error": theory.barycenter_test_error},
         simulate=run,
         seeds=seeds,
     )

@@ -181,22 +181,26 @@ def sample_local_entropy(
     .. math:: \phi(\beta) = -\frac{1}{N} \int_0^\beta d\beta'\,
         \Big\langle \sum_\mu 1[\sigma^\mu h^\mu < 0] \Big\rangle_{\beta'}
 
-    by the rule of Gauss and Lobatto, with the exact mean at beta = 0, and samples elsewhere.
+    by the rule of Gauss and Lobatto, with the exact mean at beta = 0, and samples elsewhere. What
+    an infinite beta excludes beyond a beta of 10 is told by how many of the samples there make no
+    error,
+
+    .. math:: \phi(\infty) = \phi(10) + \frac{1}{N} \log P_{10}[\text{no error}].
 
     Args:
       key: PRNG key.
       patterns: the sample of the mixture.
       reference: shape (*S, N), of any norm.
       overlap: o, broadcast with the leading axes of the references.
-      beta: inverse temperature, up to which is integrated.
+      beta: inverse temperature, up to which is integrated; or inf, no errors.
       bias: b, for weights of the squared norm N.
-      num_nodes: of the rule, both ends included.
+      num_nodes: of the rule, both ends included; 8 suffice for an infinite beta.
       num_chains: at each node.
       num_samples: of each chain.
       burn_in: see `sample_errors`.
 
     Returns:
-      The estimates.
+      The estimates; NaN at infinite beta if no sample is without errors.
 
     Raises:
       ValueError: a parameter out of its range.
@@ -213,6 +217,8 @@ def sample_local_entropy(
       True
     """
     _checks.check_count("num_nodes", num_nodes, minimum=3)
+    without_errors = beta == np.inf
+    beta = 10.0 if without_errors else beta
     _checks.check_scalar("beta", beta, exclusive_minimum=True)
     nodes, weights = _lobatto(num_nodes)
     overlap, bias = np.asarray(overlap, np.float32), np.asarray(bias, np.float32)
@@ -232,9 +238,16 @@ def sample_local_entropy(
     errors = np.concatenate([np.asarray(free)[..., None], found.energy], axis=-1)
     phi = -patterns.x.shape[0] / patterns.x.shape[1] * beta / 2 * errors @ weights
     last = lambda values: np.asarray(values)[..., -1]
-    return LocalEntropyEstimate(
-        phi, last(found.energy), last(found.m), np.max(found.r_hat, axis=-1)
-    )
+    train_error, m = last(found.energy), last(found.m)
+    if without_errors:
+        at_last = lambda trace: np.asarray(trace)[..., -1, :, :]  # of all chains
+        fits = at_last(chains.energy) == 0
+        fraction = np.mean(fits, axis=(-2, -1))
+        known = np.where(fraction > 0, fraction, np.nan)
+        phi = phi + np.log(known) / patterns.x.shape[1]
+        m = np.mean(np.where(fits, at_last(chains.signal), 0), axis=(-2, -1)) / known
+        train_error = 0 * known
+    return LocalEntropyEstimate(phi, train_error, m, np.max(found.r_hat, axis=-1))
 
 
 @jax.jit
