@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
+from flatjax._float64 import vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
-from flatjax.gaussian_mixture._float64 import vectorized
 from flatjax.gaussian_mixture._potential import Potential
 from flatjax.gaussian_mixture._quadrature import piecewise_grid
 from flatjax.gaussian_mixture._replica_average import has_one_peak, tilted_averages

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flatjax.gaussian_mixture._float64 import in_float64
+from flatjax._float64 import in_float64
 from flatjax.gaussian_mixture.mixture import check_mixture, classifier_error
 
 

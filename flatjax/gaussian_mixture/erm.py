@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flatjax._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
-from flatjax.gaussian_mixture._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture._moments import prox_moments
 from flatjax.gaussian_mixture._quadrature import upper_tail
 from flatjax.gaussian_mixture.losses import Loss

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
+from flatjax._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
-from flatjax.gaussian_mixture._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture._quadrature import log_density
 from flatjax.gaussian_mixture._reference import (
     ARRAYS,

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from flatjax._float64 import in_float64, vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
-from flatjax.gaussian_mixture._float64 import in_float64, vectorized
 from flatjax.gaussian_mixture._quadrature import log_density, upper_tail
 from flatjax.gaussian_mixture.mixture import check_mixture, classifier_error
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
-from flatjax.gaussian_mixture._float64 import in_float64, is_traced
+from flatjax._float64 import in_float64, is_traced
 from flatjax.gaussian_mixture._quadrature import upper_tail
 
 

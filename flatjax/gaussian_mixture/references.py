@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flatjax._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture import losses
 from flatjax.gaussian_mixture._fixed_point import fixed_point
-from flatjax.gaussian_mixture._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture._reference import Reference, training_fields
 from flatjax.gaussian_mixture.bayes import hebb
 from flatjax.gaussian_mixture.erm import erm

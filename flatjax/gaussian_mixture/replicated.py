@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flatjax.gaussian_mixture._float64 import in_float64, is_traced
+from flatjax._float64 import in_float64, is_traced
 from flatjax.gaussian_mixture._potential import error_potential, loss_potential
 from flatjax.gaussian_mixture._replica_equations import Replicated, solve
 from flatjax.gaussian_mixture.losses import Loss

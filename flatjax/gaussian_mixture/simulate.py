@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from flatjax import _checks
-from flatjax.gaussian_mixture._float64 import in_float64
+from flatjax._float64 import in_float64
 from flatjax.gaussian_mixture.losses import Loss
 from flatjax.gaussian_mixture.mixture import Sample, check_mixture
 from flatjax.langevin import langevin_noise

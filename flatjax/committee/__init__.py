@@ -1,0 +1,1 @@
+"""Committee machines: message passing, focusing belief propagation, and their local entropy."""
