@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatjax.data import Dataset, Normalization, Split, label_noise, split_validation, subset
+from flatjax.data import (
+    Dataset,
+    Normalization,
+    Split,
+    choose_classes,
+    label_noise,
+    split_validation,
+    subset,
+)
 from flatjax.data.dataset import stratified_counts
 
 
@@ -53,6 +61,19 @@ def test_dataset_checks_its_splits():
         Dataset("two", Split(IMAGE, LABEL), good, num_classes=2)
     with pytest.raises(ValueError, match=r"one shape .* got \(8, 8, 1\) and \(4, 8, 1\)"):
         Dataset("three", good, Split(IMAGE[:, ::2], LABEL), num_classes=3)
+
+
+def test_chosen_classes_are_counted_in_the_order_given():
+    split = make_split([5, 3, 4, 2])
+    chosen = choose_classes(split, [3, 1])
+    old = split.label[positions(chosen)]
+    assert np.all(np.diff(positions(chosen)) > 0)
+    assert np.bincount(old).tolist() == [0, 3, 0, 2]
+    assert np.array_equal(chosen.label, (old == 1).astype(np.int32))
+    with pytest.raises(ValueError, match="classes must be different"):
+        choose_classes(split, [1, 1])
+    with pytest.raises(ValueError, match=r"\[4, 7\] have none"):
+        choose_classes(split, [1, 4, 7])
 
 
 def test_split_is_indexed_by_slices_masks_and_positions():

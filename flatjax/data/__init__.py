@@ -11,6 +11,7 @@ from flatjax.data.batches import DeviceSplit, epoch_order, eval_batches, take_ba
 from flatjax.data.dataset import (
     Dataset,
     Split,
+    choose_classes,
     label_noise,
     split_validation,
     subset,
@@ -23,6 +24,7 @@ __all__ = [
     "DeviceSplit",
     "Normalization",
     "Split",
+    "choose_classes",
     "compose",
     "cutout",
     "epoch_order",

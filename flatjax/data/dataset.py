@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -108,6 +109,38 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
         return self.train.image.shape[1:]
+
+
+def choose_classes(split: Split, classes: Sequence[int]) -> Split:
+    """Keeps the examples of some classes, which are counted from 0 in the order given.
+
+    Args:
+      split: the examples.
+      classes: their old labels, all different.
+
+    Returns:
+      The examples of these classes, in their old order.
+
+    Raises:
+      ValueError: a class is given twice, or has no examples.
+
+    Examples:
+      >>> from flatjax.data import choose_classes, load
+      >>> digits = load("digits").train
+      >>> fives_and_threes = choose_classes(digits, [5, 3])
+      >>> np.bincount(digits.label)[[5, 3]].tolist()
+      [131, 132]
+      >>> np.bincount(fives_and_threes.label).tolist()
+      [131, 132]
+    """
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes must be different, got {list(classes)}")
+    missing = sorted(set(classes) - set(split.label.tolist()))
+    if missing:
+        raise ValueError(f"classes must have examples, but {missing} have none")
+    is_class = split.label[:, None] == np.asarray(classes)
+    chosen = is_class.any(axis=1)
+    return Split(split.image[chosen], is_class[chosen].argmax(axis=1).astype(np.int32))
 
 
 def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split, Split]:

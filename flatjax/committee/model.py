@@ -1,0 +1,146 @@
+"""The committee machine: K sign units that vote, with weights on spheres."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flatjax import _checks
+
+
+class Committee(nn.Module):
+    r"""A fully connected committee machine, of which the perceptron is the case K = 1.
+
+    .. math::
+      h_k = \frac{w_k \cdot x}{\sqrt{N}}, \quad \lVert w_k \rVert^2 = N, \quad
+      f(x) = \frac{1}{\sqrt{K}} \sum_{k=1}^K \varphi(h_k)
+
+    The units are signs, or, to be trained by gradients, :math:`\varphi(h) = \tanh(\beta h)`, which
+    become signs as beta grows. The class is the sign of f. Only the directions of the weights
+    matter: they are normalised before use, whatever an optimizer makes of their norms, and start
+    uniform on the sphere.
+
+    Attributes:
+      num_units: K, odd, so that there is always a majority.
+
+    Call:
+      `model.apply({"params": {"weights": w}}, x, beta=beta)` with x (B, N) gives f, shape (B,).
+      Without beta the units are signs (of 0 it is 1).
+
+    Raises:
+      ValueError: num_units is even or below 1, x is not (B, N).
+
+    Examples:
+      >>> model, x = Committee(num_units=3), jnp.ones((4, 10))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> jax.tree.map(jnp.shape, variables)
+      {'params': {'weights': (3, 10)}}
+      >>> model.apply(variables, x, beta=2.0).shape
+      (4,)
+    """
+
+    num_units: int = 9
+
+    def __post_init__(self):
+        _checks.check_count("num_units", self.num_units)
+        if self.num_units % 2 == 0:
+            raise ValueError(f"num_units must be odd, got {self.num_units}.")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, beta: jax.Array | None = None) -> jax.Array:
+        """The vote f (B,) on patterns (B, N)."""
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (B, N), got {x.shape}.")
+        weights = self.param("weights", _uniform_on_sphere, (self.num_units, x.shape[1]))
+        h = fields(weights, x)
+        votes = jnp.where(h < 0, -1.0, 1.0) if beta is None else jnp.tanh(beta * h)
+        return jnp.sum(votes, axis=-1) / np.sqrt(self.num_units)
+
+
+def _uniform_on_sphere(key, shape):
+    return to_sphere(jax.random.normal(key, shape))
+
+
+def to_sphere(weights: jax.Array) -> jax.Array:
+    """Rescales the last axis to the squared norm N; 0 stays 0.
+
+    Args:
+      weights: shape (..., N).
+
+    Returns:
+      The same directions.
+
+    Examples:
+      >>> to_sphere(jnp.array([[0.0, 5.0, 0.0, 0.0]])).tolist()
+      [[0.0, 2.0, 0.0, 0.0]]
+    """
+    square = jnp.mean(weights**2, axis=-1, keepdims=True)
+    return weights * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+
+
+def fields(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Fields h of the units, of weights of any norm.
+
+    Args:
+      weights: shape (..., K, N).
+      x: patterns, shape (P, N).
+
+    Returns:
+      Shape (..., P, K).
+    """
+    return jnp.swapaxes(to_sphere(weights) @ x.T, -1, -2) / np.sqrt(x.shape[-1])
+
+
+def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Fraction of patterns that the committee of sign units classifies wrongly.
+
+    Args:
+      weights: shape (..., K, N), of any norm.
+      x: patterns, shape (P, N).
+      y: labels, -1 or 1, shape (P,).
+
+    Returns:
+      Shape (...).
+
+    Examples:
+      >>> x = jax.random.normal(jax.random.key(0), (100, 20))
+      >>> weights = jax.random.normal(jax.random.key(1), (3, 20))
+      >>> votes = jnp.where(fields(weights, x) < 0, -1, 1).sum(-1)
+      >>> float(error(weights, x, jnp.sign(votes)))
+      0.0
+    """
+    votes = jnp.where(fields(weights, x) < 0, -1, 1).sum(-1)
+    return jnp.mean(votes * y <= 0, axis=-1)
+
+
+def stay_on_sphere() -> optax.GradientTransformation:
+    r"""The last link of a chain: what it makes of weights has the squared norm N.
+
+    .. math:: u \leftarrow \sqrt{N} \frac{w + u}{\lVert w + u \rVert} - w
+
+    for every unit, along the last axis. Without it, steps across the weights make them longer, and
+    the learning rate of their directions smaller.
+
+    Returns:
+      The transformation.
+
+    Raises:
+      ValueError: `update` is called without params.
+
+    Examples:
+      >>> tx = optax.chain(optax.sgd(1.0), stay_on_sphere())
+      >>> weights = to_sphere(jnp.array([[1.0, 2.0]]))
+      >>> updates, _ = tx.update(jnp.array([[2.0, -1.0]]), tx.init(weights), weights)
+      >>> float(jnp.round(jnp.sum((weights + updates) ** 2), 5))
+      2.0
+    """
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("params must be given to stay_on_sphere's update.")
+        on_sphere = lambda u, w: (to_sphere(w + u) - w).astype(u.dtype)
+        return jax.tree.map(on_sphere, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
