@@ -25,14 +25,19 @@ def run_chapter(
 
     Returns:
       The table and how well theory and simulation agree.
+
+    Raises:
+      ValueError: there is nothing to report.
     """
+    path = out / "simulations.jsonl"
+    if not simulate and not path.exists():
+        raise ValueError(f"out ({out}) holds no simulations of this chapter yet.")
     out.mkdir(parents=True, exist_ok=True)
     points = [
         point
         for module in (minima, algorithms, replicas, entropy)
         for point in module.points(num_features, seeds)
     ]
-    path = out / "simulations.jsonl"
     if simulate:
         simulations = simulate_points(points, path, progress=progress)
     else:

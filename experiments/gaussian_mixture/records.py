@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
+from experiments import json_lines
 from experiments.statistics import standard_error
 
 
@@ -64,29 +65,21 @@ def simulate_points(
     known = {(name, run["seed"]) for name, runs in done.items() for run in runs}
     missing = [(seed, point) for seed, point in wanted if (point.name, seed) not in known]
     bar = tqdm.tqdm(missing, desc="simulations", disable=not progress)
-    with path.open("a") as file:
-        for seed, point in bar:
-            bar.set_postfix_str(point.curve)
-            start = time.perf_counter()
-            values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
-            run = {"seed": seed, "values": values}
-            run["seconds"] = round(time.perf_counter() - start, 2)
-            file.write(json.dumps({"point": point.name} | run) + "\n")
-            file.flush()
-            done.setdefault(point.name, []).append(run)
+    for seed, point in bar:
+        bar.set_postfix_str(point.curve)
+        start = time.perf_counter()
+        values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
+        run = {"seed": seed, "values": values}
+        run["seconds"] = round(time.perf_counter() - start, 2)
+        json_lines.append(path, {"point": point.name} | run)
+        done.setdefault(point.name, []).append(run)
     return done
 
 
 def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """The simulations that a file holds; a line half written is dropped from it."""
+    """The simulations that a file holds, by the name of their point."""
     done: dict[str, list[dict[str, Any]]] = {}
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    for number, line in enumerate(lines):
-        try:
-            run = json.loads(line)
-        except json.JSONDecodeError:
-            path.write_text("".join(lines[:number]))
-            break
+    for run in json_lines.read(path):
         done.setdefault(run.pop("point"), []).append(run)
     return done
 
