@@ -20,6 +20,7 @@ FIELDS = {
     "eps_bar": "barycenter_test_error",
     "eps_bar_cv": "barycenter_test_error",
     "eps_rep": "test_error",
+    "eps_rep_cv": "test_error",
 }
 
 
@@ -123,6 +124,7 @@ def coupled():
     points += [coupled_point(5e3, 1.0, 0.1, 1.0, rho) for rho in (0.5, 0.2)]
     points += [COUPLED_MIDDLE, *around(COUPLED_MIDDLE, ("y", "gamma", "rho"), STEP)]
     points += [coupled_point(1.0, beta, 0.1, 0.0) for beta in (0.3, 0.1)]
+    points += [coupled_point(2000.0, 0.3, 0.1, gamma) for gamma in (0.1, 1.0)]
     return Solved(replicated, unique([UNIT | p for p in points]), loss=LOGISTIC, fit_bias=True)
 
 
@@ -283,6 +285,19 @@ def test_many_coupled_replicas_approach_infinitely_many(coupled, coupled_many):
         assert limit.barycenter_test_error == limit.thermal_mean_test_error
         assert_same(found, limit, 3e-3 if rho == 0.5 else 6e-3, "q", "q1", "q0", "m", "bias")
         assert_same(found, limit, 2e-4, "free_entropy", "train_loss", "barycenter_test_error")
+
+
+def test_reference_values_of_entropy_sgd(coupled):
+    """They stand for infinitely many replicas, but are those of 2000."""
+    selected = rows(5, "Entropy-SGD")
+    assert len(selected) == 10
+    for row in selected:
+        beta, lam, gamma = (row["params"][name] for name in ("beta", "lam", "gamma"))
+        if row["quantity"] == "erm_cv":
+            value = erm(LOGISTIC, lam=lam, **UNIT).test_error
+            assert value == pytest.approx(row["theory"], abs=row["tol_theory"])
+        else:
+            check_row(row, coupled(**coupled_point(2000.0, beta, lam, gamma)))
 
 
 def test_the_mean_of_hot_replicas_is_bayes_optimal(alone, coupled):
