@@ -4,13 +4,14 @@ import dataclasses
 import json
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from experiments import contest, flatness, flatness_study, gaussian_mixture
+from experiments import committee, contest, flatness, flatness_study, gaussian_mixture
 from experiments.compare import compare, slug
 from experiments.config import TrainConfig
+from experiments.configs import committee as committee_rules
 from experiments.configs import contest as contest_rules
 from experiments.configs import flatness_study as study_rules
 from experiments.configs import study_of
@@ -233,7 +234,9 @@ class GaussianMixture:
     """
 
     small: bool = False
-    """Few features and samples, in about two minutes: to see how it works."""
+    """Minima only, of few features and samples, in about two minutes: to see how it works."""
+    parts: tuple[Literal["minima", "algorithms", "replicas", "entropy"], ...] = ()
+    """Parts of the chapter; all by default."""
     features: int | None = None
     """N; 1000 by default, 200 with --small. Slow simulations have fewer, and more samples."""
     seeds: int | None = None
@@ -249,17 +252,55 @@ class GaussianMixture:
         """Simulates, compares, draws."""
         num_features = self.features or (200 if self.small else 1000)
         seeds = self.seeds or (2 if self.small else 10)
+        parts = self.parts or (("minima",) if self.small else tuple(gaussian_mixture.PARTS))
         default = "gaussian-mixture-small" if self.small else "gaussian-mixture"
         out = pathlib.Path("runs", default) if self.out is None else self.out
         print(
             gaussian_mixture.run_chapter(
                 out,
+                parts=parts,
                 num_features=num_features,
                 seeds=seeds,
                 simulate=not self.report_only,
                 progress=self.progress,
             )
         )
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Committee:
+    """Committees learn Dress or Coat by every algorithm; their flatness is measured in every way.
+
+    Chooses settings by validation patterns, trains, measures test error, local entropy (counted,
+    by chains, AMP and EP) and local energy. Writes tuning.jsonl, solutions.jsonl, estimators.jsonl
+    (as they come; stopped, it goes on where it was), committee.md and committee.png.
+
+    Example: python -m experiments committee --small
+    """
+
+    small: bool = False
+    """One subset, one seed, three algorithms, nothing tuned, in less than three minutes."""
+    dataset: Literal["fashion_mnist", "digits"] = "fashion_mnist"
+    """fashion_mnist (Dress against Coat), or digits (3 against 8), which are there instead where
+    Fashion-MNIST is not."""
+    report_only: bool = False
+    """Report what is complete, train nothing."""
+    out: pathlib.Path | None = None
+    """Directory; runs/committee-<dataset> by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        """Trains, measures, reports."""
+        study = _from_rules(committee.CommitteeStudy, committee_rules, self.small)
+        task = committee.available(committee_rules.TASKS[self.dataset], committee_rules.TASKS)
+        study = dataclasses.replace(study, task=task)
+        default = f"committee-{task.dataset}{'-small' if self.small else ''}"
+        out = pathlib.Path("runs", default) if self.out is None else self.out
+        if not self.report_only:
+            committee.run_study(study, out, progress=self.progress)
+        print(committee.report(study, out))
         return 0
 
 
@@ -280,7 +321,7 @@ def _check_labels(only, known):
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
     command = tyro.cli(
-        Train | Compare | Tune | Contest | Flatness | FlatnessStudy | GaussianMixture,
+        Train | Compare | Tune | Contest | Flatness | FlatnessStudy | GaussianMixture | Committee,
         prog="python -m experiments",
         description=__doc__,
         args=arguments,

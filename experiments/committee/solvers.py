@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax
@@ -12,7 +12,13 @@ import optax
 
 import flatjax
 from experiments.committee.task import Patterns
-from flatjax.committee import Committee, stay_on_sphere, to_sphere
+from flatjax.committee import (
+    Committee,
+    belief_propagation,
+    focusing_bp,
+    stay_on_sphere,
+    to_sphere,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,11 @@ class GradientSolver:
     replicas: int = 1
     gamma: float = 0.1
     inner_steps: int = 5
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> "GradientSolver":
+        """From what JSON makes of it."""
+        return cls(**settings | {"beta": tuple(settings["beta"])})
 
     def num_steps(self, num_patterns: int) -> int:
         """Gradients of each replica."""
@@ -124,6 +135,47 @@ def _train(solver, num_units, x, y, key):
     return to_sphere(jnp.mean(to_sphere(weights), axis=0)), to_sphere(weights)
 
 
-def votes(weights: jax.Array, x: np.ndarray) -> jax.Array:
-    """Votes of the sign units, (P,)."""
-    return Committee(len(weights)).apply({"params": {"weights": weights}}, x)
+@dataclasses.dataclass(frozen=True)
+class MessagePassing:
+    """Settings of belief propagation.
+
+    Attributes:
+      num_replicas: y; 1 for the means of the marginals, infinite for self-reinforcement.
+      gamma: coupling of the replicas, first and last; it grows by a constant factor.
+      num_gammas: steps of that growth.
+      damping: of the messages.
+    """
+
+    num_replicas: float = 1
+    gamma: tuple[float, float] = (0.02, 300.0)
+    num_gammas: int = 60
+    damping: float = 0.9
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> "MessagePassing":
+        """From what JSON makes of it."""
+        return cls(**settings | {"gamma": tuple(settings["gamma"])})
+
+
+Solver = GradientSolver | MessagePassing
+
+
+def solve(solver: Solver, num_units: int, patterns: Patterns, key: chex.PRNGKey) -> jax.Array:
+    """Weights that an algorithm finds, (K, N), of norm sqrt(N)."""
+    if isinstance(solver, GradientSolver):
+        return train(solver, num_units, patterns, key)[0]
+    if solver.num_replicas == 1:
+        found = belief_propagation(
+            patterns.x, patterns.y, key, num_units=num_units, damping=solver.damping
+        )
+    else:
+        found = focusing_bp(
+            patterns.x,
+            patterns.y,
+            key,
+            num_units=num_units,
+            num_replicas=solver.num_replicas,
+            gamma=np.geomspace(*solver.gamma, solver.num_gammas),
+            damping=solver.damping,
+        )
+    return to_sphere(jnp.asarray(found.weights, jnp.float32))

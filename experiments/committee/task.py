@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +46,24 @@ class TwoClasses:
 def _load(dataset, classes):
     loaded = data.load(dataset)
     return tuple(data.choose_classes(split, classes) for split in (loaded.train, loaded.test))
+
+
+def available(task: TwoClasses, others: Mapping[str, TwoClasses]) -> TwoClasses:
+    """The task, or, where its data are missing, that of the digits, after saying so.
+
+    Args:
+      task: what is wanted.
+      others: data set -> task, that of the digits among them.
+
+    Returns:
+      The task that can be done.
+    """
+    try:
+        _load(task.dataset, tuple(task.classes))
+    except FileNotFoundError as error:
+        print(f"{error}\nGoing on with digits instead.", file=sys.stderr)
+        return others["digits"]
+    return task
 
 
 def make_patterns(task: TwoClasses, seed: int) -> tuple[Patterns, Patterns, Patterns]:

@@ -1,5 +1,5 @@
 """The chapter on Gaussian mixtures: theory beside simulations, as a table and as figures."""
 
-from experiments.gaussian_mixture.chapter import run_chapter
+from experiments.gaussian_mixture.chapter import PARTS, run_chapter
 
-__all__ = ["run_chapter"]
+__all__ = ["PARTS", "run_chapter"]

@@ -1,6 +1,7 @@
 """Simulates the chapter's points, compares them with the theory, and draws its figures."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,29 @@ from experiments.gaussian_mixture import algorithms, entropy, figures, minima, r
 from experiments.gaussian_mixture.records import compare, read_simulations, simulate_points
 from experiments.run_directory import write_json
 
+# Where the points of each part of the chapter are made, and the figures that they lie on.
+PARTS = {
+    "minima": (minima, ("erm", "phase_diagrams")),
+    "algorithms": (algorithms, ()),
+    "replicas": (replicas, ("replicas",)),
+    "entropy": (entropy, ("local_entropy",)),
+}
+
 
 def run_chapter(
-    out: pathlib.Path, *, num_features: int, seeds: int, simulate: bool = True, progress: bool
+    out: pathlib.Path,
+    *,
+    parts: Sequence[str] = tuple(PARTS),
+    num_features: int,
+    seeds: int,
+    simulate: bool = True,
+    progress: bool,
 ) -> str:
     """Simulates what `out` does not hold yet, and reports.
 
     Args:
       out: directory.
+      parts: names of `PARTS`.
       num_features: N of the simulations; slow ones have fewer, and more samples.
       seeds: samples of each point.
       simulate: make simulations; else report those that are there.
@@ -33,17 +49,14 @@ def run_chapter(
     if not simulate and not path.exists():
         raise ValueError(f"out ({out}) holds no simulations of this chapter yet.")
     out.mkdir(parents=True, exist_ok=True)
-    points = [
-        point
-        for module in (minima, algorithms, replicas, entropy)
-        for point in module.points(num_features, seeds)
-    ]
+    points = [point for part in parts for point in PARTS[part][0].points(num_features, seeds)]
     if simulate:
         simulations = simulate_points(points, path, progress=progress)
     else:
         simulations = read_simulations(path)
     rows = compare(points, simulations)
-    paths = figures.draw_all(rows, out)
+    names = [name for part in parts for name in PARTS[part][1]]
+    paths = figures.draw(names, rows, out)
     text = f"{table(rows)}\n\n{agreement(rows)}"
     write_json(out / "comparison.json", rows)
     (out / "comparison.md").write_text(text + "\n")

@@ -20,18 +20,12 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 COLORS = {"square": "#0072B2", "logistic": "#D55E00", "hinge": "#009E73", "Hebb": "#000000"}
 
 
-def draw_all(rows: Rows, directory: pathlib.Path) -> list[pathlib.Path]:
-    """Draws every figure into a directory; returns the files."""
-    figures = {
-        "erm": erm,
-        "local_entropy": local_entropy,
-        "replicas": replicas,
-        "phase_diagrams": phase_diagrams,
-    }
+def draw(names: Sequence[str], rows: Rows, directory: pathlib.Path) -> list[pathlib.Path]:
+    """Draws figures (functions of this file) into a directory; returns the files."""
     paths = []
-    for name, draw in figures.items():
+    for name in names:
         with plt.rc_context(STYLE):
-            figure = draw(rows)
+            figure = globals()[name](rows)
             paths.append(directory / f"{name}.png")
             figure.savefig(paths[-1], dpi=150)
             plt.close(figure)

@@ -27,10 +27,11 @@ def points(num_features: int, seeds: int) -> list[Point]:
         found.append(_norm("logistic", norm, BALANCED, num_features, seeds))
     for name in ("square", "hinge"):
         for norm in (0.1, 1.0):
-            found.append(_norm(name, norm, BALANCED, num_features, seeds))
+            found.append(_norm(name, norm, BALANCED, num_features, 2 * seeds))
     for alpha, lam in ((0.3, 0.1), (0.3, 1.0), (3.0, 0.1), (3.0, 1.0), (6.0, 0.03)):
         mixture = {"alpha": alpha, "delta": 1.0, "rho": 0.5}
-        found.append(_ridge("phase diagram", "logistic", lam, mixture, num_features, seeds))
+        more = 2 * seeds if alpha < 1 else seeds  # few patterns, much luck
+        found.append(_ridge("phase diagram", "logistic", lam, mixture, num_features, more))
     for mixture in (BALANCED, UNBALANCED):
         found.append(_margin(mixture, num_features, seeds))
     return found

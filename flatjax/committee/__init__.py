@@ -1,5 +1,52 @@
 """Committee machines: message passing, focusing belief propagation, and their local entropy."""
 
+from flatjax.committee.amp import Marginals, amp
+from flatjax.committee.binary import (
+    BinaryEntropy,
+    BinarySolution,
+    binary_bp,
+    binary_entropy,
+    binary_focusing_bp,
+    binary_reinforced_bp,
+    pseudo_reinforcement,
+)
+from flatjax.committee.expectation_propagation import expectation_propagation
+from flatjax.committee.focusing import (
+    BeliefPropagation,
+    Focused,
+    belief_propagation,
+    focusing_bp,
+)
 from flatjax.committee.model import Committee, error, fields, stay_on_sphere, to_sphere
+from flatjax.committee.sampling import (
+    DirectLogFraction,
+    SampledLogFraction,
+    direct_log_fraction,
+    sample_log_fraction,
+)
 
-__all__ = ["Committee", "error", "fields", "stay_on_sphere", "to_sphere"]
+__all__ = [
+    "BeliefPropagation",
+    "BinaryEntropy",
+    "BinarySolution",
+    "Committee",
+    "DirectLogFraction",
+    "Focused",
+    "Marginals",
+    "SampledLogFraction",
+    "amp",
+    "belief_propagation",
+    "binary_bp",
+    "binary_entropy",
+    "binary_focusing_bp",
+    "binary_reinforced_bp",
+    "direct_log_fraction",
+    "error",
+    "expectation_propagation",
+    "fields",
+    "focusing_bp",
+    "pseudo_reinforcement",
+    "sample_log_fraction",
+    "stay_on_sphere",
+    "to_sphere",
+]

@@ -1,0 +1,250 @@
+"""Committees learn two classes by every algorithm, and their flatness is measured in every way."""
+
+import dataclasses
+import itertools
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+import tqdm
+
+from experiments import json_lines
+from experiments.committee.solvers import Solver, solve
+from experiments.committee.task import Patterns, TwoClasses, make_patterns
+from flatjax import committee, flatness
+
+
+@dataclasses.dataclass(frozen=True)
+class CommitteeStudy:
+    """What is learned, by what, and what is measured; see `experiments.configs.committee`.
+
+    Attributes:
+      task: the two classes.
+      num_units: K.
+      solvers: label -> settings.
+      spaces: label -> field -> values, of which validation patterns choose.
+      subsets: seeds of the patterns to learn.
+      tuning_subsets: others, for the choice.
+      seeds: of every solver on every subset.
+      overlaps: p, at which the local entropy is estimated by message passing, for every solution.
+      sampled_overlaps: p, at which it is counted too, for every solution, and compared with chains
+        and with EP for the first seed on the first subset.
+      sigmas: noise strengths of the local energy.
+      num_samples: draws of that noise.
+      direct_samples: draws that are counted.
+    """
+
+    task: TwoClasses
+    num_units: int
+    solvers: Mapping[str, Solver]
+    spaces: Mapping[str, Mapping[str, Sequence[float]]]
+    subsets: Sequence[int]
+    tuning_subsets: Sequence[int]
+    seeds: Sequence[int]
+    overlaps: Sequence[float]
+    sampled_overlaps: Sequence[float]
+    sigmas: Sequence[float]
+    num_samples: int
+    direct_samples: int
+
+
+def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True) -> None:
+    """Does what `out` does not hold yet: chooses settings, trains and measures every solution.
+
+    Args:
+      study: what is wanted.
+      out: directory of tuning.jsonl, solutions.jsonl and estimators.jsonl.
+      progress: show progress bars.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = tune(study, out / "tuning.jsonl", progress=progress)
+    measure_solutions(study, chosen, out / "solutions.jsonl", progress=progress)
+    compare_estimators(study, chosen, out / "estimators.jsonl", progress=progress)
+
+
+def _missing(path, wanted, progress):
+    """The wanted records, keys each, that the file does not hold, and a bar on the way."""
+    known = json_lines.read(path)
+    is_known = lambda keys: any(keys.items() <= record.items() for record in known)
+    missing = [keys for keys in wanted if not is_known(keys)]
+    return tqdm.tqdm(missing, desc=path.stem, disable=not progress)
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def candidates(study: CommitteeStudy, label: str) -> list[Solver]:
+    """The settings that are tried for one label: all combinations of its space."""
+    space = study.spaces.get(label, {})
+    levels = itertools.product(*space.values())
+    return [
+        dataclasses.replace(study.solvers[label], **dict(zip(space, values, strict=True)))
+        for values in levels
+    ]
+
+
+def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) -> dict[str, Solver]:
+    """Chooses the settings of least validation error, on subsets that are not used again.
+
+    Returns:
+      label -> settings.
+    """
+    tried = {label: candidates(study, label) for label in study.solvers}
+    wanted = [
+        {"solver": label, "settings": _as_json(solver), "subset": subset}
+        for label, solvers in tried.items()
+        if len(solvers) > 1
+        for solver in solvers
+        for subset in study.tuning_subsets
+    ]
+    for keys in (bar := _missing(path, wanted, progress)):
+        bar.set_postfix_str(keys["solver"])
+        train, validation, _ = make_patterns(study.task, keys["subset"])
+        kind = type(study.solvers[keys["solver"]])
+        weights = solve(
+            kind.from_json(keys["settings"]), study.num_units, train, jax.random.key(keys["subset"])
+        )
+        found = {
+            "train_error": _error(weights, train),
+            "validation_error": _error(weights, validation),
+        }
+        json_lines.append(path, keys | found)
+    records = json_lines.read(path)
+
+    def validation_error(solver):
+        found = [r["validation_error"] for r in records if r["settings"] == _as_json(solver)]
+        return np.mean(found) if found else 0.0  # the only one
+
+    return {label: min(solvers, key=validation_error) for label, solvers in tried.items()}
+
+
+def _as_json(solver):
+    return {name: _plain(value) for name, value in vars(solver).items()}
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _error(weights, patterns: Patterns) -> float:
+    return float(committee.error(weights, patterns.x, patterns.y))
+
+
+# --- solutions ----------------------------------------------------------------------------------
+
+
+def measure_solutions(
+    study: CommitteeStudy,
+    chosen: Mapping[str, Solver],
+    path: pathlib.Path,
+    *,
+    progress: bool = True,
+) -> None:
+    """Trains every solution, and measures its errors and its flatness."""
+    wanted = [
+        {"subset": subset, "seed": seed, "solver": label}
+        for subset in study.subsets
+        for seed in study.seeds
+        for label in study.solvers
+    ]
+    local_energy = flatness.local_energy(
+        _eval_fn, sigmas=study.sigmas, num_samples=study.num_samples
+    )
+    for keys in (bar := _missing(path, wanted, progress)):
+        bar.set_postfix_str(keys["solver"])
+        train, _, test = make_patterns(study.task, keys["subset"])
+        weights, seconds = _timed_solution(study, chosen, keys, train)
+        energy = local_energy(weights, [train], jax.random.key(0))
+        start = time.perf_counter()
+        entropy = committee.amp(
+            train.x, train.y, reference=weights, overlap=np.array(study.overlaps)
+        )
+        counted = _count(study, weights, train)
+        found = {
+            "train_error": _error(weights, train),
+            "test_error": _error(weights, test),
+            "counted_phi": _floats(counted.phi),
+            "counted_sem": _floats(counted.phi_sem),
+            "hits": counted.hits.tolist(),
+            "local_energy": _floats(energy.mean["error"]),
+            "phi": _floats(entropy.phi),
+            "converged": np.asarray(entropy.converged).tolist(),
+            "seconds": round(seconds, 3),
+            "phi_seconds": round(time.perf_counter() - start, 2),
+        }
+        json_lines.append(path, keys | found)
+
+
+def _count(study, weights, train):
+    return committee.direct_log_fraction(
+        jax.random.key(0),
+        *train,
+        weights,
+        overlap=np.array(study.sampled_overlaps),
+        num_samples=study.direct_samples,
+    )
+
+
+def _timed_solution(study, chosen, keys, train):
+    solver, key = chosen[keys["solver"]], jax.random.key(keys["seed"])
+    _solve = lambda: jax.block_until_ready(solve(solver, study.num_units, train, key))
+    if solver not in _COMPILED:
+        _solve()
+        _COMPILED.add(solver)
+    start = time.perf_counter()
+    return _solve(), time.perf_counter() - start
+
+
+_COMPILED: set[Solver] = set()  # of which the time would be that of compilation
+
+
+def _eval_fn(weights, patterns):
+    wrong = committee.error(weights, patterns.x, patterns.y)
+    return {"error": wrong * len(patterns.y), "count": len(patterns.y)}
+
+
+def _floats(values) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [float(value) if np.isfinite(value) else None for value in np.ravel(values)]
+
+
+# --- estimators ---------------------------------------------------------------------------------
+
+
+def compare_estimators(
+    study: CommitteeStudy,
+    chosen: Mapping[str, Solver],
+    path: pathlib.Path,
+    *,
+    progress: bool = True,
+) -> None:
+    """Local entropies by counting, by Markov chains, by EP and by AMP, of one solution of each."""
+    wanted = [
+        {"solver": label, "overlap": overlap}
+        for label in study.solvers
+        for overlap in study.sampled_overlaps
+    ]
+    train, _, _ = make_patterns(study.task, study.subsets[0])
+    for keys in (bar := _missing(path, wanted, progress)):
+        bar.set_postfix_str(keys["solver"])
+        weights, _ = _timed_solution(study, chosen, keys | {"seed": study.seeds[0]}, train)
+        if _error(weights, train) > 0:
+            json_lines.append(path, keys | {"solved": False})
+            continue
+        around = {"reference": weights, "overlap": np.array([keys["overlap"]])}
+        amp = committee.amp(train.x, train.y, **around)
+        ep = committee.expectation_propagation(train.x, train.y, **around)
+        found = {"amp": _floats(amp.phi)[0], "ep": _floats(ep.phi)[0]}
+        counted = _count(study, weights, train)
+        index = list(study.sampled_overlaps).index(keys["overlap"])
+        found |= {"direct": _floats(counted.phi)[index], "hits": int(counted.hits[index])}
+        found["direct_sem"] = _floats(counted.phi_sem)[index]
+        if found["hits"] < 100:
+            sampled = committee.sample_log_fraction(jax.random.key(1), *train, **around)
+            names = ("phi", "phi_sem", "r_hat", "converged")
+            found |= {f"sampled_{name}": float(getattr(sampled, name)[0]) for name in names}
+        converged = {"amp": amp.converged, "ep": ep.converged}
+        found |= {f"{name}_converged": bool(value[0]) for name, value in converged.items()}
+        json_lines.append(path, keys | {"solved": True} | found)

@@ -1,0 +1,62 @@
+"""Committees on two classes: what learns them, what is tried for each, and what is measured.
+
+command:   python -m experiments committee
+hardware:  2 CPU cores, about an hour; --small takes three minutes and shows only how it works
+
+Settings are chosen by the error on validation patterns, on subsets that are not used again; test
+patterns are seen once. Slow solvers make ten times the steps of fast ones, replicas or not.
+"""
+
+from experiments.committee.solvers import GradientSolver, MessagePassing
+from experiments.committee.task import TwoClasses
+
+TASKS = {
+    "fashion_mnist": TwoClasses(),  # Dress or Coat, 500 patterns
+    "digits": TwoClasses("digits", (3, 8), num_train=100, num_validation=50),
+}
+TASK = TASKS["fashion_mnist"]
+NUM_UNITS = 9
+
+SOLVERS = {
+    "SGD fast": GradientSolver("sgd", epochs=100),
+    "SGD slow": GradientSolver("sgd", epochs=1000),
+    "rSGD fast": GradientSolver("rsgd", epochs=100, replicas=7),
+    "rSGD slow": GradientSolver("rsgd", epochs=1000, replicas=7),
+    "eSGD fast": GradientSolver("esgd", epochs=100),
+    "eSGD slow": GradientSolver("esgd", epochs=1000),
+    "fBP": MessagePassing(num_replicas=30),
+    "BP": MessagePassing(),
+}
+
+_RATE = {"learning_rate": (0.3, 1.0, 3.0)}
+_REPLICAS = _RATE | {"gamma": (0.03, 0.1, 0.3)}
+_ANCHOR = _RATE | {"gamma": (0.01, 0.1, 1.0)}
+
+SPACES = {
+    "SGD fast": _RATE,
+    "SGD slow": _RATE,
+    "rSGD fast": _REPLICAS,
+    "rSGD slow": _REPLICAS,
+    "eSGD fast": _ANCHOR,
+    "eSGD slow": _ANCHOR,
+    "fBP": {"num_replicas": (10, 30, 100)},
+}
+
+SUBSETS = (0, 1, 2, 3, 4)
+TUNING_SUBSETS = (100, 101)
+SEEDS = (0, 1, 2, 3)
+OVERLAPS = (0.99, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+SAMPLED_OVERLAPS = (0.9, 0.8, 0.6)
+SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5)
+NUM_SAMPLES = 100
+DIRECT_SAMPLES = 5000
+
+# For --small: one subset, one seed, three solvers, nothing tuned.
+SMALL = {
+    "solvers": {name: SOLVERS[name] for name in ("SGD fast", "rSGD fast", "fBP")},
+    "spaces": {},
+    "subsets": (0,),
+    "seeds": (0,),
+    "overlaps": (0.95, 0.9, 0.8, 0.6),
+    "sampled_overlaps": (0.8,),
+}

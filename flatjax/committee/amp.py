@@ -1,0 +1,298 @@
+r"""Approximate message passing for committees: entropies, local entropies and marginals of weights.
+
+With :math:`U_{\mu i} = y_\mu x_{\mu i} / \sqrt{N}` (patterns of the class -1 turned round, so that
+all should have a majority for 1), independent Gaussian weights of mean m and variance v, and the
+channel :math:`Z, g, \Gamma` of `flatjax.committee._channel`,
+
+.. math::
+  V_{\mu k} = \sum_i U_{\mu i}^2 v_{ki}, \quad
+  \omega_{\mu k} = \sum_i U_{\mu i} m_{ki} - V_{\mu k} g_{\mu k}, \quad
+  A_{ki} = \sum_\mu U_{\mu i}^2 \Gamma_{\mu k}, \quad
+  B_{ki} = \sum_\mu U_{\mu i} g_{\mu k} + m_{ki} A_{ki},
+
+and m, v are those of :math:`e^{-(A + \lambda) w^2 / 2 + (B + \gamma \tilde w) w}`, lambda and gamma
+such that on average :math:`|w_k|^2 = N` and :math:`w_k \cdot \tilde w_k = p N`. The entropy
+
+.. math::
+  S = \sum_\mu \Big[\log Z_\mu + \sum_k \frac{(\omega - U m)^2}{2 V}\Big]
+    + \sum_{ki} \Big[\frac12 \log \frac{2 \pi}{\lambda + A}
+      + \frac{(B + \gamma \tilde w)^2}{2 (\lambda + A)} + \frac{A (v + m^2)}{2} - B m \Big]
+    + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big)
+
+is stationary at the fixed point, so that its error is of second order there.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from flatjax import _checks
+from flatjax._float64 import in_float64, vectorized
+from flatjax.committee._channel import Output, majority
+from flatjax.committee._constraints import Gaussian, Problem, check_problem, constrained
+
+CHUNK = 1024  # patterns; the channel's arrays stay in cache
+POSSIBLE = 1e-9  # phi is not positive but for rounding
+POINTS = 8  # solved at a time: their loop runs until the slowest is done
+
+
+class Marginals(NamedTuple):
+    """What message passing says about error-free weights, at points of shape S.
+
+    Numbers where `converged` is false are those of the last iteration, not results.
+
+    Attributes:
+      mean: of the weights, shape (*S, K, N); its norm is below sqrt(N).
+      variance: of each weight, shape (*S, K, N).
+      phi: logarithm of the share of error-free weights, over N K; 0 without data. NaN where there
+        are none because two patterns exclude each other.
+      train_error: fraction of patterns that the mean weights classify wrongly.
+      iterations: how many were made.
+      residual: what `tolerance` is compared with.
+      converged: whether it is below, and phi possible.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    phi: np.ndarray
+    train_error: np.ndarray
+    iterations: np.ndarray
+    residual: np.ndarray
+    converged: np.ndarray
+
+
+def amp(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    num_units: int | None = None,
+    reference: ArrayLike | None = None,
+    overlap: ArrayLike | None = None,
+    damping: float = 0.8,
+    max_iterations: int = 500,
+    tolerance: float = 1e-6,
+) -> Marginals:
+    r"""The volume of error-free weights, all or those at an overlap with a reference.
+
+    .. math::
+      \Phi = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \quad
+      w \text{ uniform on } \lVert w_k \rVert^2 = N, \text{ there on } w_k \cdot \tilde w_k = p N,
+
+    the entropy of the committee (Gardner), or its local entropy at the distance d = 1 - p from a
+    reference (Franz and Parisi). Exact for large N where the inputs are independent; correlated
+    ones are what `flatjax.committee.expectation_propagation` is for.
+
+    *Convergence.* The residual is the root mean square change of m over :math:`\sqrt{\bar v}`, plus
+    that of v over its mean, before damping. Around error-free references 0.8 converges in 50 to 100
+    iterations; less damping may not, and what it then returns may look plausible: see `converged`.
+    Without reference units stay alike, which is the state of a committee that has not specialised.
+
+    *Cost.* Four matrix products, 8 P N K operations an iteration for each point, and the channel:
+    3 ms for P = 500, N = 784, K = 9 on two cores, 30 ms for P = 5000. 32 P N bytes of memory, and
+    some 10 (P + N) K numbers for each of 8 points at a time: 400 MB at P = 12000.
+
+    Args:
+      x: patterns, shape (P, N).
+      y: their labels, -1 or 1, shape (P,).
+      num_units: K, odd; without a reference, 1 by default, else that of the reference.
+      reference: weights of any norm, shape (*R, K, N).
+      overlap: p, cosine of the angle with every unit of the reference, in (-1, 1); broadcast with R
+        to the shape S.
+      damping: D, in [0, 1): how much of the old messages is kept.
+      max_iterations: after which iteration is given up.
+      tolerance: largest residual of a result.
+
+    Returns:
+      Entropy and marginals of weights.
+
+    Raises:
+      ValueError: shapes that do not fit, labels other than -1 and 1, an x that is not finite or
+        has a pattern that is 0, an even number of units, a reference with a unit that is 0 or not
+        finite, an overlap out of (-1, 1) or without reference; damping, max_iterations or tolerance
+        out of range.
+      TypeError: num_units or max_iterations is not an int.
+
+    Examples:
+      >>> teacher = jnp.ones((1, 20))
+      >>> x = jax.random.normal(jax.random.key(0), (10, 20))
+      >>> y = jnp.sign(x @ teacher[0])
+      >>> found = amp(x, y, reference=teacher, overlap=np.array([0.7, 0.9]))
+      >>> bool(found.converged.all() and found.phi[0] < found.phi[1] < 0)
+      True
+    """
+    check_iteration(damping, max_iterations, tolerance)
+    problem = check_problem(x, y, num_units, reference, overlap)
+    run = in_float64(functools.partial(_amp, num_units=problem.num_units))
+    points = (problem.references, problem.overlaps)
+    found = run(problem.patterns, *points, damping, tolerance, max_iterations)
+    return as_results(found, problem)
+
+
+def check_iteration(damping: float, max_iterations: int, tolerance: float) -> None:
+    """Raises unless the parameters of an iteration are in their ranges."""
+    _checks.check_scalar("damping", damping, maximum=1.0, exclusive_maximum=True)
+    _checks.check_count("max_iterations", max_iterations)
+    _checks.check_scalar("tolerance", tolerance, exclusive_minimum=True)
+
+
+def as_results(found: Marginals, problem: Problem) -> Marginals:
+    """Points as they were asked for; no volume where two patterns exclude each other."""
+    if problem.contradictory:
+        found = found._replace(
+            phi=np.full_like(found.phi, np.nan), converged=np.zeros_like(found.converged)
+        )
+    return jax.tree.map(lambda leaf: leaf.reshape(problem.shape + leaf.shape[1:])[()], found)
+
+
+class Messages(NamedTuple):
+    """State of the iteration.
+
+    Attributes:
+      mean: m, shape (K, N).
+      variance: v, shape (K, N).
+      g: shape (K, P).
+      gamma: Gamma, shape (K, P).
+      log_excess: of the multiplier of the norm, shape (K,), see `Gaussian`.
+      iterations: so far.
+      residual: of the last one.
+    """
+
+    mean: jax.Array
+    variance: jax.Array
+    g: jax.Array
+    gamma: jax.Array
+    log_excess: jax.Array
+    iterations: jax.Array
+    residual: jax.Array
+
+
+def first_messages(mean: jax.Array, variance: jax.Array, num_patterns: int) -> Messages:
+    """Messages that know nothing of the data."""
+    zeros = jnp.zeros((len(mean), num_patterns))
+    return Messages(
+        mean, variance, zeros, zeros, jnp.zeros(len(mean)), jnp.array(0), jnp.array(jnp.inf)
+    )
+
+
+def amp_step(
+    patterns: jax.Array,
+    squares: jax.Array,
+    messages: Messages,
+    damping: jax.Array,
+    weights: Callable[[jax.Array, jax.Array, jax.Array], Gaussian],
+) -> Messages:
+    """One iteration; `weights` makes a Gaussian of A, B and the last logarithm of a multiplier."""
+    mix = lambda old, new: damping * old + (1 - damping) * new
+    output = _channel(patterns, squares, messages)[0]
+    g, gamma = mix(messages.g, output.g), mix(messages.gamma, output.gamma)
+    new = weights(*_to_weights(patterns, squares, messages.mean, g, gamma), messages.log_excess)
+    scale = jnp.mean(new.variance)
+    residual = jnp.sqrt(jnp.mean((new.mean - messages.mean) ** 2) / scale)
+    residual += jnp.mean(jnp.abs(new.variance - messages.variance)) / scale
+    return Messages(
+        mean=mix(messages.mean, new.mean),
+        variance=mix(messages.variance, new.variance),
+        g=g,
+        gamma=gamma,
+        log_excess=new.log_excess,
+        iterations=messages.iterations + 1,
+        residual=residual,
+    )
+
+
+def _channel(patterns, squares, messages):
+    """The output at the cavity fields, these, and the mean fields."""
+    variance, fields = messages.variance @ squares.T, messages.mean @ patterns.T
+    cavity = fields - variance * messages.g
+    return majority_in_chunks(cavity, variance), cavity, variance, fields
+
+
+def majority_in_chunks(mean: jax.Array, variance: jax.Array) -> Output:
+    """`majority` of fields of shape (K, P), some `CHUNK` patterns at a time."""
+    num_units, num = mean.shape
+    num_chunks = -(-num // CHUNK)
+    if num_chunks == 1:
+        return majority(mean, variance)
+    size = -(-num // num_chunks)
+    pad = lambda array: jnp.pad(array, ((0, 0), (0, num_chunks * size - num)), mode="edge")
+    split = lambda array: pad(array).reshape(num_units, num_chunks, size).swapaxes(0, 1)
+    found = jax.lax.map(lambda chunk: majority(*chunk), (split(mean), split(variance)))
+    join = lambda chunks: chunks.swapaxes(0, 1).reshape(num_units, -1)[:, :num]
+    return Output(found.log_z.reshape(-1)[:num], join(found.g), join(found.gamma))
+
+
+def _to_weights(patterns, squares, mean, g, gamma):
+    precision = gamma @ squares
+    return precision, g @ patterns + mean * precision
+
+
+@functools.partial(jax.jit, static_argnames="num_units")
+def _amp(patterns, references, overlaps, damping, tolerance, max_iterations, *, num_units):
+    squares = patterns**2
+
+    def at_point(reference, overlap):
+        weights = lambda *sums: constrained(*sums[:2], reference, overlap, sums[2])
+        go_on = lambda now: (now.residual > tolerance) & (now.iterations < max_iterations)
+        step = lambda now: amp_step(patterns, squares, now, damping, weights)
+        if reference is None:
+            mean, spread = jnp.zeros((num_units, patterns.shape[1])), 1.0
+        else:
+            mean, spread = overlap * reference, 1 - overlap**2
+        first = first_messages(mean, jnp.full_like(mean, spread), len(patterns))
+        last = jax.lax.while_loop(go_on, step, first)
+        return _summary(patterns, squares, last, weights, reference, overlap, tolerance)
+
+    if references is None:
+        return jax.tree.map(lambda leaf: leaf[None], at_point(None, None))
+    by_index = lambda *, index: at_point(references[index], overlaps[index])
+    return vectorized(by_index, chunk=POINTS)(index=jnp.arange(len(overlaps)))
+
+
+def _summary(patterns, squares, messages, weights, reference, overlap, tolerance):
+    output, cavity, variance, fields = _channel(patterns, squares, messages)
+    m, v = messages.mean, messages.variance
+    a, b = _to_weights(patterns, squares, m, messages.g, messages.gamma)
+    prior = weights(a, b, messages.log_excess)
+    of_patterns = jnp.sum(output.log_z) + jnp.sum((cavity - fields) ** 2 / (2 * variance))
+    of_weights = -jnp.log(prior.norm_multiplier[:, None] + a) / 2 + a * (v + m**2) / 2 - b * m
+    of_weights += prior.mean**2 / (2 * prior.variance) + np.log(2 * np.pi) / 2
+    entropy = of_patterns + jnp.sum(of_weights)
+    phi = entropy_per_weight(entropy, prior.norm_multiplier, prior.overlap_multiplier, m, overlap)
+    votes = jnp.sum(jnp.where(fields > 0, 1, -1), axis=0)
+    return Marginals(
+        mean=m,
+        variance=v,
+        phi=phi,
+        train_error=jnp.mean(votes < 0),
+        iterations=messages.iterations,
+        residual=messages.residual,
+        converged=(messages.residual <= tolerance) & (phi < POSSIBLE),
+    )
+
+
+def entropy_per_weight(
+    log_partition: jax.Array,
+    norm_multiplier: jax.Array,
+    overlap_multiplier: jax.Array,
+    mean: jax.Array,
+    overlap: jax.Array | None,
+) -> jax.Array:
+    r"""Phi, of the logarithm of the partition function with the multipliers of the constraints.
+
+    .. math:: N K \Phi = \log Z + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) - S_0, \quad
+      S_0 = \frac{N K}{2} \big[\log 2 \pi + 1 + \log(1 - p^2)\big],
+
+    :math:`S_0` being the same for no data, by the same saddle point as S.
+    """
+    overlap = 0.0 if overlap is None else overlap
+    constraints = jnp.mean(norm_multiplier / 2 - overlap_multiplier * overlap)
+    return (
+        log_partition / mean.size
+        + constraints
+        - (np.log(2 * np.pi) + 1 + jnp.log1p(-(overlap**2))) / 2
+    )
