@@ -220,7 +220,7 @@ def test_a_complete_run_is_not_repeated(tmp_path):
 CONVNET = {"model": "small_convnet", "batch_norm": True, "augment": ("crop",)}
 
 
-@pytest.mark.parametrize(("algorithm", "changes"), [("sgd", {}), ("parle", CONVNET)])
+@pytest.mark.parametrize(("algorithm", "changes"), [("sgd", CONVNET), ("parle", {})])
 def test_killed_runs_resume_to_the_same_parameters_bit_for_bit(algorithm, changes, tmp_path):
     config = replace(algorithm=algorithm, epochs=10, **changes)
     straight = tmp_path / "straight"

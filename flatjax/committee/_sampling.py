@@ -88,7 +88,7 @@ def sample_energies(
 
     z, _ = draw(key, (num_chains * len(betas) * num_units, num_features), 0)
     z = z.reshape(num_chains, len(betas), num_units, num_features)
-    z -= jnp.sum(z * axes, axis=-1, keepdims=True) * axes
+    z -= jnp.einsum("...kn,kn->...k", z, axes)[..., None] * axes
     z *= root / jnp.linalg.norm(z, axis=-1, keepdims=True)
     start = _tempering.Ladders(
         noise=z.reshape(num_chains, len(betas), -1),
