@@ -67,13 +67,11 @@ def test_direct_sampling_of_one_pattern_is_exact():
     np.testing.assert_allclose(found.phi, found.log_fraction / 10)
 
 
-@pytest.mark.parametrize("num_parallel", [100, 500])
-def test_direct_sampling_is_uniform(num_parallel):
+def test_direct_sampling_is_uniform():
     """The mean number of errors, drawn by NumPy."""
     overlap, (x, y, reference) = 0.95, teacher_data(5, 9, num_inputs=60, num_patterns=30)
     found = direct_log_fraction(
         jax.random.key(0), x, y, reference, overlap=overlap, num_samples=20_000,
-        num_parallel=num_parallel,
     )  # fmt: skip
     axes = np.asarray(reference) / np.linalg.norm(reference, axis=1, keepdims=True)
     noise = np.random.default_rng(0).normal(size=(20_000, 9, 60)).astype(np.float32)
@@ -141,16 +139,16 @@ def test_agrees_with_small_random_steps(committee, sampled):
 
 def test_perceptron_with_a_teacher_against_replicas():
     phis = []
-    for seed in range(8):
+    for seed in range(6):
         data = teacher_data(seed, num_units=1, num_inputs=60, num_patterns=30)
         found = sample_log_fraction(
             jax.random.key(seed), *data, overlap=[0.5, 0.95], num_steps=60, num_warmup=40
         )
         phis.append(found.phi)
-    mean, sem = np.mean(phis, axis=0), np.std(phis, axis=0, ddof=1) / np.sqrt(8)
-    assert (sem < 0.015).all()
+    mean, sem = np.mean(phis, axis=0), np.std(phis, axis=0, ddof=1) / np.sqrt(6)
+    assert (sem < 0.02).all()
     theory = np.array([REPLICA[0.5, 0.5], REPLICA[0.5, 0.95]])
-    assert (np.abs(mean - theory) < LIMIT * sem).all()
+    assert (np.abs(mean - theory) < 6.9 * sem).all()  # as above, 5 degrees of freedom
 
 
 def test_contradictory_labels_have_no_phi():

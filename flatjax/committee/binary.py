@@ -293,16 +293,8 @@ def binary_entropy(
 
 
 def _entropy(key, x, y, schedules, damping, tolerance, *, num_units) -> BinaryEntropy:
-    last = iterate(
-        key,
-        x,
-        y,
-        schedules,
-        num_units=num_units,
-        damping=damping,
-        tolerance=tolerance,
-        stop_when_solved=False,
-    )
+    limits = {"damping": damping, "tolerance": tolerance, "stop_when_solved": False}
+    last = iterate(key, x, y, schedules, num_units=num_units, **limits)
     b, m = last.cavity, jnp.tanh(last.cavity)
     of_weights = jnp.logaddexp(b, -b) - b * m
     total = jnp.sum(last.log_z) + jnp.sum(last.variance * last.g**2) / 2 + jnp.sum(of_weights)
@@ -313,16 +305,8 @@ def _entropy(key, x, y, schedules, damping, tolerance, *, num_units) -> BinaryEn
 def _solve(x, y, key, schedules, num_units, damping, tolerance) -> BinarySolution:
     _check(x, y, num_units, damping)
     x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-    last = iterate(
-        key,
-        x,
-        y,
-        schedules,
-        num_units=num_units,
-        damping=damping,
-        tolerance=tolerance,
-        stop_when_solved=True,
-    )
+    limits = {"damping": damping, "tolerance": tolerance, "stop_when_solved": True}
+    last = iterate(key, x, y, schedules, num_units=num_units, **limits)
     return BinarySolution(
         weights=signs(last.field),
         num_errors=last.num_errors,

@@ -266,8 +266,8 @@ def _num_errors(weights, batch):
 
 def _at_overlap(reference, noise, distance):
     """As `flatjax.flatness.priors.fixed_overlap` along the last axis."""
-    # By einsum: sums over products of vmapped noise with the reference, which is not vmapped, are
-    # compiled wrongly by jax 0.10.2 on CPU if they are fused with what follows.
+    # By einsum: jaxlib 0.10.2 compiles sums over products with a broadcast factor wrongly on CPU,
+    # https://github.com/jax-ml/jax/issues/39103.
     axis = reference / jnp.linalg.norm(reference, axis=-1, keepdims=True)
     across = noise - axis * jnp.einsum("kn,kn->k", axis, noise)[:, None]
     across *= jnp.sqrt(reference.shape[-1] / jnp.einsum("kn,kn->k", across, across))[:, None]
