@@ -8,8 +8,9 @@ import scipy.special
 import scipy.stats
 
 from flatjax.committee.model import fields, to_sphere
-from flatjax.committee.sampling import _at_overlap, direct_log_fraction, sample_log_fraction
+from flatjax.committee.sampling import direct_log_fraction, sample_log_fraction
 from flatjax.flatness.local_entropy import local_entropy
+from flatjax.flatness.priors import fixed_overlap
 
 # Errors between 8 chains follow Student's t with 7 degrees of freedom: 99.9% of it.
 LIMIT = scipy.stats.t(7).ppf(0.9995)
@@ -127,7 +128,7 @@ def test_agrees_with_small_random_steps(committee, sampled):
         distances=1 - OVERLAPS[:1],
         betas=[0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0],
         threshold=0.0,
-        prior=_at_overlap,
+        prior=fixed_overlap(axis=-1),
         num_steps=3000,
     )
     found = measure(to_sphere(reference), [{"x": x, "y": y}], jax.random.key(5))

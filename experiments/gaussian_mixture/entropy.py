@@ -45,10 +45,11 @@ def points(num_features: int, seeds: int) -> list[Point]:
         for overlap in (0.7, 0.9):
             name = f"cross-entropy, λ={lam:g}"
             found.append(_surroundings(name, overlap, np.inf, BALANCED, *size, lam=lam))
-    for noise in (0.9, 0.7, 0.5):
-        for overlap in (0.5, 0.7):
+    for noise, overlaps in ((0.9, (0.5, 0.7)), (0.7, (0.4, 0.5)), (0.5, (0.4, 0.5))):
+        for overlap in overlaps:
             name = f"noisy Hebb, c={noise:g}"
-            found.append(_surroundings(name, overlap, np.inf, BALANCED, *size, noise=noise))
+            few = size[0], seeds
+            found.append(_surroundings(name, overlap, np.inf, BALANCED, *few, noise=noise))
     return found
 
 

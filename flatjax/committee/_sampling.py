@@ -83,7 +83,7 @@ def sample_energies(
         z, energy = sweeps(z, betas, jax.random.split(fly_key, shape))
         ladders = ladders._replace(noise=z.reshape(*shape, -1), energy=energy.astype(z.dtype))
         uniform = jax.random.uniform(exchange_key, (num_chains, len(betas) - 1))
-        ladders, rate = _tempering._exchange(ladders, betas, t % 2, uniform)
+        ladders, rate = _tempering.exchange_neighbours(ladders, betas, t % 2, uniform)
         return ladders, (ladders.energy, rate)
 
     z, _ = draw(key, (num_chains * len(betas) * num_units, num_features), 0)

@@ -9,8 +9,8 @@ r"""Local entropy of committees by sampling: what message passing is checked aga
 that classify all patterns. `direct_log_fraction` counts them among independent draws, and is right
 wherever it finds any; `sample_log_fraction` goes to where there are too few to be drawn.
 
-The first is `flatjax.flatness.log_fraction_direct`. With the prior
-`flatjax.flatness.priors.fixed_overlap` `flatjax.flatness.local_entropy` serves
+The first is `flatjax.flatness.log_fraction_direct` with the prior
+`flatjax.flatness.priors.fixed_overlap`, with which `flatjax.flatness.local_entropy` serves
 any network, but by small random steps; sign units allow for long ones, and are worth it.
 """
 
@@ -34,6 +34,7 @@ from flatjax.flatness.local_entropy import (
     MOST_R_HAT,
 )
 from flatjax.flatness.log_fraction import log_fraction_direct
+from flatjax.flatness.priors import fixed_overlap
 
 
 class DirectLogFraction(NamedTuple):
@@ -264,23 +265,12 @@ def _num_errors(weights, batch):
     return {"error": jnp.sum(votes * batch["y"] <= 0), "count": len(batch["y"])}
 
 
-def _at_overlap(reference, noise, distance):
-    """As `flatjax.flatness.priors.fixed_overlap` along the last axis."""
-    # By einsum: jaxlib 0.10.2 compiles sums over products with a broadcast factor wrongly on CPU,
-    # https://github.com/jax-ml/jax/issues/39103.
-    axis = reference / jnp.linalg.norm(reference, axis=-1, keepdims=True)
-    across = noise - axis * jnp.einsum("kn,kn->k", axis, noise)[:, None]
-    across *= jnp.sqrt(reference.shape[-1] / jnp.einsum("kn,kn->k", across, across))[:, None]
-    overlap = 1 - distance
-    return overlap * reference + jnp.sqrt(1 - overlap**2) * across
-
-
 @functools.cache  # of compiled programs
 def _direct(distances, num_samples, num_parallel):
     return log_fraction_direct(
         _num_errors,
         distances=distances,
-        prior=_at_overlap,
+        prior=fixed_overlap(axis=-1),
         num_samples=num_samples,
         num_parallel=num_parallel,
     )

@@ -112,12 +112,12 @@ def _decide(ladders, proposal, energy, betas, t, num_warmup, key):
     uniform = jax.random.uniform(jax.random.fold_in(key, 1), (2 * energy.size,))
     uniform = uniform.reshape(2, *energy.shape)
     ladders, acceptance = _accept(ladders, proposal, energy, betas, uniform[0])
-    ladders, exchange = _exchange(ladders, betas, t % 2, uniform[1, :, :-1])
+    ladders, rate = exchange_neighbours(ladders, betas, t % 2, uniform[1, :, :-1])
     # Large changes of the step sizes at first, none once samples are recorded.
     gain = jnp.where(t < num_warmup, 3.0 / (t + 1.0) ** 0.6, 0.0)
     log_step = ladders.log_step + gain * (acceptance - TARGET_ACCEPTANCE)
     ladders = ladders._replace(log_step=jnp.clip(log_step, np.log(LEAST_STEP), 0.0))
-    return ladders, (ladders.energy, acceptance, exchange)
+    return ladders, (ladders.energy, acceptance, rate)
 
 
 def _accept(ladders, proposal, energy, betas, uniform):
@@ -134,7 +134,7 @@ def _accept(ladders, proposal, energy, betas, uniform):
     return ladders, probability.mean(axis=0)
 
 
-def _exchange(ladders, betas, parity, uniform):
+def exchange_neighbours(ladders, betas, parity, uniform):
     """Exchanges between every second pair of neighbouring betas, and the mean probabilities."""
     log_ratio = jnp.nan_to_num(jnp.diff(betas) * jnp.diff(ladders.energy, axis=1), nan=0.0)
     probability = jnp.exp(jnp.minimum(log_ratio, 0.0))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flatjax.gaussian_mixture._chains import draw
 
 FARTHEST = 1.0  # radians that a particle moves before it looks for walls again
+MOST_WALLS = 100  # met in a flight, for each pattern and replica: rounding may hold it in a corner
 LATE = 1e-4  # how long ago, by rounding, a wall may have been passed
 ROUNDING = 1e-5  # of fields
 
@@ -130,6 +131,7 @@ class _Flight(NamedTuple):
     side: jax.Array  # of the wall of each field, -1 or 1
     speed: jax.Array  # radians per unit of time
     left: jax.Array  # time to go
+    count: jax.Array  # of walls met
 
 
 def fly(landscape: Landscape, z: jax.Array, velocity: jax.Array, duration: jax.Array) -> jax.Array:
@@ -187,10 +189,12 @@ def fly(landscape: Landscape, z: jax.Array, velocity: jax.Array, duration: jax.A
         direction = pushed(direction, column * normal - at * z / radius**2)
         d = pushed(d, row * gram - at * a / radius**2)
         side = now.side.at[replica, pattern].multiply(jnp.where(through, -1, 1))
-        return _Flight(z, direction, a, d, side, speed, left)
+        return _Flight(z, direction, a, d, side, speed, left, now.count + hit)
 
-    start = _Flight(z, direction, a, d, side, speed, duration)
-    z = jax.lax.while_loop(lambda now: now.left > 0, advance, start).z
+    most_walls = MOST_WALLS * a.size
+    go_on = lambda now: (now.left > 0) & (now.count < most_walls)
+    start = _Flight(z, direction, a, d, side, speed, duration, jnp.asarray(0))
+    z = jax.lax.while_loop(go_on, advance, start).z
     z = landscape.orthogonal(z)
     return z * (radius / jnp.linalg.norm(z))  # no rounding adds up
 
