@@ -276,6 +276,9 @@ class Committee:
     by chains, AMP and EP) and local energy. Writes tuning.jsonl, solutions.jsonl, estimators.jsonl
     (as they come; stopped, it goes on where it was), committee.md and committee.png.
 
+    With `--weights binary`: how many random patterns message passing stores in weights of +-1,
+    beside published thresholds, in ten minutes (binary.jsonl, binary.md, binary.png).
+
     Example: python -m experiments committee --small
     """
 
@@ -284,15 +287,22 @@ class Committee:
     dataset: Literal["fashion_mnist", "digits"] = "fashion_mnist"
     """fashion_mnist (Dress against Coat), or digits (3 against 8), which are there instead where
     Fashion-MNIST is not."""
+    weights: Literal["spherical", "binary"] = "spherical"
+    """Weights on spheres learn the data; binary ones random patterns."""
     report_only: bool = False
     """Report what is complete, train nothing."""
     out: pathlib.Path | None = None
-    """Directory; runs/committee-<dataset> by default."""
+    """Directory; runs/committee-<dataset> or runs/committee-binary by default."""
     progress: bool = True
     """Show progress bars."""
 
     def run(self) -> int:
         """Trains, measures, reports."""
+        if self.weights == "binary":
+            out = pathlib.Path("runs/committee-binary") if self.out is None else self.out
+            options = {"simulate": not self.report_only, "progress": self.progress}
+            print(committee.run_binary(out, seeds=2 if self.small else 16, **options))
+            return 0
         study = _from_rules(committee.CommitteeStudy, committee_rules, self.small)
         task = committee.available(committee_rules.TASKS[self.dataset], committee_rules.TASKS)
         study = dataclasses.replace(study, task=task)

@@ -1,12 +1,11 @@
 """How many random patterns message passing stores in weights of +-1, beside published thresholds.
 
-    python -m experiments.committee.binary OUT [--seeds 16] [--report]
+    python -m experiments committee --weights binary
 
-writes simulations to OUT/binary.jsonl as they come (those that are there are not repeated), a table
-to OUT/binary.md and a figure to OUT/binary.png.
+writes simulations to binary.jsonl as they come (those that are there are not repeated), a table to
+binary.md and a figure to binary.png.
 """
 
-import argparse
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
 
-from experiments.gaussian_mixture.records import Point, read_simulations, simulate_points
+from experiments.compare import markdown_table
+from experiments.simulations import Point, read_simulations, simulate_points
 from flatjax.committee.binary import (
     BinarySolution,
     binary_bp,
@@ -124,18 +124,23 @@ def tabulate(simulations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dic
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| machine | P / (K N) | solver | solved (95%) | median errors | iterations | samples |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    names = ["machine", "P / (K N)", "solver", "solved (95%)", "median errors", "iterations"]
+    lines = [[*names, "samples"]]
     for row in rows:
         low, high = row["interval"]
+        iterations = f"{row['iterations']:.0f}" if row["solved"] > 0 else ""
         lines.append(
-            f"| {row['machine']} | {row['alpha']:g} | {row['solver']} | {row['solved']:.0%} "
-            f"({low:.0%}-{high:.0%}) | {row['errors']:g} | {row['iterations']:.0f} "
-            f"| {row['samples']} |"
+            [
+                row["machine"],
+                f"{row['alpha']:g}",
+                row["solver"],
+                f"{row['solved']:.0%} ({low:.0%}-{high:.0%})",
+                f"{row['errors']:g}",
+                iterations,
+                str(row["samples"]),
+            ]
         )
-    return "\n".join(lines)
+    return markdown_table(lines)
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
@@ -170,13 +175,16 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
         plt.close(figure)
 
 
-def run_binary(out: pathlib.Path, *, seeds: int = 16, simulate: bool = True) -> str:
+def run_binary(
+    out: pathlib.Path, *, seeds: int = 16, simulate: bool = True, progress: bool = True
+) -> str:
     """Simulates, tabulates and draws.
 
     Args:
       out: directory of the files.
       seeds: samples of the patterns at each point.
       simulate: make simulations; else report those that are there.
+      progress: show a progress bar.
 
     Returns:
       The table.
@@ -188,23 +196,12 @@ def run_binary(out: pathlib.Path, *, seeds: int = 16, simulate: bool = True) -> 
     if not simulate and not path.exists():
         raise ValueError(f"out ({out}) holds no simulations of binary weights yet.")
     out.mkdir(parents=True, exist_ok=True)
-    simulations = simulate_points(points(seeds), path) if simulate else read_simulations(path)
+    if simulate:
+        simulations = simulate_points(points(seeds), path, progress=progress)
+    else:
+        simulations = read_simulations(path)
     rows = tabulate(simulations)
     draw(rows, out / "binary.png")
     text = table(rows)
     (out / "binary.md").write_text(text + "\n")
     return text
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--report", action="store_true", help="do not simulate")
-    given = parser.parse_args()
-    print(run_binary(given.out, seeds=given.seeds, simulate=not given.report))
-
-
-if __name__ == "__main__":
-    main()

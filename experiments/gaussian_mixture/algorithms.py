@@ -10,7 +10,7 @@ import optax
 
 import flatjax
 from experiments.gaussian_mixture.control import limited, paired_error
-from experiments.gaussian_mixture.records import Point
+from experiments.simulations import Point
 from flatjax import gaussian_mixture as gm
 from flatjax.gaussian_mixture import losses, simulate
 from flatjax.gaussian_mixture.replicated import replicated

@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.compare import markdown_table
 from experiments.gaussian_mixture import algorithms, entropy, figures, minima, replicas
-from experiments.gaussian_mixture.records import compare, read_simulations, simulate_points
 from experiments.run_directory import write_json
+from experiments.simulations import compare, read_simulations, simulate_points
 
 # Where the points of each part of the chapter are made, and the figures that they lie on.
 PARTS = {

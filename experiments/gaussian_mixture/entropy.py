@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.gaussian_mixture.control import limited, paired_error
-from experiments.gaussian_mixture.records import Point
+from experiments.simulations import Point
 from flatjax import gaussian_mixture as gm
 from flatjax.gaussian_mixture import losses, references, sampling, simulate
 from flatjax.gaussian_mixture.local_entropy import local_entropy

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from experiments.gaussian_mixture.control import limited, paired_error
-from experiments.gaussian_mixture.records import Point
+from experiments.simulations import Point
 from flatjax import gaussian_mixture as gm
 from flatjax.gaussian_mixture import losses, sampling, simulate
 from flatjax.gaussian_mixture.replicated import Replicated, replicated, replicated_sphere

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from experiments.gaussian_mixture import chapter, minima, records
+from experiments import simulations
+from experiments.gaussian_mixture import chapter, minima
 
 
 def make_point(seeds, theory=3.0):
@@ -17,26 +18,26 @@ def make_point(seeds, theory=3.0):
         return {"test_error": value, "extra": 2 * value}
 
     params = {"alpha": 1.0, "reference": "λ"}
-    return records.Point("a curve", 0.5, params, {"test_error": theory}, simulate, seeds), calls
+    return simulations.Point("a curve", 0.5, params, {"test_error": theory}, simulate, seeds), calls
 
 
 def test_simulations_go_on_where_they_stopped(tmp_path):
     path = tmp_path / "simulations.jsonl"
     point, calls = make_point(seeds=3)
-    first = records.simulate_points([point], path, progress=False)[point.name]
+    first = simulations.simulate_points([point], path, progress=False)[point.name]
     assert [run["seed"] for run in first] == [0, 1, 2]
     assert len({run["values"]["test_error"] for run in first}) == 3
     path.write_text(path.read_text() + '{"point": "a cur')  # stopped while it wrote
     more, calls = make_point(seeds=5)
-    second = records.simulate_points([more], path, progress=False)[point.name]
+    second = simulations.simulate_points([more], path, progress=False)[point.name]
     assert len(calls) == 2
     assert [run["values"] for run in second[:3]] == [run["values"] for run in first]
-    assert records.read_simulations(path) == {point.name: second}
+    assert simulations.read_simulations(path) == {point.name: second}
 
 
 def test_points_have_keys_of_their_own():
     point, _ = make_point(2)
-    other = records.Point("another curve", *list(vars(point).values())[1:])
+    other = simulations.Point("another curve", *list(vars(point).values())[1:])
     keys = [jax.random.key_data(p.key(seed)).tolist() for p in (point, other) for seed in (0, 1)]
     assert len({tuple(key) for key in keys}) == 4
 
@@ -48,13 +49,13 @@ def test_theory_and_simulation_are_compared():
         {"seed": i, "seconds": 1.0, "values": {"test_error": value}}
         for i, value in enumerate(values)
     ]
-    (row,) = records.compare([point], {point.name: runs})
+    (row,) = simulations.compare([point], {point.name: runs})
     sem = np.std(values[:3], ddof=1) / np.sqrt(3)
     assert row["mean"] == pytest.approx(4.0)
     assert row["sem"] == pytest.approx(sem)
     assert row["z"] == pytest.approx(1 / sem)
     assert (row["seeds"], row["seconds"]) == (3, 3.0)
-    assert records.compare([point], {point.name: runs[:1]}) == []  # no error bar yet
+    assert simulations.compare([point], {point.name: runs[:1]}) == []  # no error bar yet
     assert "1 test errors: 100% within 3 standard errors" in chapter.agreement([row])
 
 
@@ -66,8 +67,8 @@ def test_no_two_points_have_one_name():
 
 def test_a_point_of_the_chapter_agrees_with_its_theory(tmp_path):
     (point,) = [p for p in minima.points(200, 6) if p.curve == "Hebb" and p.x == 2.0]
-    runs = records.simulate_points([point], tmp_path / "simulations.jsonl", progress=False)
-    (row,) = records.compare([point], runs)
+    runs = simulations.simulate_points([point], tmp_path / "simulations.jsonl", progress=False)
+    (row,) = simulations.compare([point], runs)
     assert abs(row["z"]) < 4
     assert row["sem"] < 0.005
 
