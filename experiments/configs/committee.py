@@ -29,7 +29,8 @@ SOLVERS = {
 }
 
 _RATE = {"learning_rate": (0.3, 1.0, 3.0)}
-_REPLICAS = _RATE | {"gamma": (0.03, 0.1, 0.3)}
+# From 0.03 on replicas are one from the start to the end, and all is as without them.
+_REPLICAS = _RATE | {"gamma": (1e-3, 3e-3, 1e-2)}
 _ANCHOR = _RATE | {"gamma": (0.01, 0.1, 1.0)}
 
 SPACES = {
