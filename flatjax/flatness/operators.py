@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax.coupling import Mask, map_masked
+from flatjax.coupling import Mask
 from flatjax.evaluation import EvalFn
+from flatjax.flatness import _perturb
 from flatjax.flatness._sums import differentiable
 
 
@@ -140,7 +141,7 @@ def _operator(product, mask):
     """The Operator of sums over batches of product(vector, to_params, weights, batch, state)."""
 
     def total(vector, params, batch, state):
-        weights = _moving(params, mask)
+        weights = _perturb.moving(params, mask)
         return product(vector, lambda weights: _merge(weights, params), weights, batch, state)
 
     total = jax.jit(total)  # traced once, not again for the shapes of each pass's sums
@@ -157,7 +158,7 @@ def _operator(product, mask):
     def bind(params: chex.ArrayTree, batches: Sequence[Any], *state: Any) -> Operator:
         if not len(batches):
             raise ValueError("batches must hold at least one batch, got none.")
-        like = _moving(params, mask)
+        like = _perturb.moving(params, mask)
         zeros = optax.tree.zeros_like(jax.eval_shape(total, like, params, batches[0], state))
 
         def matvec(vector):
@@ -172,16 +173,6 @@ def _operator(product, mask):
     return bind
 
 
-def _moving(params, mask):
-    """The parameters with None, an empty pytree, in place of the leaves that the mask freezes."""
-    if mask is None:
-        return params
-    frozen = jax.tree.map(lambda _: False, params)
-    is_moving = map_masked(lambda _: True, mask, params, frozen)
-    return jax.tree.map(lambda moves, w: w if moves else None, is_moving, params)
-
-
 def _merge(weights, params):
     """`params` with the leaves of `weights` where these are not None."""
-    is_none = lambda leaf: leaf is None
-    return jax.tree.map(lambda w, p: p if w is None else w, weights, params, is_leaf=is_none)
+    return _perturb.map_moving(lambda _, w: w, params, weights)
