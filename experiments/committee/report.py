@@ -64,8 +64,12 @@ def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
         line += [f"{100 * np.mean([run['train_error'] for run in runs]):.2f}"]
         line += [f"{error:.2f} ± {sem:.2f}"]
         for p in shown:
-            values = [_flatness(study, run, p) for run in solved]
-            line.append(f"{1e6 * np.mean(values):.1f}" if solved else "")
+            counted = np.array([_flatness(study, run, p) for run in solved])
+            by_amp = [-run["phi"][list(study.overlaps).index(p)] for run in solved]
+            if np.isfinite(counted).all() and solved:
+                line.append(f"{1e6 * np.mean(counted):.1f}")
+            else:  # too few hits around some of them
+                line.append(f"{1e6 * np.mean(by_amp):.0f} (AMP)" if solved else "")
         for sigma in sigmas:
             index = list(study.sigmas).index(sigma)
             line.append(f"{100 * np.mean([run['local_energy'][index] for run in runs]):.2f}")

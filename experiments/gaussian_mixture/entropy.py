@@ -45,8 +45,8 @@ def points(num_features: int, seeds: int) -> list[Point]:
         for overlap in (0.7, 0.9):
             name = f"cross-entropy, λ={lam:g}"
             found.append(_surroundings(name, overlap, np.inf, BALANCED, *size, lam=lam))
-    for noise, overlaps in ((0.9, (0.5, 0.7)), (0.7, (0.4, 0.5)), (0.5, (0.4, 0.5))):
-        for overlap in overlaps:
+    for noise in (0.9, 0.7, 0.5):
+        for overlap in (0.4, 0.5):
             name = f"noisy Hebb, c={noise:g}"
             few = size[0], seeds
             found.append(_surroundings(name, overlap, np.inf, BALANCED, *few, noise=noise))
