@@ -51,9 +51,11 @@ def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
     """A line for each algorithm; errors of means are those between subsets."""
     shown = study.sampled_overlaps
     sigmas = [sigma for sigma in (0.5, 1.0) if sigma in study.sigmas]
-    lines = [["algorithm", "solved", "training error %", "test error %"]]
+    first = next(iter(study.solvers))
+    lines = [["algorithm", "solved", "training error %", "test error %", f"to {first}"]]
     lines[0] += [f"-10⁶Φ(d={1 - p:.1f})" for p in shown]
-    lines[0] += [f"δE(σ={sigma:g}) %" for sigma in sigmas] + ["seconds"]
+    lines[0] += [f"δE(σ={sigma:g}) %" for sigma in sigmas]
+    lines[0] += ["overlap of units", "seconds"]
     for label in study.solvers:
         runs = [run for run in solutions if run["solver"] == label]
         if not runs:
@@ -62,7 +64,7 @@ def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
         error, sem = mean_and_sem(_by_subset(runs, lambda run: 100 * run["test_error"]))
         line = [label, f"{len(solved)}/{len(runs)}"]
         line += [f"{100 * np.mean([run['train_error'] for run in runs]):.2f}"]
-        line += [f"{error:.2f} ± {sem:.2f}"]
+        line += [f"{error:.2f} ± {sem:.2f}", _difference(solutions, label, first)]
         for p in shown:
             counted = np.array([_flatness(study, run, p) for run in solved])
             by_amp = [-run["phi"][list(study.overlaps).index(p)] for run in solved]
@@ -73,6 +75,7 @@ def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
         for sigma in sigmas:
             index = list(study.sigmas).index(sigma)
             line.append(f"{100 * np.mean([run['local_energy'][index] for run in runs]):.2f}")
+        line.append(f"{np.mean([run['unit_overlap'] for run in runs]):.2f}")
         line.append(f"{np.median([run['seconds'] for run in runs]):.1f}")
         lines.append(line)
     return markdown_table(lines)
@@ -124,7 +127,7 @@ def estimators_table(estimators: Records) -> str:
 
 def best_sampled(record: dict[str, Any]) -> tuple[float, float, str]:
     """Phi, its standard error and how it was found: counted if there are hits enough."""
-    if record["hits"] >= LEAST_HITS:
+    if record["hits"] >= LEAST_HITS and record["direct_sem"] < 0.15 * abs(record["direct"]):
         return record["direct"], record["direct_sem"], "counting"
     if record.get("sampled_converged"):
         return record["sampled_phi"], record["sampled_phi_sem"], "chains"
@@ -135,6 +138,17 @@ def _flatness(study, run, overlap):
     """-Phi, counted; NaN where too few draws were without errors."""
     index = list(study.sampled_overlaps).index(overlap)
     return -run["counted_phi"][index] if run["hits"][index] >= LEAST_HITS else np.nan
+
+
+def _difference(solutions, label, other):
+    """Of mean test errors on the same patterns, in points."""
+    errors = [
+        _by_subset([r for r in solutions if r["solver"] == name], lambda run: run["test_error"])
+        for name in (label, other)
+    ]
+    if label == other or len(errors[0]) != len(errors[1]):
+        return ""
+    return "{:+.2f} ± {:.2f}".format(*mean_and_sem(100 * np.subtract(*errors)))
 
 
 def _by_subset(runs, value):

@@ -165,6 +165,7 @@ def measure_solutions(
         found = {
             "train_error": _error(weights, train),
             "test_error": _error(weights, test),
+            "unit_overlap": _unit_overlap(weights),
             "counted_phi": _floats(counted.phi),
             "counted_sem": _floats(counted.phi_sem),
             "hits": counted.hits.tolist(),
@@ -175,6 +176,13 @@ def measure_solutions(
             "phi_seconds": round(time.perf_counter() - start, 2),
         }
         json_lines.append(path, keys | found)
+
+
+def _unit_overlap(weights) -> float:
+    """Mean of w_k . w_l / N over pairs of units; 1 if they are all alike."""
+    overlaps = np.asarray(weights @ weights.T) / weights.shape[1]
+    pairs = overlaps[np.triu_indices(len(weights), 1)]
+    return float(pairs.mean()) if pairs.size else 1.0
 
 
 def _count(study, weights, train):
