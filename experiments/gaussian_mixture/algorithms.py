@@ -34,6 +34,11 @@ def points(num_features: int, seeds: int) -> list[Point]:
     found.append(_minimum("replicated GD, y=3", coupled, LAM, 300, *size, num_replicas=3))
     momentum = flatjax.replicated_sgd(0.2, 1.0, replica_axis=0)
     found.append(_minimum("replicated SGD, y=7", momentum, LAM, 300, *size, num_replicas=7))
+    large = (2 * num_features, max(seeds // 2, 2))
+    found.append(_minimum("gradient descent", optax.sgd(1 / (LAM + 1)), LAM, 200, *large))
+    found.append(_minimum("minibatch SGD", falling, LAM, 3000, *large, batch_size=2 * batch))
+    found.append(_minimum("replicated GD, y=3", coupled, LAM, 300, *large, num_replicas=3))
+    found.append(_minimum("replicated SGD, y=7", momentum, LAM, 300, *large, num_replicas=7))
     found += [_without_ridge(steps, *limited(*size, most=500)) for steps in (100, 1000, 4000)]
     small = limited(*size, most=300)
     found += [_langevin(3, gamma, 1.0, *small) for gamma in (0.1, 1.0)]
