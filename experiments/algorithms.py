@@ -40,11 +40,17 @@ def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Sched
         # High until the end, so that the averaged weights differ.
         return optax.linear_schedule(peak, peak / 2, round(config.average_start * total_steps))
     if config.schedule == "constant":
-        return optax.constant_schedule(peak)
-    if config.schedule == "milestones":
-        drops = {round(fraction * total_steps): 0.2 for fraction in (1 / 2, 3 / 4, 7 / 8)}
-        return optax.piecewise_constant_schedule(peak, drops)
-    return optax.cosine_decay_schedule(peak, total_steps)
+        schedule = optax.constant_schedule(peak)
+    elif config.schedule == "milestones":
+        drops = {round(when * total_steps): config.milestone_factor for when in config.milestones}
+        schedule = optax.piecewise_constant_schedule(peak, drops)
+    else:
+        schedule = optax.cosine_decay_schedule(peak, total_steps)
+    warmup_steps = round(config.warmup * total_steps)
+    if warmup_steps == 0:
+        return schedule
+    growth = optax.linear_schedule(config.warmup_start, 1.0, warmup_steps)
+    return lambda step: growth(step) * schedule(step)
 
 
 def _gamma(config: TrainConfig, initial: float | None, steps: int) -> Any:
@@ -56,9 +62,16 @@ def _gamma(config: TrainConfig, initial: float | None, steps: int) -> Any:
     return flatjax.schedules.scoping(initial, steps, config.gamma_factor)
 
 
+def decay_mask(config: TrainConfig) -> Callable[[chex.ArrayTree], chex.ArrayTree] | None:
+    """Which of the stacked weights decay; None for all."""
+    if not config.decay_matrices_only:
+        return None
+    return lambda params: jax.tree.map(lambda leaf: leaf.ndim - 1 >= 2, params)
+
+
 def _sgd(config: TrainConfig, total_steps: int):
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(config.weight_decay, decay_mask(config)),
         optax.sgd(
             learning_rate_schedule(config, total_steps),
             momentum=config.momentum,
@@ -104,6 +117,7 @@ def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:
         "gamma": _gamma(config, config.gamma, outer_steps),
         "momentum": config.momentum,
         "weight_decay": config.weight_decay,
+        "decay_mask": decay_mask(config),
         "inner_steps": config.inner_steps,
         "averaging_decay": config.averaging_decay,
         "noise_scale": config.noise_scale,

@@ -79,8 +79,11 @@ def slug(label: str) -> str:
 _TASK_FIELDS = [
     "dataset",
     "model",
-    "batch_norm",
+    "model_options",
+    "rgb32",
     "batch_size",
+    "micro_batches",
+    "label_smoothing",
     "augment",
     "train_size",
     "label_noise",

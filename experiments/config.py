@@ -1,14 +1,16 @@
 """One run, described: the configuration that every algorithm shares."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any, Literal, get_args
 
 AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "parle"]
 Schedule = Literal["cosine", "constant", "milestones"]
-Augmentation = Literal["flip", "crop", "cutout"]
+Augmentation = Literal["flip", "crop", "cutout", "autoaugment"]
 
 REPLICATED = ("rsgd", "parle")
+_OPTIONAL = ("gamma", "replica_gamma", "train_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,24 +23,43 @@ class TrainConfig:
     dataset: str = "digits"
     """digits (embedded), fashion_mnist, or any image classification set of TensorFlow Datasets."""
     model: str = "mlp"
-    """mlp or small_convnet."""
-    batch_norm: bool = False
-    """Batch norm, for the models that have it."""
+    """A name of flatjax.models (mlp, small_convnet, resnet18, ...), or a linen module of your own,
+    package.module:Class."""
+    model_options: tuple[str, ...] = ()
+    """Attributes of the network as name=value, for example batch_norm=True or dtype=bfloat16 (which
+    computes in half precision; weights, their coupling and statistics stay float32)."""
+    rgb32: bool = False
+    """Present images as 32 x 32 with three channels, for networks made for CIFAR."""
 
     epochs: float = 30.0
     """Budget: passes over the training set, in gradient evaluations of all replicas together. With
     y replicas each makes epochs / y; for "rSGD x y" ask for y times as many."""
     batch_size: int = 128
     """Examples in each gradient evaluation."""
+    micro_batches: int = 1
+    """Parts of a batch whose gradients are computed one after another, to save memory. Batch norm
+    sees one part at a time."""
     learning_rate: float = 0.05
     """At its highest."""
     schedule: Schedule = "cosine"
-    """Of the learning rate: cosine to 0, constant, or divided by 5 at 1/2, 3/4 and 7/8 of training
+    """Of the learning rate: cosine to 0, constant, or lowered at milestones
     (swa: linear to half the rate, constant while averaging)."""
+    milestones: tuple[float, ...] = (0.5, 0.75, 0.875)
+    """When milestones lower the learning rate, as fractions of training."""
+    milestone_factor: float = 0.2
+    """By which they multiply it."""
+    warmup: float = 0.0
+    """Fraction of training in which the learning rate grows linearly to its highest."""
+    warmup_start: float = 0.1
+    """The learning rate with which warm-up starts, as a fraction of the highest."""
     momentum: float = 0.9
     """Nesterov momentum."""
     weight_decay: float = 5e-4
     """Added to the gradient."""
+    decay_matrices_only: bool = False
+    """No weight decay of biases and of the scales of norms (all that is no matrix or kernel)."""
+    label_smoothing: float = 0.0
+    """Weight of the uniform distribution in the training targets."""
     augment: tuple[Augmentation, ...] = ()
     """Random changes of the training images."""
 
@@ -103,17 +124,29 @@ class TrainConfig:
         unknown = [name for name in self.augment if name not in get_args(Augmentation)]
         if unknown:
             raise ValueError(f"augment must hold {get_args(Augmentation)}, got {unknown}.")
-        for field in ("batch_size", "replicas", "inner_steps", "local_energy_examples"):
-            self._require(field, lambda v: isinstance(v, int) and v >= 1, "a whole number >= 1")
-        self._require("local_energy_samples", lambda v: v >= 2, ">= 2")
-        for field in ("epochs", "learning_rate", "gamma_factor", "sam_rho"):
-            self._require(field, lambda v: v > 0, "> 0")
-        for field in ("weight_decay", "noise_scale", "gamma", "replica_gamma"):
-            self._require(field, lambda v: v is None or v >= 0, ">= 0")
-        for field in ("momentum", "averaging_decay", "label_noise", "validation", "ema_decay"):
-            self._require(field, lambda v: 0 <= v < 1, "in [0, 1)")
-        self._require("average_start", lambda v: 0 < v < 1, "in (0, 1)")
-        self._require("train_size", lambda v: v is None or v >= 1, ">= 1")
+        whole = lambda v: isinstance(v, int) and v >= 1
+        for fields, is_valid, expected in (
+            ("batch_size micro_batches replicas inner_steps", whole, "a whole number >= 1"),
+            ("local_energy_examples train_size", whole, "a whole number >= 1"),
+            ("local_energy_samples", lambda v: v >= 2, ">= 2"),
+            ("epochs learning_rate gamma_factor sam_rho milestone_factor", lambda v: v > 0, "> 0"),
+            ("weight_decay noise_scale gamma replica_gamma", lambda v: v >= 0, ">= 0"),
+            ("momentum averaging_decay ema_decay warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
+            ("label_noise label_smoothing validation", lambda v: 0 <= v < 1, "in [0, 1)"),
+            ("warmup_start", lambda v: 0 <= v <= 1, "in [0, 1]"),
+            ("average_start", lambda v: 0 < v < 1, "in (0, 1)"),
+        ):
+            for field in fields.split():
+                self._require(field, is_valid, expected)
+        if not all(a < b for a, b in itertools.pairwise((0, *self.milestones, 1))):
+            raise ValueError(
+                f"milestones must be growing fractions of training, got {self.milestones}."
+            )
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro_batches must divide batch_size ({self.batch_size}), "
+                f"got {self.micro_batches}."
+            )
         if self.evaluate_on == "validation" and self.validation == 0:
             raise ValueError("validation must be > 0 to evaluate on it, got 0.")
         if self.common_init and self.num_replicas > 1 and self.gamma is None:
@@ -124,8 +157,10 @@ class TrainConfig:
 
     def _require(self, field, is_valid, expected) -> None:
         value = getattr(self, field)
+        if value is None and field in _OPTIONAL:
+            return
         is_number = isinstance(value, int | float) and math.isfinite(value)
-        if not (value is None or is_number) or not is_valid(value):
+        if not is_number or not is_valid(value):
             raise ValueError(f"{field} must be {expected}, got {value!r}.")
 
     @property

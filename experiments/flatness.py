@@ -168,7 +168,7 @@ def measure_runs(
         params, batch_stats = final_model(trainer, state)
         task = trainer.task
         held_out = task.evaluate(params, batch_stats)
-        if measures is None or task.model != measures.task.model:
+        if measures is None or task.network != measures.task.network:
             measures = Measures(task, effort)
         found = measures(task, params, batch_stats)
         rows.append(

@@ -43,7 +43,7 @@ def make_tasks(config: TrainConfig, data_seeds: Sequence[int]) -> list[Task]:
     tasks = [make_task(dataclasses.replace(config, data_seed=seed)) for seed in data_seeds]
     first = tasks[0]
     for task in tasks:
-        shared = {"model": first.model, "normalization": first.normalization}
+        shared = {"network": first.network, "normalization": first.normalization}
         shared |= {
             name: getattr(first, name) for name in ("eval_fn", "local_energy", "update_stats")
         }
@@ -121,7 +121,7 @@ class Population:
     def _step(self, values, arrays, train, order, key):
         trainer = self._trainer_of(values)
         state = flatjax.TrainState(
-            apply_fn=trainer.task.model.apply,
+            apply_fn=trainer.task.network.logits,
             tx=trainer.tx,
             **arrays,
         )

@@ -3,17 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 import flatjax
 from experiments.config import TrainConfig
-from flatjax import data, flatness, models
+from experiments.networks import Network, make_network
+from flatjax import data, flatness
 
 EVAL_BATCH_SIZE = 500
 STATISTICS_BATCHES = 20
@@ -25,7 +24,7 @@ class Task:
 
     Attributes:
       config: the configuration.
-      model: the linen module.
+      network: the linen module, behind one interface.
       train: the training examples, with their label noise, in host memory.
       held_out: what models are evaluated on.
       normalization: of the images, measured on the training images.
@@ -33,7 +32,7 @@ class Task:
     """
 
     config: TrainConfig
-    model: nn.Module
+    network: Network
     train: data.Split
     held_out: data.Split
     normalization: data.Normalization
@@ -44,7 +43,7 @@ class Task:
     def init(self, key: chex.PRNGKey) -> dict[str, chex.ArrayTree]:
         """Variables of one network: `params`, and `batch_stats` if it has any."""
         images = jnp.zeros((1, *self.train.image.shape[1:]))
-        return self.model.init(key, images, train=False)
+        return self.network.init(key, images)
 
     @functools.cached_property
     def device_train(self) -> data.DeviceSplit:
@@ -54,26 +53,58 @@ class Task:
     def batch(
         self, train: data.DeviceSplit, indices: jax.Array, key: chex.PRNGKey
     ) -> dict[str, jax.Array]:
-        """The training batch of each replica: images (y, B, H, W, C), labels (y, B)."""
-        if self.augment is None:
-            return data.take_batch(train, indices, self.normalization)
-        batch = data.take_batch(train, indices, None)
+        """The training batch of each replica.
+
+        Returns:
+          Images (y, B, H, W, C), labels (y, B), and a key for what is random in the network on
+          each of the micro-batches, (y, parts).
+        """
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(indices.shape[0]))
-        images = jax.vmap(self.augment)(keys, batch["image"])
-        return batch | {"image": self.normalization.normalize(images)}
+        parts = self.config.micro_batches
+        network_keys = jax.vmap(lambda key: jax.random.split(key, parts))(keys)
+        if self.augment is None:
+            batch = data.take_batch(train, indices, self.normalization)
+        else:
+            batch = data.take_batch(train, indices, None)
+            images = jax.vmap(self.augment)(keys, batch["image"])
+            batch |= {"image": self.normalization.normalize(images)}
+        return batch | {"key": network_keys}
 
     def loss(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
     ) -> tuple[jax.Array, chex.ArrayTree]:
-        """Mean cross-entropy of one network on a batch, and its new batch statistics."""
-        logits, updated = self.model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch["image"],
-            train=True,
-            mutable=["batch_stats"],
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return losses.mean(), updated.get("batch_stats", batch_stats)
+        """Mean cross-entropy of one network on a batch, and its new batch statistics.
+
+        Without a `"key"` (1,) in the batch, what is random in the network is the same every time.
+        """
+        variables = {"params": params, "batch_stats": batch_stats}
+        key = batch["key"][0] if "key" in batch else jax.random.key(0)
+        logits, batch_stats = self.network.train_logits(variables, batch["image"], key)
+        targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+        targets = optax.smooth_labels(targets, self.config.label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean(), batch_stats
+
+    def value_and_grad(
+        self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
+    ) -> tuple[tuple[jax.Array, chex.ArrayTree], chex.ArrayTree]:
+        """Loss, new statistics and gradient of one network, over the parts of a batch in turn."""
+        gradient = jax.value_and_grad(self.loss, has_aux=True)
+        parts = self.config.micro_batches
+        if parts == 1:
+            return gradient(params, batch_stats, batch)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+
+        def add(carry, part):
+            stats, total = carry
+            (value, stats), grads = gradient(params, stats, part)
+            return (stats, jax.tree.map(jnp.add, total, (value, grads))), None
+
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+        # XLA's CPU backend runs convolutions inside a loop about ten times slower than outside.
+        unroll = parts if jax.default_backend() == "cpu" else 1
+        (stats, total), _ = jax.lax.scan(add, (batch_stats, zeros), batches, unroll=unroll)
+        value, grads = jax.tree.map(lambda leaf: leaf / parts, total)
+        return (value, stats), grads
 
     # --- evaluation -----------------------------------------------------------------------------
 
@@ -103,7 +134,7 @@ class Task:
     ) -> jax.Array:
         """Logits of one network in evaluation mode, (B, classes)."""
         variables = {"params": params, "batch_stats": batch_stats}
-        return self.model.apply(variables, batch["image"], train=False)
+        return self.network.logits(variables, batch["image"])
 
     @functools.cached_property
     def eval_fn(self) -> flatjax.evaluation.EvalFn:
@@ -189,19 +220,22 @@ def make_task(config: TrainConfig) -> Task:
       FileNotFoundError: data that are missing; the message says how to get them.
     """
     train, held_out, num_classes = load_splits(config)
-    options: dict[str, Any] = {"batch_norm": True} if config.batch_norm else {}
-    side = train.image.shape[1]
-    augmentations = {
+    shape = train.image.shape[1:]
+    return Task(
+        config=config,
+        network=make_network(config.model, config.model_options, num_classes, shape),
+        train=train,
+        held_out=held_out,
+        normalization=data.Normalization.from_images(train.image),
+        augment=_augmentation(config.augment, side=shape[0]),
+    )
+
+
+def _augmentation(names, side):
+    """The augmentations of these names, one after another; sizes as is usual for CIFAR."""
+    known = {
         "flip": data.random_flip,
         "crop": data.random_crop(padding=max(side // 8, 1)),
         "cutout": data.cutout(size=max(side // 2, 1)),
     }
-    chosen = [augmentations[name] for name in config.augment]
-    return Task(
-        config=config,
-        model=models.create(config.model, num_classes, **options),
-        train=train,
-        held_out=held_out,
-        normalization=data.Normalization.from_images(train.image),
-        augment=data.compose(*chosen) if chosen else None,
-    )
+    return data.compose(*[known[name] for name in names]) if names else None

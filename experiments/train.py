@@ -68,7 +68,7 @@ class Trainer:
             keys = jnp.broadcast_to(keys[0], keys.shape)
         variables = flatjax.stack_replicas(self.task.init, keys)
         state = flatjax.TrainState.create(
-            apply_fn=self.task.model.apply,
+            apply_fn=self.task.network.logits,
             params=variables["params"],
             tx=self.tx,
             batch_stats=variables.get("batch_stats", {}),
@@ -98,8 +98,7 @@ class Trainer:
         batch_number = state.step // self.algorithm.batch_repeats
         indices = order[batch_number % self.batches_per_epoch]
         batch = self.task.batch(train, indices, jax.random.fold_in(key, batch_number))
-        gradient = jax.value_and_grad(self.task.loss, has_aux=True)
-        (losses, batch_stats), grads = flatjax.map_replicas(gradient)(
+        (losses, batch_stats), grads = flatjax.map_replicas(self.task.value_and_grad)(
             state.params, state.batch_stats, batch
         )
         state = state.apply_gradients(grads=grads, batch_stats=batch_stats, value=losses.mean())

@@ -16,6 +16,7 @@ def replicated_sgd(
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 0.0,
+    decay_mask: Mask = None,
     axis_name: str | None = None,
     replica_axis: int | None = None,
     period: int = 1,
@@ -30,6 +31,7 @@ def replicated_sgd(
       momentum: of SGD; None for none.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: added to the gradient as `weight_decay * params` (L2 regularisation).
+      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
       axis_name: see `couple_replicas`.
       replica_axis: see `couple_replicas`.
       period: see `couple_replicas`.
@@ -62,7 +64,7 @@ def replicated_sgd(
     _checks.check_scalar("weight_decay", weight_decay)
     where = {"axis_name": axis_name, "replica_axis": replica_axis}
     where |= {"period": period, "mask": mask}
-    decay = optax.add_decayed_weights(weight_decay)
+    decay = optax.add_decayed_weights(weight_decay, decay_mask)
     sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)
     if decoupled:
         return optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
@@ -76,6 +78,7 @@ def esgd(
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
+    decay_mask: Mask = None,
     outer_learning_rate: chex.Numeric | optax.Schedule = 1.0,
     outer_momentum: float | None = None,
     inner_steps: int = 5,
@@ -103,6 +106,7 @@ def esgd(
       momentum: of the inner SGD, reset at each outer step; None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
+      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
       outer_learning_rate: of the anchor; a number or a schedule of the count of outer steps.
       outer_momentum: of the anchor; None for none.
       inner_steps: L, gradients per outer step.
@@ -145,7 +149,7 @@ def esgd(
             momentum=outer_momentum,
             nesterov=nesterov and outer_momentum is not None,
         ),
-        _inner_sgd(momentum, nesterov, weight_decay),
+        _inner_sgd(momentum, nesterov, weight_decay, decay_mask),
         gamma,
         inner_learning_rate=learning_rate,
         inner_steps=inner_steps,
@@ -169,6 +173,7 @@ def parle(
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
+    decay_mask: Mask = None,
     outer_momentum: float | None = None,
     inner_steps: int = 5,
     averaging_decay: float = 0.75,
@@ -203,6 +208,7 @@ def parle(
       momentum: of the inner SGD, reset at each outer step; None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
+      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
       outer_momentum: of the anchors; None for none.
       inner_steps: L, gradients per outer step.
       averaging_decay: :math:`\alpha`, the weight of the old mean.
@@ -255,7 +261,7 @@ def parle(
     )
     return entropy_sgd(
         outer,
-        _inner_sgd(momentum, nesterov, weight_decay),
+        _inner_sgd(momentum, nesterov, weight_decay, decay_mask),
         gamma,
         inner_learning_rate=learning_rate,
         inner_steps=inner_steps,
@@ -271,7 +277,7 @@ def parle(
     )
 
 
-def _inner_sgd(momentum, nesterov, weight_decay):
+def _inner_sgd(momentum, nesterov, weight_decay, decay_mask):
     """SGD without its learning rate: weight decay, then momentum."""
-    decay = optax.add_decayed_weights(weight_decay)
+    decay = optax.add_decayed_weights(weight_decay, decay_mask)
     return decay if momentum is None else optax.chain(decay, optax.trace(momentum, nesterov))

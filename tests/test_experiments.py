@@ -38,6 +38,8 @@ SMALL = TrainConfig(
     local_energy_examples=100,
 )
 
+NORMED = {"model": "small_convnet", "model_options": ("batch_norm=True",)}
+
 
 def replace(config=SMALL, **changes):
     return dataclasses.replace(config, **changes)
@@ -109,7 +111,7 @@ def test_sam_takes_both_gradients_on_one_batch():
 
 @pytest.mark.parametrize("algorithm", ["rsgd", "esgd"])
 def test_the_final_model_has_batch_statistics_of_its_own(algorithm):
-    config = replace(algorithm=algorithm, model="small_convnet", batch_norm=True, augment=("crop",))
+    config = replace(algorithm=algorithm, augment=("crop",), **NORMED)
     trainer = Trainer(config)
     state = trainer.init_state(0)
     state, _ = trainer.train_epoch(state, 0, 2)
@@ -217,7 +219,7 @@ def test_a_complete_run_is_not_repeated(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-CONVNET = {"model": "small_convnet", "batch_norm": True, "augment": ("crop",)}
+CONVNET = NORMED | {"augment": ("crop",)}
 
 
 @pytest.mark.parametrize(("algorithm", "changes"), [("sgd", CONVNET), ("parle", {})])
