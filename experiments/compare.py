@@ -89,6 +89,7 @@ _TASK_FIELDS = [
     "label_noise",
     "validation",
     "evaluate_on",
+    "held_out_size",
     "data_seed",
     "sigmas",
     "local_energy_samples",

@@ -10,7 +10,7 @@ Schedule = Literal["cosine", "constant", "milestones"]
 Augmentation = Literal["flip", "crop", "cutout", "autoaugment"]
 
 REPLICATED = ("rsgd", "parle")
-_OPTIONAL = ("gamma", "replica_gamma", "train_size")
+_OPTIONAL = ("gamma", "replica_gamma", "train_size", "held_out_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,8 @@ class TrainConfig:
     """Fraction of the training set that is held out."""
     evaluate_on: Literal["validation", "test"] = "test"
     """Where the final errors are measured. Tune on validation."""
+    held_out_size: int | None = None
+    """Measure them on the first this many held-out examples only."""
     data_seed: int = 0
     """Draws the validation set, the subset and the label noise."""
     seed: int = 0
@@ -127,7 +129,7 @@ class TrainConfig:
         whole = lambda v: isinstance(v, int) and v >= 1
         for fields, is_valid, expected in (
             ("batch_size micro_batches replicas inner_steps", whole, "a whole number >= 1"),
-            ("local_energy_examples train_size", whole, "a whole number >= 1"),
+            ("local_energy_examples train_size held_out_size", whole, "a whole number >= 1"),
             ("local_energy_samples", lambda v: v >= 2, ">= 2"),
             ("epochs learning_rate gamma_factor sam_rho milestone_factor", lambda v: v > 0, "> 0"),
             ("weight_decay noise_scale gamma replica_gamma", lambda v: v >= 0, ">= 0"),

@@ -30,10 +30,19 @@ def final_model(
     return center, statistics(trainer, center, state.batch_stats)
 
 
-def present_error(trainer: Trainer, state: flatjax.TrainState) -> float:
-    """Held-out error, in %, of what would be the final model if training stopped here."""
+def held_out_errors(trainer: Trainer, state: flatjax.TrainState) -> dict[str, float]:
+    """Held-out error, in %, of what would be the final model if training stopped here.
+
+    Of a network with batch norm also the error with the statistics that training left, averaged
+    over the replicas, instead of re-estimated ones.
+    """
     params, batch_stats = final_model(trainer, state)
-    return _percent(trainer.task.evaluate(params, batch_stats)["error"])
+    errors = {"test_error": _percent(trainer.task.evaluate(params, batch_stats)["error"])}
+    if jax.tree.leaves(batch_stats):
+        averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
+        error = trainer.task.evaluate(params, averaged)["error"]
+        errors["test_error_averaged_statistics"] = _percent(error)
+    return errors
 
 
 def coupling_record(trainer: Trainer, state: flatjax.TrainState) -> dict[str, float]:

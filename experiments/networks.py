@@ -140,12 +140,12 @@ def _import(model, options, num_classes) -> nn.Module:
             f"model must be a name of flatjax.models or package.module:Name that Python can "
             f"import from here, got {model!r} ({error})."
         ) from error
-    if not isinstance(found, nn.Module):
+    if callable(found) and not isinstance(found, nn.Module):
         takes = inspect.signature(found).parameters
         given = {"num_classes": num_classes} if "num_classes" in takes else {}
         found = found(**given, **options)
     elif options:
-        raise TypeError(f"model_options are for a class or function; {model} is built already.")
+        raise TypeError(f"model_options are for a class or function; {model} is neither.")
     if not isinstance(found, nn.Module):
         raise TypeError(f"model must be a flax.linen.Module, got {type(found)} from {model}.")
     return found

@@ -208,7 +208,7 @@ def load_splits(config: TrainConfig) -> tuple[data.Split, data.Split, int]:
         train = data.subset(train, config.train_size, config.data_seed)
     if config.label_noise > 0:
         train = data.label_noise(train, config.label_noise, dataset.num_classes, config.data_seed)
-    return train, held_out, dataset.num_classes
+    return train, held_out[: config.held_out_size], dataset.num_classes
 
 
 def make_task(config: TrainConfig) -> Task:

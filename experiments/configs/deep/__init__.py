@@ -1,0 +1,127 @@
+"""The deep networks of the paper: a file for each row of its table, with all its algorithms.
+
+    python -m experiments reproduce --table
+    python -m experiments reproduce cifar10-resnet18 --only rSGD
+
+Every file gives, for each algorithm, the command, what the paper reports and how it is run. What is
+reported is quoted as "reported by the paper". Hours follow from operations: `--table` prints them.
+
+Replicas start independently, and are pulled to their center after the optimizer's step, decoupled
+from the gradient: the same force as the paper's, stable for any strength. gamma_0 is measured
+(coupling energy = loss), and grows by 1e4. `--no-decoupled` in `train` has the force in the
+gradient.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.config import TrainConfig
+from experiments.configs import Study
+
+ROWS = (
+    "cifar10-smallconvnet",
+    "cifar10-resnet18",
+    "cifar10-resnet110",
+    "cifar10-pyramidnet",
+    "cifar100-pyramidnet",
+    "cifar100-efficientnet",
+    "tiny-imagenet-resnet50",
+    "tiny-imagenet-densenet121",
+    "cifar10-vit",
+)
+
+# What a small machine has time for: some hundred gradients of a small network, on real images.
+REDUCED = {
+    "rgb32": True,
+    "train_size": 1000,
+    "held_out_size": 500,
+    "batch_size": 50,
+    "epochs": 6.0,
+    "validation": 0.0,
+    "augment": ("flip",),
+    "sigmas": (0.1, 0.3),
+    "local_energy_samples": 4,
+    "local_energy_examples": 500,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network on one data set.
+
+    Attributes:
+      title: data and network, as people call them.
+      base: what all algorithms share.
+      algorithms: label -> what it changes.
+      reported: label -> test error (%) that the paper reports, mean ± s.e.
+      seeds: of each algorithm.
+      num_examples: training images, for the estimate of the time.
+      image_side: their height and width.
+      num_classes: how many.
+      reduced_options: attributes that make the network small.
+      reduced: whatever else the reduced form changes.
+    """
+
+    title: str
+    base: TrainConfig
+    algorithms: Mapping[str, Mapping[str, Any]]
+    reported: Mapping[str, str]
+    seeds: int
+    num_examples: int = 50_000
+    image_side: int = 32
+    num_classes: int = 10
+    reduced_options: tuple[str, ...] = ()
+    reduced: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def study(self, *, reduced_on: str | None = None) -> Study:
+        """What `compare` runs.
+
+        Args:
+          reduced_on: data set of the reduced form; None for the real thing.
+        """
+        if reduced_on is None:
+            return Study(self.base, dict(self.algorithms), self.seeds, sigma=0.3)
+        changes = REDUCED | dict(self.reduced) | {"dataset": reduced_on}
+        options = (*self.base.model_options, *self.reduced_options)
+        base = dataclasses.replace(self.base, model_options=options, **changes)
+        factor = base.epochs / self.base.epochs
+        runs = {
+            label: dict(own) | ({"epochs": own["epochs"] * factor} if "epochs" in own else {})
+            for label, own in self.algorithms.items()
+        }
+        return Study(base, runs, 1, sigma=0.3)
+
+
+def algorithms(
+    epochs: float, *, esgd: bool = True, sgd: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The algorithms of a row: equal gradients, and Replicated-SGD with y times as many.
+
+    Args:
+      epochs: of the base.
+      esgd: whether the paper ran Entropy-SGD here.
+      sgd: what SGD alone changes.
+    """
+    found = {
+        "SGD": {"algorithm": "sgd"} | dict(sgd or {}),
+        "rSGD": {"algorithm": "rsgd"},
+        "eSGD": {"algorithm": "esgd"},
+        "rSGD x 3": {"algorithm": "rsgd", "epochs": 3 * epochs},
+    }
+    if not esgd:
+        del found["eSGD"]
+    return found
+
+
+def row_of(name: str) -> Row:
+    """The row of this name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in ROWS:
+        raise ValueError(f"row must be one of {', '.join(ROWS)}; got {name!r}.")
+    module = name.replace("-", "_")
+    return importlib.import_module(f"experiments.configs.deep.{module}").ROW

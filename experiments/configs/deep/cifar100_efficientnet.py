@@ -1,0 +1,34 @@
+"""CIFAR-100, EfficientNet-B0: with the stem of stride 1 for small images.
+
+command:   python -m experiments reproduce cifar100-efficientnet [--only SGD] [--seeds 5]
+           python -m experiments reproduce cifar100-efficientnet --reduced
+hardware:  one GPU with 16 GB; hours: python -m experiments reproduce --table
+recipe:    batch 128, learning rate 0.1, Nesterov 0.9, weight decay 5e-4, cosine to 0, 200 epochs;
+           AutoAugment, flip, crop and Cutout
+
+reported by the paper, test error %: SGD 20.5; rSGD 20.6; eSGD 20.1 ± 0.2; rSGD x 3 19.5
+"""
+
+from experiments.config import TrainConfig
+from experiments.configs.deep import Row, algorithms
+
+EPOCHS = 200.0
+
+ROW = Row(
+    title="CIFAR-100, EfficientNet-B0",
+    base=TrainConfig(
+        dataset="cifar100",
+        model="efficientnet_b0",
+        model_options=("stem_stride=1",),
+        augment=("autoaugment", "flip", "crop", "cutout"),
+        learning_rate=0.1,
+        weight_decay=5e-4,
+        epochs=EPOCHS,
+        validation=0.0,
+    ),
+    algorithms=algorithms(EPOCHS),
+    reported={"SGD": "20.5", "rSGD": "20.6", "eSGD": "20.1 ± 0.2", "rSGD x 3": "19.5"},
+    seeds=3,
+    num_classes=100,
+    reduced_options=("width_multiplier=0.25", "depth_multiplier=0.3"),
+)

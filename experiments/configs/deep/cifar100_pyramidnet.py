@@ -1,0 +1,36 @@
+"""CIFAR-100, PyramidNet-272 with ShakeDrop: widening by 200, AutoAugment and Cutout.
+
+command:   python -m experiments reproduce cifar100-pyramidnet [--only SGD] [--seeds 5]
+           python -m experiments reproduce cifar100-pyramidnet --reduced
+hardware:  one GPU with 80 GB; hours: python -m experiments reproduce --table
+recipe:    batch 128, learning rate 0.1, divided by 10 at 1/2 and 3/4, Nesterov 0.9, weight decay
+           1e-4, 300 epochs; AutoAugment, flip, crop and Cutout
+
+reported by the paper, test error %: SGD 13.8 ± 0.1; rSGD 13.5 ± 0.1; rSGD x 3 12.7
+"""
+
+from experiments.config import TrainConfig
+from experiments.configs.deep import Row, algorithms
+
+EPOCHS = 300.0
+
+ROW = Row(
+    title="CIFAR-100, PyramidNet-272 + ShakeDrop",
+    base=TrainConfig(
+        dataset="cifar100",
+        model="pyramidnet272",
+        schedule="milestones",
+        milestones=(0.5, 0.75),
+        milestone_factor=0.1,
+        weight_decay=1e-4,
+        augment=("autoaugment", "flip", "crop", "cutout"),
+        learning_rate=0.1,
+        epochs=EPOCHS,
+        validation=0.0,
+    ),
+    algorithms=algorithms(EPOCHS, esgd=False),
+    reported={"SGD": "13.8 ± 0.1", "rSGD": "13.5 ± 0.1", "rSGD x 3": "12.7"},
+    seeds=3,
+    num_classes=100,
+    reduced_options=("depth=11", "width=8", "alpha=16"),
+)

@@ -1,0 +1,43 @@
+"""CIFAR-10, ResNet-110: He et al.'s network for CIFAR.
+
+command:   python -m experiments reproduce cifar10-resnet110 [--only SGD] [--seeds 5]
+           python -m experiments reproduce cifar10-resnet110 --reduced
+hardware:  one GPU with 16 GB; hours: python -m experiments reproduce --table
+recipe:    batch 128, learning rate 0.1 after a warm-up from 0.01, divided by 10 at 1/2 and 3/4,
+           Nesterov 0.9, weight decay 1e-4, 200 epochs; flip and crop
+
+reported by the paper, test error %: SGD 6.4 ± 0.1; rSGD 6.2 ± 0.2; eSGD 6.2 ± 0.1; rSGD x 3 5.3 ±
+    0.1
+"""
+
+from experiments.config import TrainConfig
+from experiments.configs.deep import Row, algorithms
+
+EPOCHS = 200.0
+
+ROW = Row(
+    title="CIFAR-10, ResNet-110",
+    base=TrainConfig(
+        dataset="cifar10",
+        model="resnet110",
+        weight_decay=1e-4,
+        schedule="milestones",
+        milestones=(0.5, 0.75),
+        milestone_factor=0.1,
+        warmup=0.01,
+        warmup_start=0.1,
+        learning_rate=0.1,
+        augment=("flip", "crop"),
+        epochs=EPOCHS,
+        validation=0.0,
+    ),
+    algorithms=algorithms(EPOCHS),
+    reported={
+        "SGD": "6.4 ± 0.1",
+        "rSGD": "6.2 ± 0.2",
+        "eSGD": "6.2 ± 0.1",
+        "rSGD x 3": "5.3 ± 0.1",
+    },
+    seeds=5,
+    reduced_options=("depth=14", "width=8"),
+)

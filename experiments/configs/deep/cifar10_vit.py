@@ -1,0 +1,35 @@
+"""CIFAR-10, a small vision transformer: not in the paper: what of transformers?
+
+command:   python -m experiments reproduce cifar10-vit [--only SGD] [--seeds 5]
+           python -m experiments reproduce cifar10-vit --reduced
+hardware:  one GPU with 16 GB; hours: python -m experiments reproduce --table
+recipe:    batch 128, learning rate 0.05 after a warm-up, Nesterov 0.9, weight decay 1e-4
+           (matrices only), cosine to 0, 200 epochs; AutoAugment, flip and crop
+
+reported by the paper, test error %: nothing (not in the paper)
+"""
+
+from experiments.config import TrainConfig
+from experiments.configs.deep import Row, algorithms
+
+EPOCHS = 200.0
+
+ROW = Row(
+    title="CIFAR-10, ViT (small)",
+    base=TrainConfig(
+        dataset="cifar10",
+        model="vit",
+        learning_rate=0.05,
+        weight_decay=1e-4,
+        decay_matrices_only=True,
+        warmup=0.05,
+        warmup_start=0.01,
+        augment=("autoaugment", "flip", "crop"),
+        epochs=EPOCHS,
+        validation=0.0,
+    ),
+    algorithms=algorithms(EPOCHS),
+    reported={},
+    seeds=3,
+    reduced_options=("depth=2", "width=48"),
+)

@@ -1,0 +1,61 @@
+"""What a network costs: operations of a gradient, and how many a second a machine manages."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from experiments.networks import Network
+from experiments.run_directory import read_json
+
+RECORD = pathlib.Path(__file__).parent / "results" / "reproduce" / "costs.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of one network; `experiments.benchmarks.networks` measures it.
+
+    Attributes:
+      parameters: how many.
+      flops_per_example: operations of a gradient, forward and backward, of one image.
+      gflops_per_second: 10^9 of them a second, in steps of SGD on the machine that measured.
+      compile_seconds: of a step of SGD.
+      step_milliseconds: of a step of SGD.
+      replica_compile_seconds: of a step of Replicated-SGD.
+      replica_step_milliseconds: of a step of Replicated-SGD.
+      replicas: y.
+      batch_size: images in each gradient.
+    """
+
+    parameters: int
+    flops_per_example: float
+    gflops_per_second: float
+    compile_seconds: float
+    step_milliseconds: float
+    replica_compile_seconds: float
+    replica_step_milliseconds: float
+    replicas: int
+    batch_size: int
+
+
+def flops_per_example(network: Network, image_shape: tuple[int, int, int]) -> float:
+    """Operations of a gradient of one image, counted by XLA before it optimizes."""
+    batch_size = 2
+
+    def total(params, batch_stats, images):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return jnp.sum(network.train_logits(variables, images, jax.random.key(0))[0])
+
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    stats = variables.get("batch_stats", {})
+    lowered = jax.jit(jax.grad(total)).lower(variables["params"], stats, images)
+    return lowered.cost_analysis()["flops"] / batch_size
+
+
+def read_costs() -> dict[str, Cost]:
+    """Row -> its recorded cost."""
+    if not RECORD.exists():
+        return {}
+    return {name: Cost(**fields) for name, fields in read_json(RECORD)["costs"].items()}

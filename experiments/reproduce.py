@@ -1,0 +1,119 @@
+"""The rows of the paper's table: run, checked after a restart, and listed with their state."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.compare import compare, markdown_table, slug
+from experiments.configs import Study
+from experiments.configs.deep import ROWS, Row, row_of
+from experiments.costs import Cost, read_costs
+from experiments.evaluate import held_out_errors
+from experiments.flatness import load_run
+from experiments.run_directory import read_json, read_result, write_json
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "reproduce"
+
+
+def reproduce(study: Study, out: pathlib.Path, *, reduced: bool, progress: bool = True) -> int:
+    """Runs a row (see `experiments.compare`); a reduced one is restored and evaluated again.
+
+    Args:
+      study: of the row, whole or reduced.
+      out: its directory.
+      reduced: whether to write reduced.json: did the loss fall, does the saved model evaluate alike.
+      progress: show progress bars.
+
+    Returns:
+      The exit status.
+    """
+    status = compare(study, out, progress=progress)
+    if reduced:
+        found = {label: _check(out / slug(label) / "seed-0") for label in study.runs}
+        write_json(out / "reduced.json", {label: row for label, row in found.items() if row})
+    return status
+
+
+def _check(directory: pathlib.Path) -> dict[str, Any] | None:
+    """What a reduced run shows; None if it is not complete."""
+    result = read_result(directory)
+    if result is None:
+        return None
+    trainer, state, _ = load_run(directory)
+    losses = [record["train_loss"] for record in result["history"]]
+    last = result["history"][-1]
+    found = {
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "test_error": result["test_error"],
+        "restored_test_error": held_out_errors(trainer, state)["test_error"],
+        "local_energy": result["local_energy"]["error"][-1],
+        "seconds": result["seconds"],
+    }
+    averaged = "test_error_averaged_statistics"
+    return found | ({averaged: last[averaged]} if averaged in last else {})
+
+
+def default_directory(name: str, *, reduced: bool) -> pathlib.Path:
+    """Where a row is run unless something else is asked for."""
+    return pathlib.Path("runs", "reproduce", f"{name}-reduced" if reduced else name)
+
+
+def table(*, teraflops: float) -> str:
+    """Every row and algorithm: what the paper reports, what is here, what it would take.
+
+    Args:
+      teraflops: 10^12 operations a second that the accelerator in question sustains.
+    """
+    header = [
+        "data, network",
+        "algorithm",
+        "reported by the paper",
+        "here",
+        "reduced: loss, test error",
+        "hours on 2 cores",
+        f"hours at {teraflops:g} TFLOP/s",
+    ]
+    costs = read_costs()
+    lines = [header]
+    for name in ROWS:
+        row = row_of(name)
+        for label in row.algorithms:
+            lines.append(
+                [
+                    row.title,
+                    label,
+                    row.reported.get(label, "-"),
+                    _here(name, label),
+                    _reduced(name, label),
+                    *_hours(row, label, costs.get(name), teraflops),
+                ]
+            )
+    return markdown_table(lines)
+
+
+def _here(name: str, label: str) -> str:
+    path = default_directory(name, reduced=False) / "comparison.json"
+    found = read_json(path)["summary"] if path.exists() else {}
+    if label not in found:
+        return "not run here: needs an accelerator"
+    return "{:.2f} ± {:.2f}".format(*found[label]["test_error"])
+
+
+def _reduced(name: str, label: str) -> str:
+    """From this machine's own run if there is one, else from the recorded one."""
+    paths = [default_directory(name, reduced=True) / "reduced.json", RESULTS / f"{name}.json"]
+    for path in paths:
+        found: Mapping[str, Any] = read_json(path) if path.exists() else {}
+        if label in found:
+            return "{first_loss:.2f} → {last_loss:.2f}, {test_error:.0f}%".format(**found[label])
+    return "not run"
+
+
+def _hours(row: Row, label: str, cost: Cost | None, teraflops: float) -> list[str]:
+    if cost is None:
+        return ["?", "?"]
+    epochs = row.algorithms[label].get("epochs", row.base.epochs)
+    operations = epochs * row.num_examples * cost.flops_per_example
+    rates = (1e9 * cost.gflops_per_second, 1e12 * teraflops)
+    return [f"{operations / rate / 3600:.3g}" for rate in rates]

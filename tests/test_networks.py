@@ -1,0 +1,216 @@
+"""Networks of a configuration: options, modules of the user's own, parts of a batch."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.algorithms import decay_mask, learning_rate_schedule
+from experiments.config import TrainConfig
+from experiments.networks import make_network, parse_option
+from experiments.train import Trainer
+
+SHAPE = (8, 8, 1)
+SMALL = TrainConfig(
+    train_size=120,
+    batch_size=40,
+    epochs=2,
+    replicas=2,
+    gamma=0.01,
+    sigmas=(0.1,),
+    local_energy_samples=2,
+    local_energy_examples=100,
+)
+
+
+class Linear(nn.Module):
+    """Logistic regression that drops pixels; its mode is called as flax's own layers call it."""
+
+    num_classes: int
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, images, deterministic):
+        """Logits."""
+        pixels = images.reshape(len(images), -1)
+        return nn.Dense(self.num_classes)(nn.Dropout(self.rate)(pixels, deterministic))
+
+
+class Plain(nn.Module):
+    """Nothing to say of its mode, and ten classes whatever is asked."""
+
+    @nn.compact
+    def __call__(self, images):
+        """Logits."""
+        return nn.Dense(10)(images.reshape(len(images), -1))
+
+
+class Greedy(nn.Module):
+    """Wants more than images."""
+
+    @nn.compact
+    def __call__(self, images, labels):
+        """Logits."""
+
+
+INSTANCE = Plain()
+NOT_A_MODULE = "linear"
+
+
+def test_networks_of_the_users_own_train():
+    config = dataclasses.replace(
+        SMALL,
+        model=f"{__name__}:Linear",
+        model_options=("rate=0.5",),
+        algorithm="rsgd",
+        epochs=20,
+    )
+    result = Trainer(config).run(progress=False)
+    assert result["test_error"] < 40  # chance is 90
+
+
+@pytest.mark.parametrize("name", ["Plain", "INSTANCE"])
+def test_modules_without_a_mode_and_instances_are_taken(name):
+    network = make_network(f"{__name__}:{name}", (), 10, SHAPE)
+    variables = network.init(jax.random.key(0), jnp.ones((1, *SHAPE)))
+    assert network.logits(variables, jnp.ones((3, *SHAPE))).shape == (3, 10)
+
+
+def test_dropout_acts_in_training_only_and_by_the_key():
+    network = make_network(f"{__name__}:Linear", ("rate=0.5",), 10, SHAPE)
+    images = jnp.ones((3, *SHAPE))
+    variables = network.init(jax.random.key(0), images) | {"batch_stats": {}}
+    expected = network.logits(variables, images)
+    draws = [network.train_logits(variables, images, jax.random.key(i))[0] for i in (1, 1, 2)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.allclose(draws[0], draws[2])
+    assert not np.allclose(draws[0], expected)
+
+
+def test_replicas_and_steps_draw_their_own_noise():
+    config = dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=2)
+    task = Trainer(config).task
+    indices = jnp.zeros((2, 40), jnp.int32)
+    keys = [task.batch(task.device_train, indices, jax.random.key(i))["key"] for i in (0, 1)]
+    data = np.concatenate([np.asarray(jax.random.key_data(key)).reshape(4, -1) for key in keys])
+    assert len(np.unique(data, axis=0)) == 8
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        ("transformer", (), ValueError, "mlp"),
+        ("nowhere:Net", (), ValueError, "model must be .* 'nowhere:Net'"),
+        (f"{__name__}:Nothing", (), ValueError, "Nothing"),
+        (f"{__name__}:NOT_A_MODULE", (), TypeError, "model"),
+        (f"{__name__}:Greedy", (), ValueError, "labels"),
+        (f"{__name__}:Linear", ("depth=3",), TypeError, "depth"),
+        (f"{__name__}:INSTANCE", ("depth=3",), TypeError, "model_options"),
+        ("mlp", ("hidden",), ValueError, "model_options must be written name=value"),
+        ("mlp", ("depth=3",), TypeError, "depth"),
+    ],
+)
+def test_mistakes_are_explained(model, options, error, message):
+    with pytest.raises(error, match=message):
+        make_network(model, options, 10, SHAPE)
+
+
+def test_a_network_with_another_number_of_classes_is_refused():
+    with pytest.raises(ValueError, match=r"\(B, 7\), got \(2, 10\)"):
+        make_network(f"{__name__}:Plain", (), 7, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("hidden=(3, 4)", (3, 4)), ("dtype=bfloat16", "bfloat16"), ("a=1", 1)]
+)
+def test_options_are_python_literals_or_text(option, value):
+    assert parse_option(option)[1] == value
+
+
+@pytest.mark.parametrize("algorithm", ["rsgd", "sam"])
+def test_parts_of_a_batch_make_the_gradient_of_the_whole(algorithm):
+    states = []
+    for parts in (1, 4):
+        trainer = Trainer(dataclasses.replace(SMALL, algorithm=algorithm, micro_batches=parts))
+        state, losses = trainer.train_epoch(trainer.init_state(0), 0, 2)
+        states.append((state.params, losses))
+    for whole, sum_of_parts in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(whole, sum_of_parts, atol=1e-6)
+
+
+def test_half_precision_keeps_weights_and_center_in_float32():
+    config = dataclasses.replace(SMALL, algorithm="rsgd", model_options=("dtype=bfloat16",))
+    trainer = Trainer(config)
+    assert trainer.task.network.module.dtype == jnp.bfloat16
+    state, _ = trainer.train_epoch(trainer.init_state(0), 0, 2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert trainer.run(progress=False)["test_loss"] < 3
+
+
+def test_smoothed_labels():
+    task = Trainer(dataclasses.replace(SMALL, label_smoothing=0.1)).task
+    batch = jax.tree.map(lambda leaf: leaf[:5], task.train_batches[0])
+    params = task.init(jax.random.key(0))["params"]
+    log_p = jax.nn.log_softmax(task.logits(params, {}, batch))
+    truth = np.take_along_axis(np.asarray(log_p), np.asarray(batch["label"])[:, None], 1)[:, 0]
+    expected = -np.mean(0.9 * truth + 0.1 * np.mean(log_p, axis=1))
+    np.testing.assert_allclose(task.loss(params, {}, batch)[0], expected, rtol=1e-5)
+
+
+def test_learning_rates_warm_up_and_fall_at_milestones():
+    config = dataclasses.replace(
+        *(SMALL,),
+        algorithm="sgd",
+        learning_rate=0.2,
+        schedule="milestones",
+        milestones=(0.6, 0.8),
+        milestone_factor=0.1,
+        warmup=0.1,
+        warmup_start=0.5,
+    )
+    schedule = learning_rate_schedule(config, 100)
+    found = [float(schedule(step)) for step in (0, 5, 10, 59, 60, 80)]
+    np.testing.assert_allclose(found, [0.1, 0.15, 0.2, 0.2, 0.02, 0.002], rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "rsgd", "esgd", "parle"])
+def test_biases_are_left_out_of_weight_decay(algorithm):
+    config = dataclasses.replace(
+        *(SMALL,),
+        algorithm=algorithm,
+        weight_decay=0.5,
+        epochs=4,
+        noise_scale=0.0,
+        gamma=0.0,
+        replica_gamma=0.0,
+        decay_matrices_only=True,
+    )
+    trainer = Trainer(config)
+    state = trainer.init_state(0)
+    params = jax.tree.map(jnp.ones_like, state.params)
+    opt_state = trainer.tx.init(params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = trainer.tx.update(zeros, opt_state, params, value=jnp.ones(()))
+    for leaf, decays in zip(
+        *map(jax.tree.leaves, (updates, decay_mask(config)(params))), strict=True
+    ):
+        assert bool(jnp.all(leaf < 0)) == decays
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"milestones": (0.8, 0.6)}, "milestones"),
+        ({"milestones": (0.5, 1.0)}, "milestones"),
+        ({"micro_batches": 3}, "micro_batches"),
+        ({"warmup": 1.0}, "warmup"),
+        ({"label_smoothing": -0.1}, "label_smoothing"),
+        ({"epochs": None}, "epochs"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        dataclasses.replace(SMALL, **changes)
