@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 _LEAVES = {  # of linen, in PyTorch
@@ -65,11 +64,15 @@ def variables(shapes: Any, module_name: Callable[[tuple[str, ...]], str]) -> Any
         ("stage1_block0", "conv1") -> "layer1.0.conv1".
     """
 
-    def leaf_value(path, leaf):
-        _, *modules, name = [entry.key for entry in path]
-        return linen_value(f"{module_name(tuple(modules))}.{_LEAVES[name]}", leaf.shape)
+    def fill(tree, modules):
+        return {
+            name: fill(entry, (*modules, name))
+            if isinstance(entry, Mapping)
+            else linen_value(f"{module_name(modules)}.{_LEAVES[name]}", entry.shape)
+            for name, entry in tree.items()
+        }
 
-    return jax.tree_util.tree_map_with_path(leaf_value, shapes)
+    return {collection: fill(tree, ()) for collection, tree in shapes.items()}
 
 
 def linen_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
