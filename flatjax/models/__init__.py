@@ -2,7 +2,8 @@
 
 All are called alike, `model.apply(variables, images, train=...)`. Those with batch norm keep its
 running averages in the collection `"batch_stats"` and need `mutable=["batch_stats"]` when `train`
-is True.
+is True. Those that draw random numbers in training take them from the stream `"dropout"`:
+`rngs={"dropout": key}`.
 """
 
 import inspect
@@ -12,13 +13,38 @@ from typing import Any
 import flax.linen as nn
 
 from flatjax.models.convnet import SmallConvNet
+from flatjax.models.densenet import DenseNet, densenet121
 from flatjax.models.mlp import MLP
-from flatjax.models.pooling import max_pool
+from flatjax.models.pooling import max_pool, mean_pool
+from flatjax.models.pyramidnet import PyramidNet, pyramidnet272
+from flatjax.models.resnet import ResNet, resnet18, resnet50, resnet110
+from flatjax.models.shake_drop import ShakeDrop
 
-__all__ = ["CONSTRUCTORS", "MLP", "SmallConvNet", "create", "max_pool"]
+__all__ = [
+    "CONSTRUCTORS",
+    "MLP",
+    "DenseNet",
+    "PyramidNet",
+    "ResNet",
+    "ShakeDrop",
+    "SmallConvNet",
+    "create",
+    "densenet121",
+    "max_pool",
+    "mean_pool",
+    "pyramidnet272",
+    "resnet18",
+    "resnet50",
+    "resnet110",
+]
 
 CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
+    "densenet121": densenet121,
     "mlp": MLP,
+    "pyramidnet272": pyramidnet272,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "resnet110": resnet110,
     "small_convnet": SmallConvNet,
 }
 """What `create` knows: a name, and a constructor that takes `num_classes` and its own options."""
@@ -31,7 +57,7 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     """The model of this name, as configurations ask for it.
 
     Args:
-      name: a key of `CONSTRUCTORS`: `"mlp"` or `"small_convnet"`.
+      name: a key of `CONSTRUCTORS`, such as `"mlp"` or `"resnet18"`.
       num_classes: number of logits.
       **options: attributes of the model, see its class. Each has a default.
 

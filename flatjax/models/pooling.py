@@ -33,6 +33,36 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
       Array([[ 6.,  8.],
              [16., 18.]], dtype=float32)
     """
+    return _windows(x, window).max(axis=(-4, -2))
+
+
+def mean_pool(x: jax.Array, window: int = 2) -> jax.Array:
+    """The mean over every `window` x `window` square of pixels; squares do not overlap.
+
+    Args:
+      x: feature maps, shape (..., H, W, C) with H and W at least `window`. Rows and columns that
+        do not fill a window are cropped.
+      window: the side of a window, in pixels.
+
+    Returns:
+      Shape (..., H // window, W // window, C).
+
+    Raises:
+      TypeError: `window` is not an int.
+      ValueError: `window` is below 1, or `x` has no room for one window.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.models.pooling import mean_pool
+      >>> mean_pool(jnp.arange(20.0).reshape(4, 5, 1))[..., 0]
+      Array([[ 3.,  5.],
+             [13., 15.]], dtype=float32)
+    """
+    return _windows(x, window).mean(axis=(-4, -2))
+
+
+def _windows(x: jax.Array, window: int) -> jax.Array:
+    """Shape (..., H // window, window, W // window, window, C)."""
     _checks.check_count("window", window)
     if x.ndim < 3 or min(x.shape[-3:-1]) < window:
         raise ValueError(
@@ -41,4 +71,4 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
     *batch, height, width, channels = x.shape
     rows, columns = height // window, width // window
     x = x[..., : rows * window, : columns * window, :]
-    return x.reshape(*batch, rows, window, columns, window, channels).max(axis=(-4, -2))
+    return x.reshape(*batch, rows, window, columns, window, channels)
