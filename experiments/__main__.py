@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments import committee, contest, flatness, flatness_study, gaussian_mixture
+from experiments import committee, contest, flatness, flatness_study, gaussian_mixture, reproduce
 from experiments.compare import compare, slug
 from experiments.config import TrainConfig
 from experiments.configs import committee as committee_rules
 from experiments.configs import contest as contest_rules
+from experiments.configs import deep, study_of
 from experiments.configs import flatness_study as study_rules
-from experiments.configs import study_of
 from experiments.train import Trainer
 from experiments.tune import report, tune
 
@@ -106,7 +106,7 @@ class Tune:
     """
 
     dataset: str = "digits"
-    """A data set, as for compare."""
+    """A data set, as for compare, or a row, as for reproduce."""
     only: tuple[str, ...] = ()
     """Labels to search; all that have a grid by default."""
     seeds: int = 2
@@ -124,6 +124,50 @@ class Tune:
         found = tune(study, out, labels=self.only, seeds=self.seeds, progress=self.progress)
         print(report(found))
         return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Reproduce a row of the paper's table of deep networks, or list all rows with their state.
+
+    The settings of each row stand in experiments/configs/deep/. Runs resume; results are written
+    as by compare.
+
+    Example: python -m experiments reproduce cifar10-resnet18 --reduced
+    """
+
+    row: tyro.conf.Positional[Literal[deep.ROWS] | None] = None
+    """Which network on which data."""
+    table: bool = False
+    """List all rows: what the paper reports, what is here, how long it takes. Runs nothing."""
+    reduced: bool = False
+    """A small network for a few epochs on Fashion-MNIST (digits, where that is missing): minutes on
+    two CPU cores, and everything runs, nothing is learned about the algorithms."""
+    only: tuple[str, ...] = ()
+    """Labels of the algorithms wanted, for example --only SGD "rSGD x 3"; all by default."""
+    seeds: int | None = None
+    """Seeds of each algorithm; the row's own number by default."""
+    out: pathlib.Path | None = None
+    """Directory; runs/reproduce/<row> by default."""
+    teraflops: float = 20.0
+    """For --table: 10^12 operations a second that your accelerator sustains."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        """Runs and reports; 1 if a run failed."""
+        if self.table:
+            print(reproduce.table(teraflops=self.teraflops))
+            return 0
+        if self.row is None:
+            raise ValueError(f"row must be one of {', '.join(deep.ROWS)}, or give --table.")
+        dataset = reproduce.available_dataset() if self.reduced else None
+        study = deep.row_of(self.row).study(reduced_on=dataset)
+        _check_labels(self.only, study.runs)
+        runs = {k: v for k, v in study.runs.items() if not self.only or k in self.only}
+        study = dataclasses.replace(study, runs=runs, seeds=self.seeds or study.seeds)
+        out = self.out or reproduce.default_directory(self.row, reduced=self.reduced)
+        return reproduce.reproduce(study, out, reduced=self.reduced, progress=self.progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +375,15 @@ def _check_labels(only, known):
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
     command = tyro.cli(
-        Train | Compare | Tune | Contest | Flatness | FlatnessStudy | GaussianMixture | Committee,
+        Train
+        | Compare
+        | Tune
+        | Reproduce
+        | Contest
+        | Flatness
+        | FlatnessStudy
+        | GaussianMixture
+        | Committee,
         prog="python -m experiments",
         description=__doc__,
         args=arguments,

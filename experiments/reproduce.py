@@ -1,6 +1,7 @@
 """The rows of the paper's table: run, checked after a restart, and listed with their state."""
 
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from experiments.costs import Cost, read_costs
 from experiments.evaluate import held_out_errors
 from experiments.flatness import load_run
 from experiments.run_directory import read_json, read_result, write_json
+from flatjax import data
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "reproduce"
 
@@ -21,7 +23,7 @@ def reproduce(study: Study, out: pathlib.Path, *, reduced: bool, progress: bool 
     Args:
       study: of the row, whole or reduced.
       out: its directory.
-      reduced: whether to write reduced.json: did the loss fall, does the saved model evaluate alike.
+      reduced: whether to write reduced.json: did losses fall, do saved models evaluate alike.
       progress: show progress bars.
 
     Returns:
@@ -52,6 +54,16 @@ def _check(directory: pathlib.Path) -> dict[str, Any] | None:
     }
     averaged = "test_error_averaged_statistics"
     return found | ({averaged: last[averaged]} if averaged in last else {})
+
+
+def available_dataset() -> str:
+    """Fashion-MNIST, or digits where it is missing (and says how to get it)."""
+    try:
+        data.load("fashion_mnist")
+    except (FileNotFoundError, ConnectionError) as error:
+        print(f"{error}\nDigits are taken instead.", file=sys.stderr)
+        return "digits"
+    return "fashion_mnist"
 
 
 def default_directory(name: str, *, reduced: bool) -> pathlib.Path:
@@ -92,22 +104,24 @@ def table(*, teraflops: float) -> str:
     return markdown_table(lines)
 
 
+def _found(name: str, file: str, *, reduced: bool = False) -> Mapping[str, Any]:
+    """What a file of a row says: of this machine's own run if there is one, else the recorded."""
+    for directory in (default_directory(name, reduced=reduced), RESULTS / name):
+        if (directory / file).exists():
+            return read_json(directory / file)
+    return {}
+
+
 def _here(name: str, label: str) -> str:
-    path = default_directory(name, reduced=False) / "comparison.json"
-    found = read_json(path)["summary"] if path.exists() else {}
-    if label not in found:
+    summary = _found(name, "comparison.json").get("summary", {})
+    if label not in summary:
         return "not run here: needs an accelerator"
-    return "{:.2f} ± {:.2f}".format(*found[label]["test_error"])
+    return "{:.2f} ± {:.2f}".format(*summary[label]["test_error"])
 
 
 def _reduced(name: str, label: str) -> str:
-    """From this machine's own run if there is one, else from the recorded one."""
-    paths = [default_directory(name, reduced=True) / "reduced.json", RESULTS / f"{name}.json"]
-    for path in paths:
-        found: Mapping[str, Any] = read_json(path) if path.exists() else {}
-        if label in found:
-            return "{first_loss:.2f} → {last_loss:.2f}, {test_error:.0f}%".format(**found[label])
-    return "not run"
+    row = _found(name, "reduced.json", reduced=True).get(label)
+    return "{first_loss:.2f} → {last_loss:.2f}, {test_error:.0f}%".format(**row) if row else ""
 
 
 def _hours(row: Row, label: str, cost: Cost | None, teraflops: float) -> list[str]:

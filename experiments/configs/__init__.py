@@ -42,9 +42,14 @@ class Study:
 
 
 def study_of(dataset: str) -> Study:
-    """The study of a data set; data sets without one of their own get Fashion-MNIST's."""
-    from experiments.configs import digits, fashion_mnist
+    """The study of a data set, or of a row of the paper's table.
 
+    Data sets without a study of their own get Fashion-MNIST's.
+    """
+    from experiments.configs import deep, digits, fashion_mnist
+
+    if dataset in deep.ROWS:
+        return deep.row_of(dataset).study()
     own = {"digits": digits.STUDY, "fashion_mnist": fashion_mnist.STUDY}
     study = own.get(dataset, fashion_mnist.STUDY)
     return dataclasses.replace(study, base=dataclasses.replace(study.base, dataset=dataset))

@@ -30,6 +30,7 @@ ROWS = (
     "tiny-imagenet-resnet50",
     "tiny-imagenet-densenet121",
     "cifar10-vit",
+    "fashion-mnist-resnet8",
 )
 
 # What a small machine has time for: some hundred gradients of a small network, on real images.
@@ -59,9 +60,11 @@ class Row:
       seeds: of each algorithm.
       num_examples: training images, for the estimate of the time.
       image_side: their height and width.
+      channels: their channels.
       num_classes: how many.
       reduced_options: attributes that make the network small.
-      reduced: whatever else the reduced form changes.
+      tuning: what runs change while settings are chosen, see `Study`.
+      grids: what is tried, see `Study`; most rows take their settings from the paper.
     """
 
     title: str
@@ -71,9 +74,11 @@ class Row:
     seeds: int
     num_examples: int = 50_000
     image_side: int = 32
+    channels: int = 3
     num_classes: int = 10
     reduced_options: tuple[str, ...] = ()
-    reduced: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    grids: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def study(self, *, reduced_on: str | None = None) -> Study:
         """What `compare` runs.
@@ -82,8 +87,13 @@ class Row:
           reduced_on: data set of the reduced form; None for the real thing.
         """
         if reduced_on is None:
-            return Study(self.base, dict(self.algorithms), self.seeds, sigma=0.3)
-        changes = REDUCED | dict(self.reduced) | {"dataset": reduced_on}
+            return Study(
+                *(self.base, dict(self.algorithms), self.seeds),
+                sigma=0.3,
+                tuning=dict(self.tuning),
+                grids=dict(self.grids),
+            )
+        changes = REDUCED | {"dataset": reduced_on}
         options = (*self.base.model_options, *self.reduced_options)
         base = dataclasses.replace(self.base, model_options=options, **changes)
         factor = base.epochs / self.base.epochs

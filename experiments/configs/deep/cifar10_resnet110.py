@@ -39,5 +39,5 @@ ROW = Row(
         "rSGD x 3": "5.3 ± 0.1",
     },
     seeds=5,
-    reduced_options=("depth=14", "width=8"),
+    reduced_options=("stage_sizes=(2, 2, 2)", "width=8"),
 )
