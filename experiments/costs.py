@@ -20,9 +20,9 @@ class Cost:
       parameters: how many.
       flops_per_example: operations of a gradient, forward and backward, of one image.
       gflops_per_second: 10^9 of them a second, in steps of SGD on the machine that measured.
-      compile_seconds: of a step of SGD.
+      compile_seconds: of a step of SGD, in seconds of all cores together.
       step_milliseconds: of a step of SGD.
-      replica_compile_seconds: of a step of Replicated-SGD.
+      replica_compile_seconds: of a step of Replicated-SGD, likewise.
       replica_step_milliseconds: of a step of Replicated-SGD.
       replicas: y.
       batch_size: images in each gradient.

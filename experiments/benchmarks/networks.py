@@ -1,0 +1,160 @@
+"""Compile time, step time and operations of every network of the paper's table."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import flatjax
+from experiments.benchmarks.machine import describe_machine
+from experiments.compare import markdown_table
+from experiments.configs.deep import ROWS, Row, row_of
+from experiments.costs import RECORD, Cost, flops_per_example
+from experiments.networks import Network, make_network
+from experiments.run_directory import read_json, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Times a step of SGD and of Replicated-SGD for each network, whole, on small batches.
+
+    The record that `python -m experiments reproduce --table` estimates hours from is written as the
+    networks come; those that it holds already are not timed again.
+
+    Example: python -m experiments.benchmarks.networks --rows cifar10-resnet18 --out costs.json
+    """
+
+    rows: tuple[str, ...] = ROWS
+    """Rows of the table, by name."""
+    replicas: int = 3
+    """y of Replicated-SGD."""
+    batch_size: int = 8
+    """Images in each gradient: few, so that the largest networks fit a small machine."""
+    steps: int = 3
+    """Steps timed; the fastest counts."""
+    out: pathlib.Path = RECORD
+    """JSON file of the costs."""
+
+    def run(self) -> None:
+        """Times what is missing and prints the table."""
+        costs = read_json(self.out)["costs"] if self.out.exists() else {}
+        for name in self.rows:
+            if name not in costs:
+                costs[name] = dataclasses.asdict(self._measure(row_of(name)))
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.out, {"machine": describe_machine(), "costs": costs})
+                print(f"timed {name}", flush=True)
+        print(describe_machine() + "\n")
+        print(table({name: Cost(**costs[name]) for name in self.rows}))
+
+    def _measure(self, row: Row) -> Cost:
+        shape = (row.image_side, row.image_side, row.channels)
+        config = row.base
+        network = make_network(config.model, config.model_options, row.num_classes, shape)
+        variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))
+        steps = {y: _Step(network, y, self.batch_size, shape) for y in (1, self.replicas)}
+        milliseconds = {y: step.milliseconds(self.steps) for y, step in steps.items()}
+        flops = flops_per_example(network, shape)
+        return Cost(
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+            flops_per_example=flops,
+            gflops_per_second=1e-6 * flops * self.batch_size / milliseconds[1],
+            compile_seconds=steps[1].compile_seconds,
+            step_milliseconds=milliseconds[1],
+            replica_compile_seconds=steps[self.replicas].compile_seconds,
+            replica_step_milliseconds=milliseconds[self.replicas],
+            replicas=self.replicas,
+            batch_size=self.batch_size,
+        )
+
+
+class _Step:
+    """A step of SGD (y = 1) or Replicated-SGD on random images, compiled.
+
+    Attributes:
+      compile_seconds: what tracing and compiling took, in seconds of all cores together.
+    """
+
+    def __init__(self, network: Network, replicas: int, batch_size: int, shape: Sequence[int]):
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((replicas, batch_size, *shape), dtype=np.float32)
+        labels = np.zeros((replicas, batch_size), np.int32)
+        key = jax.random.key(0)
+        tx = flatjax.replicated_sgd(0.01, 1e-3, replica_axis=0)
+
+        def loss(params, batch_stats, images, labels):
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, batch_stats = network.train_logits(variables, images, key)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), batch_stats
+
+        gradient = flatjax.map_replicas(jax.grad(loss, has_aux=True))
+
+        def step(params, batch_stats, opt_state):
+            grads, batch_stats = gradient(params, batch_stats, images, labels)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), batch_stats, opt_state
+
+        # Replicas that start alike cost what others do, and are compiled once.
+        variables = jax.jit(network.init)(key, images[0, :1])
+        stack = lambda leaf: jnp.repeat(leaf[None], replicas, 0)
+        params = jax.tree.map(stack, variables["params"])
+        stats = jax.tree.map(stack, variables.get("batch_stats", {}))
+        self._carry: Any = (params, stats, tx.init(params))
+        # Time of all cores: what else the machine does counts little.
+        start = time.process_time()
+        self._step: Callable[..., Any] = (
+            jax.jit(step, donate_argnums=(0, 1, 2)).lower(*self._carry).compile()
+        )
+        self.compile_seconds = time.process_time() - start
+
+    def milliseconds(self, steps: int) -> float:
+        """The fastest of some steps."""
+        times = []
+        for _ in range(steps + 1):
+            start = time.perf_counter()
+            self._carry = jax.block_until_ready(self._step(*self._carry))
+            times.append(1e3 * (time.perf_counter() - start))
+        return min(times)
+
+
+def table(costs: dict[str, Cost]) -> str:
+    """Costs as a Markdown table; ratios are to y times the plain step."""
+    lines = [
+        [
+            "row",
+            "parameters",
+            "GFLOP an image",
+            "GFLOP/s",
+            "compile, core s",
+            "step, ms",
+            "rSGD compile / y",
+            "rSGD step / y",
+        ]
+    ]
+    for name, cost in costs.items():
+        y = cost.replicas
+        lines.append(
+            [
+                name,
+                f"{cost.parameters:,}",
+                f"{1e-9 * cost.flops_per_example:.3g}",
+                f"{cost.gflops_per_second:.0f}",
+                f"{cost.compile_seconds:.1f}",
+                f"{cost.step_milliseconds:.0f}",
+                f"{cost.replica_compile_seconds / (y * cost.compile_seconds):.2f}",
+                f"{cost.replica_step_milliseconds / (y * cost.step_milliseconds):.2f}",
+            ]
+        )
+    return markdown_table(lines)
+
+
+if __name__ == "__main__":
+    tyro.cli(Networks, prog="python -m experiments.benchmarks.networks").run()
