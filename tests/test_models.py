@@ -210,6 +210,8 @@ def test_pooling_is_flax_pooling(size, window):
     expected = nn.max_pool(x, (window, window), strides=(window, window))
     np.testing.assert_array_equal(models.max_pool(x, window), expected)
     np.testing.assert_array_equal(models.max_pool(x, window), numpy_pool(x, window))
+    expected = nn.avg_pool(x, (window, window), strides=(window, window))
+    np.testing.assert_allclose(models.mean_pool(x, window), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", [2, 3])
@@ -243,8 +245,9 @@ def test_pooling_takes_any_leading_axes():
     ],
 )
 def test_pooling_refuses_bad_input(x, window, error, message):
-    with pytest.raises(error, match=message):
-        models.max_pool(x, window)
+    for pool in (models.max_pool, models.mean_pool):
+        with pytest.raises(error, match=message):
+            pool(x, window)
 
 
 SMALL_MODELS = {
@@ -285,12 +288,22 @@ def test_gradients_reach_every_parameter(name):
         assert np.linalg.norm(leaf) > 1e-3, path
 
 
+# Tracing the deep ones in full would take a minute.
+SHALLOW = {
+    "densenet121": {"stage_sizes": (1, 1), "growth": 4},
+    "pyramidnet272": {"depth": 11},
+    "resnet50": {"stage_sizes": (1, 1)},
+    "resnet110": {"stage_sizes": (1, 1)},
+}
+
+
 @pytest.mark.parametrize("name", models.CONSTRUCTORS)
 def test_every_registered_model_is_called_alike(name):
-    model = models.create(name, 7)
+    model = models.create(name, 7, **SHALLOW.get(name, {}))
     variables = init_shapes(model, (2, 8, 8, 3))
+    options = {"mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(0)}}
     for train in (True, False):
-        run = functools.partial(model.apply, train=train, mutable=["batch_stats"])
+        run = functools.partial(model.apply, train=train, **options)
         logits, _ = jax.eval_shape(run, variables, jax.ShapeDtypeStruct((5, 8, 8, 3), jnp.float32))
         assert logits.shape == (5, 7)
         assert logits.dtype == jnp.float32

@@ -20,7 +20,7 @@ def shake_drop(x: jax.Array, gate: jax.Array, alpha: jax.Array, beta: jax.Array)
 
     Args:
       x: what a residual branch computed, shape (B, ...).
-      gate: b, zeros and ones. This and the following broadcast against `x`.
+      gate: b, booleans or zeros and ones. This and the following broadcast against `x`.
       alpha: factor of the values where the gate is 0.
       beta: factor of the gradient where the gate is 0.
 
@@ -36,8 +36,7 @@ def shake_drop(x: jax.Array, gate: jax.Array, alpha: jax.Array, beta: jax.Array)
       (-1.0, 0.25)
     """
     x = jnp.asarray(x)
-    forward = gate + alpha - gate * alpha
-    backward = gate + beta - gate * beta
+    forward, backward = jnp.where(gate, 1.0, alpha), jnp.where(gate, 1.0, beta)
     # The value of forward * x and the derivative of backward * x, in terms that forward-mode
     # differentiation and thus Hessian-vector products can follow too, unlike a custom_vjp.
     y = backward * x + jax.lax.stop_gradient((forward - backward) * x)
@@ -92,6 +91,6 @@ class ShakeDrop(nn.Module):
         number = len(x) if self.level == "image" else 1
         shape = (number,) + (1,) * (x.ndim - 1)
         gate_key, alpha_key, beta_key = jax.random.split(self.make_rng("dropout"), 3)
-        gate = jax.random.bernoulli(gate_key, p, shape).astype(jnp.float32)
+        gate = jax.random.bernoulli(gate_key, p, shape)
         draw = lambda key, ends: jax.random.uniform(key, shape, minval=ends[0], maxval=ends[1])
         return shake_drop(x, gate, draw(alpha_key, self.alpha), draw(beta_key, self.beta))
