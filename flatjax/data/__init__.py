@@ -7,6 +7,7 @@ TensorFlow Datasets is imported only when a data set is loaded that needs it.
 """
 
 from flatjax.data.augment import compose, cutout, random_crop, random_flip
+from flatjax.data.autoaugment import autoaugment
 from flatjax.data.batches import DeviceSplit, epoch_order, eval_batches, take_batch, to_device
 from flatjax.data.dataset import (
     Dataset,
@@ -24,6 +25,7 @@ __all__ = [
     "DeviceSplit",
     "Normalization",
     "Split",
+    "autoaugment",
     "choose_classes",
     "compose",
     "cutout",
