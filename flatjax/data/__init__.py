@@ -1,7 +1,8 @@
 """Data sets, batches on the device, and augmentation.
 
 `load` gives NumPy arrays; `to_device`, `epoch_order` and `take_batch` feed a training loop without
-a host in the loop; `eval_batches` cuts what is evaluated into batches of one shape.
+a host in the loop; `eval_batches` cuts what is evaluated into batches of one shape. `enlarge` gives
+small images the shape of CIFAR's.
 
 TensorFlow Datasets is imported only when a data set is loaded that needs it.
 """
@@ -17,6 +18,7 @@ from flatjax.data.dataset import (
     split_validation,
     subset,
 )
+from flatjax.data.enlarge import enlarge
 from flatjax.data.normalization import Normalization
 from flatjax.data.sources import load
 
@@ -29,6 +31,7 @@ __all__ = [
     "choose_classes",
     "compose",
     "cutout",
+    "enlarge",
     "epoch_order",
     "eval_batches",
     "label_noise",
