@@ -98,6 +98,13 @@ def test_operations_are_those_of_pillow(shape):
             np.testing.assert_array_equal(difference, 0, str(case))
 
 
+@pytest.mark.parametrize("denominator", [1, 3, 10, 26, 49, 255])
+def test_quotients_are_those_of_whole_numbers(denominator):
+    numerator = np.arange(2**20, dtype=np.int32)
+    quotient = _image_operations._divide(numerator, denominator)
+    np.testing.assert_array_equal(quotient, numerator // denominator)
+
+
 def test_the_policies_have_25_pairs():
     assert {name: len(policy) for name, policy in POLICIES.items()} == {
         "cifar10": 25,
@@ -187,8 +194,9 @@ def test_images_must_be_grey_or_coloured_bytes(shape, dtype, error, message):
         ({"policy": [[("Blur", 1.0, 0)]]}, "operations are ShearX, .*, got 'Blur'"),
         ({"policy": [[("Invert", 1.5, 0)]]}, r"Invert: probability must be in \[0, 1\], got 1.5"),
         ({"policy": [[("Rotate", 1.0, 10)]]}, "Rotate: magnitude must be 0 to 9, got 10"),
-        ({"fill": 256}, "fill must be an int between 0 and 255, got 256"),
-        ({"fill": 0.5}, "fill must be an int between 0 and 255, got 0.5"),
+        ({"policy": [[("Rotate", 1.0, 0.5)]]}, "Rotate: magnitude must be 0 to 9, got 0.5"),
+        ({"fill": 256}, "fill must be at most 255, got 256"),
+        ({"fill": -1}, "fill must be at least 0, got -1"),
     ],
 )
 def test_impossible_policies_are_refused(arguments, message):

