@@ -27,8 +27,8 @@ def make_examples(name, split):
     rng = np.random.default_rng([len(name), len(split)])
     num_classes = 10 if name == "cifar10" else 100
     label = rng.permutation(np.arange(COUNTS[split]) % num_classes)
-    image = rng.integers(0, 128, size=(COUNTS[split], 32, 32, 3))
-    hue = np.random.default_rng(0).integers(0, 128, size=(num_classes, 3))
+    image = rng.integers(0, 40, size=(COUNTS[split], 32, 32, 3))
+    hue = np.random.default_rng(0).integers(0, 216, size=(num_classes, 3))
     examples = {"image": (image + hue[label][:, None, None]).astype(np.uint8), "label": label}
     if name == "cifar100":
         examples["coarse_label"] = rng.integers(20, size=COUNTS[split])
@@ -101,8 +101,8 @@ def test_without_tensorflow_nothing_is_downloaded_that_could_not_be_prepared(
 
 def test_the_command_line_trains_on_a_prepared_set(data_dir, tmp_path):
     arguments = (
-        "--dataset cifar10 --model small_convnet --algorithm sgd --epochs 5 --batch-size 20 "
-        "--learning-rate 0.05 --augment flip crop --sigmas 0.1 --local-energy-samples 2 "
+        "--dataset cifar10 --model small_convnet --algorithm sgd --epochs 6 --batch-size 20 "
+        "--learning-rate 0.02 --augment flip --sigmas 0.1 --local-energy-samples 2 "
         "--local-energy-examples 40 --no-progress"
     )
     done = subprocess.run(
@@ -115,5 +115,5 @@ def test_the_command_line_trains_on_a_prepared_set(data_dir, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["gradient_evaluations"] == 5 * (144 // 20)
-    assert result["test_error"] < 60  # chance is 90
+    assert result["gradient_evaluations"] == 6 * (144 // 20)
+    assert result["test_error"] < 50  # chance is 90

@@ -123,7 +123,7 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
     `AutoContrast`, `Equalize` and `Invert` are the same at all magnitudes.
 
     The operations are those of Pillow (ImageOps, ImageEnhance, Image.transform without
-    interpolation) to the bit, but for `AutoContrast` and `Brightness`, which may be brighter by one.
+    interpolation) to the bit, but for `AutoContrast` and `Brightness`: these may be brighter by 1.
     A core of a CPU does about 9,000 images of 32x32x3 a second, in batches of 128.
 
     The usual order is flip, crop, AutoAugment, cutout, then normalization.
