@@ -128,6 +128,13 @@ def test_vmap_over_replicas_is_a_loop_over_replicas(name):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_replicas_have_their_own_draws_of_the_same_images(name):
+    images = np.stack([make_images(30)] * 3)
+    results = np.asarray(jax.vmap(AUGMENTATIONS[name])(jax.random.split(KEY, 3), images))
+    assert len(np.unique(results, axis=0)) == 3
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_randomness_is_each_images_own_and_the_keys_alone(name):
     augment = AUGMENTATIONS[name]
     same = np.repeat(make_images(1), 30, axis=0)

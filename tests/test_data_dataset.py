@@ -10,6 +10,7 @@ from flatjax.data import (
     Normalization,
     Split,
     choose_classes,
+    enlarge,
     label_noise,
     split_validation,
     subset,
@@ -227,3 +228,49 @@ def test_normalization_refuses_what_it_cannot_normalize(call, error, message):
 
 
 UNIT = Normalization((0.0,), (1.0,))
+
+
+# Images in another shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "channels", "factor", "corner"),
+    [
+        ((8, 8, 1), 32, 3, 4, (0, 0)),  # digits
+        ((28, 28, 1), 32, 3, 1, (2, 2)),  # Fashion-MNIST
+        ((32, 32, 3), 32, 3, 1, (0, 0)),  # CIFAR stays as it is
+        ((4, 5, 1), 16, 2, 3, (2, 0)),
+        ((3, 2, 2), 8, 2, 2, (1, 2)),
+    ],
+)
+def test_enlarged_images_are_squares_of_pixels_in_a_border(shape, size, channels, factor, corner):
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 256, size=(3, *shape), dtype=np.uint8)
+    expected = np.zeros((3, size, size, channels), np.uint8)
+    for index, row, column, channel in np.ndindex(
+        3, factor * shape[0], factor * shape[1], channels
+    ):
+        value = image[index, row // factor, column // factor, channel if shape[2] > 1 else 0]
+        expected[index, corner[0] + row, corner[1] + column, channel] = value
+    result = enlarge(Split(image, LABEL), size, channels)
+    np.testing.assert_array_equal(result.image, expected)
+    assert result.label is LABEL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"size": 7}, ValueError, "size must be at least that of the images, 8x8, got 7"),
+        ({"size": 8.0}, TypeError, "size must be an int, got 8.0"),
+        ({"channels": 0}, ValueError, "channels must be at least 1, got 0"),
+    ],
+)
+def test_images_are_not_made_smaller(arguments, error, message):
+    with pytest.raises(error, match=message):
+        enlarge(Split(IMAGE, LABEL), **arguments)
+
+
+def test_colours_do_not_become_other_channels():
+    colours = Split(IMAGE.repeat(3, axis=-1), LABEL)
+    with pytest.raises(ValueError, match="channels must be 3, as in the images, got 1"):
+        enlarge(colours, 32, 1)

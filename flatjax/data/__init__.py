@@ -1,12 +1,14 @@
 """Data sets, batches on the device, and augmentation.
 
 `load` gives NumPy arrays; `to_device`, `epoch_order` and `take_batch` feed a training loop without
-a host in the loop; `eval_batches` cuts what is evaluated into batches of one shape.
+a host in the loop; `eval_batches` cuts what is evaluated into batches of one shape. `enlarge` gives
+small images the shape of CIFAR's.
 
 TensorFlow Datasets is imported only when a data set is loaded that needs it.
 """
 
 from flatjax.data.augment import compose, cutout, random_crop, random_flip
+from flatjax.data.autoaugment import autoaugment
 from flatjax.data.batches import DeviceSplit, epoch_order, eval_batches, take_batch, to_device
 from flatjax.data.dataset import (
     Dataset,
@@ -16,6 +18,7 @@ from flatjax.data.dataset import (
     split_validation,
     subset,
 )
+from flatjax.data.enlarge import enlarge
 from flatjax.data.normalization import Normalization
 from flatjax.data.sources import load
 
@@ -24,9 +27,11 @@ __all__ = [
     "DeviceSplit",
     "Normalization",
     "Split",
+    "autoaugment",
     "choose_classes",
     "compose",
     "cutout",
+    "enlarge",
     "epoch_order",
     "eval_batches",
     "label_noise",

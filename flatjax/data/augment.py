@@ -37,7 +37,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
       >>> random_flip(jax.random.key(0), images).squeeze().tolist()
       [[0, 1, 2], [0, 1, 2], [2, 1, 0], [2, 1, 0]]
     """
-    _check_images(images)
+    check_images(images)
     mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
@@ -66,7 +66,7 @@ def random_crop(padding: int = 4) -> Augmentation:
     padding = check_int("padding", padding, least=0)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-        _check_images(images)
+        check_images(images)
         count, *window = images.shape
         padded = jnp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
         corners = jax.random.randint(key, (count, 2), 0, 2 * padding + 1)
@@ -101,7 +101,7 @@ def cutout(size: int) -> Augmentation:
     size = check_int("size", size, least=1)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-        _check_images(images)
+        check_images(images)
         count, height, width, _ = images.shape
         keys = jax.random.split(key)
 
@@ -141,7 +141,8 @@ def compose(*augmentations: Augmentation) -> Augmentation:
     return augment
 
 
-def _check_images(images: jax.Array) -> None:
+def check_images(images: jax.Array) -> None:
+    """Refuses what is not a batch of images (B, H, W, C)."""
     if images.ndim != 4:
         raise ValueError(
             f"images must have shape (B, H, W, C), got {images.shape}; "

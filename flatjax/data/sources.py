@@ -31,6 +31,9 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
       in proportion, evenly spaced in scikit-learn's order; the other 1297 are for training.
     - `"fashion_mnist"`: 60,000 + 10,000 28x28 images, from IDX files where they are, else from
       upstream; see `flatjax.data.fashion_mnist.FashionMNIST`. TensorFlow is not needed.
+    - `"tiny_imagenet"`: 100,000 + 10,000 64x64 colour images in 200 classes, from the official zip
+      file or a folder unpacked from it (environment variable FLATJAX_TINY_IMAGENET), else from
+      upstream; see `flatjax.data.tiny_imagenet.TinyImageNet`. TensorFlow is not needed.
     - Any image-classification set known to TFDS, one's own registered builders included:
       `"cifar10"`, `"cifar100"`, `"mnist"`, `"emnist/letters"`, ... Its images must have one shape
       and 8 bits. Where there is no `test` split, `validation` is taken for it. *Preparing* most of
@@ -67,6 +70,11 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
 
         builder = FashionMNIST(data_dir=data_dir)
         _prepare(name, builder, hint=HOW_TO_GET_IT, force_checksums_validation=True)
+    elif name == "tiny_imagenet":
+        from flatjax.data import tiny_imagenet
+
+        builder = tiny_imagenet.TinyImageNet(data_dir=data_dir)
+        _prepare(name, builder, hint=tiny_imagenet.HOW_TO_GET_IT)
     else:
         builder = _tfds_builder(name, data_dir)
         _check_features(name, builder)
@@ -94,8 +102,9 @@ def _tfds_builder(
 ) -> tfds.core.GeneratorBasedBuilder:
     """The builder whose installed code has this name."""
     known = (
-        f"expected 'digits', 'fashion_mnist', one of {', '.join(map(repr, TFDS_NAMES))}, or "
-        "'name' or 'name/config' of another image-classification set of TensorFlow Datasets "
+        "expected 'digits', 'fashion_mnist', 'tiny_imagenet', "
+        f"one of {', '.join(map(repr, TFDS_NAMES))}, or 'name' or 'name/config' "
+        "of another image-classification set of TensorFlow Datasets "
         "(https://www.tensorflow.org/datasets/catalog/overview) or of your own, whose builder's "
         "module must be imported first"
     )

@@ -1,0 +1,232 @@
+"""What Pillow does to images, for a batch on the device in which each image has its own operation.
+
+A switch under vmap would compute all fourteen operations for every image. Here an operation is a
+point in the parameters of one chain that every image goes through,
+
+    resampling (affine)  ->  look-up table (of each channel)  ->  blend with a degenerate image,
+
+two of whose links are neutral. Results are those of Pillow, to the bit and on every device, but for
+`AutoContrast` and `Brightness`: where the exact result is a whole number, Pillow's floating-point
+numbers may fall short of it, and are rounded down to one less.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Where the parameters are measured on the image: the table and what is blended with.
+_FIXED, _AUTO_CONTRAST, _EQUALIZE = range(3)
+_BLACK, _MEAN_GREY, _GREY, _SMOOTH = range(4)
+
+_FIXED_POINT = 16  # fractional bits of coordinates
+_LUMA = (19595, 38470, 7471)  # ITU-R 601-2 weights of red, green and blue, in units of 2^-16
+
+
+class Operation(NamedTuple):
+    """Parameters of one operation; with a leading axis in each, of one operation for each image.
+
+    Attributes:
+      affine: int32 (6,): (a, b, c, d, e, f) in units of 2^-16. The pixel in column x and row y of
+        the result is the one at column a x + b y + c, row d x + e y + f, rounded down.
+      threshold: int32; values from here on are inverted, 256 for none.
+      mask: int32; the bits that are kept.
+      table: int32; whether the table is fixed (threshold and mask), or equalizes, or stretches.
+      degenerate: int32; the image that is blended with.
+      factor: int32; weight of the image itself in tenths, 10 for no change.
+    """
+
+    affine: np.ndarray
+    threshold: np.ndarray
+    mask: np.ndarray
+    table: np.ndarray
+    degenerate: np.ndarray
+    factor: np.ndarray
+
+
+def operation(name: str, strength: float, height: int, width: int) -> Operation:
+    """Parameters of an operation on images of a size.
+
+    Args:
+      name: `ShearX` or `ShearY` (strength: pixels for each pixel from the upper left corner),
+        `TranslateX` or `TranslateY` (pixels), `Rotate` (degrees), `Solarize` (threshold),
+        `Posterize` (bits kept), `Contrast`, `Color`, `Brightness` or `Sharpness` (factor, in steps
+        of 0.1), `AutoContrast`, `Equalize`, `Invert` or `Identity` (no strength).
+      strength: see above.
+      height: of the images, in pixels.
+      width: likewise.
+
+    Returns:
+      The parameters, on the host.
+    """
+    matrix = {
+        "ShearX": (1.0, strength, 0.0, 0.0, 1.0, 0.0),
+        "ShearY": (1.0, 0.0, 0.0, strength, 1.0, 0.0),
+        "TranslateX": (1.0, 0.0, strength, 0.0, 1.0, 0.0),
+        "TranslateY": (1.0, 0.0, 0.0, 0.0, 1.0, strength),
+        "Rotate": _rotation(strength, height, width),
+    }.get(name, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
+    blends = {"Brightness": _BLACK, "Contrast": _MEAN_GREY, "Color": _GREY, "Sharpness": _SMOOTH}
+    return Operation(
+        affine=_fixed_point(matrix),
+        threshold=np.int32({"Invert": 0, "Solarize": math.ceil(strength)}.get(name, 256)),
+        mask=np.int32(256 - 2 ** (8 - round(strength)) if name == "Posterize" else 255),
+        table=np.int32({"AutoContrast": _AUTO_CONTRAST, "Equalize": _EQUALIZE}.get(name, _FIXED)),
+        degenerate=np.int32(blends.get(name, _BLACK)),
+        factor=np.int32(round(10 * strength) if name in blends else 10),
+    )
+
+
+def apply(operations: Operation, images: jax.Array, fill: int) -> jax.Array:
+    """Applies to each image its operation.
+
+    Args:
+      operations: parameters with a leading axis (B,).
+      images: uint8 of shape (B, H, W, C), C = 1 or 3.
+      fill: value of all channels where the affine map looks outside of the image.
+
+    Returns:
+      uint8 of the same shape.
+    """
+    images = _resample(operations.affine, images, fill)
+    images = _map_values(_tables(operations, images), images)
+    return _blend(operations, images)
+
+
+def _divide(numerator: jax.Array, denominator: jax.Array | int) -> jax.Array:
+    """Quotient of whole numbers, rounded down; exact for numerators from 0 to 2^20.
+
+    Half a unit keeps the rounding of floating point from crossing a whole number. (Integers would
+    not need it, but CPUs do not divide vectors of them.) What is negative may come out as 0.
+    """
+    return ((numerator + 0.5) / denominator).astype(jnp.int32)
+
+
+# Geometry
+
+
+def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
+    """Counterclockwise about the middle of the image."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = width / 2, height / 2
+    return (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
+
+
+def _fixed_point(matrix: tuple[float, ...]) -> np.ndarray:
+    a, b, c, d, e, f = matrix
+    at_pixel_centres = np.array([a, b, c + (a + b) / 2, d, e, f + (d + e) / 2])
+    return np.floor(at_pixel_centres * 2**_FIXED_POINT + 0.5).astype(np.int32)
+
+
+def _resample(affine: jax.Array, images: jax.Array, fill: int) -> jax.Array:
+    count, height, width, channels = images.shape
+    a, b, c, d, e, f = affine.T[:, :, None, None]
+    x, y = jnp.arange(width)[None, None, :], jnp.arange(height)[None, :, None]
+    column = (a * x + b * y + c) >> _FIXED_POINT
+    row = (d * x + e * y + f) >> _FIXED_POINT
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    source = jnp.where(inside, row * width + column, 0).reshape(count, -1, 1)
+    pixels = images.reshape(count, -1, channels)
+    sampled = jnp.take_along_axis(pixels, source, axis=1, mode="promise_in_bounds")
+    return jnp.where(inside[..., None], sampled.reshape(images.shape), jnp.uint8(fill))
+
+
+# Values, channel by channel
+
+
+def _tables(operations: Operation, images: jax.Array) -> jax.Array:
+    """What each value becomes in each channel, uint8 of shape (B, 256, C)."""
+    value = jnp.arange(256)[None, :, None]
+    threshold, mask, kind = (
+        parameter[:, None, None]
+        for parameter in (operations.threshold, operations.mask, operations.table)
+    )
+    fixed = jnp.where(value >= threshold, 255 - value, value) & mask
+    table = jnp.where(
+        kind == _EQUALIZE,
+        _equalizing(images),
+        jnp.where(kind == _AUTO_CONTRAST, _stretching(images), fixed),
+    )
+    return table.astype(jnp.uint8)
+
+
+def _stretching(images: jax.Array) -> jax.Array:
+    """Table that maps the smallest value of a channel to 0 and its largest to 255."""
+    value = jnp.arange(256)[None, :, None]
+    smallest, largest = (
+        reduce(images, axis=(1, 2)).astype(jnp.int32)[:, None, :] for reduce in (jnp.min, jnp.max)
+    )
+    span = jnp.maximum(largest - smallest, 1)
+    stretched = jnp.clip(_divide(255 * (value - smallest), span), 0, 255)
+    return jnp.where(largest > smallest, stretched, value)
+
+
+def _equalizing(images: jax.Array) -> jax.Array:
+    """Table that gives every range of values as many pixels as any other of its length."""
+    count, height, width, channels = images.shape
+    values = images.reshape(count, height * width, channels).astype(jnp.int32)
+    count_up = lambda v: jnp.zeros(256, jnp.int32).at[v].add(1, mode="promise_in_bounds")
+    histogram = jax.vmap(jax.vmap(count_up, 1, 1))(values)
+    below = jnp.cumsum(histogram, axis=1) - histogram
+    at_largest = jnp.take_along_axis(histogram, values.max(axis=1, keepdims=True), axis=1)
+    step = (height * width - at_largest) // 255
+    equalized = jnp.minimum(_divide(step // 2 + below, jnp.maximum(step, 1)), 255)
+    return jnp.where(step > 0, equalized, jnp.arange(256)[None, :, None])
+
+
+def _map_values(tables: jax.Array, images: jax.Array) -> jax.Array:
+    count, _, _, channels = images.shape
+    values = images.reshape(count, -1, channels).astype(jnp.int32)
+    mapped = jnp.take_along_axis(tables, values, axis=1, mode="promise_in_bounds")
+    return mapped.reshape(images.shape)
+
+
+# Blends
+
+
+def _blend(operations: Operation, images: jax.Array) -> jax.Array:
+    """Returns degenerate + factor * (image - degenerate), in the range of values, rounded down.
+
+    In whole tenths: with a floating-point factor, it would depend on the device whether the product
+    is rounded before the sum, and so on which side of a whole number the result falls.
+    """
+    kind, factor = (
+        parameter[:, None, None, None] for parameter in (operations.degenerate, operations.factor)
+    )
+    values = images.astype(jnp.int32)
+    grey = _grey(values)
+    degenerate = jnp.where(
+        kind == _SMOOTH,
+        _smooth(values),
+        jnp.where(kind == _GREY, grey, jnp.where(kind == _MEAN_GREY, _rounded_mean(grey), 0)),
+    )
+    blended = _divide(10 * degenerate + factor * (values - degenerate), 10)
+    return jnp.clip(blended, 0, 255).astype(jnp.uint8)
+
+
+def _grey(values: jax.Array) -> jax.Array:
+    """Luma of each pixel, shape (B, H, W, 1)."""
+    if values.shape[-1] == 1:
+        return values
+    luma = sum(weight * values[..., channel] for channel, weight in enumerate(_LUMA))
+    return ((luma + 2**15) >> 16)[..., None]
+
+
+def _rounded_mean(grey: jax.Array) -> jax.Array:
+    pixels = grey.shape[1] * grey.shape[2]
+    return (2 * grey.sum(axis=(1, 2, 3), keepdims=True) + pixels) // (2 * pixels)
+
+
+def _smooth(values: jax.Array) -> jax.Array:
+    """Mean over 3 x 3 pixels, the middle one counted five times; the border stays as it is."""
+    _, height, width, _ = values.shape
+    padded = jnp.pad(values, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * values
+    within = lambda length: (jnp.arange(length) > 0) & (jnp.arange(length) < length - 1)
+    interior = within(height)[:, None, None] & within(width)[:, None]
+    return jnp.where(interior, _divide(2 * total + 13, 26), values)

@@ -1,0 +1,241 @@
+"""Tiny ImageNet as a TensorFlow Datasets builder that needs no TensorFlow.
+
+The images are read in place out of the official zip file, or a folder unpacked from it, decoded
+with Pillow, and written once as raw bytes, as ArrayRecord. Nothing is extracted, so that no name in
+the file can lead out of a folder.
+
+This module imports TFDS; `flatjax.data.load("tiny_imagenet")` imports it only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import PIL.Image
+import tensorflow_datasets as tfds
+
+ENVIRONMENT_VARIABLE = "FLATJAX_TINY_IMAGENET"
+# Its checksum is not registered in checksums.tsv, since the file was not at hand: a download is not
+# validated against one. The zip file's own sums (CRC-32) are checked on reading.
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+FOLDER = "tiny-imagenet-200"
+IMAGE_SHAPE = (64, 64, 3)
+HOW_TO_GET_IT = (
+    f"Tiny ImageNet is {URL}: set {ENVIRONMENT_VARIABLE} to that file, or to the folder "
+    f"{FOLDER} unpacked from it"
+)
+
+_LARGEST_FILE = 2**24  # bytes; the largest in the official file, of annotations, has less than 2^22
+_Example = tuple[str, int]  # file and label
+
+
+class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Tiny ImageNet: 100,000 + 10,000 images of 64x64 pixels in 200 classes of ImageNet.
+
+    The zip file, or a folder in its layout, is taken from the first of
+
+    1. `source`;
+    2. the path in the environment variable FLATJAX_TINY_IMAGENET;
+    3. upstream, through TFDS's download manager.
+
+    It must hold `wnids.txt` (the classes, one WordNet id a line), `train/<wnid>/images/*.JPEG` and
+    `val/images/*.JPEG` with their classes in `val/val_annotations.txt`; all of it may lie in a
+    folder `tiny-imagenet-200`. The official test images have no labels and are not read: `val` is
+    the test split.
+
+    Labels count the classes in the order of the lines of `wnids.txt` (which is not sorted, so that
+    loaders that sort folders by name number the classes otherwise); the names of the classes are
+    the WordNet ids. There are as many classes as lines, so that a part of the set in the same
+    layout may be used as well. Training images come class by class in that order, in each class
+    sorted by file name; test images in the order of their annotations. Grey images get three equal
+    channels.
+
+    Lists of files are checked before anything is written, images as they are; a bad one leaves no
+    half-written data set.
+
+    Args:
+      source: zip file or folder; see above for the default.
+      **kwargs: passed to `tfds.core.GeneratorBasedBuilder` (`data_dir`, `file_format`, ...).
+
+    Raises:
+      FileNotFoundError: from `download_and_prepare`, if there is no such file or folder, or a file
+        is missing in it.
+      ValueError: from `download_and_prepare`, if a file is damaged, an image has another size, or
+        a class is not in `wnids.txt`. All errors name the file.
+    """
+
+    name = "flatjax_tiny_imagenet"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "Raw bytes; classes as in wnids.txt."}
+
+    def __init__(self, *, source: str | os.PathLike[str] | None = None, **kwargs: Any):
+        self._source = source
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="200 classes of ImageNet, 500 training images each, at 64x64 pixels.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(
+                        shape=IMAGE_SHAPE, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+                    ),
+                    "label": tfds.features.ClassLabel(),  # named when wnids.txt has been read
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="http://cs231n.stanford.edu/",
+            citation=(
+                "@techreport{le2015tiny, author={Le, Ya and Yang, Xuan S.}, title={Tiny ImageNet "
+                "Visual Recognition Challenge}, institution={Stanford University, CS 231N}, "
+                "year={2015}}"
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        source = self._source or os.environ.get(ENVIRONMENT_VARIABLE) or dl_manager.download(URL)
+        files = _Files(Path(source).expanduser())
+        classes = _classes(files)
+        self.info.features["label"].names = list(classes)
+        lists = {"train": _train_examples(files, classes), "test": _val_examples(files, classes)}
+        return {split: self._generate_examples(files, lists[split]) for split in lists}
+
+    def _generate_examples(
+        self, files: _Files, examples: list[_Example]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, (file, label) in enumerate(examples):
+            yield index, {"image": _decoded(files, file), "label": label}
+
+
+class _Files:
+    """The files of a zip file or a folder, by their names in the official layout."""
+
+    def __init__(self, source: Path):
+        self._source = source
+        if source.is_dir():
+            self._zip = None
+            inside = source / FOLDER
+            self._root = inside if (inside / "wnids.txt").is_file() else source
+        elif source.exists():
+            try:
+                self._zip = zipfile.ZipFile(source)
+            except zipfile.BadZipFile as error:
+                raise ValueError(
+                    f"{source}: not a zip file, or truncated ({error}). {HOW_TO_GET_IT}"
+                ) from error
+            self._names = set(self._zip.namelist())
+            self._root = f"{FOLDER}/" if f"{FOLDER}/wnids.txt" in self._names else ""
+            self._listings = collections.defaultdict(list)
+            for name in self._names:
+                folder, _, file = name.removeprefix(self._root).rpartition("/")
+                self._listings[folder].append(file)
+        else:
+            raise FileNotFoundError(f"{source}: there is no such file. {HOW_TO_GET_IT}")
+
+    def images_under(self, folder: str) -> list[str]:
+        """Names of the images in a folder, sorted."""
+        if self._zip is None:
+            listing = [path.name for path in (self._root / folder).glob("*")]
+        else:
+            listing = self._listings[folder]
+        return sorted(f"{folder}/{file}" for file in listing if file.endswith(".JPEG"))
+
+    def read(self, name: str) -> bytes:
+        """Content of a file."""
+        if self._zip is None:
+            exists = (self._root / name).is_file()
+        else:
+            exists = self._root + name in self._names
+        if not exists:
+            raise self.error("there is no such file", name, FileNotFoundError)
+        if self._zip is None:
+            return (self._root / name).read_bytes()
+        info = self._zip.getinfo(self._root + name)
+        if info.file_size > _LARGEST_FILE:
+            raise self.error(f"unpacked it would have {info.file_size} bytes", name)
+        try:
+            return self._zip.read(info)
+        # RuntimeError: encrypted, or compressed in a way that Python does not know.
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise self.error(f"damaged ({error})", name) from error
+
+    def lines(self, name: str) -> list[str]:
+        """Lines of a text file, without the blank ones."""
+        try:
+            text = self.read(name).decode()
+        except UnicodeDecodeError as error:
+            raise self.error(f"not a text ({error})", name) from error
+        return [line for line in text.splitlines() if line.strip()]
+
+    def error(self, problem: str, name: str, kind: type[Exception] = ValueError) -> Exception:
+        """An error that names the file and where it lies."""
+        return kind(f"{self._source}: {name}: {problem}. {HOW_TO_GET_IT}")
+
+
+def _classes(files: _Files) -> dict[str, int]:
+    """Label of each WordNet id."""
+    wnids = [line.strip() for line in files.lines("wnids.txt")]
+    bad = [wnid for wnid in wnids if not re.fullmatch(r"\w+", wnid)]
+    if not wnids or bad or len(set(wnids)) < len(wnids):
+        got = f"{bad[0]!r}" if bad else f"{len(wnids)} lines, {len(set(wnids))} of them different"
+        raise files.error(f"expected a WordNet id in each line, got {got}", "wnids.txt")
+    return {wnid: label for label, wnid in enumerate(wnids)}
+
+
+def _train_examples(files: _Files, classes: dict[str, int]) -> list[_Example]:
+    examples = []
+    for wnid, label in classes.items():
+        folder = f"train/{wnid}/images"
+        images = files.images_under(folder)
+        if not images:
+            raise files.error("there are no images *.JPEG", folder, FileNotFoundError)
+        examples += [(image, label) for image in images]
+    return examples
+
+
+def _val_examples(files: _Files, classes: dict[str, int]) -> list[_Example]:
+    """Reads the annotations: file name, WordNet id and a bounding box in each line."""
+    annotations = "val/val_annotations.txt"
+    labels = {}
+    for line in files.lines(annotations):
+        image, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0].strip()
+        if not wnid or f"val/images/{image}" in labels:
+            raise files.error(
+                f"expected a new file name and a WordNet id in each line, got {line!r}", annotations
+            )
+        if wnid not in classes:
+            raise files.error(f"{image} is of the class {wnid}, not in wnids.txt", annotations)
+        labels[f"val/images/{image}"] = classes[wnid]
+    present = set(files.images_under("val/images"))
+    if unknown := sorted(present - labels.keys()):
+        raise files.error(f"has no annotation in {annotations}", unknown[0])
+    if missing := sorted(labels.keys() - present):
+        raise files.error("there is no such file", missing[0], FileNotFoundError)
+    return list(labels.items())
+
+
+def _decoded(files: _Files, name: str) -> np.ndarray:
+    """The image as uint8 of shape `IMAGE_SHAPE`."""
+    content = files.read(name)
+    try:
+        with PIL.Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            size = image.size  # of the header: a large image is refused before it is decoded
+            if size == IMAGE_SHAPE[1::-1]:
+                return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise files.error(f"not a JPEG image, or damaged ({error})", name) from error
+    raise files.error(f"expected 64x64 pixels, got {size[0]}x{size[1]}", name)
