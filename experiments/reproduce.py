@@ -124,10 +124,15 @@ def _reduced(name: str, label: str) -> str:
     return "{first_loss:.2f} → {last_loss:.2f}, {test_error:.0f}%".format(**row) if row else ""
 
 
-def _hours(row: Row, label: str, cost: Cost | None, teraflops: float) -> list[str]:
-    if cost is None:
-        return ["?", "?"]
+def hours(row: Row, label: str, cost: Cost, *, teraflops: float) -> tuple[float, float]:
+    """Estimated time of a run: on the machine that measured the cost, and on an accelerator."""
     epochs = row.algorithms[label].get("epochs", row.base.epochs)
     operations = epochs * row.num_examples * cost.flops_per_example
-    rates = (1e9 * cost.gflops_per_second, 1e12 * teraflops)
-    return [f"{operations / rate / 3600:.3g}" for rate in rates]
+    here, there = 1e9 * cost.gflops_per_second, 1e12 * teraflops
+    return operations / here / 3600, operations / there / 3600
+
+
+def _hours(row, label, cost, teraflops):
+    if cost is None:
+        return ["?", "?"]
+    return [f"{number:.2g}" for number in hours(row, label, cost, teraflops=teraflops)]

@@ -208,7 +208,10 @@ def load_splits(config: TrainConfig) -> tuple[data.Split, data.Split, int]:
         train = data.subset(train, config.train_size, config.data_seed)
     if config.label_noise > 0:
         train = data.label_noise(train, config.label_noise, dataset.num_classes, config.data_seed)
-    return train, held_out[: config.held_out_size], dataset.num_classes
+    held_out = held_out[: config.held_out_size]
+    if config.rgb32:
+        train, held_out = data.enlarge(train), data.enlarge(held_out)
+    return train, held_out, dataset.num_classes
 
 
 def make_task(config: TrainConfig) -> Task:
@@ -237,5 +240,6 @@ def _augmentation(names, side):
         "flip": data.random_flip,
         "crop": data.random_crop(padding=max(side // 8, 1)),
         "cutout": data.cutout(size=max(side // 2, 1)),
+        "autoaugment": data.autoaugment(),
     }
     return data.compose(*[known[name] for name in names]) if names else None

@@ -19,7 +19,7 @@ ROW = Row(
     base=TrainConfig(
         dataset="cifar100",
         model="efficientnet_b0",
-        model_options=("stem_stride=1",),
+        model_options=("stem=small",),
         augment=("autoaugment", "flip", "crop", "cutout"),
         learning_rate=0.1,
         weight_decay=5e-4,

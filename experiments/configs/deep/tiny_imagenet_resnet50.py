@@ -20,7 +20,7 @@ ROW = Row(
     base=TrainConfig(
         dataset="tiny_imagenet",
         model="resnet50",
-        model_options=("stem='small'",),
+        model_options=("stem=small",),
         learning_rate=0.1,
         weight_decay=5e-4,
         augment=("flip", "crop"),

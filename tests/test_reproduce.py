@@ -1,0 +1,110 @@
+"""The rows of the paper's table: their settings, a reduced run, the list with its states."""
+
+import dataclasses
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as command_line
+from experiments import costs, reproduce
+from experiments.configs import study_of
+from experiments.configs.deep import ROWS, row_of
+from experiments.networks import Network, make_network
+from flatjax import models
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_compare_at_equal_gradients_whole_and_reduced(name):
+    row = row_of(name)
+    assert set(row.reported) <= set(row.algorithms)
+    for study in (row.study(), row.study(reduced_on="digits")):
+        for label, config in study.configs().items():
+            factor = int(label.split(" x ")[1]) if " x " in label else 1
+            np.testing.assert_allclose(config.epochs, factor * study.base.epochs)
+    for label, grid in row.grids.items():
+        for candidate in study_of(name).candidates(label):
+            dataclasses.replace(study_of(name).configs()[label], **candidate)
+        for field, values in grid.items():  # what was chosen is one of the candidates
+            assert getattr(row.study().configs()[label], field) in values
+    header = importable(name).__doc__
+    assert f"python -m experiments reproduce {name}" in header
+    for label, value in row.reported.items():
+        assert f"{label} {value}" in " ".join(header.split())
+
+
+def importable(name):
+    return importlib.import_module(f"experiments.configs.deep.{name.replace('-', '_')}")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_reduced_networks_are_small_members_of_the_family(name):
+    base = row_of(name).study(reduced_on="digits").base
+    network = make_network(base.model, base.model_options, 10, (32, 32, 3))
+    whole = models.create(base.model, 10)
+    assert type(network.module) is type(whole)
+
+
+def test_an_unknown_row_is_refused(capsys):
+    with pytest.raises(ValueError, match="cifar10-resnet18"):
+        row_of("cifar10-resnet19")
+    assert command_line.main(["reproduce"]) == 1
+    assert "--table" in capsys.readouterr().err
+
+
+def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "cifar10-resnet18"
+    study = row_of(name).study(reduced_on="digits")
+    options = ("stage_sizes=(1,)", "width=4")
+    base = dataclasses.replace(
+        *(study.base,),
+        model_options=options,
+        train_size=200,
+        held_out_size=100,
+        epochs=4.0,
+        local_energy_examples=100,
+    )
+    study = dataclasses.replace(study, base=base, runs={"rSGD": {"algorithm": "rsgd"}})
+    out = reproduce.default_directory(name, reduced=True)
+    assert reproduce.reproduce(study, out, reduced=True, progress=False) == 0
+    found = json.loads((out / "reduced.json").read_text())["rSGD"]
+    assert found["restored_test_error"] == found["test_error"]
+    assert 0 <= found["test_error_averaged_statistics"] <= 100
+    history = json.loads((out / "rsgd" / "seed-0" / "result.json").read_text())["history"]
+    assert "test_error_averaged_statistics" in history[0]
+    capsys.readouterr()
+    assert command_line.main(["reproduce", "--table"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    line = next(line for line in shown if "ResNet-18" in line and " rSGD " in line)
+    assert f"{found['first_loss']:.2f} → {found['last_loss']:.2f}" in line
+    assert "12.4 ± 0.3" in line
+    assert len(shown) == 2 + sum(len(row_of(name).algorithms) for name in ROWS)
+
+
+def test_operations_of_a_dense_layer_are_counted():
+    # Forward, and backward to the kernel: two products of 2 x 64 x 10 for each image.
+    network = Network(models.create("mlp", 10, hidden=()))
+    found = costs.flops_per_example(network, (8, 8, 1))
+    products = 2 * 2 * 64 * 10
+    assert products <= found < 1.2 * products
+
+
+def test_hours_follow_from_operations():
+    cost = costs.Cost(1, 1e9, 10.0, 1.0, 1.0, 1.0, 1.0, 3, 8)
+    row = row_of("cifar10-resnet18")
+    hours = reproduce.hours(row, "rSGD x 3", cost, teraflops=2.0)
+    operations = 600 * 50_000 * 1e9
+    np.testing.assert_allclose(hours, [operations / 1e10 / 3600, operations / 2e12 / 3600])
+
+
+def test_recorded_costs_are_of_these_networks():
+    recorded = costs.read_costs()
+    assert set(recorded) == set(ROWS)
+    name = "fashion-mnist-resnet8"
+    row = row_of(name)
+    network = make_network(row.base.model, row.base.model_options, 10, (28, 28, 1))
+    np.testing.assert_allclose(
+        costs.flops_per_example(network, (28, 28, 1)), recorded[name].flops_per_example, rtol=0.05
+    )
