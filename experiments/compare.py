@@ -120,7 +120,15 @@ def summarize(results: dict[str, list[dict[str, Any]]], sigma: float) -> dict[st
             "local_energy": mean_and_sem([energy["error"][at] for energy in energies]),
             "seconds": mean_and_sem([run["seconds"] for run in runs]),
         }
+        if has_batch_statistics(runs):
+            errors = [run["history"][-1]["test_error_averaged_statistics"] for run in runs]
+            rows[label]["averaged_statistics_error"] = mean_and_sem(errors)
     return rows
+
+
+def has_batch_statistics(runs: list[dict[str, Any]]) -> bool:
+    """Whether the network has batch norm, so that its statistics can be had in two ways."""
+    return all("test_error_averaged_statistics" in run["history"][-1] for run in runs)
 
 
 def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
@@ -136,6 +144,9 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
         "gradients",
         "seconds",
     ]
+    with_statistics = all("averaged_statistics_error" in row for row in rows.values())
+    if with_statistics:
+        header.insert(3, "averaged statistics %")
     lines = [header]
     for label, row in rows.items():
         shown = "{:.2f} ± {:.2f}" if row["seeds"] > 1 else "{:.2f}"
@@ -153,6 +164,8 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
                 f"{row['seconds'][0]:.1f}",
             ]
         )
+        if with_statistics:
+            lines[-1].insert(3, pair("averaged_statistics_error"))
     return markdown_table(lines)
 
 
@@ -181,6 +194,8 @@ def compare(
         text = table(rows, study.sigma)
         (out / "comparison.md").write_text(text + "\n")
         plots.comparison(results, study, out / "comparison.png")
+        if has_batch_statistics([run for runs in results.values() for run in runs]):
+            plots.batch_statistics(results, out / "batch_statistics.png")
         base = study.base
         print(f"\n{base.dataset}, {base.model}, {base.evaluate_on}: mean ± s.e. over seeds\n")
         print(text)

@@ -21,8 +21,8 @@ class TrainConfig:
     """sgd; sam (sharpness-aware); swa or ema (averages of SGD's weights); esgd (Entropy-SGD); rsgd
     (Replicated-SGD); parle (replicas of Entropy-SGD)."""
     dataset: str = "digits"
-    """digits (embedded), fashion_mnist, tiny_imagenet, or any image classification set of TensorFlow
-    Datasets (cifar10, cifar100, ...)."""
+    """digits (embedded), fashion_mnist, tiny_imagenet, or any image classification set of
+    TensorFlow Datasets (cifar10, cifar100, ...)."""
     model: str = "mlp"
     """A name of flatjax.models (mlp, small_convnet, resnet18, ...), or a linen module of your own,
     package.module:Class."""

@@ -37,10 +37,9 @@ def comparison(results: dict[str, list[dict[str, Any]]], study: Study, path: pat
                 _draw_energies(energies, runs, style)
                 _draw_scatter(scatter, runs, study.sigma, style)
         where = study.base.evaluate_on
-        curves.set(xlabel="gradient evaluations", ylabel=f"{where} error (%)", yscale="log")
+        curves.set(xlabel="gradient evaluations", ylabel=f"{where} error (%)")
+        _logarithmic(curves)
         curves.set_title("training", loc="left", fontweight="bold")
-        curves.yaxis.set_major_formatter("{x:g}")
-        curves.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
         energies.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
         energies.set_title("local energy", loc="left", fontweight="bold")
         scatter.set(xlabel=f"local energy at σ = {study.sigma:g} (%)", ylabel=f"{where} error (%)")
@@ -57,6 +56,13 @@ def comparison(results: dict[str, list[dict[str, Any]]], study: Study, path: pat
         figure.tight_layout(rect=(0, 0.07, 1, 1))
         figure.savefig(path, dpi=150)
         plt.close(figure)
+
+
+def _logarithmic(axes):
+    """A logarithmic axis of errors, with labels at 1, 2, 5, 10, ..."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
 
 
 def _seeds(results):
@@ -109,6 +115,33 @@ def _draw_scatter(axes, runs, sigma, style):
         markerfacecolor=face,
         markersize=7,
     )
+
+
+def batch_statistics(results: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
+    """Error during training with re-estimated and with averaged batch statistics, side by side."""
+    shown = {label: runs for label, runs in results.items() if runs}
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, panels = plt.subplots(
+            1, len(shown), figsize=(1 + 2.2 * len(shown), 2.8), sharey=True, squeeze=False
+        )
+        for panel, (label, runs) in zip(panels[0], shown.items(), strict=True):
+            histories = [run["history"] for run in runs]
+            gradients = [record["gradients"] for record in histories[0]]
+            for field, line, name in (
+                ("test_error", "-", "re-estimated"),
+                ("test_error_averaged_statistics", ":", "averaged"),
+            ):
+                errors = np.mean([[row[field] for row in history] for history in histories], axis=0)
+                color = COLORS[runs[0]["config"]["algorithm"]]
+                panel.plot(gradients, errors, line, color=color, label=name)
+            panel.set_title(label, loc="left", fontweight="bold")
+            panel.set(xlabel="gradient evaluations")
+            _logarithmic(panel)
+            panel.legend(frameon=False, title="batch statistics")
+        panels[0, 0].set_ylabel("error (%)")
+        figure.tight_layout()
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
 
 
 def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
