@@ -14,20 +14,24 @@ import flax.linen as nn
 
 from flatjax.models.convnet import SmallConvNet
 from flatjax.models.densenet import DenseNet, densenet121
+from flatjax.models.efficientnet import EFFICIENTNETS, EfficientNet
 from flatjax.models.mlp import MLP
 from flatjax.models.pooling import max_pool, mean_pool
 from flatjax.models.pyramidnet import PyramidNet, pyramidnet272
 from flatjax.models.resnet import ResNet, resnet18, resnet50, resnet110
 from flatjax.models.shake_drop import ShakeDrop
+from flatjax.models.vit import VisionTransformer
 
 __all__ = [
     "CONSTRUCTORS",
     "MLP",
     "DenseNet",
+    "EfficientNet",
     "PyramidNet",
     "ResNet",
     "ShakeDrop",
     "SmallConvNet",
+    "VisionTransformer",
     "create",
     "densenet121",
     "max_pool",
@@ -46,6 +50,8 @@ CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": resnet50,
     "resnet110": resnet110,
     "small_convnet": SmallConvNet,
+    "vit": VisionTransformer,
+    **EFFICIENTNETS,
 }
 """What `create` knows: a name, and a constructor that takes `num_classes` and its own options."""
 

@@ -66,6 +66,13 @@ def check_probability(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value}.")
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Raises unless `value` is a finite number above 0."""
+    _check_real(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}.")
+
+
 def interval(name: str, values: Any) -> tuple[float, float]:
     """The pair (low, high); raises unless `values` are two finite numbers, low <= high."""
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 2:
