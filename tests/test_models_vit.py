@@ -135,7 +135,6 @@ def test_dropout_acts_in_training_only():
     run = functools.partial(apply, tiny_variables(), IMAGES)
     without = run()
     np.testing.assert_array_equal(run(dropout=0.3), without)  # and draws nothing
-    np.testing.assert_allclose(run(train=True), without, rtol=1e-6)
     first, again, other = (run(jax.random.key(i), dropout=0.3, train=True) for i in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
@@ -153,7 +152,8 @@ def test_a_step_along_finite_gradients_lowers_the_loss():
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.all(np.isfinite(leaf)), path
         # A bias of the keys adds the same to all that a query sees: softmax does not.
-        assert "key" in path[-2].key or np.linalg.norm(leaf) > 1e-4, path
+        key_bias = jax.tree_util.keystr(path).endswith("['key']['bias']")
+        assert key_bias or np.linalg.norm(leaf) > 1e-4, path
     after, _ = run(jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient))
     assert after < before
 
