@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_logits
+from torch_reference import weights
 
 from flatjax import models
 
@@ -56,6 +57,15 @@ def test_logits_are_those_of_torch(name):
     model = model.clone(dropout=0.0, stochastic_depth=0.0)
     expected = torch_logits.reference("efficientnet")[f"{name}.train"]
     torch_logits.assert_logits_agree(expected, model, size, torch_name, train=True)
+
+
+def test_running_statistics_are_used_as_in_torch():
+    model = models.create("efficientnet_b5", 10, **SCALED)
+    variables = weights.variables(torch_logits.init_shapes(model, 45), torch_name)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    logits = apply(variables, weights.images(2, 45, 45, 3))
+    expected = torch_logits.reference("efficientnet")["scaled.eval"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 @functools.cache
