@@ -12,6 +12,7 @@ import torch_logits
 from torch_reference import weights
 
 from flatjax import models
+from flatjax.models.efficientnet import _MBConv, _Stage
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
 LABELS = np.arange(8) % 5
@@ -92,8 +93,6 @@ def test_probabilities_of_dropping_grow_with_depth():
 
 
 def test_a_branch_is_left_out_for_whole_images_and_scaled_up_in_the_others():
-    from flatjax.models.efficientnet import _MBConv, _Stage
-
     x = np.random.default_rng(1).normal(size=(200, 4, 4, 8)).astype(np.float32)
     norm = functools.partial(nn.BatchNorm, use_running_average=False)
     block = lambda skipped: _MBConv(_Stage(1, 3, 1, 8, 1), skipped, norm, jnp.float32)
