@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flatjax import models
+from flatjax.models.efficientnet import EFFICIENTNETS
 
 # Most of the time here goes into compilation: NumPy draws the values, and a call is one program.
 
@@ -290,6 +291,7 @@ def test_gradients_reach_every_parameter(name):
 
 # Tracing the deep ones in full would take a minute.
 SHALLOW = {
+    **{name: {"width_multiplier": 0.1, "depth_multiplier": 0.1} for name in EFFICIENTNETS},
     "densenet121": {"stage_sizes": (1, 1), "growth": 4},
     "pyramidnet272": {"depth": 11},
     "resnet50": {"stage_sizes": (1, 1)},

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_logits
+from torch_reference import weights
 
 from flatjax import models
+from flatjax.models.efficientnet import _MBConv, _Stage
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
 LABELS = np.arange(8) % 5
@@ -58,6 +60,15 @@ def test_logits_are_those_of_torch(name):
     torch_logits.assert_logits_agree(expected, model, size, torch_name, train=True)
 
 
+def test_running_statistics_are_used_as_in_torch():
+    model = models.create("efficientnet_b5", 10, **SCALED)
+    variables = weights.variables(torch_logits.init_shapes(model, 45), torch_name)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    logits = apply(variables, weights.images(2, 45, 45, 3))
+    expected = torch_logits.reference("efficientnet")["scaled.eval"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 @functools.cache
 def tiny_variables():
     return jax.jit(functools.partial(TINY.init, train=False))(jax.random.key(0), IMAGES[:1])
@@ -82,8 +93,6 @@ def test_probabilities_of_dropping_grow_with_depth():
 
 
 def test_a_branch_is_left_out_for_whole_images_and_scaled_up_in_the_others():
-    from flatjax.models.efficientnet import _MBConv, _Stage
-
     x = np.random.default_rng(1).normal(size=(200, 4, 4, 8)).astype(np.float32)
     norm = functools.partial(nn.BatchNorm, use_running_average=False)
     block = lambda skipped: _MBConv(_Stage(1, 3, 1, 8, 1), skipped, norm, jnp.float32)

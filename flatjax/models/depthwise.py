@@ -26,7 +26,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
 
     On CPU this is the sum over u and v as it stands, image by image; elsewhere, a grouped
     convolution. XLA's grouped convolutions are slow on CPU: forward and backward through the layer
-    took 2.6 to 8 times as long with them (batches of 128, 32 x 32 to 8 x 8 pixels, kernels 3 and 5,
+    took 2.6 to 9 times as long with them (batches of 128, 32 x 32 to 8 x 8 pixels, kernels 3 and 5,
     strides 1 and 2). Summing over the whole batch at once is no better: the gradient of the kernel
     is then k^2 separate reductions over all pixels.
 

@@ -20,7 +20,7 @@ import torch
 import torchvision
 import weights
 
-FAMILIES = ("resnet", "densenet", "pyramidnet")
+FAMILIES = ("resnet", "densenet", "pyramidnet", "efficientnet", "vit")
 
 
 def load_weights(network: torch.nn.Module) -> None:
