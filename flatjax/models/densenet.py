@@ -86,8 +86,8 @@ class DenseNet(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.models import DenseNet
       >>> model, images = DenseNet(stage_sizes=(2, 1), growth=2), jnp.ones((4, 8, 8, 3))
-      >>> init = jax.jit(model.init, static_argnames="train")
-      >>> variables = init(jax.random.key(0), images, train=False)
+      >>> init = lambda key: model.init(key, images, train=False)
+      >>> variables = jax.eval_shape(init, jax.random.key(0))
       >>> variables["params"]["logits"]["kernel"].shape  # (4 + 2 + 2) / 2 + 2 maps
       (6, 10)
     """

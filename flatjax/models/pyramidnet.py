@@ -91,8 +91,8 @@ class PyramidNet(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.models import PyramidNet
       >>> model, images = PyramidNet(depth=11, alpha=6, width=4), jnp.ones((4, 8, 8, 3))
-      >>> init = jax.jit(model.init, static_argnames="train")
-      >>> variables = init(jax.random.key(0), images, train=False)
+      >>> init = lambda key: model.init(key, images, train=False)
+      >>> variables = jax.eval_shape(init, jax.random.key(0))
       >>> model.channels()
       (6, 8, 10)
       >>> variables["params"]["logits"]["kernel"].shape

@@ -102,10 +102,10 @@ class ResNet(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.models import ResNet
       >>> model, images = ResNet(stage_sizes=(1, 1), width=4), jnp.ones((4, 8, 8, 3))
-      >>> init = jax.jit(model.init, static_argnames="train")
-      >>> variables = init(jax.random.key(0), images, train=False)
-      >>> apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
-      >>> logits, updates = apply(variables, images, train=True, mutable=("batch_stats",))
+      >>> def init_and_train(key):
+      ...     variables = model.init(key, images, train=False)
+      ...     return model.apply(variables, images, train=True, mutable=["batch_stats"])
+      >>> logits, updates = jax.eval_shape(init_and_train, jax.random.key(0))
       >>> logits.shape, list(updates)
       ((4, 10), ['batch_stats'])
     """
