@@ -62,11 +62,12 @@ def test_shake_drop_is_in_every_block_and_less_likely_to_keep_later_ones():
         shake_beta=(0.25, 0.5),
         shake_level="batch",
     )
-    layers = []
+    layers, paths = [], set()
 
     def collect(next_function, args, kwargs, context):
         if isinstance(context.module, models.ShakeDrop):
             layers.append(context.module)
+            paths.add(context.module.path)
         return next_function(*args, **kwargs)
 
     with nn.intercept_methods(collect):
@@ -76,6 +77,7 @@ def test_shake_drop_is_in_every_block_and_less_likely_to_keep_later_ones():
     assert {(layer.alpha, layer.beta, layer.level) for layer in layers} == {
         ((-0.5, 1.0), (0.25, 0.5), "batch")
     }
+    assert len(paths) == 6  # linen derives the random numbers of a module from its path
 
 
 def test_without_shake_drop_training_needs_no_random_stream():
