@@ -90,6 +90,7 @@ _TASK_FIELDS = [
     "validation",
     "evaluate_on",
     "held_out_size",
+    "curve_examples",
     "data_seed",
     "sigmas",
     "local_energy_samples",
@@ -121,14 +122,14 @@ def summarize(results: dict[str, list[dict[str, Any]]], sigma: float) -> dict[st
             "seconds": mean_and_sem([run["seconds"] for run in runs]),
         }
         if has_batch_statistics(runs):
-            errors = [run["history"][-1]["test_error_averaged_statistics"] for run in runs]
+            errors = [run["test_error_averaged_statistics"] for run in runs]
             rows[label]["averaged_statistics_error"] = mean_and_sem(errors)
     return rows
 
 
 def has_batch_statistics(runs: list[dict[str, Any]]) -> bool:
     """Whether the network has batch norm, so that its statistics can be had in two ways."""
-    return all("test_error_averaged_statistics" in run["history"][-1] for run in runs)
+    return all("test_error_averaged_statistics" in run for run in runs)
 
 
 def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:

@@ -103,6 +103,8 @@ class TrainConfig:
     """Where the final errors are measured. Tune on validation."""
     held_out_size: int | None = None
     """Measure them on the first this many held-out examples only."""
+    curve_examples: int = 2000
+    """Held-out examples on which the error is followed during training."""
     data_seed: int = 0
     """Draws the validation set, the subset and the label noise."""
     seed: int = 0
@@ -130,7 +132,11 @@ class TrainConfig:
         whole = lambda v: isinstance(v, int) and v >= 1
         for fields, is_valid, expected in (
             ("batch_size micro_batches replicas inner_steps", whole, "a whole number >= 1"),
-            ("local_energy_examples train_size held_out_size", whole, "a whole number >= 1"),
+            (
+                "local_energy_examples train_size held_out_size curve_examples",
+                whole,
+                "a whole number >= 1",
+            ),
             ("local_energy_samples", lambda v: v >= 2, ">= 2"),
             ("epochs learning_rate gamma_factor sam_rho milestone_factor", lambda v: v > 0, "> 0"),
             ("weight_decay noise_scale gamma replica_gamma", lambda v: v >= 0, ">= 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import chex
@@ -30,18 +31,25 @@ def final_model(
     return center, statistics(trainer, center, state.batch_stats)
 
 
-def held_out_errors(trainer: Trainer, state: flatjax.TrainState) -> dict[str, float]:
-    """Held-out error, in %, of what would be the final model if training stopped here.
+def held_out_errors(
+    trainer: Trainer, state: flatjax.TrainState, batches: Iterable[Any] | None = None
+) -> dict[str, float]:
+    """Error, in %, of what would be the final model if training stopped here.
 
     Of a network with batch norm also the error with the statistics that training left, averaged
     over the replicas, instead of re-estimated ones.
+
+    Args:
+      trainer: its task evaluates.
+      state: a state during training, or at its end.
+      batches: what the error is measured on; all held-out examples by default.
     """
     params, batch_stats = final_model(trainer, state)
-    errors = {"test_error": _percent(trainer.task.evaluate(params, batch_stats)["error"])}
+    percent = lambda stats: _percent(trainer.task.evaluate(params, stats, batches)["error"])
+    errors = {"test_error": percent(batch_stats)}
     if jax.tree.leaves(batch_stats):
         averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
-        error = trainer.task.evaluate(params, averaged)["error"]
-        errors["test_error_averaged_statistics"] = _percent(error)
+        errors["test_error_averaged_statistics"] = percent(averaged)
     return errors
 
 
@@ -89,7 +97,7 @@ def final_result(
         "gradient_evaluations": trainer.gradient_evaluations,
         "epochs_per_replica": trainer.total_steps / trainer.batches_per_epoch,
         "seconds": history[-1]["seconds"],
-        "test_error": _percent(test["error"]),
+        **held_out_errors(trainer, state),
         "test_loss": float(test["loss"]),
         "train_error": energy["reference_error"],
         "train_loss": energy["reference_loss"],

@@ -43,7 +43,6 @@ def _check(directory: pathlib.Path) -> dict[str, Any] | None:
         return None
     trainer, state, _ = load_run(directory)
     losses = [record["train_loss"] for record in result["history"]]
-    last = result["history"][-1]
     found = {
         "first_loss": losses[0],
         "last_loss": losses[-1],
@@ -53,7 +52,7 @@ def _check(directory: pathlib.Path) -> dict[str, Any] | None:
         "seconds": result["seconds"],
     }
     averaged = "test_error_averaged_statistics"
-    return found | ({averaged: last[averaged]} if averaged in last else {})
+    return found | ({averaged: result[averaged]} if averaged in result else {})
 
 
 def available_dataset() -> str:

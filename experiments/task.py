@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import chex
 import jax
@@ -114,6 +115,11 @@ class Task:
         return self._eval_batches(self.held_out, len(self.held_out), EVAL_BATCH_SIZE)
 
     @functools.cached_property
+    def curve_batches(self) -> list[dict[str, jax.Array]]:
+        """The held-out examples on which training is followed."""
+        return self._eval_batches(self.held_out, self.config.curve_examples, EVAL_BATCH_SIZE)
+
+    @functools.cached_property
     def train_batches(self) -> list[dict[str, jax.Array]]:
         """The training examples on which local energy is measured."""
         return self._eval_batches(self.train, self.config.local_energy_examples, EVAL_BATCH_SIZE)
@@ -157,9 +163,15 @@ class Task:
         """(params, batch_stats, batch) -> batch_stats; see `flatjax.batch_stats`."""
         return jax.jit(lambda params, stats, batch: self.loss(params, stats, batch)[1])
 
-    def evaluate(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, jax.Array]:
-        """Mean loss and error of one network on the held-out examples."""
-        return flatjax.evaluate(self.eval_fn, params, self.held_out_batches, batch_stats)
+    def evaluate(
+        self,
+        params: chex.ArrayTree,
+        batch_stats: chex.ArrayTree,
+        batches: Iterable[Any] | None = None,
+    ) -> dict[str, jax.Array]:
+        """Mean loss and error of one network, on the held-out examples by default."""
+        batches = self.held_out_batches if batches is None else batches
+        return flatjax.evaluate(self.eval_fn, params, batches, batch_stats)
 
     def ensemble_error(
         self, members: list[chex.ArrayTree], member_stats: list[chex.ArrayTree]

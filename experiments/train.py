@@ -243,7 +243,7 @@ class Trainer:
                     **evaluate.coupling_record(self, state),
                 }
                 if evaluate_epochs:
-                    record |= evaluate.held_out_errors(self, state)
+                    record |= evaluate.held_out_errors(self, state, self.task.curve_batches)
                     bar.set_postfix(loss=f"{losses.mean():.3f}", error=record["test_error"])
                 history.append(record)
                 if run_directory is not None:
