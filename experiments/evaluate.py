@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import flatjax
 from experiments.algorithms import learning_rate_schedule
 from experiments.config import TrainConfig
+from experiments.mesh import local
 
 if TYPE_CHECKING:
     from experiments.train import Trainer
@@ -26,7 +27,7 @@ def final_model(
     training never visits, so that its batch statistics are re-estimated on training batches.
     """
     members = trainer.algorithm.members(state.opt_state, state.params)
-    center = flatjax.replica_center(members, replica_axis=0)
+    center = local(trainer.placement, flatjax.replica_center(members, replica_axis=0))
     return center, statistics(trainer, center, state.batch_stats)
 
 
@@ -40,6 +41,7 @@ def held_out_errors(trainer: Trainer, state: flatjax.TrainState) -> dict[str, fl
     errors = {"test_error": _percent(trainer.task.evaluate(params, batch_stats)["error"])}
     if jax.tree.leaves(batch_stats):
         averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
+        averaged = local(trainer.placement, averaged)
         error = trainer.task.evaluate(params, averaged)["error"]
         errors["test_error_averaged_statistics"] = _percent(error)
     return errors
@@ -78,7 +80,10 @@ def final_result(
     test = task.evaluate(params, batch_stats)
     if not math.isfinite(test["loss"]):
         raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")
-    members = flatjax.unstack_replicas(trainer.algorithm.members(state.opt_state, state.params))
+    members = local(
+        trainer.placement,
+        flatjax.unstack_replicas(trainer.algorithm.members(state.opt_state, state.params)),
+    )
     member_stats = [statistics(trainer, member, state.batch_stats) for member in members]
     replica_errors = [
         task.evaluate(*member)["error"] for member in zip(members, member_stats, strict=True)
@@ -129,7 +134,7 @@ def statistics(
       params: parameters of one network.
       batch_stats: stacked statistics, for their structure.
     """
-    stats = jax.tree.map(lambda leaf: leaf[0], batch_stats)
+    stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), batch_stats)
     return flatjax.batch_stats.reestimate(
         trainer.task.update_stats, params, stats, trainer.task.statistics_batches
     )
