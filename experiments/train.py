@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 import flatjax
-from experiments import evaluate
+from experiments import evaluate, processes
 from experiments.algorithms import ALGORITHMS, seed_noise
 from experiments.config import TrainConfig
 from experiments.mesh import Placement, check_fit
@@ -257,7 +257,8 @@ class Trainer:
         Args:
           seed: of the run; that of the configuration by default.
           directory: where configuration, metrics, checkpoints and the result go; a run that was
-            interrupted there is resumed and ends in the same parameters, bit for bit.
+            interrupted there is resumed and ends in the same parameters, bit for bit (on another
+            mesh, to rounding).
           progress: show a progress bar.
           evaluate_epochs: measure the held-out error of the present model after every epoch.
           checkpoint_seconds: save at the first end of an epoch after this long. A run that is
@@ -285,7 +286,7 @@ class Trainer:
             initial=int(state.step),
             desc=f"{config.algorithm}, seed {config.seed}",
             unit="step",
-            disable=not progress,
+            disable=not (progress and processes.is_main()),
             leave=False,
         )
         epoch_steps = self.batches_per_epoch * self.algorithm.batch_repeats
@@ -308,10 +309,10 @@ class Trainer:
                 history.append(record)
                 if run_directory is not None:
                     run_directory.append_metrics(record)
-                    now = time.perf_counter()
-                    if now - saved_at > checkpoint_seconds or until == self.total_steps:
+                    is_due = time.perf_counter() - saved_at > checkpoint_seconds
+                    if until == self.total_steps or processes.as_main(is_due):
                         run_directory.save(until, arrays_of(state))
-                        saved_at = now
+                        saved_at = time.perf_counter()
         result = evaluate.final_result(self, config, state, history)
         if run_directory is not None:
             run_directory.write_result(result)

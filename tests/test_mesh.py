@@ -55,13 +55,13 @@ def trained(config, mesh, steps=4):
     return trainer.train_epoch(trainer.start(3), 3, steps)
 
 
-MESHES = {"rsgd": ["replica=2", "replica=2,data=2"], "esgd": ["data=2"], "parle": ["data=4"]}
+MESHES = {"rsgd": ["replica=2,data=2"], "esgd": ["data=2"], "parle": ["data=4"]}
 
 
 @pytest.mark.parametrize("algorithm", MESHES)
 def test_devices_change_nothing(algorithm):
-    """Weights, statistics, optimizer state and losses, with noise, dropout and augmentation."""
-    config = replace(algorithm=algorithm, augment=("crop",))
+    """Weights, statistics, optimizer state and losses, with noise and dropout."""
+    config = replace(algorithm=algorithm)
     expected = trained(config, None)
     for mesh in MESHES[algorithm]:
         state, losses = trained(config, mesh)
@@ -76,3 +76,78 @@ def test_devices_change_nothing(algorithm):
 def _raw(leaf):
     is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+# --- on disk ------------------------------------------------------------------------------------
+
+PLAIN = replace(model="mlp", model_options=("hidden=(4,)",), epochs=6, algorithm="rsgd")
+
+
+def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
+    """An epoch on two devices, one on four, the last on one: as all of them on one."""
+    arguments = ["train", "--no-progress", "--checkpoint-seconds", "0", "--out", str(tmp_path)]
+    for name, value in PLAIN.to_json().items():
+        if value != getattr(TrainConfig(), name):
+            value = value if isinstance(value, list | tuple) else [value]
+            arguments += [f"--{name.replace('_', '-')}", *map(str, value)]
+    train_epoch, steps = Trainer.train_epoch, []
+
+    def interrupted(self, state, *rest):
+        if len(steps) in (1, 3):
+            steps.append(None)
+            raise RuntimeError("stopped")
+        steps.append((int(state.step), len(state.params["Dense_0"]["bias"].devices())))
+        return train_epoch(self, state, *rest)
+
+    monkeypatch.setattr(Trainer, "train_epoch", interrupted)
+    assert command_line.main([*arguments, "--mesh", "replica=2"]) == 1
+    assert command_line.main([*arguments, "--mesh", "data=2,replica=2"]) == 1
+    assert command_line.main(arguments) == 0
+    assert steps == [(0, 2), None, (4, 4), None, (8, 1)]
+    assert "test_error" in capsys.readouterr().out
+    monkeypatch.undo()
+    _assert_same(json.loads((tmp_path / "result.json").read_text()), Trainer(PLAIN).run())
+
+
+def _assert_same(found, expected):
+    """Results of two runs, but for their times."""
+    for result in (found, expected):
+        del result["seconds"]
+        for record in result["history"]:
+            del record["seconds"]
+    assert found["config"] == expected["config"]
+    leaves = [jax.tree.leaves(result | {"config": None}) for result in (found, expected)]
+    np.testing.assert_allclose(*leaves, rtol=1e-4)
+
+
+# --- what does not fit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mesh", "changes", "message"),
+    [
+        ("replica=4", {"replicas": 6}, "mesh: replica=4 does not divide the 6 .* replica=3"),
+        ("replica=9", {"replicas": 3}, "mesh: replica=9 does not divide the 3 .* replica=3"),
+        ("replica=2", {"algorithm": "sgd"}, "the 1 replicas of sgd; .* replica=1"),
+        ("data=3", {}, r"batch_size .* data=3 .* 40; .* 39 or 42, or data=4"),
+        ("data=80", {}, r"batch_size .* data=80 .* 40; .* is 80, or data=40"),
+        ("replica=3,data=4", {"replicas": 3}, "12 devices, there are 8; .* replica=3,data=2"),
+        ("replica=9", {"replicas": 9}, "9 devices, there are 8; .* replica=3,data=1"),
+        ("auto", {"batch_size": 42}, "batch_size must divide over data=4"),
+        ("model=2", {}, "mesh must read replica=3,data=2"),
+        ("replica=0", {}, "mesh must read replica=3,data=2"),
+        ("data=2,data=2", {}, "mesh must name each axis once"),
+    ],
+)
+def test_meshes_that_do_not_fit_are_refused(mesh, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(mesh, replace(**changes))
+
+
+def test_auto_takes_all_devices():
+    assert dict(make_mesh("auto", replace(replicas=6)).shape) == {"replica": 2, "data": 4}
+
+
+def test_the_axes_of_a_mesh_have_names():
+    with pytest.raises(ValueError, match="axes"):
+        Trainer(SMALL, mesh=jax.make_mesh((2,), ("x",), devices=jax.devices()[:2]))
