@@ -6,15 +6,25 @@ import pathlib
 import sys
 from typing import Annotated, Literal
 
+import jax
 import tyro
 
-from experiments import committee, contest, flatness, flatness_study, gaussian_mixture, reproduce
+from experiments import (
+    committee,
+    contest,
+    flatness,
+    flatness_study,
+    gaussian_mixture,
+    processes,
+    reproduce,
+)
 from experiments.compare import compare, slug
 from experiments.config import TrainConfig
 from experiments.configs import committee as committee_rules
 from experiments.configs import contest as contest_rules
 from experiments.configs import deep, study_of
 from experiments.configs import flatness_study as study_rules
+from experiments.mesh import make_mesh
 from experiments.train import Trainer
 from experiments.tune import report, tune
 
@@ -24,7 +34,8 @@ class Train:
     """Train one network (or y replicas) with one algorithm, and measure it.
 
     Metrics, checkpoints and the result are written to --out; an interrupted run resumes there and
-    ends in the same parameters, bit for bit.
+    ends in the same parameters, bit for bit. It may resume on another mesh, or on another number
+    of devices or processes: it is the same run, to rounding.
 
     Example: python -m experiments train --algorithm rsgd --dataset fashion_mnist
     --model small_convnet --epochs 10
@@ -39,15 +50,34 @@ class Train:
     """Save at the first end of an epoch after this long."""
     progress: bool = True
     """Show a progress bar."""
+    mesh: str | None = None
+    """Spread replicas and their batches over devices, for example replica=3,data=2 on six; auto for
+    all devices there are. By default one device, or auto with several processes."""
+    coordinator: str | None = None
+    """Train with several processes: ADDRESS:PORT of the first, or auto under SLURM or Open MPI; see
+    docs/distributed.md."""
+    num_processes: int | None = None
+    """How many processes, with --coordinator ADDRESS:PORT."""
+    process_id: int | None = None
+    """Which of them this one is, 0 to num_processes - 1."""
 
     def run(self) -> int:
         """Trains and prints the result as one JSON line."""
+        processes.join(self.coordinator, self.num_processes, self.process_id)
+        with processes.explained():
+            return self._run()
+
+    def _run(self) -> int:
         c = self.config
         name = f"{c.dataset}-{c.model}-{c.algorithm}-seed-{c.seed}"
         out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
-        result = Trainer(c).run(
+        mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
+        trainer = Trainer(c, mesh=None if mesh is None else make_mesh(mesh, c))
+        result = trainer.run(
             directory=out, progress=self.progress, checkpoint_seconds=self.checkpoint_seconds
         )
+        if not processes.is_main():
+            return 0
         shown = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")
         shown += ("gradient_evaluations", "seconds", "local_energy")
         print(json.dumps({name: result[name] for name in shown}))
@@ -391,9 +421,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return command.run()
+    except processes.ProcessLostError as error:
+        processes.leave(f"{type(error).__name__}: {error}")
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    return 1
 
 
 if __name__ == "__main__":

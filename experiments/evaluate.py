@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import flatjax
 from experiments.algorithms import learning_rate_schedule
 from experiments.config import TrainConfig
+from experiments.mesh import local
 
 if TYPE_CHECKING:
     from experiments.train import Trainer
@@ -27,7 +28,7 @@ def final_model(
     training never visits, so that its batch statistics are re-estimated on training batches.
     """
     members = trainer.algorithm.members(state.opt_state, state.params)
-    center = flatjax.replica_center(members, replica_axis=0)
+    center = local(trainer.placement, flatjax.replica_center(members, replica_axis=0))
     return center, statistics(trainer, center, state.batch_stats)
 
 
@@ -49,6 +50,7 @@ def held_out_errors(
     errors = {"test_error": percent(batch_stats)}
     if jax.tree.leaves(batch_stats):
         averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
+        averaged = local(trainer.placement, averaged)
         errors["test_error_averaged_statistics"] = percent(averaged)
     return errors
 
@@ -86,7 +88,10 @@ def final_result(
     test = task.evaluate(params, batch_stats)
     if not math.isfinite(test["loss"]):
         raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")
-    members = flatjax.unstack_replicas(trainer.algorithm.members(state.opt_state, state.params))
+    members = local(
+        trainer.placement,
+        flatjax.unstack_replicas(trainer.algorithm.members(state.opt_state, state.params)),
+    )
     member_stats = [statistics(trainer, member, state.batch_stats) for member in members]
     replica_errors = [
         task.evaluate(*member)["error"] for member in zip(members, member_stats, strict=True)
@@ -137,7 +142,7 @@ def statistics(
       params: parameters of one network.
       batch_stats: stacked statistics, for their structure.
     """
-    stats = jax.tree.map(lambda leaf: leaf[0], batch_stats)
+    stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), batch_stats)
     return flatjax.batch_stats.reestimate(
         trainer.task.update_stats, params, stats, trainer.task.statistics_batches
     )

@@ -1,5 +1,7 @@
 """What a run leaves on disk: configuration, metrics, checkpoints, result. Every write is atomic.
 
+Of several processes, which must see one directory, the first writes; checkpoints all together.
+
 config.json     the configuration; a directory belongs to one
 metrics.jsonl   one line for each epoch
 checkpoints/    the last states, by orbax
@@ -15,6 +17,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from experiments import processes
 from experiments.config import TrainConfig
 
 
@@ -37,7 +40,8 @@ class RunDirectory:
         path = self.path / "config.json"
         wanted = config.to_json()
         if not path.exists():
-            write_json(path, wanted)
+            if processes.is_main():
+                write_json(path, wanted)
             return
         found = read_json(path)
         names = sorted(found.keys() | wanted.keys())
@@ -63,7 +67,7 @@ class RunDirectory:
             manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, like: Any) -> Any | None:
-        """The newest state, with the structure, shapes and dtypes of `like`; None if there is none.
+        """The newest state, with structure, shapes, dtypes and shardings of `like`; None if none.
 
         Raises:
           ValueError: the checkpoint cannot be read, or does not fit.
@@ -85,6 +89,8 @@ class RunDirectory:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
+        if not processes.is_main():
+            return
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -99,12 +105,14 @@ class RunDirectory:
                 break
             if record["step"] <= step:
                 records.append(record)
-        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        if processes.is_main():
+            write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         return records
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as complete."""
-        write_json(self.path / "result.json", result)
+        if processes.is_main():
+            write_json(self.path / "result.json", result)
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a complete run, else None."""

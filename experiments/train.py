@@ -13,9 +13,10 @@ import numpy as np
 import tqdm
 
 import flatjax
-from experiments import evaluate
+from experiments import evaluate, processes
 from experiments.algorithms import ALGORITHMS, seed_noise
 from experiments.config import TrainConfig
+from experiments.mesh import Placement, check_fit
 from experiments.run_directory import RunDirectory
 from experiments.task import Task, make_task
 from flatjax import data
@@ -34,9 +35,26 @@ class Trainer:
       batches_per_epoch: batches in a pass of one replica over the training set.
       total_steps: gradients that each replica takes.
       gradient_evaluations: gradients of all replicas together: the budget that was used.
+      placement: how arrays lie on the mesh; None where all is on one device.
+
+    Args:
+      config: the configuration.
+      task: what is trained on; that of the configuration by default.
+      mesh: a mesh with the axes "replica" and "data" (see `experiments.mesh`); one device if None.
+
+    Raises:
+      ValueError: the configuration does not fit the data or the mesh.
     """
 
-    def __init__(self, config: TrainConfig, task: Task | None = None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        if mesh is not None:
+            check_fit(mesh, config)
+        self.placement = None if mesh is None else Placement(mesh)
         self.config = config
         self.task = make_task(config) if task is None else task
         self.algorithm = ALGORITHMS[config.algorithm]
@@ -98,15 +116,58 @@ class Trainer:
         batch_number = state.step // self.algorithm.batch_repeats
         indices = order[batch_number % self.batches_per_epoch]
         batch = self.task.batch(train, indices, jax.random.fold_in(key, batch_number))
-        (losses, batch_stats), grads = flatjax.map_replicas(self.task.value_and_grad)(
+        mesh = None
+        if self.placement is not None:
+            batch, mesh = self.placement.constrain(batch), self.placement.mesh
+        (losses, batch_stats), grads = flatjax.map_replicas(self.task.value_and_grad, mesh=mesh)(
             state.params, state.batch_stats, batch
         )
         state = state.apply_gradients(grads=grads, batch_stats=batch_stats, value=losses.mean())
         return state, losses
 
+    # --- where it runs --------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _state_shardings(self):
+        """Those of the state; on a mesh."""
+        return self.placement.state_shardings(jax.eval_shape(lambda: self.init_state(0)))
+
+    def start(self, seed: int) -> flatjax.TrainState:
+        """The state before the first step, where the run lives: made there, piece by piece."""
+        if self.placement is None:
+            return self.init_state(seed)
+        return jax.jit(self.init_state, out_shardings=self._state_shardings)(seed)
+
+    @functools.cached_property
+    def _train(self) -> data.DeviceSplit:
+        """The training examples, where the run lives."""
+        if self.placement is None:
+            return self.task.device_train
+        train = self.task.train
+        return self.placement.replicate(data.DeviceSplit(train.image, train.label))
+
+    @functools.cached_property
+    def _draw_epoch(self):
+        """(seed, epoch) -> what is drawn for an epoch: order of the data, key of augmentation."""
+
+        def draw(seed, epoch):
+            return self.epoch_order(seed, epoch), run_keys(seed).augmentation
+
+        if self.placement is None:
+            return draw
+        shardings = (self.placement.batches, self.placement.replicated)
+        return jax.jit(draw, out_shardings=shardings)
+
+    def _jit_training(self, fn):
+        """Compiles (state, ...) -> (state, losses); the old state is donated."""
+        if self.placement is None:
+            return jax.jit(fn, donate_argnums=0)
+        shardings = (self._state_shardings, self.placement.replicated)
+        return jax.jit(fn, donate_argnums=0, out_shardings=shardings)
+
     @functools.cached_property
     def _jitted_step(self):
-        return jax.jit(self.train_step, donate_argnums=0)
+        return self._jit_training(self.train_step)
 
     @functools.cached_property
     def _jitted_steps(self):
@@ -123,7 +184,7 @@ class Trainer:
             losses = jnp.zeros((max_steps, order.shape[1]))
             return jax.lax.fori_loop(0, num_steps, body, (state, losses))
 
-        return jax.jit(steps, donate_argnums=0)
+        return self._jit_training(steps)
 
     @functools.cached_property
     def loops_on_device(self) -> bool:
@@ -156,8 +217,7 @@ class Trainer:
         """Steps of one epoch, from where `state` is; returns the losses too, (num_steps, y)."""
         first = int(state.step)
         epoch = first // self.algorithm.batch_repeats // self.batches_per_epoch
-        order = self.epoch_order(seed, epoch)
-        arguments = (self.task.device_train, order, run_keys(seed).augmentation)
+        arguments = (self._train, *self._draw_epoch(seed, epoch))
         if self.loops_on_device:
             state, losses = self._jitted_steps(state, *arguments, num_steps)
             losses = np.asarray(losses)[:num_steps]
@@ -197,7 +257,8 @@ class Trainer:
         Args:
           seed: of the run; that of the configuration by default.
           directory: where configuration, metrics, checkpoints and the result go; a run that was
-            interrupted there is resumed and ends in the same parameters, bit for bit.
+            interrupted there is resumed and ends in the same parameters, bit for bit (on another
+            mesh, to rounding).
           progress: show a progress bar.
           evaluate_epochs: measure the held-out error of the present model after every epoch.
           checkpoint_seconds: save at the first end of an epoch after this long. A run that is
@@ -214,7 +275,7 @@ class Trainer:
         run_directory = None if directory is None else RunDirectory(directory, config)
         if run_directory is not None and (result := run_directory.read_result()) is not None:
             return result
-        state = self.init_state(config.seed)
+        state = self.start(config.seed)
         history: list[dict[str, Any]] = []
         if run_directory is not None:
             state, history = _resume(run_directory, state)
@@ -225,7 +286,7 @@ class Trainer:
             initial=int(state.step),
             desc=f"{config.algorithm}, seed {config.seed}",
             unit="step",
-            disable=not progress,
+            disable=not (progress and processes.is_main()),
             leave=False,
         )
         epoch_steps = self.batches_per_epoch * self.algorithm.batch_repeats
@@ -248,10 +309,10 @@ class Trainer:
                 history.append(record)
                 if run_directory is not None:
                     run_directory.append_metrics(record)
-                    now = time.perf_counter()
-                    if now - saved_at > checkpoint_seconds or until == self.total_steps:
+                    is_due = time.perf_counter() - saved_at > checkpoint_seconds
+                    if until == self.total_steps or processes.as_main(is_due):
                         run_directory.save(until, arrays_of(state))
-                        saved_at = now
+                        saved_at = time.perf_counter()
         result = evaluate.final_result(self, config, state, history)
         if run_directory is not None:
             run_directory.write_result(result)

@@ -102,7 +102,7 @@ def test_hours_follow_from_operations():
 
 def test_recorded_costs_are_of_these_networks():
     recorded = costs.read_costs()
-    assert set(recorded) == set(ROWS)
+    assert set(recorded) <= set(ROWS)
     name = "fashion-mnist-resnet8"
     row = row_of(name)
     network = make_network(row.base.model, row.base.model_options, 10, (28, 28, 1))

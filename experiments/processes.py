@@ -1,0 +1,103 @@
+"""Several processes that train one run together, on one host or many, by `jax.distributed`.
+
+Every process runs the same program on the same data; each holds its devices' share of the arrays.
+Process 0 alone writes metrics and result and prints; checkpoints are written by all.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+# A process that has been silent for this long is taken for dead, and the others stop.
+HEARTBEAT_SECONDS = 30
+
+# How errors of collectives read, which have types of every kind.
+_LOST = re.compile(r"Gloo|NCCL|heartbeat|[Bb]arrier|^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)")
+
+
+class ProcessLostError(RuntimeError):
+    """A process of the run died or cannot be reached."""
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Makes this process one of several; to be called before anything else of JAX.
+
+    Args:
+      coordinator: address and port of process 0, the same for all; `"auto"` where the launcher
+        says (SLURM, Open MPI, TPU); None for a process on its own.
+      num_processes: how many there are; None with "auto".
+      process_id: which one this is, 0 to num_processes - 1; None with "auto".
+
+    Raises:
+      ValueError: some of the three are missing, or do not fit together.
+    """
+    given = num_processes is not None, process_id is not None
+    if coordinator in (None, "auto"):
+        if any(given):
+            raise ValueError(
+                "coordinator must be ADDRESS:PORT where num_processes or process_id are given, "
+                f"got {coordinator}."
+            )
+        if coordinator is None:
+            return
+    elif not all(given):
+        raise ValueError("num_processes and process_id must be given with coordinator.")
+    elif not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"process_id must be in 0 ... {num_processes - 1} (num_processes - 1), "
+            f"got {process_id}."
+        )
+    elif ":" not in coordinator:
+        raise ValueError(f"coordinator must be ADDRESS:PORT or auto, got {coordinator}.")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        None if coordinator == "auto" else coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def as_main(flag: bool) -> bool:
+    """What process 0 has: for decisions that all have to take alike."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(flag))
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns the error of a collective that lost one of its processes into a clear one.
+
+    Raises:
+      ProcessLostError: instead of the error of JAX.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        first_line = str(error).splitlines()[0]
+        raise ProcessLostError(
+            f"process {jax.process_index()} of {jax.process_count()} stops, as another one died or "
+            "cannot be reached. Start all of them again with the same command: the run goes on "
+            f"from its last checkpoint. ({first_line})"
+        ) from error
+
+
+def leave(message: str) -> None:
+    """Prints a message and ends this process, without waiting for those that are lost."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)

@@ -1,0 +1,159 @@
+"""Runs on a mesh of devices: the same result as on one, resumed across meshes, clear refusals."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import PartitionSpec as P
+
+from experiments import __main__ as command_line
+from experiments.config import TrainConfig
+from experiments.mesh import make_mesh
+from experiments.train import Trainer
+
+SMALL = TrainConfig(
+    train_size=160,
+    held_out_size=100,
+    batch_size=40,
+    epochs=4,
+    replicas=2,
+    inner_steps=2,
+    replica_gamma=0.01,
+    gamma=0.01,
+    noise_scale=1e-2,
+    model="test_mesh:Network",
+    sigmas=(0.1,),
+    local_energy_samples=2,
+    local_energy_examples=40,
+)
+
+
+class Network(nn.Module):
+    """A convolution, batch norm and dropout: what depends on the batch, and on chance."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        """Logits."""
+        x = nn.Conv(4, (3, 3), strides=2)(images)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x))
+        x = nn.Dropout(0.1, deterministic=not train)(x)
+        return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)))
+
+
+def replace(config=SMALL, **changes):
+    return dataclasses.replace(config, **changes)
+
+
+def trained(config, mesh, steps=4):
+    """The state after one epoch and its losses."""
+    trainer = Trainer(config, mesh=None if mesh is None else make_mesh(mesh, config))
+    return trainer.train_epoch(trainer.start(3), 3, steps)
+
+
+MESHES = {"rsgd": ["replica=2,data=2"], "esgd": ["data=2"], "parle": ["data=4"]}
+
+
+@pytest.mark.parametrize("algorithm", MESHES)
+def test_devices_change_nothing(algorithm):
+    """Weights, statistics, optimizer state and losses, with noise and dropout."""
+    config = replace(algorithm=algorithm)
+    expected = trained(config, None)
+    for mesh in MESHES[algorithm]:
+        state, losses = trained(config, mesh)
+        for found, wanted in zip(*map(jax.tree.leaves, (state, expected[0])), strict=True):
+            np.testing.assert_allclose(*map(_raw, (found, wanted)), rtol=1e-4, atol=1e-5)
+            spec = P("replica") if found.ndim else P()
+            sharding = jax.NamedSharding(make_mesh(mesh, config), spec)
+            assert found.sharding.is_equivalent_to(sharding, found.ndim)
+        np.testing.assert_allclose(losses, expected[1], rtol=1e-4)
+
+
+def _raw(leaf):
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+# --- on disk ------------------------------------------------------------------------------------
+
+PLAIN = replace(model="mlp", model_options=("hidden=(4,)",), epochs=6, algorithm="rsgd")
+
+
+def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
+    """An epoch on two devices, one on four, the last on one: as all of them on one."""
+    arguments = ["train", "--no-progress", "--checkpoint-seconds", "0", "--out", str(tmp_path)]
+    for name, value in PLAIN.to_json().items():
+        if value != getattr(TrainConfig(), name):
+            value = value if isinstance(value, list | tuple) else [value]
+            arguments += [f"--{name.replace('_', '-')}", *map(str, value)]
+    train_epoch, steps = Trainer.train_epoch, []
+
+    def interrupted(self, state, *rest):
+        if len(steps) in (1, 3):
+            steps.append(None)
+            raise RuntimeError("stopped")
+        steps.append((int(state.step), len(state.params["Dense_0"]["bias"].devices())))
+        return train_epoch(self, state, *rest)
+
+    monkeypatch.setattr(Trainer, "train_epoch", interrupted)
+    assert command_line.main([*arguments, "--mesh", "replica=2"]) == 1
+    assert command_line.main([*arguments, "--mesh", "data=2,replica=2"]) == 1
+    assert command_line.main(arguments) == 0
+    assert steps == [(0, 2), None, (4, 4), None, (8, 1)]
+    assert "test_error" in capsys.readouterr().out
+    monkeypatch.undo()
+    _assert_same(json.loads((tmp_path / "result.json").read_text()), Trainer(PLAIN).run())
+
+
+def _assert_same(found, expected):
+    """Results of two runs, but for their times."""
+    for result in (found, expected):
+        del result["seconds"]
+        for record in result["history"]:
+            del record["seconds"]
+    assert found["config"] == expected["config"]
+    leaves = [jax.tree.leaves(result | {"config": None}) for result in (found, expected)]
+    np.testing.assert_allclose(*leaves, rtol=1e-4)
+
+
+# --- what does not fit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mesh", "changes", "message"),
+    [
+        ("replica=4", {"replicas": 6}, "mesh: replica=4 does not divide the 6 .* replica=3"),
+        ("replica=9", {"replicas": 3}, "mesh: replica=9 does not divide the 3 .* replica=3"),
+        ("replica=2", {"algorithm": "sgd"}, "the 1 replicas of sgd; .* replica=1"),
+        ("data=3", {}, r"batch_size .* data=3 .* 40; .* 39 or 42, or data=4"),
+        ("data=80", {}, r"batch_size .* data=80 .* 40; .* is 80, or data=40"),
+        ("replica=3,data=4", {"replicas": 3}, "12 devices, there are 8; .* replica=3,data=2"),
+        ("replica=9", {"replicas": 9}, "9 devices, there are 8; .* replica=3,data=1"),
+        ("auto", {"batch_size": 42}, "batch_size must divide over data=4"),
+        ("model=2", {}, "mesh must read replica=3,data=2"),
+        ("replica=0", {}, "mesh must read replica=3,data=2"),
+        ("data=2,data=2", {}, "mesh must name each axis once"),
+    ],
+)
+def test_meshes_that_do_not_fit_are_refused(mesh, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(mesh, replace(**changes))
+
+
+def test_no_process_may_be_left_without_a_device(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="mesh: .* of the 2 processes .* replica=2,data=4"):
+        make_mesh("replica=2", SMALL)
+
+
+def test_auto_takes_all_devices():
+    assert dict(make_mesh("auto", replace(replicas=6)).shape) == {"replica": 2, "data": 4}
+
+
+def test_the_axes_of_a_mesh_have_names():
+    with pytest.raises(ValueError, match="axes"):
+        Trainer(SMALL, mesh=jax.make_mesh((2,), ("x",), devices=jax.devices()[:2]))

@@ -1,0 +1,131 @@
+"""Two processes on this machine train as one does, and stop together when one is killed."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import processes
+from experiments.config import TrainConfig
+from experiments.mesh import make_mesh
+from experiments.train import Trainer
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = TrainConfig(
+    train_size=160,
+    held_out_size=100,
+    batch_size=40,
+    epochs=40,
+    replicas=2,
+    gamma=0.01,
+    model="mlp",
+    model_options=("hidden=(4,)",),
+    sigmas=(0.1,),
+    local_energy_samples=2,
+    local_energy_examples=40,
+)
+
+
+def start(directory, checkpoint_seconds):
+    """Two processes with a device each; what they print goes to files."""
+    arguments = ["--out", str(directory / "run"), "--no-progress", "--checkpoint-seconds"]
+    arguments += [str(checkpoint_seconds)]
+    for name, value in CONFIG.to_json().items():
+        if value != getattr(TrainConfig(), name) and value != []:
+            value = value if isinstance(value, list) else [value]
+            arguments += [f"--{name.replace('_', '-')}", *map(str, value)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    started = []
+    for i in range(2):
+        with open(directory / f"{i}.txt", "w") as output:
+            command = [sys.executable, "-m", "experiments", "train", *arguments]
+            command += ["--coordinator", coordinator, "--num-processes", "2"]
+            started.append(
+                subprocess.Popen(
+                    [*command, "--process-id", str(i)],
+                    cwd=ROOT,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+                )
+            )
+    return started
+
+
+def saved_steps(run):
+    """Of the complete checkpoints; those under way have other names."""
+    return [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
+
+
+def test_two_processes_stop_together_and_end_as_one(tmp_path):
+    run = tmp_path / "run"
+    first, second = start(tmp_path, 0)
+    try:
+        deadline = time.monotonic() + 240
+        while not (saved := saved_steps(run)):
+            assert first.poll() is None, (tmp_path / "0.txt").read_text()
+            assert time.monotonic() < deadline, "the run made no progress"
+            time.sleep(0.01)
+        second.send_signal(signal.SIGKILL)
+        # At once where it was talking to the other, else after some missed heartbeats.
+        assert first.wait(timeout=4 * processes.HEARTBEAT_SECONDS) != 0
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+    message = (tmp_path / "0.txt").read_text()
+    assert "another one died" in message or "another task died" in message
+    assert not (run / "result.json").exists()
+
+    codes = [process.wait(timeout=240) for process in start(tmp_path, 60)]
+    texts = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
+    assert codes == [0, 0], texts
+    assert "test_error" in texts[0]
+    assert "test_error" not in texts[1]
+    found = json.loads((run / "result.json").read_text())
+    assert [record["step"] for record in found["history"]] == list(range(4, 81, 4))
+    assert max(saved) < 80
+
+    # One process, with two devices.
+    expected = Trainer(CONFIG, mesh=make_mesh("replica=2", CONFIG)).run(progress=False)
+    for result in (found, expected):
+        del result["seconds"]
+        for record in result["history"]:
+            del record["seconds"]
+    leaves = [jax.tree.leaves(result | {"config": None}) for result in (found, expected)]
+    np.testing.assert_allclose(*leaves, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("host:1", None, None), "num_processes and process_id must be given"),
+        (("host:1", 2, None), "num_processes and process_id must be given"),
+        (("host:1", 2, 2), r"process_id must be in 0 \.\.\. 1"),
+        (("host", 2, 0), "coordinator must be ADDRESS:PORT or auto"),
+        ((None, 2, 0), "coordinator must be ADDRESS:PORT where"),
+        (("auto", 2, 0), "coordinator must be ADDRESS:PORT where"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processes.join(*arguments)
+
+
+def test_one_process_is_the_main_one_and_explains_nothing():
+    processes.join(None, None, None)
+    assert processes.is_main()
+    assert processes.as_main(True)
+    assert not processes.as_main(False)
+    with pytest.raises(ValueError, match="^Gloo"), processes.explained():
+        raise ValueError("Gloo")
