@@ -45,7 +45,11 @@ def held_out_errors(
       state: a state during training, or at its end.
       batches: what the error is measured on; all held-out examples by default.
     """
-    params, batch_stats = final_model(trainer, state)
+    return _errors(trainer, state, *final_model(trainer, state), batches)
+
+
+def _errors(trainer, state, params, batch_stats, batches=None) -> dict[str, float]:
+    """The errors of the final model, whose statistics are re-estimated."""
     percent = lambda stats: _percent(trainer.task.evaluate(params, stats, batches)["error"])
     errors = {"test_error": percent(batch_stats)}
     if jax.tree.leaves(batch_stats):
@@ -102,7 +106,7 @@ def final_result(
         "gradient_evaluations": trainer.gradient_evaluations,
         "epochs_per_replica": trainer.total_steps / trainer.batches_per_epoch,
         "seconds": history[-1]["seconds"],
-        **held_out_errors(trainer, state),
+        **_errors(trainer, state, params, batch_stats),
         "test_loss": float(test["loss"]),
         "train_error": energy["reference_error"],
         "train_loss": energy["reference_loss"],
