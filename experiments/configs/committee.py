@@ -25,6 +25,7 @@ SOLVERS = {
     "eSGD fast": GradientSolver("esgd", epochs=100),
     "eSGD slow": GradientSolver("esgd", epochs=1000),
     "fBP": MessagePassing(num_replicas=30),
+    "fBP rising": MessagePassing(num_replicas=(2, 1e4)),
     "BP": MessagePassing(),
 }
 
@@ -41,6 +42,8 @@ SPACES = {
     "eSGD fast": _ANCHOR,
     "eSGD slow": _ANCHOR,
     "fBP": {"num_replicas": (10, 30, 100)},
+    # With fewer at the end errors are left, or units stay alike, or validation error is larger.
+    "fBP rising": {"num_replicas": ((2, 1e3), (2, 1e4), (2, 1e5))},
 }
 
 SUBSETS = (0, 1, 2, 3, 4)
@@ -51,6 +54,8 @@ SAMPLED_OVERLAPS = (0.9, 0.8, 0.6)
 SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 NUM_SAMPLES = 100
 DIRECT_SAMPLES = 5000
+BETAS = (0.3, 1.0, 2.0, 4.0)
+CHAIN_STEPS = 400
 
 # For --small: one subset, one seed, three solvers, nothing tuned.
 SMALL = {
@@ -60,4 +65,5 @@ SMALL = {
     "seeds": (0,),
     "overlaps": (0.95, 0.9, 0.8, 0.6),
     "sampled_overlaps": (0.8,),
+    "chain_steps": 100,
 }
