@@ -133,6 +133,8 @@ def _tempered(record):
     """What `flatjax.flatness.local_entropy` says."""
     if record is None or not record["solved"] or record["phi"] is None:
         return ""
+    if record["phi"] == 0:
+        return "0"  # no sample makes errors
     mark = "" if record["converged"] else " (not converged)"
     return f"{-1e6 * record['phi']:.1f} ± {1e6 * record['phi_sem']:.1f}{mark}"
 

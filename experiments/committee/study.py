@@ -1,6 +1,7 @@
 """Committees learn two classes by every algorithm, and their flatness is measured in every way."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import time
@@ -94,6 +95,8 @@ def candidates(study: CommitteeStudy, label: str) -> list[Solver]:
 def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) -> dict[str, Solver]:
     """Chooses the settings of least validation error, on subsets that are not used again.
 
+    Of equal ones, those of least training error.
+
     Returns:
       label -> settings.
     """
@@ -119,11 +122,16 @@ def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) ->
         json_lines.append(path, keys | found)
     records = json_lines.read(path)
 
-    def validation_error(solver):
-        found = [r["validation_error"] for r in records if r["settings"] == _as_json(solver)]
-        return np.mean(found) if found else 0.0  # the only one
+    def errors(label, solver):
+        keys = {"solver": label, "settings": _as_json(solver)}
+        found = [record for record in records if keys.items() <= record.items()]
+        names = ("validation_error", "train_error")
+        return [np.mean([record[name] for record in found]) if found else 0.0 for name in names]
 
-    return {label: min(solvers, key=validation_error) for label, solvers in tried.items()}
+    return {
+        label: min(solvers, key=functools.partial(errors, label))
+        for label, solvers in tried.items()
+    }
 
 
 def _as_json(solver):

@@ -31,7 +31,7 @@ SOLVERS = {
 
 _RATE = {"learning_rate": (0.3, 1.0, 3.0)}
 # From 0.03 on replicas are one from the start to the end, and all is as without them.
-_REPLICAS = _RATE | {"gamma": (1e-3, 3e-3, 1e-2)}
+_REPLICAS = _RATE | {"gamma": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 _ANCHOR = _RATE | {"gamma": (0.01, 0.1, 1.0)}
 
 SPACES = {
