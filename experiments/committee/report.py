@@ -31,6 +31,8 @@ COLORS = {
     "fBP": "#0072B2",
     "fBP rising": "#F0E442",
     "BP": "#CC79A7",
+    "SGD 0.3": "#8C564B",
+    "rSGD 0.3": "#C49C94",
 }
 
 

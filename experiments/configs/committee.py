@@ -27,6 +27,9 @@ SOLVERS = {
     "fBP": MessagePassing(num_replicas=30),
     "fBP rising": MessagePassing(num_replicas=(2, 1e4)),
     "BP": MessagePassing(),
+    # Not chosen by anything: the learning rate alone, and replicas that stay apart on top of it.
+    "SGD 0.3": GradientSolver("sgd", epochs=100, learning_rate=0.3),
+    "rSGD 0.3": GradientSolver("rsgd", epochs=100, replicas=7, learning_rate=0.3, gamma=0.01),
 }
 
 _RATE = {"learning_rate": (0.3, 1.0, 3.0)}
