@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,9 @@ class AmpBenchmark:
     """Timed; the time of one iteration is subtracted, and so is all that is done once."""
     rounds: int = 11
     """In each, everything is timed in turn; medians count."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu is the time of this process on all cores, for a busy machine; meaningful with one thread
+    each: OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
@@ -79,7 +83,7 @@ class AmpBenchmark:
         ours(1)  # compiles
         more = self.iterations + 1
         calls = {(f, n): functools.partial(f, n) for f in (ours, baseline) for n in (more, 1)}
-        times = race(calls, self.rounds)
+        times = race(calls, self.rounds, self.clock)
         per_iteration = lambda f: (times[f, more] - times[f, 1]) / self.iterations
         mean, baseline_mean = ours(more), baseline(more)
         return {
@@ -114,20 +118,21 @@ class AmpBenchmark:
         with jax.enable_x64(True):
             calls = {("ms", name): _compiled(*part) for name, part in ours.items()}
             calls |= {("NumPy: ms", name): _repeated(part) for name, part in baseline.items()}
-            times = race(calls, self.rounds)
+            times = race(calls, self.rounds, self.clock)
         ms = lambda kind, name: 1e3 * float(np.median(times[kind, name])) / REPEATS
         kinds = ("ms", "NumPy: ms")
         return {name: {kind: ms(kind, name) for kind in kinds} for name in ours}
 
 
-def race(calls, rounds):
+def race(calls, rounds, clock):
     """Seconds of all of them in each round, (rounds,) each, after one that does not count."""
+    now = time.perf_counter if clock == "wall" else time.process_time
     times = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = now()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(now() - start)
     return {name: np.array(values[1:]) for name, values in times.items()}
 
 

@@ -29,7 +29,7 @@ COLORS = {
     "eSGD fast": "#56B4E9",
     "eSGD slow": "#009E73",
     "fBP": "#0072B2",
-    "fBP rising": "#F0E442",
+    "fBP rising": "#7B3FA0",
     "BP": "#CC79A7",
     "SGD 0.3": "#8C564B",
     "rSGD 0.3": "#C49C94",
