@@ -347,8 +347,8 @@ class Committee:
     """Committees learn Dress or Coat by every algorithm; their flatness is measured in every way.
 
     Chooses settings by validation patterns, trains, measures test error, local entropy (counted,
-    by chains, AMP and EP) and local energy. Writes tuning.jsonl, solutions.jsonl, estimators.jsonl
-    (as they come; stopped, it goes on where it was), committee.md and committee.png.
+    by chains, AMP and EP) and local energy. Writes tuning.jsonl, solutions.jsonl, estimators.jsonl,
+    tempering.jsonl (as they come; stopped, it goes on where it was), committee.md, committee.png.
 
     With `--weights binary`: how many random patterns message passing stores in weights of +-1,
     beside published thresholds, in ten minutes (binary.jsonl, binary.md, binary.png).

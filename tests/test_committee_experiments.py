@@ -69,6 +69,8 @@ def make_study(**changes):
         "sigmas": (0.5, 1.0),
         "num_samples": 5,
         "direct_samples": 200,
+        "betas": (1.0, 3.0),
+        "chain_steps": 50,
     } | changes
     return CommitteeStudy(**changes)
 

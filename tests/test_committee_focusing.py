@@ -80,6 +80,43 @@ def test_replicas_find_solutions(focused):
     assert spread[0] > 2 * spread[1] > 4 * spread[3]
 
 
+@pytest.mark.parametrize("schedule", [np.full(60, 30.0), lambda index: 30])
+def test_a_constant_schedule_is_a_number(focused, schedule):
+    x, y, found = focused
+    again = focusing_bp(x, y, jax.random.key(0), num_units=3, num_replicas=schedule)
+    for ours, theirs in zip(again, found[30], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_replicas_may_become_more(focused):
+    """From one, whose means leave errors, to as many as leave none."""
+    x, y, found = focused
+    rising = np.geomspace(1, 1e4, 60)
+    result = focusing_bp(x, y, jax.random.key(0), num_units=3, num_replicas=rising)
+    np.testing.assert_array_equal(result.num_replicas, rising)
+    assert result.train_error == 0
+    assert result.train_errors[0] == found[1].train_errors[0]
+    assert result.variance.mean() < found[1].variance.mean() / 5
+    stepwise = focusing_bp(
+        x, y, jax.random.key(0), num_units=3, num_replicas=lambda t: 1 if t < 30 else np.inf
+    )
+    np.testing.assert_array_equal(stepwise.train_errors[:30], found[1].train_errors[:30])
+    assert stepwise.train_error == 0
+
+
+def test_units_are_as_different_as_their_start():
+    """Where one unit alone would do: a coupling that is large at once keeps them so."""
+    x, _, teacher = instance(0, *PROBLEM.values())
+    y, gamma = np.sign(x @ teacher[0]), np.geomspace(10, 300, 60)
+    overlaps = []
+    for start in (0.1, 3.0):
+        found = focusing_bp(x, y, jax.random.key(0), num_units=3, gamma=gamma, start=start)
+        assert found.train_error == 0
+        overlaps.append(np.corrcoef(found.weights)[np.triu_indices(3, 1)].mean())
+    assert overlaps[0] > 0.99
+    assert overlaps[1] < 0.6
+
+
 def test_one_replica_is_belief_propagation(focused):
     x, y, found = focused
     result = belief_propagation(x, y, jax.random.key(0), num_units=3)
@@ -121,6 +158,10 @@ def test_schedule():
     ("change", "message"),
     [
         ({"num_replicas": 0.5}, "num_replicas must be"),
+        ({"num_replicas": [2, 3]}, r"num_replicas must be .* shape \(60,\)"),
+        ({"num_replicas": lambda index: index}, "num_replicas must be"),
+        ({"num_replicas": np.nan}, "num_replicas must be"),
+        ({"start": 0.0}, "start must be"),
         ({"gamma": [0.1, -1.0]}, "gamma must be"),
         ({"gamma": 0.1}, "gamma must be"),
         ({"iterations_per_gamma": 0}, "iterations_per_gamma must be"),

@@ -2,23 +2,31 @@
 
 Both start at a teacher's overlap and make the same iterations in float64; the baseline counts votes
 unit by unit, with probabilities scaled by the larger of a pair, and finds multipliers by Newton's
-method from where they were. On a busy machine the threads of OpenBLAS, which NumPy uses, wait for
-each other: set OPENBLAS_NUM_THREADS=1 for a fair comparison.
+method from where they were. Their parts are timed alone too, to show where the time goes. On a busy
+machine the threads of OpenBLAS, which NumPy uses, wait for each other: set OPENBLAS_NUM_THREADS=1
+for a fair comparison.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
+from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import tyro
 
 from experiments.benchmarks.machine import describe_machine
+from experiments.compare import markdown_table
 from experiments.run_directory import write_json
-from flatjax.committee.amp import amp
+from flatjax.committee._constraints import constrained
+from flatjax.committee.amp import amp, majority_in_chunks, to_patterns, to_weights
 
 OVERLAP, DAMPING = 0.8, 0.8
+REPEATS = 5  # of a part, at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,51 +41,108 @@ class AmpBenchmark:
     num_patterns: tuple[int, ...] = (500, 5000)
     iterations: int = 20
     """Timed; the time of one iteration is subtracted, and so is all that is done once."""
-    repeats: int = 5
-    """The best of these counts."""
+    rounds: int = 11
+    """In each, everything is timed in turn; medians count."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu is the time of this process on all cores, for a busy machine; meaningful with one thread
+    each: OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
     def run(self) -> None:
-        """Times both and prints milliseconds for an iteration, and how far means are apart."""
+        """Times both, and their parts, and prints milliseconds for an iteration."""
         print(f"{describe_machine()}\n")
-        rows = [self._measure(num) for num in self.num_patterns]
-        for row in rows:
+        rows = []
+        for num in self.num_patterns:
+            x, y, teacher = self._patterns(num)
+            row = {"patterns": num} | self._iterations(x, y, teacher)
             print(*(f"{name}: {value:.3g}" for name, value in row.items()), sep=", ")
+            parts = self._parts(x, y, teacher)
+            table = [["part", "ms", "share", "NumPy: ms"]]
+            total = sum(part["ms"] for part in parts.values())
+            for name, part in parts.items():
+                share = f"{part['ms'] / total:.0%}"
+                table.append([name, f"{part['ms']:.2f}", share, f"{part['NumPy: ms']:.2f}"])
+            print(f"\n{markdown_table(table)}\n")
+            rows.append(row | {"parts": parts})
         if self.out is not None:
             write_json(self.out.absolute(), {"machine": describe_machine(), "rows": rows})
 
-    def _measure(self, num_patterns):
+    def _patterns(self, num_patterns):
         rng = np.random.default_rng(0)
         x = rng.standard_normal((num_patterns, self.num_inputs))
         teacher = rng.standard_normal((self.num_units, self.num_inputs))
-        y = np.sign(np.sign(x @ teacher.T).sum(axis=1))
+        return x, np.sign(np.sign(x @ teacher.T).sum(axis=1)), teacher
 
+    def _iterations(self, x, y, teacher):
         def ours(iterations):
             around = {"reference": teacher, "overlap": OVERLAP, "damping": DAMPING}
             return amp(x, y, **around, max_iterations=iterations, tolerance=1e-300).mean
 
         baseline = lambda iterations: amp_in_numpy(x, y, teacher, OVERLAP, DAMPING, iterations)
         ours(1)  # compiles
-        seconds, mean = self._per_iteration(ours)
-        baseline_seconds, baseline_mean = self._per_iteration(baseline)
+        more = self.iterations + 1
+        calls = {(f, n): functools.partial(f, n) for f in (ours, baseline) for n in (more, 1)}
+        times = race(calls, self.rounds, self.clock)
+        per_iteration = lambda f: (times[f, more] - times[f, 1]) / self.iterations
+        mean, baseline_mean = ours(more), baseline(more)
         return {
-            "patterns": num_patterns,
-            "ms": 1e3 * seconds,
-            "NumPy: ms": 1e3 * baseline_seconds,
-            "speed-up": baseline_seconds / seconds,
+            "ms": 1e3 * np.median(per_iteration(ours)),
+            "NumPy: ms": 1e3 * np.median(per_iteration(baseline)),
+            "speed-up": np.median(per_iteration(baseline)) / np.median(per_iteration(ours)),
             "largest difference of the means": float(np.abs(mean - baseline_mean).max()),
         }
 
-    def _per_iteration(self, solve):
-        least = lambda iterations: min(_timed(solve, iterations) for _ in range(self.repeats))
-        return (least(self.iterations + 1) - least(1)) / self.iterations, solve(self.iterations)
+    def _parts(self, x, y, teacher):
+        """Median milliseconds of each part alone, with the arguments that it has at the end."""
+        u = y[:, None] * x / np.sqrt(self.num_inputs)
+        reference = teacher / np.sqrt(np.mean(teacher**2, axis=1, keepdims=True))
+        m, v = OVERLAP * reference, np.full(reference.shape, 1 - OVERLAP**2)
+        cavity, variance = u @ m.T, u**2 @ v.T
+        g, gamma = channel_in_numpy(cavity, variance)
+        a, b = gamma.T @ u**2, g.T @ u
+        start = constrained_in_numpy(a, b, reference, OVERLAP, np.zeros(len(m)))[2] + 0.01
+        ours = {
+            "U m, U² v": (to_patterns, u, u**2, m, v),
+            "channel": (majority_in_chunks, cavity.T, variance.T),
+            "Uᵀ g, U²ᵀ Γ": (to_weights, u, u**2, m, g.T, gamma.T),
+            "multipliers": (constrained, a, b, reference, OVERLAP, start),
+        }
+        squares = u**2
+        baseline = {
+            "U m, U² v": lambda: (u @ m.T, squares @ v.T),
+            "channel": lambda: channel_in_numpy(cavity, variance),
+            "Uᵀ g, U²ᵀ Γ": lambda: (g.T @ u, gamma.T @ squares),
+            "multipliers": lambda: constrained_in_numpy(a, b, reference, OVERLAP, start),
+        }
+        with jax.enable_x64(True):
+            calls = {("ms", name): _compiled(*part) for name, part in ours.items()}
+            calls |= {("NumPy: ms", name): _repeated(part) for name, part in baseline.items()}
+            times = race(calls, self.rounds, self.clock)
+        ms = lambda kind, name: 1e3 * float(np.median(times[kind, name])) / REPEATS
+        kinds = ("ms", "NumPy: ms")
+        return {name: {kind: ms(kind, name) for kind in kinds} for name in ours}
 
 
-def _timed(solve, iterations):
-    start = time.perf_counter()
-    solve(iterations)
-    return time.perf_counter() - start
+def race(calls, rounds, clock):
+    """Seconds of all of them in each round, (rounds,) each, after one that does not count."""
+    now = time.perf_counter if clock == "wall" else time.process_time
+    times = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            start = now()
+            call()
+            times[name].append(now() - start)
+    return {name: np.array(values[1:]) for name, values in times.items()}
+
+
+def _compiled(function, *args):
+    compiled, args = jax.jit(function), jax.tree.map(jnp.asarray, args)
+    return lambda: jax.block_until_ready([compiled(*args) for _ in range(REPEATS)])
+
+
+def _repeated(function):
+    return lambda: [function() for _ in range(REPEATS)]
 
 
 def amp_in_numpy(x, y, reference, overlap, damping, iterations):

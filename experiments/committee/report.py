@@ -29,7 +29,10 @@ COLORS = {
     "eSGD fast": "#56B4E9",
     "eSGD slow": "#009E73",
     "fBP": "#0072B2",
+    "fBP rising": "#7B3FA0",
     "BP": "#CC79A7",
+    "SGD 0.3": "#8C564B",
+    "rSGD 0.3": "#C49C94",
 }
 
 
@@ -39,8 +42,9 @@ def report(study: CommitteeStudy, out: pathlib.Path) -> str:
     if not solutions:
         raise ValueError(f"out ({out}) holds no solution of this study yet.")
     estimators = json_lines.read(out / "estimators.jsonl")
+    tempering = json_lines.read(out / "tempering.jsonl")
     parts = [algorithms_table(study, solutions), ranking_table(study, solutions)]
-    parts += [estimators_table(estimators)] if estimators else []
+    parts += [estimators_table(estimators, tempering)] if estimators else []
     text = "\n\n".join(parts)
     (out / "committee.md").write_text(text + "\n")
     draw(study, solutions, estimators, out / "committee.png")
@@ -108,21 +112,33 @@ def ranking_table(study: CommitteeStudy, solutions: Records) -> str:
     return markdown_table(lines)
 
 
-def estimators_table(estimators: Records) -> str:
+def estimators_table(estimators: Records, tempering: Records = ()) -> str:
     """Local entropies by all methods, and those of message passing relative to the best sampled."""
-    lines = [["solution", "d", "-10⁶Φ sampled", "by", "EP / sampled", "AMP / sampled"]]
+    tempered = {(record["solver"], record["overlap"]): record for record in tempering}
+    lines = [["solution", "d", "-10⁶Φ sampled", "by", "tempered", "EP / sampled", "AMP / sampled"]]
     for record in estimators:
         if not record["solved"]:
             continue
         value, sem, method = best_sampled(record)
         line = [record["solver"], f"{1 - record['overlap']:.2f}"]
         line += [f"{-1e6 * value:.1f} ± {1e6 * sem:.1f}" if method else "", method]
+        line.append(_tempered(tempered.get((record["solver"], record["overlap"]))))
         for name in ("ep", "amp"):
             ok = method and record[name] is not None
             mark = "" if record[f"{name}_converged"] else " (not converged)"
             line.append(f"{record[name] / value:.2f}{mark}" if ok else "")
         lines.append(line)
     return markdown_table(lines)
+
+
+def _tempered(record):
+    """What `flatjax.flatness.local_entropy` says."""
+    if record is None or not record["solved"] or record["phi"] is None:
+        return ""
+    if record["phi"] == 0:
+        return "0"  # no sample makes errors
+    mark = "" if record["converged"] else " (not converged)"
+    return f"{-1e6 * record['phi']:.1f} ± {1e6 * record['phi_sem']:.1f}{mark}"
 
 
 def best_sampled(record: dict[str, Any]) -> tuple[float, float, str]:

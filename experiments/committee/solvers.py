@@ -140,13 +140,14 @@ class MessagePassing:
     """Settings of belief propagation.
 
     Attributes:
-      num_replicas: y; 1 for the means of the marginals, infinite for self-reinforcement.
+      num_replicas: y; 1 for the means of the marginals, infinite for self-reinforcement. First and
+        last, if it grows by a constant factor as well.
       gamma: coupling of the replicas, first and last; it grows by a constant factor.
       num_gammas: steps of that growth.
       damping: of the messages.
     """
 
-    num_replicas: float = 1
+    num_replicas: float | tuple[float, float] = 1
     gamma: tuple[float, float] = (0.02, 300.0)
     num_gammas: int = 60
     damping: float = 0.9
@@ -154,7 +155,9 @@ class MessagePassing:
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "MessagePassing":
         """From what JSON makes of it."""
-        return cls(**settings | {"gamma": tuple(settings["gamma"])})
+        replicas = settings["num_replicas"]
+        replicas = tuple(replicas) if isinstance(replicas, list) else replicas
+        return cls(**settings | {"gamma": tuple(settings["gamma"]), "num_replicas": replicas})
 
 
 Solver = GradientSolver | MessagePassing
@@ -169,12 +172,15 @@ def solve(solver: Solver, num_units: int, patterns: Patterns, key: chex.PRNGKey)
             patterns.x, patterns.y, key, num_units=num_units, damping=solver.damping
         )
     else:
+        replicas = solver.num_replicas
+        if isinstance(replicas, tuple):
+            replicas = np.geomspace(*replicas, solver.num_gammas)
         found = focusing_bp(
             patterns.x,
             patterns.y,
             key,
             num_units=num_units,
-            num_replicas=solver.num_replicas,
+            num_replicas=replicas,
             gamma=np.geomspace(*solver.gamma, solver.num_gammas),
             damping=solver.damping,
         )

@@ -1,12 +1,14 @@
 """Committees learn two classes by every algorithm, and their flatness is measured in every way."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -30,10 +32,12 @@ class CommitteeStudy:
       seeds: of every solver on every subset.
       overlaps: p, at which the local entropy is estimated by message passing, for every solution.
       sampled_overlaps: p, at which it is counted too, for every solution, and compared with chains
-        and with EP for the first seed on the first subset.
+        of both kinds and with EP for the first seed on the first subset.
       sigmas: noise strengths of the local energy.
       num_samples: draws of that noise.
       direct_samples: draws that are counted.
+      betas: inverse temperatures of `flatjax.flatness.local_entropy`.
+      chain_steps: steps of each of its chains.
     """
 
     task: TwoClasses
@@ -48,6 +52,8 @@ class CommitteeStudy:
     sigmas: Sequence[float]
     num_samples: int
     direct_samples: int
+    betas: Sequence[float]
+    chain_steps: int
 
 
 def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True) -> None:
@@ -55,13 +61,14 @@ def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True
 
     Args:
       study: what is wanted.
-      out: directory of tuning.jsonl, solutions.jsonl and estimators.jsonl.
+      out: directory of tuning.jsonl, solutions.jsonl, estimators.jsonl and tempering.jsonl.
       progress: show progress bars.
     """
     out.mkdir(parents=True, exist_ok=True)
     chosen = tune(study, out / "tuning.jsonl", progress=progress)
     measure_solutions(study, chosen, out / "solutions.jsonl", progress=progress)
     compare_estimators(study, chosen, out / "estimators.jsonl", progress=progress)
+    temper(study, chosen, out / "tempering.jsonl", progress=progress)
 
 
 def _missing(path, wanted, progress):
@@ -88,6 +95,8 @@ def candidates(study: CommitteeStudy, label: str) -> list[Solver]:
 def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) -> dict[str, Solver]:
     """Chooses the settings of least validation error, on subsets that are not used again.
 
+    Of equal ones, those of least training error.
+
     Returns:
       label -> settings.
     """
@@ -113,11 +122,16 @@ def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) ->
         json_lines.append(path, keys | found)
     records = json_lines.read(path)
 
-    def validation_error(solver):
-        found = [r["validation_error"] for r in records if r["settings"] == _as_json(solver)]
-        return np.mean(found) if found else 0.0  # the only one
+    def errors(label, solver):
+        keys = {"solver": label, "settings": _as_json(solver)}
+        found = [record for record in records if keys.items() <= record.items()]
+        names = ("validation_error", "train_error")
+        return [np.mean([record[name] for record in found]) if found else 0.0 for name in names]
 
-    return {label: min(solvers, key=validation_error) for label, solvers in tried.items()}
+    return {
+        label: min(solvers, key=functools.partial(errors, label))
+        for label, solvers in tried.items()
+    }
 
 
 def _as_json(solver):
@@ -229,18 +243,8 @@ def compare_estimators(
     progress: bool = True,
 ) -> None:
     """Local entropies by counting, by Markov chains, by EP and by AMP, of one solution of each."""
-    wanted = [
-        {"solver": label, "overlap": overlap}
-        for label in study.solvers
-        for overlap in study.sampled_overlaps
-    ]
     train, _, _ = make_patterns(study.task, study.subsets[0])
-    for keys in (bar := _missing(path, wanted, progress)):
-        bar.set_postfix_str(keys["solver"])
-        weights, _ = _timed_solution(study, chosen, keys | {"seed": study.seeds[0]}, train)
-        if _error(weights, train) > 0:
-            json_lines.append(path, keys | {"solved": False})
-            continue
+    for keys, weights in _first_solutions(study, chosen, path, train, progress):
         around = {"reference": weights, "overlap": np.array([keys["overlap"]])}
         amp = committee.amp(train.x, train.y, **around)
         ep = committee.expectation_propagation(train.x, train.y, **around)
@@ -256,3 +260,67 @@ def compare_estimators(
         converged = {"amp": amp.converged, "ep": ep.converged}
         found |= {f"{name}_converged": bool(value[0]) for name, value in converged.items()}
         json_lines.append(path, keys | {"solved": True} | found)
+
+
+def temper(
+    study: CommitteeStudy,
+    chosen: Mapping[str, Solver],
+    path: pathlib.Path,
+    *,
+    progress: bool = True,
+) -> None:
+    """The same by what serves any network: small random steps at several temperatures.
+
+    The network is the linen module with sign units, and the volume that of the others: uniform at
+    an overlap with each unit of the solution.
+    """
+    model = committee.Committee(study.num_units)
+
+    def eval_fn(params, patterns):
+        votes = model.apply({"params": params}, patterns.x)
+        return {"error": jnp.sum(votes * patterns.y <= 0), "count": len(patterns.y)}
+
+    train, _, _ = make_patterns(study.task, study.subsets[0])
+    for keys, weights in _first_solutions(study, chosen, path, train, progress):
+        measure = flatness.local_entropy(
+            eval_fn,
+            distances=[1 - keys["overlap"]],
+            betas=study.betas,
+            threshold=0.0,
+            prior=flatness.priors.fixed_overlap(axis=-1),
+            num_steps=study.chain_steps,
+            num_warmup=study.chain_steps // 2,
+        )
+        start = time.perf_counter()
+        found = measure({"weights": weights}, [train], jax.random.key(2))
+        record = {
+            "phi": found.log_fraction[0] / found.num_weights,
+            "phi_sem": found.log_fraction_sem[0] / found.num_weights,
+        }
+        record = {name: _floats(value)[0] for name, value in record.items()}
+        record |= {
+            "r_hat": float(found.r_hat[0].max()),
+            "ess": float(found.ess[0, 1:].min()),
+            "converged": bool(found.converged[0]),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        json_lines.append(path, keys | {"solved": True} | record)
+
+
+def _first_solutions(study, chosen, path, train, progress):
+    """What is missing for the first solution of each algorithm, and that solution.
+
+    Where it makes errors there is nothing to measure, which is recorded.
+    """
+    wanted = [
+        {"solver": label, "overlap": overlap}
+        for label in study.solvers
+        for overlap in study.sampled_overlaps
+    ]
+    for keys in (bar := _missing(path, wanted, progress)):
+        bar.set_postfix_str(keys["solver"])
+        weights, _ = _timed_solution(study, chosen, keys | {"seed": study.seeds[0]}, train)
+        if _error(weights, train) > 0:
+            json_lines.append(path, keys | {"solved": False})
+        else:
+            yield keys, weights

@@ -25,12 +25,16 @@ SOLVERS = {
     "eSGD fast": GradientSolver("esgd", epochs=100),
     "eSGD slow": GradientSolver("esgd", epochs=1000),
     "fBP": MessagePassing(num_replicas=30),
+    "fBP rising": MessagePassing(num_replicas=(2, 1e4)),
     "BP": MessagePassing(),
+    # Not chosen by anything: the learning rate alone, and replicas that stay apart on top of it.
+    "SGD 0.3": GradientSolver("sgd", epochs=100, learning_rate=0.3),
+    "rSGD 0.3": GradientSolver("rsgd", epochs=100, replicas=7, learning_rate=0.3, gamma=0.01),
 }
 
 _RATE = {"learning_rate": (0.3, 1.0, 3.0)}
 # From 0.03 on replicas are one from the start to the end, and all is as without them.
-_REPLICAS = _RATE | {"gamma": (1e-3, 3e-3, 1e-2)}
+_REPLICAS = _RATE | {"gamma": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 _ANCHOR = _RATE | {"gamma": (0.01, 0.1, 1.0)}
 
 SPACES = {
@@ -41,6 +45,8 @@ SPACES = {
     "eSGD fast": _ANCHOR,
     "eSGD slow": _ANCHOR,
     "fBP": {"num_replicas": (10, 30, 100)},
+    # With fewer at the end errors are left, or units stay alike, or validation error is larger.
+    "fBP rising": {"num_replicas": ((2, 1e3), (2, 1e4), (2, 1e5))},
 }
 
 SUBSETS = (0, 1, 2, 3, 4)
@@ -51,6 +57,8 @@ SAMPLED_OVERLAPS = (0.9, 0.8, 0.6)
 SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 NUM_SAMPLES = 100
 DIRECT_SAMPLES = 5000
+BETAS = (0.3, 1.0, 2.0, 4.0)
+CHAIN_STEPS = 400
 
 # For --small: one subset, one seed, three solvers, nothing tuned.
 SMALL = {
@@ -60,4 +68,5 @@ SMALL = {
     "seeds": (0,),
     "overlaps": (0.95, 0.9, 0.8, 0.6),
     "sampled_overlaps": (0.8,),
+    "chain_steps": 50,
 }

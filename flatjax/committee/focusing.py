@@ -14,8 +14,8 @@ whence :math:`v = 1 / (\lambda + A + \rho)` and :math:`m = m_c`, lambda such tha
 :math:`|w_k|^2 = N`.
 """
 
-import math
 import numbers
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -35,8 +35,6 @@ from flatjax.committee._constraints import (
 )
 from flatjax.committee.amp import amp_step, check_iteration, first_messages
 
-START = 0.1  # standard deviation of the first means, which makes units different
-
 
 class Focused(NamedTuple):
     """A committee, and how it was found.
@@ -46,6 +44,7 @@ class Focused(NamedTuple):
       variance: v, shape (K, N): near 0 where replicas have collapsed.
       train_error: fraction of patterns that `weights` classifies wrongly.
       gamma: couplings, shape (T,).
+      num_replicas: y at each of them, shape (T,).
       train_errors: the same after the iterations at each of them, shape (T,).
       residuals: of `amp`, after these, shape (T,). A schedule does not wait for it to be small.
     """
@@ -54,6 +53,7 @@ class Focused(NamedTuple):
     variance: np.ndarray
     train_error: np.ndarray
     gamma: np.ndarray
+    num_replicas: np.ndarray
     train_errors: np.ndarray
     residuals: np.ndarray
 
@@ -123,8 +123,8 @@ def belief_propagation(
       (True, 0.0)
     """
     check_iteration(damping, max_iterations, tolerance)
-    patterns, start = _check(x, y, key, num_units)
-    return in_float64(_iterate)(patterns, start, damping, tolerance, max_iterations)
+    patterns, normal = _check(x, y, key, num_units)
+    return in_float64(_iterate)(patterns, 0.1 * normal, damping, tolerance, max_iterations)
 
 
 def focusing_bp(
@@ -133,16 +133,18 @@ def focusing_bp(
     key: chex.PRNGKey,
     *,
     num_units: int = 1,
-    num_replicas: float = 30,
+    num_replicas: ArrayLike | Callable[[int], float] = 30,
     gamma: ArrayLike | None = None,
     iterations_per_gamma: int = 10,
     damping: float = 0.9,
+    start: float = 0.1,
 ) -> Focused:
     r"""Focusing belief propagation [Baldassi et al., 2016]: a committee in a wide flat minimum.
 
-    The coupling grows while messages are passed, until replicas have become one. Few replicas may
-    not do that, but tend to weights that have each pattern y times, and leave errors: look at
-    `train_error`.
+    The coupling grows while messages are passed, until replicas have become one (scoping). Few
+    replicas may not do that, but tend to weights that have each pattern y times, and leave errors:
+    look at `train_error`. Their number may grow as well, from the 1 of `belief_propagation` to the
+    infinity of reinforcement (pseudo-reinforcement).
 
     *Cost.* As one point of `amp` for each iteration, 600 of them by default: 2 s for P = 500,
     N = 784, K = 9 on two cores.
@@ -152,17 +154,20 @@ def focusing_bp(
       y: their labels, -1 or 1, shape (P,).
       key: PRNG key of the start.
       num_units: K, odd.
-      num_replicas: y >= 1; inf for the limit in which a replica's own mean is its field.
+      num_replicas: y >= 1; inf for the limit in which a replica's own mean is its field. A number,
+        or one for each coupling: shape (T,), or a function of 0, ..., T - 1.
       gamma: couplings, shape (T,), by default those of `default_gamma`.
       iterations_per_gamma: at each of them.
       damping: D, in [0, 1). At 0.5 errors remained where 0.9 left none.
+      start: standard deviation of the first means, which makes units different.
 
     Returns:
       The committee and its history.
 
     Raises:
       ValueError: x, y, num_units or damping not as in `amp`; num_replicas or iterations_per_gamma
-        below 1, a gamma that is not positive and of shape (T,).
+        below 1, a gamma that is not positive and of shape (T,), num_replicas neither a number nor
+        of that shape, a start that is not positive.
       TypeError: num_units or iterations_per_gamma is not an int, key is no key.
 
     Examples:
@@ -171,25 +176,48 @@ def focusing_bp(
       >>> found = focusing_bp(x, y, jax.random.key(2), num_units=3)
       >>> float(found.train_error)
       0.0
+
+      Both rise, at a constant rate:
+
+      >>> gamma, num_replicas = np.geomspace(0.02, 300, 60), np.geomspace(2, 100, 60)
+      >>> found = focusing_bp(
+      ...     x, y, jax.random.key(2), num_units=3, num_replicas=num_replicas, gamma=gamma
+      ... )
+      >>> float(found.train_error)
+      0.0
     """
     check_iteration(damping, 1, 1.0)
     _checks.check_count("iterations_per_gamma", iterations_per_gamma)
-    _checks.check_scalar("num_replicas", num_replicas, minimum=1.0, finite=False)
+    _checks.check_scalar("start", start, exclusive_minimum=True)
     gamma = default_gamma() if gamma is None else np.asarray(gamma, np.float64)
     if gamma.ndim != 1 or not gamma.size or not np.all((gamma > 0) & np.isfinite(gamma)):
         raise ValueError(f"gamma must be positive and finite, of shape (T,), got {gamma}.")
-    patterns, start = _check(x, y, key, num_units)
-    others = 1.0 if math.isinf(num_replicas) else 1 - 1 / num_replicas
-    return in_float64(_focus)(patterns, start, gamma, others, damping, iterations_per_gamma)
+    num_replicas = _at_each(gamma, num_replicas)
+    patterns, normal = _check(x, y, key, num_units)
+    run = in_float64(_focus)
+    return run(patterns, start * normal, gamma, num_replicas, damping, iterations_per_gamma)
+
+
+def _at_each(gamma, num_replicas):
+    """The numbers of replicas at all couplings; or an error."""
+    if callable(num_replicas):
+        num_replicas = [num_replicas(index) for index in range(len(gamma))]
+    values = np.asarray(num_replicas, np.float64)
+    if values.shape not in ((), gamma.shape) or not np.all(values >= 1):
+        raise ValueError(
+            f"num_replicas must be at least 1, a number or of shape {gamma.shape}, as gamma has "
+            f"couplings, got {num_replicas}."
+        )
+    return np.broadcast_to(values, gamma.shape)
 
 
 def _check(x, y, key, num_units):
-    """Signed patterns and the first means; or an error."""
+    """Signed patterns and normal noise, of which the first means are made; or an error."""
     patterns = signed_patterns(x, y)
     check_units(num_units)
     _checks.check_key("key", key)
     key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
-    return patterns, START * jax.random.normal(key, (num_units, patterns.shape[1]))
+    return patterns, jax.random.normal(key, (num_units, patterns.shape[1]))
 
 
 @jax.jit
@@ -211,22 +239,24 @@ def _iterate(patterns, start, damping, tolerance, max_iterations):
 
 
 @jax.jit
-def _focus(patterns, start, gamma, others, damping, iterations_per_gamma):
+def _focus(patterns, start, gamma, num_replicas, damping, iterations_per_gamma):
     squares = patterns**2
 
-    def at_gamma(messages, gamma):
-        weights = lambda *sums: replicated(*sums, gamma, others)
+    def at_gamma(messages, coupling):
+        weights = lambda *sums: replicated(*sums, *coupling)
         step = lambda _, now: amp_step(patterns, squares, now, damping, weights)
         messages = jax.lax.fori_loop(0, jnp.int32(iterations_per_gamma), step, messages)
         return messages, (_train_error(patterns, messages.mean), messages.residual)
 
     first = first_messages(start, jnp.ones_like(start), len(patterns))
-    last, (train_errors, residuals) = jax.lax.scan(at_gamma, first, gamma)
+    couplings = gamma, 1 - 1 / num_replicas
+    last, (train_errors, residuals) = jax.lax.scan(at_gamma, first, couplings)
     return Focused(
         weights=_to_sphere(last.mean),
         variance=last.variance,
         train_error=train_errors[-1],
         gamma=gamma,
+        num_replicas=num_replicas,
         train_errors=train_errors,
         residuals=residuals,
     )
