@@ -68,5 +68,5 @@ SMALL = {
     "seeds": (0,),
     "overlaps": (0.95, 0.9, 0.8, 0.6),
     "sampled_overlaps": (0.8,),
-    "chain_steps": 50,
+    "chain_steps": 25,
 }
