@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 
 from flatjax.models.convnet import SmallConvNet
+from flatjax.models.convolution import conv_general_dilated, conv_general_dilated_cls
 from flatjax.models.densenet import DenseNet, densenet121
 from flatjax.models.efficientnet import EFFICIENTNETS, EfficientNet
 from flatjax.models.mlp import MLP
@@ -32,6 +33,8 @@ __all__ = [
     "ShakeDrop",
     "SmallConvNet",
     "VisionTransformer",
+    "conv_general_dilated",
+    "conv_general_dilated_cls",
     "create",
     "densenet121",
     "max_pool",

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
+from flatjax.models.convolution import conv_general_dilated_cls
+
 HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Between plus and minus one over the square root of the number of inputs.
@@ -35,6 +37,7 @@ def conv(
         use_bias=False,
         kernel_init=kernel_init,
         dtype=dtype,
+        conv_general_dilated_cls=conv_general_dilated_cls,
         name=name,
     )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flatjax.models import _checks
+from flatjax.models.convolution import conv_general_dilated_cls
 from flatjax.models.pooling import max_pool
 
 
@@ -86,6 +87,7 @@ class SmallConvNet(nn.Module):
             kernel_size=kernel,
             use_bias=not self.batch_norm,
             dtype=self.dtype,
+            conv_general_dilated_cls=conv_general_dilated_cls,
         )
         dense = functools.partial(nn.Dense, dtype=self.dtype)
         x = images
