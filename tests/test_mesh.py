@@ -146,7 +146,7 @@ def test_meshes_that_do_not_fit_are_refused(mesh, changes, message):
 
 def test_no_process_may_be_left_without_a_device(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="mesh: .* of the 2 processes .* replica=2,data=4"):
+    with pytest.raises(ValueError, match=r"mesh: .* of the 2 processes .* replica=2,data=4"):
         make_mesh("replica=2", SMALL)
 
 
