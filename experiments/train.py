@@ -163,7 +163,14 @@ class Trainer:
         if self.placement is None:
             return jax.jit(fn, donate_argnums=0)
         shardings = (self._state_shardings, self.placement.replicated)
-        return jax.jit(fn, donate_argnums=0, out_shardings=shardings)
+        jitted = jax.jit(fn, donate_argnums=0, out_shardings=shardings)
+
+        def on_mesh(*arguments):
+            # Set, so that the coupling knows over what rounded weights are to be gathered.
+            with jax.set_mesh(self.placement.mesh):
+                return jitted(*arguments)
+
+        return on_mesh
 
     @functools.cached_property
     def _jitted_step(self):

@@ -1,4 +1,4 @@
-"""Couplings that send less, or act later: against NumPy loops, and what the compiler makes of it."""
+"""Couplings that send less, or act later: against NumPy loops, and in compiled programs."""
 
 import functools
 import re
@@ -112,7 +112,6 @@ def test_against_loops(form, way, place):
     found = jax.jit(placed(form, place, **options))(START, MINIMA)
     for name, leaf in START.items():
         expected = by_hand(form, **WAYS[way], start=leaf, minima=MINIMA[name])
-        # A weight halfway between two steps of int8 may be rounded either way.
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -173,10 +172,8 @@ def test_dtypes_that_are_refused(dtype):
 
 def sent_in(program):
     """Element types and sizes of what collectives of a compiled program return."""
-    pattern = (
-        r"= \(?((?:\w+\[[\d,]*\][^ ]* ?)+)\)? (?:all-gather|all-reduce|all-to-all|collective-)"
-    )
-    found = re.findall(pattern, program)
+    collective = r"(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
+    found = re.findall(rf"= \(?((?:\w+\[[\d,]*\][^ ]* ?)+)\)? {collective}", program)
     arrays = re.findall(r"(\w+)\[([\d,]*)\]", " ".join(found))
     return [(kind, np.prod([int(n) for n in shape.split(",") if n])) for kind, shape in arrays]
 

@@ -80,9 +80,8 @@ CASES = {
     "parle_opaque": parle.but(**OPAQUE),
     "average_params": Case(flatjax.average_params, {"decay": 0.9}, before=(PLAIN_SGD,)),
 }
-BASIC = [
-    name for name in CASES if not name.endswith(("every_third", "delayed", "stacked", "opaque"))
-]
+VARIANTS = ("every_third", "delayed", "stacked", "opaque")
+BASIC = [name for name in CASES if not name.endswith(VARIANTS)]
 each_case = pytest.mark.parametrize("name", CASES)
 
 # Two replicas along the first axis, or one network with an axis more. One leaf is always None.

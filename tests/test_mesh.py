@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
@@ -28,6 +29,11 @@ SMALL = TrainConfig(
     sigmas=(0.1,),
     local_energy_samples=2,
     local_energy_examples=40,
+)
+
+
+PLAIN = dataclasses.replace(
+    SMALL, model="mlp", model_options=("hidden=(4,)",), epochs=6, algorithm="rsgd"
 )
 
 
@@ -78,9 +84,17 @@ def _raw(leaf):
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-# --- on disk ------------------------------------------------------------------------------------
+def test_less_communication_trains_alike_on_a_mesh():
+    changes = {"period": 2, "communication_dtype": "int8", "delayed": True, "micro_batches": 2}
+    config = replace(PLAIN, gamma=1.0, **changes)
+    found, expected = trained(config, "replica=2,data=2"), trained(config, None)
+    for leaves in zip(*(jax.tree.leaves(state) for state, _ in (found, expected)), strict=True):
+        np.testing.assert_allclose(*leaves, rtol=1e-4, atol=1e-5)
+    pending = optax.tree.get(found[0].opt_state, "pending")
+    assert np.abs(pending["Dense_0"]["kernel"]).max() > 1e-2
 
-PLAIN = replace(model="mlp", model_options=("hidden=(4,)",), epochs=6, algorithm="rsgd")
+
+# --- on disk ------------------------------------------------------------------------------------
 
 
 def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
