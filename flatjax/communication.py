@@ -68,35 +68,37 @@ def displacement(
     """
     if dtype is None:
         return leaf - replicas.leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
-    sent, scale = _encode(leaf, replica_axis, dtype)
-    own = _decode(sent, scale)
+    encode, decode = _codec(leaf, replica_axis, dtype)
+    sent = encode(leaf)
+    own = decode(sent)
     if replica_axis is not None:
-        sent, scale = _gather_stack(sent, replica_axis), _gather_stack(scale, replica_axis)
-    if axis_name is not None:
-        sent, scale = jax.lax.all_gather((sent, scale), axis_name)
-    received = _decode(sent, scale)
+        sent = jax.tree.map(lambda part: _gather_stack(part, replica_axis), sent)
+    if axis_name is None:
+        return own - jnp.mean(decode(sent), axis=replica_axis, keepdims=True)
+    received = jax.vmap(decode)(jax.lax.all_gather(sent, axis_name))
     if replica_axis is not None:
-        received = jnp.mean(received, axis=replica_axis + (axis_name is not None), keepdims=True)
-    if axis_name is not None:
-        received = jnp.mean(received, axis=0)
-    return own - received
+        received = jnp.mean(received, axis=replica_axis + 1, keepdims=True)
+    return own - jnp.mean(received, axis=0)
 
 
-def _encode(leaf, replica_axis, dtype):
-    """What a replica sends: numbers and their scale."""
-    leaf = replicas.at_least_float32(leaf)
-    own_axes = tuple(axis for axis in range(leaf.ndim) if axis != replica_axis)
-    if jnp.dtype(dtype) != jnp.int8:
-        shape = [1 if axis in own_axes else size for axis, size in enumerate(leaf.shape)]
-        return leaf.astype(dtype), jnp.ones(shape, leaf.dtype)
-    # NaN weights give a NaN scale, and are not hidden by the integers.
-    scale = jnp.max(jnp.abs(leaf), axis=own_axes, keepdims=True, initial=0.0) / 127
-    numbers = jnp.round(leaf / jnp.where(scale == 0, 1, scale))
-    return numbers.astype(jnp.int8), scale
+def _codec(leaf, replica_axis, dtype):
+    """Two functions: weights -> the arrays that a replica sends, and back."""
+    full = jnp.promote_types(leaf.dtype, jnp.float32)
+    if jnp.dtype(dtype) == jnp.int8:
+        own_axes = tuple(axis for axis in range(leaf.ndim) if axis != replica_axis)
 
+        def encode(w):
+            w = w.astype(full)
+            # NaN weights give a NaN scale, and are not hidden by the integers.
+            scale = jnp.max(jnp.abs(w), axis=own_axes, keepdims=True, initial=0.0) / 127
+            return jnp.round(w / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
 
-def _decode(sent, scale):
-    return sent.astype(scale.dtype) * scale
+        return encode, lambda sent: sent[0].astype(full) * sent[1]
+
+    # As bits, because XLA's CPU backend sends float32 where it is asked to send bfloat16.
+    bits = f"uint{8 * jnp.dtype(dtype).itemsize}"
+    encode = lambda w: jax.lax.bitcast_convert_type(w.astype(dtype), bits)
+    return encode, lambda sent: jax.lax.bitcast_convert_type(sent, dtype).astype(full)
 
 
 def _gather_stack(sent, replica_axis):

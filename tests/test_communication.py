@@ -179,12 +179,12 @@ def sent_in(program):
 
 
 @pytest.mark.parametrize("place", ["shard_map", "jit"])
-@pytest.mark.parametrize("period", [1, 3])
-def test_int8_is_what_is_sent(place, period):
+@pytest.mark.parametrize(("dtype", "kind", "period"), [("int8", "s8", 3), ("bfloat16", "u16", 1)])
+def test_what_is_sent(place, dtype, kind, period):
     """And scales, of which there is one for each leaf and replica."""
     axes = {"axis_name": "replica"} if place == "shard_map" else {}
     tx = flatjax.couple_replicas(
-        1.0, replica_axis=0, period=period, communication_dtype="int8", **axes
+        1.0, replica_axis=0, period=period, communication_dtype=dtype, **axes
     )
     state = jax.eval_shape(tx.init, START)
     specs = jax.tree.map(lambda leaf: P("replica") if leaf.ndim else P(), (START, state))
@@ -197,6 +197,6 @@ def test_int8_is_what_is_sent(place, period):
     shardings = jax.tree.map(lambda spec: NamedSharding(MESH, spec), specs)
     with jax.set_mesh(MESH):
         step = jax.jit(step, in_shardings=shardings, out_shardings=shardings)
-        kinds = sent_in(step.lower(START, state).compile().as_text())
-    assert sum(size for kind, size in kinds if kind == "s8") >= 4 * (6 + 3)
-    assert all(size <= 4 for kind, size in kinds if kind != "s8")
+        arrays = sent_in(step.lower(START, state).compile().as_text())
+    assert sum(size for found, size in arrays if found == kind) >= 4 * (6 + 3)
+    assert all(size <= 4 for found, size in arrays if found != kind)
