@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
+from test_coupling import where_it_communicates
 
 from experiments import __main__ as command_line
 from experiments.config import TrainConfig
@@ -92,6 +93,20 @@ def test_less_communication_trains_alike_on_a_mesh():
         np.testing.assert_allclose(*leaves, rtol=1e-4, atol=1e-5)
     pending = optax.tree.get(found[0].opt_state, "pending")
     assert np.abs(pending["Dense_0"]["kernel"]).max() > 1e-2
+
+
+def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
+    """With a device or more for each replica, and its batch on one of them."""
+    config = replace(PLAIN, period=2)
+    trainer = Trainer(config, mesh=make_mesh("replica=2", config))
+    state = trainer.start(0)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(trainer.train_step, out_shardings=(shardings, trainer.placement.stacked))
+    order, key = trainer._draw_epoch(0, 0)
+    program = step.lower(state, trainer._train, order, key).compile().as_text()
+    in_branches, elsewhere = where_it_communicates(program)
+    assert in_branches
+    assert not elsewhere
 
 
 # --- on disk ------------------------------------------------------------------------------------
