@@ -83,7 +83,8 @@ class TrainConfig:
     communication_dtype: CommunicationDtype = "float32"
     """What replicas send each other (rsgd); bfloat16 and int8 are rounded."""
     delayed: bool = False
-    """Couple by what was measured at the coupling before (rsgd), so that nothing waits for it."""
+    """Pull by the center a step ago; in the gradient, couple by that of the coupling before
+    (rsgd): nothing waits for the present one."""
     common_init: bool = False
     """Start all replicas from the same weights."""
 

@@ -39,8 +39,8 @@ class CoupleReplicasState(NamedTuple):
       count: number of updates so far.
       gamma: the gamma of the last update, for logging.
       gamma_state: state of the schedule of gamma.
-      pending: with `delayed`, the displacement from the center measured at the last coupling, to
-        act at the next; like the parameters. Else an empty tuple.
+      pending: with `delayed` forces, the displacement from the center measured at the last
+        coupling, to act at the next; like the parameters. Else an empty tuple.
     """
 
     count: jax.Array
@@ -169,11 +169,10 @@ def pull_to_center(
       mask: pytree of bools (or a function of params returning one); leaves marked False are not
         pulled.
       communication_dtype: see `couple_replicas`.
-      delayed: pull by the displacement that replicas had after the last coupling,
-        :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) \, d_a`, then measure
-        :math:`d_a = w_a - \bar w` for the next (it is 0 at first). Stable for every gamma; at
-        gamma = inf the replicas differ by what they did since the last coupling. Costs one more
-        copy of the parameters.
+      delayed: pull by the displacement of the weights that the step started from,
+        :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) (w_a - \bar w)`: their center
+        is one step old and can be had while the gradient is computed. Stable for every gamma; at
+        gamma = inf the replicas differ by their last updates.
 
     Returns:
       The transformation. `update` needs `params`.
@@ -198,7 +197,7 @@ def pull_to_center(
     displacement = _displacement(axis_name, replica_axis, communication_dtype)
 
     def measure(u, w):
-        return displacement(w + u)
+        return displacement(w if delayed else w + u)
 
     def add_pull(u, d, gamma_t, count):
         eta_t = learning_rate(count) if callable(learning_rate) else learning_rate
@@ -206,10 +205,10 @@ def pull_to_center(
         is_infinite = jnp.isinf(gamma_t)
         exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)
         exponent = jnp.where(is_infinite, jnp.inf, exponent)
-        # u + (e^{-K eta gamma} - 1) (w' - center): the contraction, written as an update.
+        # u + (e^{-K eta gamma} - 1) d, with d = w' - center: the contraction, as an update.
         return u + jnp.expm1(-exponent) * d
 
-    return _coupling(measure, add_pull, gamma, axis_name, replica_axis, period, mask, delayed)
+    return _coupling(measure, add_pull, gamma, axis_name, replica_axis, period, mask)
 
 
 def coupling_diagnostics(
@@ -266,11 +265,11 @@ def _displacement(axis_name, replica_axis, communication_dtype):
     )
 
 
-def _coupling(measure_leaf, act, gamma, axis_name, replica_axis, period, mask, delayed):
+def _coupling(measure_leaf, act, gamma, axis_name, replica_axis, period, mask, delayed=False):
     """The transformation that couples every period-th step.
 
     measure_leaf(u, w) is the displacement d of a leaf, and communicates; act(u, d, gamma_t, count)
-    is the update that it makes of u.
+    is the update that it makes of u; delayed, that of the coupling before.
     """
     _checks.check_count("period", period)
     schedule = schedules.as_stateful(gamma)

@@ -54,13 +54,12 @@ def by_hand(form, *, dtype, delayed, period, start, minima):
                 gradients = [g + period * GAMMA * d for g, d in zip(gradients, used, strict=True)]
             replicas = [w - RATE * g for w, g in zip(replicas, gradients, strict=True)]
         else:
+            before = displacements(replicas, dtype)
             replicas = [w - RATE * g for w, g in zip(replicas, gradients, strict=True)]
             if couples:
-                used = pending if delayed else displacements(replicas, dtype)
+                used = before if delayed else displacements(replicas, dtype)
                 shrink = 1 - np.exp(-period * RATE * GAMMA)
                 replicas = [w - shrink * d for w, d in zip(replicas, used, strict=True)]
-                if delayed:
-                    pending = displacements(replicas, dtype)
     return np.stack(replicas)
 
 

@@ -86,8 +86,8 @@ def _raw(leaf):
 
 
 def test_less_communication_trains_alike_on_a_mesh():
-    changes = {"period": 2, "communication_dtype": "int8", "delayed": True, "micro_batches": 2}
-    config = replace(PLAIN, gamma=1.0, **changes)
+    less = {"period": 2, "communication_dtype": "int8", "delayed": True}
+    config = replace(PLAIN, gamma=1.0, decoupled=False, micro_batches=2, **less)
     found, expected = trained(config, "replica=2,data=2"), trained(config, None)
     for leaves in zip(*(jax.tree.leaves(state) for state, _ in (found, expected)), strict=True):
         np.testing.assert_allclose(*leaves, rtol=1e-4, atol=1e-5)
