@@ -102,11 +102,18 @@ def _ema(config: TrainConfig, total_steps: int):
 
 def _rsgd(config: TrainConfig, total_steps: int):
     gamma = _gamma(config, config.gamma, total_steps)
+    is_rounded = config.communication_dtype != "float32"
+    options = {
+        "replica_axis": 0,
+        "period": config.period,
+        "communication_dtype": config.communication_dtype if is_rounded else None,
+        "delayed": config.delayed,
+    }
     if config.decoupled:
         # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
-        pull = flatjax.pull_to_center(gamma, config.learning_rate, replica_axis=0)
+        pull = flatjax.pull_to_center(gamma, config.learning_rate, **options)
         return optax.chain(_sgd(config, total_steps), pull)
-    return optax.chain(flatjax.couple_replicas(gamma, replica_axis=0), _sgd(config, total_steps))
+    return optax.chain(flatjax.couple_replicas(gamma, **options), _sgd(config, total_steps))
 
 
 def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:
@@ -154,7 +161,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "swa": Algorithm(_swa, _average),
     "ema": Algorithm(_ema, _average),
     "esgd": Algorithm(_esgd, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
-    "rsgd": Algorithm(_rsgd, _weights),
+    "rsgd": Algorithm(_rsgd, _weights, round_steps_to=lambda config: config.period),
     "parle": Algorithm(_parle, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
 }
 

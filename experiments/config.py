@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "parle"]
 Schedule = Literal["cosine", "constant", "milestones"]
 Augmentation = Literal["flip", "crop", "cutout", "autoaugment"]
+CommunicationDtype = Literal["float32", "bfloat16", "int8"]
 
 REPLICATED = ("rsgd", "parle")
 _OPTIONAL = ("gamma", "replica_gamma", "train_size", "held_out_size")
@@ -77,6 +78,13 @@ class TrainConfig:
     """Pull replicas (iterates) to the center (anchor) after the optimizer's step, stable for any
     gamma. With --no-decoupled the force joins the gradient, as in the paper: stable only while
     learning rate x gamma stays small."""
+    period: int = 1
+    """K, for rsgd: couple every K-th step, K times as strongly, and communicate only then."""
+    communication_dtype: CommunicationDtype = "float32"
+    """What replicas send each other (rsgd); bfloat16 and int8 are rounded."""
+    delayed: bool = False
+    """Pull by the center a step ago; in the gradient, couple by that of the coupling before
+    (rsgd): nothing waits for the present one."""
     common_init: bool = False
     """Start all replicas from the same weights."""
 
@@ -123,6 +131,7 @@ class TrainConfig:
             ("algorithm", get_args(AlgorithmName)),
             ("schedule", get_args(Schedule)),
             ("evaluate_on", ("validation", "test")),
+            ("communication_dtype", get_args(CommunicationDtype)),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, got {getattr(self, field)!r}.")
@@ -131,12 +140,9 @@ class TrainConfig:
             raise ValueError(f"augment must hold {get_args(Augmentation)}, got {unknown}.")
         whole = lambda v: isinstance(v, int) and v >= 1
         for fields, is_valid, expected in (
-            ("batch_size micro_batches replicas inner_steps", whole, "a whole number >= 1"),
-            (
-                "local_energy_examples train_size held_out_size curve_examples",
-                whole,
-                "a whole number >= 1",
-            ),
+            ("batch_size micro_batches replicas inner_steps period", whole, "a whole number >= 1"),
+            ("local_energy_examples train_size", whole, "a whole number >= 1"),
+            ("held_out_size curve_examples", whole, "a whole number >= 1"),
             ("local_energy_samples", lambda v: v >= 2, ">= 2"),
             ("epochs learning_rate gamma_factor sam_rho milestone_factor", lambda v: v > 0, "> 0"),
             ("weight_decay noise_scale gamma replica_gamma", lambda v: v >= 0, ">= 0"),

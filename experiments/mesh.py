@@ -109,6 +109,7 @@ class Placement:
       mesh: the mesh.
       replicated: the sharding of what every device holds.
       stacked: the sharding of what carries a leading replica axis.
+      rows: the sharding of what replicas have in a row, (n, y, ...).
       batch: the sharding of batches (y, B, ...).
       batches: the sharding of batches in a row, (n, y, B, ...).
     """
@@ -117,6 +118,7 @@ class Placement:
         self.mesh = mesh
         self.replicated = NamedSharding(mesh, P())
         self.stacked = NamedSharding(mesh, P("replica"))
+        self.rows = NamedSharding(mesh, P(None, "replica"))
         self.batch = NamedSharding(mesh, P("replica", "data"))
         self.batches = NamedSharding(mesh, P(None, "replica", "data"))
 

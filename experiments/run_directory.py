@@ -43,7 +43,8 @@ class RunDirectory:
             if processes.is_main():
                 write_json(path, wanted)
             return
-        found = read_json(path)
+        # Fields that are newer than the run had their defaults.
+        found = TrainConfig().to_json() | read_json(path)
         names = sorted(found.keys() | wanted.keys())
         changed = [
             f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} asked for"

@@ -98,14 +98,13 @@ class Task:
         def add(carry, part):
             stats, total = carry
             (value, stats), grads = gradient(params, stats, part)
-            return (stats, jax.tree.map(jnp.add, total, (value, grads))), None
+            return (stats, jax.tree.map(jnp.add, total, grads)), value
 
-        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+        zeros = jax.tree.map(jnp.zeros_like, params)
         # XLA's CPU backend runs convolutions inside a loop about ten times slower than outside.
         unroll = parts if jax.default_backend() == "cpu" else 1
-        (stats, total), _ = jax.lax.scan(add, (batch_stats, zeros), batches, unroll=unroll)
-        value, grads = jax.tree.map(lambda leaf: leaf / parts, total)
-        return (value, stats), grads
+        (stats, total), values = jax.lax.scan(add, (batch_stats, zeros), batches, unroll=unroll)
+        return (values.mean(), stats), jax.tree.map(lambda leaf: leaf / parts, total)
 
     # --- evaluation -----------------------------------------------------------------------------
 

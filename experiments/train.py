@@ -16,7 +16,7 @@ import flatjax
 from experiments import evaluate, processes
 from experiments.algorithms import ALGORITHMS, seed_noise
 from experiments.config import TrainConfig
-from experiments.mesh import Placement, check_fit
+from experiments.mesh import Placement, check_fit, local
 from experiments.run_directory import RunDirectory
 from experiments.task import Task, make_task
 from flatjax import data
@@ -158,16 +158,23 @@ class Trainer:
         shardings = (self.placement.batches, self.placement.replicated)
         return jax.jit(draw, out_shardings=shardings)
 
-    def _jit_training(self, fn):
+    def _jit_training(self, fn, losses_sharding):
         """Compiles (state, ...) -> (state, losses); the old state is donated."""
         if self.placement is None:
             return jax.jit(fn, donate_argnums=0)
-        shardings = (self._state_shardings, self.placement.replicated)
-        return jax.jit(fn, donate_argnums=0, out_shardings=shardings)
+        shardings = (self._state_shardings, losses_sharding)
+        jitted = jax.jit(fn, donate_argnums=0, out_shardings=shardings)
+
+        def on_mesh(*arguments):
+            # Set, so that the coupling knows over what rounded weights are to be gathered.
+            with jax.set_mesh(self.placement.mesh):
+                return jitted(*arguments)
+
+        return on_mesh
 
     @functools.cached_property
     def _jitted_step(self):
-        return self._jit_training(self.train_step)
+        return self._jit_training(self.train_step, self.placement and self.placement.stacked)
 
     @functools.cached_property
     def _jitted_steps(self):
@@ -184,7 +191,7 @@ class Trainer:
             losses = jnp.zeros((max_steps, order.shape[1]))
             return jax.lax.fori_loop(0, num_steps, body, (state, losses))
 
-        return self._jit_training(steps)
+        return self._jit_training(steps, self.placement and self.placement.rows)
 
     @functools.cached_property
     def loops_on_device(self) -> bool:
@@ -220,7 +227,7 @@ class Trainer:
         arguments = (self._train, *self._draw_epoch(seed, epoch))
         if self.loops_on_device:
             state, losses = self._jitted_steps(state, *arguments, num_steps)
-            losses = np.asarray(losses)[:num_steps]
+            losses = np.asarray(local(self.placement, losses))[:num_steps]
             if progress is not None:
                 progress.update(num_steps)
         else:
@@ -230,7 +237,7 @@ class Trainer:
                 rows.append(loss)
                 if progress is not None:
                     progress.update()
-            losses = np.stack(jax.device_get(rows))
+            losses = np.stack(jax.device_get(local(self.placement, rows)))
         bad = np.argwhere(~np.isfinite(losses))
         if len(bad):
             step, replica = bad[0]

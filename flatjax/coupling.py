@@ -25,8 +25,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
-from flatjax import _checks, replicas, schedules
+from flatjax import _checks, communication, replicas, schedules
 
 Mask = chex.ArrayTree | Callable[[optax.Params], chex.ArrayTree] | None
 
@@ -38,11 +39,14 @@ class CoupleReplicasState(NamedTuple):
       count: number of updates so far.
       gamma: the gamma of the last update, for logging.
       gamma_state: state of the schedule of gamma.
+      pending: with `delayed` forces, the displacement from the center measured at the last
+        coupling, to act at the next; like the parameters. Else an empty tuple.
     """
 
     count: jax.Array
     gamma: jax.Array
     gamma_state: optax.OptState
+    pending: optax.Params
 
 
 def couple_replicas(
@@ -52,6 +56,8 @@ def couple_replicas(
     replica_axis: int | None = None,
     period: int = 1,
     mask: Mask = None,
+    communication_dtype: DTypeLike | None = None,
+    delayed: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adds the force towards the center to the gradients: the coupling of Replicated-SGD.
 
@@ -61,8 +67,9 @@ def couple_replicas(
     on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
     devices communicate on those steps only.
 
-    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask` and a
-    `BalancedScoping` in its `static_args`; likewise for all transformations of flatjax.
+    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask`, `delayed`,
+    `communication_dtype` and a `BalancedScoping` in its `static_args`; likewise for all
+    transformations of flatjax.
 
     Args:
       gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
@@ -74,6 +81,13 @@ def couple_replicas(
       period: K, the number of steps between couplings.
       mask: pytree of bools (or a function of params returning one); leaves marked False, such as
         frozen ones or the biases, are not coupled.
+      communication_dtype: what replicas send is rounded to it: a floating-point dtype, or int8 with
+        a scale for each leaf; see `flatjax.communication`. Under jit with sharded stacks, set the
+        mesh (`jax.set_mesh`), or float32 is sent all the same. None sends float32.
+      delayed: at each coupling the force of the one before acts,
+        :math:`\gamma_t (w_a - \bar w)` of K steps ago (none at first), and nothing waits for the
+        present center. Stable only while learning_rate * K gamma < 1 (plain SGD). Costs one more
+        copy of the parameters.
 
     Returns:
       The transformation. `update` needs `params`.
@@ -108,13 +122,17 @@ def couple_replicas(
              [ 0.1]], dtype=float32)
     """
     _checks.check_scalar("gamma", gamma)
-    center = _leaf_center(axis_name, replica_axis)
+    displacement = _displacement(axis_name, replica_axis, communication_dtype)
 
-    def add_force(g, w, gamma_t, count):
+    def measure(g, w):
+        del g
+        return displacement(w)
+
+    def add_force(g, d, gamma_t, count):
         del count
-        return g + period * gamma_t * (w - center(w))
+        return g + period * gamma_t * d
 
-    return _coupling(add_force, gamma, axis_name, replica_axis, period, mask)
+    return _coupling(measure, add_force, gamma, axis_name, replica_axis, period, mask, delayed)
 
 
 def pull_to_center(
@@ -125,6 +143,8 @@ def pull_to_center(
     replica_axis: int | None = None,
     period: int = 1,
     mask: Mask = None,
+    communication_dtype: DTypeLike | None = None,
+    delayed: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Contracts the replicas towards their center: the decoupled, always stable coupling.
 
@@ -148,6 +168,11 @@ def pull_to_center(
       period: K, the number of steps between pulls.
       mask: pytree of bools (or a function of params returning one); leaves marked False are not
         pulled.
+      communication_dtype: see `couple_replicas`.
+      delayed: pull by the displacement of the weights that the step started from,
+        :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) (w_a - \bar w)`: their center
+        is one step old and can be had while the gradient is computed. Stable for every gamma; at
+        gamma = inf the replicas differ by their last updates.
 
     Returns:
       The transformation. `update` needs `params`.
@@ -169,19 +194,21 @@ def pull_to_center(
     """
     _checks.check_scalar("gamma", gamma, finite=False)
     _checks.check_scalar("learning_rate", learning_rate)
-    center = _leaf_center(axis_name, replica_axis)
+    displacement = _displacement(axis_name, replica_axis, communication_dtype)
 
-    def add_pull(u, w, gamma_t, count):
+    def measure(u, w):
+        return displacement(w if delayed else w + u)
+
+    def add_pull(u, d, gamma_t, count):
         eta_t = learning_rate(count) if callable(learning_rate) else learning_rate
         # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
         is_infinite = jnp.isinf(gamma_t)
         exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)
         exponent = jnp.where(is_infinite, jnp.inf, exponent)
-        moved = w + u
-        # u + (e^{-K eta gamma} - 1) (w' - center): the contraction, written as an update.
-        return u + jnp.expm1(-exponent) * (moved - center(moved))
+        # u + (e^{-K eta gamma} - 1) d, with d = w' - center: the contraction, as an update.
+        return u + jnp.expm1(-exponent) * d
 
-    return _coupling(add_pull, gamma, axis_name, replica_axis, period, mask)
+    return _coupling(measure, add_pull, gamma, axis_name, replica_axis, period, mask)
 
 
 def coupling_diagnostics(
@@ -227,13 +254,23 @@ def coupling_diagnostics(
     }
 
 
-def _leaf_center(axis_name, replica_axis):
+def _displacement(axis_name, replica_axis, communication_dtype):
     _checks.check_replica_placement(axis_name, replica_axis)
-    return functools.partial(replicas.leaf_center, axis_name=axis_name, replica_axis=replica_axis)
+    communication.check_communication_dtype(communication_dtype)
+    return functools.partial(
+        communication.displacement,
+        axis_name=axis_name,
+        replica_axis=replica_axis,
+        dtype=communication_dtype,
+    )
 
 
-def _coupling(leaf_update, gamma, axis_name, replica_axis, period, mask):
-    """The transformation that applies leaf_update(u, w, gamma_t, count) every period-th step."""
+def _coupling(measure_leaf, act, gamma, axis_name, replica_axis, period, mask, delayed=False):
+    """The transformation that couples every period-th step.
+
+    measure_leaf(u, w) is the displacement d of a leaf, and communicates; act(u, d, gamma_t, count)
+    is the update that it makes of u; delayed, that of the coupling before.
+    """
     _checks.check_count("period", period)
     schedule = schedules.as_stateful(gamma)
 
@@ -243,7 +280,10 @@ def _coupling(leaf_update, gamma, axis_name, replica_axis, period, mask):
             if isinstance(gamma, schedules.BalancedScoping) and axis_name is None:
                 _check_apart(params, replica_axis)
         return CoupleReplicasState(
-            count=jnp.zeros([], jnp.int32), gamma=jnp.zeros([]), gamma_state=schedule.init()
+            count=jnp.zeros([], jnp.int32),
+            gamma=jnp.zeros([]),
+            gamma_state=schedule.init(),
+            pending=jax.tree.map(jnp.zeros_like, params) if delayed else (),
         )
 
     def measure(state, params, value):
@@ -268,22 +308,30 @@ def _coupling(leaf_update, gamma, axis_name, replica_axis, period, mask):
             extra_args = extra_args | measure(state, params, extra_args["value"])
         gamma_t = jnp.asarray(schedule(state.gamma_state, **extra_args))
 
-        def couple(updates):
-            def update(u, w):
-                return leaf_update(u, w, gamma_t, state.count).astype(u.dtype)
+        def coupled(u, d):
+            return act(u, d, gamma_t, state.count).astype(u.dtype)
 
-            return map_masked(update, mask, params, updates, params)
+        def couple(updates, pending):
+            if not delayed:
+                at_once = lambda u, w: coupled(u, measure_leaf(u, w))
+                return map_masked(at_once, mask, params, updates, params), pending
+            updates = map_masked(coupled, mask, params, updates, pending)
+            measured = lambda d, u, w: measure_leaf(u, w).astype(d.dtype)
+            return updates, map_masked(measured, mask, params, pending, updates, params)
 
+        pending = state.pending
         if period == 1:
-            updates = couple(updates)
+            updates, pending = couple(updates, pending)
         else:
             # A cond, not a select: replicas on different devices communicate only when coupled.
             is_coupled = state.count % period == period - 1
-            updates = jax.lax.cond(is_coupled, couple, lambda updates: updates, updates)
+            keep = lambda updates, pending: (updates, pending)
+            updates, pending = jax.lax.cond(is_coupled, couple, keep, updates, pending)
         return updates, CoupleReplicasState(
             count=optax.safe_increment(state.count),
             gamma=gamma_t.astype(state.gamma.dtype),
             gamma_state=schedule.update(state.gamma_state, **extra_args),
+            pending=pending,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -65,7 +65,9 @@ parle = Case(flatjax.parle, PARLE, ("learning_rate", "gamma", "replica_gamma"))
 CASES = {
     "couple_replicas": couple_replicas,
     "couple_replicas_every_third": couple_replicas.but(period=3),
+    "couple_replicas_delayed": couple_replicas.but(delayed=True, period=2),
     "pull_to_center": pull_to_center,
+    "pull_to_center_int8_delayed": pull_to_center.but(communication_dtype="int8", delayed=True),
     "replicated_sgd": replicated_sgd,
     "replicated_sgd_decoupled": replicated_sgd.but(decoupled=True),
     "per_replica": Case(flatjax.per_replica, {"tx": CLIPPED_SGD}),
@@ -78,7 +80,8 @@ CASES = {
     "parle_opaque": parle.but(**OPAQUE),
     "average_params": Case(flatjax.average_params, {"decay": 0.9}, before=(PLAIN_SGD,)),
 }
-BASIC = [name for name in CASES if not name.endswith(("every_third", "stacked", "opaque"))]
+VARIANTS = ("every_third", "delayed", "stacked", "opaque")
+BASIC = [name for name in CASES if not name.endswith(VARIANTS)]
 each_case = pytest.mark.parametrize("name", CASES)
 
 # Two replicas along the first axis, or one network with an axis more. One leaf is always None.
@@ -271,7 +274,7 @@ def test_map_params(name):
 @each_case
 def test_inject_hyperparams(name):
     case = CASES[name]
-    shaping = {"replica_axis", "period", "inner_steps", "start"}
+    shaping = {"replica_axis", "period", "inner_steps", "start", "delayed", "communication_dtype"}
     static = shaping.intersection(inspect.signature(case.factory).parameters)
     factory = optax.inject_hyperparams(case.factory, static_args=static)
     params, state = train(case.make(factory), PARAMS)

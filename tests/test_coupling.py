@@ -225,6 +225,10 @@ balanced = flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, 10))
 SELDOM = {
     "couple_replicas": functools.partial(flatjax.couple_replicas, 1.0, period=3),
     "pull_to_center": functools.partial(flatjax.pull_to_center, 1.0, 0.1, period=3),
+    "delayed": functools.partial(flatjax.couple_replicas, 1.0, period=3, delayed=True),
+    "int8": functools.partial(
+        flatjax.pull_to_center, 1.0, 0.1, period=3, communication_dtype="int8"
+    ),
     "automatic_gamma": functools.partial(flatjax.couple_replicas, balanced, period=3),
     "parle": functools.partial(flatjax.parle, 0.1, 1.0, 1.0, noise_scale=0.0),
 }

@@ -193,6 +193,16 @@ def test_a_directory_belongs_to_one_run(tmp_path, change):
         RunDirectory(tmp_path, replace(**{"algorithm": "rsgd"} | change))
 
 
+def test_fields_newer_than_a_run_have_their_defaults(tmp_path):
+    config = replace(algorithm="rsgd")
+    fields = config.to_json()
+    del fields["period"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    RunDirectory(tmp_path, config)
+    with pytest.raises(ValueError, match="period: 1 there, 2 asked for"):
+        RunDirectory(tmp_path, replace(config, period=2))
+
+
 def test_damaged_files_are_named(tmp_path):
     config = replace(algorithm="sgd")
     Trainer(config).run(directory=tmp_path, progress=False)

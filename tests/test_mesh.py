@@ -5,9 +5,11 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
+from test_coupling import where_it_communicates
 
 from experiments import __main__ as command_line
 from experiments.config import TrainConfig
@@ -28,6 +30,11 @@ SMALL = TrainConfig(
     sigmas=(0.1,),
     local_energy_samples=2,
     local_energy_examples=40,
+)
+
+
+PLAIN = dataclasses.replace(
+    SMALL, model="mlp", model_options=("hidden=(4,)",), epochs=6, algorithm="rsgd"
 )
 
 
@@ -78,9 +85,31 @@ def _raw(leaf):
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-# --- on disk ------------------------------------------------------------------------------------
+def test_less_communication_trains_alike_on_a_mesh():
+    less = {"period": 2, "communication_dtype": "int8", "delayed": True}
+    config = replace(PLAIN, gamma=1.0, decoupled=False, micro_batches=2, **less)
+    found, expected = trained(config, "replica=2,data=2"), trained(config, None)
+    for leaves in zip(*(jax.tree.leaves(state) for state, _ in (found, expected)), strict=True):
+        np.testing.assert_allclose(*leaves, rtol=1e-4, atol=1e-5)
+    pending = optax.tree.get(found[0].opt_state, "pending")
+    assert np.abs(pending["Dense_0"]["kernel"]).max() > 1e-2
 
-PLAIN = replace(model="mlp", model_options=("hidden=(4,)",), epochs=6, algorithm="rsgd")
+
+def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
+    """With a device or more for each replica, and its batch on one of them."""
+    config = replace(PLAIN, period=2)
+    trainer = Trainer(config, mesh=make_mesh("replica=2", config))
+    state = trainer.start(0)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(trainer.train_step, out_shardings=(shardings, trainer.placement.stacked))
+    order, key = trainer._draw_epoch(0, 0)
+    program = step.lower(state, trainer._train, order, key).compile().as_text()
+    in_branches, elsewhere = where_it_communicates(program)
+    assert in_branches
+    assert not elsewhere
+
+
+# --- on disk ------------------------------------------------------------------------------------
 
 
 def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
