@@ -10,8 +10,6 @@ for a fair comparison.
 import dataclasses
 import functools
 import pathlib
-import time
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +18,7 @@ import scipy.special
 import tyro
 
 from experiments.benchmarks.machine import describe_machine
+from experiments.benchmarks.race import Clock, race
 from experiments.compare import markdown_table
 from experiments.run_directory import write_json
 from flatjax.committee._constraints import constrained
@@ -43,7 +42,7 @@ class AmpBenchmark:
     """Timed; the time of one iteration is subtracted, and so is all that is done once."""
     rounds: int = 11
     """In each, everything is timed in turn; medians count."""
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Clock = "wall"
     """cpu is the time of this process on all cores, for a busy machine; meaningful with one thread
     each: OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false."""
     out: pathlib.Path | None = None
@@ -122,18 +121,6 @@ class AmpBenchmark:
         ms = lambda kind, name: 1e3 * float(np.median(times[kind, name])) / REPEATS
         kinds = ("ms", "NumPy: ms")
         return {name: {kind: ms(kind, name) for kind in kinds} for name in ours}
-
-
-def race(calls, rounds, clock):
-    """Seconds of all of them in each round, (rounds,) each, after one that does not count."""
-    now = time.perf_counter if clock == "wall" else time.process_time
-    times = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            start = now()
-            call()
-            times[name].append(now() - start)
-    return {name: np.array(values[1:]) for name, values in times.items()}
 
 
 def _compiled(function, *args):

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import time
 from collections.abc import Callable
 
 import jax
@@ -14,6 +13,7 @@ import tyro
 
 import flatjax
 from experiments.benchmarks.machine import describe_machine
+from experiments.benchmarks.race import race
 from experiments.run_directory import write_json
 from flatjax import flatness, models
 
@@ -50,15 +50,7 @@ class LocalEnergyBenchmark:
             candidates |= _torch_candidates(torch, self.model, images, labels, self.draws)
         except ImportError:
             print("PyTorch is not installed: pip install -e '.[benchmarks]'")
-        for run in candidates.values():  # compile and warm up
-            run()
-        times: dict[str, list[float]] = {name: [] for name in candidates}
-        for _ in range(self.rounds):
-            for name, run in candidates.items():
-                time.sleep(0.2)  # lets the other library's threads go to sleep
-                start = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - start)
+        times = race(candidates, self.rounds, rest=0.2)
         ratio = lambda a, b: float(np.median(np.divide(times[a], times[b])))
         ratios = {"local energy / forward passes": ratio("local energy", "forward passes")}
         if "PyTorch" in times:

@@ -30,11 +30,12 @@ def conv_general_dilated(
       \partial k_{uvco} = \sum_{bij} x_{b,\, s i + u,\, s j + v,\, c} \, \partial y_{bijo}
 
     XLA computes the second sum as a convolution whose window is as large as the maps, which its CPU
-    backend does at a tenth of the speed or less. Here it is a matrix product of patches, some
-    images at a time. Forward and backward through a layer of 3 x 3 kernels and batches of 128 take
-    a third of the time with 28 x 28 pixels and 16 channels, a fifth with 32 x 32 and 64, two thirds
-    with 8 x 8 and 256. Values, gradients and higher derivatives are the same up to rounding, in
-    reverse and forward mode, and under `vmap`.
+    backend does slowly. Here it is a matrix product of patches, some images at a time. Forward and
+    backward through a layer of 3 x 3 kernels and batches of 128 take a quarter of the time with
+    32 x 32 pixels and 64 channels, half with 16 x 16 and 128, two thirds with 28 x 28 and 16, and
+    no more where little is gained (`python -m experiments.benchmarks.convolution`). Values,
+    gradients and higher derivatives are the same up to rounding, in reverse and forward mode, and
+    under `vmap`.
 
     Elsewhere, and for anything but two-dimensional convolutions in linen's layout (NHWC, HWIO),
     without groups or dilation, it is XLA's.

@@ -1,0 +1,35 @@
+"""Timing several things in turn, so that a slow spell of the machine hits all alike."""
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+Clock = Literal["wall", "cpu"]
+Name = TypeVar("Name", bound=Hashable)
+
+
+def race(
+    calls: Mapping[Name, Callable[[], Any]], rounds: int, clock: Clock = "wall", rest: float = 0.0
+) -> dict[Name, np.ndarray]:
+    """Seconds of all of them in each round, after one that does not count.
+
+    Args:
+      calls: what is timed; each waits for its result.
+      rounds: how often.
+      clock: "wall", or "cpu" for the time of this process on all cores: for a busy machine.
+      rest: seconds of sleep before each call, in which another library's threads go to sleep.
+
+    Returns:
+      name -> (rounds,).
+    """
+    now = time.perf_counter if clock == "wall" else time.process_time
+    times: dict[Name, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            time.sleep(rest)
+            start = now()
+            call()
+            times[name].append(now() - start)
+    return {name: np.array(values[1:]) for name, values in times.items()}
