@@ -14,7 +14,7 @@ from experiments.configs.deep import Row
 
 EPOCHS = 6.0
 SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4}
-ESGD = {"algorithm": "esgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 0.3}
+ESGD = {"algorithm": "esgd", "learning_rate": 0.2, "weight_decay": 5e-4, "gamma": 1e-2}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 3e-2}
 
 ROW = Row(
@@ -45,8 +45,8 @@ ROW = Row(
     reduced_options=("width=4",),
     tuning={"train_size": 5000, "local_energy_samples": 2, "local_energy_examples": 500},
     grids={
-        "SGD": {"learning_rate": (0.05, 0.1), "weight_decay": (5e-4, 2e-3)},
-        "eSGD": {"learning_rate": (0.1, 0.2), "gamma": (0.01, 0.3)},
+        "SGD": {"learning_rate": (0.1, 0.2), "weight_decay": (5e-4, 2e-3)},
+        "eSGD": {"learning_rate": (0.2, 0.4), "gamma": (1e-3, 1e-2)},
         "rSGD": {"learning_rate": (0.1, 0.2), "gamma": (1e-3, 3e-2)},
     },
 )
