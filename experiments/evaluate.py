@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import flatjax
 from experiments.algorithms import learning_rate_schedule
 from experiments.config import TrainConfig
-from experiments.mesh import local
 
 if TYPE_CHECKING:
     from experiments.train import Trainer
@@ -28,7 +27,7 @@ def final_model(
     training never visits, so that its batch statistics are re-estimated on training batches.
     """
     members = trainer.algorithm.members(state.opt_state, state.params)
-    center = local(trainer.placement, flatjax.replica_center(members, replica_axis=0))
+    center = trainer.placement.local(flatjax.replica_center(members, replica_axis=0))
     return center, statistics(trainer, center, state.batch_stats)
 
 
@@ -54,7 +53,7 @@ def _errors(trainer, state, params, batch_stats, batches=None) -> dict[str, floa
     errors = {"test_error": percent(batch_stats)}
     if jax.tree.leaves(batch_stats):
         averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
-        averaged = local(trainer.placement, averaged)
+        averaged = trainer.placement.local(averaged)
         errors["test_error_averaged_statistics"] = percent(averaged)
     return errors
 
@@ -92,10 +91,8 @@ def final_result(
     test = task.evaluate(params, batch_stats)
     if not math.isfinite(test["loss"]):
         raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")
-    members = local(
-        trainer.placement,
-        flatjax.unstack_replicas(trainer.algorithm.members(state.opt_state, state.params)),
-    )
+    stack = trainer.algorithm.members(state.opt_state, state.params)
+    members = trainer.placement.local(flatjax.unstack_replicas(stack))
     member_stats = [statistics(trainer, member, state.batch_stats) for member in members]
     replica_errors = [
         task.evaluate(*member)["error"] for member in zip(members, member_stats, strict=True)

@@ -7,6 +7,7 @@ sums, hence rounding), so that it may go on elsewhere.
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -19,6 +20,7 @@ import flatjax
 from experiments.config import TrainConfig
 
 AXES = ("replica", "data")
+InitState = Callable[[int], chex.ArrayTree]
 
 
 def make_mesh(text: str, config: TrainConfig) -> Mesh:
@@ -102,35 +104,81 @@ def _nearest_divisor(number, size):
     return min(divisors, key=lambda d: (abs(d - size), -d))
 
 
-class Placement:
-    """How the arrays of a run lie on a mesh.
+class OneDevice:
+    """A run on JAX's default device; the interface of `OnMesh`."""
+
+    mesh = None
+
+    def start(self, init_state: InitState, seed: int) -> chex.ArrayTree:
+        """The state before the first step."""
+        return init_state(seed)
+
+    def jit_draw(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """Prepares a function that gives the order of an epoch and a key."""
+        return draw
+
+    def jit_training(self, steps: Callable[..., Any], init_state: InitState) -> Callable[..., Any]:
+        """Compiles (state, ...) -> (state, losses); the old state is donated."""
+        del init_state
+        return jax.jit(steps, donate_argnums=0)
+
+    def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The batch of a training step, inside jit."""
+        return batch
+
+    def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """A pytree to be measured."""
+        return tree
+
+
+class OnMesh:
+    """A run whose arrays are spread over a mesh.
 
     Attributes:
       mesh: the mesh.
       replicated: the sharding of what every device holds.
       stacked: the sharding of what carries a leading replica axis.
-      rows: the sharding of what replicas have in a row, (n, y, ...).
       batch: the sharding of batches (y, B, ...).
-      batches: the sharding of batches in a row, (n, y, B, ...).
+      order: the sharding of batches in a row, (n, y, B).
     """
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
         self.replicated = NamedSharding(mesh, P())
         self.stacked = NamedSharding(mesh, P("replica"))
-        self.rows = NamedSharding(mesh, P(None, "replica"))
         self.batch = NamedSharding(mesh, P("replica", "data"))
-        self.batches = NamedSharding(mesh, P(None, "replica", "data"))
+        self.order = NamedSharding(mesh, P(None, "replica", "data"))
 
-    def state_shardings(self, state: chex.ArrayTree) -> chex.ArrayTree:
-        """The shardings of a training state, whose arrays are stacked and scalars shared."""
+    def _state_shardings(self, init_state):
+        """Arrays of a state are stacked; scalars (counts, couplings, keys) are shared."""
+        state = jax.eval_shape(lambda: init_state(0))
         return jax.tree.map(lambda leaf: self.stacked if leaf.ndim else self.replicated, state)
+
+    def start(self, init_state: InitState, seed: int) -> chex.ArrayTree:
+        """The state before the first step, made piece by piece where it stays."""
+        return jax.jit(init_state, out_shardings=self._state_shardings(init_state))(seed)
+
+    def jit_draw(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles a function that gives the order of an epoch and a key."""
+        return jax.jit(draw, out_shardings=(self.order, self.replicated))
+
+    def jit_training(self, steps: Callable[..., Any], init_state: InitState) -> Callable[..., Any]:
+        """Compiles (state, ...) -> (state, losses); the old state is donated."""
+        shardings = (self._state_shardings(init_state), self.stacked)
+        jitted = jax.jit(steps, donate_argnums=0, out_shardings=shardings)
+
+        def on_mesh(*arguments):
+            # Set, so that the coupling knows over what rounded weights are to be gathered.
+            with jax.set_mesh(self.mesh):
+                return jitted(*arguments)
+
+        return on_mesh
 
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """Host arrays, the same in every process, on every device."""
         return jax.tree.map(
             lambda leaf: jax.make_array_from_callback(
-                leaf.shape, self.replicated, lambda index, leaf=leaf: leaf[index]
+                leaf.shape, self.replicated, lambda index: leaf[index]
             ),
             tree,
         )
@@ -139,18 +187,12 @@ class Placement:
         """Spreads the batch of a training step over the mesh, inside jit."""
         # Keys are one or a few for each replica, not for each example.
         of = lambda name: self.stacked if name == "key" else self.batch
-        shardings = {name: of(name) for name in batch}
-        return jax.lax.with_sharding_constraint(batch, shardings)
+        return jax.lax.with_sharding_constraint(batch, {name: of(name) for name in batch})
 
     @functools.cached_property
     def _gather(self):
         return jax.jit(lambda tree: tree, out_shardings=self.replicated)
 
-    def local(self, tree: chex.ArrayTree) -> Any:
+    def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """All of a pytree on the first device of each process, to be measured there."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), self._gather(tree))
-
-
-def local(mesh: Placement | None, tree: chex.ArrayTree) -> Any:
-    """`Placement.local`; the pytree as it is where there is no mesh."""
-    return tree if mesh is None else mesh.local(tree)

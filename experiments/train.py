@@ -16,7 +16,7 @@ import flatjax
 from experiments import evaluate, processes
 from experiments.algorithms import ALGORITHMS, seed_noise
 from experiments.config import TrainConfig
-from experiments.mesh import Placement, check_fit, local
+from experiments.mesh import OneDevice, OnMesh, check_fit
 from experiments.run_directory import RunDirectory
 from experiments.task import Task, make_task
 from flatjax import data
@@ -35,7 +35,7 @@ class Trainer:
       batches_per_epoch: batches in a pass of one replica over the training set.
       total_steps: gradients that each replica takes.
       gradient_evaluations: gradients of all replicas together: the budget that was used.
-      placement: how arrays lie on the mesh; None where all is on one device.
+      placement: where the arrays of a run lie.
 
     Args:
       config: the configuration.
@@ -54,7 +54,7 @@ class Trainer:
     ):
         if mesh is not None:
             check_fit(mesh, config)
-        self.placement = None if mesh is None else Placement(mesh)
+        self.placement = OneDevice() if mesh is None else OnMesh(mesh)
         self.config = config
         self.task = make_task(config) if task is None else task
         self.algorithm = ALGORITHMS[config.algorithm]
@@ -116,32 +116,22 @@ class Trainer:
         batch_number = state.step // self.algorithm.batch_repeats
         indices = order[batch_number % self.batches_per_epoch]
         batch = self.task.batch(train, indices, jax.random.fold_in(key, batch_number))
-        mesh = None
-        if self.placement is not None:
-            batch, mesh = self.placement.constrain(batch), self.placement.mesh
-        (losses, batch_stats), grads = flatjax.map_replicas(self.task.value_and_grad, mesh=mesh)(
-            state.params, state.batch_stats, batch
-        )
+        batch = self.placement.constrain(batch)
+        gradient = flatjax.map_replicas(self.task.value_and_grad, mesh=self.placement.mesh)
+        (losses, batch_stats), grads = gradient(state.params, state.batch_stats, batch)
         state = state.apply_gradients(grads=grads, batch_stats=batch_stats, value=losses.mean())
         return state, losses
 
     # --- where it runs --------------------------------------------------------------------------
 
-    @functools.cached_property
-    def _state_shardings(self):
-        """Those of the state; on a mesh."""
-        return self.placement.state_shardings(jax.eval_shape(lambda: self.init_state(0)))
-
     def start(self, seed: int) -> flatjax.TrainState:
-        """The state before the first step, where the run lives: made there, piece by piece."""
-        if self.placement is None:
-            return self.init_state(seed)
-        return jax.jit(self.init_state, out_shardings=self._state_shardings)(seed)
+        """The state before the first step, where the run lives."""
+        return self.placement.start(self.init_state, seed)
 
     @functools.cached_property
     def _train(self) -> data.DeviceSplit:
         """The training examples, where the run lives."""
-        if self.placement is None:
+        if self.placement.mesh is None:
             return self.task.device_train
         train = self.task.train
         return self.placement.replicate(data.DeviceSplit(train.image, train.label))
@@ -149,32 +139,13 @@ class Trainer:
     @functools.cached_property
     def _draw_epoch(self):
         """(seed, epoch) -> what is drawn for an epoch: order of the data, key of augmentation."""
-
-        def draw(seed, epoch):
-            return self.epoch_order(seed, epoch), run_keys(seed).augmentation
-
-        if self.placement is None:
-            return draw
-        shardings = (self.placement.batches, self.placement.replicated)
-        return jax.jit(draw, out_shardings=shardings)
-
-    def _jit_training(self, fn, losses_sharding):
-        """Compiles (state, ...) -> (state, losses); the old state is donated."""
-        if self.placement is None:
-            return jax.jit(fn, donate_argnums=0)
-        shardings = (self._state_shardings, losses_sharding)
-        jitted = jax.jit(fn, donate_argnums=0, out_shardings=shardings)
-
-        def on_mesh(*arguments):
-            # Set, so that the coupling knows over what rounded weights are to be gathered.
-            with jax.set_mesh(self.placement.mesh):
-                return jitted(*arguments)
-
-        return on_mesh
+        return self.placement.jit_draw(
+            lambda seed, epoch: (self.epoch_order(seed, epoch), run_keys(seed).augmentation)
+        )
 
     @functools.cached_property
     def _jitted_step(self):
-        return self._jit_training(self.train_step, self.placement and self.placement.stacked)
+        return self.placement.jit_training(self.train_step, self.init_state)
 
     @functools.cached_property
     def _jitted_steps(self):
@@ -186,12 +157,12 @@ class Trainer:
             def body(i, carry):
                 state, losses = carry
                 state, loss = self.train_step(state, train, order, key)
-                return state, losses.at[i].set(loss)
+                return state, losses.at[:, i].set(loss)
 
-            losses = jnp.zeros((max_steps, order.shape[1]))
+            losses = jnp.zeros((order.shape[1], max_steps))
             return jax.lax.fori_loop(0, num_steps, body, (state, losses))
 
-        return self._jit_training(steps, self.placement and self.placement.rows)
+        return self.placement.jit_training(steps, self.init_state)
 
     @functools.cached_property
     def loops_on_device(self) -> bool:
@@ -227,7 +198,7 @@ class Trainer:
         arguments = (self._train, *self._draw_epoch(seed, epoch))
         if self.loops_on_device:
             state, losses = self._jitted_steps(state, *arguments, num_steps)
-            losses = np.asarray(local(self.placement, losses))[:num_steps]
+            losses = np.asarray(self.placement.local(losses)).T[:num_steps]
             if progress is not None:
                 progress.update(num_steps)
         else:
@@ -237,7 +208,7 @@ class Trainer:
                 rows.append(loss)
                 if progress is not None:
                     progress.update()
-            losses = np.stack(jax.device_get(local(self.placement, rows)))
+            losses = np.stack(jax.device_get(self.placement.local(rows)))
         bad = np.argwhere(~np.isfinite(losses))
         if len(bad):
             step, replica = bad[0]

@@ -115,10 +115,7 @@ def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
 def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     """An epoch on two devices, one on four, the last on one: as all of them on one."""
     arguments = ["train", "--no-progress", "--checkpoint-seconds", "0", "--out", str(tmp_path)]
-    for name, value in PLAIN.to_json().items():
-        if value != getattr(TrainConfig(), name):
-            value = value if isinstance(value, list | tuple) else [value]
-            arguments += [f"--{name.replace('_', '-')}", *map(str, value)]
+    arguments += as_arguments(PLAIN)
     train_epoch, steps = Trainer.train_epoch, []
 
     def interrupted(self, state, *rest):
@@ -135,10 +132,20 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     assert steps == [(0, 2), None, (4, 4), None, (8, 1)]
     assert "test_error" in capsys.readouterr().out
     monkeypatch.undo()
-    _assert_same(json.loads((tmp_path / "result.json").read_text()), Trainer(PLAIN).run())
+    assert_same(json.loads((tmp_path / "result.json").read_text()), Trainer(PLAIN).run())
 
 
-def _assert_same(found, expected):
+def as_arguments(config):
+    """The options of the command line for what is not the default."""
+    defaults, arguments = TrainConfig().to_json(), []
+    for name, value in config.to_json().items():
+        if value != defaults[name]:
+            values = value if isinstance(value, list) else [value]
+            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return arguments
+
+
+def assert_same(found, expected):
     """Results of two runs, but for their times."""
     for result in (found, expected):
         del result["seconds"]

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
 import pytest
+from test_mesh import as_arguments, assert_same
 
 from experiments import processes
 from experiments.config import TrainConfig
@@ -38,10 +37,7 @@ def start(directory, checkpoint_seconds):
     """Two processes with a device each; what they print goes to files."""
     arguments = ["--out", str(directory / "run"), "--no-progress", "--checkpoint-seconds"]
     arguments += [str(checkpoint_seconds)]
-    for name, value in CONFIG.to_json().items():
-        if value != getattr(TrainConfig(), name) and value != []:
-            value = value if isinstance(value, list) else [value]
-            arguments += [f"--{name.replace('_', '-')}", *map(str, value)]
+    arguments += as_arguments(CONFIG)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -98,12 +94,7 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
 
     # One process, with two devices.
     expected = Trainer(CONFIG, mesh=make_mesh("replica=2", CONFIG)).run(progress=False)
-    for result in (found, expected):
-        del result["seconds"]
-        for record in result["history"]:
-            del record["seconds"]
-    leaves = [jax.tree.leaves(result | {"config": None}) for result in (found, expected)]
-    np.testing.assert_allclose(*leaves, rtol=1e-3)
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize(
