@@ -36,15 +36,15 @@ ROWS = (
 # What a small machine has time for: some hundred gradients of a small network, on real images.
 REDUCED = {
     "rgb32": True,
-    "train_size": 1000,
-    "held_out_size": 500,
-    "batch_size": 50,
+    "train_size": 500,
+    "held_out_size": 250,
+    "batch_size": 25,
     "epochs": 6.0,
     "validation": 0.0,
     "augment": ("flip",),
     "sigmas": (0.1, 0.3),
-    "local_energy_samples": 4,
-    "local_energy_examples": 500,
+    "local_energy_samples": 2,
+    "local_energy_examples": 250,
 }
 
 
