@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from experiments.compare import compare, markdown_table, slug
 from experiments.configs import Study
 from experiments.configs.deep import ROWS, Row, row_of
@@ -114,7 +116,8 @@ def _found(name: str, file: str, *, reduced: bool = False) -> Mapping[str, Any]:
 def _here(name: str, label: str) -> str:
     summary = _found(name, "comparison.json").get("summary", {})
     if label not in summary:
-        return "not run here: needs an accelerator"
+        small = row_of(name).num_examples < 50_000
+        return "not run here" if small else "not run here: needs an accelerator"
     return "{:.2f} ± {:.2f}".format(*summary[label]["test_error"])
 
 
@@ -134,4 +137,5 @@ def hours(row: Row, label: str, cost: Cost, *, teraflops: float) -> tuple[float,
 def _hours(row, label, cost, teraflops):
     if cost is None:
         return ["?", "?"]
-    return [f"{number:.2g}" for number in hours(row, label, cost, teraflops=teraflops)]
+    numbers = hours(row, label, cost, teraflops=teraflops)
+    return [np.format_float_positional(number, 2, fractional=False, trim="-") for number in numbers]
