@@ -130,11 +130,10 @@ def test_options_are_python_literals_or_text(option, value):
     assert parse_option(option)[1] == value
 
 
-@pytest.mark.parametrize("algorithm", ["rsgd", "sam"])
-def test_parts_of_a_batch_make_the_gradient_of_the_whole(algorithm):
+def test_parts_of_a_batch_make_the_gradient_of_the_whole():
     states = []
     for parts in (1, 4):
-        trainer = Trainer(dataclasses.replace(SMALL, algorithm=algorithm, micro_batches=parts))
+        trainer = Trainer(dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=parts))
         state, losses = trainer.train_epoch(trainer.init_state(0), 0, 2)
         states.append((state.params, losses))
     for whole, sum_of_parts in zip(*map(jax.tree.leaves, states), strict=True):
