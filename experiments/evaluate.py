@@ -44,17 +44,19 @@ def held_out_errors(
       state: a state during training, or at its end.
       batches: what the error is measured on; all held-out examples by default.
     """
-    return _errors(trainer, state, *final_model(trainer, state), batches)
+    params, batch_stats = final_model(trainer, state)
+    test = trainer.task.evaluate(params, batch_stats, batches)
+    return _errors(trainer, state, params, test, batches)
 
 
-def _errors(trainer, state, params, batch_stats, batches=None) -> dict[str, float]:
-    """The errors of the final model, whose statistics are re-estimated."""
-    percent = lambda stats: _percent(trainer.task.evaluate(params, stats, batches)["error"])
-    errors = {"test_error": percent(batch_stats)}
-    if jax.tree.leaves(batch_stats):
+def _errors(trainer, state, params, test, batches=None) -> dict[str, float]:
+    """`held_out_errors` of the final model, which was evaluated with re-estimated statistics."""
+    errors = {"test_error": _percent(test["error"])}
+    if jax.tree.leaves(state.batch_stats):
         averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
         averaged = trainer.placement.local(averaged)
-        errors["test_error_averaged_statistics"] = percent(averaged)
+        found = trainer.task.evaluate(params, averaged, batches)
+        errors["test_error_averaged_statistics"] = _percent(found["error"])
     return errors
 
 
@@ -103,7 +105,7 @@ def final_result(
         "gradient_evaluations": trainer.gradient_evaluations,
         "epochs_per_replica": trainer.total_steps / trainer.batches_per_epoch,
         "seconds": history[-1]["seconds"],
-        **_errors(trainer, state, params, batch_stats),
+        **_errors(trainer, state, params, test),
         "test_loss": float(test["loss"]),
         "train_error": energy["reference_error"],
         "train_loss": energy["reference_loss"],
