@@ -73,10 +73,20 @@ def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> 
         check_count("replica_axis", replica_axis, minimum=0)
 
 
-def check_params(params: Any) -> None:
-    """Raises if `update` was called without the parameters."""
+def check_updates(updates: Any, params: Any) -> None:
+    """Raises if `update` was called without the parameters, or with updates of something else."""
     if params is None:
         raise ValueError("params must be passed to update(updates, state, params), got None.")
+    structure, expected = jax.tree.structure(updates), jax.tree.structure(params)
+    if structure != expected:
+        raise ValueError(f"updates must have the structure of params, {expected}, got {structure}.")
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    for (path, update), param in zip(leaves, jax.tree.leaves(params), strict=True):
+        if np.shape(update) != np.shape(param):
+            raise ValueError(
+                f"updates{jax.tree_util.keystr(path)} must have the shape of params, "
+                f"{np.shape(param)}, got {np.shape(update)}."
+            )
 
 
 def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:

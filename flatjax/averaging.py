@@ -71,7 +71,7 @@ def average_params(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        _checks.check_params(params)
+        _checks.check_updates(updates, params)
         since_start = state.count - start
         averaged_before = jnp.maximum(since_start // period, 0)
         equal_weight = 1 / (averaged_before + 1).astype(float)

@@ -302,7 +302,7 @@ def _coupling(measure_leaf, act, gamma, axis_name, replica_axis, period, mask, d
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        _checks.check_params(params)
+        _checks.check_updates(updates, params)
         if isinstance(gamma, schedules.BalancedScoping):
             schedules.require_value(gamma, extra_args)
             extra_args = extra_args | measure(state, params, extra_args["value"])

@@ -215,7 +215,7 @@ def entropy_sgd(
         return schedule.update(gamma_state, **extra_args)
 
     def transparent_update_fn(grads, state, params=None, **extra_args):
-        _checks.check_params(params)
+        _checks.check_updates(grads, params)
         schedules.require_value(gamma, extra_args)
         gamma_t = jnp.asarray(schedule(state.gamma_state))
         eta = inner_learning_rate
@@ -256,7 +256,7 @@ def entropy_sgd(
         return optax.tree.sub(new_params, params), new_state
 
     def opaque_update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
-        _checks.check_params(params)
+        _checks.check_updates(grads, params)
         if grad_fn is None:
             raise ValueError(
                 "grad_fn must be passed to update(grads, state, params, grad_fn=...) in opaque "

@@ -42,12 +42,14 @@ class Study:
 
 
 def study_of(dataset: str) -> Study:
-    """The study of a data set, or of a row of the paper's table.
+    """The study of a data set, "communication", or that of a row of the paper's table.
 
     Data sets without a study of their own get Fashion-MNIST's.
     """
-    from experiments.configs import deep, digits, fashion_mnist
+    from experiments.configs import communication, deep, digits, fashion_mnist
 
+    if dataset == "communication":
+        return communication.STUDY
     if dataset in deep.ROWS:
         return deep.row_of(dataset).study()
     own = {"digits": digits.STUDY, "fashion_mnist": fashion_mnist.STUDY}

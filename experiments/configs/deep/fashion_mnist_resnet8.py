@@ -17,7 +17,7 @@ EPOCHS = 6.0
 SGD = {"algorithm": "sgd", "learning_rate": 0.2, "weight_decay": 2e-3}
 X3 = {"epochs": 3 * EPOCHS}
 ESGD = {"algorithm": "esgd", "learning_rate": 0.8, "weight_decay": 5e-4, "gamma": 1e-3}
-RSGD = {"algorithm": "rsgd", "learning_rate": 0.2, "weight_decay": 5e-4, "gamma": 3e-2}
+RSGD = {"algorithm": "rsgd", "learning_rate": 0.4, "weight_decay": 5e-4, "gamma": 3e-2}
 
 ROW = Row(
     title="Fashion-MNIST (20k), ResNet-8",

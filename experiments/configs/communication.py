@@ -1,0 +1,38 @@
+"""What cheaper communication of Replicated-SGD costs in test error: Fashion-MNIST (10k), MLP.
+
+command:   python -m experiments compare --dataset communication
+hardware:  2 CPU cores, about ten minutes
+
+Settings are those that the contest chose on validation data for "MLP, 2k"; gamma acts on every
+step, so it is divided by how many times more there are here (781 of each replica, 300 there).
+"""
+
+from experiments.config import TrainConfig
+from experiments.configs import Study
+
+STUDY = Study(
+    base=TrainConfig(
+        algorithm="rsgd",
+        dataset="fashion_mnist",
+        model="mlp",
+        train_size=10_000,
+        epochs=30,
+        learning_rate=0.09,
+        weight_decay=6e-4,
+        gamma=0.0439 * 300 / 781,
+        validation=0,
+    ),
+    runs={
+        "every step, float32": {},
+        "K = 4": {"period": 4},
+        "K = 16": {"period": 16},
+        "K = 64": {"period": 64},
+        "bfloat16": {"communication_dtype": "bfloat16"},
+        "int8": {"communication_dtype": "int8"},
+        "delayed": {"delayed": True},
+        "K = 16, int8, delayed": {"period": 16, "communication_dtype": "int8", "delayed": True},
+        "never": {"gamma": 0.0},
+    },
+    seeds=5,
+    sigma=0.3,
+)
