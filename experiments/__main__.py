@@ -15,6 +15,7 @@ from experiments import (
     flatness,
     flatness_study,
     gaussian_mixture,
+    interruption,
     processes,
     reproduce,
 )
@@ -421,6 +422,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return command.run()
+    except interruption.Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
     except processes.ProcessLostError as error:
         processes.leave(f"{type(error).__name__}: {error}")
     except (ValueError, TypeError, OSError, RuntimeError) as error:

@@ -205,9 +205,10 @@ def load_run(directory: pathlib.Path) -> tuple[Trainer, Any, TrainConfig]:
     config = TrainConfig(**{name: as_tuple(value) for name, value in fields.items()})
     trainer = Trainer(config)
     state = trainer.init_state(config.seed)
-    restored = RunDirectory(directory, config).restore(arrays_of(state))
-    if restored is None:
+    found = RunDirectory(directory, config).restore(arrays_of(state))
+    if found is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
+    restored, _ = found
     return trainer, dataclasses.replace(state, **restored), config
 
 

@@ -4,7 +4,7 @@ Of several processes, which must see one directory, the first writes; checkpoint
 
 config.json     the configuration; a directory belongs to one
 metrics.jsonl   one line for each epoch
-checkpoints/    the last states, by orbax
+checkpoints/    the last states, by orbax, each with the losses of its epoch so far
 result.json     written last: a run that has one is complete
 """
 
@@ -15,6 +15,7 @@ import tempfile
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments import processes
@@ -62,26 +63,37 @@ class RunDirectory:
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         return ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
-    def save(self, step: int, state: Any) -> None:
-        """Saves a pytree of arrays; the two newest are kept."""
+    def save(self, step: int, state: Any, losses: np.ndarray) -> None:
+        """Saves a pytree of arrays, and losses (steps, y); the two newest are kept."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            losses=ocp.args.JsonSave({"losses": losses.tolist()}),
+        )
         with self._manager() as manager:
-            manager.save(step, args=ocp.args.StandardSave(state))
+            manager.save(step, args=items)
 
-    def restore(self, like: Any) -> Any | None:
-        """The newest state, with structure, shapes, dtypes and shardings of `like`; None if none.
+    def restore(self, like: Any) -> tuple[Any, list[list[float]]] | None:
+        """The newest state, with structure, shapes, dtypes and shardings of `like`, and its losses.
+
+        Returns:
+          None if there is no checkpoint.
 
         Raises:
           ValueError: the checkpoint cannot be read, or does not fit.
         """
         if not (self.path / "checkpoints").exists():
             return None
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
+            losses=ocp.args.JsonRestore(),
+        )
         with self._manager() as manager:
             step = manager.latest_step()
             if step is None:
                 return None
             try:
-                return manager.restore(step, args=ocp.args.StandardRestore(shapes))
+                restored = manager.restore(step, args=items)
+                return restored["state"], restored["losses"]["losses"]
             except Exception as error:
                 raise ValueError(
                     f"checkpoint {self.path / 'checkpoints' / str(step)} cannot be restored: "
@@ -129,11 +141,15 @@ def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

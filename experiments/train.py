@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import os
+import signal
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -13,7 +15,7 @@ import numpy as np
 import tqdm
 
 import flatjax
-from experiments import evaluate, processes
+from experiments import evaluate, interruption, processes
 from experiments.algorithms import ALGORITHMS, seed_noise
 from experiments.config import TrainConfig
 from experiments.mesh import OneDevice, OnMesh, check_fit
@@ -190,9 +192,18 @@ class Trainer:
         )
 
     def train_epoch(
-        self, state: flatjax.TrainState, seed: int, num_steps: int, progress: Any = None
+        self,
+        state: flatjax.TrainState,
+        seed: int,
+        num_steps: int,
+        progress: Any = None,
+        pause: Callable[[], bool] = lambda: False,
     ) -> tuple[flatjax.TrainState, np.ndarray]:
-        """Steps of one epoch, from where `state` is; returns the losses too, (num_steps, y)."""
+        """Steps of one epoch, from where `state` is, fewer if a pause is asked for in between.
+
+        Returns:
+          The state and the losses, (steps, y).
+        """
         first = int(state.step)
         epoch = first // self.algorithm.batch_repeats // self.batches_per_epoch
         arguments = (self._train, *self._draw_epoch(seed, epoch))
@@ -208,6 +219,8 @@ class Trainer:
                 rows.append(loss)
                 if progress is not None:
                     progress.update()
+                if pause():
+                    break
             losses = np.stack(jax.device_get(self.placement.local(rows)))
         bad = np.argwhere(~np.isfinite(losses))
         if len(bad):
@@ -239,8 +252,8 @@ class Trainer:
             mesh, to rounding).
           progress: show a progress bar.
           evaluate_epochs: measure the held-out error of the present model after every epoch.
-          checkpoint_seconds: save at the first end of an epoch after this long. A run that is
-            killed loses at most that, and an epoch.
+          checkpoint_seconds: save after this long, at the end of the step, or of the epoch where
+            that is one program or there are several processes. A run that is killed loses no more.
 
         Returns:
           The result: see `experiments.evaluate.final_result`.
@@ -248,6 +261,7 @@ class Trainer:
         Raises:
           TrainingDivergedError: the loss is not finite; what was saved before stays.
           ValueError: the directory belongs to another run.
+          experiments.interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
         """
         config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
         run_directory = None if directory is None else RunDirectory(directory, config)
@@ -255,8 +269,9 @@ class Trainer:
             return result
         state = self.start(config.seed)
         history: list[dict[str, Any]] = []
+        losses = np.zeros((0, config.num_replicas), np.float32)  # of this epoch so far
         if run_directory is not None:
-            state, history = _resume(run_directory, state)
+            state, history, losses = _resume(run_directory, state, losses)
         seconds = history[-1]["seconds"] if history else 0.0
         saved_at = time.perf_counter()
         bar = tqdm.tqdm(
@@ -268,33 +283,55 @@ class Trainer:
             leave=False,
         )
         epoch_steps = self.batches_per_epoch * self.algorithm.batch_repeats
-        with bar:
+        saves = run_directory is not None
+
+        def must_save():
+            is_late = time.perf_counter() - saved_at > checkpoint_seconds
+            return saves and (is_late or stop.signum is not None)
+
+        # All processes pause together: at the end of an epoch.
+        pause = must_save if jax.process_count() == 1 else lambda: False
+        with bar, interruption.deferred(enabled=saves) as stop:
             while (step := int(state.step)) < self.total_steps:
                 start = time.perf_counter()
                 until = min(self.total_steps, (step // epoch_steps + 1) * epoch_steps)
-                state, losses = self.train_epoch(state, config.seed, until - step, bar)
+                state, new = self.train_epoch(state, config.seed, until - step, bar, pause)
+                losses = np.concatenate([losses, new])
                 seconds += time.perf_counter() - start
-                record = {
-                    "step": until,
-                    "gradients": until * config.num_replicas,
-                    "train_loss": float(losses.mean()),
-                    "seconds": round(seconds, 3),
-                    **evaluate.coupling_record(self, state),
-                }
-                if evaluate_epochs:
-                    record |= evaluate.held_out_errors(self, state, self.task.curve_batches)
-                    bar.set_postfix(loss=f"{losses.mean():.3f}", error=record["test_error"])
-                history.append(record)
-                if run_directory is not None:
-                    run_directory.append_metrics(record)
-                    is_due = time.perf_counter() - saved_at > checkpoint_seconds
-                    if until == self.total_steps or processes.as_main(is_due):
-                        run_directory.save(until, arrays_of(state))
-                        saved_at = time.perf_counter()
+                if (step := int(state.step)) == until:
+                    record = self._record(state, losses, seconds, evaluate_epochs)
+                    bar.set_postfix(loss=f"{record['train_loss']:.3f}")
+                    history.append(record)
+                    losses = losses[:0]
+                    if run_directory is not None:
+                        run_directory.append_metrics(record)
+                if run_directory is not None and (
+                    step == self.total_steps or processes.as_main(must_save())
+                ):
+                    run_directory.save(step, arrays_of(state), losses)
+                    saved_at = time.perf_counter()
+                    if processes.as_main(stop.signum is not None):
+                        raise interruption.Interrupted(
+                            stop.signum or signal.SIGTERM, run_directory.path
+                        )
         result = evaluate.final_result(self, config, state, history)
         if run_directory is not None:
             run_directory.write_result(result)
         return result
+
+    def _record(self, state, losses, seconds, with_errors) -> dict[str, Any]:
+        """What is noted of an epoch."""
+        record = {
+            "step": int(state.step),
+            "gradients": int(state.step) * self.config.num_replicas,
+            # Summed in one order, whether the epoch was interrupted or not.
+            "train_loss": float(np.ascontiguousarray(losses).mean()),
+            "seconds": round(seconds, 3),
+            **evaluate.coupling_record(self, state),
+        }
+        if with_errors:
+            record |= evaluate.held_out_errors(self, state, self.task.curve_batches)
+        return record
 
 
 class _RunKeys(NamedTuple):
@@ -321,11 +358,13 @@ def arrays_of(state: flatjax.TrainState) -> dict[str, Any]:
     }
 
 
-def _resume(run_directory: RunDirectory, state: flatjax.TrainState):
-    restored = run_directory.restore(arrays_of(state))
-    if restored is None:
+def _resume(run_directory: RunDirectory, state: flatjax.TrainState, losses: np.ndarray):
+    """State, history and losses of the epoch, of the last checkpoint; what is given if none."""
+    found = run_directory.restore(arrays_of(state))
+    if found is None:
         run_directory.truncate_metrics(0)
-        return state, []
-    return dataclasses.replace(state, **restored), run_directory.truncate_metrics(
-        int(restored["step"])
-    )
+        return state, [], losses
+    restored, so_far = found
+    history = run_directory.truncate_metrics(int(restored["step"]))
+    losses = np.concatenate([losses, np.asarray(so_far, losses.dtype).reshape(-1, losses.shape[1])])
+    return dataclasses.replace(state, **restored), history, losses

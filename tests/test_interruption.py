@@ -1,0 +1,151 @@
+"""Runs that are asked to stop: they save first, in the middle of an epoch, and end the same."""
+
+import errno
+import os
+import pathlib
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import __main__ as command_line
+from experiments import interruption
+from experiments.config import TrainConfig
+from experiments.run_directory import RunDirectory, read_json, write_json
+from experiments.train import Trainer, arrays_of
+
+CONFIG = TrainConfig(
+    train_size=200,
+    batch_size=40,
+    epochs=9,
+    inner_steps=3,
+    gamma=0.01,
+    replica_gamma=0.01,
+    augment=("crop",),
+    local_energy_samples=2,
+    local_energy_examples=100,
+)
+
+
+@pytest.fixture(params=["sgd", "parle"])
+def trainer(request, monkeypatch):
+    """Of an algorithm; a step a program, so that epochs can be interrupted."""
+    monkeypatch.setattr(Trainer, "loops_on_device", False)
+    return Trainer(TrainConfig(**CONFIG.to_json() | {"algorithm": request.param}))
+
+
+def signalled_at(trainer, step, signum, monkeypatch):
+    """The trainer's step, which signals this process once, after so many steps."""
+    jitted, taken = trainer._jitted_step, []
+
+    def signalling(*arguments):
+        taken.append(None)
+        if len(taken) == step:
+            os.kill(os.getpid(), signum)
+        return jitted(*arguments)
+
+    monkeypatch.setitem(trainer.__dict__, "_jitted_step", signalling)
+
+
+def contents(trainer, directory):
+    """What a complete run left, without what depends on the clock."""
+    state, losses = RunDirectory(directory, trainer.config).restore(arrays_of(trainer.start(0)))
+    assert losses == []
+    result = read_json(directory / "result.json")
+    del result["seconds"]
+    for record in result["history"]:
+        del record["seconds"]
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    raw = lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    return jax.tree.map(raw, state), result
+
+
+def test_an_interrupted_run_ends_in_the_same_bits(trainer, monkeypatch, tmp_path):
+    run = lambda name, **options: trainer.run(
+        directory=tmp_path / name, progress=False, evaluate_epochs=False, **options
+    )
+    run("straight")
+    statuses = []
+    for step, signum in ((4, signal.SIGTERM), (3, signal.SIGINT), (5, signal.SIGTERM)):
+        with monkeypatch.context() as patch:
+            signalled_at(trainer, step, signum, patch)
+            with pytest.raises(KeyboardInterrupt) as stop:
+                run("stopped")
+        statuses.append(stop.value.exit_status)
+        assert str(tmp_path / "stopped") in str(stop.value)
+    assert statuses == [143, 130, 143]
+    saved = [int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir()]
+    assert max(saved) == 12
+    run("stopped", checkpoint_seconds=0)  # after every step
+    for a, b in zip(
+        *(jax.tree.leaves(contents(trainer, tmp_path / name)) for name in ("straight", "stopped")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):
+    def interrupted(self, *arguments, directory, **options):
+        raise interruption.Interrupted(signal.SIGTERM, directory)
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    assert command_line.main(["train", "--out", str(tmp_path)]) == 143
+    assert f"SIGTERM: saved in {tmp_path}" in capsys.readouterr().err
+
+
+def test_the_second_signal_acts_at_once():
+    handlers = [signal.getsignal(signum) for signum in interruption.SIGNALS]
+    with interruption.deferred() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signum == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(signum) for signum in interruption.SIGNALS] == handlers
+
+
+def test_nothing_is_held_back_elsewhere():
+    handlers = [signal.getsignal(signum) for signum in interruption.SIGNALS]
+
+    def check(**options):
+        with interruption.deferred(**options) as request:
+            assert request.signum is None
+            assert [signal.getsignal(signum) for signum in interruption.SIGNALS] == handlers
+
+    check(enabled=False)
+    thread = threading.Thread(target=check)
+    thread.start()
+    thread.join()
+
+
+def test_a_full_disk_leaves_the_old_file(monkeypatch, tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"old": 1})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, {"new": 2})
+    assert read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", ["a file in the way", "a future field", "another run"])
+def test_directories_that_are_refused_stay_as_they_are(damage, tmp_path, capsys):
+    path = tmp_path / "run"
+    if damage == "a file in the way":
+        path.write_text("precious")
+    else:
+        config = CONFIG.to_json() | {"algorithm": "sgd"}
+        config |= {"a_field_of_2031": 1} if damage == "a future field" else {"epochs": 2.0}
+        path.mkdir()
+        write_json(path / "config.json", config)
+    before = [(file, file.read_bytes()) for file in tmp_path.rglob("*") if file.is_file()]
+    assert command_line.main(["train", "--algorithm", "sgd", "--out", str(path)]) == 1
+    message = capsys.readouterr().err
+    assert str(path) in message
+    assert {"a future field": "a_field_of_2031", "another run": "epochs"}.get(damage, "") in message
+    assert [(file, pathlib.Path(file).read_bytes()) for file, _ in before] == before
