@@ -2,12 +2,8 @@
 
 import dataclasses
 import json
-import os
-import pathlib
-import signal
+import random
 import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -16,14 +12,12 @@ import pytest
 
 import flatjax
 from experiments import __main__ as command_line
-from experiments import compare, evaluate
+from experiments import compare, evaluate, faults
 from experiments.algorithms import ALGORITHMS
 from experiments.config import TrainConfig
 from experiments.configs import Study, study_of
 from experiments.run_directory import RunDirectory
 from experiments.train import Trainer, TrainingDivergedError
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 SMALL = TrainConfig(
     train_size=200,
@@ -211,7 +205,7 @@ def test_damaged_files_are_named(tmp_path):
         path.write_bytes(b"not a checkpoint")
     # In a process of its own: orbax gives up at the first array that cannot be read, and those
     # still under way complain of its closed event loop later, where nobody can catch it.
-    done = _start(_as_arguments(config, tmp_path), stderr=subprocess.PIPE, text=True)
+    done = faults.start(config, tmp_path, stderr=subprocess.PIPE, text=True)
     _, message = done.communicate(timeout=300)
     assert done.returncode != 0
     assert f"checkpoint {tmp_path}/checkpoints" in message
@@ -229,75 +223,20 @@ def test_a_complete_run_is_not_repeated(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-CONVNET = NORMED | {"augment": ("crop",)}
-
-
-@pytest.mark.parametrize(("algorithm", "changes"), [("sgd", CONVNET), ("parle", {})])
-def test_killed_runs_resume_to_the_same_parameters_bit_for_bit(algorithm, changes, tmp_path):
-    config = replace(algorithm=algorithm, epochs=10, **changes)
-    straight = tmp_path / "straight"
-    Trainer(config).run(directory=straight, progress=False)
-
-    killed = tmp_path / "killed"
-    arguments = [*_as_arguments(config, killed), "--checkpoint-seconds", "0"]
-    for lines in (2, 5):
-        _run_until_killed(arguments, killed / "metrics.jsonl", lines)
+def test_killed_runs_resume_to_the_same_bits(tmp_path):
+    config = dataclasses.replace(faults.CONFIG, algorithm="parle")
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    faults.finish(config, straight)
+    delays = random.Random(0)
+    for moment in ("inside a checkpoint", "at the end of an epoch"):
+        faults.kill(config, killed, moment, delays)
     assert not (killed / "result.json").exists()
-    assert command_line.main(["train", *arguments]) == 0
-
-    like = Trainer(config).init_state(0)
-    like = {name: getattr(like, name) for name in ("step", "params", "opt_state", "batch_stats")}
-    states = [RunDirectory(path, config).restore(like)[0] for path in (straight, killed)]
-    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_array_equal(*map(_raw, (a, b)))
-    results = [json.loads((path / "result.json").read_text()) for path in (straight, killed)]
-    for result in results:
-        result.pop("seconds")
-        for record in result["history"]:
-            record.pop("seconds")
-    assert results[0] == results[1]
-
-
-def _raw(leaf):
-    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-
-def _as_arguments(config, directory):
-    arguments = ["--out", str(directory), "--no-progress"]
-    for name, value in config.to_json().items():
-        arguments += _as_flag(name, value)
-    return arguments
-
-
-def _as_flag(name, value):
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-
-
-def _start(arguments, **options):
-    """Starts the command line in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments", "train", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"},
-        **options,
-    )
-
-
-def _run_until_killed(arguments, metrics, lines):
-    """Runs the command line until its metrics have this many lines, and kills it."""
-    process = _start(arguments)
-    deadline = time.monotonic() + 300
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < lines:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "the run made no progress"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    faults.finish(config, killed)
+    assert faults.differences(straight, killed) == (0, 0)
+    result = json.loads((killed / "result.json").read_text())
+    result["history"][2]["train_loss"] += 1e-6
+    (killed / "result.json").write_text(json.dumps(result))
+    assert faults.differences(straight, killed) == (0, 1)
 
 
 # --- studies and the command line ---------------------------------------------------------------

@@ -58,6 +58,7 @@ class Row:
       algorithms: label -> what it changes.
       reported: label -> test error (%) that the paper reports, mean ± s.e.
       seeds: of each algorithm.
+      sigma: noise strength at which local energies are tabled.
       num_examples: training images, for the estimate of the time.
       image_side: their height and width.
       channels: their channels.
@@ -72,6 +73,7 @@ class Row:
     algorithms: Mapping[str, Mapping[str, Any]]
     reported: Mapping[str, str]
     seeds: int
+    sigma: float = 0.3
     num_examples: int = 50_000
     image_side: int = 32
     channels: int = 3
@@ -89,7 +91,7 @@ class Row:
         if reduced_on is None:
             return Study(
                 *(self.base, dict(self.algorithms), self.seeds),
-                sigma=0.3,
+                sigma=self.sigma,
                 tuning=dict(self.tuning),
                 grids=dict(self.grids),
             )
@@ -101,7 +103,7 @@ class Row:
             label: dict(own) | ({"epochs": own["epochs"] * factor} if "epochs" in own else {})
             for label, own in self.algorithms.items()
         }
-        return Study(base, runs, 1, sigma=0.3)
+        return Study(base, runs, 1, sigma=self.sigma)
 
 
 def algorithms(

@@ -1,0 +1,172 @@
+"""Kills training at awkward moments, and checks that it ends as if nothing had happened."""
+
+import dataclasses
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+import tyro
+
+from experiments.compare import markdown_table
+from experiments.config import TrainConfig
+from experiments.flatness import load_run
+from experiments.run_directory import read_json, read_result
+from experiments.train import arrays_of
+
+# Batch norm, augmentation, and a step a program, so that epochs are interrupted too.
+CONFIG = TrainConfig(
+    model="small_convnet",
+    model_options=("batch_norm=True",),
+    augment=("crop",),
+    train_size=200,
+    batch_size=40,
+    epochs=9,
+    inner_steps=3,
+    gamma=0.01,
+    replica_gamma=0.01,
+    local_energy_samples=2,
+    local_energy_examples=100,
+)
+PATIENCE_SECONDS = 600
+
+
+def _lines(run: pathlib.Path) -> int:
+    metrics = run / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def _saved(run: pathlib.Path) -> set[str]:
+    """The names of complete checkpoints."""
+    return {path.name for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
+
+
+# When to kill: a number of which a change is waited for, and for how long after it at most.
+MOMENTS: dict[str, tuple[Callable[[pathlib.Path], Any], float]] = {
+    "at the start": (lambda run: (run / "config.json").exists(), 5.0),
+    "between checkpoints": (_saved, 0.2),
+    "inside a checkpoint": (lambda run: any((run / "checkpoints").glob("*tmp*")), 0.02),
+    "at the end of an epoch": (_lines, 0.02),
+    "in the last evaluation": (lambda run: _lines(run) >= CONFIG.epochs, 0.2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Faults:
+    """Kills runs of several algorithms (SIGKILL) and compares what they end in.
+
+    Each algorithm trains once undisturbed, and once killed at every kind of moment and resumed:
+    weights, optimizer states, statistics and every number of the result must be the same bits.
+
+    Example: python -m experiments.faults --rounds 2
+    """
+
+    algorithms: tuple[str, ...] = ("sgd", "esgd", "rsgd", "parle")
+    """Which to kill."""
+    rounds: int = 1
+    """How often at each kind of moment; in the last evaluation once."""
+    seed: int = 0
+    """Draws the delays."""
+    out: pathlib.Path = pathlib.Path("runs", "faults")
+    """Directory of the runs."""
+
+    def run(self) -> int:
+        """Prints the table; the exit status is 1 if anything differs."""
+        delays = random.Random(self.seed)
+        lines = [["algorithm", *MOMENTS, "resumed", "arrays that differ", "numbers that differ"]]
+        different = 0
+        for algorithm in self.algorithms:
+            config = dataclasses.replace(CONFIG, algorithm=algorithm)
+            straight, killed = self.out / algorithm / "straight", self.out / algorithm / "killed"
+            finish(config, straight)
+            *early, last = MOMENTS
+            moments = [*early * self.rounds, last]
+            for moment in tqdm.tqdm(moments, desc=algorithm, unit="kill"):
+                kill(config, killed, moment, delays)
+            finish(config, killed)
+            arrays, numbers = differences(straight, killed)
+            different += arrays + numbers
+            counts = [str(moments.count(moment)) for moment in MOMENTS]
+            lines.append([algorithm, *counts, str(len(moments)), str(arrays), str(numbers)])
+        print(markdown_table(lines))
+        return int(different > 0)
+
+
+def start(config: TrainConfig, directory: pathlib.Path, **options: Any) -> subprocess.Popen:
+    """Starts the command line in a process of its own; it saves after every step."""
+    arguments = ["--out", str(directory), "--no-progress", "--checkpoint-seconds", "0"]
+    for name, value in config.to_json().items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            arguments += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    command = [sys.executable, "-m", "experiments", "train", *arguments]
+    root = pathlib.Path(__file__).parents[1]
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        **{"stdout": subprocess.DEVNULL} | options,
+    )
+
+
+def finish(config: TrainConfig, directory: pathlib.Path) -> None:
+    """Trains, or resumes, to the end.
+
+    Raises:
+      RuntimeError: the command failed.
+    """
+    if read_result(directory) is None and (status := start(config, directory).wait()):
+        raise RuntimeError(f"the run in {directory} ended with status {status}.")
+
+
+def kill(config: TrainConfig, run: pathlib.Path, moment: str, delays: random.Random) -> None:
+    """Starts or resumes a run and kills it at the next moment of a kind.
+
+    Raises:
+      RuntimeError: the run ended before.
+    """
+    sign, longest_delay = MOMENTS[moment]
+    before = sign(run)
+    process = start(config, run)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    # A run that was started before has its configuration from the start.
+    while sign(run) == before and before is not True:
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RuntimeError(f"the run in {run} could not be killed {moment}.")
+        time.sleep(0.001)
+    time.sleep(delays.uniform(0, longest_delay))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def differences(straight: pathlib.Path, other: pathlib.Path) -> tuple[int, int]:
+    """How many arrays, and how many lines of the result, differ in a single bit."""
+    arrays, results = [], []
+    for directory in (straight, other):
+        _, state, _ = load_run(directory)
+        is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        raw = lambda leaf, is_key=is_key: jax.random.key_data(leaf) if is_key(leaf) else leaf
+        arrays.append(
+            [np.asarray(raw(leaf)).tobytes() for leaf in jax.tree.leaves(arrays_of(state))]
+        )
+        result = read_json(directory / "result.json")
+        for record in (result, *result["history"]):
+            del record["seconds"]
+        results.append([(name, value) for name, value in result.items() if name != "history"])
+        results[-1] += [tuple(record.items()) for record in result["history"]]
+    count = lambda pair: sum(a != b for a, b in zip(*pair, strict=True))
+    return count(arrays), count(results)
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(Faults, prog="python -m experiments.faults").run())
