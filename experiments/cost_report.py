@@ -43,9 +43,9 @@ _PLANS = {
 PLANS = tuple(_PLANS)
 STYLES = {
     "SGD": {"color": COLORS["sgd"]},
-    "rSGD, y=4": {"color": COLORS["rsgd"]},
+    "rSGD, y=4": {"color": COLORS["rsgd"], "lw": 3, "alpha": 0.6},
     "rSGD, y=4, K=16": {"color": COLORS["rsgd"], "ls": "--"},
-    "Parle, y=4, L=5": {"color": COLORS["parle"]},
+    "Parle, y=4, L=5": {"color": COLORS["parle"], "ls": ":"},
     "rSGD, y=n/8, K=16": {"color": COLORS["sam"]},
     "local SGD, y=n/8, K=100": {"color": COLORS["esgd"]},
 }
@@ -65,8 +65,20 @@ def ideal(devices: int, parameters: float, machine: Machine) -> float:
     return Job.transformer(parameters, TOKENS).flops_per_example * TOKENS / devices / machine.flops
 
 
+def waiting_tokens(machine: Machine) -> float:
+    r"""Tokens of a device below which SGD on many hosts waits for its gradients.
+
+    Two thirds of :math:`6 P T / F` equal the time of :math:`8 P` bytes over m devices of a host
+    and its border, :math:`T = 2 F (\frac{m - 1}{m} \beta_{intra} + \frac{1}{m} \beta_{inter})`:
+    the size of the network does not matter.
+    """
+    m = machine.devices_per_host
+    within, across = (m - 1) / m / machine.intra.bandwidth, 1 / m / machine.inter.bandwidth
+    return 2 * machine.flops * (within + across)
+
+
 def table() -> str:
-    """Seconds of a step of every plan, in Markdown."""
+    """Seconds of a step of every plan, in Markdown, and where SGD begins to wait."""
     columns = [(name, n) for name in MACHINES for n in (64, 512, 4096)]
     lines = [["parameters", "plan", *(f"{name}: n={n}" for name, n in columns)]]
     for parameters in PARAMETERS:
@@ -76,7 +88,10 @@ def table() -> str:
             found = [predict(plan, n, parameters, MACHINES[name]) for name, n in columns]
             cells = ["–" if c is None else f"{c.step:.3g}" for c in found]
             lines.append([f"{parameters:.0e}", plan, *cells])
-    return markdown_table(lines)
+    waits = [f"{name} {waiting_tokens(machine):,.0f}" for name, machine in MACHINES.items()]
+    return f"""{markdown_table(lines)}
+
+Tokens of a device below which SGD waits for its gradients: {", ".join(waits)}."""
 
 
 def figure(path: pathlib.Path) -> None:
@@ -96,13 +111,17 @@ def figure(path: pathlib.Path) -> None:
                     ]
                     panel.plot(*zip(*points, strict=True), label=plan, **style) if points else None
                 panel.axhline(1, color="#999999", lw=0.8, ls=":")
-                panel.set(xscale="log", yscale="log")
+                panel.set_xscale("log")
         for panel, parameters in zip(panels[0], PARAMETERS, strict=True):
             exponent = f"{parameters:.0e}".split("+")[1].lstrip("0")
             panel.set_title(f"$10^{{{exponent}}}$ parameters", loc="left", fontweight="bold")
         for panel in panels[-1]:
             panel.set_xscale("log", base=2)
+            panel.set_xticks(DEVICES[::3], DEVICES[::3])
             panel.set_xlabel("devices n")
+        for row in panels:
+            row[0].set_yscale("log", base=2)
+            row[0].yaxis.set_major_formatter("{x:g}")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         drawn.tight_layout(rect=(0, 0.05, 1, 1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import re
 
 import jax
@@ -13,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flatjax
-from experiments import cost_model
+from experiments import __main__ as command_line
+from experiments import cost_model, cost_report
 from experiments.cost_model import Group, Job, Link, Machine, Plan, cost
 
 # Powers of two, so that sums are exact.
@@ -216,3 +218,28 @@ def test_gradients_send_what_is_counted():
     program = gradient.lower(jnp.ones((64, 32)), jnp.ones((16, 64))).compile().as_text()
     job = Job(64 * 32, 1.0, 16.0)
     assert sent_in(program, 8) == cost_model.data_traffic(plan, job, MACHINE).total
+
+
+# ------------------------------------------------------------------------------------ the report
+
+
+def test_the_document_says_what_the_command_prints(tmp_path, capsys):
+    assert command_line.main(["cost-model", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    document = pathlib.Path(__file__).parents[1] / "docs" / "scale.md"
+    assert shown in document.read_text()
+    assert (tmp_path / "cost_model.md").read_text() == shown
+    assert (tmp_path / "cost_model.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", cost_report.MACHINES)
+def test_sgd_begins_to_wait_where_it_is_said(name):
+    """Without latency, on very many hosts."""
+    machine = cost_report.MACHINES[name]
+    link = lambda kind: dataclasses.replace(getattr(machine, kind), latency=0.0)
+    machine = dataclasses.replace(machine, intra=link("intra"), inter=link("inter"))
+    n = 2**20
+    for factor, waits in ((0.99, True), (1.01, False)):
+        tokens = factor * n * cost_report.waiting_tokens(machine)
+        found = cost(Plan("sgd", data=n), Job.transformer(1e9, tokens), machine)
+        assert (found.data > 2 / 3 * found.gradient) == waits

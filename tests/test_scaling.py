@@ -11,6 +11,7 @@ from experiments.benchmarks.scaling_worker import Work, Workers
 
 
 def test_everything_is_measured_once_and_drawn_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of the processes: faster to compile
     benchmark = scaling.Scaling(
         quick=True,
         progress=False,
@@ -25,7 +26,7 @@ def test_everything_is_measured_once_and_drawn_again(tmp_path, capsys, monkeypat
     for row in found["scaling"]:
         assert all(row[name] > 0 for name in ("milliseconds", "predicted"))
         assert min(row["weak"] + row["strong"] + row["apart"]) > 0
-    assert [row["y"] for row in found["replicas"]] == [1, 2]
+    assert [row["y"] for row in found["replicas"]] == [2]
     for row in found["parameters"]:
         assert row["state_bytes"] == row["counted_state_bytes"]
         assert row["peak_bytes"] > row["counted_bytes"]

@@ -36,8 +36,9 @@ QUICK = {
     "batch_size": 4,
     "rounds": 1,
     "seconds": 0.0,
-    "replicas": (1, 2),
+    "replicas": (2,),
     "parameters": (10**4,),
+    "grown": ("SGD",),
     "sizes": (1, 1000),
 }
 
@@ -63,6 +64,8 @@ class Scaling:
     """y, on one core."""
     parameters: tuple[int, ...] = (10**4, 10**5, 10**6, 10**7, 10**8)
     """Of perceptrons with two hidden layers, about."""
+    grown: tuple[str, ...] = tuple(GROWING)
+    """Algorithms on those, each in a process of its own; SGD is one of them."""
     sizes: tuple[int, ...] = (1, 10**2, 10**3, 10**4, 10**5, 10**6, 4 * 10**6)
     """Of arrays of float32 in all-reduces."""
     quick: bool = False
@@ -213,9 +216,9 @@ class Scaling:
         hidden = (hidden_width(number),) * 2
         cores = available_cores()
         with contextlib.ExitStack() as stack:
-            workers = {name: stack.enter_context(Workers([cores])) for name in GROWING}
+            workers = {name: stack.enter_context(Workers([cores])) for name in self.grown}
             calls = {}
-            for name in self._bar(GROWING, f"{number:.0e} parameters"):
+            for name in self._bar(self.grown, f"{number:.0e} parameters"):
                 work = Work(hidden=hidden, batch_size=self.batch_size, **GROWING[name])
                 calls[name] = self._prepared(workers[name], name, work)
             times = self._race(calls)
@@ -278,8 +281,9 @@ def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> cost_model.Link:
 
     Examples:
       >>> from experiments.benchmarks.scaling import fit_link
-      >>> fit_link([0, 1000], [2e-4, 2.4e-3])  # 2 messages, 4 bytes a number
-      Link(latency=0.0001, bandwidth=1818181.81...)
+      >>> link = fit_link([0, 1000], [2e-4, 2.2e-3])  # 2 messages, 4 bytes a number
+      >>> f"{1e6 * link.latency:.0f} µs, {1e-6 * link.bandwidth:.0f} MB/s"
+      '100 µs, 2 MB/s'
     """
     group = cost_model.Group(1, 2)
     sent = [cost_model.all_reduce(cost_model.FLOAT32 * size, group) for size in sizes]

@@ -102,7 +102,7 @@ def _training(placement, work):
         # One small number: no memory is taken but by the weights, and nothing over- or underflows.
         image = jnp.zeros((1, *SHAPE))
         one = jax.eval_shape(lambda: model.init(jax.random.key(seed), image, train=False))
-        full = lambda leaf: jnp.full((work.replicas, *leaf.shape), 1e-3)
+        full = lambda leaf: jnp.full((work.replicas, *leaf.shape), 1e-3, leaf.dtype)
         params = jax.tree.map(full, one["params"])
         return params, jax.tree.map(jnp.copy, tx.init(params))
 
@@ -115,9 +115,11 @@ def _training(placement, work):
         return (optax.apply_updates(params, updates), opt_state), losses
 
     batch = (work.replicas, work.batch_size)
-    draw = lambda: jax.random.normal(jax.random.key(0), (*batch, *SHAPE))
-    images = jax.jit(draw, out_shardings=placement.batch)()
-    labels = jax.jit(lambda: jnp.zeros(batch, jnp.int32), out_shardings=placement.batch)()
+    images = np.random.default_rng(0).standard_normal((*batch, *SHAPE), dtype=np.float32)
+    images, labels = (
+        jax.make_array_from_callback(array.shape, placement.batch, lambda at, a=array: a[at])
+        for array in (images, np.zeros(batch, np.int32))
+    )
     state = placement.start(init, 0)
     jitted = placement.jit_training(step, init)
 
