@@ -74,22 +74,26 @@ class Scaling:
     """Print and draw what --out holds, measure nothing."""
     progress: bool = True
     """Show progress bars."""
-    out: pathlib.Path = ROOT / "results" / "benchmarks" / "scaling.json"
-    """JSON file for the result."""
-    figure: pathlib.Path = ROOT / "figures" / "scaling.png"
-    """Picture of it."""
+    out: pathlib.Path | None = None
+    """JSON file for the result; experiments/results/benchmarks/scaling.json by default, or in
+    runs/scaling with --quick."""
+    figure: pathlib.Path | None = None
+    """Picture of it; experiments/figures/scaling.png by default, or in runs/scaling."""
 
     def run(self) -> None:
         """Measures, prints Markdown tables, draws."""
+        quick = pathlib.Path("runs", "scaling") if self.quick else None
+        out = self.out or (quick or ROOT / "results" / "benchmarks") / "scaling.json"
+        figure = self.figure or (quick or ROOT / "figures") / "scaling.png"
         if not self.draw:
             settings = dataclasses.replace(self, **QUICK) if self.quick else self
             found = settings.measure()
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.out.absolute(), found)
-        found = read_json(self.out)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out.absolute(), found)
+        found = read_json(out)
         print(scaling_report.tables(found))
-        self.figure.parent.mkdir(parents=True, exist_ok=True)
-        scaling_report.figure(found, self.figure)
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        scaling_report.figure(found, figure)
 
     def measure(self) -> dict[str, Any]:
         """All of it, as it is written.
@@ -129,7 +133,8 @@ class Scaling:
         """Latency and bandwidth of an all-reduce between two."""
         calls = {}
         for size in self._bar(self.sizes, "all-reduces"):
-            calls[size] = self._prepared(workers, f"all-reduce {size}", _reduction(size))
+            work = Work("all_reduce", replica=2, size=size)
+            calls[size] = self._prepared(workers, f"all-reduce {size}", work)
         times = self._race(calls)
         seconds = [float(np.median(times[size])) for size in self.sizes]
         link = fit_link(self.sizes, seconds)
@@ -157,12 +162,13 @@ class Scaling:
             for where, workers in pairs.items():
                 calls[where, name] = self._prepared(workers, f"{network} {name} on 2", work)
         times = self._race(calls)
-        known = pairs["processes"].known[f"{network} alone"]
+        parameters = pairs["processes"].known[f"{network} alone"]["parameters"]
+        apart = float(np.median(times["apart"]))
         rows = []
         for where in pairs:
             for name in self.algorithms:
                 measured = times[where, name]
-                beside = float(np.median(times["apart"]))
+                predicted = self._predicted(name, parameters, apart, links[where])
                 rows.append(
                     {
                         "network": network,
@@ -172,8 +178,7 @@ class Scaling:
                         "strong": quartiles(times["one", name] / (2 * measured)),
                         "apart": quartiles(times["SGD"] / times["apart"]),
                         "milliseconds": 1e3 * float(np.median(measured)),
-                        "predicted": 1e3
-                        * self._predicted(name, known["parameters"], beside, links[where]),
+                        "predicted": 1e3 * predicted,
                     }
                 )
         return rows
@@ -250,10 +255,6 @@ class Scaling:
 
     def _bar(self, values, description):
         return tqdm.tqdm(values, desc=description, disable=not self.progress, leave=False)
-
-
-def _reduction(size):
-    return Work("all_reduce", replica=2, size=size)
 
 
 def quartiles(ratios: np.ndarray) -> list[float]:
