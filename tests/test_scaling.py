@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import cost_model
-from experiments.benchmarks import scaling
+from experiments.benchmarks import scaling, scaling_report
 from experiments.benchmarks.scaling_worker import Work, Workers
 
 
@@ -21,8 +21,7 @@ def test_everything_is_measured_once_and_drawn_again(tmp_path, capsys, monkeypat
     benchmark.run()
     shown = capsys.readouterr().out
     found = json.loads(benchmark.out.read_text())
-    places = [(row["algorithm"], row["where"]) for row in found["scaling"]]
-    assert places == [(a, w) for w in ("devices", "processes") for a in ("SGD", "rSGD")]
+    assert [row["where"] for row in found["scaling"]] == ["devices", "processes"]
     for row in found["scaling"]:
         assert all(row[name] > 0 for name in ("milliseconds", "predicted"))
         assert min(row["weak"] + row["strong"] + row["apart"]) > 0
@@ -33,8 +32,10 @@ def test_everything_is_measured_once_and_drawn_again(tmp_path, capsys, monkeypat
     assert benchmark.figure.stat().st_size > 10_000
 
     monkeypatch.setattr(scaling.Scaling, "measure", None)
+    monkeypatch.setattr(scaling_report, "figure", lambda found, path: path.unlink())
     scaling.Scaling(draw=True, out=benchmark.out, figure=benchmark.figure).run()
     assert capsys.readouterr().out == shown
+    assert not benchmark.figure.exists()
 
 
 def test_a_link_is_found_from_the_times_that_it_gives():

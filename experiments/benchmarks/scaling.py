@@ -32,7 +32,7 @@ GROWING = {"SGD": {"algorithm": "sgd"}, "rSGD x 2": {"algorithm": "rsgd", "repli
 GROWING |= {"eSGD": {"algorithm": "esgd"}}
 QUICK = {
     "networks": ("mlp",),
-    "algorithms": ("SGD", "rSGD"),
+    "algorithms": ("rSGD",),
     "batch_size": 4,
     "rounds": 1,
     "seconds": 0.0,
@@ -143,10 +143,8 @@ class Scaling:
     def _scaling(self, network, one, pairs, links) -> list[dict[str, Any]]:
         """Fractions of the ideal of every algorithm, on two devices and in two processes."""
         base = Work("sgd", network, batch_size=self.batch_size)
-        twice = dataclasses.replace(base, batch_size=2 * self.batch_size)
         calls = {
             "SGD": self._prepared(one, f"{network} SGD", base),
-            ("one", "SGD"): self._prepared(one, f"{network} SGD twice", twice),
             # What two cores do side by side with nothing to say to each other: no more can be had.
             "apart": self._prepared(
                 pairs["processes"], f"{network} alone", dataclasses.replace(base, is_alone=True)
@@ -158,7 +156,9 @@ class Scaling:
                 calls["one", name] = self._prepared(one, f"{network} {name}", work)
                 work = dataclasses.replace(work, replica=2)
             else:
-                work = dataclasses.replace(twice, data=2)
+                work = dataclasses.replace(base, batch_size=2 * self.batch_size)
+                calls["one", name] = self._prepared(one, f"{network} SGD twice", work)
+                work = dataclasses.replace(work, data=2)
             for where, workers in pairs.items():
                 calls[where, name] = self._prepared(workers, f"{network} {name} on 2", work)
         times = self._race(calls)

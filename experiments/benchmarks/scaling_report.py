@@ -124,7 +124,7 @@ def _draw_fractions(axes, rows):
     axes.axvline(1, color="#999999", lw=0.8, ls=":")
     names = [f"{row['network']}, {row['algorithm']}" for row in reversed(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.set(xlabel="fraction of the ideal; grey: two that never talk", xlim=(0, None))
+    axes.set(xlabel="fraction of the ideal: weak ●, strong ○; grey: apart", xlim=(0, None))
     axes.set_title("two devices ○, two processes □", loc="left", fontweight="bold")
 
 
@@ -134,7 +134,11 @@ def _draw_predictions(axes, rows):
         axes.plot(row["milliseconds"], row["predicted"], MARKERS[row["where"]], **style)
     times = [row[name] for row in rows for name in ("milliseconds", "predicted")]
     axes.plot([min(times), max(times)], [min(times), max(times)], color="#999999", lw=0.8, ls=":")
-    axes.set(xscale="log", yscale="log", xlabel="measured step (ms)", ylabel="predicted step (ms)")
+    axes.set(xlabel="measured step (ms)", ylabel="predicted step (ms)")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.set_title("cost model", loc="left", fontweight="bold")
     for name in dict.fromkeys(row["algorithm"] for row in rows):
         axes.plot([], [], "o", label=name, **STYLES[name])
