@@ -12,6 +12,7 @@ import tyro
 from experiments import (
     committee,
     contest,
+    cost_report,
     flatness,
     flatness_study,
     gaussian_mixture,
@@ -389,6 +390,25 @@ class Committee:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class CostModel:
+    """Predict the time of a step on up to 4096 accelerators: where replicas and periods pay.
+
+    Prints a table and writes it, and a picture, as cost_model.md and cost_model.png. The model is
+    explained in docs/scale.md.
+
+    Example: python -m experiments cost-model
+    """
+
+    out: pathlib.Path = pathlib.Path("runs", "cost-model")
+    """Directory of the report."""
+
+    def run(self) -> int:
+        """Predicts; runs nothing."""
+        print(cost_report.report(self.out))
+        return 0
+
+
 def _from_rules(kind, module, small):
     """A study, made of the constants of its file; SMALL there replaces some."""
     rules = {name.lower(): value for name, value in vars(module).items()}
@@ -414,7 +434,8 @@ def main(arguments: list[str] | None = None) -> int:
         | Flatness
         | FlatnessStudy
         | GaussianMixture
-        | Committee,
+        | Committee
+        | CostModel,
         prog="python -m experiments",
         description=__doc__,
         args=arguments,

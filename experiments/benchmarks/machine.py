@@ -11,3 +11,8 @@ def describe_machine() -> str:
     device = jax.devices()[0]
     kind = platform.processor() or platform.machine()
     return f"jax {jax.__version__}, {os.cpu_count()} cores, {kind}, {device.platform}"
+
+
+def available_cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
