@@ -242,11 +242,11 @@ plt.show()
 # %% [markdown]
 # ## What is seen
 #
-# - **SGD** goes where it starts: the share is about that of the basin of the wide minimum.
+# - **SGD** goes down from where it starts.
 # - **SAM and Entropy-SGD** choose the wide minimum from everywhere *if* they look further than the
 #   sharp one is wide, about 0.5 here. If they do not, they choose the sharp one more often than
-#   SGD does. SAM with such a ρ stops beside the minimum, not in it: what is counted is the minimum
-#   below its end.
+#   SGD does. In the picture SAM stops beside the minimum, not in it: what is counted is the
+#   minimum below its end.
 # - **Replicated-SGD** lets the replicas vote, and most of them start in the larger basin; in the
 #   picture two in the sharp one outvote one in the wide one. A gain, and a small one: the slopes
 #   of a sharp minimum hold their replicas well.
