@@ -214,8 +214,7 @@ plt.show()
 #
 # - With wrong labels the local energy orders the solutions as their test errors do (τ = 0.82), and
 #   so does the norm of the weights (0.86): both tell who has memorised. Sharpness at a small
-#   radius and the Hessian do not, as solutions that have fitted every label have a small loss and
-#   small derivatives.
+#   radius and the Hessian do not.
 # - On clean labels all orders are weaker, the local energy's among the strongest (0.45), and the
 #   norm says nothing.
 # - Eighteen solutions of one small network: the intervals are wide. `python -m experiments
