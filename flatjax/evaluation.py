@@ -31,7 +31,7 @@ def evaluate(
       *state: passed on, for example batch statistics.
 
     Returns:
-      `{name: mean}` without `"count"`; scalars on the device, or of the shape of the sums.
+      ``{name: mean}`` without `"count"`; scalars on the device, or of the shape of the sums.
 
     Raises:
       ValueError: `batches` is empty, or `eval_fn` returns no `"count"`.

@@ -47,8 +47,8 @@ class Marginals(NamedTuple):
     Numbers where `converged` is false are those of the last iteration, not results.
 
     Attributes:
-      mean: of the weights, shape (*S, K, N); its norm is below sqrt(N).
-      variance: of each weight, shape (*S, K, N).
+      mean: of the weights, shape `(*S, K, N)`; its norm is below sqrt(N).
+      variance: of each weight, shape `(*S, K, N)`.
       phi: logarithm of the share of error-free weights, over N K; 0 without data. NaN where there
         are none because two patterns exclude each other.
       train_error: fraction of patterns that the mean weights classify wrongly.
@@ -100,7 +100,7 @@ def amp(
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
       num_units: K, odd; without a reference, 1 by default, else that of the reference.
-      reference: weights of any norm, shape (*R, K, N).
+      reference: weights of any norm, shape `(*R, K, N)`.
       overlap: p, cosine of the angle with every unit of the reference, in (-1, 1); broadcast with R
         to the shape S.
       damping: D, in [0, 1): how much of the old g, Gamma, m and v is kept.

@@ -76,7 +76,7 @@ def expectation_propagation(
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
       num_units: K, odd; without a reference, 1 by default, else that of the reference.
-      reference: weights of any norm, shape (*R, K, N).
+      reference: weights of any norm, shape `(*R, K, N)`.
       overlap: p, cosine of the angle with every unit of the reference, in (-1, 1); broadcast with R
         to the shape S.
       damping: D, in [0, 1): how much of the old sites is kept.

@@ -106,7 +106,7 @@ def take_batch(
         normalization: `normalization.normalize(augment(key, batch["image"]))`.
 
     Returns:
-      `{"image": (*indices.shape, H, W, C), "label": indices.shape}`, float32 and int32.
+      ``{"image": (*indices.shape, H, W, C), "label": indices.shape}``, float32 and int32.
 
     Examples:
       >>> import jax
@@ -138,9 +138,9 @@ def eval_batches(
       batch_size: examples in a batch, padding included.
 
     Returns:
-      Batches `{"image": (B, H, W, C) float32, "label": (B,) int32, "weight": (B,) float32}` on the
-      device; the weight is 1 for examples and 0 for padding. All together they take four times the
-      memory of the uint8 images.
+      Batches ``{"image": (B, H, W, C) float32, "label": (B,) int32, "weight": (B,) float32}`` on
+      the device; the weight is 1 for examples and 0 for padding. All together they take four times
+      the memory of the uint8 images.
 
     Raises:
       TypeError: if `batch_size` is not an int.

@@ -47,8 +47,8 @@ class Reference:
       delta: variance of the noise.
       rho: probability of the class 1.
       m: overlap with the signal.
-      q: squared norm, |w|^2 / N.
-      variance: of the reference given the training set, (|w|^2 - w . w') / N; 0 of a minimum.
+      q: squared norm, `|w|^2 / N`.
+      variance: of the reference given the training set, `(|w|^2 - w . w') / N`; 0 of a minimum.
       susceptibility: V, variance times inverse temperature.
       bias: b.
       test_error: probability of an error on a fresh pattern.

@@ -23,7 +23,7 @@ class Replicated(NamedTuple):
 
     Attributes:
       m: overlap of a replica with the signal, w . v / N.
-      q: squared norm of a replica, |w|^2 / N.
+      q: squared norm of a replica, `|w|^2 / N`.
       q1: overlap of two replicas, w . w' / N.
       q0: overlap of replicas of two independent copies: squared norm of the thermal mean.
       bias: b, common to all replicas.

@@ -14,7 +14,7 @@ class Estimator(NamedTuple):
 
     Attributes:
       m: overlap with the signal, w . v / N.
-      q: squared norm, |w|^2 / N.
+      q: squared norm, `|w|^2 / N`.
       bias: b.
       test_error: probability of an error on a fresh pattern.
     """

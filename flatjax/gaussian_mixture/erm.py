@@ -25,9 +25,9 @@ class ERM(NamedTuple):
 
     Attributes:
       m: overlap with the signal, w . v / N.
-      q: squared norm, |w|^2 / N.
+      q: squared norm, `|w|^2 / N`.
       bias: b.
-      susceptibility: V, the limit of beta (|w|^2 - w . w') / N over a Gibbs measure.
+      susceptibility: V, the limit of `beta (|w|^2 - w . w') / N` over a Gibbs measure.
       lam: ridge, an output where the norm is given.
       test_error: probability of an error on a fresh pattern.
       train_error: fraction of the training patterns that are errors.
@@ -80,7 +80,7 @@ def erm(
       alpha: patterns per feature.
       delta: variance of the noise.
       lam: ridge. Give it or `norm`.
-      norm: q, the squared norm |w|^2 / N. For separable data its limit is `max_margin`.
+      norm: q, the squared norm `|w|^2 / N`. For separable data its limit is `max_margin`.
       rho: probability of the class 1. Arrays of all parameters are broadcast.
       fit_bias: minimise over b too, or keep b = 0; by default only where rho is not 1/2 (where
         rho is 1/2 the best bias is 0).

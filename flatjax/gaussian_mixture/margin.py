@@ -22,7 +22,7 @@ class MaxMargin(NamedTuple):
     """The separating hyperplane of largest margin. All fields but the last two are NaN if none.
 
     Attributes:
-      margin: kappa, the least of the margins of the training patterns, for weights with |w|^2 = N.
+      margin: kappa, the least margin of the training patterns, for weights of squared norm N.
       m: overlap with the signal.
       bias: b.
       test_error: probability of an error on a fresh pattern.

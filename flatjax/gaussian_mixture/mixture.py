@@ -75,7 +75,7 @@ def sample(
 
 
 def overlaps(weights: jax.Array, signal: jax.Array) -> tuple[jax.Array, jax.Array]:
-    r"""The order parameters of a classifier, m = w . v / N and q = |w|^2 / N.
+    r"""The order parameters of a classifier, `m = w . v / N` and `q = |w|^2 / N`.
 
     Args:
       weights: w, shape (..., N).

@@ -73,7 +73,7 @@ def replicated_sphere(
       q1: overlap of two replicas, between 0 and `norm`; by default that of replicas that are not
         coupled, q0.
       beta: inverse temperature; may be inf if errors are counted.
-      norm: q, the squared norm |w|^2 / N.
+      norm: q, the squared norm `|w|^2 / N`.
       rho: probability of the class 1. Arrays of all parameters are broadcast.
       fit_bias: choose b, or keep b = 0; by default only where rho is not 1/2 (where it is, the best
         bias is 0).

@@ -62,7 +62,7 @@ def sample_errors(
         common shape S.
       num_replicas: y.
       correlation: of replicas without data, in [0, 1).
-      reference: shape (*S, N), of any norm. Only with a single replica.
+      reference: shape `(*S, N)`, of any norm. Only with a single replica.
       overlap: o, cosine of the angle with the reference, in (-1, 1).
       bias: b, for weights of norm N. Only with a single replica.
       start: weights without errors, shape (N,), where all chains start; at random by default.
@@ -190,7 +190,7 @@ def sample_local_entropy(
     Args:
       key: PRNG key.
       patterns: the sample of the mixture.
-      reference: shape (*S, N), of any norm.
+      reference: shape `(*S, N)`, of any norm.
       overlap: o, broadcast with the leading axes of the references.
       beta: inverse temperature, up to which is integrated; or inf, no errors.
       bias: b, for weights of the squared norm N.

@@ -1,0 +1,61 @@
+"""Configuration of the documentation: `python -m sphinx -W docs build/docs`."""
+
+import pathlib
+import shutil
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import flatjax
+
+project = "flatjax"
+author = "the flatjax developers"
+version = release = flatjax.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+]
+
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the outputs are those stored in the notebooks
+nb_merge_streams = True
+
+# `name` in a docstring is code, and a link where it names something documented.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the signature and the text have them
+napoleon_use_ivar = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "flatjax"
+html_copy_source = False
+
+DOCS = pathlib.Path(__file__).parent
+NOTEBOOKS = DOCS.parent / "notebooks"
+
+
+def copy_notebooks(app: Sphinx) -> None:
+    """Puts the executed notebooks where Sphinx looks for pages."""
+    del app
+    pages = DOCS / "notebooks"
+    pages.mkdir(exist_ok=True)
+    for notebook in NOTEBOOKS.glob("*.ipynb"):
+        shutil.copy2(notebook, pages / notebook.name)
+
+
+def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
+    """Leaves out the fields of named tuples, which their docstrings describe."""
+    del app, what, name, options
+    return skip or type(obj).__name__ == "_tuplegetter"
+
+
+def setup(app: Sphinx) -> None:
+    """Connects the functions above."""
+    app.connect("builder-inited", copy_notebooks)
+    app.connect("autodoc-skip-member", skip_fields)

@@ -1,0 +1,37 @@
+"""Notebooks: their sources run, reduced, and are what was executed."""
+
+import json
+import pathlib
+import runpy
+
+import jupytext
+import matplotlib
+import pytest
+
+SOURCES = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.py"))
+each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+@each_source
+def test_sources_run(source, monkeypatch):
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    monkeypatch.setenv("FLATJAX_NOTEBOOK_REDUCED", "1")
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    with matplotlib.rc_context():
+        runpy.run_path(str(source), run_name="__main__")
+    assert pyplot.get_fignums()
+    pyplot.close("all")
+
+
+@each_source
+def test_the_executed_notebook_is_the_source(source):
+    executed = json.loads(source.with_suffix(".ipynb").read_text())
+    cells = jupytext.read(source).cells
+    code = lambda cells: ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    assert code(executed["cells"]) == code(cells)
+    outputs = [output for cell in executed["cells"] for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert source.with_suffix(".ipynb").stat().st_size < 1e6
