@@ -96,13 +96,20 @@ def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):
 
 
 def test_the_second_signal_acts_at_once():
-    handlers = [signal.getsignal(signum) for signum in interruption.SIGNALS]
-    with interruption.deferred() as request:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert request.signum == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert [signal.getsignal(signum) for signum in interruption.SIGNALS] == handlers
+    def act(signum, frame):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGTERM, act)
+    try:
+        handlers = [signal.getsignal(signum) for signum in interruption.SIGNALS]
+        with interruption.deferred() as request:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.signum == signal.SIGTERM
+            with pytest.raises(TimeoutError):
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert [signal.getsignal(signum) for signum in interruption.SIGNALS] == handlers
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_nothing_is_held_back_elsewhere():
