@@ -183,6 +183,20 @@ class TrainConfig:
         """Y: replicas for the algorithms that have them, else 1."""
         return self.replicas if self.algorithm in REPLICATED else 1
 
+    def to_arguments(self) -> list[str]:
+        """Options of `python -m experiments train` for the fields that have not their defaults."""
+        defaults, arguments = TrainConfig().to_json(), []
+        for name, value in self.to_json().items():
+            flag = name.replace("_", "-")
+            if value == defaults[name]:
+                continue
+            if isinstance(value, bool):
+                arguments.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                values = value if isinstance(value, list) else [value]
+                arguments += [f"--{flag}", *map(str, values)]
+        return arguments
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON holds them."""
         return {

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from experiments.compare import markdown_table
 from experiments.cost_model import Cost, Job, Link, Machine, Plan, cost
-from experiments.plots import COLORS
+from experiments.plots import COLORS, STYLE
 
 # Devices as an H100 SXM of NVIDIA's data sheet (80 GB at 3.35 TB/s, 989 TFLOP/s in bfloat16, of
 # which two fifths are sustained here; NVLink at 450 GB/s each way), eight to a host; between hosts
@@ -96,7 +96,7 @@ Tokens of a device below which SGD waits for its gradients: {", ".join(waits)}."
 
 def figure(path: pathlib.Path) -> None:
     """Time of a step in units of its gradients: a row for each machine, a column for each size."""
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         shape = len(MACHINES), len(PARAMETERS)
         drawn, panels = plt.subplots(*shape, figsize=(12, 6), sharex=True, sharey="row")
         for row, (name, machine) in zip(panels, MACHINES.items(), strict=True):

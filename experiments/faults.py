@@ -49,7 +49,7 @@ def _saved(run: pathlib.Path) -> set[str]:
     return {path.name for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
 
 
-# When to kill: a number of which a change is waited for, and for how long after it at most.
+# When to kill: what is watched until it changes, and for how long to wait after that at most.
 MOMENTS: dict[str, tuple[Callable[[pathlib.Path], Any], float]] = {
     "at the start": (lambda run: (run / "config.json").exists(), 5.0),
     "between checkpoints": (_saved, 0.2),
@@ -103,12 +103,7 @@ class Faults:
 def start(config: TrainConfig, directory: pathlib.Path, **options: Any) -> subprocess.Popen:
     """Starts the command line in a process of its own; it saves after every step."""
     arguments = ["--out", str(directory), "--no-progress", "--checkpoint-seconds", "0"]
-    for name, value in config.to_json().items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            arguments += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    arguments += config.to_arguments()
     command = [sys.executable, "-m", "experiments", "train", *arguments]
     root = pathlib.Path(__file__).parents[1]
     return subprocess.Popen(
@@ -149,16 +144,18 @@ def kill(config: TrainConfig, run: pathlib.Path, moment: str, delays: random.Ran
     process.wait()
 
 
+def raw(leaf: jax.Array) -> np.ndarray:
+    """The numbers of an array, or of random keys."""
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
 def differences(straight: pathlib.Path, other: pathlib.Path) -> tuple[int, int]:
     """How many arrays, and how many lines of the result, differ in a single bit."""
     arrays, results = [], []
     for directory in (straight, other):
         _, state, _ = load_run(directory)
-        is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        raw = lambda leaf, is_key=is_key: jax.random.key_data(leaf) if is_key(leaf) else leaf
-        arrays.append(
-            [np.asarray(raw(leaf)).tobytes() for leaf in jax.tree.leaves(arrays_of(state))]
-        )
+        arrays.append([raw(leaf).tobytes() for leaf in jax.tree.leaves(arrays_of(state))])
         result = read_json(directory / "result.json")
         for record in (result, *result["history"]):
             del record["seconds"]

@@ -13,6 +13,8 @@ import numpy as np
 from experiments.configs import Study
 from experiments.statistics import standard_error
 
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
 # Okabe and Ito's palette: told apart by everyone. One algorithm keeps its colour in all pictures;
 # its longer run is dashed.
 COLORS = {
@@ -28,7 +30,7 @@ COLORS = {
 
 def comparison(results: dict[str, list[dict[str, Any]]], study: Study, path: pathlib.Path) -> None:
     """Training curves, local energy against noise, and test error against local energy."""
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         figure, (curves, energies, scatter) = plt.subplots(1, 3, figsize=(12, 3.8))
         for label, runs in results.items():
             if runs:
@@ -120,7 +122,7 @@ def _draw_scatter(axes, runs, sigma, style):
 def batch_statistics(results: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
     """Error during training with re-estimated and with averaged batch statistics, side by side."""
     shown = {label: runs for label, runs in results.items() if runs}
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
             1, len(shown), figsize=(1 + 2.2 * len(shown), 2.8), sharey=True, squeeze=False
         )
@@ -147,7 +149,7 @@ def batch_statistics(results: dict[str, list[dict[str, Any]]], path: pathlib.Pat
 def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Paired differences to SGD with their intervals, a panel for each setting."""
     settings = list(dict.fromkeys(row["setting"] for row in rows))
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
             1, len(settings), figsize=(1.8 + 2.4 * len(settings), 2.8), sharey=True, squeeze=False
         )
@@ -172,7 +174,7 @@ def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def flatness_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Local energy against noise, a curve for each run, and test error against local energy."""
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         figure, (curves, scatter) = plt.subplots(1, 2, figsize=(9, 3.8))
         labelled = set()
         for row in rows:
@@ -206,7 +208,7 @@ STUDY_STYLES = {
 
 def flatness_study(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
     """For each task: mean local energy curves above, test error against local energy below."""
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
             2, len(solutions), figsize=(1 + 3.6 * len(solutions), 6.4), squeeze=False
         )

@@ -7,6 +7,7 @@ Process 0 alone writes metrics and result and prints; checkpoints are written by
 import contextlib
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -62,6 +63,13 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=HEARTBEAT_SECONDS,
     )
+
+
+def free_address() -> str:
+    """An address and port for a coordinator of processes on this machine alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def is_main() -> bool:

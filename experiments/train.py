@@ -283,15 +283,15 @@ class Trainer:
             leave=False,
         )
         epoch_steps = self.batches_per_epoch * self.algorithm.batch_repeats
-        saves = run_directory is not None
 
         def must_save():
             is_late = time.perf_counter() - saved_at > checkpoint_seconds
-            return saves and (is_late or stop.signum is not None)
+            return is_late or stop.signum is not None
 
-        # All processes pause together: at the end of an epoch.
-        pause = must_save if jax.process_count() == 1 else lambda: False
-        with bar, interruption.deferred(enabled=saves) as stop:
+        # Several processes pause together: at the end of an epoch.
+        may_pause = run_directory is not None and jax.process_count() == 1
+        pause = must_save if may_pause else lambda: False
+        with bar, interruption.deferred(enabled=run_directory is not None) as stop:
             while (step := int(state.step)) < self.total_steps:
                 start = time.perf_counter()
                 until = min(self.total_steps, (step // epoch_steps + 1) * epoch_steps)
@@ -300,7 +300,9 @@ class Trainer:
                 seconds += time.perf_counter() - start
                 if (step := int(state.step)) == until:
                     record = self._record(state, losses, seconds, evaluate_epochs)
-                    bar.set_postfix(loss=f"{record['train_loss']:.3f}")
+                    if evaluate_epochs:
+                        loss = f"{record['train_loss']:.3f}"
+                        bar.set_postfix(loss=loss, error=record["test_error"])
                     history.append(record)
                     losses = losses[:0]
                     if run_directory is not None:

@@ -13,6 +13,7 @@ from test_coupling import where_it_communicates
 
 from experiments import __main__ as command_line
 from experiments.config import TrainConfig
+from experiments.faults import raw
 from experiments.mesh import make_mesh
 from experiments.train import Trainer
 
@@ -73,16 +74,11 @@ def test_devices_change_nothing(algorithm):
     for mesh in MESHES[algorithm]:
         state, losses = trained(config, mesh)
         for found, wanted in zip(*map(jax.tree.leaves, (state, expected[0])), strict=True):
-            np.testing.assert_allclose(*map(_raw, (found, wanted)), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(*map(raw, (found, wanted)), rtol=1e-4, atol=1e-5)
             spec = P("replica") if found.ndim else P()
             sharding = jax.NamedSharding(make_mesh(mesh, config), spec)
             assert found.sharding.is_equivalent_to(sharding, found.ndim)
         np.testing.assert_allclose(losses, expected[1], rtol=1e-4)
-
-
-def _raw(leaf):
-    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
 def test_less_communication_trains_alike_on_a_mesh():
@@ -115,7 +111,7 @@ def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
 def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     """An epoch on two devices, one on four, the last on one: as all of them on one."""
     arguments = ["train", "--no-progress", "--checkpoint-seconds", "0", "--out", str(tmp_path)]
-    arguments += as_arguments(PLAIN)
+    arguments += PLAIN.to_arguments()
     train_epoch, steps = Trainer.train_epoch, []
 
     def interrupted(self, state, *rest):
@@ -133,16 +129,6 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     assert "test_error" in capsys.readouterr().out
     monkeypatch.undo()
     assert_same(json.loads((tmp_path / "result.json").read_text()), Trainer(PLAIN).run())
-
-
-def as_arguments(config):
-    """The options of the command line for what is not the default."""
-    defaults, arguments = TrainConfig().to_json(), []
-    for name, value in config.to_json().items():
-        if value != defaults[name]:
-            values = value if isinstance(value, list) else [value]
-            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return arguments
 
 
 def assert_same(found, expected):

@@ -4,13 +4,12 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from test_mesh import as_arguments, assert_same
+from test_mesh import assert_same
 
 from experiments import processes
 from experiments.config import TrainConfig
@@ -37,10 +36,8 @@ def start(directory, checkpoint_seconds):
     """Two processes with a device each; what they print goes to files."""
     arguments = ["--out", str(directory / "run"), "--no-progress", "--checkpoint-seconds"]
     arguments += [str(checkpoint_seconds)]
-    arguments += as_arguments(CONFIG)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    arguments += CONFIG.to_arguments()
+    coordinator = processes.free_address()
     started = []
     for i in range(2):
         with open(directory / f"{i}.txt", "w") as output:

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import cost_model
 from experiments.compare import markdown_table
-from experiments.plots import COLORS
+from experiments.plots import COLORS, STYLE
 
 STYLES = {
     "SGD": {"color": COLORS["sgd"]},
@@ -95,7 +95,7 @@ def _growth(rows):
 
 def figure(found: dict[str, Any], path: pathlib.Path) -> None:
     """Six panels: fractions, predictions, all-reduces; growth with y and parameters; memory."""
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         drawn, panels = plt.subplots(2, 3, figsize=(12, 7))
         (fractions, predictions, links), (replicas, parameters, memory) = panels
         _draw_fractions(fractions, found["scaling"])

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import resource
-import socket
 import subprocess
 import sys
 import tempfile
@@ -195,9 +194,7 @@ class Workers:
     def __init__(self, cores: Sequence[Sequence[int]], devices: int = 1):
         join: list[Any] = [[None, None, None]]
         if len(cores) > 1:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+            coordinator = processes.free_address()
             join = [[coordinator, len(cores), i] for i in range(len(cores))]
         settings = [
             {"cores": list(own), "devices": devices, "join": where}

@@ -23,6 +23,7 @@ import numpy as np
 import scipy.stats
 
 from experiments.compare import markdown_table
+from experiments.plots import STYLE
 from experiments.simulations import Point, read_simulations, simulate_points
 from flatjax.committee.binary import (
     BinarySolution,
@@ -146,7 +147,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     """Share of samples solved against patterns per weight, a panel for each machine."""
     machines = list(dict.fromkeys(row["machine"] for row in rows))
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
             1, len(machines), figsize=(4.6 * len(machines), 4.2), sharey=True, squeeze=False
         )

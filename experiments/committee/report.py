@@ -14,6 +14,7 @@ import numpy as np
 from experiments import json_lines
 from experiments.committee.study import CommitteeStudy
 from experiments.compare import markdown_table
+from experiments.plots import STYLE
 from experiments.statistics import mean_and_sem
 from flatjax.flatness import kendall_tau
 
@@ -177,8 +178,7 @@ def draw(
     study: CommitteeStudy, solutions: Records, estimators: Records, path: pathlib.Path
 ) -> None:
     """Local entropy against distance, local energy, test error against both, the estimators."""
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 4, figsize=(15, 3.8))
         mean_errors = {
             subset: np.mean([run["test_error"] for run in solutions if run["subset"] == subset])

@@ -12,11 +12,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.gaussian_mixture.minima import BALANCED, LOSSES, UNBALANCED
+from experiments.plots import STYLE
 from flatjax import gaussian_mixture as gm
 
 Rows = Sequence[dict[str, Any]]
 
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 COLORS = {"square": "#0072B2", "logistic": "#D55E00", "hinge": "#009E73", "Hebb": "#000000"}
 
 
