@@ -166,11 +166,16 @@ class OnMesh:
         """Compiles (state, ...) -> (state, losses); the old state is donated."""
         shardings = (self._state_shardings(init_state), self.stacked)
         jitted = jax.jit(steps, donate_argnums=0, out_shardings=shardings)
+        # Virtual devices share their threads: with a second step under way, a device may wait in
+        # a collective for another one that waits for its thread, and XLA ends the process.
+        local = self.mesh.local_devices
+        are_virtual = len(local) > 1 and local[0].platform == "cpu"
 
         def on_mesh(*arguments):
             # Set, so that the coupling knows over what rounded weights are to be gathered.
             with jax.set_mesh(self.mesh):
-                return jitted(*arguments)
+                found = jitted(*arguments)
+            return jax.block_until_ready(found) if are_virtual else found
 
         return on_mesh
 

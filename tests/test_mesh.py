@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,7 +15,7 @@ from test_coupling import where_it_communicates
 from experiments import __main__ as command_line
 from experiments.config import TrainConfig
 from experiments.faults import raw
-from experiments.mesh import make_mesh
+from experiments.mesh import OnMesh, make_mesh
 from experiments.train import Trainer
 
 SMALL = TrainConfig(
@@ -57,10 +58,23 @@ def replace(config=SMALL, **changes):
     return dataclasses.replace(config, **changes)
 
 
+def start_large(seed):
+    """A state whose product takes a while."""
+    return jnp.full((2, 1000, 1000), seed / 1000)
+
+
 def trained(config, mesh, steps=4):
     """The state after one epoch and its losses."""
     trainer = Trainer(config, mesh=None if mesh is None else make_mesh(mesh, config))
     return trainer.train_epoch(trainer.start(3), 3, steps)
+
+
+def test_virtual_devices_finish_a_step_before_the_next():
+    """Two steps under way can wait for each other's threads, and XLA ends the process."""
+    placement = OnMesh(make_mesh("replica=2", PLAIN))
+    step = placement.jit_training(lambda x: (jnp.tanh(x @ x), x[:, 0, 0]), start_large)
+    found = step(placement.start(start_large, 0))
+    assert all(leaf.is_ready() for leaf in found)
 
 
 MESHES = {"rsgd": ["replica=2,data=2"], "esgd": ["data=2"], "parle": ["data=4"]}
