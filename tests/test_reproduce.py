@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -98,6 +99,17 @@ def test_hours_follow_from_operations():
     hours = reproduce.hours(row, "rSGD x 3", cost, teraflops=2.0)
     operations = 600 * 50_000 * 1e9
     np.testing.assert_allclose(hours, [operations / 1e10 / 3600, operations / 2e12 / 3600])
+
+
+def test_headers_state_the_hours_of_the_table():
+    stated, expected = {}, {}
+    for name, cost in costs.read_costs().items():
+        if found := re.search(r"hours: +(\S+) a run at 20 TFLOP/s", importable(name).__doc__):
+            stated[name] = float(found[1])
+            _, there = reproduce.hours(row_of(name), "SGD", cost, teraflops=20.0)
+            expected[name] = float(f"{there:.2g}")
+    assert stated == expected
+    assert len(stated) >= 5
 
 
 def test_recorded_costs_are_of_these_networks():

@@ -26,8 +26,8 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
     On CPU this is the sum over u and v as it stands, a loop over both for each image; elsewhere, a
     grouped convolution. XLA's grouped convolutions are slow on CPU: forward and backward through
     the layer took 5 to 17 times as long with them (batches of 32, 32 x 32 to 8 x 8 pixels, kernels
-    3 and 5, strides 1 and 2). Written out, the k^2 terms of the sum take 1.3 to 3.2 times as long as
-    looped over, and a network twice as long to compile; summing over the whole batch at once is
+    3 and 5, strides 1 and 2). Written out, the k^2 terms of the sum take 1.3 to 3.2 times as long
+    as looped over, and a network twice as long to compile; summing over the whole batch at once is
     slower too.
 
     Args:

@@ -4,7 +4,8 @@
     python -m experiments reproduce cifar10-resnet18 --only rSGD
 
 Every file gives, for each algorithm, the command, what the paper reports and how it is run. What is
-reported is quoted as "reported by the paper". Hours follow from operations: `--table` prints them.
+reported is quoted as "reported by the paper". Hours follow from operations alone: `--table` prints
+them for any speed.
 
 Replicas start independently, and are pulled to their center after the optimizer's step, decoupled
 from the gradient: the same force as the paper's, stable for any strength. gamma_0 is measured

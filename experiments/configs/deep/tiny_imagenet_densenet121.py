@@ -2,7 +2,8 @@
 
 command:   python -m experiments reproduce tiny-imagenet-densenet121 [--only SGD] [--seeds 5]
            python -m experiments reproduce tiny-imagenet-densenet121 --reduced
-hardware:  one GPU with 80 GB; hours: python -m experiments reproduce --table
+hardware:  one GPU with 80 GB
+hours:     3 a run at 20 TFLOP/s (three times that for x 3), more where the GPU waits
 recipe:    batch 128, learning rate 0.1, Nesterov 0.9, weight decay 5e-4, cosine to 0, 100 epochs;
            flip and crop
 
