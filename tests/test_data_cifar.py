@@ -101,7 +101,8 @@ def test_without_tensorflow_nothing_is_downloaded_that_could_not_be_prepared(
 
 def test_the_command_line_trains_on_a_prepared_set(data_dir, tmp_path):
     arguments = (
-        "--dataset cifar10 --model small_convnet --algorithm sgd --epochs 6 --batch-size 20 "
+        "--dataset cifar10 --model small_convnet --model-options features=(8,) hidden=(16,) "
+        "--algorithm sgd --epochs 6 --batch-size 20 "
         "--learning-rate 0.02 --augment flip --sigmas 0.1 --local-energy-samples 2 "
         "--local-energy-examples 40 --no-progress"
     )
