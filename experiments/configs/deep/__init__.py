@@ -107,25 +107,19 @@ class Row:
         return Study(base, runs, 1, sigma=self.sigma)
 
 
-def algorithms(
-    epochs: float, *, esgd: bool = True, sgd: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
+def algorithms(epochs: float, *, sgd: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """The algorithms of a row: equal gradients, and Replicated-SGD with y times as many.
 
     Args:
       epochs: of the base.
-      esgd: whether the paper ran Entropy-SGD here.
       sgd: what SGD alone changes.
     """
-    found = {
+    return {
         "SGD": {"algorithm": "sgd"} | dict(sgd or {}),
         "rSGD": {"algorithm": "rsgd"},
         "eSGD": {"algorithm": "esgd"},
         "rSGD x 3": {"algorithm": "rsgd", "epochs": 3 * epochs},
     }
-    if not esgd:
-        del found["eSGD"]
-    return found
 
 
 def row_of(name: str) -> Row:
