@@ -7,7 +7,7 @@ hours:     5.6 a run at 20 TFLOP/s (three times that for x 3), more where the GP
 recipe:    batch 128, learning rate 0.1, divided by 10 at 1/2 and 3/4, Nesterov 0.9, weight decay
            1e-4, 300 epochs; AutoAugment, flip, crop and Cutout
 
-reported by the paper, test error % (eSGD was not run): SGD 13.8 ± 0.1; rSGD 13.5 ± 0.1; rSGD x 3 12.7
+reported by the paper, test error %, without eSGD: SGD 13.8 ± 0.1; rSGD 13.5 ± 0.1; rSGD x 3 12.7
 """
 
 from experiments.config import TrainConfig

@@ -7,7 +7,7 @@ hours:     5.6 a run at 20 TFLOP/s (three times that for x 3), more where the GP
 recipe:    batch 128, learning rate 0.1, divided by 10 at 1/2 and 3/4, Nesterov 0.9, weight decay
            1e-4, 300 epochs; AutoAugment, flip, crop and Cutout
 
-reported by the paper, test error % (eSGD was not run): SGD 2.1 ± 0.2; rSGD 2.2 ± 0.1; rSGD x 3 1.8
+reported by the paper, test error %, without eSGD: SGD 2.1 ± 0.2; rSGD 2.2 ± 0.1; rSGD x 3 1.8
 """
 
 from experiments.config import TrainConfig
