@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "parle"]
@@ -12,6 +13,11 @@ CommunicationDtype = Literal["float32", "bfloat16", "int8"]
 
 REPLICATED = ("rsgd", "parle")
 _OPTIONAL = ("gamma", "replica_gamma", "train_size", "held_out_size")
+_SWITCHES = "rgb32 decay_matrices_only decoupled delayed common_init"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +141,7 @@ class TrainConfig:
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, got {getattr(self, field)!r}.")
+        self._require_types()
         unknown = [name for name in self.augment if name not in get_args(Augmentation)]
         if unknown:
             raise ValueError(f"augment must hold {get_args(Augmentation)}, got {unknown}.")
@@ -143,7 +150,8 @@ class TrainConfig:
             ("batch_size micro_batches replicas inner_steps period", whole, "a whole number >= 1"),
             ("local_energy_examples train_size", whole, "a whole number >= 1"),
             ("held_out_size curve_examples", whole, "a whole number >= 1"),
-            ("local_energy_samples", lambda v: v >= 2, ">= 2"),
+            ("local_energy_samples", lambda v: whole(v) and v >= 2, "a whole number >= 2"),
+            ("seed data_seed", lambda v: isinstance(v, int) and v >= 0, "a whole number >= 0"),
             ("epochs learning_rate gamma_factor sam_rho milestone_factor", lambda v: v > 0, "> 0"),
             ("weight_decay noise_scale gamma replica_gamma", lambda v: v >= 0, ">= 0"),
             ("momentum averaging_decay ema_decay warmup", lambda v: 0 <= v < 1, "in [0, 1)"),
@@ -157,6 +165,8 @@ class TrainConfig:
             raise ValueError(
                 f"milestones must be growing fractions of training, got {self.milestones}."
             )
+        if not all(sigma >= 0 for sigma in self.sigmas):
+            raise ValueError(f"sigmas must be >= 0, got {self.sigmas}.")
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"micro_batches must divide batch_size ({self.batch_size}), "
@@ -170,12 +180,25 @@ class TrainConfig:
                 "coupling energy to balance the loss with."
             )
 
+    def _require_types(self) -> None:
+        """Of the fields that are no single numbers."""
+        is_text = lambda value: isinstance(value, str)
+        tuple_of = lambda is_one: lambda value: isinstance(value, tuple) and all(map(is_one, value))
+        for fields, is_valid, expected in (
+            ("dataset model", is_text, "a name"),
+            ("model_options augment", tuple_of(is_text), "a tuple of strings"),
+            ("milestones sigmas", tuple_of(_is_number), "a tuple of finite numbers"),
+            (_SWITCHES, lambda value: isinstance(value, bool), "True or False"),
+        ):
+            for field in fields.split():
+                if not is_valid(value := getattr(self, field)):
+                    raise ValueError(f"{field} must be {expected}, got {value!r}.")
+
     def _require(self, field, is_valid, expected) -> None:
         value = getattr(self, field)
         if value is None and field in _OPTIONAL:
             return
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        if not is_number or not is_valid(value):
+        if not _is_number(value) or not is_valid(value):
             raise ValueError(f"{field} must be {expected}, got {value!r}.")
 
     @property
@@ -196,6 +219,18 @@ class TrainConfig:
                 values = value if isinstance(value, list) else [value]
                 arguments += [f"--{flag}", *map(str, values)]
         return arguments
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "TrainConfig":
+        """The inverse of `to_json`; fields that are missing have their defaults.
+
+        Raises:
+          ValueError: there are fields of another version, or a value that no run can have.
+        """
+        if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)}):
+            raise ValueError(f"the configuration has fields of another version: {unknown}.")
+        as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
+        return cls(**{name: as_tuple(value) for name, value in fields.items()})
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON holds them."""

@@ -197,12 +197,10 @@ def load_run(directory: pathlib.Path) -> tuple[Trainer, Any, TrainConfig]:
             f"{directory} holds no run (no config.json): give a directory that "
             "`python -m experiments train` or `compare` wrote."
         )
-    fields = read_json(directory / "config.json")
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if unknown := sorted(fields.keys() - known):
-        raise ValueError(f"{directory / 'config.json'} has fields of another version: {unknown}.")
-    as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
-    config = TrainConfig(**{name: as_tuple(value) for name, value in fields.items()})
+    try:
+        config = TrainConfig.from_json(read_json(directory / "config.json"))
+    except ValueError as error:
+        raise ValueError(f"{directory / 'config.json'}: {error}") from error
     trainer = Trainer(config)
     state = trainer.init_state(config.seed)
     found = RunDirectory(directory, config).restore(arrays_of(state))
