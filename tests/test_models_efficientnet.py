@@ -12,11 +12,19 @@ import torch_logits
 from torch_reference import weights
 
 from flatjax import models
+from flatjax.models import efficientnet
 from flatjax.models.efficientnet import _MBConv, _Stage
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
 LABELS = np.arange(8) % 5
 TINY = models.EfficientNet(0.05, 0.25, stem="small", num_classes=5, momentum=0.8)
+
+
+@pytest.fixture
+def few_stages(monkeypatch):
+    """The first three have all kinds of blocks, and compile in a third of the time."""
+    monkeypatch.setattr(efficientnet, "_STAGES", efficientnet._STAGES[:3])
+
 
 SCALED = {"width_multiplier": 0.4, "depth_multiplier": 0.5}  # as in `torch_reference`
 
@@ -126,6 +134,7 @@ def training():
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.usefixtures("few_stages")
 def test_gradients_are_finite_and_reach_every_kernel():
     variables = tiny_variables()
     run = lambda key: training()(variables["params"], variables["batch_stats"], jax.random.key(key))
@@ -137,6 +146,7 @@ def test_gradients_are_finite_and_reach_every_kernel():
     assert run(2)[0][0] != loss  # something else was dropped
 
 
+@pytest.mark.usefixtures("few_stages")
 def test_running_statistics_have_the_momentum_asked_for():
     params, stats = tiny_variables()["params"], tiny_variables()["batch_stats"]
     filled = lambda value: jax.tree.map(lambda leaf: jnp.full_like(leaf, value), stats)
@@ -145,6 +155,7 @@ def test_running_statistics_have_the_momentum_asked_for():
         np.testing.assert_allclose(one - zero, 0.8, atol=1e-5)
 
 
+@pytest.mark.usefixtures("few_stages")
 def test_evaluation_needs_no_random_numbers_and_half_precision_is_close():
     apply = lambda dtype: jax.jit(functools.partial(TINY.clone(dtype=dtype).apply, train=False))
     logits = apply("float32")(tiny_variables(), IMAGES)
@@ -155,6 +166,7 @@ def test_evaluation_needs_no_random_numbers_and_half_precision_is_close():
     assert 0 < error < 0.05  # rounding to eight bits, some forty times
 
 
+@pytest.mark.usefixtures("few_stages")
 def test_half_precision_has_float32_variables():
     model = TINY.clone(dtype="bfloat16")
 
@@ -177,6 +189,7 @@ def test_half_precision_has_float32_variables():
     assert dtypes(wide) == {"float32"}
 
 
+@pytest.mark.usefixtures("few_stages")
 def test_initial_weights_have_the_variances_of_he():
     params = tiny_variables()["params"]
     kernel = np.asarray(params["logits"]["kernel"])
