@@ -1,0 +1,97 @@
+"""Optimizers and wrappers of optax that people chain, with replicas that are coupled."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+
+import flatjax
+
+# Two replicas of a matrix and of a vector.
+PARAMS = {
+    "w": jnp.array([[[1.0, -2.0], [0.5, 1.5]], [[0.3, 1.0], [-1.0, 0.2]]]),
+    "b": jnp.array([[0.2, -1.0], [2.0, 0.7]]),
+}
+RATE = 0.05
+
+
+def couple(gamma):
+    return flatjax.couple_replicas(gamma, replica_axis=0)
+
+
+def pull(gamma):
+    return flatjax.pull_to_center(gamma, RATE, replica_axis=0)
+
+
+def rsgd(gamma):
+    return flatjax.replicated_sgd(RATE, gamma, replica_axis=0, momentum=0.5)
+
+
+def schedule_free(gamma):
+    base = optax.chain(couple(gamma), optax.sgd(RATE))
+    return contrib.schedule_free(base, RATE, b1=0.9)
+
+
+def sam(gamma):
+    ascent = flatjax.per_replica(optax.chain(contrib.normalize(), optax.sgd(0.01)))
+    return contrib.sam(rsgd(gamma), ascent, sync_period=2)
+
+
+FEATURES = {
+    "adamw": lambda gamma: optax.chain(optax.adamw(RATE), pull(gamma)),
+    "muon": lambda gamma: optax.chain(flatjax.per_replica(contrib.muon(RATE)), pull(gamma)),
+    "ema of gradients": lambda gamma: optax.chain(couple(gamma), optax.ema(0.5), optax.sgd(RATE)),
+    "schedule_free": schedule_free,
+    "sam": sam,
+    "average_params behind": lambda gamma: optax.chain(
+        rsgd(gamma), flatjax.average_params(decay=0.9)
+    ),
+}
+
+
+def parabola(params):
+    return 0.5 * sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(params))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def train(tx, params, steps):
+    def step(carry, _):
+        params, state = carry
+        fast = params.fast if isinstance(params, optax.LookaheadParams) else params
+        updates, state = tx.update(jax.grad(parabola)(fast), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0]
+
+
+def distance(params):
+    return float(flatjax.replica_distance(params, replica_axis=0))
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_replicas_meet_and_learn(feature):
+    coupled, alone = FEATURES[feature](2.0), FEATURES[feature](0.0)
+    assert distance(train(coupled, PARAMS, 10)[0]) < 0.5 * distance(train(alone, PARAMS, 10)[0])
+    params, _ = train(coupled, PARAMS, 400)
+    assert float(parabola(params)) < 0.02 * float(parabola(PARAMS))
+
+
+def test_lookahead_takes_replicas_for_its_fast_weights():
+    tx = optax.lookahead(rsgd(2.0), sync_period=5, slow_step_size=0.5)
+    params, _ = train(tx, optax.LookaheadParams.init_synced(PARAMS), 400)
+    assert float(parabola(params.slow)) < 1e-3
+    # Between two synchronisations, the fast weights are those of the optimizer alone.
+    fast, _ = train(tx, optax.LookaheadParams.init_synced(PARAMS), 4)
+    jax.tree.map(np.testing.assert_array_equal, fast.slow, PARAMS)
+
+
+def test_schedule_free_is_evaluated_at_its_average():
+    tx = schedule_free(2.0)
+    params, state = train(tx, PARAMS, 400)
+    evaluated = contrib.schedule_free_eval_params(state, params)
+    assert float(parabola(evaluated)) < 0.02 * float(parabola(PARAMS))
+    assert distance(evaluated) < 1e-3
