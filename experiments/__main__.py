@@ -1,5 +1,6 @@
 """Command line of the experiments; `python -m experiments --help`."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -26,7 +27,9 @@ from experiments.configs import committee as committee_rules
 from experiments.configs import contest as contest_rules
 from experiments.configs import deep, study_of
 from experiments.configs import flatness_study as study_rules
+from experiments.loggers import LoggerName, open_logger
 from experiments.mesh import make_mesh
+from experiments.run_directory import RunDirectory
 from experiments.train import Trainer
 from experiments.tune import report, tune
 
@@ -52,6 +55,8 @@ class Train:
     """Save at the first end of an epoch after this long."""
     progress: bool = True
     """Show a progress bar."""
+    log: tuple[LoggerName, ...] = ()
+    """Send the metrics of each epoch to tensorboard (written to --out) or wandb as well."""
     mesh: str | None = None
     """Spread replicas and their batches over devices, for example replica=3,data=2 on six; auto for
     all devices there are. By default one device, or auto with several processes."""
@@ -75,9 +80,19 @@ class Train:
         out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
         mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
         trainer = Trainer(c, mesh=None if mesh is None else make_mesh(mesh, c))
-        result = trainer.run(
-            directory=out, progress=self.progress, checkpoint_seconds=self.checkpoint_seconds
-        )
+        # Whose directory it is comes before anything is written there.
+        is_complete = RunDirectory(out, c).read_result() is not None
+        names = self.log if processes.is_main() and not is_complete else ()
+        with contextlib.ExitStack() as stack:
+            loggers = [open_logger(name, out, c) for name in names]
+            for logger in loggers:
+                stack.callback(logger.close)
+            result = trainer.run(
+                directory=out,
+                progress=self.progress,
+                checkpoint_seconds=self.checkpoint_seconds,
+                loggers=loggers,
+            )
         if not processes.is_main():
             return 0
         shown = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")
@@ -448,7 +463,7 @@ def main(arguments: list[str] | None = None) -> int:
         return stopped.exit_status
     except processes.ProcessLostError as error:
         processes.leave(f"{type(error).__name__}: {error}")
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return 1
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -18,6 +19,7 @@ import flatjax
 from experiments import evaluate, interruption, processes
 from experiments.algorithms import ALGORITHMS, seed_noise
 from experiments.config import TrainConfig
+from experiments.loggers import Logger
 from experiments.mesh import OneDevice, OnMesh, check_fit
 from experiments.run_directory import RunDirectory
 from experiments.task import Task, make_task
@@ -242,6 +244,7 @@ class Trainer:
         progress: bool = True,
         evaluate_epochs: bool = True,
         checkpoint_seconds: float = 20.0,
+        loggers: Sequence[Logger] = (),
     ) -> dict[str, Any]:
         """Trains, or resumes, and evaluates.
 
@@ -254,6 +257,7 @@ class Trainer:
           evaluate_epochs: measure the held-out error of the present model after every epoch.
           checkpoint_seconds: save after this long, at the end of the step, or of the epoch where
             that is one program or there are several processes. A run that is killed loses no more.
+          loggers: get the record of each epoch; a run that resumes gives them those before again.
 
         Returns:
           The result: see `experiments.evaluate.final_result`.
@@ -272,6 +276,8 @@ class Trainer:
         losses = np.zeros((0, config.num_replicas), np.float32)  # of this epoch so far
         if run_directory is not None:
             state, history, losses = _resume(run_directory, state, losses)
+        for record, logger in itertools.product(history, loggers):
+            logger.log(record)
         seconds = history[-1]["seconds"] if history else 0.0
         saved_at = time.perf_counter()
         bar = tqdm.tqdm(
@@ -307,6 +313,8 @@ class Trainer:
                     losses = losses[:0]
                     if run_directory is not None:
                         run_directory.append_metrics(record)
+                    for logger in loggers:
+                        logger.log(record)
                 if run_directory is not None and (
                     step == self.total_steps or processes.as_main(must_save())
                 ):
