@@ -16,6 +16,8 @@ RECORD = pathlib.Path(__file__).parent / "results" / "reproduce" / "costs.json"
 class Cost:
     """The cost of one network; `experiments.benchmarks.networks` measures it.
 
+    All but the first two are None for a network that has been counted, not timed.
+
     Attributes:
       parameters: how many.
       flops_per_example: operations of a gradient, forward and backward, of one image.
@@ -30,13 +32,13 @@ class Cost:
 
     parameters: int
     flops_per_example: float
-    gflops_per_second: float
-    compile_seconds: float
-    step_milliseconds: float
-    replica_compile_seconds: float
-    replica_step_milliseconds: float
-    replicas: int
-    batch_size: int
+    gflops_per_second: float | None = None
+    compile_seconds: float | None = None
+    step_milliseconds: float | None = None
+    replica_compile_seconds: float | None = None
+    replica_step_milliseconds: float | None = None
+    replicas: int | None = None
+    batch_size: int | None = None
 
 
 def flops_per_example(network: Network, image_shape: tuple[int, int, int]) -> float:

@@ -1,5 +1,6 @@
 """The rows of the paper's table: run, checked after a restart, and listed with their state."""
 
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import numpy as np
 from experiments.compare import compare, markdown_table, slug
 from experiments.configs import Study
 from experiments.configs.deep import ROWS, Row, row_of
-from experiments.costs import Cost, read_costs
+from experiments.costs import read_costs
 from experiments.evaluate import held_out_errors
 from experiments.flatness import load_run
 from experiments.run_directory import read_json, read_result, write_json
@@ -99,7 +100,7 @@ def table(*, teraflops: float) -> str:
                     row.reported.get(label, "-"),
                     _here(name, label),
                     _reduced(name, label),
-                    *_hours(row, label, costs.get(name), teraflops),
+                    *_hours(name, label, costs.get(name), teraflops),
                 ]
             )
     return markdown_table(lines)
@@ -126,16 +127,24 @@ def _reduced(name: str, label: str) -> str:
     return "{first_loss:.2f} → {last_loss:.2f}, {test_error:.0f}%".format(**row) if row else ""
 
 
-def hours(row: Row, label: str, cost: Cost, *, teraflops: float) -> tuple[float, float]:
-    """Estimated time of a run: on the machine that measured the cost, and on an accelerator."""
+def hours(row: Row, label: str, flops_per_example: float, *, gflops: float) -> float:
+    """Estimated time of a run.
+
+    Args:
+      row: of the table.
+      label: algorithm.
+      flops_per_example: operations of a gradient of one image.
+      gflops: 10^9 operations a second.
+    """
     epochs = row.algorithms[label].get("epochs", row.base.epochs)
-    operations = epochs * row.num_examples * cost.flops_per_example
-    here, there = 1e9 * cost.gflops_per_second, 1e12 * teraflops
-    return operations / here / 3600, operations / there / 3600
+    return epochs * row.num_examples * flops_per_example / (1e9 * gflops) / 3600
 
 
-def _hours(row, label, cost, teraflops):
+def _hours(name, label, cost, teraflops):
+    """On the machine that timed the network, if one did, and on an accelerator."""
     if cost is None:
         return ["?", "?"]
-    numbers = hours(row, label, cost, teraflops=teraflops)
-    return [np.format_float_positional(number, 2, fractional=False, trim="-") for number in numbers]
+    of = lambda speed: hours(row_of(name), label, cost.flops_per_example, gflops=speed)
+    short = functools.partial(np.format_float_positional, precision=2, fractional=False, trim="-")
+    timed = cost.gflops_per_second
+    return ["?" if timed is None else short(of(timed)), short(of(1e3 * teraflops))]

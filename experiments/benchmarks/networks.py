@@ -38,7 +38,7 @@ class Networks:
     batch_size: int = 8
     """Images in each gradient: few, so that the largest networks fit a small machine."""
     steps: int = 3
-    """Steps timed; the fastest counts."""
+    """Steps timed; the fastest counts. With 0 operations are counted, and nothing is compiled."""
     out: pathlib.Path = RECORD
     """JSON file of the costs."""
 
@@ -46,11 +46,11 @@ class Networks:
         """Times what is missing and prints the table."""
         costs = read_json(self.out)["costs"] if self.out.exists() else {}
         for name in self.rows:
-            if name not in costs:
+            if name not in costs or (self.steps and costs[name]["gflops_per_second"] is None):
                 costs[name] = dataclasses.asdict(self._measure(row_of(name)))
                 self.out.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self.out, {"machine": describe_machine(), "costs": costs})
-                print(f"timed {name}", flush=True)
+                print(f"{name} is done", flush=True)
         print(describe_machine() + "\n")
         print(table({name: Cost(**costs[name]) for name in self.rows}))
 
@@ -59,11 +59,14 @@ class Networks:
         config = row.base
         network = make_network(config.model, config.model_options, row.num_classes, shape)
         variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        flops = flops_per_example(network, shape)
+        if not self.steps:
+            return Cost(parameters, flops)
         steps = {y: _Step(network, y, self.batch_size, shape) for y in (1, self.replicas)}
         milliseconds = {y: step.milliseconds(self.steps) for y, step in steps.items()}
-        flops = flops_per_example(network, shape)
         return Cost(
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+            parameters=parameters,
             flops_per_example=flops,
             gflops_per_second=1e-6 * flops * self.batch_size / milliseconds[1],
             compile_seconds=steps[1].compile_seconds,
@@ -140,20 +143,22 @@ def table(costs: dict[str, Cost]) -> str:
         ]
     ]
     for name, cost in costs.items():
-        y = cost.replicas
-        lines.append(
-            [
-                name,
-                f"{cost.parameters:,}",
-                f"{1e-9 * cost.flops_per_example:.3g}",
-                f"{cost.gflops_per_second:.0f}",
-                f"{cost.compile_seconds:.1f}",
-                f"{cost.step_milliseconds:.0f}",
-                f"{cost.replica_compile_seconds / (y * cost.compile_seconds):.2f}",
-                f"{cost.replica_step_milliseconds / (y * cost.step_milliseconds):.2f}",
-            ]
-        )
+        counted = [name, f"{cost.parameters:,}", f"{1e-9 * cost.flops_per_example:.3g}"]
+        lines.append(counted + _timed(cost))
     return markdown_table(lines)
+
+
+def _timed(cost: Cost) -> list[str]:
+    if cost.gflops_per_second is None:
+        return 5 * ["-"]
+    y = cost.replicas
+    return [
+        f"{cost.gflops_per_second:.0f}",
+        f"{cost.compile_seconds:.1f}",
+        f"{cost.step_milliseconds:,.0f}",
+        f"{cost.replica_compile_seconds / (y * cost.compile_seconds):.2f}",
+        f"{cost.replica_step_milliseconds / (y * cost.step_milliseconds):.2f}",
+    ]
 
 
 if __name__ == "__main__":
