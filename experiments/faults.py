@@ -49,13 +49,19 @@ def _saved(run: pathlib.Path) -> set[str]:
     return {path.name for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
 
 
+def _epochs(run: pathlib.Path) -> int:
+    """Of each replica: as many lines has a run that is trained."""
+    config = TrainConfig.from_json(read_json(run / "config.json"))
+    return round(config.epochs / config.num_replicas)
+
+
 # When to kill: what is watched until it changes, and for how long to wait after that at most.
 MOMENTS: dict[str, tuple[Callable[[pathlib.Path], Any], float]] = {
     "at the start": (lambda run: (run / "config.json").exists(), 5.0),
     "between checkpoints": (_saved, 0.2),
     "inside a checkpoint": (lambda run: any((run / "checkpoints").glob("*tmp*")), 0.02),
     "at the end of an epoch": (_lines, 0.02),
-    "in the last evaluation": (lambda run: _lines(run) >= CONFIG.epochs, 0.2),
+    "in the last evaluation": (lambda run: _lines(run) == _epochs(run), 0.2),
 }
 
 
