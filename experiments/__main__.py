@@ -1,6 +1,5 @@
 """Command line of the experiments; `python -m experiments --help`."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -27,9 +26,8 @@ from experiments.configs import committee as committee_rules
 from experiments.configs import contest as contest_rules
 from experiments.configs import deep, study_of
 from experiments.configs import flatness_study as study_rules
-from experiments.loggers import LoggerName, open_logger
+from experiments.loggers import LoggerName
 from experiments.mesh import make_mesh
-from experiments.run_directory import RunDirectory
 from experiments.train import Trainer
 from experiments.tune import report, tune
 
@@ -80,19 +78,12 @@ class Train:
         out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
         mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
         trainer = Trainer(c, mesh=None if mesh is None else make_mesh(mesh, c))
-        # Whose directory it is comes before anything is written there.
-        is_complete = RunDirectory(out, c).read_result() is not None
-        names = self.log if processes.is_main() and not is_complete else ()
-        with contextlib.ExitStack() as stack:
-            loggers = [open_logger(name, out, c) for name in names]
-            for logger in loggers:
-                stack.callback(logger.close)
-            result = trainer.run(
-                directory=out,
-                progress=self.progress,
-                checkpoint_seconds=self.checkpoint_seconds,
-                loggers=loggers,
-            )
+        result = trainer.run(
+            directory=out,
+            progress=self.progress,
+            checkpoint_seconds=self.checkpoint_seconds,
+            log=self.log,
+        )
         if not processes.is_main():
             return 0
         shown = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")

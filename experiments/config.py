@@ -13,7 +13,6 @@ CommunicationDtype = Literal["float32", "bfloat16", "int8"]
 
 REPLICATED = ("rsgd", "parle")
 _OPTIONAL = ("gamma", "replica_gamma", "train_size", "held_out_size")
-_SWITCHES = "rgb32 decay_matrices_only decoupled delayed common_init"
 
 
 def _is_number(value: Any) -> bool:
@@ -182,13 +181,14 @@ class TrainConfig:
 
     def _require_types(self) -> None:
         """Of the fields that are no single numbers."""
+        switches = [field.name for field in dataclasses.fields(self) if field.type is bool]
         is_text = lambda value: isinstance(value, str)
         tuple_of = lambda is_one: lambda value: isinstance(value, tuple) and all(map(is_one, value))
         for fields, is_valid, expected in (
             ("dataset model", is_text, "a name"),
             ("model_options augment", tuple_of(is_text), "a tuple of strings"),
             ("milestones sigmas", tuple_of(_is_number), "a tuple of finite numbers"),
-            (_SWITCHES, lambda value: isinstance(value, bool), "True or False"),
+            (" ".join(switches), lambda value: isinstance(value, bool), "True or False"),
         ):
             for field in fields.split():
                 if not is_valid(value := getattr(self, field)):

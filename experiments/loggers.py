@@ -1,8 +1,9 @@
 """Metrics where people look at them, beside metrics.jsonl: TensorBoard, Weights & Biases."""
 
+import contextlib
 import hashlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from experiments.config import TrainConfig
@@ -18,6 +19,31 @@ class Logger(Protocol):
 
     def close(self) -> None:
         """Writes what is left."""
+
+
+@contextlib.contextmanager
+def opened(
+    names: Sequence[LoggerName], directory: pathlib.Path | None, config: TrainConfig
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that gives a record to the loggers of a run, which are closed afterwards.
+
+    Without names it does nothing, and needs no directory.
+
+    Raises:
+      ValueError: there is no directory for them.
+      ImportError: one is not installed.
+    """
+    if names and directory is None:
+        raise ValueError("directory must be given with log: that is where loggers write.")
+    with contextlib.ExitStack() as stack:
+        opening = (contextlib.closing(open_logger(name, directory, config)) for name in names)
+        loggers = [stack.enter_context(logger) for logger in opening]
+
+        def tell(record):
+            for logger in loggers:
+                logger.log(record)
+
+        yield tell
 
 
 def open_logger(name: LoggerName, directory: pathlib.Path, config: TrainConfig) -> Logger:

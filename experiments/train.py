@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import os
 import signal
 import time
@@ -16,10 +15,10 @@ import numpy as np
 import tqdm
 
 import flatjax
-from experiments import evaluate, interruption, processes
+from experiments import evaluate, interruption, loggers, processes
 from experiments.algorithms import ALGORITHMS, seed_noise
 from experiments.config import TrainConfig
-from experiments.loggers import Logger
+from experiments.loggers import LoggerName
 from experiments.mesh import OneDevice, OnMesh, check_fit
 from experiments.run_directory import RunDirectory
 from experiments.task import Task, make_task
@@ -244,7 +243,7 @@ class Trainer:
         progress: bool = True,
         evaluate_epochs: bool = True,
         checkpoint_seconds: float = 20.0,
-        loggers: Sequence[Logger] = (),
+        log: Sequence[LoggerName] = (),
     ) -> dict[str, Any]:
         """Trains, or resumes, and evaluates.
 
@@ -257,14 +256,16 @@ class Trainer:
           evaluate_epochs: measure the held-out error of the present model after every epoch.
           checkpoint_seconds: save after this long, at the end of the step, or of the epoch where
             that is one program or there are several processes. A run that is killed loses no more.
-          loggers: get the record of each epoch; a run that resumes gives them those before again.
+          log: loggers that get the record of each epoch, beside metrics.jsonl; a run that resumes
+            gives them those before again.
 
         Returns:
           The result: see `experiments.evaluate.final_result`.
 
         Raises:
           TrainingDivergedError: the loss is not finite; what was saved before stays.
-          ValueError: the directory belongs to another run.
+          ValueError: the directory belongs to another run, or is missing and wanted by a logger.
+          ImportError: a logger is not installed.
           experiments.interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
         """
         config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
@@ -276,8 +277,6 @@ class Trainer:
         losses = np.zeros((0, config.num_replicas), np.float32)  # of this epoch so far
         if run_directory is not None:
             state, history, losses = _resume(run_directory, state, losses)
-        for record, logger in itertools.product(history, loggers):
-            logger.log(record)
         seconds = history[-1]["seconds"] if history else 0.0
         saved_at = time.perf_counter()
         bar = tqdm.tqdm(
@@ -297,7 +296,14 @@ class Trainer:
         # Several processes pause together: at the end of an epoch.
         may_pause = run_directory is not None and jax.process_count() == 1
         pause = must_save if may_pause else lambda: False
-        with bar, interruption.deferred(enabled=run_directory is not None) as stop:
+        log = log if processes.is_main() else ()
+        with (
+            loggers.opened(log, run_directory and run_directory.path, config) as tell,
+            bar,
+            interruption.deferred(enabled=run_directory is not None) as stop,
+        ):
+            for record in history:
+                tell(record)
             while (step := int(state.step)) < self.total_steps:
                 start = time.perf_counter()
                 until = min(self.total_steps, (step // epoch_steps + 1) * epoch_steps)
@@ -313,8 +319,7 @@ class Trainer:
                     losses = losses[:0]
                     if run_directory is not None:
                         run_directory.append_metrics(record)
-                    for logger in loggers:
-                        logger.log(record)
+                    tell(record)
                 if run_directory is not None and (
                     step == self.total_steps or processes.as_main(must_save())
                 ):

@@ -161,7 +161,8 @@ MIXED = {"scalar": np.float32(2.0), "vector": np.arange(3, dtype=np.float32), "m
 TARGETS = {
     "parabola": (jnp.array([[-3.0, 4.0], [2.0, 0.0]], jnp.bfloat16), parabola, np.zeros(2)),
     "rosenbrock": (jnp.array([[0.0, 0.0], [0.5, 0.2]]), rosenbrock, np.ones(2)),
-    "mixed": (jax.tree.map(lambda t: jnp.array([0 * t, 1 + t]), MIXED), distance_to(MIXED), MIXED),
+    "matrix": (jnp.array([0 * MATRIX, 1 + MATRIX]), distance_to(MATRIX), MATRIX),
+    "mixed": (jax.tree.map(lambda t: jnp.array([0 * t, -t]), MIXED), distance_to(MIXED), MIXED),
 }
 
 

@@ -12,6 +12,7 @@ from tensorboardX.proto import event_pb2
 from experiments import __main__ as command_line
 from experiments.config import TrainConfig
 from experiments.loggers import open_logger, scalars
+from experiments.train import Trainer
 
 CONFIG = TrainConfig(
     algorithm="sgd",
@@ -98,6 +99,11 @@ def test_wandb_goes_on_where_it_was(monkeypatch, tmp_path):
     assert options == again
     assert options["resume"] == "allow"
     assert options["config"]["train_size"] == 160
+
+
+def test_a_logger_needs_a_directory():
+    with pytest.raises(ValueError, match="directory must be given with log"):
+        Trainer(CONFIG).run(progress=False, log=["tensorboard"])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
