@@ -1,6 +1,7 @@
 """Configuration of the documentation: `python -m sphinx -W docs build/docs`."""
 
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -10,6 +11,7 @@ import flatjax
 
 project = "flatjax"
 author = "the flatjax developers"
+copyright = f"2026, {author}"  # the name that Sphinx asks for
 version = release = flatjax.__version__
 
 extensions = [
@@ -49,6 +51,12 @@ def copy_notebooks(app: Sphinx) -> None:
         shutil.copy2(notebook, pages / notebook.name)
 
 
+def unlink_files(app: Sphinx, path: pathlib.Path, docname: str, content: list[str]) -> None:
+    """Leaves only the names of files that an included text links to: they are not on the site."""
+    del app, path, docname
+    content[0] = re.sub(r"\[(`[^`]+`)\]\((?!http)[^)]+\)", r"\1", content[0])
+
+
 def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
     """Leaves out the fields of named tuples, which their docstrings describe."""
     del app, what, name, options
@@ -58,4 +66,5 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
 def setup(app: Sphinx) -> None:
     """Connects the functions above."""
     app.connect("builder-inited", copy_notebooks)
+    app.connect("include-read", unlink_files)
     app.connect("autodoc-skip-member", skip_fields)
