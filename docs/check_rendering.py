@@ -25,8 +25,10 @@ FAULTS = """() => {
     if (!image.complete || image.naturalWidth === 0) faults.push(`no picture: ${name(image)}`);
   for (const formula of document.querySelectorAll('.math'))
     if (!formula.querySelector('mjx-container')) faults.push(`not set: ${name(formula)}`);
-  for (const error of document.querySelectorAll('mjx-merror, [data-mjx-error]'))
-    faults.push(`in error: ${error.getAttribute('data-mjx-error') || name(error)}`);
+  // MathJax shows macros that it does not know in red.
+  for (const text of document.querySelectorAll('mjx-merror, mjx-mtext'))
+    if (text.tagName === 'MJX-MERROR' || getComputedStyle(text).color === 'rgb(255, 0, 0)')
+      faults.push(`formula with an error: ${name(text.closest('.math'))}`);
   const excess = document.documentElement.scrollWidth - window.innerWidth;
   if (excess > 0) {
     const right = (element) => element.getBoundingClientRect().right;
