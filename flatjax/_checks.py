@@ -39,6 +39,19 @@ def check_scalar(
         raise ValueError(f"{name} must be {'finite, ' if finite else ''}{bound}, got {number}.")
 
 
+def real_array(name: str, values: Any) -> np.ndarray:
+    """The values as an array of float64; raises unless they are real numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    if not any(
+        jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer, bool)
+    ):
+        raise TypeError(f"{name} must be real numbers, got {values!r}.")
+    return array.astype(float)
+
+
 def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
     """Raises unless `value` is a whole number, at least `minimum`, known before tracing."""
     if isinstance(value, jax.core.Tracer | jax.Array):

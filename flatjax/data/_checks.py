@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
+
+import numpy as np
 
 
 def check_int(name: str, value: int, *, least: int) -> int:
@@ -19,6 +22,25 @@ def check_int(name: str, value: int, *, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def check_real(name: str, value: float) -> float:
+    """Returns `value` as a float, or raises an error that names the argument.
+
+    Raises:
+      TypeError: if `value` is not a real number.
+      ValueError: if it is not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def generator(seed: int) -> np.random.Generator:
+    """The random generator of an integer seed that is not negative."""
+    return np.random.default_rng(check_int("seed", seed, least=0))
 
 
 def described(array: object) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax.data import _image_operations
-from flatjax.data._checks import check_int, described
+from flatjax.data._checks import check_int, check_real, described
 from flatjax.data.augment import Augmentation, check_images
 
 SubPolicy = Sequence[tuple[str, float, int]]
@@ -210,12 +210,22 @@ def _checked_policy(policy: str | Sequence[SubPolicy]) -> Sequence[SubPolicy]:
         if policy not in POLICIES:
             raise ValueError(f"policy must be one of {sorted(POLICIES)}, got {policy!r}")
         return POLICIES[policy]
-    if not policy or not policy[0] or len({len(sub_policy) for sub_policy in policy}) > 1:
-        raise ValueError(f"policy must hold sub-policies of one length, got {policy!r}")
-    for name, probability, magnitude in (entry for sub_policy in policy for entry in sub_policy):
+    try:
+        lengths = {len(sub_policy) for sub_policy in policy}
+        entries = [
+            (name, p, magnitude) for sub_policy in policy for name, p, magnitude in sub_policy
+        ]
+    except (TypeError, ValueError):
+        lengths, entries = set(), []
+    if len(lengths) != 1 or not entries:
+        raise ValueError(
+            "policy must hold sub-policies of one length, of (operation, probability, magnitude) "
+            f"each, got {policy!r}"
+        )
+    for name, probability, magnitude in entries:
         if name not in _RANGES:
             raise ValueError(f"policy: operations are {', '.join(_RANGES)}, got {name!r}")
-        if not 0 <= probability <= 1:
+        if not 0 <= check_real(f"policy: {name}: probability", probability) <= 1:
             raise ValueError(f"policy: {name}: probability must be in [0, 1], got {probability}")
         if not (isinstance(magnitude, int) and magnitude in range(MAGNITUDES)):
             raise ValueError(f"policy: {name}: magnitude must be 0 to 9, got {magnitude!r}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flatjax.data._checks import check_int, described
+from flatjax.data._checks import check_int, check_real, described, generator
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
       The examples of these classes, in their old order.
 
     Raises:
-      ValueError: a class is given twice, or has no examples.
+      ValueError: no class is given, or one twice, or one has no examples.
 
     Examples:
       >>> from flatjax.data import choose_classes, load
@@ -133,9 +133,9 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
       >>> np.bincount(fives_and_threes.label).tolist()
       [131, 132]
     """
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"classes must be different, got {list(classes)}")
-    missing = sorted(set(classes) - set(split.label.tolist()))
+    if np.ndim(classes) != 1 or not len(classes) or len(set(classes)) < len(classes):
+        raise ValueError(f"classes must be different labels, one at least, got {classes}")
+    missing = [label for label in classes if label not in set(split.label.tolist())]
     if missing:
         raise ValueError(f"classes must have examples, but {missing} have none")
     is_class = split.label[:, None] == np.asarray(classes)
@@ -168,15 +168,14 @@ def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split,
       >>> len(train), len(validation)
       (1167, 130)
     """
-    if isinstance(size, bool) or not isinstance(size, numbers.Real):
-        raise TypeError(f"size must be a float (fraction) or an int (count), got {size!r}")
+    check_real("size", size)
     count = size if isinstance(size, numbers.Integral) else round(size * len(split))
     if not 0 < count < len(split):
         raise ValueError(
             f"size must set aside at least 1 and at most {len(split) - 1} of {len(split)} "
             f"examples, got {size!r}"
         )
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     validation = np.zeros(len(split), bool)
     for class_label, class_count in enumerate(stratified_counts(split.label, int(count))):
         members = np.flatnonzero(split.label == class_label)
@@ -210,7 +209,7 @@ def subset(split: Split, count: int, seed: int) -> Split:
     count = check_int("count", count, least=1)
     if count > len(split):
         raise ValueError(f"count must be at most {len(split)}, got {count}")
-    chosen = np.random.default_rng(seed).permutation(len(split))[:count]
+    chosen = generator(seed).permutation(len(split))[:count]
     return split[np.sort(chosen)]
 
 
@@ -242,11 +241,11 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
       >>> int((noisy.label != clean.label).sum())
       259
     """
-    if not 0 <= fraction <= 1:
+    if not 0 <= check_real("fraction", fraction) <= 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
     check_int("num_classes", num_classes, least=2)
     _check_labels("split", split, num_classes)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     label = split.label.copy()
     # A shift by 1 to C - 1 modulo C reaches each other class once, and never the class itself.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax.data._checks import described
+from flatjax.data._checks import check_real, described
 
 
 @jax.tree_util.register_static
@@ -41,7 +42,11 @@ class Normalization:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+            values = getattr(self, name)
+            if not isinstance(values, Iterable):
+                raise TypeError(f"{name} must hold one number for each channel, got {values!r}")
+            values = tuple(check_real(f"{name}[{c}]", value) for c, value in enumerate(values))
+            object.__setattr__(self, name, values)
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(
                 "mean and std must hold one number for each channel, "

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flatjax import _checks
 from flatjax.coupling import Mask, map_masked
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -84,7 +85,7 @@ class Data:
 
 def check_grid(name: str, values: Sequence[float]) -> np.ndarray:
     """The values as an array; raises unless they are positive and finite numbers."""
-    array = np.atleast_1d(np.asarray(values, dtype=float))
+    array = np.atleast_1d(_checks.real_array(name, values))
     if array.ndim != 1 or not array.size or not (np.isfinite(array) & (array > 0)).all():
         raise ValueError(f"{name} must be a list of positive finite numbers, got {array}.")
     return array

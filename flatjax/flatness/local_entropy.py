@@ -238,7 +238,7 @@ def _converged(found) -> np.ndarray:
 
 
 def _check_betas(betas) -> np.ndarray:
-    values = np.atleast_1d(np.asarray(betas, dtype=float))
+    values = np.atleast_1d(_checks.real_array("betas", betas))
     values = values[1:] if values.ndim == 1 and values.size and values[0] == 0 else values
     values = np.append(0.0, check_grid("betas", values))
     if not (np.diff(values) > 0).all():

@@ -98,14 +98,15 @@ def pac_bayes_sigma(
       >>> from flatjax.flatness.pac_bayes import pac_bayes_sigma
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
-      >>> measure = pac_bayes_sigma(eval_fn, target_rise=0.25, quantity="loss", num_samples=2000)
+      >>> measure = pac_bayes_sigma(eval_fn, target_rise=0.25, quantity="loss", num_samples=200)
       >>> found = measure(jnp.array([3.0, 4.0]), [jnp.ones(1)], jax.random.key(0))
       >>> bool(abs(found.sigma - 0.1) < 0.01)
       True
     """
     _checks.check_scalar("target_rise", target_rise, exclusive_minimum=True)
     _checks.check_scalar("rtol", rtol, exclusive_minimum=True)
-    if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] < math.inf:
+    ends = _checks.real_array("bounds", bounds)
+    if ends.shape != (2,) or not 0 < ends[0] < ends[1] < math.inf:
         raise ValueError(f"bounds must be (low, high) with 0 < low < high < inf, got {bounds}.")
 
     @jax.jit
@@ -132,7 +133,7 @@ def pac_bayes_sigma(
             tried[sigma] = float(energy.mean[quantity][0]), float(energy.sem[quantity][0])
             return tried[sigma][0] <= target_rise
 
-        low, high = map(float, bounds)
+        low, high = map(float, ends)
         is_low_borne, is_high_borne = is_borne(low), is_borne(high)
         bracketed = is_low_borne and not is_high_borne
         while bracketed and high > (1 + rtol) * low:

@@ -93,7 +93,9 @@ def rank_solutions(
       The coefficients and their intervals.
 
     Raises:
-      ValueError: arrays of different lengths, fewer than three solutions, or a NaN.
+      ValueError: arrays of different lengths, fewer than three solutions, a NaN, or a confidence
+        that is not between 0 and 1.
+      TypeError: what is no real number.
 
     Examples:
       A measure that sees the factor "width" only, and ranks the rest the wrong way round:
@@ -110,7 +112,13 @@ def rank_solutions(
     if len(measure) < 3:
         raise ValueError(f"measure must hold at least three solutions, got {len(measure)}.")
     _checks.check_count("num_bootstrap", num_bootstrap)
-    _checks.check_scalar("confidence", confidence, maximum=1, exclusive_maximum=True)
+    _checks.check_scalar(
+        "confidence",
+        confidence,
+        maximum=1,
+        exclusive_minimum=True,
+        exclusive_maximum=True,
+    )
     rng = np.random.default_rng(seed)
     signs = _signs(measure), _signs(error)
 
@@ -144,7 +152,7 @@ def rank_solutions(
 
 
 def _check(measure, error):
-    measure, error = np.asarray(measure, dtype=float), np.asarray(error, dtype=float)
+    measure, error = _checks.real_array("measure", measure), _checks.real_array("error", error)
     if measure.ndim != 1 or measure.shape != error.shape:
         raise ValueError(
             f"measure and error must be arrays of one length, got {measure.shape}, {error.shape}."

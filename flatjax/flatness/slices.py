@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from flatjax import _checks
 from flatjax.evaluation import EvalFn, evaluate
 
 
@@ -66,7 +67,7 @@ def slice_1d(
       jitted steps, and is not to be jitted itself.
 
     Raises:
-      ValueError: x is empty or not one-dimensional, or (when called) no batches.
+      ValueError: x is empty, not one-dimensional or not finite, or (when called) no batches.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -116,8 +117,8 @@ def slice_2d(
       Python around jitted steps, and is not to be jitted itself.
 
     Raises:
-      ValueError: x or y is empty or not one-dimensional, or (when called) no batches, or not two
-        directions.
+      ValueError: x or y is empty, not one-dimensional or not finite, or (when called) no batches,
+        or not two directions.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -268,7 +269,7 @@ def _values_at(eval_fn, state_fn):
 
 
 def _check_coordinates(name, values):
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or not values.size:
-        raise ValueError(f"{name} must be a list of coordinates, got shape {values.shape}.")
+    values = _checks.real_array(name, values)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be a list of finite coordinates, got {values}.")
     return values

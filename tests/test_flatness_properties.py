@@ -1,0 +1,311 @@
+"""Any arguments and any trees: measures are right, or an error names what is wrong."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import strategies as st
+
+from flatjax import flatness
+
+NUMBERS_NO_MORE = [np.nan, np.inf, -1.0, 1j, "0.1", None, True, [0.1], np.ones(2)]
+NO_POSITIVES = [*NUMBERS_NO_MORE, 0.0]
+NO_COUNTS = [0, -1, 2.5, np.nan, "3", None, True, [4], jnp.array(3)]
+NO_GRIDS = [np.nan, -1.0, [], [0.1, np.inf], [0.0, 0.1], [[0.1]], "0.1", ["a"], 1j, None, [None]]
+NO_NAMES = ["", "gaussian", None, 3]
+KEY = jax.random.key(0)
+
+
+def eval_fn(params, batch, *state):
+    """A parabola with its minimum where all weights are 0."""
+    del state
+    total = sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(params))
+    return {"loss": 0.5 * len(batch) * total, "error": len(batch) * total, "count": len(batch)}
+
+
+BATCHES = [jnp.ones(2), jnp.ones(1)]
+HESSIAN = flatness.hessian_operator(eval_fn)
+
+# constructor -> what it needs; argument -> what it may not be.
+NEEDED = {
+    flatness.local_energy: {},
+    flatness.sam_sharpness: {"rho": 0.1},
+    flatness.worst_case_sharpness: {"rho": 0.1},
+    flatness.pac_bayes_sigma: {},
+    flatness.local_entropy: {"distances": [0.1], "betas": [0.1]},
+    flatness.log_fraction_direct: {"distances": [0.1]},
+    flatness.top_eigenvalues: {},
+    flatness.trace: {},
+    flatness.spectral_density: {},
+    flatness.slice_1d: {"x": [0.0]},
+}
+REFUSED = [
+    (flatness.local_energy, "sigmas", NO_GRIDS),
+    (flatness.local_energy, "num_samples", [*NO_COUNTS, 1]),
+    (flatness.local_energy, "noise", NO_NAMES),
+    (flatness.local_energy, "target_sem", [value for value in NO_POSITIVES if value is not None]),
+    (flatness.sam_sharpness, "rho", NO_POSITIVES),
+    (flatness.worst_case_sharpness, "rho", NO_POSITIVES),
+    (flatness.worst_case_sharpness, "steps", NO_COUNTS),
+    (flatness.worst_case_sharpness, "step_size", NO_POSITIVES),
+    (flatness.worst_case_sharpness, "num_restarts", NO_COUNTS),
+    (flatness.pac_bayes_sigma, "target_rise", NO_POSITIVES),
+    (flatness.pac_bayes_sigma, "rtol", NO_POSITIVES),
+    (flatness.pac_bayes_sigma, "num_samples", [*NO_COUNTS, 1]),
+    (flatness.pac_bayes_sigma, "noise", NO_NAMES),
+    (
+        flatness.pac_bayes_sigma,
+        "bounds",
+        [(1.0, 0.1), (0.0, 1.0), (1.0,), (1.0, np.nan), ("a", "b"), 3.0, None],
+    ),
+    (flatness.local_entropy, "distances", NO_GRIDS),
+    (
+        flatness.local_entropy,
+        "betas",
+        [[0.2, 0.1], [0.1, 0.1], *(grid for grid in NO_GRIDS if grid != [0.0, 0.1])],
+    ),
+    (flatness.local_entropy, "prior", NO_NAMES),
+    (flatness.local_entropy, "threshold", [np.nan, "0", 1j, True, [0.0]]),
+    (flatness.local_entropy, "num_chains", [*NO_COUNTS, 1]),
+    (flatness.local_entropy, "num_steps", [*NO_COUNTS, 9]),
+    (flatness.local_entropy, "num_warmup", NO_COUNTS),
+    (flatness.log_fraction_direct, "distances", NO_GRIDS),
+    (flatness.log_fraction_direct, "threshold", [np.nan, "0", None, 1j, True, [0.0]]),
+    (flatness.log_fraction_direct, "num_samples", NO_COUNTS),
+    (flatness.log_fraction_direct, "num_parallel", NO_COUNTS),
+    (flatness.top_eigenvalues, "num", NO_COUNTS),
+    (flatness.top_eigenvalues, "num_matvecs", NO_COUNTS),
+    (flatness.top_eigenvalues, "which", NO_NAMES),
+    (flatness.trace, "num_samples", [*NO_COUNTS, 1]),
+    (flatness.spectral_density, "num_matvecs", NO_COUNTS),
+    (flatness.spectral_density, "num_samples", [*NO_COUNTS, 1]),
+    (flatness.spectral_density, "num_points", [*NO_COUNTS, 1]),
+    (flatness.spectral_density, "width", NO_POSITIVES),
+    (flatness.slice_1d, "x", [np.nan, 0.0, [], [[0.0]], "0", ["a"], 1j, None, [0.0, np.inf]]),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "values"),
+    REFUSED,
+    ids=[f"{make.__name__}-{name}" for make, name, _ in REFUSED],
+)
+def test_arguments_are_refused_by_name(make, name, values):
+    of = HESSIAN if "operator_fn" in make.__annotations__ else eval_fn
+    for value in values:
+        with pytest.raises((TypeError, ValueError), match=rf"\b{name}\b"):
+            make(of, **(NEEDED[make] | {name: value}))
+
+
+# --- any tree -------------------------------------------------------------------------------------
+
+SHAPES = [(), (3,), (2, 2), (0,), (1, 2, 3)]
+
+
+def trees(dtypes=("float32", "bfloat16", "float16")):
+    """Strategy of pytrees with a weight at least, with None, empty leaves and empty nodes."""
+
+    def leaf(shape, dtype, seed):
+        values = np.random.default_rng(seed).integers(1, 5, size=shape) / 4
+        return jnp.asarray(values, dtype)
+
+    leaves = st.builds(leaf, st.sampled_from(SHAPES), st.sampled_from(dtypes), st.integers(0, 3))
+    nodes = lambda inner: (
+        st.dictionaries(st.sampled_from("abc"), inner, max_size=3) | st.tuples(inner, inner)
+    )
+    return nodes(st.recursive(leaves | st.none(), nodes, max_leaves=3)).filter(size)
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def square(tree):
+    return sum(float(np.sum(np.asarray(leaf, float) ** 2)) for leaf in jax.tree.leaves(tree))
+
+
+def holds(check, examples=4, **strategies):
+    """Whether a property holds of examples, the same every time."""
+    settings = hypothesis.settings(
+        max_examples=examples, deadline=None, derandomize=True, database=None
+    )
+    settings(hypothesis.given(**strategies)(check))()
+
+
+def check_local_energy(params):
+    found = flatness.local_energy(eval_fn, sigmas=[0.1, 0.5], num_samples=200, antithetic=True)(
+        params, BATCHES, KEY
+    )
+    assert abs(found.reference["loss"] - square(params) / 2) <= 1e-5 * square(params)
+    expected = np.array([0.1, 0.5]) ** 2 * square(params) / 2
+    # Rounding of half-precision weights is not less than 2^-8 of them.
+    assert np.all(np.abs(found.mean["loss"] / expected - 1) < 0.5)
+
+
+def check_sam(params):
+    found = flatness.sam_sharpness(eval_fn, rho=0.5)(params, BATCHES)
+    radius = np.sqrt(square(params))
+    np.testing.assert_allclose(found.gradient_norm, radius, rtol=1e-2)
+    expected = ((radius + 0.5) ** 2 - radius**2) / 2
+    np.testing.assert_allclose(found.rise["loss"], expected, rtol=3e-2)
+
+
+def check_worst_case(params):
+    found = flatness.worst_case_sharpness(eval_fn, rho=0.5, steps=2, step_size=1.0)(
+        params, BATCHES, KEY
+    )
+    radius = np.sqrt(square(params))
+    np.testing.assert_allclose(found.rise["loss"], ((radius + 0.5) ** 2 - radius**2) / 2, rtol=3e-2)
+
+
+def check_pac_bayes(params):
+    measure = flatness.pac_bayes_sigma(eval_fn, quantity="loss", num_samples=50, rtol=0.1)
+    found = measure(params, BATCHES, KEY)
+    assert 0.5 < found.sigma / np.sqrt(0.2 / square(params)) < 2
+
+
+def check_eigenvalues(params):
+    found = flatness.top_eigenvalues(HESSIAN, num_matvecs=3)(params, BATCHES, KEY)
+    np.testing.assert_allclose(found.values, 1, rtol=1e-2)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(jax.tree.map(lambda leaf: leaf[0], found.vectors)) == shapes(params)
+
+
+def check_trace(params):
+    found = flatness.trace(HESSIAN, num_samples=2)(params, BATCHES, KEY)
+    np.testing.assert_allclose(found.mean, size(params), rtol=1e-2)
+
+
+def check_density(params):
+    found = flatness.spectral_density(HESSIAN, num_matvecs=3, num_samples=2)(params, BATCHES, KEY)
+    np.testing.assert_allclose((found.weights * found.nodes).sum(axis=-1), 1, rtol=1e-2)
+    assert found.dimension == size(params)
+
+
+def check_slice(params):
+    found = flatness.slice_1d(eval_fn, [-1.0, 0.0, 1.0])(params, params, BATCHES)
+    expected = square(params) / 2 * np.array([0, 1, 4])
+    np.testing.assert_allclose(found.values["loss"], expected, rtol=1e-2, atol=1e-6)
+
+
+def check_log_fraction(params):
+    measure = flatness.log_fraction_direct(
+        eval_fn, distances=[0.1], threshold=100 * square(params) + 100, num_samples=10
+    )
+    assert measure(params, BATCHES, KEY).log_fraction == [0.0]
+
+
+EVERY = [
+    check_local_energy,
+    check_sam,
+    check_worst_case,
+    check_pac_bayes,
+    check_eigenvalues,
+    check_trace,
+    check_density,
+    check_slice,
+    check_log_fraction,
+]
+
+
+@pytest.mark.parametrize(
+    "check", EVERY, ids=[check.__name__.removeprefix("check_") for check in EVERY]
+)
+def test_any_tree_is_measured(check):
+    holds(check, params=trees())
+
+
+MEASURES = {
+    "local_energy": lambda p: flatness.local_energy(eval_fn, num_samples=2)(p, BATCHES, KEY).mean,
+    "sam": lambda p: flatness.sam_sharpness(eval_fn, rho=0.1)(p, BATCHES).rise,
+    "worst_case": lambda p: (
+        flatness.worst_case_sharpness(eval_fn, rho=0.1, steps=1)(p, BATCHES, KEY).rise
+    ),
+    "pac_bayes": lambda p: flatness.pac_bayes_sigma(eval_fn, num_samples=2)(p, BATCHES, KEY).sigma,
+    "slice": lambda p: flatness.slice_1d(eval_fn, [0.0])(p, p, BATCHES).values,
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_nan_is_not_hidden(name):
+    params = {"a": jnp.ones(3), "b": jnp.full((2,), jnp.nan)}
+    assert all(np.isnan(value).all() for value in jax.tree.leaves(MEASURES[name](params)))
+
+
+@pytest.mark.parametrize("measure", [flatness.top_eigenvalues, flatness.spectral_density])
+def test_eigenvalues_of_nan_are_refused(measure):
+    def nan_fn(params, batch):
+        return {"loss": jnp.nan * jnp.sum(params**2), "count": len(batch)}
+
+    with pytest.raises(ValueError, match="finite"):
+        measure(flatness.hessian_operator(nan_fn))(jnp.ones(3), BATCHES, KEY)
+
+
+# --- ranking --------------------------------------------------------------------------------------
+
+values = st.lists(st.integers(0, 4), min_size=3, max_size=12)
+
+
+def test_tau_is_that_of_scipy():
+    def check(measure, seed):
+        error = np.random.default_rng(seed).integers(0, 4, size=len(measure))
+        expected = scipy.stats.kendalltau(measure, error).statistic
+        np.testing.assert_allclose(flatness.kendall_tau(measure, error), expected, atol=1e-12)
+
+    holds(check, 60, measure=values, seed=st.integers(0, 5))
+
+
+def test_ranking_has_its_symmetries():
+    def check(measure, seed):
+        rng = np.random.default_rng(seed)
+        error, order = rng.integers(0, 4, size=len(measure)), rng.permutation(len(measure))
+        factors = {name: rng.integers(0, 2, size=len(measure)) for name in "ab"}
+        rank = lambda measure, error, factors: flatness.rank_solutions(
+            measure, error, factors, num_bootstrap=20
+        )
+        found = rank(measure, error, factors)
+        # Monotone functions, and another order, change nothing; the opposite order the sign.
+        stretched = rank(np.exp(measure), 3 * error - 7, factors)
+        shuffled = rank(
+            np.array(measure)[order],
+            error[order],
+            {name: levels[order] for name, levels in factors.items()},
+        )
+        opposite = rank(-np.array(measure), error, factors)
+        for name in ("tau", "granulated"):
+            one = getattr(found, name)
+            assert np.isnan(one) or -1 <= one <= 1
+            np.testing.assert_allclose(getattr(stretched, name), one, atol=1e-12)
+            np.testing.assert_allclose(getattr(shuffled, name), one, atol=1e-12)
+            np.testing.assert_allclose(getattr(opposite, name), -one, atol=1e-12)
+
+    holds(check, 40, measure=values, seed=st.integers(0, 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (([1, 2, 3], [1, 2]), "error"),
+        (([[1, 2, 3]], [[1, 2, 3]]), "measure"),
+        (([1, 2], [1, 2]), "measure"),
+        (([1, 2, np.nan], [1, 2, 3]), "measure"),
+        (([1, 2, 3], [1, np.nan, 3]), "error"),
+        (([1, 2, 3], [1, 2, 3], {"rate": [1, 2]}), "rate"),
+        (([1, 2, "a"], [1, 2, 3]), "measure"),
+        ((None, [1, 2, 3]), "measure"),
+        (([1, 2, 3j], [1, 2, 3]), "measure"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused_by_name(arguments, name):
+    with pytest.raises((TypeError, ValueError), match=name):
+        flatness.rank_solutions(*arguments)
+
+
+@pytest.mark.parametrize("name", ["num_bootstrap", "confidence"])
+def test_bad_bootstraps_are_refused_by_name(name):
+    bad = NO_COUNTS if name == "num_bootstrap" else [*NUMBERS_NO_MORE, 0.0, 1.0]
+    for value in bad:
+        with pytest.raises((TypeError, ValueError), match=name):
+            flatness.rank_solutions([1, 2, 3], [1, 2, 3], **{name: value})
