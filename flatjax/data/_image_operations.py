@@ -228,5 +228,5 @@ def _smooth(values: jax.Array) -> jax.Array:
     rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
     total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * values
     within = lambda length: (jnp.arange(length) > 0) & (jnp.arange(length) < length - 1)
-    interior = within(height)[:, None, None] & within(width)[:, None]
+    interior = within(height)[None, :, None, None] & within(width)[None, None, :, None]
     return jnp.where(interior, _divide(2 * total + 13, 26), values)

@@ -107,7 +107,7 @@ def cutout(size: int) -> Augmentation:
 
         def inside(axis_key: jax.Array, length: int) -> jax.Array:
             first = jax.random.randint(axis_key, (count, 1), 0, length) - size // 2
-            offset = jnp.arange(length) - first
+            offset = jnp.arange(length)[None] - first
             return (offset >= 0) & (offset < size)
 
         blank = inside(keys[0], height)[:, :, None] & inside(keys[1], width)[:, None, :]

@@ -110,5 +110,8 @@ class Normalization:
             raise ValueError(
                 f"images must have {len(self.mean)} channels, got shape {images.shape}"
             )
-        mean, std = (jnp.asarray(moment, jnp.float32) for moment in (self.mean, self.std))
+        # All axes written out, for users who have jax_numpy_rank_promotion="raise".
+        shape = (1,) * (images.ndim - 1) + (-1,)
+        moments = (jnp.asarray(moment, jnp.float32) for moment in (self.mean, self.std))
+        mean, std = (moment.reshape(shape) for moment in moments)
         return (jnp.asarray(images, jnp.float32) / 255 - mean) / std

@@ -100,7 +100,7 @@ def make_sampler(
 @jax.jit
 def _propose(ladders, key):
     """Proposes sqrt(1 - s^2) z + s xi, which leaves normal noise normal."""
-    s = jnp.exp(ladders.log_step)[:, None]
+    s = jnp.exp(ladders.log_step)[None, :, None]
     # One flat draw: XLA takes ten times longer to compile those of several axes.
     xi = jax.random.normal(jax.random.fold_in(key, 0), (ladders.noise.size,))
     return jnp.sqrt(1 - s**2) * ladders.noise + s * xi.reshape(ladders.noise.shape)
@@ -124,7 +124,7 @@ def _accept(ladders, proposal, energy, betas, uniform):
     """A Metropolis decision at each beta, and their mean probabilities."""
     energy = jnp.where(jnp.isnan(energy), jnp.inf, energy)
     # From infinite energy to another the difference is NaN: accepted, as all is at beta = 0.
-    log_ratio = jnp.nan_to_num(-betas * (energy - ladders.energy), nan=0.0)
+    log_ratio = jnp.nan_to_num(-betas[None] * (energy - ladders.energy), nan=0.0)
     probability = jnp.exp(jnp.minimum(log_ratio, 0.0))
     accepted = uniform < probability
     ladders = ladders._replace(
@@ -136,11 +136,12 @@ def _accept(ladders, proposal, energy, betas, uniform):
 
 def exchange_neighbours(ladders, betas, parity, uniform):
     """Exchanges between every second pair of neighbouring betas, and the mean probabilities."""
-    log_ratio = jnp.nan_to_num(jnp.diff(betas) * jnp.diff(ladders.energy, axis=1), nan=0.0)
+    difference = jnp.diff(betas)[None] * jnp.diff(ladders.energy, axis=1)
+    log_ratio = jnp.nan_to_num(difference, nan=0.0)
     probability = jnp.exp(jnp.minimum(log_ratio, 0.0))
-    is_turn = jnp.arange(len(betas) - 1) % 2 == parity
+    is_turn = jnp.arange(len(betas) - 1)[None] % 2 == parity
     up = jnp.pad(is_turn & (uniform < probability), ((0, 0), (0, 1))).astype(int)
-    source = jnp.arange(len(betas)) + up - jnp.roll(up, 1, axis=1)
+    source = jnp.arange(len(betas))[None] + up - jnp.roll(up, 1, axis=1)
     ladders = ladders._replace(
         noise=jnp.take_along_axis(ladders.noise, source[..., None], axis=1),
         energy=jnp.take_along_axis(ladders.energy, source, axis=1),

@@ -178,7 +178,7 @@ def local_entropy(
 
     def at_distance(near, distance, key):
         samples = sample(near, distance, key)
-        rates = samples._asdict()
+        rates = {name: np.asarray(rate, float) for name, rate in samples._asdict().items()}
         del rates["energy"]
         return rates | _estimates(samples.energy, betas, threshold)
 
