@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,3 +68,11 @@ def test_commands_are_commands(text, capsys):
         shown = capsys.readouterr().out
         for flag in re.findall(r"--[a-z-]+", arguments):
             assert flag in shown, flag
+
+
+def test_a_script_beside_a_clone_finds_the_library(tmp_path):
+    (tmp_path / "flatjax").mkdir()
+    script = tmp_path / "script.py"
+    script.write_text("import flatjax\nprint(flatjax.replicated_sgd.__name__)")
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert found.stdout == "replicated_sgd\n"
