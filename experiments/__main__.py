@@ -122,8 +122,7 @@ class Compare:
     def run(self) -> int:
         """Runs and reports; 1 if a run failed."""
         study = study_of(self.dataset)
-        _check_labels(self.only, study.runs)
-        runs = {k: v for k, v in study.runs.items() if not self.only or k in self.only}
+        runs = _chosen(self.only, study.runs)
         if self.epochs_scale != 1.0:
             runs = {
                 k: v | {"epochs": self.epochs_scale * v.get("epochs", study.base.epochs)}
@@ -157,9 +156,9 @@ class Tune:
     def run(self) -> int:
         """Searches and prints the candidates, best first."""
         study = study_of(self.dataset)
-        _check_labels(self.only, study.grids)
+        labels = tuple(_chosen(self.only, study.grids))
         out = pathlib.Path("runs", f"tune-{self.dataset}") if self.out is None else self.out
-        found = tune(study, out, labels=self.only, seeds=self.seeds, progress=self.progress)
+        found = tune(study, out, labels=labels, seeds=self.seeds, progress=self.progress)
         print(report(found))
         return 0
 
@@ -201,8 +200,7 @@ class Reproduce:
             raise ValueError(f"row must be one of {', '.join(deep.ROWS)}, or give --table.")
         dataset = reproduce.available_dataset() if self.reduced else None
         study = deep.row_of(self.row).study(reduced_on=dataset)
-        _check_labels(self.only, study.runs)
-        runs = {k: v for k, v in study.runs.items() if not self.only or k in self.only}
+        runs = _chosen(self.only, study.runs)
         study = dataclasses.replace(study, runs=runs, seeds=self.seeds or study.seeds)
         out = self.out or reproduce.default_directory(self.row, reduced=self.reduced)
         return reproduce.reproduce(study, out, reduced=self.reduced, progress=self.progress)
@@ -221,6 +219,11 @@ class Contest:
 
     small: bool = False
     """A few trials and seeds, in two minutes: to see how it works, not who wins."""
+    settings: tuple[str, ...] = ()
+    """Labels of the settings to run now, for example "MLP, 2k"; all by default. Processes with
+    different ones, or different algorithms, may share --out."""
+    algorithms: tuple[str, ...] = ()
+    """Algorithms to run now; all by default."""
     report_only: bool = False
     """Report what is complete, train nothing."""
     out: pathlib.Path | None = None
@@ -234,7 +237,12 @@ class Contest:
         default = "contest-small" if self.small else "contest"
         out = pathlib.Path("runs", default) if self.out is None else self.out
         if not self.report_only:
-            contest.run_contest(contested, out, progress=self.progress)
+            part = dataclasses.replace(
+                contested,
+                settings=_chosen(self.settings, contested.settings, "settings"),
+                spaces=_chosen(self.algorithms, contested.spaces, "algorithms"),
+            )
+            contest.run_contest(part, out, progress=self.progress)
         results = contest.read_contest(contested, out)
         if not results:
             raise ValueError(f"out ({out}) holds no complete setting of this contest yet.")
@@ -284,6 +292,11 @@ class FlatnessStudy:
 
     small: bool = False
     """Few settings and epochs, in about three minutes: to see how it works."""
+    tasks: tuple[str, ...] = ()
+    """Labels of the tasks to run now, for example "MLP, clean"; all by default. Processes with
+    different ones, or different algorithms, may share --out."""
+    algorithms: tuple[str, ...] = ()
+    """Labels of the algorithms to run now; all by default."""
     report_only: bool = False
     """Report what is complete, train nothing."""
     out: pathlib.Path | None = None
@@ -297,7 +310,12 @@ class FlatnessStudy:
         default = "flatness-study-small" if self.small else "flatness-study"
         out = pathlib.Path("runs", default) if self.out is None else self.out
         if not self.report_only:
-            flatness_study.run_study(study, out, progress=self.progress)
+            part = dataclasses.replace(
+                study,
+                tasks=_chosen(self.tasks, study.tasks, "tasks"),
+                algorithms=_chosen(self.algorithms, study.algorithms, "algorithms"),
+            )
+            flatness_study.run_study(part, out, progress=self.progress)
         solutions = flatness_study.read_study(study, out)
         if not solutions:
             raise ValueError(f"out ({out}) holds no complete block of this study yet.")
@@ -423,10 +441,12 @@ def _from_rules(kind, module, small):
     return kind(**{name: rules[name] for name in names})
 
 
-def _check_labels(only, known):
-    unknown = [label for label in only if label not in known]
+def _chosen(labels, known, name="only"):
+    """The entries of a mapping that are named; all if none is."""
+    unknown = [label for label in labels if label not in known]
     if unknown:
-        raise ValueError(f"only must hold labels of {list(known)}, got {unknown}.")
+        raise ValueError(f"{name} must hold labels of {list(known)}, got {unknown}.")
+    return {label: value for label, value in known.items() if not labels or label in labels}
 
 
 def main(arguments: list[str] | None = None) -> int:

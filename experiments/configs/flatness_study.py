@@ -18,7 +18,7 @@ BASE = TrainConfig(
 TASKS = {
     "MLP, clean": {"model": "mlp"},
     "MLP, 20% noise": {"model": "mlp", "label_noise": 0.2},
-    "conv net, clean": {"model": "small_convnet", "epochs": 30, "local_energy_examples": 1000},
+    "conv net, clean": {"model": "small_convnet", "epochs": 30, "local_energy_examples": 500},
 }
 
 # Couplings are those that learning rates of 0.03 to 0.1 train well with.
