@@ -32,9 +32,10 @@ def comparison(results: dict[str, list[dict[str, Any]]], study: Study, path: pat
     """Training curves, local energy against noise, and test error against local energy."""
     with plt.rc_context(STYLE):
         figure, (curves, energies, scatter) = plt.subplots(1, 3, figsize=(12, 3.8))
+        colors = _colors(results)
         for label, runs in results.items():
             if runs:
-                style = _style(label, runs[0])
+                style = _style(label, runs[0]) | {"color": colors[label]}
                 _draw_curves(curves, runs, style)
                 _draw_energies(energies, runs, style)
                 _draw_scatter(scatter, runs, study.sigma, style)
@@ -72,10 +73,18 @@ def _seeds(results):
     return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
 
 
+def _colors(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Colours of the algorithms; variants of a single one are told apart by other colours."""
+    algorithms = {label: runs[0]["config"]["algorithm"] for label, runs in results.items() if runs}
+    if len(algorithms) > 1 and len(set(algorithms.values())) == 1:
+        shades = plt.cm.viridis(np.linspace(0, 0.9, len(algorithms)))
+        return dict(zip(algorithms, shades, strict=True))
+    return {label: COLORS[algorithm] for label, algorithm in algorithms.items()}
+
+
 def _style(label: str, run: dict[str, Any]) -> dict[str, Any]:
-    algorithm = run["config"]["algorithm"]
-    line = "--" if " x " in label or algorithm == "ema" else "-"
-    return {"label": label, "color": COLORS[algorithm], "linestyle": line}
+    line = "--" if " x " in label or run["config"]["algorithm"] == "ema" else "-"
+    return {"label": label, "linestyle": line}
 
 
 def _draw_curves(axes, runs, style):
