@@ -25,7 +25,8 @@ def check_scalar(
     """
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
-    if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+    is_number = isinstance(value, numbers.Real | np.ndarray | jax.Array)
+    if isinstance(value, bool) or not is_number:
         raise TypeError(f"{name} must be a real number or a schedule, got {value!r}.")
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
@@ -90,7 +91,8 @@ def check_updates(updates: Any, params: Any) -> None:
     """Raises if `update` was called without the parameters, or with updates of something else."""
     if params is None:
         raise ValueError("params must be passed to update(updates, state, params), got None.")
-    structure, expected = jax.tree.structure(updates), jax.tree.structure(params)
+    structure: Any = jax.tree.structure(updates)
+    expected: Any = jax.tree.structure(params)
     if structure != expected:
         raise ValueError(f"updates must have the structure of params, {expected}, got {structure}.")
     leaves = jax.tree_util.tree_leaves_with_path(updates)

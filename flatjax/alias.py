@@ -1,5 +1,7 @@
 """The algorithms of the paper, ready to use: chains of the transformations with its defaults."""
 
+from typing import Any
+
 import chex
 import optax
 
@@ -62,7 +64,7 @@ def replicated_sgd(
       Array([1.], dtype=float32)
     """
     _checks.check_scalar("weight_decay", weight_decay)
-    where = {"axis_name": axis_name, "replica_axis": replica_axis}
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     where |= {"period": period, "mask": mask}
     decay = optax.add_decayed_weights(weight_decay, decay_mask)
     sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)

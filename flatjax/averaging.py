@@ -20,7 +20,7 @@ class AverageParamsState(NamedTuple):
         precision resolves); the parameters themselves until averaging starts.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     average: optax.Params
 
 

@@ -19,7 +19,7 @@ K it is local SGD (parameter averaging every K steps), and at K = 1 data-paralle
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import chex
 import jax
@@ -29,7 +29,7 @@ from jax.typing import DTypeLike
 
 from flatjax import _checks, communication, replicas, schedules
 
-Mask = chex.ArrayTree | Callable[[optax.Params], chex.ArrayTree] | None
+Mask: TypeAlias = chex.ArrayTree | Callable[[optax.Params], chex.ArrayTree] | None
 
 
 class CoupleReplicasState(NamedTuple):
@@ -43,7 +43,7 @@ class CoupleReplicasState(NamedTuple):
         coupling, to act at the next; like the parameters. Else an empty tuple.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     gamma: jax.Array
     gamma_state: optax.OptState
     pending: optax.Params

@@ -17,7 +17,7 @@ then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, a
 again with the inner optimizer's state (its momentum) reset.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -313,7 +313,8 @@ def entropy_sgd_eval_params(state: optax.OptState, params: optax.Params) -> opta
         anchor = jax.tree.map(present, anchor, params, is_leaf=is_masked)
     except ValueError:
         anchor = None
-    if jax.tree.structure(anchor) != jax.tree.structure(params):
+    structure: Any = jax.tree.structure(anchor)
+    if structure != jax.tree.structure(params):
         raise ValueError("params must have the structure of the anchor in the state.")
     return anchor
 

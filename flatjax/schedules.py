@@ -104,7 +104,7 @@ class BalancedScopingState(NamedTuple):
       gamma_0: the measured start of gamma; 0 until it is measured, by the first update.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     gamma_0: jax.Array
 
 

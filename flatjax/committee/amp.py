@@ -300,10 +300,8 @@ def entropy_per_weight(
 
     :math:`S_0` being the same for no data, by the same saddle point as S.
     """
-    overlap = 0.0 if overlap is None else overlap
-    constraints = jnp.mean(norm_multiplier / 2 - overlap_multiplier * overlap)
+    p = 0.0 if overlap is None else overlap
+    constraints = jnp.mean(norm_multiplier / 2 - overlap_multiplier * p)
     return (
-        log_partition / mean.size
-        + constraints
-        - (np.log(2 * np.pi) + 1 + jnp.log1p(-(overlap**2))) / 2
+        log_partition / mean.size + constraints - (np.log(2 * np.pi) + 1 + jnp.log1p(-(p**2))) / 2
     )

@@ -240,8 +240,11 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
     integrated = _ladder.thermodynamic_integration(energy, betas)
     share = np.mean(energy[..., -1] == 0)
     found = _ladder.reweight(energy, betas, integrated, threshold=0.0)
-    log_fraction = found.log_mass if share > 0 else np.nan
-    sem = found.log_mass_sem if share > 0 else np.nan
+    if share > 0:
+        log_fraction, sem = np.asarray(found.log_mass), np.asarray(found.log_mass_sem)
+        integrated = integrated[-1] + np.log(share)
+    else:
+        log_fraction = sem = integrated = np.array(np.nan)
     r_hat = _chains.split_r_hat(energy)[1:].max()
     ess = _chains.effective_sample_size(energy)[1:].min()
     good = r_hat <= MOST_R_HAT and ess >= LEAST_ESS
@@ -251,7 +254,7 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
         phi_sem=sem / reference.size,
         log_fraction=log_fraction,
         log_fraction_sem=sem,
-        integrated=integrated[-1] + np.log(share) if share > 0 else np.nan,
+        integrated=integrated,
         share=share,
         r_hat=r_hat,
         ess=ess,
@@ -280,7 +283,7 @@ def _distances(overlap):
     return tuple((1 - overlap).ravel().tolist())
 
 
-def _check(x, y, reference, overlap):
+def _check(x, y, reference, overlap) -> tuple[dict[str, jax.Array], jax.Array, np.ndarray]:
     """The data as a batch, the reference on the sphere, the overlaps; or an error."""
     x, y, reference = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
     overlap = np.asarray(overlap, dtype=float)

@@ -13,7 +13,7 @@ numbers may fall short of it, and are rounded down to one less.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,12 @@ class Operation(NamedTuple):
       factor: int32; weight of the image itself in tenths, 10 for no change.
     """
 
-    affine: np.ndarray
-    threshold: np.ndarray
-    mask: np.ndarray
-    table: np.ndarray
-    degenerate: np.ndarray
-    factor: np.ndarray
+    affine: Any
+    threshold: Any
+    mask: Any
+    table: Any
+    degenerate: Any
+    factor: Any
 
 
 def operation(name: str, strength: float, height: int, width: int) -> Operation:
@@ -212,7 +212,8 @@ def _grey(values: jax.Array) -> jax.Array:
     """Luma of each pixel, shape (B, H, W, 1)."""
     if values.shape[-1] == 1:
         return values
-    luma = sum(weight * values[..., channel] for channel, weight in enumerate(_LUMA))
+    weighted = [weight * values[..., channel] for channel, weight in enumerate(_LUMA)]
+    luma = sum(weighted, start=jnp.zeros((), values.dtype))
     return ((luma + 2**15) >> 16)[..., None]
 
 

@@ -44,7 +44,7 @@ def to_device(
       >>> to_device(load("digits").train).image.shape
       (1297, 8, 8, 1)
     """
-    return jax.device_put(DeviceSplit(image=split.image, label=split.label), device)
+    return DeviceSplit(*jax.device_put((split.image, split.label), device))
 
 
 @functools.partial(

@@ -11,7 +11,7 @@ This module imports TFDS; `flatjax.data.load("fashion_mnist")` imports it only w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ HOW_TO_GET_IT = (
 )
 
 
-class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Fashion-MNIST: 60,000 + 10,000 grey 28x28 images of clothes in 10 classes.
 
     The IDX files, compressed with gzip or not, are taken from the first of
@@ -129,7 +129,7 @@ class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _find(
         self, files: list[str], dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, os.PathLike[str]]:
+    ) -> Mapping[str, os.PathLike[str]]:
         """Where each of the IDX files lies, downloading them if no folder is known."""
         folder = self._idx_dir or os.environ.get(ENVIRONMENT_VARIABLE)
         if not folder and DEBIAN_FOLDER.is_dir():

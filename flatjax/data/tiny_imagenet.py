@@ -38,7 +38,7 @@ _LARGEST_FILE = 2**24  # bytes; the largest in the official file, of annotations
 _Example = tuple[str, int]  # file and label
 
 
-class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Tiny ImageNet: 100,000 + 10,000 images of 64x64 pixels in 200 classes of ImageNet.
 
     The zip file, or a folder in its layout, is taken from the first of
@@ -125,10 +125,10 @@ class _Files:
 
     def __init__(self, source: Path):
         self._source = source
+        self._zip: zipfile.ZipFile | None = None
         if source.is_dir():
-            self._zip = None
             inside = source / FOLDER
-            self._root = inside if (inside / "wnids.txt").is_file() else source
+            self._folder = inside if (inside / "wnids.txt").is_file() else source
         elif source.exists():
             try:
                 self._zip = zipfile.ZipFile(source)
@@ -138,7 +138,7 @@ class _Files:
                 ) from error
             self._names = set(self._zip.namelist())
             self._root = f"{FOLDER}/" if f"{FOLDER}/wnids.txt" in self._names else ""
-            self._listings = collections.defaultdict(list)
+            self._listings: dict[str, list[str]] = collections.defaultdict(list)
             for name in self._names:
                 folder, _, file = name.removeprefix(self._root).rpartition("/")
                 self._listings[folder].append(file)
@@ -148,7 +148,7 @@ class _Files:
     def images_under(self, folder: str) -> list[str]:
         """Names of the images in a folder, sorted."""
         if self._zip is None:
-            listing = [path.name for path in (self._root / folder).glob("*")]
+            listing = [path.name for path in (self._folder / folder).glob("*")]
         else:
             listing = self._listings[folder]
         return sorted(f"{folder}/{file}" for file in listing if file.endswith(".JPEG"))
@@ -156,13 +156,13 @@ class _Files:
     def read(self, name: str) -> bytes:
         """Content of a file."""
         if self._zip is None:
-            exists = (self._root / name).is_file()
+            exists = (self._folder / name).is_file()
         else:
             exists = self._root + name in self._names
         if not exists:
             raise self.error("there is no such file", name, FileNotFoundError)
         if self._zip is None:
-            return (self._root / name).read_bytes()
+            return (self._folder / name).read_bytes()
         info = self._zip.getinfo(self._root + name)
         if info.file_size > _LARGEST_FILE:
             raise self.error(f"unpacked it would have {info.file_size} bytes", name)

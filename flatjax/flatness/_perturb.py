@@ -41,6 +41,7 @@ def size(tree: chex.ArrayTree) -> int:
 
 def unravel(vector: jax.Array, tree: chex.ArrayTree) -> chex.ArrayTree:
     """A vector cut into leaves of the shapes of a pytree."""
+    treedef: Any
     leaves, treedef = jax.tree.flatten(tree)
     ends = np.cumsum([math.prod(np.shape(leaf)) for leaf in leaves])[:-1]
     parts = zip(jnp.split(vector, ends), leaves, strict=True)
@@ -72,6 +73,8 @@ class Data:
         self._batches = batches
 
     def __len__(self) -> int:
+        if not isinstance(self._batches, Sequence):
+            raise TypeError("only batches that are a sequence have a length.")
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
@@ -83,7 +86,7 @@ class Data:
         return itertools.chain(first, batches)
 
 
-def check_grid(name: str, values: Sequence[float]) -> np.ndarray:
+def check_grid(name: str, values: Any) -> np.ndarray:
     """The values as an array; raises unless they are positive and finite numbers."""
     array = np.atleast_1d(_checks.real_array(name, values))
     if array.ndim != 1 or not array.size or not (np.isfinite(array) & (array > 0)).all():

@@ -52,7 +52,7 @@ def make_sampler(
 
     Steps run in one compiled scan where the data are one batch, in a Python loop elsewhere.
     """
-    betas = jnp.asarray(betas)
+    on_device = jnp.asarray(betas)
 
     def start(near):
         # From nowhere: the first step, of size 1, draws from the prior, and is accepted.
@@ -67,7 +67,7 @@ def make_sampler(
         key = jax.random.fold_in(key, t)
         proposal = _propose(ladders, key)
         energy = landscape.energies(near, proposal, distance)
-        return _decide(ladders, proposal, energy, betas, t, num_warmup, key)
+        return _decide(ladders, proposal, energy, on_device, t, num_warmup, key)
 
     @functools.partial(jax.jit, static_argnames=("num_weights", "one_by_one"))
     def scan(params, batches, state, num_weights, one_by_one, distance, key):

@@ -257,14 +257,13 @@ def spectral_density(
         operator = operator_fn(params, batches, *state)
         like, _ = _flat_like(operator)
         matvec = _flat_matvec(operator)
-        nodes, weights = [], []
+        samples = []
         for s in range(num_samples):
             start = jax.random.normal(jax.random.fold_in(key, s), like.shape, like.dtype)
             _, alphas, betas, _ = tridiagonalize(matvec, start, num_matvecs)
             values, rotation = _eigh(alphas, betas)
-            nodes.append(values)
-            weights.append(rotation[0] ** 2)
-        nodes, weights = np.stack(nodes), np.stack(weights)
+            samples.append((values, rotation[0] ** 2))
+        nodes, weights = map(np.stack, zip(*samples, strict=True))
         # One eigenvalue only, as in multiples of the identity, has no range.
         spread = np.ptp(nodes) or np.abs(nodes).max() or 1.0
         smoothing = width * spread

@@ -117,7 +117,7 @@ def local_energy(
     """
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {NOISES}, got {noise!r}.")
-    sigmas = _perturb.check_grid("sigmas", sigmas)
+    grid = _perturb.check_grid("sigmas", sigmas)
     max_samples = _check_draws(num_samples, max_samples, antithetic, target_sem)
     if (update_stats is None) != (stats_batches is None):
         raise ValueError("update_stats and stats_batches must be given together.")
@@ -174,10 +174,10 @@ def local_energy(
         for unit in range(draws.start // len(signs), draws.stop // len(signs)):
             direction = draw(params, jax.random.fold_in(key, unit))
             if unit == 0:
-                yield num_samples * len(sigmas), direction, 0.0
+                yield num_samples * len(grid), direction, 0.0
             for row, sign in enumerate(signs, start=unit * len(signs) - draws.start):
                 for g in active:
-                    yield row * len(sigmas) + int(g), direction, sign * float(sigmas[g])
+                    yield row * len(grid) + int(g), direction, sign * float(grid[g])
 
     def means_over(data, perturbations, params, state):
         """{name: means over the data (..., slots)} of the perturbed networks."""
@@ -185,7 +185,7 @@ def local_energy(
 
         def zeros(batch):
             sums = jax.eval_shape(evaluate, params, batch, *state)
-            return _zeros(sums, num_samples * len(sigmas) + 1)
+            return _zeros(sums, num_samples * len(grid) + 1)
 
         if data.in_memory and len(data) > 1:
             totals = zeros(next(iter(data)))
@@ -218,8 +218,8 @@ def local_energy(
             raise ValueError("update_stats needs batch statistics, the first of state; got none.")
         if stacked:
             _checks.stacked_size((params, state))
-        reference, draws = None, {}
-        active, taken = np.arange(len(sigmas)), np.zeros(len(sigmas), int)
+        reference, draws = None, dict[str, np.ndarray]()
+        active, taken = np.arange(len(grid)), np.zeros(len(grid), int)
         while True:
             start = taken.max()
             block = range(start, min(start + num_samples, max_samples))
@@ -227,13 +227,13 @@ def local_energy(
             values = means_over(data, to_evaluate, params, state)
             if reference is None:
                 reference = {name: value[..., -1] for name, value in values.items()}
-            rises = _rises(values, reference, len(block), len(sigmas), active)
+            rises = _rises(values, reference, len(block), len(grid), active)
             draws = {
                 name: np.concatenate([draws[name], rise], axis=-1) if draws else rise
                 for name, rise in rises.items()
             }
             taken[active] = block.stop
-            energy = summarize(sigmas, draws, taken.copy(), reference, antithetic, key)
+            energy = summarize(grid, draws, taken.copy(), reference, antithetic, key)
             if target_sem is None:
                 return energy
             if quantity not in energy.sem:

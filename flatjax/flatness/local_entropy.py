@@ -166,21 +166,21 @@ def local_entropy(
       >>> bool(jnp.all(jnp.abs(error) <= 4 * found.log_volume_sem[0]))
       True
     """
-    distances = check_grid("distances", distances)
-    betas = _check_betas(betas)
+    radii = check_grid("distances", distances)
+    ladder = _check_betas(betas)
     if threshold is not None:
         _checks.check_scalar("threshold", threshold, minimum=-np.inf)
     _checks.check_count("num_chains", num_chains, minimum=2)
     _checks.check_count("num_steps", num_steps, minimum=10)
     _checks.check_count("num_warmup", num_warmup)
     landscape = Landscape(eval_fn, quantity, prior, mask)
-    sample = _tempering.make_sampler(landscape, betas, num_chains, num_steps, num_warmup)
+    sample = _tempering.make_sampler(landscape, ladder, num_chains, num_steps, num_warmup)
 
     def at_distance(near, distance, key):
         samples = sample(near, distance, key)
         rates = {name: np.asarray(rate, float) for name, rate in samples._asdict().items()}
         del rates["energy"]
-        return rates | _estimates(samples.energy, betas, threshold)
+        return rates | _estimates(samples.energy, ladder, threshold)
 
     def measure(
         params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
@@ -188,18 +188,19 @@ def local_entropy(
         near = landscape.around(params, batches, state)
         rows = [
             at_distance(near, distance, jax.random.fold_in(key, d))
-            for d, distance in enumerate(distances)
+            for d, distance in enumerate(radii)
         ]
-        found = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        found: dict[str, Any] = dict.fromkeys(("log_fraction", "log_fraction_sem", "share_below"))
+        found |= {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         sweeps = num_warmup + num_steps
         return LocalEntropy(
-            distance=distances,
-            beta=betas,
+            distance=radii,
+            beta=ladder,
             num_weights=near.num_weights,
             reference=landscape.reference(near),
-            num_evaluations=len(distances) * num_chains * len(betas) * sweeps + 1,
+            num_evaluations=len(radii) * num_chains * len(ladder) * sweeps + 1,
             converged=_converged(found),
-            **dict.fromkeys(("log_fraction", "log_fraction_sem", "share_below")) | found,
+            **found,
         )
 
     return measure
@@ -234,7 +235,8 @@ def _converged(found) -> np.ndarray:
     good = (found["r_hat"][:, 1:] <= MOST_R_HAT).all(axis=1)
     good &= (found["ess"][:, 1:] >= LEAST_ESS).all(axis=1)
     good &= (found["exchange"] >= LEAST_EXCHANGE).all(axis=1)
-    return good & (found["share_below"] >= LEAST_SHARE_BELOW) if "share_below" in found else good
+    below = found["share_below"]
+    return good if below is None else good & (below >= LEAST_SHARE_BELOW)
 
 
 def _check_betas(betas) -> np.ndarray:

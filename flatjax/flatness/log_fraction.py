@@ -110,7 +110,7 @@ def log_fraction_direct(
       >>> bool(jnp.all(error < 4 * found.log_fraction_sem))
       True
     """
-    distances = check_grid("distances", distances)
+    radii = check_grid("distances", distances)
     _checks.check_scalar("threshold", threshold, minimum=-np.inf)
     _checks.check_count("num_samples", num_samples)
     _checks.check_count("num_parallel", num_parallel)
@@ -127,13 +127,13 @@ def log_fraction_direct(
                 jax.random.fold_in(key, start), (num_parallel * near.num_weights,)
             )
             noise = flat.reshape(num_parallel, near.num_weights)
-            chunks.append([landscape.energies(near, noise, d) for d in distances])
+            chunks.append([landscape.energies(near, noise, d) for d in radii])
         energy = np.concatenate(jax.device_get(chunks), axis=-1)[:, :num_samples].astype(float)
         energy = np.where(np.isnan(energy), np.inf, energy)
         hits = np.sum(energy <= threshold, axis=-1)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_fraction = np.log(hits / num_samples)
             sem = np.where(hits > 0, np.sqrt(1 / hits - 1 / num_samples), np.nan)
-        return LogFraction(distances, log_fraction, sem, hits, energy, near.num_weights)
+        return LogFraction(radii, log_fraction, sem, hits, energy, near.num_weights)
 
     return measure

@@ -92,15 +92,15 @@ def pac_bayes_sigma(
         batches, or `eval_fn` does not return `quantity`.
 
     Examples:
-      A parabola, whose rise is :math:`\sigma^2 \lVert w \rVert^2 = 25 \sigma^2`:
+      A parabola of a hundred weights at its minimum, whose rise is :math:`100 \sigma^2`:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.flatness.pac_bayes import pac_bayes_sigma
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
-      >>> measure = pac_bayes_sigma(eval_fn, target_rise=0.25, quantity="loss", num_samples=200)
-      >>> found = measure(jnp.array([3.0, 4.0]), [jnp.ones(1)], jax.random.key(0))
-      >>> bool(abs(found.sigma - 0.1) < 0.01)
+      >>> measure = pac_bayes_sigma(eval_fn, target_rise=0.25, quantity="loss", noise="additive")
+      >>> found = measure(jnp.zeros(100), [jnp.ones(1)], jax.random.key(0))
+      >>> bool(abs(found.sigma - 0.05) < 0.005)
       True
     """
     _checks.check_scalar("target_rise", target_rise, exclusive_minimum=True)

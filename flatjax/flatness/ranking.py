@@ -108,9 +108,10 @@ def rank_solutions(
       >>> round(found.tau, 2)
       0.33
     """
-    measure, error = _check(measure, error)
-    if len(measure) < 3:
-        raise ValueError(f"measure must hold at least three solutions, got {len(measure)}.")
+    values = _check(measure, error)
+    num = len(values[0])
+    if num < 3:
+        raise ValueError(f"measure must hold at least three solutions, got {num}.")
     _checks.check_count("num_bootstrap", num_bootstrap)
     _checks.check_scalar(
         "confidence",
@@ -120,7 +121,7 @@ def rank_solutions(
         exclusive_maximum=True,
     )
     rng = np.random.default_rng(seed)
-    signs = _signs(measure), _signs(error)
+    signs = _signs(values[0]), _signs(values[1])
 
     def interval(samples):
         tail = 100 * (1 - confidence) / 2
@@ -129,7 +130,6 @@ def rank_solutions(
             return (float("nan"), float("nan"))
         return tuple(float(end) for end in np.percentile(samples, [tail, 100 - tail]))
 
-    num = len(measure)
     counts = rng.multinomial(num, np.full(num, 1 / num), size=num_bootstrap)
     taus = {name: _taus_of_groups(*signs, name, _codes(factors, num)) for name in (factors or {})}
     found = {name: values for name, values in taus.items() if len(values)}

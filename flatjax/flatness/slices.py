@@ -80,14 +80,14 @@ def slice_1d(
       >>> measure(through.origin, through.direction, [jnp.ones(1)]).values["loss"].round(3)
       array([ 0., 25.])
     """
-    x = _check_coordinates("x", x)
+    points = _check_coordinates("x", x)
     values_at = _values_at(eval_fn, state_fn)
 
     def measure(
         origin: chex.ArrayTree, direction: chex.ArrayTree, batches: Sequence[Any], *state: Any
     ) -> Slice1D:
-        values = values_at([(a,) for a in x], origin, (direction,), batches, state)
-        return Slice1D(x, values)
+        values = values_at([(a,) for a in points], origin, (direction,), batches, state)
+        return Slice1D(points, values)
 
     return measure
 
@@ -130,7 +130,7 @@ def slice_2d(
       array([[ 0.,  1.,  4.],
              [ 9., 10., 13.]])
     """
-    x, y = _check_coordinates("x", x), _check_coordinates("y", y)
+    xs, ys = _check_coordinates("x", x), _check_coordinates("y", y)
     values_at = _values_at(eval_fn, state_fn)
 
     def measure(
@@ -141,10 +141,10 @@ def slice_2d(
     ) -> Slice2D:
         if len(directions) != 2:
             raise ValueError(f"directions must be a pair of them, got {len(directions)}.")
-        points = [(a, b) for b in y for a in x]
+        points = [(a, b) for b in ys for a in xs]
         values = values_at(points, origin, tuple(directions), batches, state)
-        shape = len(y), len(x)
-        return Slice2D(x, y, {name: value.reshape(shape) for name, value in values.items()})
+        shape = len(ys), len(xs)
+        return Slice2D(xs, ys, {name: value.reshape(shape) for name, value in values.items()})
 
     return measure
 

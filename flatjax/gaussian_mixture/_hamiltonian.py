@@ -22,7 +22,7 @@ class HamiltonianState(NamedTuple):
 
     x: jax.Array
     log_size: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
 def hamiltonian_start(x: jax.Array, size: jax.Array) -> HamiltonianState:

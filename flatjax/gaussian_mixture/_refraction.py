@@ -131,7 +131,7 @@ class _Flight(NamedTuple):
     side: jax.Array  # of the wall of each field, -1 or 1
     speed: jax.Array  # radians per unit of time
     left: jax.Array  # time to go
-    count: jax.Array  # of walls met
+    count: jax.Array  # type: ignore[assignment]  # of walls met
 
 
 def fly(landscape: Landscape, z: jax.Array, velocity: jax.Array, duration: jax.Array) -> jax.Array:

@@ -78,7 +78,7 @@ def tilted_averages(
     # Where to integrate is never differentiated.
     fixed = functools.partial(jax.tree.map, jax.lax.stop_gradient)
     where, c_fixed = fixed((h0, c))
-    domain = -jnp.inf, jnp.inf
+    domain: tuple[jax.Array, jax.Array] = -jnp.array(jnp.inf), jnp.array(jnp.inf)
     if not potential.closed_form:
         # The peaks are between the extremes of h0 and these.
         ends = jnp.stack([where.min(), where.max()])

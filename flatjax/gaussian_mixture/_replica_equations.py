@@ -124,7 +124,7 @@ def _average(order, beta, *, y, delta, rho, potential, fit_bias, is_coupled=True
     )
     values = jnp.stack([*given_h0, given_h0.force**2, given_h0.force]).reshape(-1, *z.shape)
     of_class = jnp.einsum("vcz,cz,c->vc", values, density, weight)
-    return _Averages(*of_class[:-1].sum(axis=1), bias_force=of_class[-1] @ sigma)
+    return _Averages._make([*of_class[:-1].sum(axis=1), of_class[-1] @ sigma])
 
 
 class _Extremum(NamedTuple):
@@ -282,4 +282,4 @@ def _result(found, free_entropy, q, q1, share, delta, rho) -> Replicated:
         found.converged,
     )
     shown = [jnp.where(found.converged, value, jnp.nan) for value in values[:-2]]
-    return Replicated(*shown, *values[-2:])
+    return Replicated._make([*shown, *values[-2:]])

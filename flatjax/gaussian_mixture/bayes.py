@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64
 from flatjax.gaussian_mixture.mixture import check_mixture, classifier_error
@@ -34,7 +35,7 @@ def _log_odds(rho):
 
 
 @in_float64
-def bayes_optimal(*, alpha: jax.Array, delta: jax.Array, rho: jax.Array = 0.5) -> Estimator:
+def bayes_optimal(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> Estimator:
     r"""The classifier of least error that can be learned from alpha N patterns.
 
     Under a Gaussian prior the posterior mean of v is
@@ -65,7 +66,7 @@ def bayes_optimal(*, alpha: jax.Array, delta: jax.Array, rho: jax.Array = 0.5) -
 
 @in_float64
 def hebb(
-    *, alpha: jax.Array, delta: jax.Array, rho: jax.Array = 0.5, fit_bias: bool = False
+    *, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5, fit_bias: bool = False
 ) -> Estimator:
     r"""The Hebb rule, :math:`w = \sqrt{N} \sum_\mu \sigma^\mu x^\mu / n`.
 
@@ -90,7 +91,7 @@ def hebb(
       >>> bool(abs(estimator.test_error - bayes_optimal(alpha=1.0, delta=1.0).test_error) < 1e-12)
       True
     """
-    alpha, delta, rho = check_mixture(alpha=alpha, delta=delta, rho=rho).values()
+    alpha, delta, rho = map(jnp.asarray, check_mixture(alpha=alpha, delta=delta, rho=rho).values())
     q = 1 + delta / alpha + 0 * rho
     bias = delta * q / 2 * _log_odds(rho) * fit_bias
     return _estimator(jnp.ones_like(q), q, bias, delta, rho)
@@ -98,7 +99,7 @@ def hebb(
 
 @in_float64
 def centroid(
-    *, alpha: jax.Array, delta: jax.Array, rho: jax.Array = 0.5, fit_bias: bool = False
+    *, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5, fit_bias: bool = False
 ) -> Estimator:
     r"""The nearest centroid: half the difference of the class means, and their midpoint.
 
@@ -123,14 +124,14 @@ def centroid(
       >>> round(float(centroid(alpha=5.0, delta=0.3, rho=0.1, fit_bias=True).test_error), 5)
       0.02423
     """
-    alpha, delta, rho = check_mixture(alpha=alpha, delta=delta, rho=rho).values()
+    alpha, delta, rho = map(jnp.asarray, check_mixture(alpha=alpha, delta=delta, rho=rho).values())
     q = 1 + delta / (4 * alpha) * (1 / rho + 1 / (1 - rho))
     bias = -delta / (4 * alpha) * (1 / rho - 1 / (1 - rho)) + delta / 2 * _log_odds(rho) * fit_bias
     return _estimator(jnp.ones_like(q), q, bias, delta, rho)
 
 
 @in_float64
-def oracle(*, delta: jax.Array, rho: jax.Array = 0.5) -> Estimator:
+def oracle(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> Estimator:
     """The best classifier of whoever knows the signal: the limit of infinite alpha.
 
     Args:

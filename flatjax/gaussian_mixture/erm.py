@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
@@ -51,11 +52,11 @@ class ERM(NamedTuple):
 def erm(
     loss: Loss,
     *,
-    alpha: jax.Array,
-    delta: jax.Array,
-    lam: jax.Array | None = None,
-    norm: jax.Array | None = None,
-    rho: jax.Array = 0.5,
+    alpha: ArrayLike,
+    delta: ArrayLike,
+    lam: ArrayLike | None = None,
+    norm: ArrayLike | None = None,
+    rho: ArrayLike = 0.5,
     fit_bias: bool | None = None,
     tolerance: float = 1e-9,
 ) -> ERM:
@@ -190,4 +191,4 @@ def _solve_point(*, alpha, delta, rho, loss, fit_bias, tolerance, lam=None, norm
         forces.train_loss,
     )
     shown = [jnp.where(found.converged, value, jnp.nan) for value in values]
-    return ERM(*shown, residual=found.residual, converged=found.converged)
+    return ERM._make([*shown, found.residual, found.converged])

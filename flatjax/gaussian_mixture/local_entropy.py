@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
+from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
@@ -63,8 +64,8 @@ class LocalEntropy(NamedTuple):
 def local_entropy(
     reference: Reference,
     *,
-    overlap: jax.Array,
-    beta: jax.Array = np.inf,
+    overlap: ArrayLike,
+    beta: ArrayLike = np.inf,
     tolerance: float = 1e-9,
 ) -> LocalEntropy:
     r"""The local entropy of the number of errors around a reference.

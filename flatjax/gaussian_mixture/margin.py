@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
@@ -38,7 +39,7 @@ class MaxMargin(NamedTuple):
     converged: jax.Array
 
 
-def max_margin(*, alpha: jax.Array, delta: jax.Array, rho: jax.Array = 0.5) -> MaxMargin:
+def max_margin(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> MaxMargin:
     r"""The largest margin with which a sample of alpha N patterns can be separated.
 
     It is the limit of vanishing ridge of the minima of the hinge, the logistic and similar losses.
@@ -61,7 +62,7 @@ def max_margin(*, alpha: jax.Array, delta: jax.Array, rho: jax.Array = 0.5) -> M
     return in_float64(_max_margin)(check_mixture(alpha=alpha, delta=delta, rho=rho))
 
 
-def separability_threshold(*, delta: jax.Array, rho: jax.Array = 0.5) -> jax.Array:
+def separability_threshold(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> jax.Array:
     r"""The largest alpha at which a large sample can still be separated by a hyperplane.
 
     .. math::
@@ -132,7 +133,7 @@ def _max_margin_point(*, alpha, delta, rho) -> MaxMargin:
     converged = found.converged & (kappa > 0)
     values = (kappa, m, bias, classifier_error(m, 1.0, bias, delta, rho))
     shown = [jnp.where(converged, value, jnp.nan) for value in values]
-    return MaxMargin(*shown, residual=found.residual, converged=converged)
+    return MaxMargin._make([*shown, found.residual, converged])
 
 
 def _threshold_point(*, delta, rho):

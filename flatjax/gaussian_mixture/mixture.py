@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._float64 import in_float64, is_traced
@@ -74,7 +75,7 @@ def sample(
     return Sample(x, label, signal)
 
 
-def overlaps(weights: jax.Array, signal: jax.Array) -> tuple[jax.Array, jax.Array]:
+def overlaps(weights: ArrayLike, signal: ArrayLike) -> tuple[jax.Array, jax.Array]:
     r"""The order parameters of a classifier, `m = w . v / N` and `q = |w|^2 / N`.
 
     Args:
@@ -89,13 +90,14 @@ def overlaps(weights: jax.Array, signal: jax.Array) -> tuple[jax.Array, jax.Arra
       >>> float(m), float(q)
       (1.0, 2.0)
     """
+    weights, signal = jnp.asarray(weights), jnp.asarray(signal)
     num_features = signal.shape[-1]
     return weights @ signal / num_features, jnp.sum(weights**2, axis=-1) / num_features
 
 
 @in_float64
 def generalization_error(
-    m: jax.Array, q: jax.Array, bias: jax.Array = 0.0, *, delta: jax.Array, rho: jax.Array = 0.5
+    m: ArrayLike, q: ArrayLike, bias: ArrayLike = 0.0, *, delta: ArrayLike, rho: ArrayLike = 0.5
 ) -> jax.Array:
     r"""Probability that a linear classifier errs on a fresh pattern, exactly, for any N.
 

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture import losses
@@ -20,11 +21,11 @@ from flatjax.gaussian_mixture.mixture import check_mixture, classifier_error
 def erm_reference(
     loss: Loss,
     *,
-    alpha: jax.Array,
-    delta: jax.Array,
-    lam: jax.Array | None = None,
-    norm: jax.Array | None = None,
-    rho: jax.Array = 0.5,
+    alpha: ArrayLike,
+    delta: ArrayLike,
+    lam: ArrayLike | None = None,
+    norm: ArrayLike | None = None,
+    rho: ArrayLike = 0.5,
     fit_bias: bool | None = None,
 ) -> Reference:
     """The minimum of the empirical risk, see `erm`, which documents the arguments.
@@ -46,7 +47,7 @@ def erm_reference(
         **check_mixture(alpha=alpha, delta=delta, rho=rho),
         m=found.m,
         q=found.q,
-        variance=0.0,
+        variance=0.0,  # type: ignore[arg-type]  # becomes an array with the others
         susceptibility=found.susceptibility,
         bias=found.bias,
         test_error=found.test_error,
@@ -59,7 +60,7 @@ def erm_reference(
 
 
 def hebb_reference(
-    *, alpha: jax.Array, delta: jax.Array, rho: jax.Array = 0.5, fit_bias: bool = False
+    *, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5, fit_bias: bool = False
 ) -> Reference:
     """The Hebb rule: Bayes-optimal where classes are balanced, or with the fitted bias.
 
@@ -87,10 +88,10 @@ def hebb_reference(
 
 def noisy_hebb_reference(
     *,
-    overlap: jax.Array,
-    alpha: jax.Array,
-    delta: jax.Array,
-    rho: jax.Array = 0.5,
+    overlap: ArrayLike,
+    alpha: ArrayLike,
+    delta: ArrayLike,
+    rho: ArrayLike = 0.5,
     fit_bias: bool = False,
 ) -> Reference:
     r"""A random direction at a given overlap with the Hebb rule.
@@ -151,11 +152,11 @@ def _noisy_hebb(overlap, alpha, delta, rho, has_bias) -> Reference:
 def gibbs_reference(
     loss: Loss,
     *,
-    alpha: jax.Array,
-    delta: jax.Array,
-    lam: jax.Array,
-    beta: jax.Array,
-    rho: jax.Array = 0.5,
+    alpha: ArrayLike,
+    delta: ArrayLike,
+    lam: ArrayLike,
+    beta: ArrayLike,
+    rho: ArrayLike = 0.5,
     fit_bias: bool | None = None,
     tolerance: float = 1e-9,
 ) -> Reference:

@@ -28,8 +28,8 @@ As y goes to infinity y (q1 - q0) has a limit, and h is where its weight is larg
 import functools
 from typing import Any
 
-import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, is_traced
 from flatjax.gaussian_mixture._potential import error_potential, loss_potential
@@ -42,13 +42,13 @@ __all__ = ["Replicated", "replicated", "replicated_sphere"]
 
 def replicated_sphere(
     *,
-    y: jax.Array,
-    alpha: jax.Array,
-    delta: jax.Array,
-    q1: jax.Array | None = None,
-    beta: jax.Array = np.inf,
-    norm: jax.Array = 1.0,
-    rho: jax.Array = 0.5,
+    y: ArrayLike,
+    alpha: ArrayLike,
+    delta: ArrayLike,
+    q1: ArrayLike | None = None,
+    beta: ArrayLike = np.inf,
+    norm: ArrayLike = 1.0,
+    rho: ArrayLike = 0.5,
     fit_bias: bool | None = None,
     loss: Loss | None = None,
     tolerance: float = 1e-9,
@@ -120,13 +120,13 @@ def replicated_sphere(
 def replicated(
     loss: Loss,
     *,
-    y: jax.Array,
-    beta: jax.Array,
-    lam: jax.Array,
-    alpha: jax.Array,
-    delta: jax.Array,
-    gamma: jax.Array = 0.0,
-    rho: jax.Array = 0.5,
+    y: ArrayLike,
+    beta: ArrayLike,
+    lam: ArrayLike,
+    alpha: ArrayLike,
+    delta: ArrayLike,
+    gamma: ArrayLike = 0.0,
+    rho: ArrayLike = 0.5,
     fit_bias: bool | None = None,
     tolerance: float = 1e-9,
 ) -> Replicated:

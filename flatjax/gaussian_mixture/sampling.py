@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betainc
+from jax.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax.gaussian_mixture._chains import Chains, average_over_time, draw, equilibrium
@@ -33,13 +34,13 @@ def sample_errors(
     key: chex.PRNGKey,
     patterns: Sample,
     *,
-    beta: jax.Array,
+    beta: ArrayLike,
     num_replicas: int = 1,
-    correlation: jax.Array = 0.0,
-    reference: jax.Array | None = None,
-    overlap: jax.Array = 0.0,
-    bias: jax.Array = 0.0,
-    start: jax.Array | None = None,
+    correlation: ArrayLike = 0.0,
+    reference: ArrayLike | None = None,
+    overlap: ArrayLike = 0.0,
+    bias: ArrayLike = 0.0,
+    start: ArrayLike | None = None,
     num_chains: int = 2,
     num_samples: int = 200,
     burn_in: int = 50,
@@ -106,8 +107,8 @@ def sample_errors(
         reference = np.zeros(patterns.x.shape[1], np.float32)
     elif start is not None:
         raise ValueError("start must not be given with a reference, which says where to be.")
-    params = (np.minimum(beta, COLD), correlation, overlap, bias)
-    params = [np.asarray(value, np.float32) for value in params]
+    values = (np.minimum(beta, COLD), correlation, overlap, bias)
+    params = [np.asarray(value, np.float32) for value in values]
     sizes = (num_replicas, num_chains, num_samples, burn_in)
     return _sample_errors(key, patterns, reference, start, params, duration, sizes)
 
@@ -157,20 +158,20 @@ class LocalEntropyEstimate(NamedTuple):
       r_hat: see `Equilibrium`; the largest on the way to beta.
     """
 
-    phi: jax.Array
-    train_error: jax.Array
-    m: jax.Array
-    r_hat: jax.Array
+    phi: np.ndarray
+    train_error: np.ndarray
+    m: np.ndarray
+    r_hat: np.ndarray
 
 
 def sample_local_entropy(
     key: chex.PRNGKey,
     patterns: Sample,
-    reference: jax.Array,
+    reference: ArrayLike,
     *,
-    overlap: jax.Array,
+    overlap: ArrayLike,
     beta: float,
-    bias: jax.Array = 0.0,
+    bias: ArrayLike = 0.0,
     num_nodes: int = 5,
     num_chains: int = 2,
     num_samples: int = 100,
@@ -226,7 +227,7 @@ def sample_local_entropy(
         key,
         patterns,
         beta=beta * (nodes[1:] + 1) / 2,
-        reference=reference[..., None, :],
+        reference=np.asarray(reference)[..., None, :],
         overlap=overlap[..., None],
         bias=bias[..., None],
         num_chains=num_chains,

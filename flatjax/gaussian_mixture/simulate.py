@@ -144,7 +144,7 @@ class ThermalNoiseState(NamedTuple):
       key: PRNG key; never changes (the step is folded in).
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     key: chex.PRNGKey
 
 
