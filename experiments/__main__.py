@@ -207,7 +207,27 @@ class Reproduce:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest:
+class _InParts:
+    """A study of hours that can be run in parts, in several processes, and goes on where it was."""
+
+    small: bool = False
+    """Little of everything, in two or three minutes: to see how it works, not what comes out."""
+    algorithms: tuple[str, ...] = ()
+    """Labels of the algorithms to run now; all by default."""
+    report_only: bool = False
+    """Report what is complete, train nothing."""
+    out: pathlib.Path | None = None
+    """Directory, which processes that run different parts may share; runs/<command> by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def _directory(self, command):
+        name = f"{command}-small" if self.small else command
+        return pathlib.Path("runs", name) if self.out is None else self.out
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest(_InParts):
     """Tune every algorithm alike on validation data, then test each once, on fresh seeds.
 
     The protocol, the settings and the search spaces stand in experiments/configs/contest.py. Prints
@@ -217,25 +237,13 @@ class Contest:
     Example: python -m experiments contest --small
     """
 
-    small: bool = False
-    """A few trials and seeds, in two minutes: to see how it works, not who wins."""
     settings: tuple[str, ...] = ()
-    """Labels of the settings to run now, for example "MLP, 2k"; all by default. Processes with
-    different ones, or different algorithms, may share --out."""
-    algorithms: tuple[str, ...] = ()
-    """Algorithms to run now; all by default."""
-    report_only: bool = False
-    """Report what is complete, train nothing."""
-    out: pathlib.Path | None = None
-    """Directory; runs/contest by default."""
-    progress: bool = True
-    """Show progress bars."""
+    """Labels of the settings to run now, for example "MLP, 2k"; all by default."""
 
     def run(self) -> int:
         """Runs and reports; 1 if there is nothing to report."""
         contested = _from_rules(contest.Contest, contest_rules, self.small)
-        default = "contest-small" if self.small else "contest"
-        out = pathlib.Path("runs", default) if self.out is None else self.out
+        out = self._directory("contest")
         if not self.report_only:
             part = dataclasses.replace(
                 contested,
@@ -280,7 +288,7 @@ class Flatness:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlatnessStudy:
+class FlatnessStudy(_InParts):
     """Does flatness predict the test error? Train a full factorial, measure all, rank.
 
     Prints Kendall's tau of every measure against the test error, overall and within groups that
@@ -290,25 +298,13 @@ class FlatnessStudy:
     Example: python -m experiments flatness-study --small
     """
 
-    small: bool = False
-    """Few settings and epochs, in about three minutes: to see how it works."""
     tasks: tuple[str, ...] = ()
-    """Labels of the tasks to run now, for example "MLP, clean"; all by default. Processes with
-    different ones, or different algorithms, may share --out."""
-    algorithms: tuple[str, ...] = ()
-    """Labels of the algorithms to run now; all by default."""
-    report_only: bool = False
-    """Report what is complete, train nothing."""
-    out: pathlib.Path | None = None
-    """Directory; runs/flatness-study by default."""
-    progress: bool = True
-    """Show progress bars."""
+    """Labels of the tasks to run now, for example "MLP, clean"; all by default."""
 
     def run(self) -> int:
         """Runs and reports."""
         study = _from_rules(flatness_study.FlatnessStudy, study_rules, self.small)
-        default = "flatness-study-small" if self.small else "flatness-study"
-        out = pathlib.Path("runs", default) if self.out is None else self.out
+        out = self._directory("flatness-study")
         if not self.report_only:
             part = dataclasses.replace(
                 study,

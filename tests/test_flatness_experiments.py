@@ -108,3 +108,12 @@ def test_the_study_is_a_full_factorial_of_at_least_sixty_solutions():
     for task in study.tasks:
         lengths = {name: study.config(task, name, 32).epochs for name in study.algorithms}
         assert lengths["rSGD x 3"] == 3 * lengths["SGD"]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("flatness-study", "tasks"), ("contest", "settings"), ("contest", "algorithms")],
+)
+def test_parts_of_a_study_are_named_as_they_are(command, option, capsys):
+    assert main([command, "--small", f"--{option}", "nothing"]) == 1
+    assert f"{option} must hold labels of [" in capsys.readouterr().err
