@@ -1,9 +1,8 @@
 """Every test sees eight virtual CPU devices, and programs that are compiled quickly.
 
 Most of the tests' time is compilation: with fewer optimizations and the older emitters of loops
-they take little more than half of it, and nothing that they check depends on them. (With no
-optimization at all, XLA 0.10.1 makes NaN of a training step with batch norm.) Processes that tests
-start inherit it. Set before the first use of a backend.
+they take little more than half of it, and nothing that they check depends on them. Processes that
+tests start inherit it. Set before the first use of a backend.
 """
 
 import os
