@@ -162,18 +162,18 @@ def table(study: FlatnessStudy, rankings: dict[str, dict[str, flatness.Ranking]]
 
 
 def algorithms_table(solutions: dict[str, list[dict[str, Any]]]) -> str:
-    """Mean over all settings of each algorithm's errors and local energy, as Markdown."""
+    """Median over all settings of each algorithm's errors and local energy, as Markdown."""
     lines = [["task", "algorithm", "solutions", "test error %", "training error %", "loss"]]
     lines[0].append("local energy %")
     for task, rows in solutions.items():
         rows = [row for row in rows if not row.get("diverged")]
         for algorithm in dict.fromkeys(row["factors"]["algorithm"] for row in rows):
             own = [row for row in rows if row["factors"]["algorithm"] == algorithm]
-            mean = lambda name, own=own: np.mean([row[name] for row in own])
+            median = lambda name, own=own: np.median([row[name] for row in own])
             lines.append(
                 [task, algorithm, str(len(own))]
-                + [f"{mean(name):.2f}" for name in ("test_error", "train_error")]
-                + [f"{mean('train_loss'):.3f}", f"{mean('local_energy'):.2f}"]
+                + [f"{median(name):.2f}" for name in ("test_error", "train_error")]
+                + [f"{median('train_loss'):.3f}", f"{median('local_energy'):.2f}"]
             )
     return markdown_table(lines)
 

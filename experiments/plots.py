@@ -245,6 +245,7 @@ def flatness_study(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Pat
             curves.set_title(task, loc="left", fontweight="bold")
             curves.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
             scatter.set(xlabel="local energy (%)", ylabel="test error (%)", xscale="log")
+            _logarithmic(scatter)  # networks that collapsed would squeeze the others
         panels[0][0].legend(frameon=False, fontsize=8)
         figure.tight_layout()
         figure.savefig(path, dpi=150)
