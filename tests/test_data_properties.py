@@ -1,10 +1,10 @@
 """Any data and any arguments: the data functions are right, or an error names what is wrong."""
 
-import hypothesis
 import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from properties import holds
 
 from flatjax.data import (
     Normalization,
@@ -21,14 +21,6 @@ from flatjax.data import (
     subset,
 )
 from flatjax.data.idx import read_idx
-
-
-def holds(check, examples=60, **strategies):
-    """Whether a property holds of examples, the same every time."""
-    settings = hypothesis.settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None
-    )
-    settings(hypothesis.given(**strategies)(check))()
 
 
 @st.composite
@@ -71,7 +63,7 @@ def test_validation_takes_its_share_of_every_class():
         return None
 
     sizes = st.integers(-1, 41) | st.floats(-0.5, 1.5)
-    holds(check, split=splits(), size=sizes, seed=seeds)
+    holds(check, 60, split=splits(), size=sizes, seed=seeds)
 
 
 def test_subsets_are_nested():
@@ -87,7 +79,7 @@ def test_subsets_are_nested():
         return None
 
     counts = st.tuples(st.integers(-1, 41), st.integers(-1, 41))
-    holds(check, split=splits(), counts=counts, seed=seeds)
+    holds(check, 60, split=splits(), counts=counts, seed=seeds)
 
 
 def test_as_many_labels_change_as_are_asked_for():
@@ -105,7 +97,7 @@ def test_as_many_labels_change_as_are_asked_for():
         return None
 
     fractions = st.floats(-0.5, 1.5) | st.sampled_from([0.0, 1.0])
-    holds(check, split=splits(), fraction=fractions, num_classes=st.integers(1, 6), seed=seeds)
+    holds(check, 60, split=splits(), fraction=fractions, num_classes=st.integers(1, 6), seed=seeds)
 
 
 def test_chosen_classes_are_numbered_in_their_order():
@@ -119,7 +111,7 @@ def test_chosen_classes_are_numbered_in_their_order():
         assert [classes[c] for c in chosen.label] == [c for _, c in expected]
         return None
 
-    holds(check, split=splits(), classes=st.lists(st.integers(0, 4), max_size=4))
+    holds(check, 60, split=splits(), classes=st.lists(st.integers(0, 4), max_size=4))
 
 
 def test_every_example_is_evaluated_once():
@@ -173,7 +165,7 @@ def test_enlarged_images_hold_every_pixel_as_often():
         assert large.image.sum(dtype=int) == copies * split.image.sum(dtype=int)
         return None
 
-    holds(check, split=splits(), size=st.integers(1, 9), channels=st.integers(1, 4))
+    holds(check, 60, split=splits(), size=st.integers(1, 9), channels=st.integers(1, 4))
 
 
 def test_normalized_images_have_mean_zero_and_deviation_one():

@@ -1,12 +1,12 @@
 """Any arguments and any trees: measures are right, or an error names what is wrong."""
 
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import strategies as st
+from properties import holds, trees_of
 
 from flatjax import flatness
 
@@ -112,10 +112,7 @@ def trees(dtypes=("float32", "bfloat16", "float16")):
         return jnp.asarray(values, dtype)
 
     leaves = st.builds(leaf, st.sampled_from(SHAPES), st.sampled_from(dtypes), st.integers(0, 3))
-    nodes = lambda inner: (
-        st.dictionaries(st.sampled_from("abc"), inner, max_size=3) | st.tuples(inner, inner)
-    )
-    return nodes(st.recursive(leaves | st.none(), nodes, max_leaves=3)).filter(size)
+    return trees_of(leaves).filter(size)
 
 
 def size(tree):
@@ -124,14 +121,6 @@ def size(tree):
 
 def square(tree):
     return sum(float(np.sum(np.asarray(leaf, float) ** 2)) for leaf in jax.tree.leaves(tree))
-
-
-def holds(check, examples=4, **strategies):
-    """Whether a property holds of examples, the same every time."""
-    settings = hypothesis.settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None
-    )
-    settings(hypothesis.given(**strategies)(check))()
 
 
 def check_local_energy(params):
@@ -214,7 +203,7 @@ EVERY = [
     "check", EVERY, ids=[check.__name__.removeprefix("check_") for check in EVERY]
 )
 def test_any_tree_is_measured(check):
-    holds(check, params=trees())
+    holds(check, 4, params=trees())
 
 
 MEASURES = {

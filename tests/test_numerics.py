@@ -99,7 +99,8 @@ CASES = {
         lambda key: flatjax.parle(
             **SGD, gamma=0.1, replica_gamma=0.1, inner_steps=2, key=key, replica_axis=0
         ),
-        *(key, (2,)),
+        key,
+        (2,),
     ),
     "local_energy": lambda key: measure(
         lambda: flatness.local_energy(eval_fn, sigmas=[0.1, 0.5], num_samples=4), key
@@ -116,9 +117,13 @@ CASES = {
     ),
     "local_entropy": lambda key: measure(
         lambda: flatness.local_entropy(
-            *(eval_fn,),
-            **{"distances": [0.1], "betas": [0.5], "quantity": "loss"},
-            **{"num_chains": 2, "num_steps": 10, "num_warmup": 2},
+            eval_fn,
+            distances=[0.1],
+            betas=[0.5],
+            quantity="loss",
+            num_chains=2,
+            num_steps=10,
+            num_warmup=2,
         ),
         key,
     ),
@@ -126,7 +131,7 @@ CASES = {
 BASIC = ("esgd", "local_energy")
 each_case = pytest.mark.parametrize("name", CASES)
 each_case_if_slow = pytest.mark.parametrize(
-    *("name",),
+    "name",
     [pytest.param(name, marks=() if name in BASIC else pytest.mark.slow) for name in CASES],
 )
 

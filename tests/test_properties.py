@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import strategies as st
+from properties import holds, trees_of
 
 import flatjax
 
@@ -26,11 +27,8 @@ def leaves(dtypes):
 
 
 def trees(dtypes=DTYPES):
-    """Strategy of pytrees: dicts and tuples, with None and without anything at all."""
-    nodes = lambda inner: (
-        st.dictionaries(st.sampled_from("abc"), inner, max_size=3) | st.tuples(inner, inner)
-    )
-    return nodes(st.recursive(leaves(dtypes) | st.none(), nodes, max_leaves=3))
+    """Strategy of stacked pytrees."""
+    return trees_of(leaves(dtypes))
 
 
 COUPLINGS = {
@@ -48,14 +46,9 @@ each_form = pytest.mark.parametrize("form", FORMS)
 each_coupling = pytest.mark.parametrize("form", COUPLINGS)
 
 
-def holds(check, form="couple_replicas", **strategies):
-    """Whether a property holds of examples, the same every time."""
-    # The loops of Entropy-SGD are compiled anew for each tree.
-    examples = 40 if form in COUPLINGS else 6
-    settings = hypothesis.settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None
-    )
-    settings(hypothesis.given(**strategies)(check))()
+def holds_for(form, check, **strategies):
+    """Whether a property of a form holds; the loops of Entropy-SGD are compiled for each tree."""
+    holds(check, 40 if form in COUPLINGS else 6, **strategies)
 
 
 def is_like(tree, other):
@@ -79,7 +72,7 @@ def test_any_tree_is_updated(form):
             params, state = optax.apply_updates(params, updates), new_state
 
     gammas = st.sampled_from([0.0, 1e-30, 0.5, 3.0])
-    holds(check, form, params=trees(), gamma=gammas, zero=st.booleans())
+    holds_for(form, check, params=trees(), gamma=gammas, zero=st.booleans())
 
 
 @each_form
@@ -90,7 +83,7 @@ def test_what_is_no_coupling_is_refused_by_name(form):
 
     negative = st.floats(max_value=0, exclude_max=True, allow_nan=False)
     others = [np.nan, 1j, "0.1", None, True, np.ones(2), jnp.array([0.1]), [0.1]]
-    holds(check, gamma=negative | st.sampled_from(others))
+    holds(check, 40, gamma=negative | st.sampled_from(others))
 
 
 @each_form
@@ -102,7 +95,7 @@ def test_updates_of_other_trees_are_refused_by_name(form):
         with pytest.raises(ValueError, match=r"^updates"):
             tx.update(updates, tx.init(params), params)
 
-    holds(check, form, params=trees(), updates=trees())
+    holds_for(form, check, params=trees(), updates=trees())
 
 
 @each_coupling
@@ -113,7 +106,7 @@ def test_one_replica_is_not_moved(form):
         updates, _ = tx.update(jax.tree.map(jnp.zeros_like, single), tx.init(single), single)
         assert all(not leaf.any() for leaf in jax.tree.leaves(updates))
 
-    holds(check, form, params=trees(), gamma=st.floats(0, 1e4))
+    holds_for(form, check, params=trees(), gamma=st.floats(0, 1e4))
 
 
 @each_coupling
@@ -125,7 +118,7 @@ def test_the_center_is_not_moved(form):
             scale = np.abs(update).max(initial=0) + np.abs(leaf).max(initial=0)
             np.testing.assert_allclose(update.mean(0), 0, atol=1e-6 * scale)
 
-    holds(check, form, params=trees(("float32",)), gamma=st.floats(0, 1e4))
+    holds_for(form, check, params=trees(("float32",)), gamma=st.floats(0, 1e4))
 
 
 @each_form
@@ -140,4 +133,4 @@ def test_nan_is_not_hidden(form):
             params = optax.apply_updates(params, updates)
         assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(params))
 
-    holds(check, form, params=trees(), steps=st.integers(1, 3))
+    holds_for(form, check, params=trees(), steps=st.integers(1, 3))
