@@ -99,9 +99,13 @@ def contains_convolution(fn: Callable[..., Any], *args: Any) -> bool:
     return _has_convolution(closed.jaxpr)
 
 
+# XLA's, and those of `flatjax.models.conv_general_dilated`.
+_CONVOLUTIONS = ("conv_general_dilated", "convolution_on_cpu", "convolution_kernel_on_cpu")
+
+
 def _has_convolution(jaxpr) -> bool:
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
+        if equation.primitive.name in _CONVOLUTIONS:
             return True
         if any(_has_convolution(inner) for inner in jaxprs_in_params(equation.params)):
             return True
