@@ -29,6 +29,7 @@ class FlatnessStudy:
       batch_sizes: another factor, which shapes the program.
       seeds: of every combination; all train on the same data.
       effort: how accurately solutions are measured.
+      efforts: task -> what it changes of that; all have the same `sigma`.
     """
 
     base: TrainConfig
@@ -38,6 +39,7 @@ class FlatnessStudy:
     batch_sizes: Sequence[int]
     seeds: Sequence[int]
     effort: Effort = dataclasses.field(default_factory=Effort)
+    efforts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def config(self, task: str, algorithm: str, batch_size: int) -> TrainConfig:
         """What the runs of one block share."""
@@ -71,7 +73,8 @@ def run_study(
             config = study.config(task, algorithm, batch_size)
             tasks = make_tasks(config, [study.base.data_seed])
             if measures is None:
-                measures = Measures(tasks[0], study.effort)
+                effort = dataclasses.replace(study.effort, **study.efforts.get(task, {}))
+                measures = Measures(tasks[0], effort)
             write_json(path, _run_block(study, algorithm, config, tasks, measures, progress))
     return read_study(study, out)
 

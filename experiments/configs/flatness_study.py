@@ -21,6 +21,9 @@ TASKS = {
     "conv net, clean": {"model": "small_convnet", "epochs": 30, "local_energy_examples": 500},
 }
 
+# A product with the Hessian of a convolutional network takes ten times as long as one of the MLP.
+EFFORTS = {"conv net, clean": {"num_matvecs": 15, "num_probes": 10}}
+
 # Couplings are those that learning rates of 0.03 to 0.1 train well with.
 ALGORITHMS = {
     "SGD": {"algorithm": "sgd"},
