@@ -1,7 +1,8 @@
-"""Layers of convolution, forward and backward: flatjax's gradient of the kernel beside XLA's."""
+"""Layers of convolution, forward and backward: flatjax's beside XLA's."""
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +15,26 @@ from experiments.compare import markdown_table
 from experiments.run_directory import write_json
 from flatjax import models
 
-# Pixels of a side, channels in and out, stride.
+# Pixels of a side, channels in and out, stride, side of the kernel.
 LAYERS = (
-    (28, 1, 16, 1),
-    (28, 16, 16, 1),
-    (28, 16, 32, 2),
-    (14, 32, 32, 1),
-    (32, 64, 64, 1),
-    (16, 128, 128, 1),
-    (8, 256, 256, 1),
+    (28, 1, 16, 1, 3),
+    (28, 16, 32, 2, 3),
+    (14, 32, 32, 1, 3),
+    (16, 64, 64, 1, 3),
+    (16, 256, 64, 1, 1),
+    (16, 256, 512, 2, 1),
 )
+REPLICAS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """Times layers of 3 x 3 kernels with both gradients, to kernel and images.
+    """Times layers with both gradients, to kernel and images: alone, in a loop, and replicated.
 
     Example: python -m experiments.benchmarks.convolution
     """
 
-    batch_size: int = 128
+    batch_size: int = 32
     rounds: int = 5
     clock: Clock = "wall"
     """cpu is the time of this process on all cores, for a busy machine."""
@@ -41,48 +42,80 @@ class Convolution:
     """JSON file for the result."""
 
     def run(self) -> None:
-        """Prints milliseconds and their ratio, medians over rounds."""
-        rows = []
-        for layer in LAYERS:
-            times = race(self._candidates(*layer), self.rounds, self.clock)
-            ratio = float(np.median(times["ours"] / times["xla"]))
-            medians = {name: 1e3 * float(np.median(values)) for name, values in times.items()}
-            rows.append({"layer": layer, "ratio": ratio} | medians)
-        print(f"3 x 3 kernels, batch {self.batch_size}, {describe_machine()}\n")
-        table = [["pixels", "channels", "stride", "XLA, ms", "flatjax, ms", "ratio"]]
-        for row in rows:
-            side, inputs, outputs, stride = row["layer"]
-            table.append(
-                [
-                    *(f"{side} x {side}", f"{inputs} to {outputs}", f"{stride}"),
-                    *(f"{row['xla']:.0f}", f"{row['ours']:.0f}", f"{row['ratio']:.2f}"),
-                ]
-            )
-        print(markdown_table(table))
+        """Prints milliseconds and ratios, medians over rounds."""
+        rows = self.measure()
+        print(f"batch {self.batch_size}, {describe_machine()}\n\n{table(rows)}")
         if self.out is not None:
             write_json(self.out.absolute(), {"machine": describe_machine(), "rows": rows})
 
-    def _candidates(self, side, inputs, outputs, stride):
+    def measure(self) -> list[dict[str, Any]]:
+        """A row for each layer: seconds of a gradient, ours and XLA's, in each situation."""
+        rows = []
+        for layer in LAYERS:
+            times = race(self._candidates(*layer), self.rounds, self.clock)
+            rows.append({"layer": layer, "seconds": {k: float(np.median(times[k])) for k in times}})
+        return rows
+
+    def _candidates(self, side, inputs, outputs, stride, size):
         rng = np.random.default_rng(0)
         draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, dtype=np.float32))
-        images = draw(self.batch_size, side, side, inputs)
-        kernel = draw(3, 3, inputs, outputs)
+        images = draw(REPLICAS, self.batch_size, side, side, inputs)
+        kernels = draw(REPLICAS, size, size, inputs, outputs) / (size * inputs**0.5)
         after = -(-side // stride)
         sensitivity = draw(self.batch_size, after, after, outputs)
+        margin = (size // 2, size // 2)
 
-        def both(conv):
-            def loss(images, kernel):
-                maps = conv(
-                    *(images, kernel, (stride, stride), ((1, 1), (1, 1))),
+        def situations(conv):
+            def step(images, kernel):
+                maps = lambda images, kernel: conv(
+                    *(images, kernel, (stride, stride), (margin, margin)),
                     dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 )
-                return jnp.vdot(maps, sensitivity)
+                loss = lambda *args: jnp.vdot(maps(*args), sensitivity)
+                d_images, d_kernel = jax.grad(loss, (0, 1))(images, kernel)
+                return images + 1e-6 * d_images, kernel + 1e-6 * d_kernel
 
-            gradients = jax.jit(jax.grad(loss, (0, 1)))
-            return lambda: jax.block_until_ready(gradients(images, kernel))
+            def loop(images, kernel):
+                carry, _ = jax.lax.scan(
+                    lambda carry, _: (step(*carry), None), (images, kernel), length=REPLICAS
+                )
+                return carry
 
-        convolutions = {"xla": jax.lax.conv_general_dilated, "ours": models.conv_general_dilated}
-        return {name: both(conv) for name, conv in convolutions.items()}
+            alone, loop, replicas = jax.jit(step), jax.jit(loop), jax.jit(jax.vmap(step))
+            return {
+                "alone": lambda: jax.block_until_ready(alone(images[0], kernels[0])),
+                "loop": lambda: jax.block_until_ready(loop(images[0], kernels[0])),
+                "replicas": lambda: jax.block_until_ready(replicas(images, kernels)),
+            }
+
+        convolutions = {"XLA": jax.lax.conv_general_dilated, "flatjax": models.conv_general_dilated}
+        return {
+            f"{name}, {situation}": run
+            for name, conv in convolutions.items()
+            for situation, run in situations(conv).items()
+        }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Times of XLA's over ours, and what loops and replicas cost, as Markdown."""
+    lines = [["pixels", "kernel", "channels", "stride", "XLA, ms", "flatjax, ms"]]
+    lines[0] += [
+        f"{name}, in a loop of 3 / 3" if situation == "loop" else f"{name}, vmap over 3 / 3"
+        for situation in ("loop", "replicas")
+        for name in ("XLA", "flatjax")
+    ]
+    for row in rows:
+        side, inputs, outputs, stride, size = row["layer"]
+        seconds = row["seconds"]
+        line = [f"{side} x {side}", f"{size} x {size}", f"{inputs} to {outputs}", f"{stride}"]
+        line += [f"{1e3 * seconds[f'{name}, alone']:.1f}" for name in ("XLA", "flatjax")]
+        line += [
+            f"{seconds[f'{name}, {situation}'] / (REPLICAS * seconds[f'{name}, alone']):.2f}"
+            for situation in ("loop", "replicas")
+            for name in ("XLA", "flatjax")
+        ]
+        lines.append(line)
+    return markdown_table(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The training steps that are timed, in JAX: each a callable that makes one unit of work."""
 
-from collections.abc import Callable
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import flatjax
 from flatjax import models
 
 LEARNING_RATE, WEIGHT_DECAY, MOMENTUM, GAMMA = 0.05, 5e-4, 0.9, 0.1
+AVERAGING_DECAY, NOISE_SCALE = 0.75, 1e-4  # of Entropy-SGD
 
 
 class JaxSteps:
@@ -21,22 +22,24 @@ class JaxSteps:
       images: (y, B, H, W, C) float32.
       labels: (y, B) int32.
       replicas: parameters of y networks, stacked.
+      batch_stats: of one of them; batches are normalised by their own.
     """
 
     def __init__(self, model_name: str, images: np.ndarray, labels: np.ndarray):
         self.model = models.create(model_name, 10)
         self.images, self.labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
-        init = jax.jit(lambda key: self.model.init(key, self.images[0], train=False)["params"])
-        self.replicas = flatjax.stack_replicas(
-            init, jax.random.split(jax.random.key(0), len(images))
-        )
+        init = jax.jit(lambda key: self.model.init(key, self.images[0], train=False))
+        keys = jax.random.split(jax.random.key(0), len(images))
+        self.replicas = flatjax.stack_replicas(lambda key: init(key)["params"], keys)
+        self.batch_stats = init(keys[0]).get("batch_stats", {})
 
     def loss(self, params, images, labels):
         """Mean cross-entropy of one network."""
-        logits = self.model.apply({"params": params}, images, train=True)
+        variables = {"params": params, "batch_stats": self.batch_stats}
+        logits, _ = self.model.apply(variables, images, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def plain(self) -> Callable[[], None]:
+    def plain(self) -> "Repeated":
         """One step of SGD with Nesterov momentum."""
         tx = optax.chain(
             optax.add_decayed_weights(WEIGHT_DECAY),
@@ -44,13 +47,13 @@ class JaxSteps:
         )
         return self._one_network(tx)
 
-    def esgd(self) -> Callable[[], None]:
+    def esgd(self) -> "Repeated":
         """One gradient of transparent Entropy-SGD, noise included."""
         return self._one_network(
             flatjax.esgd(LEARNING_RATE, GAMMA, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         )
 
-    def esgd_loop(self, inner_steps: int) -> Callable[[], None]:
+    def esgd_loop(self, inner_steps: int) -> "Repeated":
         """One update of opaque Entropy-SGD: a whole inner loop."""
         tx = flatjax.esgd(
             LEARNING_RATE,
@@ -62,7 +65,7 @@ class JaxSteps:
         )
         return self._one_network(tx, opaque=True)
 
-    def sam(self) -> Callable[[], None]:
+    def sam(self) -> "Repeated":
         """One gradient of optax's SAM, two of which make a step."""
         adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
         return self._one_network(
@@ -80,9 +83,9 @@ class JaxSteps:
             return optax.apply_updates(params, updates), state
 
         params = jax.tree.map(lambda leaf: leaf[0], self.replicas)
-        return _repeated(step, params, tx.init(params))
+        return Repeated(step, params, tx.init(params))
 
-    def rsgd(self, placement: str = "auto", *, decoupled: bool = False) -> Callable[[], None]:
+    def rsgd(self, placement: str = "auto", *, decoupled: bool = False) -> "Repeated":
         """One step of Replicated-SGD: a gradient of each replica."""
         tx = flatjax.replicated_sgd(
             LEARNING_RATE,
@@ -92,6 +95,22 @@ class JaxSteps:
             replica_axis=0,
             decoupled=decoupled,
         )
+        return self._replicas(tx, placement)
+
+    def parle(self) -> "Repeated":
+        """A gradient of each replica in transparent Parle, noise included."""
+        return self._replicas(
+            flatjax.parle(
+                LEARNING_RATE,
+                GAMMA,
+                GAMMA,
+                momentum=MOMENTUM,
+                weight_decay=WEIGHT_DECAY,
+                replica_axis=0,
+            )
+        )
+
+    def _replicas(self, tx, placement="auto"):
         gradients = flatjax.map_replicas(jax.grad(self.loss), placement=placement)
 
         def step(params, state):
@@ -99,16 +118,22 @@ class JaxSteps:
             updates, state = tx.update(grads, state, params)
             return optax.apply_updates(params, updates), state
 
-        return _repeated(step, self.replicas, tx.init(self.replicas))
+        return Repeated(step, self.replicas, tx.init(self.replicas))
 
 
-def _repeated(step, params, state):
-    """A callable that makes one step from where the last one ended, and waits for it."""
-    jitted = jax.jit(step, donate_argnums=(0, 1))
-    carry = jax.tree.map(jnp.copy, (params, state))
+class Repeated:
+    """A step that goes on where the last one ended, and waits for the result.
 
-    def run():
-        nonlocal carry
-        carry = jax.block_until_ready(jitted(*carry))
+    Attributes:
+      compile_seconds: what tracing and compiling took, of all cores together.
+    """
 
-    return run
+    def __init__(self, step, params, state):
+        self._carry = jax.tree.map(jnp.copy, (params, state))
+        start = time.process_time()
+        self._step = jax.jit(step, donate_argnums=(0, 1)).lower(*self._carry).compile()
+        self.compile_seconds = time.process_time() - start
+
+    def __call__(self) -> None:
+        """Makes one step."""
+        self._carry = jax.block_until_ready(self._step(*self._carry))

@@ -1,7 +1,6 @@
 """Local energy beside the forward passes it is made of, and beside the same loop in PyTorch."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 
@@ -12,8 +11,8 @@ import optax
 import tyro
 
 import flatjax
-from experiments.benchmarks.machine import describe_machine
-from experiments.benchmarks.race import race
+from experiments.benchmarks.machine import available_cores, describe_machine
+from experiments.benchmarks.race import Clock, race
 from experiments.run_directory import write_json
 from flatjax import flatness, models
 
@@ -35,11 +34,24 @@ class LocalEnergyBenchmark:
     """Batches of 500 images."""
     rounds: int = 5
     """Everything is timed once a round, in turn; the median of the ratios counts."""
+    clock: Clock = "wall"
+    """cpu is the time of this process on all cores, for a busy machine."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
     def run(self) -> None:
         """Times and prints the ratios."""
+        found = self.measure()
+        print(f"{self.model}, {self.batches} batches of 500, {describe_machine()}\n")
+        for name, value in found["ratios"].items():
+            print(f"{name:<32} {value:5.2f}")
+        print("\nfastest, seconds: " + ", ".join(f"{k} {v}" for k, v in found["seconds"].items()))
+        if self.out is not None:
+            settings = {"settings": dataclasses.asdict(self) | {"out": None}}
+            write_json(self.out.absolute(), settings | {"machine": describe_machine()} | found)
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """Ratios and seconds, by name."""
         rng = np.random.default_rng(0)
         images = rng.standard_normal((self.batches, 500, 28, 28, 1), dtype=np.float32)
         labels = rng.integers(0, 10, (self.batches, 500))
@@ -49,21 +61,16 @@ class LocalEnergyBenchmark:
 
             candidates |= _torch_candidates(torch, self.model, images, labels, self.draws)
         except ImportError:
-            print("PyTorch is not installed: pip install -e '.[benchmarks]'")
-        times = race(candidates, self.rounds, rest=0.2)
+            pass
+        times = race(candidates, self.rounds, self.clock, rest=0.2)
         ratio = lambda a, b: float(np.median(np.divide(times[a], times[b])))
         ratios = {"local energy / forward passes": ratio("local energy", "forward passes")}
         if "PyTorch" in times:
-            ratios["local energy / PyTorch's loop"] = ratio("local energy", "PyTorch")
-        print(f"{self.model}, {self.batches} batches of 500, {describe_machine()}\n")
-        for name, value in ratios.items():
-            print(f"{name:<32} {value:5.2f}")
-        fastest = {name: round(min(values), 3) for name, values in times.items()}
-        print("\nfastest, seconds: " + ", ".join(f"{k} {v}" for k, v in fastest.items()))
-        if self.out is not None:
-            found = {"settings": dataclasses.asdict(self) | {"out": None}}
-            found |= {"machine": describe_machine(), "ratios": ratios, "seconds": fastest}
-            write_json(self.out.absolute(), found)
+            ratios["local energy: JAX / PyTorch"] = ratio("local energy", "PyTorch")
+        return {
+            "ratios": ratios,
+            "seconds": {name: round(min(values), 3) for name, values in times.items()},
+        }
 
 
 def _jax_candidates(name, images, labels, draws) -> dict[str, Callable[[], None]]:
@@ -96,7 +103,7 @@ def _jax_candidates(name, images, labels, draws) -> dict[str, Callable[[], None]
 def _torch_candidates(torch, name, images, labels, draws) -> dict[str, Callable[[], None]]:
     from experiments.benchmarks.torch_steps import NETWORKS
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(available_cores()))
     network = NETWORKS[name]()
     batches = [
         (torch.tensor(image.transpose(0, 3, 1, 2).copy()), torch.tensor(label))

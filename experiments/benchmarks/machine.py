@@ -1,5 +1,6 @@
 """What machine a benchmark ran on."""
 
+import importlib.metadata
 import os
 import platform
 
@@ -16,3 +17,11 @@ def describe_machine() -> str:
 def available_cores() -> list[int]:
     """Numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0))
+
+
+def torch_version() -> str | None:
+    """Version of PyTorch; None if it is not installed."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -6,7 +6,49 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks.jax_steps import GAMMA, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from experiments.benchmarks.jax_steps import (
+    AVERAGING_DECAY,
+    GAMMA,
+    LEARNING_RATE,
+    MOMENTUM,
+    NOISE_SCALE,
+    WEIGHT_DECAY,
+)
+
+
+class Block(nn.Module):
+    """A basic residual block: two convolutions, the shortcut projected where shapes change."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.branch = nn.Sequential(
+            *_conv_and_norm(inputs, outputs, 3, stride),
+            nn.ReLU(),
+            *_conv_and_norm(outputs, outputs, 3, 1),
+        )
+        changes = stride > 1 or inputs != outputs
+        projection = _conv_and_norm(inputs, outputs, 1, stride) if changes else ()
+        self.shortcut = nn.Sequential(*projection)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (B, outputs, H / stride, W / stride)."""
+        return nn.functional.relu(self.branch(x) + self.shortcut(x))
+
+
+def _conv_and_norm(inputs, outputs, size, stride):
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return conv, nn.BatchNorm2d(outputs)
+
+
+def _resnet18():
+    blocks = [
+        Block(max(64, width // (2 if first else 1)), width, 2 if first and width > 64 else 1)
+        for width in (64, 128, 256, 512)
+        for first in (True, False)
+    ]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    return nn.Sequential(*_conv_and_norm(3, 64, 3, 1), nn.ReLU(), *blocks, *head)
+
 
 NETWORKS = {
     "small_convnet": lambda: nn.Sequential(
@@ -29,6 +71,7 @@ NETWORKS = {
         nn.ReLU(),
         nn.Linear(256, 10),
     ),
+    "resnet18": _resnet18,
 }
 
 
@@ -87,3 +130,42 @@ class TorchSteps:
                 optimizer.step()
 
         return run
+
+    def esgd(self, inner_steps: int) -> Callable[[], None]:
+        """One update of Entropy-SGD: Langevin steps around the anchor, which goes to their mean.
+
+        The rule of Chaudhari et al. (2017) with the conventions of `flatjax.entropy_sgd`.
+        """
+        weights = list(self.networks[0].parameters())
+        outer = [torch.zeros_like(weight) for weight in weights]
+
+        def run():
+            anchor = [weight.detach().clone() for weight in weights]
+            mean = [weight.clone() for weight in anchor]
+            velocity = [torch.zeros_like(weight) for weight in anchor]
+            for _ in range(inner_steps):
+                self._gradient(0)
+                with torch.no_grad():
+                    force = [weight.grad for weight in weights]
+                    torch._foreach_add_(force, weights, alpha=WEIGHT_DECAY + GAMMA)
+                    torch._foreach_add_(force, anchor, alpha=-GAMMA)
+                    _nesterov(force, velocity)
+                    torch._foreach_add_(weights, force, alpha=-LEARNING_RATE)
+                    noise = [torch.randn_like(weight) for weight in weights]
+                    torch._foreach_add_(
+                        weights, noise, alpha=NOISE_SCALE * (2 * LEARNING_RATE) ** 0.5
+                    )
+                    torch._foreach_lerp_(mean, weights, 1 - AVERAGING_DECAY)
+            with torch.no_grad():
+                step = torch._foreach_sub(anchor, mean)
+                _nesterov(step, outer)
+                torch._foreach_sub_(anchor, step)
+                torch._foreach_copy_(weights, anchor)
+
+        return run
+
+
+def _nesterov(step, velocity):
+    torch._foreach_mul_(velocity, MOMENTUM)
+    torch._foreach_add_(velocity, step)
+    torch._foreach_add_(step, velocity, alpha=MOMENTUM)
