@@ -32,7 +32,21 @@ CONFIG = TrainConfig(
 )
 
 
-def start(directory, checkpoint_seconds):
+def from_arguments(i, coordinator):
+    """What tells process i of two where the others are: options."""
+    options = ["--coordinator", coordinator, "--num-processes", "2", "--process-id", str(i)]
+    return options, {}
+
+
+def from_slurm(i, coordinator):
+    """The same as `srun` tells it, in variables; the job's number stands for the port."""
+    host, port = coordinator.split(":")
+    step = {"JOB_ID": int(port) % 2**12, "STEP_NODELIST": host, "STEP_NUM_NODES": 1}
+    step |= {"NTASKS": 2, "PROCID": i, "LOCALID": i}
+    return ["--coordinator", "auto"], {f"SLURM_{name}": str(value) for name, value in step.items()}
+
+
+def start(directory, checkpoint_seconds, launcher):
     """Two processes with a device each; what they print goes to files."""
     arguments = ["--out", str(directory / "run"), "--no-progress", "--checkpoint-seconds"]
     arguments += [str(checkpoint_seconds)]
@@ -42,14 +56,14 @@ def start(directory, checkpoint_seconds):
     for i in range(2):
         with open(directory / f"{i}.txt", "w") as output:
             command = [sys.executable, "-m", "experiments", "train", *arguments]
-            command += ["--coordinator", coordinator, "--num-processes", "2"]
+            options, variables = launcher(i, coordinator)
             started.append(
                 subprocess.Popen(
-                    [*command, "--process-id", str(i)],
+                    command + options,
                     cwd=ROOT,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+                    env=os.environ | variables | {"JAX_NUM_CPU_DEVICES": "1"},
                 )
             )
     return started
@@ -62,7 +76,7 @@ def saved_steps(run):
 
 def test_two_processes_stop_together_and_end_as_one(tmp_path):
     run = tmp_path / "run"
-    first, second = start(tmp_path, 0)
+    first, second = start(tmp_path, 0, from_arguments)
     try:
         deadline = time.monotonic() + 240
         while not (saved := saved_steps(run)):
@@ -80,7 +94,7 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
     assert "another one died" in message or "another task died" in message
     assert not (run / "result.json").exists()
 
-    codes = [process.wait(timeout=240) for process in start(tmp_path, 60)]
+    codes = [process.wait(timeout=240) for process in start(tmp_path, 60, from_slurm)]
     texts = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
     assert codes == [0, 0], texts
     assert "test_error" in texts[0]
