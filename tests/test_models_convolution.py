@@ -130,6 +130,21 @@ def test_it_is_known_for_a_convolution(single_device):
         assert flatjax.contains_convolution(jax.jit(fn), images, kernel)
 
 
+def test_on_a_mesh_of_one_device(single_device):
+    """Types inside `shard_map` say over which axes an array varies; images here do not."""
+    images, kernels = draw(4, 6, 6, 8), draw(2, 3, 3, 8, 3)
+    loss = lambda kernel, images: jnp.sum(ours(images, kernel, (1, 1), "SAME") ** 2)
+    gradients = jax.grad(loss, (0, 1))
+    mesh = jax.make_mesh((1,), ("replica",), devices=jax.devices()[:1])
+    placed = [
+        jax.jit(flatjax.map_replicas(gradients, in_axes=(0, None), **options))(kernels, images)
+        for options in ({"mesh": mesh}, {"placement": "vmap"}, {"placement": "unroll"})
+    ]
+    for found in placed[1:]:
+        for a, b in zip(*map(jax.tree.leaves, (placed[0], found)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
 def test_several_devices_have_xlas():
     assert not convolution._is_ours(draw(2, 6, 6, 2), draw(3, 3, 2, 3), {})
 

@@ -74,12 +74,20 @@ def conv_general_dilated(
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
+    # Inside `shard_map` both vary over the axes of the mesh that one of them varies over, as the
+    # operations of `jax.lax` see to themselves. The compiler drops the zeros.
+    lhs, rhs = lhs + _zeros_like(rhs, ()), rhs + _zeros_like(lhs, ())
     return _conv(lhs, rhs, strides, tuple(tuple(pair) for pair in padding), (1, 1))
 
 
 def conv_general_dilated_cls() -> Callable[..., jax.Array]:
     """`conv_general_dilated`, as `nn.Conv` wants it for its argument of this name."""
     return conv_general_dilated
+
+
+def _zeros_like(x, shape, dtype=None):
+    """Zeros that vary over the axes of a mesh as x does, which `jnp.zeros` do not."""
+    return jax.lax.full_like(x, 0, dtype, shape)
 
 
 def _is_ours(lhs, rhs, options) -> bool:
@@ -140,7 +148,7 @@ def _kernel(images, maps, *, window, strides, padding, dilation):
         return total + jnp.matmul(patches.T, maps, preferred_element_type=wide), None
 
     chunks = [x.reshape(count // chunk, chunk, *x.shape[1:]) for x in (images, maps)]
-    total = jnp.zeros((math.prod(shape[:3]), shape[-1]), wide)
+    total = _zeros_like(images, (math.prod(shape[:3]), shape[-1]), wide)
     return jax.lax.scan(add, total, chunks)[0].reshape(shape).astype(images.dtype)
 
 
@@ -209,8 +217,7 @@ def _batched_conv(arguments, axes, **options):
 
 def _define(primitive, evaluate, transposes, batched):
     def abstract(*arguments, **options):
-        found = jax.eval_shape(functools.partial(evaluate, **options), *arguments)
-        return jax.core.ShapedArray(found.shape, found.dtype)
+        return jax.make_jaxpr(functools.partial(evaluate, **options))(*arguments).out_avals[0]
 
     compiled = functools.cache(lambda **options: jax.jit(functools.partial(evaluate, **options)))
     primitive.def_impl(lambda *arguments, **options: compiled(**options)(*arguments))
