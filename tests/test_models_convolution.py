@@ -135,7 +135,7 @@ def test_on_a_mesh_of_one_device(single_device):
     images, kernels = draw(4, 6, 6, 8), draw(2, 3, 3, 8, 3)
     loss = lambda kernel, images: jnp.sum(ours(images, kernel, (1, 1), "SAME") ** 2)
     gradients = jax.grad(loss, (0, 1))
-    mesh = jax.make_mesh((1,), ("replica",), devices=jax.devices()[:1])
+    mesh = flatjax.replica_mesh(2, jax.devices()[:1])
     placed = [
         jax.jit(flatjax.map_replicas(gradients, in_axes=(0, None), **options))(kernels, images)
         for options in ({"mesh": mesh}, {"placement": "vmap"}, {"placement": "unroll"})
