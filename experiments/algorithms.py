@@ -4,6 +4,7 @@ Every run trains a stack of y replicas (y = 1 for most algorithms), so that one 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,9 +81,16 @@ def _sgd(config: TrainConfig, total_steps: int):
     )
 
 
-def _sam(config: TrainConfig, total_steps: int):
-    adversary = optax.chain(optax.contrib.normalize(), optax.sgd(config.sam_rho))
-    sam = optax.contrib.sam(_sgd(config, total_steps // 2), adversary, sync_period=2)
+def _sharpness_aware(
+    make: Callable[[TrainConfig, int], Any], config: TrainConfig, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """SAM around an optimizer: every second gradient is one where the loss is high near by.
+
+    Each replica ascends on its own; the optimizer, and a coupling in it, act from where they were.
+    """
+    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(config.sam_rho))
+    adversary = flatjax.per_replica(ascent)
+    sam = optax.contrib.sam(make(config, total_steps // 2), adversary, sync_period=2)
 
     def update(updates, state, params=None, **extra_args):
         del extra_args  # optax's SAM refuses those it does not know.
@@ -157,11 +165,22 @@ _loop = lambda config: config.inner_steps
 
 ALGORITHMS: dict[str, Algorithm] = {
     "sgd": Algorithm(_sgd, _weights),
-    "sam": Algorithm(_sam, _weights, batch_repeats=2, round_steps_to=lambda config: 2),
+    "sam": Algorithm(
+        functools.partial(_sharpness_aware, _sgd),
+        _weights,
+        batch_repeats=2,
+        round_steps_to=lambda config: 2,
+    ),
     "swa": Algorithm(_swa, _average),
     "ema": Algorithm(_ema, _average),
     "esgd": Algorithm(_esgd, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
     "rsgd": Algorithm(_rsgd, _weights, round_steps_to=lambda config: config.period),
+    "rsam": Algorithm(
+        functools.partial(_sharpness_aware, _rsgd),
+        _weights,
+        batch_repeats=2,
+        round_steps_to=lambda config: 2 * config.period,
+    ),
     "parle": Algorithm(_parle, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
 }
 

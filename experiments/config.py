@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "parle"]
+AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "parle"]
 Schedule = Literal["cosine", "constant", "milestones"]
 Augmentation = Literal["flip", "crop", "cutout", "autoaugment"]
 CommunicationDtype = Literal["float32", "bfloat16", "int8"]
 
-REPLICATED = ("rsgd", "parle")
+REPLICATED = ("rsgd", "rsam", "parle")
 _OPTIONAL = ("gamma", "replica_gamma", "train_size", "held_out_size")
 
 
@@ -25,7 +25,7 @@ class TrainConfig:
 
     algorithm: AlgorithmName = "rsgd"
     """sgd; sam (sharpness-aware); swa or ema (averages of SGD's weights); esgd (Entropy-SGD); rsgd
-    (Replicated-SGD); parle (replicas of Entropy-SGD)."""
+    (Replicated-SGD); rsam (replicas of SAM, coupled); parle (replicas of Entropy-SGD)."""
     dataset: str = "digits"
     """digits (embedded), fashion_mnist, tiny_imagenet, or any image classification set of
     TensorFlow Datasets (cifar10, cifar100, ...)."""
@@ -100,7 +100,7 @@ class TrainConfig:
     noise_scale: float = 1e-4
     """Langevin noise epsilon (esgd, parle)."""
     sam_rho: float = 0.05
-    """Radius of the adversarial step (sam)."""
+    """Radius of the adversarial step (sam, rsam)."""
     average_start: float = 0.75
     """Fraction of training after which weights are averaged (swa)."""
     ema_decay: float = 0.999
@@ -173,6 +173,8 @@ class TrainConfig:
             )
         if self.evaluate_on == "validation" and self.validation == 0:
             raise ValueError("validation must be > 0 to evaluate on it, got 0.")
+        if self.algorithm == "rsam" and self.gamma is None:
+            raise ValueError("gamma must be given for rsam: it cannot be balanced with the loss.")
         if self.common_init and self.num_replicas > 1 and self.gamma is None:
             raise ValueError(
                 "gamma must be given with common_init: replicas that start together have no "

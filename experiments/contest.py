@@ -24,8 +24,9 @@ class Contest:
     Attributes:
       base: what all runs share.
       settings: label -> what the setting changes.
-      spaces: algorithm -> field -> least and largest value tried.
-      trials: candidates of each algorithm in each setting.
+      spaces: contestant -> field -> least and largest value tried.
+      variants: contestant -> what it fixes, its algorithm included; the others are algorithms.
+      trials: candidates of each contestant in each setting.
       tuning_seeds: seeds (and data) of every candidate.
       test_seeds: seeds (and data) of the test.
       sigma: noise strength at which local energies are tabled.
@@ -38,6 +39,7 @@ class Contest:
     tuning_seeds: Sequence[int]
     test_seeds: Sequence[int]
     sigma: float
+    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def candidates(self, algorithm: str) -> list[dict[str, float]]:
         """The settings that are tried, log-uniform in the algorithm's space."""
@@ -50,12 +52,15 @@ class Contest:
         ]
 
     def config(self, setting: str, algorithm: str, evaluate_on: str) -> TrainConfig:
-        """What all candidates of an algorithm share; couplings stand where none may be missing."""
-        middle = {name: bounds[0] for name, bounds in self.spaces[algorithm].items()}
-        changes = dict(self.settings[setting]) | middle
-        return dataclasses.replace(
-            self.base, algorithm=algorithm, evaluate_on=evaluate_on, **changes
-        )
+        """What all candidates of a contestant share; couplings stand where none may be missing."""
+        lowest = {name: bounds[0] for name, bounds in self.spaces[algorithm].items()}
+        changes = {"algorithm": algorithm, "evaluate_on": evaluate_on} | lowest
+        changes |= self.settings[setting] | self.variants.get(algorithm, {})
+        return dataclasses.replace(self.base, **changes)
+
+    def algorithm_of(self, contestant: str) -> str:
+        """What it runs."""
+        return self.variants.get(contestant, {}).get("algorithm", contestant)
 
 
 def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
@@ -73,7 +78,7 @@ def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -
     for setting in contest.settings:
         results[setting] = {}
         for algorithm in contest.spaces:
-            directory = out / slug(setting) / algorithm
+            directory = out / slug(setting) / slug(algorithm)
             directory.mkdir(parents=True, exist_ok=True)
             found = _cached(directory / "tuning.json", _tune, contest, setting, algorithm, progress)
             results[setting][algorithm] = _cached(
@@ -87,7 +92,7 @@ def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
     """The results that are complete, as `run_contest` returns them."""
     results: dict[str, Any] = {}
     for setting in contest.settings:
-        paths = {name: out / slug(setting) / name / "test.json" for name in contest.spaces}
+        paths = {name: out / slug(setting) / slug(name) / "test.json" for name in contest.spaces}
         found = {name: read_json(path) for name, path in paths.items() if path.exists()}
         if "sgd" in found:
             results[setting] = found
@@ -162,17 +167,21 @@ def _local_energy(run: Trained) -> dict[str, Any]:
 # --- the report ---------------------------------------------------------------------------------
 
 
-def summarize(results: dict[str, Any], sigma: float) -> list[dict[str, Any]]:
-    """One row for each setting and algorithm, with its paired difference to SGD."""
+def summarize(contest: Contest, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each setting and contestant, with its paired differences to SGD and to SAM.
+
+    Holm's correction is over all differences to SGD: one of the algorithms, one of the variants.
+    """
     rows = []
     for setting, algorithms in results.items():
         baseline = _column(algorithms["sgd"], "test_error")
         for algorithm, found in algorithms.items():
             errors = _column(found, "test_error")
-            at = found["runs"][0]["sigma"].index(sigma)
+            at = found["runs"][0]["sigma"].index(contest.sigma)
             row = {
                 "setting": setting,
                 "algorithm": algorithm,
+                "base": contest.algorithm_of(algorithm),
                 "settings": found["settings"],
                 "seeds": len(errors),
                 "test_error": mean_and_sem(errors),
@@ -185,10 +194,18 @@ def summarize(results: dict[str, Any], sigma: float) -> list[dict[str, Any]]:
                 row["difference"] = round(mean, 4)
                 row["interval"] = [round(end, 4) for end in interval]
                 row["p"] = p
+            if "sam" in algorithms and algorithm not in ("sgd", "sam"):
+                mean, interval, _ = paired_difference(
+                    errors, _column(algorithms["sam"], "test_error")
+                )
+                row["to_sam"] = [round(mean, 4), *(round(end, 4) for end in interval)]
             rows.append(row)
-    compared = [row for row in rows if "p" in row]
-    for row, corrected in zip(compared, holm([row["p"] for row in compared]), strict=True):
-        row["p_holm"] = float(corrected)
+    for family in (False, True):
+        compared = [
+            row for row in rows if "p" in row and (row["algorithm"] in contest.variants) == family
+        ]
+        for row, corrected in zip(compared, holm([row["p"] for row in compared]), strict=True):
+            row["p_holm"] = float(corrected)
     return rows
 
 
@@ -198,12 +215,13 @@ def _column(found, name):
 
 def table(rows: list[dict[str, Any]], sigma: float) -> str:
     """The summary as a Markdown table."""
-    header = ["setting", "algorithm", "test error %", "to SGD, 95% interval", "p (Holm)"]
+    header = ["setting", "algorithm", "test error %", "to SGD, 95% interval", "p (Holm)", "to SAM"]
     header += ["train error %", f"local energy %, σ={sigma:g}"]
     lines = [header]
     for row in rows:
         compared = "p" in row
         low, high = row.get("interval", (0, 0))
+        sam, sam_low, sam_high = row.get("to_sam", (0, 0, 0))
         lines.append(
             [
                 row["setting"],
@@ -211,6 +229,7 @@ def table(rows: list[dict[str, Any]], sigma: float) -> str:
                 "{:.2f} ± {:.2f}".format(*row["test_error"]),
                 f"{row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" if compared else "",
                 f"{row['p_holm']:.2g}" if compared else "",
+                f"{sam:+.2f} [{sam_low:+.2f}, {sam_high:+.2f}]" if "to_sam" in row else "",
                 "{:.2f} ± {:.2f}".format(*row["train_error"]),
                 "{:.2f} ± {:.2f}".format(*row["local_energy"]),
             ]
@@ -220,7 +239,7 @@ def table(rows: list[dict[str, Any]], sigma: float) -> str:
 
 def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:
     """Writes contest.json, contest.md and contest.png; returns the table."""
-    rows = summarize(results, contest.sigma)
+    rows = summarize(contest, results)
     write_json(out / "contest.json", {"base": contest.base.to_json(), "rows": rows})
     text = table(rows, contest.sigma)
     (out / "contest.md").write_text(text + "\n")

@@ -24,6 +24,7 @@ COLORS = {
     "ema": "#999999",
     "esgd": "#009E73",
     "rsgd": "#D55E00",
+    "rsam": "#CC79A7",
     "parle": "#0072B2",
 }
 
@@ -158,23 +159,28 @@ def batch_statistics(results: dict[str, list[dict[str, Any]]], path: pathlib.Pat
 def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Paired differences to SGD with their intervals, a panel for each setting."""
     settings = list(dict.fromkeys(row["setting"] for row in rows))
+    labels = list(dict.fromkeys(row["algorithm"] for row in rows if "p" in row))
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            1, len(settings), figsize=(1.8 + 2.4 * len(settings), 2.8), sharey=True, squeeze=False
+            1,
+            len(settings),
+            figsize=(1.8 + 2.4 * len(settings), 1.2 + 0.32 * len(labels)),
+            sharey=True,
+            squeeze=False,
         )
         for panel, setting in zip(panels[0], settings, strict=True):
-            compared = [row for row in rows if row["setting"] == setting and "p" in row]
-            for height, row in enumerate(reversed(compared)):
-                low, high = row["interval"]
-                panel.plot(
-                    [low, high], [height] * 2, color=COLORS[row["algorithm"]], lw=2, alpha=0.6
-                )
-                panel.plot(row["difference"], height, "o", color=COLORS[row["algorithm"]])
+            for row in rows:
+                if row["setting"] != setting or "p" not in row:
+                    continue
+                height, color = labels.index(row["algorithm"]), COLORS[row["base"]]
+                panel.plot(row["interval"], [height] * 2, color=color, lw=2, alpha=0.6)
+                panel.plot(row["difference"], height, "o", color=color)
             panel.axvline(0, color=COLORS["sgd"], lw=0.8)
             (sgd,) = (row for row in rows if row["setting"] == setting and "p" not in row)
             panel.set_title(setting, loc="left", fontweight="bold")
             panel.set_xlabel("SGD {:.2f} ± {:.2f}".format(*sgd["test_error"]))
-            panel.set_yticks(range(len(compared)), [row["algorithm"] for row in reversed(compared)])
+            panel.set_yticks(range(len(labels)), labels)
+            panel.set_ylim(len(labels) - 0.5, -0.5)
         figure.suptitle("test error minus that of SGD (%)", x=0.01, ha="left")
         figure.tight_layout()
         figure.savefig(path, dpi=150)

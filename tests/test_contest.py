@@ -72,13 +72,31 @@ def test_statistics_are_paired_and_corrected():
     sgd = rng.normal(20, 3, 10)
     better, same = sgd - 0.5 + rng.normal(0, 0.2, 10), sgd + rng.normal(0, 0.2, 10)
     results = {"a": {"sgd": fake(sgd), "esgd": fake(better), "rsgd": fake(same)}}
-    _, first, second = contest.summarize(results, 0.3)
+    _, first, second = contest.summarize(TINY, results)
     test = scipy.stats.ttest_1samp(better - sgd, 0)
     assert first["p"] == pytest.approx(test.pvalue)
     assert first["p_holm"] == pytest.approx(2 * test.pvalue)
     assert first["interval"] == pytest.approx(list(test.confidence_interval()), abs=1e-4)
     assert first["difference"] == pytest.approx(np.mean(better - sgd), abs=1e-4)
     assert first["p_holm"] < 0.01 < second["p_holm"]
+
+
+def test_variants_are_compared_with_sam_too_and_corrected_among_themselves():
+    rng = np.random.default_rng(0)
+    sgd = rng.normal(20, 3, 10)
+    sam, esgd, pull = (sgd + shift + rng.normal(0, 0.2, 10) for shift in (-0.5, -0.1, -0.7))
+    errors = {"sgd": sgd, "sam": sam, "esgd": esgd, "rsgd, pull": pull}
+    results = {"a": {name: fake(values) for name, values in errors.items()}}
+    variants = {"rsgd, pull": {"algorithm": "rsgd", "decoupled": True}}
+    found = contest.summarize(dataclasses.replace(TINY, variants=variants), results)
+    rows = {row["algorithm"]: row for row in found}
+    assert rows["rsgd, pull"]["base"] == "rsgd"
+    assert rows["rsgd, pull"]["p_holm"] == rows["rsgd, pull"]["p"]  # alone in its family
+    assert rows["sam"]["p_holm"] == pytest.approx(2 * rows["sam"]["p"])
+    test = scipy.stats.ttest_1samp(pull - sam, 0).confidence_interval()
+    expected = [np.mean(pull - sam), *test]
+    assert rows["rsgd, pull"]["to_sam"] == pytest.approx(expected, abs=1e-4)
+    assert "to_sam" not in rows["sam"]
 
 
 def test_holm_rejects_what_the_procedure_rejects():
@@ -103,7 +121,9 @@ def test_all_algorithms_have_the_same_number_of_trials():
         tuning_seeds=rules.TUNING_SEEDS,
         test_seeds=rules.TEST_SEEDS,
         sigma=rules.SIGMA,
+        variants=rules.VARIANTS,
     )
+    assert set(rules.VARIANTS) < set(rules.SPACES)
     assert not set(rules.TUNING_SEEDS) & set(rules.TEST_SEEDS)
     for algorithm, space in rules.SPACES.items():
         candidates = real.candidates(algorithm)
@@ -115,4 +135,5 @@ def test_all_algorithms_have_the_same_number_of_trials():
             # Spread over the whole range, not clumped.
             assert np.ptp(values) > 0.7 * np.log(high / low)
         for setting in rules.SETTINGS:
-            real.config(setting, algorithm, "test")
+            config = real.config(setting, algorithm, "test")
+            assert config.algorithm == real.algorithm_of(algorithm)

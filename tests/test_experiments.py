@@ -83,24 +83,30 @@ def test_every_example_is_seen_once_an_epoch_by_each_replica():
     assert not np.array_equal(order[:, 0], order[:, 1])
 
 
-def test_sam_takes_both_gradients_on_one_batch():
-    config = replace(algorithm="sam", schedule="constant")
+@pytest.mark.parametrize("algorithm", ["sam", "rsam"])
+def test_sam_takes_both_gradients_on_one_batch(algorithm):
+    config = replace(algorithm=algorithm, schedule="constant", gamma=0.3, decoupled=False)
     trainer = Trainer(config)
-    task, before = trainer.task, trainer.init_state(0)
-    batch = task.batch(task.device_train, trainer.epoch_order(0, 0)[0], jax.random.key(0))
-    batch = jax.tree.map(lambda leaf: leaf[0], batch)
-    gradient = jax.grad(lambda params: task.loss(params, {}, batch)[0])
+    task, state = trainer.task, trainer.init_state(0)
+    batches = task.batch(task.device_train, trainer.epoch_order(0, 0)[0], jax.random.key(0))
 
-    w = jax.tree.map(lambda leaf: leaf[0], before.params)
-    g = gradient(w)
-    radius = config.sam_rho / optax.tree.norm(g)
-    g = gradient(jax.tree.map(lambda w, g: w + radius * g, w, g))
-    step = config.learning_rate * (1 + config.momentum)  # the first of Nesterov's
-    expected = jax.tree.map(lambda w, g: w - step * (g + config.weight_decay * w), w, g)
+    def step(w, center, batch):
+        """Of one replica. Coupling and decay act from where it was, not from where it looked."""
+        gradient = jax.grad(lambda params: task.loss(params, {}, batch)[0])
+        g = gradient(w)
+        radius = config.sam_rho / optax.tree.norm(g)
+        g = gradient(jax.tree.map(lambda w, g: w + radius * g, w, g))
+        eta = config.learning_rate * (1 + config.momentum)  # the first step of Nesterov's
+        decay = config.weight_decay
+        return jax.tree.map(
+            lambda w, g, c: w - eta * (g + config.gamma * (w - c) + decay * w), w, g, center
+        )
 
-    after, _ = trainer.train_epoch(before, 0, 2)
-    found = jax.tree.map(lambda leaf: leaf[0], after.params)
-    np.testing.assert_allclose(_flat(found), _flat(expected), atol=1e-6)
+    # A single replica is its own center.
+    center = jax.tree.map(lambda leaf: leaf.mean(0), state.params)
+    expected = jax.vmap(step, in_axes=(0, None, 0))(state.params, center, batches)
+    after, _ = trainer.train_epoch(state, 0, 2)
+    np.testing.assert_allclose(_flat(after.params), _flat(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("algorithm", ["rsgd", "esgd"])

@@ -1,7 +1,7 @@
 """The contest of the algorithms: settings, search spaces and rules, fixed before it was run.
 
 command:   python -m experiments contest
-hardware:  2 CPU cores, about two hours; --small takes two minutes and shows only how it works
+hardware:  2 CPU cores, about ten hours; --small takes two minutes and shows only how it works
 
 Protocol
 1. Settings: Fashion-MNIST, a small or a larger subset, clean or noisy labels, MLP or conv net.
@@ -14,6 +14,8 @@ Protocol
    and label noise, the same for all algorithms; the error on the whole test set.
 5. Report: mean, paired difference to SGD with its 95% interval (Student), paired t-tests, Holm's
    correction over all comparisons of the contest. Nothing is retuned after test errors were seen.
+6. Variants of Replicated-SGD, each a hypothesis of how to improve it, enter in the same way, and
+   are compared with SGD and with SAM; their comparisons are corrected among themselves.
 """
 
 from experiments.config import TrainConfig
@@ -52,13 +54,33 @@ SPACES = {
     "parle": _SGD | {"gamma": (1e-3, 3.0), "replica_gamma": (1e-4, 1.0)},
 }
 
+_RSGD = SPACES["rsgd"]
+
+# SAM inside the replicas; the force in the gradient instead of the pull; more replicas, each
+# with fewer steps; replicas that are coupled more evenly in time.
+VARIANTS = {
+    "rsgd, SAM inside": {"algorithm": "rsam"},
+    "rsgd, force": {"algorithm": "rsgd", "decoupled": False},
+    "rsgd, y=5": {"algorithm": "rsgd", "replicas": 5},
+    "rsgd, slow scoping": {"algorithm": "rsgd", "gamma_factor": 100.0},
+}
+
+SPACES |= {
+    "rsgd, SAM inside": _RSGD | {"sam_rho": (0.02, 0.5)},
+    "rsgd, force": _RSGD | {"gamma": (1e-6, 1e-2)},
+    "rsgd, y=5": _RSGD,
+    "rsgd, slow scoping": _RSGD | {"gamma": (1e-4, 1.0)},
+}
+
 TRIALS = 12
 TUNING_SEEDS = (0, 1)
 TEST_SEEDS = tuple(range(100, 110))
 SIGMA = 0.3
 
-# For --small: one setting, few trials, seeds and epochs.
+# For --small: one setting, no variants, few trials, seeds and epochs.
 SMALL = {
+    "spaces": {name: space for name, space in SPACES.items() if name not in VARIANTS},
+    "variants": {},
     "settings": {"MLP, 2k, 20% noise": {"model": "mlp", "epochs": 6, "label_noise": 0.2}},
     "trials": 3,
     "tuning_seeds": (0,),
