@@ -27,6 +27,8 @@ class Contest:
       spaces: contestant -> field -> least and largest value tried.
       variants: contestant -> what it fixes, its algorithm included; the others are algorithms.
       trials: candidates of each contestant in each setting.
+      trials_of: contestant -> candidates, where they are more than those.
+      against: contestants with which others are compared besides SGD, without a test.
       tuning_seeds: seeds (and data) of every candidate.
       test_seeds: seeds (and data) of the test.
       sigma: noise strength at which local energies are tabled.
@@ -40,11 +42,14 @@ class Contest:
     test_seeds: Sequence[int]
     sigma: float
     variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    trials_of: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    against: Sequence[str] = ()
 
     def candidates(self, algorithm: str) -> list[dict[str, float]]:
         """The settings that are tried, log-uniform in the algorithm's space."""
         space = self.spaces[algorithm]
-        points = scipy.stats.qmc.Halton(len(space), rng=0).random(self.trials)
+        trials = self.trials_of.get(algorithm, self.trials)
+        points = scipy.stats.qmc.Halton(len(space), rng=0).random(trials)
         low, high = np.log(list(space.values())).T
         return [
             {name: float(f"{value:.3g}") for name, value in zip(space, np.exp(row), strict=True)}
@@ -168,7 +173,7 @@ def _local_energy(run: Trained) -> dict[str, Any]:
 
 
 def summarize(contest: Contest, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each setting and contestant, with its paired differences to SGD and to SAM.
+    """One row for each setting and contestant, with its paired differences to SGD and others.
 
     Holm's correction is over all differences to SGD: one of the algorithms, one of the variants.
     """
@@ -194,11 +199,11 @@ def summarize(contest: Contest, results: dict[str, Any]) -> list[dict[str, Any]]
                 row["difference"] = round(mean, 4)
                 row["interval"] = [round(end, 4) for end in interval]
                 row["p"] = p
-            if "sam" in algorithms and algorithm not in ("sgd", "sam"):
-                mean, interval, _ = paired_difference(
-                    errors, _column(algorithms["sam"], "test_error")
-                )
-                row["to_sam"] = [round(mean, 4), *(round(end, 4) for end in interval)]
+            row["against"] = {
+                other: _difference(errors, _column(algorithms[other], "test_error"))
+                for other in contest.against
+                if other in algorithms and algorithm not in ("sgd", other)
+            }
             rows.append(row)
     for family in (False, True):
         compared = [
@@ -209,19 +214,25 @@ def summarize(contest: Contest, results: dict[str, Any]) -> list[dict[str, Any]]
     return rows
 
 
+def _difference(errors, others):
+    mean, interval, _ = paired_difference(errors, others)
+    return [round(float(value), 4) for value in (mean, *interval)]
+
+
 def _column(found, name):
     return np.array([run[name] for run in found["runs"]])
 
 
 def table(rows: list[dict[str, Any]], sigma: float) -> str:
     """The summary as a Markdown table."""
-    header = ["setting", "algorithm", "test error %", "to SGD, 95% interval", "p (Holm)", "to SAM"]
+    others = list(dict.fromkeys(other for row in rows for other in row["against"]))
+    header = ["setting", "algorithm", "test error %", "to SGD, 95% interval", "p (Holm)"]
+    header += [f"to {other}" for other in others]
     header += ["train error %", f"local energy %, σ={sigma:g}"]
     lines = [header]
     for row in rows:
         compared = "p" in row
         low, high = row.get("interval", (0, 0))
-        sam, sam_low, sam_high = row.get("to_sam", (0, 0, 0))
         lines.append(
             [
                 row["setting"],
@@ -229,12 +240,16 @@ def table(rows: list[dict[str, Any]], sigma: float) -> str:
                 "{:.2f} ± {:.2f}".format(*row["test_error"]),
                 f"{row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" if compared else "",
                 f"{row['p_holm']:.2g}" if compared else "",
-                f"{sam:+.2f} [{sam_low:+.2f}, {sam_high:+.2f}]" if "to_sam" in row else "",
+                *(_interval(row["against"].get(other)) for other in others),
                 "{:.2f} ± {:.2f}".format(*row["train_error"]),
                 "{:.2f} ± {:.2f}".format(*row["local_energy"]),
             ]
         )
     return markdown_table(lines)
+
+
+def _interval(difference):
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference) if difference else ""
 
 
 def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:

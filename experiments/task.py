@@ -101,7 +101,7 @@ class Task:
             return (stats, jax.tree.map(jnp.add, total, grads)), value
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        # XLA's CPU backend runs convolutions inside a loop about ten times slower than outside.
+        # XLA's own convolutions are about ten times slower on a CPU inside a loop than outside.
         unroll = parts if jax.default_backend() == "cpu" else 1
         (stats, total), values = jax.lax.scan(add, (batch_stats, zeros), batches, unroll=unroll)
         return (values.mean(), stats), jax.tree.map(lambda leaf: leaf / parts, total)

@@ -170,7 +170,7 @@ class Trainer:
     @functools.cached_property
     def loops_on_device(self) -> bool:
         """Whether many steps make one program, or each step its own."""
-        # XLA's CPU backend runs convolutions inside a loop about ten times slower than outside.
+        # XLA's own convolutions are about ten times slower on a CPU inside a loop than outside.
         if jax.default_backend() != "cpu":
             return True
         state = jax.eval_shape(lambda: self.init_state(0))

@@ -22,7 +22,8 @@ def evaluate(
     """Means over a data set of what `eval_fn` sums.
 
     Batches are dispatched one after another without waiting for results, so a jitted `eval_fn`
-    keeps the device busy. (A scan over batches would be ten times slower for convolutions on CPU.)
+    keeps the device busy. (A scan over batches would be ten times slower for XLA's own
+    convolutions on CPU.)
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`; jit it.

@@ -26,9 +26,10 @@ def map_replicas(
     The placement changes the program, not the result:
 
     - `"vmap"`: one batched program. Best on GPU and TPU, and everywhere for dense layers.
-    - `"unroll"`: y copies of the program inside one jit. A convolution whose kernel is batched
-      becomes a grouped convolution, which XLA's CPU backend runs about ten times slower than the
-      y plain ones: unrolled, y replicas cost y times one.
+    - `"unroll"`: y copies of the program inside one jit, which cost y times one. On a CPU a
+      convolution whose kernel is batched becomes a grouped one, about ten times slower than y
+      plain ones; `flatjax.models.conv_general_dilated` does not, but the maps of y networks
+      together no longer fit a cache.
     - `"mesh"`: each device of the mesh axis `"replica"` runs its own replicas; other axes of the
       mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica.
     - `"auto"` (default): mesh where one is given, else unrolled on CPU if the function contains a

@@ -88,15 +88,24 @@ def test_variants_are_compared_with_sam_too_and_corrected_among_themselves():
     errors = {"sgd": sgd, "sam": sam, "esgd": esgd, "rsgd, pull": pull}
     results = {"a": {name: fake(values) for name, values in errors.items()}}
     variants = {"rsgd, pull": {"algorithm": "rsgd", "decoupled": True}}
-    found = contest.summarize(dataclasses.replace(TINY, variants=variants), results)
+    found = contest.summarize(
+        dataclasses.replace(TINY, variants=variants, against=("sam",)), results
+    )
     rows = {row["algorithm"]: row for row in found}
     assert rows["rsgd, pull"]["base"] == "rsgd"
     assert rows["rsgd, pull"]["p_holm"] == rows["rsgd, pull"]["p"]  # alone in its family
     assert rows["sam"]["p_holm"] == pytest.approx(2 * rows["sam"]["p"])
     test = scipy.stats.ttest_1samp(pull - sam, 0).confidence_interval()
     expected = [np.mean(pull - sam), *test]
-    assert rows["rsgd, pull"]["to_sam"] == pytest.approx(expected, abs=1e-4)
-    assert "to_sam" not in rows["sam"]
+    assert rows["rsgd, pull"]["against"]["sam"] == pytest.approx(expected, abs=1e-4)
+    assert rows["sam"]["against"] == {}
+    assert "to sam" in contest.table(found, 0.3)
+
+
+def test_more_trials_hold_the_fewer():
+    more = dataclasses.replace(TINY, trials_of={"sgd": 7})
+    assert more.candidates("sgd")[: TINY.trials] == TINY.candidates("sgd")
+    assert len(more.candidates("sgd")) == 7
 
 
 def test_holm_rejects_what_the_procedure_rejects():
@@ -122,12 +131,14 @@ def test_all_algorithms_have_the_same_number_of_trials():
         test_seeds=rules.TEST_SEEDS,
         sigma=rules.SIGMA,
         variants=rules.VARIANTS,
+        trials_of=rules.TRIALS_OF,
+        against=rules.AGAINST,
     )
     assert set(rules.VARIANTS) < set(rules.SPACES)
     assert not set(rules.TUNING_SEEDS) & set(rules.TEST_SEEDS)
     for algorithm, space in rules.SPACES.items():
         candidates = real.candidates(algorithm)
-        assert len(candidates) == rules.TRIALS
+        assert len(candidates) == (48 if algorithm == "sgd, 48 trials" else rules.TRIALS)
         assert candidates == real.candidates(algorithm)
         for name, (low, high) in space.items():
             values = np.log([candidate[name] for candidate in candidates])

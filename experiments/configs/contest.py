@@ -16,6 +16,9 @@ Protocol
    correction over all comparisons of the contest. Nothing is retuned after test errors were seen.
 6. Variants of Replicated-SGD, each a hypothesis of how to improve it, enter in the same way, and
    are compared with SGD and with SAM; their comparisons are corrected among themselves.
+7. SGD with four times the trials was added after the tests of the first three settings had been
+   seen: in the second its best candidate lay at the edge of the twelve. It takes part in the same
+   way, and says how much of a difference to SGD is one of tuning.
 """
 
 from experiments.config import TrainConfig
@@ -56,9 +59,11 @@ SPACES = {
 
 _RSGD = SPACES["rsgd"]
 
-# SAM inside the replicas; the force in the gradient instead of the pull; more replicas, each
-# with fewer steps; replicas that are coupled more evenly in time.
+# SGD with more candidates, the twelve among them; SAM inside the replicas; the force in the
+# gradient instead of the pull; more replicas, each with fewer steps; a coupling that is more even
+# in time.
 VARIANTS = {
+    "sgd, 48 trials": {"algorithm": "sgd"},
     "rsgd, SAM inside": {"algorithm": "rsam"},
     "rsgd, force": {"algorithm": "rsgd", "decoupled": False},
     "rsgd, y=5": {"algorithm": "rsgd", "replicas": 5},
@@ -66,6 +71,7 @@ VARIANTS = {
 }
 
 SPACES |= {
+    "sgd, 48 trials": _SGD,
     "rsgd, SAM inside": _RSGD | {"sam_rho": (0.02, 0.5)},
     "rsgd, force": _RSGD | {"gamma": (1e-6, 1e-2)},
     "rsgd, y=5": _RSGD,
@@ -73,6 +79,8 @@ SPACES |= {
 }
 
 TRIALS = 12
+TRIALS_OF = {"sgd, 48 trials": 48}
+AGAINST = ("sgd, 48 trials", "sam")
 TUNING_SEEDS = (0, 1)
 TEST_SEEDS = tuple(range(100, 110))
 SIGMA = 0.3

@@ -1,8 +1,8 @@
 """The Hessian and the Gauss-Newton matrix, known by their products with vectors.
 
 Products are summed over the batches, in a Python loop around a jitted step: what is compiled, once,
-is the product with one batch. (A scan over batches would be ten times slower for convolutions on
-CPU.) The measures of `flatjax.flatness.hessian` take these matrices.
+is the product with one batch. (A scan over batches would be ten times slower for XLA's own
+convolutions on CPU.) The measures of `flatjax.flatness.hessian` take these matrices.
 """
 
 from collections.abc import Callable, Sequence
