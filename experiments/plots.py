@@ -156,6 +156,9 @@ def batch_statistics(results: dict[str, list[dict[str, Any]]], path: pathlib.Pat
         plt.close(figure)
 
 
+_DIVERGED = 20.0  # points above SGD that only runs reach that did not learn
+
+
 def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Paired differences to SGD with their intervals, a panel for each setting."""
     settings = list(dict.fromkeys(row["setting"] for row in rows))
@@ -173,6 +176,11 @@ def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
                 if row["setting"] != setting or "p" not in row:
                     continue
                 height, color = labels.index(row["algorithm"]), COLORS[row["base"]]
+                if row["difference"] > _DIVERGED:  # would squeeze the others
+                    note = f"{row['difference']:+.0f}, diverged"
+                    side = panel.get_yaxis_transform()
+                    panel.text(1, height, note, ha="right", va="center", transform=side)
+                    continue
                 panel.plot(row["interval"], [height] * 2, color=color, lw=2, alpha=0.6)
                 panel.plot(row["difference"], height, "o", color=color)
             panel.axvline(0, color=COLORS["sgd"], lw=0.8)
