@@ -179,7 +179,7 @@ def contest(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
                 if row["difference"] > _DIVERGED:  # would squeeze the others
                     note = f"{row['difference']:+.0f}, diverged"
                     side = panel.get_yaxis_transform()
-                    panel.text(1, height, note, ha="right", va="center", transform=side)
+                    panel.text(0.03, height, note, va="center", transform=side)
                     continue
                 panel.plot(row["interval"], [height] * 2, color=color, lw=2, alpha=0.6)
                 panel.plot(row["difference"], height, "o", color=color)

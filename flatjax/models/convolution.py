@@ -37,9 +37,9 @@ def conv_general_dilated(
     - the gradient of the kernel, to XLA a convolution whose window is as large as the maps, is a
       matrix product of patches, some images at a time;
     - the gradient of the images is the convolution with the turned kernel, which XLA leaves in a
-      slow layout inside loops: a `lax.scan` over training steps took four times as long;
+      slow layout inside loops, such as a `lax.scan` over training steps;
     - under `jax.vmap` over kernels (replicas) it is one convolution after another instead of a
-      grouped one, which takes four times as long;
+      grouped one;
     - a filter of few weights (the first layer's) is a matrix product of patches, of all images.
 
     Times are in `python -m experiments.benchmarks.convolution`. Values, gradients and higher

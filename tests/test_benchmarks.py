@@ -1,0 +1,54 @@
+"""The suite of benchmarks runs, and its record is what the tables and the picture are made of."""
+
+import numpy as np
+import pytest
+
+from experiments.benchmarks import __main__ as suite
+from experiments.benchmarks import convolution, steps, suite_figure
+from experiments.benchmarks.race import race
+from experiments.run_directory import read_json
+
+
+def test_steps_are_timed_against_each_other():
+    found = steps.Steps(models=("mlp",), batch_size=2, rounds=1, replicas=2, inner_steps=2)
+    measured = found.measure()["mlp"]
+    assert "Parle y=2, a gradient each / 2 plain" in measured["ratios"]
+    assert all(ratio > 0 for ratio in measured["ratios"].values())
+    assert all(seconds > 0 for seconds in measured["compile_seconds"].values())
+    assert set(measured["compile_seconds"]) <= set(measured["milliseconds"])
+    lines = steps.table({"mlp": measured}).splitlines()
+    assert len(lines) == sum(map(len, measured.values())) + 3 * 2 + 2
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(ValueError, match=r"models must be of .* got \['vgg'\]"):
+        steps.Steps(models=("vgg",))
+
+
+def test_layers_are_timed_in_all_situations(monkeypatch):
+    monkeypatch.setattr(convolution, "LAYERS", ((6, 2, 3, 2, 3),))
+    rows = convolution.Convolution(batch_size=2, rounds=1).measure()
+    situations = {f"{who}, {what}" for who in ("XLA", "flatjax") for what in SITUATIONS}
+    assert set(rows[0]["seconds"]) == situations
+    assert "| 6 x 6" in convolution.table(rows)
+
+
+SITUATIONS = ("alone", "loop", "replicas")
+
+
+def test_the_record_is_whole(tmp_path):
+    found = read_json(suite.Suite().out)
+    assert set(found) == {"steps", "local-energy", "convolution"}
+    text = suite.tables(found)
+    for name in ("rSGD y=3: JAX / PyTorch", "local energy / forward passes", "256 to 512"):
+        assert name in text
+    suite_figure.draw(found, tmp_path / "suite.png")
+    assert (tmp_path / "suite.png").stat().st_size > 10_000
+
+
+def test_the_first_round_of_a_race_does_not_count():
+    calls = []
+    times = race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == 4 * ["a", "b"]
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+    assert np.all(times["a"] >= 0)
