@@ -232,13 +232,12 @@ def table(rows: list[dict[str, Any]], sigma: float) -> str:
     lines = [header]
     for row in rows:
         compared = "p" in row
-        low, high = row.get("interval", (0, 0))
         lines.append(
             [
                 row["setting"],
                 row["algorithm"],
                 "{:.2f} ± {:.2f}".format(*row["test_error"]),
-                f"{row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" if compared else "",
+                _interval([row["difference"], *row["interval"]] if compared else None),
                 f"{row['p_holm']:.2g}" if compared else "",
                 *(_interval(row["against"].get(other)) for other in others),
                 "{:.2f} ± {:.2f}".format(*row["train_error"]),

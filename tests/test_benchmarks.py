@@ -8,6 +8,8 @@ from experiments.benchmarks import convolution, steps, suite_figure
 from experiments.benchmarks.race import race
 from experiments.run_directory import read_json
 
+SITUATIONS = ("alone", "loop", "replicas")
+
 
 def test_steps_are_timed_against_each_other():
     found = steps.Steps(models=("mlp",), batch_size=2, rounds=1, replicas=2, inner_steps=2)
@@ -31,9 +33,6 @@ def test_layers_are_timed_in_all_situations(monkeypatch):
     situations = {f"{who}, {what}" for who in ("XLA", "flatjax") for what in SITUATIONS}
     assert set(rows[0]["seconds"]) == situations
     assert "| 6 x 6" in convolution.table(rows)
-
-
-SITUATIONS = ("alone", "loop", "replicas")
 
 
 def test_the_record_is_whole(tmp_path):

@@ -86,8 +86,9 @@ def test_values_and_derivatives(single_device, count, size, window, strides, pad
         )(kernel, images)
 
     expected, found = results(xla), results(ours)
+    atol = 1e-4 if channels == 2 else 5e-4  # longer sums
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=5e-4), expected, found
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol), expected, found
     )
 
 

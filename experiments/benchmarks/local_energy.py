@@ -11,7 +11,7 @@ import optax
 import tyro
 
 import flatjax
-from experiments.benchmarks.machine import available_cores, describe_machine
+from experiments.benchmarks.machine import available_cores, describe_machine, hint_at_torch
 from experiments.benchmarks.race import Clock, race
 from experiments.run_directory import write_json
 from flatjax import flatness, models
@@ -42,6 +42,7 @@ class LocalEnergyBenchmark:
     def run(self) -> None:
         """Times and prints the ratios."""
         found = self.measure()
+        hint_at_torch()
         print(f"{self.model}, {self.batches} batches of 500, {describe_machine()}\n")
         for name, value in found["ratios"].items():
             print(f"{name:<32} {value:5.2f}")

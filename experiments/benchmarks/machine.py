@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import sys
 
 import jax
 
@@ -25,3 +26,9 @@ def torch_version() -> str | None:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def hint_at_torch() -> None:
+    """Says on stderr how to get the comparison with PyTorch, where it is not installed."""
+    if torch_version() is None:
+        print("PyTorch is not installed: pip install -e '.[benchmarks]'", file=sys.stderr)

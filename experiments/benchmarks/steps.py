@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from experiments.benchmarks.jax_steps import JaxSteps
-from experiments.benchmarks.machine import available_cores, describe_machine
+from experiments.benchmarks.machine import available_cores, describe_machine, hint_at_torch
 from experiments.benchmarks.race import Clock, race
 from experiments.compare import markdown_table
 from experiments.run_directory import write_json
@@ -69,6 +69,7 @@ class Steps:
     def run(self) -> None:
         """Times everything and prints the table."""
         found = self.measure()
+        hint_at_torch()
         print(f"{describe_machine()}\n\n{table(found)}")
         if self.out is not None:
             settings = dataclasses.asdict(self) | {"out": None}
@@ -143,13 +144,14 @@ class Steps:
             return candidates
         make = lambda: TorchSteps(model, images, labels, threads=len(available_cores()))
         num_params = sum(leaf.size for leaf in jax.tree.leaves(ours.replicas)) // self.replicas
-        if make().num_params() != num_params:
+        theirs = make()
+        if theirs.num_params() != num_params:
             raise RuntimeError(
                 f"the networks differ: {num_params} parameters here, "
-                f"{make().num_params()} in PyTorch."
+                f"{theirs.num_params()} in PyTorch."
             )
         return candidates | {
-            "PyTorch plain": make().plain(),
+            "PyTorch plain": theirs.plain(),
             "PyTorch rSGD": make().rsgd(),
             "PyTorch eSGD": make().esgd(self.inner_steps),
         }
