@@ -1,5 +1,6 @@
 """The order in which XLA's CPU backend runs things that do not depend on each other."""
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -24,7 +25,7 @@ def after(done: chex.ArrayTree, args: Any) -> Any:
     Returns:
       `args`, unchanged in value.
     """
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not _applies():
         return args
     # Leaves may be Python scalars too.
     has_dtype = lambda leaf, kind: hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, kind)
@@ -42,3 +43,28 @@ def after(done: chex.ArrayTree, args: Any) -> Any:
         return jnp.where(never, jnp.zeros_like(leaf), leaf) if is_number else leaf
 
     return jax.tree.map(wait, args)
+
+
+def once(compute: Callable[..., Any], count: jax.Array, *args: Any) -> Any:
+    """The value of a function that is dear, computed once on a single CPU device.
+
+    XLA's CPU backend fuses what is elementwise into everything that uses it, and computes it again
+    there. No fusion goes into a conditional, whose predicate the compiler must not know.
+
+    Args:
+      compute: from arrays to a pytree of arrays.
+      count: an integer array that is never negative, which the compiler does not know.
+      *args: of `compute`.
+
+    Returns:
+      `compute(*args)`.
+    """
+    if not _applies():
+        return compute(*args)
+    shapes = jax.eval_shape(compute, *args)
+    zeros = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.cond(count >= 0, compute, zeros, *args)
+
+
+def _applies() -> bool:
+    return jax.default_backend() == "cpu" and jax.device_count() == 1

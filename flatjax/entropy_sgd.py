@@ -180,14 +180,10 @@ def entropy_sgd(
             moved = coupling.map_masked(contract, mask, params, moved, state.anchor)
         if has_noise:
             step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
-            noise = langevin_noise(
-                jax.random.fold_in(state.key, step),
-                params,
-                eta,
-                noise_scale,
-                axis_name=axis_name,
-                replica_axis=replica_axis,
+            draw = lambda key, eta: langevin_noise(
+                key, params, eta, noise_scale, axis_name=axis_name, replica_axis=replica_axis
             )
+            noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
             moved = coupling.map_masked(jnp.add, mask, params, moved, noise)
         return moved, inner_state
 
@@ -214,8 +210,8 @@ def entropy_sgd(
             }
         return schedule.update(gamma_state, **extra_args)
 
-    def transparent_update_fn(grads, state, params=None, **extra_args):
-        _checks.check_updates(grads, params)
+    def one_step(grads, state, params, is_last, extra_args):
+        """One step of w', and of w if it is the last of a loop."""
         schedules.require_value(gamma, extra_args)
         gamma_t = jnp.asarray(schedule(state.gamma_state))
         eta = inner_learning_rate
@@ -225,7 +221,6 @@ def entropy_sgd(
         mean = jax.tree.map(
             lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype), state.mean, moved
         )
-        is_last = state.inner_step == inner_steps - 1
 
         def end_loop(anchor, mean, outer_state, gamma_state):
             anchor, outer_state = outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args)
@@ -255,6 +250,11 @@ def entropy_sgd(
         )
         return optax.tree.sub(new_params, params), new_state
 
+    def transparent_update_fn(grads, state, params=None, **extra_args):
+        _checks.check_updates(grads, params)
+        is_last = state.inner_step == inner_steps - 1
+        return one_step(grads, state, params, is_last, extra_args)
+
     def opaque_update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
         _checks.check_updates(grads, params)
         if grad_fn is None:
@@ -263,20 +263,25 @@ def entropy_sgd(
                 "mode: a function (params, i) -> gradient on the i-th batch of the loop."
             )
 
-        def step(grads, state, iterate):
-            updates, state = transparent_update_fn(grads, state, iterate, **extra_args)
+        def step(carry, grads, is_last):
+            iterate, state = carry
+            updates, state = one_step(grads, state, iterate, is_last, extra_args)
             return optax.apply_updates(iterate, updates), state
 
-        def scan_step(carry, i):
-            iterate, state = carry
-            return step(grad_fn(iterate, i), state, iterate), None
-
-        # The first gradient is the one that was passed. XLA's CPU backend runs convolutions inside
-        # a loop about ten times slower than unrolled.
-        unroll = jax.default_backend() == "cpu"
-        (iterate, state), _ = jax.lax.scan(
-            scan_step, step(grads, state, params), jnp.arange(1, inner_steps), unroll=unroll
-        )
+        # The first gradient is the one that was passed.
+        carry = step((params, state), grads, inner_steps == 1)
+        if jax.default_backend() == "cpu":
+            # XLA's CPU backend runs its own convolutions about ten times slower inside a loop; and
+            # where it is known which step is the last, the others do nothing of what ends a loop.
+            for i in range(1, inner_steps):
+                carry = step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
+        else:
+            carry, _ = jax.lax.scan(
+                lambda carry, i: (step(carry, grad_fn(carry[0], i), i == inner_steps - 1), None),
+                carry,
+                jnp.arange(1, inner_steps),
+            )
+        iterate, state = carry
         return optax.tree.sub(iterate, params), state
 
     update_fn = opaque_update_fn if opaque_mode else transparent_update_fn

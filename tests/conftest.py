@@ -1,7 +1,7 @@
 """Every test sees eight virtual CPU devices, and programs that are compiled quickly.
 
 Most of the tests' time is compilation: with fewer optimizations and the older emitters of loops
-they take little more than half of it, and nothing that they check depends on them. Processes that
+they take half of it, and nothing that they check depends on them. Processes that
 tests start inherit it. Set before the first use of a backend.
 """
 
@@ -10,7 +10,7 @@ import os
 import jax
 import jaxlib
 
-FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=1"]
+FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 if jaxlib.__version__.startswith("0.10."):  # later ones have the new emitters only
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)

@@ -73,3 +73,31 @@ def test_unrolled_replicas_and_entropy_sgd_are_the_same(monkeypatch):
     free = train()
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     np.testing.assert_array_equal(train(), free)
+
+
+def test_what_is_computed_once_stays(single_device):
+    draw = lambda key: {"x": jax.random.normal(key, (3,)), "y": jnp.ones(2)}
+    key = jax.random.key(0)
+    once = jax.jit(lambda count, key: _order.once(draw, count, key))
+    for count in (0, 7):
+        jax.tree.map(np.testing.assert_array_equal, once(count, key), draw(key))
+    keys = jax.random.split(key, 4)
+    found = jax.vmap(once)(jnp.arange(4), keys)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.vmap(draw)(keys))
+
+
+@pytest.mark.parametrize(("devices", "conditionals"), [(1, 1), (2, 0)])
+def test_the_compiler_keeps_the_conditional(monkeypatch, devices, conditionals):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    compute = jax.jit(lambda count, x: _order.once(jnp.sin, count, x))
+    compiled = compute.lower(jnp.array(0), jnp.ones(8)).compile().as_text()
+    assert compiled.count(" conditional(") == conditionals
+
+
+def test_a_step_within_an_opaque_loop_does_nothing_of_what_ends_it(single_device):
+    tx = flatjax.esgd(0.1, 0.5, inner_steps=4, opaque_mode=True, noise_scale=0.0)
+    grad_fn = lambda params, i: params
+    step = jax.jit(lambda p, state: tx.update(p, state, p, grad_fn=grad_fn))
+    params = jnp.ones(8)
+    compiled = step.lower(params, tx.init(params)).compile().as_text()
+    assert " conditional(" not in compiled
