@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
+from flatjax._normal import normal
 
 
 def langevin_noise(
@@ -59,7 +60,7 @@ def langevin_noise(
 
     def draw(replica):
         # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
-        noise = scale * jax.random.normal(jax.random.fold_in(key, replica), (ends[-1],))
+        noise = scale * normal(jax.random.fold_in(key, replica), ends[-1])
         parts = zip(jnp.split(noise, ends[:-1]), shapes, leaves, strict=True)
         return [part.reshape(shape).astype(leaf.dtype) for part, shape, leaf in parts]
 

@@ -1,0 +1,45 @@
+"""Normal numbers: JAX's own, bit for bit."""
+
+import jax
+import numpy as np
+import pytest
+
+from flatjax._normal import normal
+
+SIZES = (1, 2, 7, 1000)
+
+
+def same(key, size):
+    expected = jax.random.normal(key, (size,))
+    np.testing.assert_array_equal(normal(key, size), expected)
+    found = jax.jit(normal, static_argnums=1)(key, size)
+    assert found.dtype == expected.dtype
+    # Compiled, a polynomial may be contracted to other roundings.
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_keys_of_both_styles(make, size):
+    same(make(3), size)
+    same(jax.random.fold_in(make(3), 2**31), size)
+
+
+def test_stacked_keys():
+    keys = jax.random.split(jax.random.key(0), 3)
+    found = jax.vmap(lambda key: normal(key, 9))(keys)
+    np.testing.assert_array_equal(found, [jax.random.normal(key, (9,)) for key in keys])
+
+
+def test_it_is_written_out():
+    trace = lambda key: str(jax.make_jaxpr(lambda key: normal(key, 9))(key))
+    assert "threefry2x32" not in trace(jax.random.key(0))
+    assert "random_bits" in trace(jax.random.key(0, impl="rbg"))
+
+
+def test_what_is_not_written_out_is_left_to_jax():
+    same(jax.random.key(0, impl="rbg"), 9)
+    with jax.enable_x64(True):
+        same(jax.random.key(0), 9)
+    with jax.threefry_partitionable(False):
+        same(jax.random.key(0), 9)
