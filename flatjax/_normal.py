@@ -51,7 +51,7 @@ def _is_written_out(key, size) -> bool:
         and str(jax.random.key_impl(key)) == "threefry2x32"
         and jax.config.jax_threefry_partitionable
         and jnp.result_type(float) == jnp.float32
-        and size < 2**32
+        and 0 < size < 2**32
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from flatjax._normal import normal
 
-SIZES = (1, 2, 7, 1000)
+SIZES = (0, 1, 2, 7, 1000)
 
 
 def same(key, size):

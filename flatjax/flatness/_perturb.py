@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
+from flatjax._normal import normal
 from flatjax.coupling import Mask, map_masked
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -51,7 +52,7 @@ def unravel(vector: jax.Array, tree: chex.ArrayTree) -> chex.ArrayTree:
 def normal_like(key: chex.PRNGKey, tree: chex.ArrayTree) -> chex.ArrayTree:
     """Standard normal noise of the shapes of a pytree."""
     # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
-    return unravel(jax.random.normal(key, (size(tree),)), tree) if jax.tree.leaves(tree) else tree
+    return unravel(normal(key, size(tree)), tree) if jax.tree.leaves(tree) else tree
 
 
 class Data:
