@@ -10,6 +10,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
 import flatjax
@@ -145,6 +146,11 @@ def _esgd(config: TrainConfig, total_steps: int):
     return flatjax.esgd(**_inner_loop(config, total_steps))
 
 
+def _esgd_with_numbers_only(config: TrainConfig, total_steps: int):
+    """SAM multiplies the state of its optimizer, in optax; keys of the new style refuse that."""
+    return flatjax.esgd(key=jax.random.PRNGKey(0), **_inner_loop(config, total_steps))
+
+
 def _parle(config: TrainConfig, total_steps: int):
     outer_steps = total_steps // config.inner_steps
     replica_gamma = _gamma(config, config.replica_gamma, outer_steps)
@@ -181,16 +187,24 @@ ALGORITHMS: dict[str, Algorithm] = {
         batch_repeats=2,
         round_steps_to=lambda config: 2 * config.period,
     ),
+    "esam": Algorithm(
+        functools.partial(_sharpness_aware, _esgd_with_numbers_only),
+        flatjax.entropy_sgd_eval_params,
+        batch_repeats=2,
+        round_steps_to=lambda config: 2 * config.inner_steps,
+    ),
     "parle": Algorithm(_parle, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
 }
 
 
 def seed_noise(opt_state: optax.OptState, key: chex.PRNGKey) -> optax.OptState:
     """Gives the run's key to the transformations that draw noise, if any."""
+    is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
 
     def replace(node):
-        is_noisy = isinstance(node, flatjax.EntropySGDState)
-        return node._replace(key=key) if is_noisy else node
+        if not is_noisy(node):
+            return node
+        is_new = jnp.issubdtype(node.key.dtype, jax.dtypes.prng_key)
+        return node._replace(key=key if is_new else jax.random.key_data(key))
 
-    is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
     return jax.tree.map(replace, opt_state, is_leaf=is_noisy)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "parle"]
+AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "esam", "parle"]
 Schedule = Literal["cosine", "constant", "milestones"]
 Augmentation = Literal["flip", "crop", "cutout", "autoaugment"]
 CommunicationDtype = Literal["float32", "bfloat16", "int8"]
@@ -25,7 +25,8 @@ class TrainConfig:
 
     algorithm: AlgorithmName = "rsgd"
     """sgd; sam (sharpness-aware); swa or ema (averages of SGD's weights); esgd (Entropy-SGD); rsgd
-    (Replicated-SGD); rsam (replicas of SAM, coupled); parle (replicas of Entropy-SGD)."""
+    (Replicated-SGD); rsam (replicas of SAM, coupled); parle (replicas of Entropy-SGD); esam (SAM in
+    the loop of Entropy-SGD)."""
     dataset: str = "digits"
     """digits (embedded), fashion_mnist, tiny_imagenet, or any image classification set of
     TensorFlow Datasets (cifar10, cifar100, ...)."""
@@ -100,7 +101,7 @@ class TrainConfig:
     noise_scale: float = 1e-4
     """Langevin noise epsilon (esgd, parle)."""
     sam_rho: float = 0.05
-    """Radius of the adversarial step (sam, rsam)."""
+    """Radius of the adversarial step (sam, rsam, esam)."""
     average_start: float = 0.75
     """Fraction of training after which weights are averaged (swa)."""
     ema_decay: float = 0.999
@@ -173,8 +174,10 @@ class TrainConfig:
             )
         if self.evaluate_on == "validation" and self.validation == 0:
             raise ValueError("validation must be > 0 to evaluate on it, got 0.")
-        if self.algorithm == "rsam" and self.gamma is None:
-            raise ValueError("gamma must be given for rsam: it cannot be balanced with the loss.")
+        if self.algorithm in ("rsam", "esam") and self.gamma is None:
+            raise ValueError(
+                f"gamma must be given for {self.algorithm}: it cannot be balanced with the loss."
+            )
         if self.common_init and self.num_replicas > 1 and self.gamma is None:
             raise ValueError(
                 "gamma must be given with common_init: replicas that start together have no "

@@ -25,6 +25,7 @@ COLORS = {
     "esgd": "#009E73",
     "rsgd": "#D55E00",
     "rsam": "#CC79A7",
+    "esam": "#56B4E9",
     "parle": "#0072B2",
 }
 

@@ -83,9 +83,10 @@ def test_every_example_is_seen_once_an_epoch_by_each_replica():
     assert not np.array_equal(order[:, 0], order[:, 1])
 
 
-@pytest.mark.parametrize("algorithm", ["sam", "rsam"])
+@pytest.mark.parametrize("algorithm", ["sam", "rsam", "esam"])
 def test_sam_takes_both_gradients_on_one_batch(algorithm):
-    config = replace(algorithm=algorithm, schedule="constant", gamma=0.3, decoupled=False)
+    options = {"schedule": "constant", "gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
+    config = replace(algorithm=algorithm, **options)
     trainer = Trainer(config)
     task, state = trainer.task, trainer.init_state(0)
     batches = task.batch(task.device_train, trainer.epoch_order(0, 0)[0], jax.random.key(0))

@@ -19,8 +19,9 @@ Protocol
 7. SGD with four times the trials was added after the tests of the first three settings had been
    seen: in the second its best candidate lay at the edge of the twelve. It takes part in the same
    way, and says how much of a difference to SGD is one of tuning.
-8. So were two variants of Entropy-SGD, after the tests of all three settings of the MLP: one whose
-   noise is tuned as well (until then 1e-4, which is next to none), and one with longer loops.
+8. So were three variants of Entropy-SGD, after the tests of all three settings of the MLP: one
+   whose noise is tuned as well (until then 1e-4, which is next to none), one with longer loops, and
+   one with SAM in its loop.
 """
 
 from experiments.config import TrainConfig
@@ -63,7 +64,7 @@ _RSGD = SPACES["rsgd"]
 
 # SGD with more candidates, the twelve among them; SAM inside the replicas; the force in the
 # gradient instead of the pull; more replicas, each with fewer steps; a coupling that is more even
-# in time. Entropy-SGD that really is at a temperature; that explores for longer.
+# in time. Entropy-SGD that really is at a temperature; that explores for longer; with SAM inside.
 VARIANTS = {
     "sgd, 48 trials": {"algorithm": "sgd"},
     "rsgd, SAM inside": {"algorithm": "rsam"},
@@ -72,6 +73,7 @@ VARIANTS = {
     "rsgd, slow scoping": {"algorithm": "rsgd", "gamma_factor": 100.0},
     "esgd, noise tuned": {"algorithm": "esgd"},
     "esgd, L=20": {"algorithm": "esgd", "inner_steps": 20},
+    "esgd, SAM inside": {"algorithm": "esam"},
 }
 
 SPACES |= {
@@ -82,6 +84,7 @@ SPACES |= {
     "rsgd, slow scoping": _RSGD | {"gamma": (1e-4, 1.0)},
     "esgd, noise tuned": SPACES["esgd"] | {"noise_scale": (1e-3, 1e-1)},
     "esgd, L=20": SPACES["esgd"],
+    "esgd, SAM inside": SPACES["esgd"] | {"sam_rho": (0.02, 0.5)},
 }
 
 TRIALS = 12
