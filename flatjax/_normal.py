@@ -49,7 +49,7 @@ def _is_written_out(key, size) -> bool:
     return (
         jax.default_backend() == "cpu"
         and str(jax.random.key_impl(key)) == "threefry2x32"
-        and jax.config.jax_threefry_partitionable
+        and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
         and jnp.result_type(float) == jnp.float32
         and 0 < size < 2**32
     )
