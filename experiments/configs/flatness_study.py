@@ -1,7 +1,7 @@
 """Does flatness predict the test error? A full factorial of settings, every measure on every one.
 
 command:   python -m experiments flatness-study
-hardware:  2 CPU cores, about two hours; --small takes three minutes
+hardware:  2 CPU cores, about four hours; --small takes three minutes
 """
 
 from experiments.config import TrainConfig
