@@ -40,7 +40,14 @@ BATCH_SIZES = (32, 128)
 SEEDS = (0, 1)
 
 SMALL = {
-    "tasks": {"MLP, 20% noise": {"model": "mlp", "label_noise": 0.2, "epochs": 5}},
+    "tasks": {
+        "MLP, 20% noise": {
+            "model": "mlp",
+            "label_noise": 0.2,
+            "epochs": 5,
+            "local_energy_examples": 500,
+        }
+    },
     "algorithms": {name: ALGORITHMS[name] for name in ("SGD", "SAM", "rSGD")},
     "batch_sizes": (128,),
     "seeds": (0,),
