@@ -33,8 +33,7 @@ def normal(key: chex.PRNGKey, size: int) -> jax.Array:
     """
     if not _is_written_out(key, size):
         return jax.random.normal(key, (size,))
-    is_new = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    words = jax.random.key_data(key) if is_new else key
+    words = jax.random.key_data(key)
     counts = jax.lax.iota(jnp.uint32, size)
     high, low = _threefry(words[0], words[1], jnp.zeros_like(counts), counts)
     # 23 random bits are the fraction of a number in [1, 2), which is shifted to (-1, 1).

@@ -109,7 +109,7 @@ def entropy_sgd(
       mask: pytree of bools (or a function of params returning one); leaves marked False feel
         neither coupling nor noise. Leaves that must not move want `optax.partition` around this.
       opaque_mode: one `update` makes a whole loop. It takes the gradient at `params` and
-        `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, scanned elsewhere).
+        `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere).
 
     Returns:
       The transformation. `update` needs `params` (and in opaque mode `grad_fn`).
@@ -268,19 +268,18 @@ def entropy_sgd(
             updates, state = one_step(grads, state, iterate, is_last, extra_args)
             return optax.apply_updates(iterate, updates), state
 
+        def next_step(i, carry):
+            return step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
+
         # The first gradient is the one that was passed.
         carry = step((params, state), grads, inner_steps == 1)
         if jax.default_backend() == "cpu":
             # XLA's CPU backend runs its own convolutions about ten times slower inside a loop; and
             # where it is known which step is the last, the others do nothing of what ends a loop.
             for i in range(1, inner_steps):
-                carry = step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
+                carry = next_step(i, carry)
         else:
-            carry, _ = jax.lax.scan(
-                lambda carry, i: (step(carry, grad_fn(carry[0], i), i == inner_steps - 1), None),
-                carry,
-                jnp.arange(1, inner_steps),
-            )
+            carry = jax.lax.fori_loop(1, inner_steps, next_step, carry)
         iterate, state = carry
         return optax.tree.sub(iterate, params), state
 

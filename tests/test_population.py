@@ -33,7 +33,7 @@ def tasks():
     return make_tasks(BASE, [0, 1])
 
 
-@pytest.mark.parametrize("algorithm", ["sam", "parle"])
+@pytest.mark.parametrize("algorithm", ["sam", "rsam", "parle"])
 def test_runs_are_those_of_the_trainer(tasks, algorithm):
     config = dataclasses.replace(BASE, algorithm=algorithm)
     population = Population(config, tasks, NAMES)
