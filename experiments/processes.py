@@ -63,6 +63,24 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=HEARTBEAT_SECONDS,
     )
+    _yield_to_those_who_work()
+
+
+def _yield_to_those_who_work():
+    """Starts the threads of the backend so that on CPUs none of them displaces another.
+
+    The thread of gloo that waits for messages polls, without a pause, for as long as another thread
+    holds the lock of the connection. On a core that both share, it keeps that one from letting go:
+    a small all-reduce then takes 4 ms, not 0.3. As batch jobs, threads that wake wait their turn.
+    """
+    if not hasattr(os, "SCHED_BATCH"):  # only Linux has it
+        return
+    policy, settings = os.sched_getscheduler(0), os.sched_getparam(0)
+    if policy != os.SCHED_OTHER:  # somebody's choice
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if jax.local_devices()[0].platform != "cpu":
+        os.sched_setscheduler(0, policy, settings)
 
 
 def free_address() -> str:

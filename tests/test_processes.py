@@ -83,6 +83,8 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
             assert first.poll() is None, (tmp_path / "0.txt").read_text()
             assert time.monotonic() < deadline, "the run made no progress"
             time.sleep(0.01)
+        if hasattr(os, "SCHED_BATCH"):
+            assert os.sched_getscheduler(first.pid) == os.SCHED_BATCH
         second.send_signal(signal.SIGKILL)
         # At once where it was talking to the other, else after some missed heartbeats.
         assert first.wait(timeout=4 * processes.HEARTBEAT_SECONDS) != 0
