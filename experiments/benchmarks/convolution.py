@@ -1,7 +1,9 @@
-"""Layers of convolution, forward and backward: flatjax's beside XLA's."""
+"""Layers of convolution, forward and backward: flatjax's beside XLA's and PyTorch's."""
 
 import dataclasses
+import importlib.util
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.benchmarks.machine import describe_machine
+from experiments.benchmarks.machine import available_cores, describe_machine
 from experiments.benchmarks.race import Clock, race
 from experiments.compare import markdown_table
 from experiments.run_directory import write_json
@@ -20,7 +22,9 @@ LAYERS = (
     (28, 1, 16, 1, 3),
     (28, 16, 32, 2, 3),
     (14, 32, 32, 1, 3),
-    (16, 64, 64, 1, 3),
+    (32, 64, 64, 1, 3),
+    (16, 128, 128, 1, 3),
+    (8, 256, 256, 1, 3),
     (16, 256, 64, 1, 1),
     (16, 256, 512, 2, 1),
 )
@@ -89,16 +93,46 @@ class Convolution:
             }
 
         convolutions = {"XLA": jax.lax.conv_general_dilated, "flatjax": models.conv_general_dilated}
-        return {
+        candidates = {
             f"{name}, {situation}": run
             for name, conv in convolutions.items()
             for situation, run in situations(conv).items()
         }
+        if importlib.util.find_spec("torch"):
+            layer = (np.asarray(images[0]), np.asarray(kernels[0]), np.asarray(sensitivity))
+            candidates["PyTorch, alone"] = _torch_step(*layer, stride)
+        return candidates
+
+
+def _torch_step(images, kernel, sensitivity, stride) -> Callable[[], None]:
+    """The same alone, in the layout that PyTorch has by default."""
+    import torch
+
+    torch.set_num_threads(len(available_cores()))
+    copy = lambda array, *axes: torch.tensor(np.ascontiguousarray(array.transpose(axes)))
+    images, kernel = copy(images, 0, 3, 1, 2), copy(kernel, 3, 2, 0, 1)
+    sensitivity = copy(sensitivity, 0, 3, 1, 2)
+    images.requires_grad_(), kernel.requires_grad_()
+    margin = kernel.shape[-1] // 2
+    # Once: nor does JAX compute the maps, which the gradients do not need.
+    maps = torch.nn.functional.conv2d(images, kernel, stride=stride, padding=margin)
+
+    def step():
+        d_images, d_kernel = torch.autograd.grad(
+            maps, (images, kernel), sensitivity, retain_graph=True
+        )
+        with torch.no_grad():
+            return images + 1e-6 * d_images, kernel + 1e-6 * d_kernel
+
+    return step
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Times of XLA's over ours, and what loops and replicas cost, as Markdown."""
-    lines = [["pixels", "kernel", "channels", "stride", "XLA, ms", "flatjax, ms"]]
+    """Milliseconds alone, and what loops and replicas cost, as Markdown."""
+    alone = [
+        name for name in ("XLA", "flatjax", "PyTorch") if f"{name}, alone" in rows[0]["seconds"]
+    ]
+    lines = [["pixels", "kernel", "channels", "stride", *(f"{name}, ms" for name in alone)]]
     lines[0] += [
         f"{name}, in a loop of 3 / 3" if situation == "loop" else f"{name}, vmap over 3 / 3"
         for situation in ("loop", "replicas")
@@ -108,7 +142,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         side, inputs, outputs, stride, size = row["layer"]
         seconds = row["seconds"]
         line = [f"{side} x {side}", f"{size} x {size}", f"{inputs} to {outputs}", f"{stride}"]
-        line += [f"{1e3 * seconds[f'{name}, alone']:.1f}" for name in ("XLA", "flatjax")]
+        line += [f"{1e3 * seconds[f'{name}, alone']:.1f}" for name in alone]
         line += [
             f"{seconds[f'{name}, {situation}'] / (REPLICAS * seconds[f'{name}, alone']):.2f}"
             for situation in ("loop", "replicas")
