@@ -46,7 +46,7 @@ MIXTURE = {"alpha": 1.0, "delta": 1.0}
 
 # %%
 LOGISTIC = losses.logistic()
-ridges = np.geomspace(1e-2, 1e2, 40)
+ridges = np.geomspace(1e-2, 1e2, 8 if REDUCED else 40)
 simulated_ridges = np.geomspace(1e-2, 1e2, 2 if REDUCED else 5)
 
 
@@ -95,7 +95,7 @@ references = {
     "cross-entropy, λ = 1": (1.0, gm.erm_reference(LOGISTIC, lam=1.0, **MIXTURE)),
     "cross-entropy, λ = 0.01": (0.01, gm.erm_reference(LOGISTIC, lam=0.01, **MIXTURE)),
 }
-overlaps = np.linspace(0.2, 0.98, 30)
+overlaps = np.linspace(0.2, 0.98, 6 if REDUCED else 30)
 simulated_overlaps = np.array([0.7]) if REDUCED else np.array([0.5, 0.7, 0.9])
 MONTE_CARLO_FEATURES = 30 if REDUCED else 80
 
@@ -142,7 +142,8 @@ for (name, (_, reference)), color, marker in zip(references.items(), COLORS, "os
 left.set(xlabel="distance d", ylabel="local entropy φ at β = 1")
 left.legend(title=f"points: N = {MONTE_CARLO_FEATURES}")
 
-regularised = gm.erm_reference(LOGISTIC, lam=np.geomspace(1e-2, 1e1, 20), **MIXTURE)
+lams = np.geomspace(1e-2, 1e1, 4 if REDUCED else 20)
+regularised = gm.erm_reference(LOGISTIC, lam=lams, **MIXTURE)
 for distance, color, style in zip([0.02, 0.15, 0.35], COLORS, ["-", "--", "-."], strict=False):
     found = gm.local_entropy(regularised, overlap=1 - 2 * distance, beta=BETA)
     # Less its maximum: only the order matters.

@@ -101,6 +101,8 @@ class _Averages(NamedTuple):
     bias_force: jax.Array  # E sigma f
 
 
+# Jitted to be traced once, not by each of the transformations that a solution is made of.
+@functools.partial(jax.jit, static_argnames=("potential", "fit_bias", "is_coupled"))
 def _average(order, beta, *, y, delta, rho, potential, fit_bias, is_coupled=True) -> _Averages:
     """Averages; y is None if it is infinite."""
     scale = jnp.sqrt(delta * order.q0)
