@@ -98,10 +98,10 @@ def test_both_ways_agree_where_both_work(committee, sampled):
 
 
 def test_seeds_agree_beyond_direct_sampling():
-    """Some 50 nats deep."""
-    data = teacher_data(3, num_units=1, num_inputs=100, num_patterns=100)
+    """Some 26 nats deep."""
+    data = teacher_data(3, num_units=1, num_inputs=60, num_patterns=60)
     sample = lambda k: sample_log_fraction(
-        jax.random.key(k), *data, overlap=0.5, num_steps=150, num_warmup=60
+        jax.random.key(k), *data, overlap=0.5, num_steps=100, num_warmup=60
     )
     found = [sample(1), sample(2)]
     direct = direct_log_fraction(jax.random.key(4), *data, overlap=0.5, num_samples=2000)
@@ -110,9 +110,9 @@ def test_seeds_agree_beyond_direct_sampling():
     assert z_score(*found) < LIMIT
     for one in found:
         assert one.r_hat < 1.1
-        assert one.log_fraction < -40
-        assert one.log_fraction_sem < 0.7
-        np.testing.assert_allclose(one.integrated, one.log_fraction, atol=0.7)
+        assert one.log_fraction < -25
+        assert one.log_fraction_sem < 0.4
+        np.testing.assert_allclose(one.integrated, one.log_fraction, atol=0.4)
 
 
 def test_agrees_with_small_random_steps(committee, sampled):

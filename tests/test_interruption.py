@@ -17,7 +17,7 @@ from experiments.train import Trainer, arrays_of
 CONFIG = dataclasses.replace(faults.CONFIG, model="mlp", model_options=())
 
 
-@pytest.fixture(params=["sgd", "parle"])
+@pytest.fixture(params=[pytest.param("sgd", marks=pytest.mark.slow), "parle"])
 def trainer(request, monkeypatch):
     """Of an algorithm; a step a program, so that epochs can be interrupted."""
     monkeypatch.setattr(Trainer, "loops_on_device", False)

@@ -33,7 +33,9 @@ def tasks():
     return make_tasks(BASE, [0, 1])
 
 
-@pytest.mark.parametrize("algorithm", ["sam", "rsam", "parle"])
+@pytest.mark.parametrize(
+    "algorithm", ["sam", pytest.param("rsam", marks=pytest.mark.slow), "parle"]
+)
 def test_runs_are_those_of_the_trainer(tasks, algorithm):
     config = dataclasses.replace(BASE, algorithm=algorithm)
     population = Population(config, tasks, NAMES)
