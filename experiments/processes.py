@@ -75,12 +75,11 @@ def _yield_to_those_who_work():
     """
     if not hasattr(os, "SCHED_BATCH"):  # only Linux has it
         return
-    policy, settings = os.sched_getscheduler(0), os.sched_getparam(0)
-    if policy != os.SCHED_OTHER:  # somebody's choice
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # somebody's choice
         return
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     if jax.local_devices()[0].platform != "cpu":
-        os.sched_setscheduler(0, policy, settings)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def free_address() -> str:

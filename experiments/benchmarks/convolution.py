@@ -1,7 +1,6 @@
 """Layers of convolution, forward and backward: flatjax's beside XLA's and PyTorch's."""
 
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.benchmarks.machine import available_cores, describe_machine
+from experiments.benchmarks.machine import available_cores, describe_machine, torch_version
 from experiments.benchmarks.race import Clock, race
 from experiments.compare import markdown_table
 from experiments.run_directory import write_json
@@ -98,7 +97,7 @@ class Convolution:
             for name, conv in convolutions.items()
             for situation, run in situations(conv).items()
         }
-        if importlib.util.find_spec("torch"):
+        if torch_version():
             layer = (np.asarray(images[0]), np.asarray(kernels[0]), np.asarray(sensitivity))
             candidates["PyTorch, alone"] = _torch_step(*layer, stride)
         return candidates
@@ -109,10 +108,10 @@ def _torch_step(images, kernel, sensitivity, stride) -> Callable[[], None]:
     import torch
 
     torch.set_num_threads(len(available_cores()))
-    copy = lambda array, *axes: torch.tensor(np.ascontiguousarray(array.transpose(axes)))
-    images, kernel = copy(images, 0, 3, 1, 2), copy(kernel, 3, 2, 0, 1)
+    copy = lambda array, *axes: torch.tensor(array.transpose(axes).copy())
+    images = copy(images, 0, 3, 1, 2).requires_grad_()
+    kernel = copy(kernel, 3, 2, 0, 1).requires_grad_()
     sensitivity = copy(sensitivity, 0, 3, 1, 2)
-    images.requires_grad_(), kernel.requires_grad_()
     margin = kernel.shape[-1] // 2
     # Once: nor does JAX compute the maps, which the gradients do not need.
     maps = torch.nn.functional.conv2d(images, kernel, stride=stride, padding=margin)
