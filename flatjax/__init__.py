@@ -4,20 +4,20 @@ The core works on pytrees and composes with optax; it imports no neural-network 
 `flatjax.models` (linen), `flatjax.data` and `flatjax.flatness` are imported on their own.
 """
 
-from flatjax import batch_stats, schedules
-from flatjax.alias import esgd, parle, replicated_sgd
-from flatjax.averaging import AverageParamsState, average_params, averaged_params
-from flatjax.coupling import (
+from flatjax import batch_stats, communication, schedules
+from flatjax._alias import esgd, parle, replicated_sgd
+from flatjax._averaging import AverageParamsState, average_params, averaged_params
+from flatjax._coupling import (
     CoupleReplicasState,
     couple_replicas,
     coupling_diagnostics,
     pull_to_center,
 )
-from flatjax.entropy_sgd import EntropySGDState, entropy_sgd, entropy_sgd_eval_params
-from flatjax.evaluation import evaluate
-from flatjax.langevin import langevin_noise
-from flatjax.placement import contains_convolution, map_replicas
-from flatjax.replicas import (
+from flatjax._entropy_sgd import EntropySGDState, entropy_sgd, entropy_sgd_eval_params
+from flatjax._evaluation import evaluate
+from flatjax._langevin import langevin_noise
+from flatjax._placement import contains_convolution, map_replicas
+from flatjax._replicas import (
     per_replica,
     replica_center,
     replica_distance,
@@ -25,8 +25,8 @@ from flatjax.replicas import (
     stack_replicas,
     unstack_replicas,
 )
-from flatjax.train_state import TrainState
-from flatjax.version import __version__ as __version__
+from flatjax._train_state import TrainState
+from flatjax._version import __version__ as __version__
 
 __all__ = [
     "AverageParamsState",
@@ -36,6 +36,7 @@ __all__ = [
     "average_params",
     "averaged_params",
     "batch_stats",
+    "communication",
     "contains_convolution",
     "couple_replicas",
     "coupling_diagnostics",

@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax.replicas import replica_center
+from flatjax._replicas import replica_center
 
 UpdateStatsFn = Callable[[chex.ArrayTree, chex.ArrayTree, Any], chex.ArrayTree]
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike
 
-from flatjax import replicas
+from flatjax import _replicas
 
 
 def check_communication_dtype(dtype: DTypeLike | None) -> None:
@@ -67,7 +67,7 @@ def displacement(
              [ 1.,  2.]], dtype=float32)
     """
     if dtype is None:
-        return leaf - replicas.leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
+        return leaf - _replicas.leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
     encode, decode = _codec(leaf, replica_axis, dtype)
     sent = encode(leaf)
     own = decode(sent)

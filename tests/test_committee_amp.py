@@ -11,8 +11,8 @@ import scipy.optimize
 import scipy.special
 
 from flatjax.committee import error
+from flatjax.committee._amp import amp, majority_in_chunks
 from flatjax.committee._channel import majority
-from flatjax.committee.amp import amp, majority_in_chunks
 
 
 def instance(seed, num_patterns, num_inputs, num_units, correlated=False):

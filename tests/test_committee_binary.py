@@ -10,14 +10,14 @@ import pytest
 import scipy.optimize
 from scipy.special import log_ndtr
 
-from flatjax.committee._binary import from_center
-from flatjax.committee.binary import (
+from flatjax.committee._binary import (
     binary_bp,
     binary_entropy,
     binary_focusing_bp,
     binary_reinforced_bp,
     pseudo_reinforcement,
 )
+from flatjax.committee._binary_amp import from_center
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(200)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()

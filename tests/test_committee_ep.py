@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_committee_amp import contradictory, degenerate, instance, log_fraction
 
-from flatjax.committee.amp import amp
-from flatjax.committee.expectation_propagation import expectation_propagation
+from flatjax.committee._amp import amp
+from flatjax.committee._expectation_propagation import expectation_propagation
 
 
 def test_one_pattern_halves_the_sphere():

@@ -7,9 +7,9 @@ from test_committee_amp import instance
 
 from flatjax._float64 import in_float64
 from flatjax.committee import error
+from flatjax.committee._amp import amp
 from flatjax.committee._constraints import constrained
-from flatjax.committee.amp import amp
-from flatjax.committee.focusing import (
+from flatjax.committee._focusing import (
     belief_propagation,
     default_gamma,
     focusing_bp,

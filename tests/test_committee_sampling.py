@@ -7,9 +7,9 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from flatjax.committee.model import fields, to_sphere
-from flatjax.committee.sampling import direct_log_fraction, sample_log_fraction
-from flatjax.flatness.local_entropy import local_entropy
+from flatjax.committee._model import fields, to_sphere
+from flatjax.committee._sampling import direct_log_fraction, sample_log_fraction
+from flatjax.flatness._local_entropy import local_entropy
 from flatjax.flatness.priors import fixed_overlap
 
 # Errors between 8 chains follow Student's t with 7 degrees of freedom: 99.9% of it.

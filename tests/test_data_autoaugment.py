@@ -9,7 +9,7 @@ import PIL.ImageOps
 import pytest
 
 from flatjax.data import _image_operations, autoaugment, load
-from flatjax.data.autoaugment import POLICIES
+from flatjax.data._autoaugment import POLICIES
 
 KEY = jax.random.key(0)
 FILL = 77

@@ -10,12 +10,12 @@ import requests
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-from flatjax.data import Normalization, fashion_mnist, load
-from flatjax.data.fashion_mnist import FashionMNIST
-from flatjax.data.idx import read_idx
+from flatjax.data import Normalization, _fashion_mnist, load
+from flatjax.data._fashion_mnist import FashionMNIST
+from flatjax.data._idx import read_idx
 
 with_debian_package = pytest.mark.skipif(
-    not fashion_mnist.DEBIAN_FOLDER.is_dir(),
+    not _fashion_mnist.DEBIAN_FOLDER.is_dir(),
     reason="the Debian package dataset-fashion-mnist is not installed",
 )
 
@@ -81,7 +81,7 @@ KINDS = ("images-idx3", "labels-idx1")
 def nothing_installed(monkeypatch, tmp_path):
     """No folder of IDX files is known, and the set is small."""
     monkeypatch.delenv("FLATJAX_FASHION_MNIST", raising=False)
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "not installed")
+    monkeypatch.setattr(_fashion_mnist, "DEBIAN_FOLDER", tmp_path / "not installed")
     monkeypatch.setattr(FashionMNIST, "NUM_EXAMPLES", NUM_EXAMPLES)
 
 
@@ -133,7 +133,7 @@ def test_fashion_mnist_is_prepared_once(monkeypatch, tmp_path, arrays, idx_folde
 
 
 def test_fashion_mnist_is_found_where_debian_puts_it(monkeypatch, tmp_path, arrays, idx_folder):
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", idx_folder)
+    monkeypatch.setattr(_fashion_mnist, "DEBIAN_FOLDER", idx_folder)
     assert_holds(load("fashion_mnist", data_dir=tmp_path / "data"), arrays)
 
 
@@ -247,14 +247,14 @@ def test_registered_checksums_are_those_of_the_upstream_files(monkeypatch, tmp_p
     manual_dir.mkdir()
     files = [f"{name}-{kind}-ubyte" for name in FILES.values() for kind in KINDS]
     for file in files:
-        content = (fashion_mnist.DEBIAN_FOLDER / f"{file}.gz").read_bytes()
+        content = (_fashion_mnist.DEBIAN_FOLDER / f"{file}.gz").read_bytes()
         time = 0x59A7E9DE if file.startswith("train") else 0x59A7E9F3
         header = b"\x1f\x8b\x08\x08" + struct.pack("<I", time) + content[8:10]
         (manual_dir / f"{file}.gz").write_bytes(header + file.encode() + b"\0" + content[10:])
     monkeypatch.delenv("FLATJAX_FASHION_MNIST", raising=False)
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "not installed")
+    monkeypatch.setattr(_fashion_mnist, "DEBIAN_FOLDER", tmp_path / "not installed")
     builder = FashionMNIST(data_dir=tmp_path / "data")
-    assert set(builder.url_infos) == {f"{fashion_mnist.URL}{file}.gz" for file in files}
+    assert set(builder.url_infos) == {f"{_fashion_mnist.URL}{file}.gz" for file in files}
 
     def download():
         config = tfds.download.DownloadConfig(

@@ -20,7 +20,7 @@ from flatjax.data import (
     split_validation,
     subset,
 )
-from flatjax.data.idx import read_idx
+from flatjax.data._idx import read_idx
 
 
 @st.composite

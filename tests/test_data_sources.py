@@ -18,7 +18,7 @@ import requests
 import tensorflow_datasets as tfds
 
 from flatjax.data import load
-from flatjax.data.sources import TFDS_NAMES, _check_features, _tfds_builder
+from flatjax.data._sources import TFDS_NAMES, _check_features, _tfds_builder
 
 without_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
@@ -151,7 +151,7 @@ def test_the_first_config_is_the_default(tmp_path):
 
 
 def test_data_are_read_in_chunks(monkeypatch, tmp_path):
-    monkeypatch.setattr("flatjax.data.sources._READ_CHUNK", 4)
+    monkeypatch.setattr("flatjax.data._sources._READ_CHUNK", 4)
     dataset = load("flatjax_test_patches", data_dir=tmp_path)
     assert examples_of(dataset.train) == sorted((PATCHES[i].tobytes(), i % 5) for i in range(15))
 

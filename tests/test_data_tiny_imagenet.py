@@ -8,8 +8,8 @@ import PIL.Image
 import pytest
 import requests
 
-from flatjax.data import load, tiny_imagenet
-from flatjax.data.tiny_imagenet import TinyImageNet
+from flatjax.data import _tiny_imagenet, load
+from flatjax.data._tiny_imagenet import TinyImageNet
 
 WNIDS = ("n02124075", "n04067472", "n01443537")  # in the official order, which is not sorted
 GREY = "train/n04067472/images/n04067472_1.JPEG"
@@ -209,7 +209,7 @@ def test_a_changed_byte_in_the_zip_file_is_noticed(monkeypatch, tmp_path, files)
 def test_a_file_that_would_fill_memory_is_refused(monkeypatch, tmp_path, files):
     source = write(tmp_path / "tiny.zip", files, packed=True)
     monkeypatch.setenv("FLATJAX_TINY_IMAGENET", str(source))
-    monkeypatch.setattr(tiny_imagenet, "_LARGEST_FILE", 100)
+    monkeypatch.setattr(_tiny_imagenet, "_LARGEST_FILE", 100)
     with pytest.raises(ValueError, match=rf"{ANNOTATIONS}: unpacked it would have \d+ bytes"):
         load("tiny_imagenet", data_dir=tmp_path / "data")
 
@@ -232,7 +232,7 @@ class FakeDownloadManager:
         self._answer = answer
 
     def download(self, url):  # noqa: D102
-        assert url == tiny_imagenet.URL
+        assert url == _tiny_imagenet.URL
         if isinstance(self._answer, Exception):
             raise self._answer
         return self._answer

@@ -12,7 +12,7 @@ from flatjax.gaussian_mixture import bayes_optimal, erm, losses
 from flatjax.gaussian_mixture._potential import error_potential, loss_potential, tabulate
 from flatjax.gaussian_mixture._quadrature import log_cdf
 from flatjax.gaussian_mixture._replica_average import tilted_averages
-from flatjax.gaussian_mixture.replicated import replicated, replicated_sphere
+from flatjax.gaussian_mixture._replicated import replicated, replicated_sphere
 
 UNIT = {"alpha": 1.0, "delta": 1.0}
 LOGISTIC = losses.logistic()

@@ -8,9 +8,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from matfree import decomp, eig, funm
 
-from flatjax.flatness.hessian import spectral_density, top_eigenvalues, trace
-from flatjax.flatness.lanczos import lanczos
-from flatjax.flatness.operators import Operator, gauss_newton_operator, hessian_operator
+from flatjax.flatness._hessian import spectral_density, top_eigenvalues, trace
+from flatjax.flatness._lanczos import lanczos
+from flatjax.flatness._operators import Operator, gauss_newton_operator, hessian_operator
 
 KEY = jax.random.key(0)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatjax.flatness.local_energy import local_energy, paired_difference
+from flatjax.flatness._local_energy import local_energy, paired_difference
 
 KEY = jax.random.key(0)
 

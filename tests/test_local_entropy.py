@@ -8,9 +8,9 @@ import scipy.signal
 import scipy.stats
 
 from flatjax.flatness import _chains, _ladder, priors
+from flatjax.flatness._local_entropy import local_entropy
+from flatjax.flatness._log_fraction import log_fraction_direct
 from flatjax.flatness._surroundings import Landscape
-from flatjax.flatness.local_entropy import local_entropy
-from flatjax.flatness.log_fraction import log_fraction_direct
 
 KEY = jax.random.key(0)
 NUM_PATTERNS, NUM_INPUTS = 6, 8

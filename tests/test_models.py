@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flatjax import models
-from flatjax.models.efficientnet import EFFICIENTNETS
+from flatjax.models._efficientnet import EFFICIENTNETS
 
 # Most of the time here goes into compilation: NumPy draws the values, and a call is one program.
 

@@ -8,7 +8,7 @@ import pytest
 
 import flatjax
 from flatjax import models
-from flatjax.models import convolution
+from flatjax.models import _convolution
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 RNG = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_all_else_is_left_to_xla(single_device, images, kernel, options):
     found = models.conv_general_dilated(images, kernel, (1, 1), "VALID", **options)
     expected = jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", **options)
     np.testing.assert_array_equal(found, expected)
-    assert not convolution._is_ours(images, kernel, options)
+    assert not _convolution._is_ours(images, kernel, options)
 
 
 def test_it_is_known_for_a_convolution(single_device):
@@ -147,7 +147,7 @@ def test_on_a_mesh_of_one_device(single_device):
 
 
 def test_several_devices_have_xlas():
-    assert not convolution._is_ours(draw(2, 6, 6, 2), draw(3, 3, 2, 3), {})
+    assert not _convolution._is_ours(draw(2, 6, 6, 2), draw(3, 3, 2, 3), {})
 
 
 def test_half_precision_sums_in_float32(single_device):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatjax.models import depthwise
+from flatjax.models import _depthwise
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_the_loop(form, size, stride, pixels):
         dx[pixel] += g[to] * kernel[weight]
         dkernel[weight] += (g[to] * x[pixel]).sum(0)
 
-    convolve = lambda x, kernel: getattr(depthwise, form)(x, kernel, stride)
+    convolve = lambda x, kernel: getattr(_depthwise, form)(x, kernel, stride)
 
     @jax.jit
     def values_and_gradients(x, kernel, g):
@@ -52,14 +52,14 @@ def test_values_and_gradients_are_those_of_the_loop(form, size, stride, pixels):
 def test_half_precision_rounds_once():
     x = RNG.normal(size=(1, 6, 6, 4)).astype(jnp.bfloat16)
     kernel = RNG.normal(size=(5, 5, 1, 4)).astype(jnp.bfloat16)
-    found = depthwise.depthwise_conv(x, kernel)
-    exact = depthwise.depthwise_conv(x.astype(np.float32), kernel.astype(np.float32))
+    found = _depthwise.depthwise_conv(x, kernel)
+    exact = _depthwise.depthwise_conv(x.astype(np.float32), kernel.astype(np.float32))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(np.float32), exact, rtol=2**-8)
 
 
 def test_kernels_start_with_a_variance_of_two_over_their_size():
-    layer = depthwise.DepthwiseConv(5, dtype="bfloat16")
+    layer = _depthwise.DepthwiseConv(5, dtype="bfloat16")
     variables = jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 400)))
     kernel = np.asarray(variables["params"]["kernel"])
     assert kernel.dtype == np.float32

@@ -12,8 +12,8 @@ import torch_logits
 from torch_reference import weights
 
 from flatjax import models
-from flatjax.models import efficientnet
-from flatjax.models.efficientnet import _MBConv, _Stage
+from flatjax.models import _efficientnet
+from flatjax.models._efficientnet import _MBConv, _Stage
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
 LABELS = np.arange(8) % 5
@@ -23,7 +23,7 @@ TINY = models.EfficientNet(0.05, 0.25, stem="small", num_classes=5, momentum=0.8
 @pytest.fixture
 def few_stages(monkeypatch):
     """The first three have all kinds of blocks, and compile in a third of the time."""
-    monkeypatch.setattr(efficientnet, "_STAGES", efficientnet._STAGES[:3])
+    monkeypatch.setattr(_efficientnet, "_STAGES", _efficientnet._STAGES[:3])
 
 
 SCALED = {"width_multiplier": 0.4, "depth_multiplier": 0.5}  # as in `torch_reference`

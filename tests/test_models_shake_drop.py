@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatjax.models.shake_drop import ShakeDrop, shake_drop
+from flatjax.models._shake_drop import ShakeDrop, shake_drop
 
 RNG = np.random.default_rng(0)
 

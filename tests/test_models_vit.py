@@ -11,7 +11,7 @@ import torch_logits
 from torch_reference import weights
 
 from flatjax import models
-from flatjax.models.vit import _patches
+from flatjax.models._vit import _patches
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(6, 8, 12, 3)).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flatjax.flatness import local_energy
-from flatjax.flatness.pac_bayes import pac_bayes_sigma
+from flatjax.flatness._pac_bayes import pac_bayes_sigma
 
 KEY = jax.random.key(0)
 CURVATURE = jnp.linspace(0.5, 8.0, 40)

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flatjax
-from flatjax.replicas import check_mesh_fit
+from flatjax._replicas import check_mesh_fit
 
 RNG = np.random.default_rng(0)
 STACK = {

@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 from flatjax import evaluate
-from flatjax.flatness.sharpness import sam_sharpness, worst_case_sharpness
+from flatjax.flatness._sharpness import sam_sharpness, worst_case_sharpness
 
 KEY = jax.random.key(0)
 CURVATURE = np.array([1.0, 4.0, 9.0])

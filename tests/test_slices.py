@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from flatjax.flatness.directions import line, plane, random_direction
-from flatjax.flatness.slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
+from flatjax.flatness._directions import line, plane, random_direction
+from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -21,8 +21,8 @@ from experiments.benchmarks.machine import describe_machine
 from experiments.benchmarks.race import Clock, race
 from experiments.compare import markdown_table
 from experiments.run_directory import write_json
+from flatjax.committee._amp import amp, majority_in_chunks, to_patterns, to_weights
 from flatjax.committee._constraints import constrained
-from flatjax.committee.amp import amp, majority_in_chunks, to_patterns, to_weights
 
 OVERLAP, DAMPING = 0.8, 0.8
 REPEATS = 5  # of a part, at a time

@@ -25,7 +25,7 @@ import scipy.stats
 from experiments.compare import markdown_table
 from experiments.plots import STYLE
 from experiments.simulations import Point, read_simulations, simulate_points
-from flatjax.committee.binary import (
+from flatjax.committee._binary import (
     BinarySolution,
     binary_bp,
     binary_focusing_bp,

@@ -7,8 +7,8 @@ import numpy as np
 from experiments.gaussian_mixture.control import limited, paired_error
 from experiments.simulations import Point
 from flatjax import gaussian_mixture as gm
-from flatjax.gaussian_mixture import losses, references, sampling, simulate
-from flatjax.gaussian_mixture.local_entropy import local_entropy
+from flatjax.gaussian_mixture import _references, losses, sampling, simulate
+from flatjax.gaussian_mixture._local_entropy import local_entropy
 
 BALANCED = {"alpha": 1.0, "delta": 1.0, "rho": 0.5}
 UNBALANCED = BALANCED | {"rho": 0.2}
@@ -61,13 +61,13 @@ def _surroundings(
     The rule is measured too, on the same samples: differences are known better than each.
     """
     if lam is None:
-        theory = references.noisy_hebb_reference(overlap=noise or 1.0, **mixture)
+        theory = _references.noisy_hebb_reference(overlap=noise or 1.0, **mixture)
     elif beta is None:
-        theory = references.erm_reference(LOGISTIC, lam=lam, **mixture)
+        theory = _references.erm_reference(LOGISTIC, lam=lam, **mixture)
     else:
-        theory = references.gibbs_reference(LOGISTIC, lam=lam, beta=beta, **mixture)
+        theory = _references.gibbs_reference(LOGISTIC, lam=lam, beta=beta, **mixture)
     fit_bias = mixture["rho"] != 0.5
-    rule = references.hebb_reference(**mixture, fit_bias=fit_bias)
+    rule = _references.hebb_reference(**mixture, fit_bias=fit_bias)
     of = lambda reference: local_entropy(reference, overlap=overlap, beta=counting_beta)
     around, around_rule = of(theory), of(rule)
 

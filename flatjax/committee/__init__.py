@@ -1,7 +1,7 @@
 """Committee machines: message passing, focusing belief propagation, and their local entropy."""
 
-from flatjax.committee.amp import Marginals, amp
-from flatjax.committee.binary import (
+from flatjax.committee._amp import Marginals, amp
+from flatjax.committee._binary import (
     BinaryEntropy,
     BinarySolution,
     binary_bp,
@@ -10,15 +10,15 @@ from flatjax.committee.binary import (
     binary_reinforced_bp,
     pseudo_reinforcement,
 )
-from flatjax.committee.expectation_propagation import expectation_propagation
-from flatjax.committee.focusing import (
+from flatjax.committee._expectation_propagation import expectation_propagation
+from flatjax.committee._focusing import (
     BeliefPropagation,
     Focused,
     belief_propagation,
     focusing_bp,
 )
-from flatjax.committee.model import Committee, error, fields, stay_on_sphere, to_sphere
-from flatjax.committee.sampling import (
+from flatjax.committee._model import Committee, error, fields, stay_on_sphere, to_sphere
+from flatjax.committee._sampling import (
     DirectLogFraction,
     SampledLogFraction,
     direct_log_fraction,

@@ -1,99 +1,304 @@
-"""Exact dynamics of committees among their errors, at many temperatures with exchanges."""
+r"""Local entropy of committees by sampling: what message passing is checked against.
+
+.. math::
+  \Phi(d) = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \qquad
+  w_k = p \, \tilde w_k + \sqrt{1 - p^2} \, z_k, \quad d = 1 - p,
+
+:math:`z_k` uniform on the sphere :math:`\lVert z_k \rVert^2 = N` orthogonal to the reference
+:math:`\tilde w_k`: the share of the weights at overlap p with the reference, imposed on every unit,
+that classify all patterns. `direct_log_fraction` counts them among independent draws, and is right
+wherever it finds any; `sample_log_fraction` goes to where there are too few to be drawn.
+
+The first is `flatjax.flatness.log_fraction_direct` with the prior
+`flatjax.flatness.priors.fixed_overlap`, with which `flatjax.flatness.local_entropy` serves
+any network, but by small random steps; sign units allow for long ones, and are worth it.
+"""
 
 import functools
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
 
-from flatjax.flatness import _tempering
-from flatjax.gaussian_mixture._chains import draw
-from flatjax.gaussian_mixture._refraction import ROUNDING, Landscape, refraction_step
+from flatjax import _checks
+from flatjax.committee._dynamics import sample_energies
+from flatjax.committee._model import fields, to_sphere
+from flatjax.flatness import _chains, _ladder
+from flatjax.flatness._local_entropy import (
+    LEAST_ESS,
+    LEAST_EXCHANGE,
+    LEAST_SHARE_BELOW,
+    MOST_R_HAT,
+)
+from flatjax.flatness._log_fraction import log_fraction_direct
+from flatjax.flatness.priors import fixed_overlap
 
-NEVER = 1e6  # an offset of fields that never change sign
+
+class DirectLogFraction(NamedTuple):
+    """Shares of error-free weights at given overlaps p, from independent draws; shape S each.
+
+    Attributes:
+      phi: Phi, `log_fraction` per weight; NaN where nothing was hit.
+      phi_sem: its standard error.
+      log_fraction: logarithm of the share, in nats.
+      log_fraction_sem: its standard error, that of a binomial count.
+      hits: how many draws made no errors; below 10 the standard error says little.
+      energy: mean number of errors.
+    """
+
+    phi: np.ndarray
+    phi_sem: np.ndarray
+    log_fraction: np.ndarray
+    log_fraction_sem: np.ndarray
+    hits: np.ndarray
+    energy: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("num_chains", "num_steps", "num_warmup"))
-def sample_energies(
+class SampledLogFraction(NamedTuple):
+    """The same from Markov chains, shape S each.
+
+    Attributes:
+      phi: Phi, `log_fraction` per weight; NaN where no sample is without errors.
+      phi_sem: its standard error.
+      log_fraction: logarithm of the share, in nats.
+      log_fraction_sem: its standard error, between independent chains.
+      integrated: the log fraction by thermodynamic integration, from the same samples; a difference
+        of more than the errors says that the inverse temperatures are too far apart.
+      share: share of error-free samples at the largest beta; 0.01 at least is wanted.
+      r_hat: agreement of the chains, the worst of all betas; 1 is good, 1.05 too much.
+      ess: number of independent samples, the least of all betas > 0; 100 at least are wanted.
+      exchange: rate of exchanges between neighbouring betas, the least; 0.05 at least is wanted.
+      converged: whether all four are as wanted.
+    """
+
+    phi: np.ndarray
+    phi_sem: np.ndarray
+    log_fraction: np.ndarray
+    log_fraction_sem: np.ndarray
+    integrated: np.ndarray
+    share: np.ndarray
+    r_hat: np.ndarray
+    ess: np.ndarray
+    exchange: np.ndarray
+    converged: np.ndarray
+
+
+def direct_log_fraction(
     key: chex.PRNGKey,
-    x: jax.Array,
-    y: jax.Array,
-    reference: jax.Array,
-    overlap: jax.Array,
-    betas: jax.Array,
-    duration: jax.Array,
+    x: ArrayLike,
+    y: ArrayLike,
+    reference: ArrayLike,
     *,
-    num_chains: int,
-    num_steps: int,
-    num_warmup: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Numbers of errors of weights at an overlap with a reference, at B inverse temperatures.
+    overlap: ArrayLike,
+    num_samples: int = 100_000,
+    num_parallel: int = 500,
+) -> DirectLogFraction:
+    r"""The share of error-free weights at given overlaps with a reference, by counting.
 
-    In a step each unit makes a flight while the others rest, see
-    `flatjax.gaussian_mixture._refraction`; its walls are the fields of those patterns for which the
-    others' votes are balanced. Then every second pair of neighbouring betas may exchange.
+    The oracle wherever the share is above some 10 / num_samples, which is a log fraction of -9 nats
+    by default.
+
+    *Cost.* 2 num_samples K N P operations for each overlap, in single precision; num_parallel K
+    (2 N + P) numbers of memory. 10 s for a perceptron of 1000 inputs and patterns on one core.
+
+    Args:
+      key: PRNG key. The same draws serve every overlap.
+      x: patterns, shape (P, N).
+      y: their labels, -1 or 1, shape (P,).
+      reference: shape (K, N), K odd, of any norm.
+      overlap: p, in (-1, 1), of shape S.
+      num_samples: draws.
+      num_parallel: how many of them are held in memory.
+
+    Returns:
+      The shares. A field of 0 counts as positive.
+
+    Raises:
+      ValueError: shapes that do not fit, an even number of units or one of zero norm, labels other
+        than -1 and 1, an overlap out of (-1, 1), num_samples or num_parallel < 1.
+      TypeError: num_samples or num_parallel is not an int.
+
+    Examples:
+      Labels are right with probability 1/2 wherever the reference says nothing about them:
+
+      >>> reference, x = jnp.eye(2, 4)[1:], jnp.eye(2, 4)[:1]
+      >>> found = direct_log_fraction(
+      ...     jax.random.key(0), x, [1], reference, overlap=0.5, num_samples=1000
+      ... )
+      >>> bool(abs(found.log_fraction - jnp.log(0.5)) < 4 * found.log_fraction_sem)
+      True
+    """
+    data, reference, overlap = _check(x, y, reference, overlap)
+    measure = _direct(_distances(overlap), num_samples, num_parallel)
+    found = measure(reference, [data], key)
+    shaped = lambda values: np.asarray(values).reshape(overlap.shape)
+    log_fraction = shaped(np.where(found.hits > 0, found.log_fraction, np.nan))
+    sem = shaped(found.log_fraction_sem)
+    return DirectLogFraction(
+        phi=log_fraction / found.num_weights,
+        phi_sem=sem / found.num_weights,
+        log_fraction=log_fraction,
+        log_fraction_sem=sem,
+        hits=shaped(found.hits),
+        energy=shaped(found.energy.mean(axis=-1)),
+    )
+
+
+def sample_log_fraction(
+    key: chex.PRNGKey,
+    x: ArrayLike,
+    y: ArrayLike,
+    reference: ArrayLike,
+    *,
+    overlap: ArrayLike,
+    largest_beta: float = 8.0,
+    num_betas: int = 12,
+    num_chains: int = 8,
+    num_steps: int = 200,
+    num_warmup: int = 100,
+    duration: float = 1.5,
+) -> SampledLogFraction:
+    r"""The share of error-free weights at given overlaps with a reference, however small it is.
+
+    .. math::
+      \log P(E = 0) = -\int_0^\beta \langle E \rangle_b \, db + \log P_\beta(E = 0), \qquad
+      P_\beta(w) \propto P(w) \, e^{-\beta E(w)},
+
+    E the number of errors. Weights are sampled at several betas at once. In a step each unit in
+    turn moves for a while by the exact Hamiltonian dynamics, refracted or reflected where the
+    committee changes its mind, so that no move is rejected; then neighbouring betas exchange their
+    weights (replica exchange). The share is estimated from the samples of all betas together, by
+    MBAR [Shirts and Chodera, 2008]. Betas are spaced as suits errors that are Poisson numbers,
+    whose mean falls as :math:`E_0 e^{-\beta}`: evenly in its square root.
+
+    Unlike with a single sequence of populations, disagreement is seen: of independent chains
+    (`r_hat`, and the standard error), and between two estimates (`integrated`). Error-free weights
+    that no chain has found are not in it.
+
+    *Choice of betas.* Neighbours exchange if :math:`2 \sqrt{E_0}` / num_betas is some 1 or less;
+    largest_beta is enough if `share` is 0.1 or more.
+
+    *Cost.* For each overlap, chain, beta and step about P / 2 walls are met by a perceptron, fewer
+    by each of more units, at O(P + N) operations each, one after another. Memory: P^2 numbers, and
+    some num_chains num_betas (K N + 6 P). 3 s for a perceptron with N = P = 100 on one core.
 
     Args:
       key: PRNG key.
       x: patterns, shape (P, N).
-      y: labels, shape (P,).
-      reference: shape (K, N).
-      overlap: p.
-      betas: shape (B,).
-      duration: mean duration of a flight; freely it goes as many radians.
-      num_chains: C.
-      num_steps: T.
+      y: their labels, -1 or 1, shape (P,).
+      reference: shape (K, N), K odd, of any norm.
+      overlap: p, in (-1, 1), of shape S.
+      largest_beta: beta, per error.
+      num_betas: from 0 to it.
+      num_chains: independent ones, with weights at each beta.
+      num_steps: of each, all recorded.
       num_warmup: steps before them.
+      duration: mean duration of the move of a unit; freely it goes as many radians.
 
     Returns:
-      Energies (C, T, B), and the rates at which neighbours would exchange (B - 1,).
+      The shares and how far to trust them. A field of 0 counts as right.
+
+    Raises:
+      ValueError: as `direct_log_fraction`; largest_beta or duration is not positive, fewer than 2
+        betas or chains, 10 steps, 1 step of warm-up.
+      TypeError: one of the numbers is not an int.
+
+    Examples:
+      >>> teacher = jnp.ones((1, 30))
+      >>> x = jax.random.normal(jax.random.key(0), (30, 30))
+      >>> y = jnp.sign(x @ teacher[0])
+      >>> found = sample_log_fraction(
+      ...     jax.random.key(1), x, y, teacher, overlap=0.5, num_steps=50, num_warmup=20
+      ... )
+      >>> bool(abs(found.phi + 0.45) < 0.2)  # of replicas, at infinite size
+      True
     """
-    num_units, num_features = reference.shape
-    root = jnp.sqrt(num_features)
-    design = y[:, None] * x / root
-    gram = design @ design.T
-    axes = reference / jnp.linalg.norm(reference, axis=-1, keepdims=True)
-    along = axes @ design.T
-    offset = overlap * root * along
-    across = jnp.sqrt(1 - overlap**2)
-    is_right = lambda z, offset: offset + across * (z @ design.T) >= -ROUNDING
+    data, reference, overlap = _check(x, y, reference, overlap)
+    for name, value in (("largest_beta", largest_beta), ("duration", duration)):
+        _checks.check_scalar(name, value, exclusive_minimum=True)
+    sizes = {"num_chains": num_chains, "num_steps": num_steps, "num_warmup": num_warmup}
+    least = {"num_chains": 2, "num_steps": 10, "num_warmup": 1}
+    for name, value in (sizes | {"num_betas": num_betas}).items():
+        _checks.check_count(name, value, minimum=least.get(name, 2))
+    root = np.linspace(1, np.exp(-largest_beta / 2), num_betas)  # of the number of errors
+    betas = -2 * np.log(root)
+    rows = []
+    for index, p in enumerate(overlap.ravel()):
+        row_key = jax.random.fold_in(key, index)
+        energy, exchange = sample_energies(
+            row_key, data["x"], data["y"], reference, p, jnp.asarray(betas), duration, **sizes
+        )
+        rows.append(_estimate(np.asarray(energy, float), np.asarray(exchange), betas, reference))
+    return jax.tree.map(lambda *values: np.stack(values).reshape(overlap.shape), *rows)
 
-    def sweep(z, beta, key):
-        """One flight of each unit, z (K, N); and the errors then."""
 
-        def fly(k, state):
-            z, right = state
-            balanced = right.sum(0) - right[k] == num_units // 2
-            walls = jnp.where(balanced, offset[k], NEVER)
-            mixing = across * jnp.ones((1, 1))
-            landscape = Landscape(design, gram, mixing, walls, axes[k], along[k], beta)
-            step = refraction_step(landscape, duration)
-            z_k = step(z[k, None], jax.random.fold_in(key, k))[0][0]
-            return z.at[k].set(z_k), right.at[k].set(is_right(z_k, offset[k]))
-
-        z, right = jax.lax.fori_loop(0, num_units, fly, (z, is_right(z, offset)))
-        return z, jnp.sum(right.sum(0) <= num_units // 2)
-
-    sweeps = jax.vmap(jax.vmap(sweep), (0, None, 0))
-
-    def step(ladders, t):
-        fly_key, exchange_key = jax.random.split(jax.random.fold_in(key, t))
-        shape = (num_chains, len(betas))
-        z = ladders.noise.reshape(*shape, num_units, num_features)
-        z, energy = sweeps(z, betas, jax.random.split(fly_key, shape))
-        ladders = ladders._replace(noise=z.reshape(*shape, -1), energy=energy.astype(z.dtype))
-        uniform = jax.random.uniform(exchange_key, (num_chains, len(betas) - 1))
-        ladders, rate = _tempering.exchange_neighbours(ladders, betas, t % 2, uniform)
-        return ladders, (ladders.energy, rate)
-
-    z, _ = draw(key, (num_chains * len(betas) * num_units, num_features), 0)
-    z = z.reshape(num_chains, len(betas), num_units, num_features)
-    z -= jnp.einsum("...kn,kn->...k", z, axes)[..., None] * axes
-    z *= root / jnp.linalg.norm(z, axis=-1, keepdims=True)
-    start = _tempering.Ladders(
-        noise=z.reshape(num_chains, len(betas), -1),
-        energy=jnp.zeros((num_chains, len(betas))),
-        log_step=jnp.zeros(len(betas)),
+def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
+    """From the energies (C, T, B) at one overlap."""
+    integrated = _ladder.thermodynamic_integration(energy, betas)
+    share = np.mean(energy[..., -1] == 0)
+    found = _ladder.reweight(energy, betas, integrated, threshold=0.0)
+    if share > 0:
+        log_fraction, sem = np.asarray(found.log_mass), np.asarray(found.log_mass_sem)
+        integrated = integrated[-1] + np.log(share)
+    else:
+        log_fraction = sem = integrated = np.array(np.nan)
+    r_hat = _chains.split_r_hat(energy)[1:].max()
+    ess = _chains.effective_sample_size(energy)[1:].min()
+    good = r_hat <= MOST_R_HAT and ess >= LEAST_ESS
+    good = good and exchange.min() >= LEAST_EXCHANGE and share >= LEAST_SHARE_BELOW
+    return SampledLogFraction(
+        phi=log_fraction / reference.size,
+        phi_sem=sem / reference.size,
+        log_fraction=log_fraction,
+        log_fraction_sem=sem,
+        integrated=integrated,
+        share=share,
+        r_hat=r_hat,
+        ess=ess,
+        exchange=exchange.min(),
+        converged=good,
     )
-    _, (energy, rate) = jax.lax.scan(step, start, jnp.arange(num_warmup + num_steps))
-    return energy[num_warmup:].swapaxes(0, 1), rate[num_warmup:].mean(0)
+
+
+def _num_errors(weights, batch):
+    votes = jnp.where(fields(weights, batch["x"]) < 0, -1, 1).sum(axis=-1)
+    return {"error": jnp.sum(votes * batch["y"] <= 0), "count": len(batch["y"])}
+
+
+@functools.cache  # of compiled programs
+def _direct(distances, num_samples, num_parallel):
+    return log_fraction_direct(
+        _num_errors,
+        distances=distances,
+        prior=fixed_overlap(axis=-1),
+        num_samples=num_samples,
+        num_parallel=num_parallel,
+    )
+
+
+def _distances(overlap):
+    return tuple((1 - overlap).ravel().tolist())
+
+
+def _check(x, y, reference, overlap) -> tuple[dict[str, jax.Array], jax.Array, np.ndarray]:
+    """The data as a batch, the reference on the sphere, the overlaps; or an error."""
+    x, y, reference = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
+    overlap = np.asarray(overlap, dtype=float)
+    if x.ndim != 2 or not x.size:
+        raise ValueError(f"x must have shape (P, N), got {x.shape}.")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must have shape {x.shape[:1]}, as x has patterns, got {y.shape}.")
+    if not jnp.all(jnp.abs(y) == 1):
+        raise ValueError("y must hold labels -1 and 1, got others.")
+    if reference.ndim != 2 or reference.shape[1] != x.shape[1] or reference.shape[0] % 2 == 0:
+        raise ValueError(
+            f"reference must have shape (K, {x.shape[1]}), K odd, got {reference.shape}."
+        )
+    if not jnp.all(jnp.any(reference != 0, axis=1)) or not jnp.all(jnp.isfinite(reference)):
+        raise ValueError("reference must hold finite units other than 0, got others.")
+    if not (overlap.size and np.all(np.abs(overlap) < 1)):
+        raise ValueError(f"overlap must be strictly between -1 and 1, got {overlap}.")
+    return {"x": x, "y": y}, to_sphere(reference), overlap

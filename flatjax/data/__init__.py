@@ -7,10 +7,10 @@ small images the shape of CIFAR's.
 TensorFlow Datasets is imported only when a data set is loaded that needs it.
 """
 
-from flatjax.data.augment import compose, cutout, random_crop, random_flip
-from flatjax.data.autoaugment import autoaugment
-from flatjax.data.batches import DeviceSplit, epoch_order, eval_batches, take_batch, to_device
-from flatjax.data.dataset import (
+from flatjax.data._augment import compose, cutout, random_crop, random_flip
+from flatjax.data._autoaugment import autoaugment
+from flatjax.data._batches import DeviceSplit, epoch_order, eval_batches, take_batch, to_device
+from flatjax.data._dataset import (
     Dataset,
     Split,
     choose_classes,
@@ -18,9 +18,9 @@ from flatjax.data.dataset import (
     split_validation,
     subset,
 )
-from flatjax.data.enlarge import enlarge
-from flatjax.data.normalization import Normalization
-from flatjax.data.sources import load
+from flatjax.data._enlarge import enlarge
+from flatjax.data._normalization import Normalization
+from flatjax.data._sources import load
 
 __all__ = [
     "Dataset",

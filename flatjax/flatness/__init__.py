@@ -1,8 +1,8 @@
 """How flat is a minimum: measures of any pytree of parameters and any evaluation function."""
 
 from flatjax.flatness import priors
-from flatjax.flatness.directions import line, plane, random_direction
-from flatjax.flatness.hessian import (
+from flatjax.flatness._directions import line, plane, random_direction
+from flatjax.flatness._hessian import (
     Eigenvalues,
     SpectralDensity,
     Trace,
@@ -10,20 +10,20 @@ from flatjax.flatness.hessian import (
     top_eigenvalues,
     trace,
 )
-from flatjax.flatness.lanczos import lanczos
-from flatjax.flatness.local_energy import LocalEnergy, local_energy, paired_difference
-from flatjax.flatness.local_entropy import LocalEntropy, local_entropy
-from flatjax.flatness.log_fraction import LogFraction, log_fraction_direct
-from flatjax.flatness.operators import gauss_newton_operator, hessian_operator
-from flatjax.flatness.pac_bayes import PacBayesSigma, pac_bayes_sigma
-from flatjax.flatness.ranking import Ranking, kendall_tau, rank_solutions
-from flatjax.flatness.sharpness import (
+from flatjax.flatness._lanczos import lanczos
+from flatjax.flatness._local_energy import LocalEnergy, local_energy, paired_difference
+from flatjax.flatness._local_entropy import LocalEntropy, local_entropy
+from flatjax.flatness._log_fraction import LogFraction, log_fraction_direct
+from flatjax.flatness._operators import gauss_newton_operator, hessian_operator
+from flatjax.flatness._pac_bayes import PacBayesSigma, pac_bayes_sigma
+from flatjax.flatness._ranking import Ranking, kendall_tau, rank_solutions
+from flatjax.flatness._sharpness import (
     SamSharpness,
     WorstCaseSharpness,
     sam_sharpness,
     worst_case_sharpness,
 )
-from flatjax.flatness.slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
+from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
 
 __all__ = [
     "Eigenvalues",

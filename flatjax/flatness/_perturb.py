@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
+from flatjax._coupling import Mask, map_masked
 from flatjax._normal import normal
-from flatjax.coupling import Mask, map_masked
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 

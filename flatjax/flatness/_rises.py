@@ -73,7 +73,7 @@ def paired_difference(
       The noise is common to both, and so is nearly all of the rise:
 
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness.local_energy import local_energy, paired_difference
+      >>> from flatjax.flatness._local_energy import local_energy, paired_difference
       >>> def eval_fn(params, batch):
       ...     return {"loss": jnp.sum(params**2), "count": jnp.array(1)}
       >>> measure = local_energy(eval_fn, sigmas=[0.1], noise="additive")

@@ -7,11 +7,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax.coupling import Mask
-from flatjax.evaluation import EvalFn
+from flatjax._coupling import Mask
+from flatjax._evaluation import EvalFn
+from flatjax._placement import contains_convolution
 from flatjax.flatness import _perturb
 from flatjax.flatness.priors import Prior, as_prior
-from flatjax.placement import contains_convolution
 
 
 class Surroundings(NamedTuple):

@@ -1,19 +1,19 @@
 """Classification of a Gaussian mixture: the theory of flat minima, solved and simulated."""
 
 from flatjax.gaussian_mixture import losses
-from flatjax.gaussian_mixture.bayes import Estimator, bayes_optimal, centroid, hebb, oracle
-from flatjax.gaussian_mixture.erm import ERM, erm
-from flatjax.gaussian_mixture.local_entropy import LocalEntropy, local_entropy
-from flatjax.gaussian_mixture.margin import MaxMargin, max_margin, separability_threshold
-from flatjax.gaussian_mixture.mixture import Sample, generalization_error, overlaps, sample
-from flatjax.gaussian_mixture.references import (
+from flatjax.gaussian_mixture._bayes import Estimator, bayes_optimal, centroid, hebb, oracle
+from flatjax.gaussian_mixture._erm import ERM, erm
+from flatjax.gaussian_mixture._local_entropy import LocalEntropy, local_entropy
+from flatjax.gaussian_mixture._margin import MaxMargin, max_margin, separability_threshold
+from flatjax.gaussian_mixture._mixture import Sample, generalization_error, overlaps, sample
+from flatjax.gaussian_mixture._references import (
     Reference,
     erm_reference,
     gibbs_reference,
     hebb_reference,
     noisy_hebb_reference,
 )
-from flatjax.gaussian_mixture.replicated import Replicated, replicated, replicated_sphere
+from flatjax.gaussian_mixture._replicated import Replicated, replicated, replicated_sphere
 
 __all__ = [
     "ERM",

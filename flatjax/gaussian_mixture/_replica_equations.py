@@ -9,10 +9,10 @@ from jax.scipy.special import xlogy
 
 from flatjax._float64 import vectorized
 from flatjax.gaussian_mixture._fixed_point import fixed_point
+from flatjax.gaussian_mixture._mixture import classifier_error
 from flatjax.gaussian_mixture._potential import Potential
 from flatjax.gaussian_mixture._quadrature import piecewise_grid
 from flatjax.gaussian_mixture._replica_average import has_one_peak, tilted_averages
-from flatjax.gaussian_mixture.mixture import classifier_error
 
 NODES_PER_PANEL = 64  # of the integral over h0, the field common to all copies
 CHUNK = 4  # points solved at a time; each has tens of thousands of nodes

@@ -23,9 +23,9 @@ from jax.typing import ArrayLike
 from flatjax import _checks
 from flatjax.gaussian_mixture._chains import Chains, average_over_time, draw, equilibrium
 from flatjax.gaussian_mixture._hamiltonian import hamiltonian_start, hamiltonian_step
+from flatjax.gaussian_mixture._mixture import Sample, check_mixture
 from flatjax.gaussian_mixture._refraction import make_landscape, refraction_start, refraction_step
 from flatjax.gaussian_mixture.losses import Loss
-from flatjax.gaussian_mixture.mixture import Sample, check_mixture
 
 COLD = 50.0  # infinite: of e^50 particles, one climbs that wall
 

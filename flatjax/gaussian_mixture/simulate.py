@@ -15,9 +15,9 @@ import optax
 
 from flatjax import _checks
 from flatjax._float64 import in_float64
+from flatjax._langevin import langevin_noise
+from flatjax.gaussian_mixture._mixture import Sample, check_mixture
 from flatjax.gaussian_mixture.losses import Loss
-from flatjax.gaussian_mixture.mixture import Sample, check_mixture
-from flatjax.langevin import langevin_noise
 
 
 class Minimum(NamedTuple):

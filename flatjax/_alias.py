@@ -1,0 +1,285 @@
+"""The algorithms of the paper, ready to use: chains of the transformations with its defaults."""
+
+from typing import Any
+
+import chex
+import optax
+
+from flatjax import _checks
+from flatjax._coupling import Mask, couple_replicas, pull_to_center
+from flatjax._entropy_sgd import entropy_sgd
+from flatjax.schedules import BalancedScoping
+
+
+def replicated_sgd(
+    learning_rate: chex.Numeric | optax.Schedule,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
+    *,
+    momentum: float | None = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+    decay_mask: Mask = None,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    period: int = 1,
+    mask: Mask = None,
+    decoupled: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Replicated-SGD: coupling, weight decay and SGD with momentum, in the paper's order.
+
+    Args:
+      learning_rate: a number or a schedule of the step count.
+      gamma: coupling, see `couple_replicas`.
+      momentum: of SGD; None for none.
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: added to the gradient as `weight_decay * params` (L2 regularisation).
+      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
+      axis_name: see `couple_replicas`.
+      replica_axis: see `couple_replicas`.
+      period: see `couple_replicas`.
+      mask: see `couple_replicas`.
+      decoupled: couple by `pull_to_center` after SGD instead of in the gradient.
+
+    Returns:
+      The transformation. The final model is `flatjax.replica_center` of the parameters.
+
+    Raises:
+      ValueError: as `couple_replicas`.
+
+    Examples:
+      Two replicas, each with its own gradient, on a parabola each of its own:
+
+      >>> import jax, jax.numpy as jnp, optax, flatjax
+      >>> gamma = flatjax.schedules.scoping(1e-3, steps=200)
+      >>> tx = flatjax.replicated_sgd(0.1, gamma, momentum=None, replica_axis=0)
+      >>> params, minima = jnp.array([[5.0], [-2.0]]), jnp.array([[0.0], [2.0]])
+      >>> @jax.jit
+      ... def step(params, state):
+      ...     updates, state = tx.update(params - minima, state, params)
+      ...     return optax.apply_updates(params, updates), state
+      >>> state = tx.init(params)
+      >>> for _ in range(200):
+      ...     params, state = step(params, state)
+      >>> flatjax.replica_center(params, replica_axis=0).round(2)
+      Array([1.], dtype=float32)
+    """
+    _checks.check_scalar("weight_decay", weight_decay)
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
+    where |= {"period": period, "mask": mask}
+    decay = optax.add_decayed_weights(weight_decay, decay_mask)
+    sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)
+    if decoupled:
+        return optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
+    return optax.chain(couple_replicas(gamma, **where), decay, sgd)
+
+
+def esgd(
+    learning_rate: chex.Numeric | optax.Schedule,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
+    *,
+    momentum: float | None = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 5e-4,
+    decay_mask: Mask = None,
+    outer_learning_rate: chex.Numeric | optax.Schedule = 1.0,
+    outer_momentum: float | None = None,
+    inner_steps: int = 5,
+    averaging_decay: float = 0.75,
+    noise_scale: float = 1e-4,
+    key: chex.PRNGKey | int = 0,
+    outer_scaling: str = "none",
+    decoupled: bool = False,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    mask: Mask = None,
+    opaque_mode: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Entropy-SGD with the paper's defaults: momentum inside, the anchor moved to the mean.
+
+    The outer gradient is not multiplied by gamma, the outer learning rate is 1 and the outer
+    optimizer has no momentum unless asked for: scaled by gamma, as the authors' code can, the
+    anchor hardly moves while gamma is small.
+
+    Args:
+      learning_rate: :math:`\eta'`, of the inner loop; a number or a schedule of the count of
+        gradients.
+      gamma: coupling to the anchor; a number, a schedule of the count of outer steps, or
+        `flatjax.schedules.BalancedScoping`.
+      momentum: of the inner SGD, reset at each outer step; None for none.
+      nesterov: whether momenta, inner and outer, are Nesterov's.
+      weight_decay: of the inner SGD, added to the gradient.
+      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
+      outer_learning_rate: of the anchor; a number or a schedule of the count of outer steps.
+      outer_momentum: of the anchor; None for none.
+      inner_steps: L, gradients per outer step.
+      averaging_decay: :math:`\alpha`, the weight of the old mean.
+      noise_scale: :math:`\epsilon`, see `entropy_sgd`.
+      key: see `entropy_sgd`.
+      outer_scaling: see `entropy_sgd`.
+      decoupled: see `entropy_sgd`.
+      axis_name: see `entropy_sgd`.
+      replica_axis: see `entropy_sgd`.
+      mask: see `entropy_sgd`.
+      opaque_mode: see `entropy_sgd`.
+
+    Returns:
+      The transformation, to be last in a chain.
+
+    Raises:
+      ValueError: as `entropy_sgd`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, flatjax
+      >>> gamma = flatjax.schedules.scoping(1e-3, steps=40)  # 40 outer steps, 200 gradients
+      >>> tx = flatjax.esgd(0.05, gamma)
+      >>> loss = lambda params: jnp.sum(params["w"] ** 2)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+      ...     return optax.apply_updates(params, updates), state
+      >>> params = {"w": jnp.array([2.0, -3.0])}
+      >>> state = tx.init(params)
+      >>> for _ in range(200):
+      ...     params, state = step(params, state)
+      >>> float(loss(flatjax.entropy_sgd_eval_params(state, params))) < 1e-3
+      True
+    """
+    _checks.check_scalar("weight_decay", weight_decay)
+    return entropy_sgd(
+        optax.sgd(
+            outer_learning_rate,
+            momentum=outer_momentum,
+            nesterov=nesterov and outer_momentum is not None,
+        ),
+        _inner_sgd(momentum, nesterov, weight_decay, decay_mask),
+        gamma,
+        inner_learning_rate=learning_rate,
+        inner_steps=inner_steps,
+        averaging_decay=averaging_decay,
+        noise_scale=noise_scale,
+        key=key,
+        outer_scaling=outer_scaling,
+        decoupled=decoupled,
+        axis_name=axis_name,
+        replica_axis=replica_axis,
+        mask=mask,
+        opaque_mode=opaque_mode,
+    )
+
+
+def parle(
+    learning_rate: chex.Numeric | optax.Schedule,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
+    replica_gamma: chex.Numeric | optax.Schedule,
+    *,
+    momentum: float | None = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 5e-4,
+    decay_mask: Mask = None,
+    outer_momentum: float | None = None,
+    inner_steps: int = 5,
+    averaging_decay: float = 0.75,
+    noise_scale: float = 1e-4,
+    key: chex.PRNGKey | int = 0,
+    decoupled: bool = False,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    mask: Mask = None,
+    opaque_mode: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Parle: replicas of Entropy-SGD, whose anchors are attracted to their center.
+
+    The inner loop is that of `esgd`; the outer step of replica a, with :math:`\eta'` the learning
+    rate of the loop's last inner step, is SGD on
+
+    .. math:: \tfrac{1}{\eta'} (w_a - \mu_a) + \gamma_r (w_a - \bar w)
+
+    with learning rate :math:`\eta'` [Chaudhari et al., 2017b, arXiv:1707.00424, eq. 8]. The two
+    couplings act at two scales: gamma holds the inner iterates to their anchor, on every gradient;
+    replica_gamma holds the anchors together, every L gradients, and is the only one that
+    communicates.
+
+    At y = 1 it is `esgd`. At L = 1, averaging_decay = 0, without noise and inner momentum, it is
+    `replicated_sgd` with `replica_gamma`.
+
+    Args:
+      learning_rate: :math:`\eta'`; a number or a schedule of the count of gradients.
+      gamma: coupling of the inner iterate to its anchor, as in `esgd`.
+      replica_gamma: :math:`\gamma_r`, coupling of the anchors to their center; a number or a
+        schedule of the count of outer steps.
+      momentum: of the inner SGD, reset at each outer step; None for none.
+      nesterov: whether momenta, inner and outer, are Nesterov's.
+      weight_decay: of the inner SGD, added to the gradient.
+      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
+      outer_momentum: of the anchors; None for none.
+      inner_steps: L, gradients per outer step.
+      averaging_decay: :math:`\alpha`, the weight of the old mean.
+      noise_scale: :math:`\epsilon`, see `entropy_sgd`.
+      key: see `entropy_sgd`.
+      decoupled: pull decoupled in both places, see `entropy_sgd` and `pull_to_center`.
+      axis_name: see `couple_replicas`.
+      replica_axis: see `couple_replicas`.
+      mask: leaves coupled, in both places.
+      opaque_mode: see `entropy_sgd`.
+
+    Returns:
+      The transformation, to be last in a chain. The final model is the center of the anchors,
+      `replica_center(entropy_sgd_eval_params(state, params), ...)`.
+
+    Raises:
+      ValueError: as `entropy_sgd` and `couple_replicas`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, flatjax
+      >>> tx = flatjax.parle(0.05, gamma=0.1, replica_gamma=1.0, weight_decay=0.0, replica_axis=0)
+      >>> params, minima = jnp.array([[5.0], [-2.0]]), jnp.array([[0.0], [2.0]])
+      >>> @jax.jit
+      ... def step(params, state):
+      ...     updates, state = tx.update(params - minima, state, params)
+      ...     return optax.apply_updates(params, updates), state
+      >>> state = tx.init(params)
+      >>> for _ in range(500):
+      ...     params, state = step(params, state)
+      >>> anchors = flatjax.entropy_sgd_eval_params(state, params)
+      >>> flatjax.replica_center(anchors, replica_axis=0).round(2)
+      Array([1.], dtype=float32)
+    """
+    _checks.check_scalar("learning_rate", learning_rate)
+    _checks.check_scalar("weight_decay", weight_decay)
+    _checks.check_count("inner_steps", inner_steps)
+    outer_learning_rate = learning_rate
+    if callable(learning_rate):
+        # That of the last gradient of the loop which the outer step ends.
+        outer_learning_rate = lambda count: learning_rate(count * inner_steps + inner_steps - 1)
+    outer = replicated_sgd(
+        outer_learning_rate,
+        replica_gamma,
+        momentum=outer_momentum,
+        nesterov=nesterov,
+        axis_name=axis_name,
+        replica_axis=replica_axis,
+        mask=mask,
+        decoupled=decoupled,
+    )
+    return entropy_sgd(
+        outer,
+        _inner_sgd(momentum, nesterov, weight_decay, decay_mask),
+        gamma,
+        inner_learning_rate=learning_rate,
+        inner_steps=inner_steps,
+        averaging_decay=averaging_decay,
+        noise_scale=noise_scale,
+        key=key,
+        outer_scaling="learning_rate",
+        decoupled=decoupled,
+        axis_name=axis_name,
+        replica_axis=replica_axis,
+        mask=mask,
+        opaque_mode=opaque_mode,
+    )
+
+
+def _inner_sgd(momentum, nesterov, weight_decay, decay_mask):
+    """SGD without its learning rate: weight decay, then momentum."""
+    decay = optax.add_decayed_weights(weight_decay, decay_mask)
+    return decay if momentum is None else optax.chain(decay, optax.trace(momentum, nesterov))

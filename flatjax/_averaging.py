@@ -1,0 +1,110 @@
+"""Averages of the weights along a trajectory: SWA and EMA, the simplest ways to a flatter point."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from flatjax import _checks
+from flatjax._replicas import at_least_float32
+
+
+class AverageParamsState(NamedTuple):
+    """State of `average_params`.
+
+    Attributes:
+      count: number of updates so far.
+      average: the average, in at least float32 (a mean over many steps moves by less than half
+        precision resolves); the parameters themselves until averaging starts.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    average: optax.Params
+
+
+def average_params(
+    *, start: int = 0, period: int = 1, decay: float | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Averages the parameters during training, without changing it.
+
+    With :math:`w_t` the parameters after update t and n the number of them averaged before,
+
+    .. math::
+      \bar w \leftarrow \bar w + \tfrac{1}{n + 1} (w_t - \bar w) \text{ (SWA)}, \qquad
+      \bar w \leftarrow d \, \bar w + (1 - d) \, w_t \text{ (EMA)}.
+
+    SWA is stochastic weight averaging [Izmailov et al., 2018, arXiv:1803.05407]. The average needs
+    batch statistics of its own, see `flatjax.batch_stats.reestimate`. Chain it *last*.
+
+    Args:
+      start: the first update (counted from 0) whose parameters are averaged.
+      period: average every period-th update from there.
+      decay: d, for an exponential moving average; None (default) for the equal one.
+
+    Returns:
+      The transformation; updates pass through. `update` needs `params`.
+
+    Raises:
+      ValueError: negative start, period < 1, decay outside [0, 1], or missing params.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> tx = optax.chain(optax.sgd(1.0), flatjax.average_params())
+      >>> params = jnp.array(0.0)
+      >>> state = tx.init(params)
+      >>> for _ in range(3):  # 1, 2, 3
+      ...     updates, state = tx.update(jnp.array(-1.0), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> float(flatjax.averaged_params(state))
+      2.0
+    """
+    _checks.check_count("start", start, minimum=0)
+    _checks.check_count("period", period)
+    if decay is not None:
+        _checks.check_scalar("decay", decay, maximum=1.0)
+
+    def init_fn(params):
+        average = jax.tree.map(lambda w: jnp.array(at_least_float32(w), copy=True), params)
+        return AverageParamsState(jnp.zeros([], jnp.int32), average)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.check_updates(updates, params)
+        since_start = state.count - start
+        averaged_before = jnp.maximum(since_start // period, 0)
+        equal_weight = 1 / (averaged_before + 1).astype(float)
+        weight = equal_weight if decay is None else 1 - decay
+        # Up to the first averaged point, the average is the present point.
+        weight = jnp.where(averaged_before == 0, 1.0, weight)
+        is_averaged = (since_start <= 0) | (since_start % period == 0)
+
+        def move(mean, w, u):
+            moved = mean + weight * (w + u - mean)
+            return jnp.where(is_averaged, moved, mean).astype(mean.dtype)
+
+        average = jax.tree.map(move, state.average, params, updates)
+        return updates, AverageParamsState(optax.safe_increment(state.count), average)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def averaged_params(state: optax.OptState) -> chex.ArrayTree:
+    """The average held by `average_params`, found at any depth of an optimizer state.
+
+    Args:
+      state: an optimizer state with one `AverageParamsState` in it.
+
+    Returns:
+      The averaged parameters, in at least float32.
+
+    Raises:
+      ValueError: there is none, or more than one.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> flatjax.averaged_params(flatjax.average_params().init(jnp.ones(2)))
+      Array([1., 1.], dtype=float32)
+    """
+    return _checks.find_state(state, AverageParamsState).average

@@ -1,0 +1,365 @@
+r"""Replicated-SGD: replicas attracted to their center.
+
+Replicated-SGD minimises, over y replicas :math:`w_a` with center :math:`\bar w`,
+
+.. math:: L_R(\{w_a\}) = \sum_a L(w_a) + \frac{\gamma}{2} \sum_a \lVert w_a - \bar w \rVert^2
+
+[Pittorino et al., 2021, eq. 6; Baldassi et al., 2016]. Its gradient is each replica's own plus
+:math:`\gamma (w_a - \bar w)`. Two forms of the coupling are offered.
+
+`couple_replicas` adds that term to the gradient, before weight decay and momentum: the paper's
+algorithm. It is explicit Euler, stable while learning_rate * gamma stays below 2 (plain SGD),
+2 (1 + b) (heavy ball) or 2 (1 + b) / (1 + 2 b) (Nesterov, 1.36 at b = 0.9), and loses its meaning
+behind an adaptive preconditioner, which rescales it with the gradient.
+
+`pull_to_center` contracts the replicas towards the center after the base optimizer, the way AdamW
+decays weights: stable for every gamma and sound behind any optimizer. With gamma = inf and a period
+K it is local SGD (parameter averaging every K steps), and at K = 1 data-parallel SGD.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+
+from flatjax import _checks, _replicas, communication, schedules
+
+Mask: TypeAlias = chex.ArrayTree | Callable[[optax.Params], chex.ArrayTree] | None
+
+
+class CoupleReplicasState(NamedTuple):
+    """State of `couple_replicas` and `pull_to_center`. No center is stored: it can be computed.
+
+    Attributes:
+      count: number of updates so far.
+      gamma: the gamma of the last update, for logging.
+      gamma_state: state of the schedule of gamma.
+      pending: with `delayed` forces, the displacement from the center measured at the last
+        coupling, to act at the next; like the parameters. Else an empty tuple.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    gamma: jax.Array
+    gamma_state: optax.OptState
+    pending: optax.Params
+
+
+def couple_replicas(
+    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    period: int = 1,
+    mask: Mask = None,
+    communication_dtype: DTypeLike | None = None,
+    delayed: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the force towards the center to the gradients: the coupling of Replicated-SGD.
+
+    .. math:: g_a \leftarrow g_a + \gamma_t (w_a - \bar w)
+
+    Chain it *before* weight decay and momentum. With a period K, the force :math:`K \gamma_t` acts
+    on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
+    devices communicate on those steps only.
+
+    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask`, `delayed`,
+    `communication_dtype` and a `BalancedScoping` in its `static_args`; likewise for all
+    transformations of flatjax.
+
+    Args:
+      gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
+        `flatjax.schedules.BalancedScoping`. In units of 1 / (learning rate); see the module's
+        docstring for the largest stable learning_rate * gamma.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
+        must be given; both for local stacks on each device of a mesh axis.
+      period: K, the number of steps between couplings.
+      mask: pytree of bools (or a function of params returning one); leaves marked False, such as
+        frozen ones or the biases, are not coupled.
+      communication_dtype: what replicas send is rounded to it: a floating-point dtype, or int8 with
+        a scale for each leaf; see `flatjax.communication`. Under jit with sharded stacks, set the
+        mesh (`jax.set_mesh`), or float32 is sent all the same. None sends float32.
+      delayed: at each coupling the force of the one before acts,
+        :math:`\gamma_t (w_a - \bar w)` of K steps ago (none at first), and nothing waits for the
+        present center. Stable only while learning_rate * K gamma < 1 (plain SGD). Costs one more
+        copy of the parameters.
+
+    Returns:
+      The transformation. `update` needs `params`.
+
+    Raises:
+      ValueError: negative or non-finite gamma, period < 1, neither `axis_name` nor `replica_axis`,
+        leaves that disagree on the number of replicas, or missing params.
+
+    Examples:
+      Stacked replicas:
+
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> tx = optax.chain(
+      ...     flatjax.couple_replicas(gamma=0.1, replica_axis=0),
+      ...     optax.add_decayed_weights(5e-4),
+      ...     optax.sgd(0.1, momentum=0.9, nesterov=True),
+      ... )
+      >>> params = jnp.array([[0.0], [2.0]])
+      >>> coupling = flatjax.couple_replicas(gamma=0.1, replica_axis=0)
+      >>> coupling.update(jnp.zeros((2, 1)), coupling.init(params), params)[0]
+      Array([[-0.1],
+             [ 0.1]], dtype=float32)
+
+      One replica per program, under a named axis:
+
+      >>> import jax
+      >>> coupling = flatjax.couple_replicas(gamma=0.1, axis_name="replica")
+      >>> def step(grads, params):
+      ...     return coupling.update(grads, coupling.init(params), params)[0]
+      >>> jax.vmap(step, axis_name="replica")(jnp.zeros((2, 1)), params)
+      Array([[-0.1],
+             [ 0.1]], dtype=float32)
+    """
+    _checks.check_scalar("gamma", gamma)
+    displacement = _displacement(axis_name, replica_axis, communication_dtype)
+
+    def measure(g, w):
+        del g
+        return displacement(w)
+
+    def add_force(g, d, gamma_t, count):
+        del count
+        return g + period * gamma_t * d
+
+    return _coupling(measure, add_force, gamma, axis_name, replica_axis, period, mask, delayed)
+
+
+def pull_to_center(
+    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    learning_rate: chex.Numeric | optax.Schedule,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    period: int = 1,
+    mask: Mask = None,
+    communication_dtype: DTypeLike | None = None,
+    delayed: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Contracts the replicas towards their center: the decoupled, always stable coupling.
+
+    After the base optimizer has moved the weights to :math:`w'_a = w_a + u_a`,
+
+    .. math:: w_a \leftarrow \bar w' + (w'_a - \bar w') \, e^{-K \eta_t \gamma_t}
+
+    which is the exact flow of the coupling energy over a time :math:`K \eta_t`. Chain it *last*,
+    after any optimizer, as weight decay is decoupled in AdamW. For small
+    :math:`\eta \gamma` and plain SGD it agrees with `couple_replicas`; momentum multiplies the
+    in-gradient force by up to 1 / (1 - momentum), and this one not at all: the same effect needs a
+    gamma that much larger.
+
+    Args:
+      gamma: coupling, as in `couple_replicas`; `inf` puts every replica on the center, so that
+        a period K is local SGD (averaging every K steps).
+      learning_rate: :math:`\eta`, a number or a schedule of the step count: the base optimizer's,
+        so that the pull cools down with it.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked.
+      period: K, the number of steps between pulls.
+      mask: pytree of bools (or a function of params returning one); leaves marked False are not
+        pulled.
+      communication_dtype: see `couple_replicas`.
+      delayed: pull by the displacement of the weights that the step started from,
+        :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) (w_a - \bar w)`: their center
+        is one step old and can be had while the gradient is computed. Stable for every gamma; at
+        gamma = inf the replicas differ by their last updates.
+
+    Returns:
+      The transformation. `update` needs `params`.
+
+    Raises:
+      ValueError: negative gamma or learning rate, period < 1, neither `axis_name` nor
+        `replica_axis`, leaves that disagree on the number of replicas, or missing params.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> tx = optax.chain(
+      ...     optax.adamw(1e-3), flatjax.pull_to_center(float("inf"), 1e-3, replica_axis=0)
+      ... )
+      >>> params = jnp.array([[0.0], [2.0]])
+      >>> updates, _ = tx.update(jnp.zeros((2, 1)), tx.init(params), params)
+      >>> optax.apply_updates(params, updates).round(2)
+      Array([[1.],
+             [1.]], dtype=float32)
+    """
+    _checks.check_scalar("gamma", gamma, finite=False)
+    _checks.check_scalar("learning_rate", learning_rate)
+    displacement = _displacement(axis_name, replica_axis, communication_dtype)
+
+    def measure(u, w):
+        return displacement(w if delayed else w + u)
+
+    def add_pull(u, d, gamma_t, count):
+        eta_t = learning_rate(count) if callable(learning_rate) else learning_rate
+        # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
+        is_infinite = jnp.isinf(gamma_t)
+        exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)
+        exponent = jnp.where(is_infinite, jnp.inf, exponent)
+        # u + (e^{-K eta gamma} - 1) d, with d = w' - center: the contraction, as an update.
+        return u + jnp.expm1(-exponent) * d
+
+    return _coupling(measure, add_pull, gamma, axis_name, replica_axis, period, mask)
+
+
+def coupling_diagnostics(
+    params: optax.Params,
+    state: optax.OptState,
+    learning_rate: chex.Numeric,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+) -> dict[str, jax.Array]:
+    r"""What to log of a replicated run: is it stable, and have the replicas collapsed?
+
+    Args:
+      params: the replicas' parameters.
+      state: an optimizer state with one `couple_replicas` or `pull_to_center` in it, at any depth.
+      learning_rate: the present learning rate.
+      axis_name: see `couple_replicas`.
+      replica_axis: see `couple_replicas`.
+
+    Returns:
+      `gamma`; `lr_gamma`, to be compared with the stability limits of the in-gradient form;
+      `replica_distance` :math:`D`; `coupling_energy` :math:`\frac{\gamma}{2} D`, a replica's share.
+
+    Raises:
+      ValueError: there is no coupling in the state, or neither knob is given.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> params = jnp.array([[0.0], [2.0]])
+      >>> tx = flatjax.couple_replicas(0.5, replica_axis=0)
+      >>> _, state = tx.update(jnp.zeros((2, 1)), tx.init(params), params)
+      >>> found = flatjax.coupling_diagnostics(params, state, 0.1, replica_axis=0)
+      >>> {name: round(float(value), 3) for name, value in found.items()}
+      {'gamma': 0.5, 'lr_gamma': 0.05, 'replica_distance': 1.0, 'coupling_energy': 0.25}
+    """
+    gamma = _checks.find_state(state, CoupleReplicasState).gamma
+    distance = _replicas.replica_distance(params, axis_name=axis_name, replica_axis=replica_axis)
+    return {
+        "gamma": gamma,
+        "lr_gamma": learning_rate * gamma,
+        "replica_distance": distance,
+        "coupling_energy": 0.5 * gamma * distance,
+    }
+
+
+def _displacement(axis_name, replica_axis, communication_dtype):
+    _checks.check_replica_placement(axis_name, replica_axis)
+    communication.check_communication_dtype(communication_dtype)
+    return functools.partial(
+        communication.displacement,
+        axis_name=axis_name,
+        replica_axis=replica_axis,
+        dtype=communication_dtype,
+    )
+
+
+def _coupling(measure_leaf, act, gamma, axis_name, replica_axis, period, mask, delayed=False):
+    """The transformation that couples every period-th step.
+
+    measure_leaf(u, w) is the displacement d of a leaf, and communicates; act(u, d, gamma_t, count)
+    is the update that it makes of u; delayed, that of the coupling before.
+    """
+    _checks.check_count("period", period)
+    schedule = schedules.as_stateful(gamma)
+
+    def init_fn(params):
+        if replica_axis is not None:
+            _checks.stacked_size(params, replica_axis)
+            if isinstance(gamma, schedules.BalancedScoping) and axis_name is None:
+                _check_apart(params, replica_axis)
+        return CoupleReplicasState(
+            count=jnp.zeros([], jnp.int32),
+            gamma=jnp.zeros([]),
+            gamma_state=schedule.init(),
+            pending=jax.tree.map(jnp.zeros_like, params) if delayed else (),
+        )
+
+    def measure(state, params, value):
+        """Loss and distance at the first update; zeros later, when nobody asks for them."""
+        where = {"axis_name": axis_name, "replica_axis": replica_axis}
+        dtype = state.gamma.dtype
+        measured = {
+            "value": lambda: mean_over_replicas(value, **where).astype(dtype),
+            "distance": lambda: _replicas.replica_distance(params, **where).astype(dtype),
+        }
+        # A cond, as below: no communication for it after the first update.
+        return jax.lax.cond(
+            state.count == 0,
+            lambda: {name: fn() for name, fn in measured.items()},
+            lambda: {name: jnp.zeros([], dtype) for name in measured},
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        _checks.check_updates(updates, params)
+        if isinstance(gamma, schedules.BalancedScoping):
+            schedules.require_value(gamma, extra_args)
+            extra_args = extra_args | measure(state, params, extra_args["value"])
+        gamma_t = jnp.asarray(schedule(state.gamma_state, **extra_args))
+
+        def coupled(u, d):
+            return act(u, d, gamma_t, state.count).astype(u.dtype)
+
+        def couple(updates, pending):
+            if not delayed:
+                at_once = lambda u, w: coupled(u, measure_leaf(u, w))
+                return map_masked(at_once, mask, params, updates, params), pending
+            updates = map_masked(coupled, mask, params, updates, pending)
+            measured = lambda d, u, w: measure_leaf(u, w).astype(d.dtype)
+            return updates, map_masked(measured, mask, params, pending, updates, params)
+
+        pending = state.pending
+        if period == 1:
+            updates, pending = couple(updates, pending)
+        else:
+            # A cond, not a select: replicas on different devices communicate only when coupled.
+            is_coupled = state.count % period == period - 1
+            keep = lambda updates, pending: (updates, pending)
+            updates, pending = jax.lax.cond(is_coupled, couple, keep, updates, pending)
+        return updates, CoupleReplicasState(
+            count=optax.safe_increment(state.count),
+            gamma=gamma_t.astype(state.gamma.dtype),
+            gamma_state=schedule.update(state.gamma_state, **extra_args),
+            pending=pending,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_apart(params, replica_axis):
+    """Raises on a common initialisation, which no gamma_0 balances, where it can be seen."""
+    leaves = jax.tree.leaves(params)
+    if leaves and all(_is_concrete(leaf) for leaf in leaves):
+        distance = _replicas.replica_distance(params, replica_axis=replica_axis)
+        schedules.balanced_gamma(1.0, distance)
+
+
+def _is_concrete(leaf) -> bool:
+    return not isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct)
+
+
+def mean_over_replicas(value, axis_name, replica_axis):
+    """The mean of a scalar of each replica; a stack of scalars where replicas are stacked."""
+    value = jnp.mean(value) if replica_axis is not None else jnp.asarray(value)
+    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+
+
+def map_masked(fn, mask, params, first, *rest):
+    """Applies fn to the leaves that the mask marks True; leaves of `first` pass elsewhere."""
+    if mask is None:
+        return jax.tree.map(fn, first, *rest)
+    mask = mask(params) if callable(mask) else mask
+    # Mapped twice: a bool of the mask may stand for a whole subtree, as in optax.masked.
+    masked_fn = lambda m, x, *xs: jax.tree.map(fn, x, *xs) if m else x
+    return jax.tree.map(masked_fn, mask, first, *rest)

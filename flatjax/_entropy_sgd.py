@@ -1,0 +1,340 @@
+r"""Entropy-SGD: gradient descent on the local entropy, estimated by Langevin dynamics.
+
+Entropy-SGD [Chaudhari et al., 2017; Pittorino et al., 2021, algorithm 1] descends
+
+.. math:: L_{LE}(w) = -\tfrac{1}{\beta} \log \int dw' \,
+          e^{-\beta L(w') - \frac{\beta \gamma}{2} \lVert w' - w \rVert^2},
+          \qquad \nabla L_{LE}(w) = \gamma (w - \langle w' \rangle).
+
+The *anchor* w is held while L inner steps of Langevin dynamics explore around it and average,
+
+.. math::
+  w' &\leftarrow w' - \eta' \, \mathrm{inner}\big(\nabla L(w'; \mathrm{batch})
+        + \gamma_t (w' - w)\big) + \sqrt{2 \eta'} \, \epsilon z \\
+  \mu &\leftarrow \alpha \mu + (1 - \alpha) w'
+
+then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, and w' = mu = w start
+again with the inner optimizer's state (its momentum) reset.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from flatjax import _checks, _coupling, _order, schedules
+from flatjax._langevin import langevin_noise
+
+OUTER_SCALINGS = ("none", "gamma", "learning_rate")
+
+
+class EntropySGDState(NamedTuple):
+    """State of `entropy_sgd`.
+
+    Attributes:
+      step: number of gradients used so far.
+      inner_step: position in the inner loop, in [0, inner_steps); 0 right after an outer step.
+      anchor: w, the outer point; changes at outer steps only. What is evaluated and saved.
+      mean: mu, the running mean of the inner iterates; equals the anchor when a loop starts.
+      inner_state: state of the inner optimizer; reset when a loop starts.
+      outer_state: state of the outer optimizer; changes at outer steps only.
+      gamma: the gamma of the last step, for logging.
+      gamma_state: state of the schedule of gamma; changes at outer steps only.
+      key: random key of the noise; never changes (the step is folded in).
+    """
+
+    step: jax.Array
+    inner_step: jax.Array
+    anchor: optax.Params
+    mean: optax.Params
+    inner_state: optax.OptState
+    outer_state: optax.OptState
+    gamma: jax.Array
+    gamma_state: optax.OptState
+    key: chex.PRNGKey
+
+
+def entropy_sgd(
+    outer: optax.GradientTransformation,
+    inner: optax.GradientTransformation,
+    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    *,
+    inner_learning_rate: chex.Numeric | optax.Schedule,
+    inner_steps: int = 5,
+    averaging_decay: chex.Numeric = 0.75,
+    noise_scale: chex.Numeric = 1e-4,
+    key: chex.PRNGKey | int = 0,
+    outer_scaling: str = "none",
+    decoupled: bool = False,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    mask: _coupling.Mask = None,
+    opaque_mode: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Entropy-SGD as a wrapper of two optax optimizers; its equations open this module.
+
+    Transparent by default: every `update` takes one gradient and makes one Langevin step, every
+    `inner_steps`-th also moves the anchor. It composes with `optax.MultiSteps`, logging and any
+    training loop, and counts gradients honestly. It replaces the parameters, so it must be the
+    *last* of a chain. Evaluate and save `entropy_sgd_eval_params(state, params)`, the anchor.
+
+    Inside `optax.inject_hyperparams`, name `gamma` (which counts outer steps, where optax would
+    count updates), `inner_steps`, `replica_axis` and `mask` in its `static_args`.
+
+    Args:
+      outer: optimizer of the anchor, which gets :math:`w - \mu` as its gradient. `optax.sgd(1.0)`
+        moves the anchor onto the mean.
+      inner: optimizer of the inner loop *without* its learning rate, for example
+        `optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9, nesterov=True))` or
+        `optax.scale_by_adam()`. All its state restarts with every loop.
+      gamma: coupling :math:`\gamma_t` to the anchor; a number, a schedule of the count of *outer*
+        steps, or `flatjax.schedules.BalancedScoping`.
+      inner_learning_rate: :math:`\eta'`; a number or a schedule of the count of gradients.
+      inner_steps: L, gradients per outer step.
+      averaging_decay: :math:`\alpha`, the weight of the *old* mean, in [0, 1).
+      noise_scale: :math:`\epsilon`; the noise of a weight and step has standard deviation
+        :math:`\epsilon \sqrt{2 \eta'}` and is added after momentum.
+      key: random key (or a seed) of the noise. Kept in the state: `optax.tree.set(state, key=...)`.
+      outer_scaling: what multiplies :math:`w - \mu` before `outer`: `"none"`; `"gamma"`, the
+        gradient of the local entropy itself, which freezes the anchor while gamma is small;
+        `"learning_rate"`, :math:`1 / \eta'`, in units of a gradient of the loss, as in Parle.
+      decoupled: contract :math:`w' - w` by :math:`e^{-\eta' \gamma}` after the inner optimizer's
+        step (before the noise) instead of adding :math:`\gamma (w' - w)` to its gradient: stable
+        for every :math:`\eta' \gamma`.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if there are
+        any; each then draws noise of its own.
+      replica_axis: axis of the leaves along which replicas are stacked, if they are.
+      mask: pytree of bools (or a function of params returning one); leaves marked False feel
+        neither coupling nor noise. Leaves that must not move want `optax.partition` around this.
+      opaque_mode: one `update` makes a whole loop. It takes the gradient at `params` and
+        `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere).
+
+    Returns:
+      The transformation. `update` needs `params` (and in opaque mode `grad_fn`).
+
+    Raises:
+      ValueError: a negative, non-finite or out-of-range argument, an unknown `outer_scaling`,
+        leaves that disagree on the number of replicas, missing params or `grad_fn`.
+
+    References:
+      Chaudhari et al., `Entropy-SGD: biasing gradient descent into wide valleys
+      <https://arxiv.org/abs/1611.01838>`_, 2017. Pittorino et al., `Entropic gradient descent
+      algorithms and wide flat minima <https://arxiv.org/abs/2006.07897>`_, 2021.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, flatjax
+      >>> tx = flatjax.entropy_sgd(
+      ...     outer=optax.sgd(1.0),
+      ...     inner=optax.trace(0.9, nesterov=True),
+      ...     gamma=0.1,
+      ...     inner_learning_rate=0.05,
+      ... )
+      >>> loss = lambda params: jnp.sum(params**2)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+      ...     return optax.apply_updates(params, updates), state
+      >>> params = jnp.array([3.0, -2.0])
+      >>> state = tx.init(params)
+      >>> for _ in range(200):
+      ...     params, state = step(params, state)
+      >>> float(loss(flatjax.entropy_sgd_eval_params(state, params))) < 1e-3
+      True
+    """
+    _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key)
+    if outer_scaling not in OUTER_SCALINGS:
+        raise ValueError(f"outer_scaling must be one of {OUTER_SCALINGS}, got {outer_scaling!r}.")
+    schedule = schedules.as_stateful(gamma)
+    inner = optax.with_extra_args_support(inner)
+    outer = optax.with_extra_args_support(outer)
+    has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
+    alpha = averaging_decay
+
+    def init_fn(params):
+        if replica_axis is not None:
+            _checks.stacked_size(params, replica_axis)
+        return EntropySGDState(
+            step=jnp.zeros([], jnp.int32),
+            inner_step=jnp.zeros([], jnp.int32),
+            # Copies: the state outlives the parameters where those are donated.
+            anchor=jax.tree.map(jnp.copy, params),
+            mean=jax.tree.map(jnp.copy, params),
+            inner_state=inner.init(params),
+            outer_state=outer.init(params),
+            gamma=jnp.zeros([]),
+            gamma_state=schedule.init(),
+            key=_as_key(key),
+        )
+
+    def langevin_step(grads, state, params, gamma_t, eta, extra_args):
+        """One step of w'; returns it with the inner optimizer's state."""
+        if not decoupled:
+            force = lambda g, w_, w: (g + gamma_t * (w_ - w)).astype(g.dtype)
+            grads = _coupling.map_masked(force, mask, params, grads, params, state.anchor)
+        direction, inner_state = inner.update(grads, state.inner_state, params, **extra_args)
+        moved = jax.tree.map(lambda w_, d: (w_ - eta * d).astype(w_.dtype), params, direction)
+        if decoupled:
+            contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
+            moved = _coupling.map_masked(contract, mask, params, moved, state.anchor)
+        if has_noise:
+            step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
+            draw = lambda key, eta: langevin_noise(
+                key, params, eta, noise_scale, axis_name=axis_name, replica_axis=replica_axis
+            )
+            noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
+            moved = _coupling.map_masked(jnp.add, mask, params, moved, noise)
+        return moved, inner_state
+
+    def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
+        """One step of w; returns it with the outer optimizer's state."""
+        scale = 1.0
+        if outer_scaling == "gamma":
+            scale = gamma_t
+        elif outer_scaling == "learning_rate":
+            # Nothing has moved where eta is 0, at the end of a schedule.
+            scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)
+        grads = jax.tree.map(lambda w, mu: (scale * (w - mu)).astype(w.dtype), anchor, mean)
+        updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
+        return optax.apply_updates(anchor, updates), outer_state
+
+    def update_gamma(gamma_state, moved, anchor, extra_args):
+        if isinstance(gamma, schedules.BalancedScoping):
+            where = (axis_name, replica_axis)
+            squared = optax.tree.norm(optax.tree.sub(moved, anchor), squared=True)
+            stacked = 1 if replica_axis is None else _checks.stacked_size(moved, replica_axis)
+            extra_args = extra_args | {
+                "value": _coupling.mean_over_replicas(extra_args["value"], *where),
+                "distance": _coupling.mean_over_replicas(squared / stacked, *where),
+            }
+        return schedule.update(gamma_state, **extra_args)
+
+    def one_step(grads, state, params, is_last, extra_args):
+        """One step of w', and of w if it is the last of a loop."""
+        schedules.require_value(gamma, extra_args)
+        gamma_t = jnp.asarray(schedule(state.gamma_state))
+        eta = inner_learning_rate
+        eta = jnp.asarray(eta(state.step) if callable(eta) else eta)
+
+        moved, inner_state = langevin_step(grads, state, params, gamma_t, eta, extra_args)
+        mean = jax.tree.map(
+            lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype), state.mean, moved
+        )
+
+        def end_loop(anchor, mean, outer_state, gamma_state):
+            anchor, outer_state = outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args)
+            return anchor, outer_state, update_gamma(gamma_state, moved, state.anchor, extra_args)
+
+        def go_on(anchor, mean, outer_state, gamma_state):
+            del mean
+            return anchor, outer_state, gamma_state
+
+        # A cond, not a select: where the outer optimizer couples replicas on different devices,
+        # they communicate at outer steps only.
+        anchor, outer_state, gamma_state = jax.lax.cond(
+            is_last, end_loop, go_on, state.anchor, mean, state.outer_state, state.gamma_state
+        )
+        restart = lambda new, old: jax.tree.map(lambda a, b: jnp.where(is_last, a, b), new, old)
+        new_params = restart(anchor, moved)
+        new_state = EntropySGDState(
+            step=optax.safe_increment(state.step),
+            inner_step=(state.inner_step + 1) % inner_steps,
+            anchor=anchor,
+            mean=restart(anchor, mean),
+            inner_state=restart(inner.init(anchor), inner_state),
+            outer_state=outer_state,
+            gamma=gamma_t.astype(state.gamma.dtype),
+            gamma_state=gamma_state,
+            key=state.key,
+        )
+        return optax.tree.sub(new_params, params), new_state
+
+    def transparent_update_fn(grads, state, params=None, **extra_args):
+        _checks.check_updates(grads, params)
+        is_last = state.inner_step == inner_steps - 1
+        return one_step(grads, state, params, is_last, extra_args)
+
+    def opaque_update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
+        _checks.check_updates(grads, params)
+        if grad_fn is None:
+            raise ValueError(
+                "grad_fn must be passed to update(grads, state, params, grad_fn=...) in opaque "
+                "mode: a function (params, i) -> gradient on the i-th batch of the loop."
+            )
+
+        def step(carry, grads, is_last):
+            iterate, state = carry
+            updates, state = one_step(grads, state, iterate, is_last, extra_args)
+            return optax.apply_updates(iterate, updates), state
+
+        def next_step(i, carry):
+            return step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
+
+        # The first gradient is the one that was passed.
+        carry = step((params, state), grads, inner_steps == 1)
+        if jax.default_backend() == "cpu":
+            # XLA's CPU backend runs its own convolutions about ten times slower inside a loop; and
+            # where it is known which step is the last, the others do nothing of what ends a loop.
+            for i in range(1, inner_steps):
+                carry = next_step(i, carry)
+        else:
+            carry = jax.lax.fori_loop(1, inner_steps, next_step, carry)
+        iterate, state = carry
+        return optax.tree.sub(iterate, params), state
+
+    update_fn = opaque_update_fn if opaque_mode else transparent_update_fn
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def entropy_sgd_eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
+    """The anchor of Entropy-SGD: the parameters to evaluate and save.
+
+    Args:
+      state: an optimizer state with one `EntropySGDState` in it, at any depth (`optax.chain`,
+        `optax.MultiSteps`, `optax.inject_hyperparams`, ...).
+      params: the parameters under training, which are the inner iterate. They give the leaves that
+        Entropy-SGD does not train, frozen by `optax.masked` or `optax.partition`.
+
+    Returns:
+      The anchor, a pytree like `params`.
+
+    Raises:
+      ValueError: there is no Entropy-SGD state in `state`, or more than one, or it belongs to other
+        parameters.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> params = {"w": jnp.ones(2)}
+      >>> tx = flatjax.esgd(0.1, gamma=0.01)
+      >>> flatjax.entropy_sgd_eval_params(tx.init(params), params)
+      {'w': Array([1., 1.], dtype=float32)}
+    """
+    anchor = _checks.find_state(state, EntropySGDState).anchor
+    is_masked = lambda node: isinstance(node, optax.MaskedNode)
+    present = lambda w, p: p if is_masked(w) else w
+    try:
+        anchor = jax.tree.map(present, anchor, params, is_leaf=is_masked)
+    except ValueError:
+        anchor = None
+    structure: Any = jax.tree.structure(anchor)
+    if structure != jax.tree.structure(params):
+        raise ValueError("params must have the structure of the anchor in the state.")
+    return anchor
+
+
+def _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key):
+    _checks.check_scalar("gamma", gamma)
+    _checks.check_scalar("inner_learning_rate", inner_learning_rate)
+    _checks.check_count("inner_steps", inner_steps)
+    _checks.check_scalar("averaging_decay", averaging_decay, maximum=1.0, exclusive_maximum=True)
+    _checks.check_scalar("noise_scale", noise_scale)
+    _checks.check_key("key", key)
+
+
+def _as_key(key):
+    """A seed becomes a key; keys of the new and the old style stay."""
+    key = jnp.asarray(key)
+    is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim == 1
+    # A copy: the caller's key outlives the state where that is donated.
+    return jnp.copy(key) if is_key else jax.random.key(key)

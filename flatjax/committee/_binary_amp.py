@@ -1,0 +1,159 @@
+"""Approximate message passing for weights of +-1, with reinforcement and a centre of replicas."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from flatjax.committee._channel import majority
+
+LEAST_VARIANCE = 1e-5  # of fields, once weights are all but decided
+
+
+class Schedules(NamedTuple):
+    """What pulls on the weights besides the patterns, at each of T iterations; shape (T,) each.
+
+    Attributes:
+      reinforcement: share of its field that a weight keeps.
+      gamma: coupling of replicas to their centre.
+      others: number of the other replicas.
+    """
+
+    reinforcement: jax.Array
+    gamma: jax.Array
+    others: jax.Array
+
+
+class Messages(NamedTuple):
+    """The state of the iteration.
+
+    Attributes:
+      field: log odds of the weights over 2, all in all, shape (K, N).
+      cavity: the part of it that the patterns contribute, shape (K, N).
+      g: what patterns say about fields, shape (K, P).
+      log_z: log probability of each pattern, shape (P,).
+      variance: of fields, shape (K, P).
+      num_errors: of the signs of the weights.
+      change: root mean square of the last one of the mean weights.
+      iteration: how many there were.
+    """
+
+    field: jax.Array
+    cavity: jax.Array
+    g: jax.Array
+    log_z: jax.Array
+    variance: jax.Array
+    num_errors: jax.Array
+    change: jax.Array
+    iteration: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="num_units")
+def iterate(
+    key: chex.PRNGKey,
+    x: jax.Array,
+    y: jax.Array,
+    schedules: Schedules,
+    *,
+    num_units: int,
+    damping: jax.Array,
+    tolerance: jax.Array,
+    stop_when_solved: jax.Array,
+) -> Messages:
+    r"""Passes messages until there are no errors, or nothing changes, or schedules end.
+
+    .. math::
+      V &= (1 - m^2) \, U_2^T, \quad \omega = m U^T - V g, \quad
+      (g, \Gamma) = \text{output}(\omega, V), \\
+      B &= g U + m \, (\Gamma U_2), \quad
+      h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h
+
+    with U = y x / sqrt(N) and U_2 its elementwise square.
+
+    Args:
+      key: PRNG key of the first fields, normal numbers of 0.1.
+      x: patterns, shape (P, N).
+      y: labels, shape (P,).
+      schedules: of T iterations.
+      num_units: K.
+      damping: share of the old fields that is kept.
+      tolerance: of the change.
+      stop_when_solved: whether no errors are a reason to stop.
+
+    Returns:
+      The last messages.
+    """
+    num_patterns, num_features = x.shape
+    design = y[:, None] * x / jnp.sqrt(num_features)
+    squares = design**2
+    num_steps = len(schedules.gamma)
+
+    def step(now: Messages) -> Messages:
+        m = jnp.tanh(now.field)
+        variance = jnp.maximum((1 - m**2) @ squares.T, LEAST_VARIANCE)
+        omega = m @ design.T - variance * now.g
+        output = majority(omega, variance)
+        cavity = output.g @ design + m * (output.gamma @ squares)
+        at_time = jax.tree.map(lambda values: values[now.iteration], schedules)
+        field = cavity + at_time.reinforcement * now.field
+        field += from_center(cavity, at_time.gamma, at_time.others)
+        field = damping * now.field + (1 - damping) * field
+        change = jnp.sqrt(jnp.mean((jnp.tanh(field) - m) ** 2))
+        return Messages(
+            field=field,
+            cavity=cavity,
+            g=output.g,
+            log_z=output.log_z,
+            variance=variance,
+            num_errors=_num_errors(field, design, y),
+            change=change,
+            iteration=now.iteration + 1,
+        )
+
+    def goes_on(now: Messages) -> jax.Array:
+        solved = stop_when_solved & (now.num_errors == 0)
+        return (now.iteration < num_steps) & ~solved & ~(now.change < tolerance)
+
+    field = 0.1 * jax.random.normal(key, (num_units, num_features), x.dtype)
+    nothing = jnp.zeros((num_units, num_patterns), x.dtype)
+    start = Messages(
+        field=field,
+        cavity=field,
+        g=nothing,
+        log_z=nothing[0],
+        variance=nothing,
+        num_errors=jnp.asarray(num_patterns),
+        change=jnp.asarray(jnp.inf, x.dtype),
+        iteration=jnp.asarray(0),
+    )
+    return jax.lax.while_loop(goes_on, step, start)
+
+
+def from_center(field: jax.Array, gamma: jax.Array, others: jax.Array) -> jax.Array:
+    r"""What a weight hears of the other replicas, if all are in the same field.
+
+    .. math::
+      u = c_\gamma\big((y - 1) \, c_\gamma(B)\big), \qquad
+      c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B)
+    """
+    return _across_coupling(others * _across_coupling(field, gamma), gamma)
+
+
+def _across_coupling(field, gamma):
+    # Of cosh(gamma + B) / cosh(gamma - B), half the logarithm: exact at an infinite gamma, too.
+    size = jnp.abs(field)
+    log_ratio = jnp.logaddexp(0.0, -2 * gamma - 2 * size) - jnp.logaddexp(-2 * gamma, -2 * size)
+    return jnp.sign(field) * log_ratio / 2
+
+
+def signs(field: jax.Array) -> jax.Array:
+    """The likelier values of the weights."""
+    return jnp.where(field < 0, -1.0, 1.0).astype(field.dtype)
+
+
+def _num_errors(field, design, y):
+    fields = y * (signs(field) @ design.T)
+    votes = jnp.where(fields < 0, -1, 1).sum(axis=0)
+    return jnp.sum(votes * y <= 0)

@@ -1,0 +1,99 @@
+"""Exact dynamics of committees among their errors, at many temperatures with exchanges."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from flatjax.flatness import _tempering
+from flatjax.gaussian_mixture._chains import draw
+from flatjax.gaussian_mixture._refraction import ROUNDING, Landscape, refraction_step
+
+NEVER = 1e6  # an offset of fields that never change sign
+
+
+@functools.partial(jax.jit, static_argnames=("num_chains", "num_steps", "num_warmup"))
+def sample_energies(
+    key: chex.PRNGKey,
+    x: jax.Array,
+    y: jax.Array,
+    reference: jax.Array,
+    overlap: jax.Array,
+    betas: jax.Array,
+    duration: jax.Array,
+    *,
+    num_chains: int,
+    num_steps: int,
+    num_warmup: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Numbers of errors of weights at an overlap with a reference, at B inverse temperatures.
+
+    In a step each unit makes a flight while the others rest, see
+    `flatjax.gaussian_mixture._refraction`; its walls are the fields of those patterns for which the
+    others' votes are balanced. Then every second pair of neighbouring betas may exchange.
+
+    Args:
+      key: PRNG key.
+      x: patterns, shape (P, N).
+      y: labels, shape (P,).
+      reference: shape (K, N).
+      overlap: p.
+      betas: shape (B,).
+      duration: mean duration of a flight; freely it goes as many radians.
+      num_chains: C.
+      num_steps: T.
+      num_warmup: steps before them.
+
+    Returns:
+      Energies (C, T, B), and the rates at which neighbours would exchange (B - 1,).
+    """
+    num_units, num_features = reference.shape
+    root = jnp.sqrt(num_features)
+    design = y[:, None] * x / root
+    gram = design @ design.T
+    axes = reference / jnp.linalg.norm(reference, axis=-1, keepdims=True)
+    along = axes @ design.T
+    offset = overlap * root * along
+    across = jnp.sqrt(1 - overlap**2)
+    is_right = lambda z, offset: offset + across * (z @ design.T) >= -ROUNDING
+
+    def sweep(z, beta, key):
+        """One flight of each unit, z (K, N); and the errors then."""
+
+        def fly(k, state):
+            z, right = state
+            balanced = right.sum(0) - right[k] == num_units // 2
+            walls = jnp.where(balanced, offset[k], NEVER)
+            mixing = across * jnp.ones((1, 1))
+            landscape = Landscape(design, gram, mixing, walls, axes[k], along[k], beta)
+            step = refraction_step(landscape, duration)
+            z_k = step(z[k, None], jax.random.fold_in(key, k))[0][0]
+            return z.at[k].set(z_k), right.at[k].set(is_right(z_k, offset[k]))
+
+        z, right = jax.lax.fori_loop(0, num_units, fly, (z, is_right(z, offset)))
+        return z, jnp.sum(right.sum(0) <= num_units // 2)
+
+    sweeps = jax.vmap(jax.vmap(sweep), (0, None, 0))
+
+    def step(ladders, t):
+        fly_key, exchange_key = jax.random.split(jax.random.fold_in(key, t))
+        shape = (num_chains, len(betas))
+        z = ladders.noise.reshape(*shape, num_units, num_features)
+        z, energy = sweeps(z, betas, jax.random.split(fly_key, shape))
+        ladders = ladders._replace(noise=z.reshape(*shape, -1), energy=energy.astype(z.dtype))
+        uniform = jax.random.uniform(exchange_key, (num_chains, len(betas) - 1))
+        ladders, rate = _tempering.exchange_neighbours(ladders, betas, t % 2, uniform)
+        return ladders, (ladders.energy, rate)
+
+    z, _ = draw(key, (num_chains * len(betas) * num_units, num_features), 0)
+    z = z.reshape(num_chains, len(betas), num_units, num_features)
+    z -= jnp.einsum("...kn,kn->...k", z, axes)[..., None] * axes
+    z *= root / jnp.linalg.norm(z, axis=-1, keepdims=True)
+    start = _tempering.Ladders(
+        noise=z.reshape(num_chains, len(betas), -1),
+        energy=jnp.zeros((num_chains, len(betas))),
+        log_step=jnp.zeros(len(betas)),
+    )
+    _, (energy, rate) = jax.lax.scan(step, start, jnp.arange(num_warmup + num_steps))
+    return energy[num_warmup:].swapaxes(0, 1), rate[num_warmup:].mean(0)

@@ -1,0 +1,174 @@
+"""Batches of a data set that lives on the device: pure functions of arrays, to be jitted."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flatjax.data._checks import check_int
+from flatjax.data._dataset import Split
+from flatjax.data._normalization import Normalization
+
+
+class DeviceSplit(NamedTuple):
+    """A split on the device: a pytree, to be passed to jitted functions.
+
+    Attributes:
+      image: uint8 of shape (N, H, W, C); a quarter of the memory of normalized images.
+      label: int32 of shape (N,).
+    """
+
+    image: jax.Array
+    label: jax.Array
+
+
+def to_device(
+    split: Split, device: jax.Device | jax.sharding.Sharding | None = None
+) -> DeviceSplit:
+    """Moves a split to a device, once for the whole training.
+
+    Args:
+      split: the examples.
+      device: a device or a sharding (a replicated one, for data-parallel training); the default is
+        JAX's default device.
+
+    Returns:
+      The arrays on the device.
+
+    Examples:
+      >>> from flatjax.data import load, to_device
+      >>> to_device(load("digits").train).image.shape
+      (1297, 8, 8, 1)
+    """
+    return DeviceSplit(*jax.device_put((split.image, split.label), device))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("num_examples", "batch_size", "num_replicas"), inline=True
+)
+def epoch_order(
+    key: jax.Array, num_examples: int, batch_size: int, num_replicas: int = 1
+) -> jax.Array:
+    """Draws the order in which each replica sees the examples in one epoch.
+
+    Every replica goes through its own permutation, cut into batches; the remainder is dropped. The
+    order is a function of the key alone, so a resumed run sees the batches that the interrupted one
+    would have seen: take `key = jax.random.fold_in(data_key, epoch)`. The order of a replica does
+    not depend on how many there are.
+
+    Args:
+      key: the key of this epoch.
+      num_examples: size N of the split.
+      batch_size: examples in a batch of one replica.
+      num_replicas: number y of replicas.
+
+    Returns:
+      int32 of shape (N // batch_size, num_replicas, batch_size): `order[step, replica]` are the
+      positions of a batch. Jitted: it is compiled once for each triple of sizes.
+
+    Raises:
+      TypeError: if a size is not an int.
+      ValueError: if a size is not positive, or `batch_size` is larger than `num_examples`.
+
+    Examples:
+      >>> import jax
+      >>> from flatjax.data import epoch_order
+      >>> epoch_order(jax.random.key(0), num_examples=1297, batch_size=128, num_replicas=3).shape
+      (10, 3, 128)
+    """
+    check_int("num_examples", num_examples, least=1)
+    check_int("batch_size", batch_size, least=1)
+    check_int("num_replicas", num_replicas, least=1)
+    if batch_size > num_examples:
+        raise ValueError(
+            f"batch_size must not exceed num_examples={num_examples}, got {batch_size}"
+        )
+    replica_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_replicas))
+    order = jax.vmap(lambda key: jax.random.permutation(key, num_examples))(replica_keys)
+    steps = num_examples // batch_size
+    batches = order[:, : steps * batch_size].reshape(num_replicas, steps, batch_size)
+    return batches.swapaxes(0, 1).astype(jnp.int32)
+
+
+def take_batch(
+    device_split: DeviceSplit, indices: jax.Array, normalization: Normalization | None
+) -> dict[str, jax.Array]:
+    """Gathers the examples at `indices` and normalizes their images.
+
+    Args:
+      device_split: the examples, from `to_device`.
+      indices: int32 positions of any shape: (B,) for a batch, (y, B) for a batch of each replica.
+      normalization: how to normalize. With None images stay uint8, for augmentation before
+        normalization: `normalization.normalize(augment(key, batch["image"]))`.
+
+    Returns:
+      ``{"image": (*indices.shape, H, W, C), "label": indices.shape}``, float32 and int32.
+
+    Examples:
+      >>> import jax
+      >>> from flatjax.data import Normalization, epoch_order, load, take_batch, to_device
+      >>> train = load("digits").train
+      >>> normalization = Normalization.from_images(train.image)
+      >>> order = epoch_order(jax.random.key(0), len(train), batch_size=64, num_replicas=2)
+      >>> batch = jax.jit(take_batch)(to_device(train), order[0], normalization)
+      >>> batch["image"].shape, batch["label"].shape
+      ((2, 64, 8, 8, 1), (2, 64))
+    """
+    image = device_split.image[indices]
+    if normalization is not None:
+        image = normalization.normalize(image)
+    return {"image": image, "label": device_split.label[indices]}
+
+
+def eval_batches(
+    split: Split, normalization: Normalization, batch_size: int
+) -> list[dict[str, jax.Array]]:
+    """Cuts a split into normalized batches of one shape, in order.
+
+    The last batch is filled up with blank examples of weight 0, so that one compilation serves all
+    batches and sums over the weights are exact. A `batch_size` above N gives one padded batch.
+
+    Args:
+      split: the examples.
+      normalization: how to normalize the images.
+      batch_size: examples in a batch, padding included.
+
+    Returns:
+      Batches ``{"image": (B, H, W, C) float32, "label": (B,) int32, "weight": (B,) float32}`` on
+      the device; the weight is 1 for examples and 0 for padding. All together they take four times
+      the memory of the uint8 images.
+
+    Raises:
+      TypeError: if `batch_size` is not an int.
+      ValueError: if it is not positive.
+
+    Examples:
+      >>> from flatjax.data import Normalization, eval_batches, load
+      >>> digits = load("digits")
+      >>> batches = eval_batches(digits.test, Normalization.from_images(digits.train.image), 128)
+      >>> len(batches), float(sum(batch["weight"].sum() for batch in batches))
+      (4, 500.0)
+    """
+    batch_size = check_int("batch_size", batch_size, least=1)
+    normalize = jax.jit(normalization.normalize)
+    batches = []
+    for start in range(0, len(split), batch_size):
+        image = split.image[start : start + batch_size]
+        label = split.label[start : start + batch_size]
+        padding = batch_size - len(label)
+        batches.append(
+            {
+                "image": normalize(_padded(image, padding)),
+                "label": jnp.asarray(_padded(label, padding)),
+                "weight": jnp.asarray(_padded(np.ones(len(label), np.float32), padding)),
+            }
+        )
+    return batches
+
+
+def _padded(array: np.ndarray, padding: int) -> np.ndarray:
+    return np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))

@@ -1,0 +1,144 @@
+"""Fashion-MNIST as a TensorFlow Datasets builder that needs no TensorFlow.
+
+TFDS has a builder of its own, but preparing its `Image` feature encodes PNGs with TensorFlow. Here
+images are a `Tensor` feature of raw bytes: the four IDX files are read with NumPy, written once as
+ArrayRecord, and read back at random access without decoding.
+
+This module imports TFDS; `flatjax.data.load("fashion_mnist")` imports it only when it is asked for.
+`checksums.tsv`, beside it, is where TFDS looks for sizes and SHA-256 sums of what it downloads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from flatjax.data._idx import read_idx
+
+ENVIRONMENT_VARIABLE = "FLATJAX_FASHION_MNIST"
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+IMAGE_SHAPE = (28, 28, 1)
+HOW_TO_GET_IT = (
+    "Fashion-MNIST is the Debian package dataset-fashion-mnist (apt-get install "
+    f"dataset-fashion-mnist), or four files *-ubyte.gz at {URL}: set {ENVIRONMENT_VARIABLE} to the "
+    "folder that holds them"
+)
+
+
+class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Fashion-MNIST: 60,000 + 10,000 grey 28x28 images of clothes in 10 classes.
+
+    The IDX files, compressed with gzip or not, are taken from the first of
+
+    1. `idx_dir`;
+    2. the folder named by the environment variable FLATJAX_FASHION_MNIST;
+    3. /usr/share/datasets/fashion-mnist, where Debian's package dataset-fashion-mnist puts them;
+    4. upstream, through TFDS's download manager, which verifies their checksums.
+
+    A folder that was named, or is there, must hold all four files. All are read and checked before
+    anything is written, so that bad files leave no half-written data set. Examples keep
+    the order of the files.
+
+    Args:
+      idx_dir: folder of the IDX files; see above for the default.
+      **kwargs: passed to `tfds.core.GeneratorBasedBuilder` (`data_dir`, `file_format`, ...).
+
+    Raises:
+      FileNotFoundError: from `download_and_prepare`, if a file is missing.
+      ValueError: from `download_and_prepare`, if a file is damaged.
+    """
+
+    # Not "fashion_mnist", which is TFDS's own: the two differ on disk and share a data_dir.
+    name = "flatjax_fashion_mnist"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "Raw bytes, in the order of the files."}
+    NUM_EXAMPLES: ClassVar[dict[str, int]] = {"train": 60_000, "test": 10_000}
+
+    def __init__(self, *, idx_dir: str | os.PathLike[str] | None = None, **kwargs: Any):
+        self._idx_dir = idx_dir
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Zalando's article images, a drop-in replacement for MNIST.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(
+                        shape=IMAGE_SHAPE, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+                    ),
+                    "label": tfds.features.ClassLabel(
+                        names=[
+                            "T-shirt/top",
+                            "Trouser",
+                            "Pullover",
+                            "Dress",
+                            "Coat",
+                            "Sandal",
+                            "Shirt",
+                            "Sneaker",
+                            "Bag",
+                            "Ankle boot",
+                        ]
+                    ),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://github.com/zalandoresearch/fashion-mnist",
+            citation=(
+                "@article{xiao2017fashion, author={Xiao, Han and Rasul, Kashif and Vollgraf, "
+                "Roland}, title={Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine "
+                "Learning Algorithms}, journal={arXiv:1708.07747}, year={2017}}"
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        names = {"train": "train", "test": "t10k"}
+        image_files = {split: f"{name}-images-idx3-ubyte" for split, name in names.items()}
+        label_files = {split: f"{name}-labels-idx1-ubyte" for split, name in names.items()}
+        paths = self._find([*image_files.values(), *label_files.values()], dl_manager)
+        arrays = {}
+        for split, count in self.NUM_EXAMPLES.items():
+            images = read_idx(
+                paths[image_files[split]], (count, *IMAGE_SHAPE[:2]), hint=HOW_TO_GET_IT
+            )
+            labels = read_idx(paths[label_files[split]], (count,), hint=HOW_TO_GET_IT)
+            num_classes = self.info.features["label"].num_classes
+            if labels.max() >= num_classes:
+                raise ValueError(
+                    f"{paths[label_files[split]]}: expected labels below {num_classes}, "
+                    f"got {labels.max()}. {HOW_TO_GET_IT}"
+                )
+            arrays[split] = images[..., None], labels
+        return {split: self._generate_examples(*pair) for split, pair in arrays.items()}
+
+    def _generate_examples(
+        self, images: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            yield index, {"image": image, "label": label}
+
+    def _find(
+        self, files: list[str], dl_manager: tfds.download.DownloadManager
+    ) -> Mapping[str, os.PathLike[str]]:
+        """Where each of the IDX files lies, downloading them if no folder is known."""
+        folder = self._idx_dir or os.environ.get(ENVIRONMENT_VARIABLE)
+        if not folder and DEBIAN_FOLDER.is_dir():
+            folder = DEBIAN_FOLDER
+        if not folder:
+            return dl_manager.download({file: f"{URL}{file}.gz" for file in files})
+        paths = {}
+        for file in files:
+            plain = Path(folder, file).expanduser()
+            compressed = plain.with_name(f"{file}.gz")
+            paths[file] = plain if plain.exists() and not compressed.exists() else compressed
+        return paths

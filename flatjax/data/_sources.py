@@ -1,0 +1,216 @@
+"""Loading a classification data set by name, whole, into host memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import urllib.error
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flatjax.data._dataset import Dataset, Split, stratified_counts
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+# Image-classification sets of TFDS whose builders were read: each encodes its images with
+# TensorFlow when it is prepared, so that without it there is no use in downloading first.
+TFDS_NAMES = ("cifar10", "cifar100", "emnist", "kmnist", "mnist", "svhn_cropped")
+
+_DIGITS_TEST_EXAMPLES = 500
+_READ_CHUNK = 1000  # bounds the decoded examples held as Python objects
+
+
+def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Loads a data set by its name.
+
+    - `"digits"`: the 1797 8x8 images bundled with scikit-learn (the test part of UCI's optical
+      digits), 0 to 16 scaled to 0 to 255. The split is ours and fixed: 500 test images, each class
+      in proportion, evenly spaced in scikit-learn's order; the other 1297 are for training.
+    - `"fashion_mnist"`: 60,000 + 10,000 28x28 images, from IDX files where they are, else from
+      upstream; see `flatjax.data._fashion_mnist.FashionMNIST`. TensorFlow is not needed.
+    - `"tiny_imagenet"`: 100,000 + 10,000 64x64 colour images in 200 classes, from the official zip
+      file or a folder unpacked from it (environment variable FLATJAX_TINY_IMAGENET), else from
+      upstream; see `flatjax.data._tiny_imagenet.TinyImageNet`. TensorFlow is not needed.
+    - Any image-classification set known to TFDS, one's own registered builders included:
+      `"cifar10"`, `"cifar100"`, `"mnist"`, `"emnist/letters"`, ... Its images must have one shape
+      and 8 bits. Where there is no `test` split, `validation` is taken for it. *Preparing* most of
+      them needs TensorFlow (`pip install 'flatjax[tensorflow]'`), reading them again does not.
+
+    All but the first are prepared once under `data_dir` as ArrayRecord files, and read from there.
+    Only builders whose code is installed are used: nothing is executed that came with the data.
+
+    Args:
+      name: one of the names above; for TFDS `"name"` or `"name/config"`.
+      data_dir: where prepared data sets are kept; TFDS's default is the environment variable
+        TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Returns:
+      The whole data set, as NumPy arrays.
+
+    Raises:
+      ValueError: if the name is unknown, the set is not one of image classification, or a source
+        file is damaged.
+      FileNotFoundError: if a source file is missing.
+      ConnectionError: if the sources could not be downloaded.
+      ImportError: if a library needed to prepare it is missing.
+      NotImplementedError: if `data_dir` holds the set in a format without random access (TFRecord).
+
+    Examples:
+      >>> digits = load("digits")
+      >>> digits.train
+      Split(image=uint8(1297, 8, 8, 1), label=int32(1297,))
+    """
+    if name == "digits":
+        return _digits()
+    if name == "fashion_mnist":
+        from flatjax.data._fashion_mnist import HOW_TO_GET_IT, FashionMNIST
+
+        builder = FashionMNIST(data_dir=data_dir)
+        _prepare(name, builder, hint=HOW_TO_GET_IT, force_checksums_validation=True)
+    elif name == "tiny_imagenet":
+        from flatjax.data import _tiny_imagenet
+
+        builder = _tiny_imagenet.TinyImageNet(data_dir=data_dir)
+        _prepare(name, builder, hint=_tiny_imagenet.HOW_TO_GET_IT)
+    else:
+        builder = _tfds_builder(name, data_dir)
+        _check_features(name, builder)
+        _prepare(name, builder, hint="Prepare it once on a machine with network, or pass data_dir")
+    return _read(name, builder)
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    image = ((255 * bunch.images + 8) // 16).astype(np.uint8)[..., None]  # rounded to the nearest
+    label = bunch.target.astype(np.int32)
+    is_test = np.zeros(len(label), bool)
+    for digit, count in enumerate(stratified_counts(label, _DIGITS_TEST_EXAMPLES)):
+        members = np.flatnonzero(label == digit)
+        middles = (2 * np.arange(count) + 1) * len(members) // (2 * count)
+        is_test[members[middles]] = True
+    everything = Split(image=image, label=label)
+    return Dataset("digits", everything[~is_test], everything[is_test], num_classes=10)
+
+
+def _tfds_builder(
+    name: str, data_dir: str | os.PathLike[str] | None
+) -> tfds.core.GeneratorBasedBuilder:
+    """The builder whose installed code has this name."""
+    known = (
+        "expected 'digits', 'fashion_mnist', 'tiny_imagenet', "
+        f"one of {', '.join(map(repr, TFDS_NAMES))}, or 'name' or 'name/config' "
+        "of another image-classification set of TensorFlow Datasets "
+        "(https://www.tensorflow.org/datasets/catalog/overview) or of your own, whose builder's "
+        "module must be imported first"
+    )
+    # TFDS also understands 'namespace:name', which downloads and runs code: not here.
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
+        raise ValueError(f"name must be the name of a data set, got {name!r}: {known}")
+
+    import tensorflow_datasets as tfds
+
+    short_name, _, config = name.partition("/")
+    try:
+        builder_cls = tfds.builder_cls(short_name)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(f"name is not a known data set, got {name!r}: {known}") from None
+    return builder_cls(config=config or None, data_dir=data_dir)
+
+
+def _check_features(name: str, builder: tfds.core.GeneratorBasedBuilder) -> None:
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features.items())
+    image_key, label_key = _supervised_keys(builder)
+    image = features.get(image_key)
+    if image is None or len(image.shape) != 3 or None in image.shape or image.np_dtype != np.uint8:
+        raise ValueError(
+            f"{name}: expected a feature {image_key!r} of uint8 and one fixed shape (H, W, C), "
+            f"got {image!r}"
+        )
+    if not isinstance(features.get(label_key), tfds.features.ClassLabel):
+        raise ValueError(
+            f"{name}: expected a feature {label_key!r} that is a ClassLabel, "
+            f"got {features.get(label_key)!r}"
+        )
+
+
+def _supervised_keys(builder: tfds.core.GeneratorBasedBuilder) -> tuple[str, str]:
+    keys = builder.info.supervised_keys or ("image", "label")
+    return keys[0], keys[1]
+
+
+def _prepare(
+    name: str,
+    builder: tfds.core.GeneratorBasedBuilder,
+    *,
+    hint: str,
+    force_checksums_validation: bool = False,
+) -> None:
+    """Downloads and writes the data set, unless it is there; all of it or nothing."""
+    if builder.data_path.exists():  # TFDS moves it there when it is complete
+        return
+
+    import requests
+    import tensorflow_datasets as tfds
+
+    needs_tensorflow = (
+        f"{name}: preparing it needs TensorFlow, once (reading it again does not): "
+        "pip install 'flatjax[tensorflow]'"
+    )
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    if builder.name in TFDS_NAMES and not has_tensorflow:
+        raise ImportError(needs_tensorflow)
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(
+                force_checksums_validation=force_checksums_validation
+            ),
+        )
+    except ImportError as error:
+        if has_tensorflow or "tensorflow" not in str(error):
+            raise
+        raise ImportError(needs_tensorflow) from error
+    except (requests.RequestException, urllib.error.URLError, tfds.download.DownloadError) as error:
+        raise ConnectionError(
+            f"{name}: not prepared under {builder.data_dir}, and its sources could not be "
+            f"downloaded ({error}). {hint}"
+        ) from error
+    except OSError:
+        # Of several processes that prepare one set, the first to finish wins; the others find its
+        # files where they wanted to put the same.
+        if not builder.data_path.exists():
+            raise
+
+
+def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:
+    splits = list(builder.info.splits)
+    test = "test" if "test" in splits else "validation"
+    if "train" not in splits or test not in splits:
+        raise ValueError(f"{name}: expected splits train and test (or validation), got {splits}")
+    return Dataset(
+        name,
+        train=_read_split(builder, "train"),
+        test=_read_split(builder, test),
+        num_classes=builder.info.features[_supervised_keys(builder)[1]].num_classes,
+    )
+
+
+def _read_split(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Split:
+    image_key, label_key = _supervised_keys(builder)
+    source = builder.as_data_source(split)
+    images = np.empty((len(source), *builder.info.features[image_key].shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    for start in range(0, len(source), _READ_CHUNK):
+        # Read in batches: one record at a time takes five times as long.
+        positions = range(start, min(start + _READ_CHUNK, len(source)))
+        for position, example in zip(positions, source.__getitems__(positions), strict=True):
+            images[position] = example[image_key]
+            labels[position] = example[label_key]
+    return Split(image=images, label=labels)

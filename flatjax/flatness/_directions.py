@@ -1,0 +1,184 @@
+"""Where to slice the space of weights: along random directions, and through several solutions."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from flatjax._coupling import Mask, map_masked
+
+NORMALIZATIONS = ("filter", "layer", "none")
+
+
+class Line(NamedTuple):
+    """The line through two solutions.
+
+    Attributes:
+      origin: the first one.
+      direction: of norm 1, towards the second.
+      coordinates: those of the two solutions, 0 and their distance, shape (2,).
+    """
+
+    origin: chex.ArrayTree
+    direction: chex.ArrayTree
+    coordinates: np.ndarray
+
+
+class Plane(NamedTuple):
+    """The plane through three solutions.
+
+    Attributes:
+      origin: the first one.
+      directions: two of norm 1, at a right angle; the first points to the second solution.
+      coordinates: those of the three solutions, shape (3, 2); the distances between rows are those
+        between the solutions.
+    """
+
+    origin: chex.ArrayTree
+    directions: tuple[chex.ArrayTree, chex.ArrayTree]
+    coordinates: np.ndarray
+
+
+def random_direction(
+    params: chex.ArrayTree,
+    key: chex.PRNGKey,
+    *,
+    normalization: str = "filter",
+    mask: Mask = None,
+) -> chex.ArrayTree:
+    r"""A random direction, of the size of the weights.
+
+    Gaussian noise d, rescaled [Li et al., 2018] so that slices of networks of different weight
+    norms can be compared:
+
+    .. math:: d_f \leftarrow d_f \frac{\lVert w_f \rVert}{\lVert d_f \rVert}
+
+    for each filter f, all weights of a kernel that feed one output: a slice along the last
+    axis, as in linen. A step of 1 moves each by its own norm. Layers that are rescaled as a whole,
+    without a change of the (ReLU) network's function, rescale the direction with them, and the
+    slice stays as it is.
+
+    Cost: no evaluation.
+
+    Args:
+      params: the parameters w.
+      key: draws the noise.
+      normalization: `"filter"`; `"layer"`: f is a whole leaf; in both, leaves of less than two axes
+        (biases, scales of norms) do not move. `"none"`: unit Gaussian noise on every leaf.
+      mask: pytree of bools (or a function of params returning one); leaves marked False do not
+        move.
+
+    Returns:
+      The direction, a pytree like `params`.
+
+    Raises:
+      ValueError: an unknown normalization.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.flatness._directions import random_direction
+      >>> params = {"kernel": jnp.array([[3.0, 0.3], [4.0, 0.4]]), "bias": jnp.ones(2)}
+      >>> direction = random_direction(params, jax.random.key(0))
+      >>> jnp.linalg.norm(direction["kernel"], axis=0).round(3), direction["bias"]
+      (Array([5. , 0.5], dtype=float32), Array([0., 0.], dtype=float32))
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}.")
+
+    def normalize(_, w, d):
+        if normalization == "none":
+            return d
+        if w.ndim < 2:
+            return jnp.zeros_like(w)
+        axes = tuple(range(w.ndim - 1 if normalization == "filter" else w.ndim))
+        norm = lambda x: jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
+        return (d * norm(w) / norm(d)).astype(w.dtype)
+
+    # One draw for all leaves: each one compiles slowly on CPU.
+    flat, unravel = ravel_pytree(params)
+    noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+    return map_masked(normalize, mask, params, optax.tree.zeros_like(params), params, noise)
+
+
+def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
+    r"""The line through two solutions, with distance as its coordinate.
+
+    Cost: no evaluation.
+
+    Args:
+      start: the parameters at coordinate 0.
+      end: the parameters at a coordinate of their distance, :math:`\lVert end - start \rVert`.
+
+    Returns:
+      The line; coordinates between 0 and the distance interpolate.
+
+    Raises:
+      ValueError: the two are the same, or of different shapes.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness._directions import line
+      >>> line(jnp.array([1.0, 1.0]), jnp.array([4.0, 5.0])).coordinates
+      array([0., 5.])
+    """
+    _check_shapes(start, end)
+    direction, distance = _unit(optax.tree.sub(end, start))
+    if not distance > 0:
+        raise ValueError("start and end must be different solutions, got twice the same.")
+    return Line(start, direction, np.array([0.0, distance]))
+
+
+def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
+    """The plane through three solutions, with distances as its coordinates.
+
+    Cost: no evaluation.
+
+    Args:
+      p0: the parameters at coordinates (0, 0).
+      p1: those on the first axis.
+      p2: those with a positive coordinate on the second axis.
+
+    Returns:
+      The plane.
+
+    Raises:
+      ValueError: the three lie on one line (to a relative 1e-5), or are of different shapes.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness._directions import plane
+      >>> points = jnp.array([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [1.0, 3.0, 1.0]])
+      >>> plane(*points).coordinates
+      array([[0., 0.],
+             [2., 0.],
+             [1., 3.]])
+    """
+    _check_shapes(p0, p1)
+    _check_shapes(p0, p2)
+    towards_p1, towards_p2 = optax.tree.sub(p1, p0), optax.tree.sub(p2, p0)
+    first, length = _unit(towards_p1)
+    # Gram and Schmidt's, twice, for solutions that are almost on one line.
+    along = optax.tree.vdot(first, towards_p2)
+    rest = optax.tree.add_scale(towards_p2, -along, first)
+    correction = optax.tree.vdot(first, rest)
+    second, height = _unit(optax.tree.add_scale(rest, -correction, first))
+    if not (length > 0 and height > 1e-5 * max(length, float(optax.tree.norm(towards_p2)))):
+        raise ValueError("p0, p1 and p2 must not lie on one line.")
+    coordinates = np.array([[0.0, 0.0], [length, 0.0], [float(along + correction), height]])
+    return Plane(p0, (first, second), coordinates)
+
+
+def _unit(tree):
+    norm = optax.tree.norm(tree)
+    return optax.tree.scale(1 / norm, tree), float(norm)
+
+
+def _check_shapes(tree, other):
+    if jax.tree.structure(tree) != jax.tree.structure(other) or (
+        jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, other)
+    ):
+        raise ValueError("solutions must be pytrees of the same structure and shapes.")

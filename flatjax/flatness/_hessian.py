@@ -1,0 +1,307 @@
+"""Curvature at a minimum: eigenvalues, trace and spectral density of the Hessian.
+
+Each measure takes the Hessian (`flatjax.flatness.hessian_operator`) or the generalised Gauss-Newton
+matrix (`flatjax.flatness.gauss_newton_operator`) of the mean loss over the examples:
+
+    measure = top_eigenvalues(hessian_operator(eval_fn), num=5)
+    measure(params, batches, jax.random.key(0)).values
+
+Costs are counted in products of the matrix with a vector, each of one to three gradients of the
+batches. Nothing is recompiled between solutions of the same shapes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import matfree.eig
+import numpy as np
+import scipy.linalg
+from jax.flatten_util import ravel_pytree
+
+from flatjax import _checks
+from flatjax.flatness._lanczos import lanczos, tridiagonalize
+from flatjax.flatness._operators import Operator
+
+WHICH = ("largest", "smallest", "magnitude")
+
+
+class Eigenvalues(NamedTuple):
+    """Extreme eigenvalues, the most extreme first.
+
+    Attributes:
+      values: shape (num,).
+      residuals: norms of A v - value v, shape (num,): an eigenvalue of A lies within that distance.
+      vectors: eigenvectors of norm 1, stacked on the first axis of a pytree like the parameters
+        (zero where masked); a direction for `flatjax.flatness.slices`.
+    """
+
+    values: np.ndarray
+    residuals: np.ndarray
+    vectors: chex.ArrayTree
+
+
+class Trace(NamedTuple):
+    """A trace.
+
+    Attributes:
+      mean: mean over random vectors, an unbiased estimate.
+      sem: its standard error.
+    """
+
+    mean: np.ndarray
+    sem: np.ndarray
+
+
+class SpectralDensity(NamedTuple):
+    """How the eigenvalues are distributed, normalised to 1: multiply by `dimension` for numbers.
+
+    Attributes:
+      nodes: Ritz values of each random vector, ascending, shape (S, K).
+      weights: their weights, each row of sum 1, shape (S, K): a mean over the spectrum of f is
+        estimated by the mean over rows of sum(weights * f(nodes)).
+      grid: eigenvalues at which the smoothed density is given, shape (G,).
+      density: nodes smoothed by a Gaussian, mean over random vectors, shape (G,).
+      sem: its standard error over random vectors, shape (G,).
+      width: standard deviation of that Gaussian.
+      dimension: n, the number of eigenvalues.
+    """
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    grid: np.ndarray
+    density: np.ndarray
+    sem: np.ndarray
+    width: float
+    dimension: int
+
+
+def top_eigenvalues(
+    operator_fn: Callable[..., Operator],
+    *,
+    num: int = 1,
+    num_matvecs: int = 40,
+    which: str = "largest",
+) -> Callable[..., Eigenvalues]:
+    """Extreme eigenvalues and eigenvectors, by Lanczos iteration with full reorthogonalisation.
+
+    Cost: `num_matvecs + num` products, and memory for as many vectors.
+
+    Args:
+      operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
+      num: the number of eigenvalues.
+      num_matvecs: K, the number of Lanczos steps; no more are done than the matrix has rows. The
+        residuals tell if these are enough.
+      which: `"largest"`, `"smallest"` (the most negative first) or `"magnitude"`.
+
+    Returns:
+      `fn(params, batches, key, *state) -> Eigenvalues`; the key draws the initial vector. It is
+      not to be jitted.
+
+    Raises:
+      ValueError: num < 1, num_matvecs < num, an unknown `which`, or (when called) a matrix with
+        fewer than num rows.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.flatness._hessian import top_eigenvalues
+      >>> from flatjax.flatness._operators import hessian_operator
+      >>> def eval_fn(params, batch):
+      ...     loss = 0.5 * jnp.sum(jnp.arange(100) * params**2)
+      ...     return {"loss": len(batch) * loss, "count": len(batch)}
+      >>> measure = top_eigenvalues(hessian_operator(eval_fn), num=2, num_matvecs=60)
+      >>> found = measure(jnp.zeros(100), [jnp.ones(1)], jax.random.key(0))
+      >>> found.values.round(3)
+      array([99., 98.])
+      >>> bool((found.residuals < 0.01).all())
+      True
+    """
+    _checks.check_count("num", num)
+    _checks.check_count("num_matvecs", num_matvecs, minimum=num)
+    if which not in WHICH:
+        raise ValueError(f"which must be one of {WHICH}, got {which!r}.")
+
+    eigh = matfree.eig.eigh_partial(lanczos(num_matvecs))
+
+    def measure(
+        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+    ) -> Eigenvalues:
+        operator = operator_fn(params, batches, *state)
+        start, unravel = _flat_like(operator)
+        if start.size < num:
+            raise ValueError(f"num must be at most the matrix's {start.size} rows, got {num}.")
+        start = jax.random.normal(key, start.shape, start.dtype)
+        matvec = _flat_matvec(operator)
+        values, vectors = eigh(matvec, start)
+        values = _check_finite(np.asarray(values, dtype=float))
+        extremity = {"largest": values, "smallest": -values, "magnitude": np.abs(values)}[which]
+        chosen = np.argsort(-extremity)[:num]
+        values, vectors = values[chosen], vectors[chosen]
+        # Measured, not read off T: rounding errors of the products are in it too.
+        residuals = [
+            jnp.linalg.norm(matvec(vector) - value * vector)
+            for value, vector in zip(values, vectors, strict=True)
+        ]
+        return Eigenvalues(
+            values=values,
+            residuals=np.asarray(jnp.stack(residuals), dtype=float),
+            vectors=jax.vmap(lambda v: operator.embed(unravel(v)))(vectors),
+        )
+
+    return measure
+
+
+def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Callable[..., Trace]:
+    r"""The trace, by Hutchinson's estimator.
+
+    .. math:: \mathrm{tr} A = \mathbb{E}_v \, v^\top A v, \qquad v_i = \pm 1
+
+    Its variance is twice the sum of squares of the elements beside the diagonal. The same key
+    draws the same vectors for every solution.
+
+    Cost: `num_samples` products.
+
+    Args:
+      operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
+      num_samples: S, the number of random vectors.
+
+    Returns:
+      `fn(params, batches, key, *state) -> Trace`. It is not to be jitted.
+
+    Raises:
+      ValueError: num_samples < 2.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.flatness._hessian import trace
+      >>> from flatjax.flatness._operators import hessian_operator
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
+      >>> measure = trace(hessian_operator(eval_fn), num_samples=2)
+      >>> float(measure(jnp.zeros(100), [jnp.ones(1)], jax.random.key(0)).mean)
+      200.0
+    """
+    _checks.check_count("num_samples", num_samples, minimum=2)
+
+    def measure(
+        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+    ) -> Trace:
+        operator = operator_fn(params, batches, *state)
+        like, _ = _flat_like(operator)
+        matvec = _flat_matvec(operator)
+
+        def sample(s):
+            v = jax.random.rademacher(jax.random.fold_in(key, s), like.shape, like.dtype)
+            return jnp.vdot(v, matvec(v), precision="highest")
+
+        samples = np.asarray(jnp.stack([sample(s) for s in range(num_samples)]), dtype=float)
+        return Trace(samples.mean(), samples.std(ddof=1) / np.sqrt(num_samples))
+
+    return measure
+
+
+def spectral_density(
+    operator_fn: Callable[..., Operator],
+    *,
+    num_matvecs: int = 80,
+    num_samples: int = 5,
+    width: float = 0.01,
+    num_points: int = 1000,
+) -> Callable[..., SpectralDensity]:
+    r"""The density of eigenvalues, by stochastic Lanczos quadrature.
+
+    For each random unit vector v, K Lanczos steps give the Gauss quadrature rule of the measure
+    :math:`\sum_i (v^\top q_i)^2 \delta(\lambda - \lambda_i)`, whose expectation over v is the
+    density :math:`\frac{1}{n} \sum_i \delta(\lambda - \lambda_i)` [Golub and Welsch, 1969;
+    Ghorbani et al., 2019]. It is exact for polynomials in :math:`\lambda` of degree 2 K - 1.
+
+    Cost: `num_samples * num_matvecs` products, and memory for `num_matvecs` vectors.
+
+    Args:
+      operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
+      num_matvecs: K, the number of Lanczos steps; no more are done than the matrix has rows.
+      num_samples: S, the number of random vectors.
+      width: standard deviation of the Gaussian that smooths the density, as a fraction of the
+        range of the nodes.
+      num_points: G, the number of points of the grid.
+
+    Returns:
+      `fn(params, batches, key, *state) -> SpectralDensity`. It is not to be jitted.
+
+    Raises:
+      ValueError: num_matvecs < 1, num_samples < 2, num_points < 2, or width not positive.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.flatness._hessian import spectral_density
+      >>> from flatjax.flatness._operators import hessian_operator
+      >>> def eval_fn(params, batch):
+      ...     loss = 0.5 * jnp.sum(jnp.arange(100) * params**2)
+      ...     return {"loss": len(batch) * loss, "count": len(batch)}
+      >>> measure = spectral_density(hessian_operator(eval_fn), num_matvecs=20)
+      >>> found = measure(jnp.zeros(100), [jnp.ones(1)], jax.random.key(0))
+      >>> mean = (found.weights * found.nodes).sum(axis=1)
+      >>> bool(abs(mean.mean() - 49.5) < 4 * mean.std(ddof=1) / 5**0.5)
+      True
+    """
+    _checks.check_count("num_matvecs", num_matvecs)
+    _checks.check_count("num_samples", num_samples, minimum=2)
+    _checks.check_count("num_points", num_points, minimum=2)
+    _checks.check_scalar("width", width, exclusive_minimum=True)
+
+    def measure(
+        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+    ) -> SpectralDensity:
+        operator = operator_fn(params, batches, *state)
+        like, _ = _flat_like(operator)
+        matvec = _flat_matvec(operator)
+        samples = []
+        for s in range(num_samples):
+            start = jax.random.normal(jax.random.fold_in(key, s), like.shape, like.dtype)
+            _, alphas, betas, _ = tridiagonalize(matvec, start, num_matvecs)
+            values, rotation = _eigh(alphas, betas)
+            samples.append((values, rotation[0] ** 2))
+        nodes, weights = map(np.stack, zip(*samples, strict=True))
+        # One eigenvalue only, as in multiples of the identity, has no range.
+        spread = np.ptp(nodes) or np.abs(nodes).max() or 1.0
+        smoothing = width * spread
+        grid = np.linspace(nodes.min() - 5 * smoothing, nodes.max() + 5 * smoothing, num_points)
+        kernel = np.exp(-0.5 * ((grid[:, None, None] - nodes) / smoothing) ** 2)
+        densities = (weights * kernel).sum(axis=-1) / (np.sqrt(2 * np.pi) * smoothing)
+        return SpectralDensity(
+            nodes=nodes,
+            weights=weights,
+            grid=grid,
+            density=densities.mean(axis=1),
+            sem=densities.std(axis=1, ddof=1) / np.sqrt(num_samples),
+            width=float(smoothing),
+            dimension=like.size,
+        )
+
+    return measure
+
+
+def _flat_like(operator):
+    """A flat vector of the operator's, of float32 or wider, and the function back to the tree."""
+    flat, unravel = ravel_pytree(operator.like)
+    wide = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+    return wide, lambda v: unravel(v.astype(flat.dtype))
+
+
+def _flat_matvec(operator):
+    like, unravel = _flat_like(operator)
+    return lambda v: ravel_pytree(operator.matvec(unravel(v)))[0].astype(like.dtype)
+
+
+def _eigh(alphas, betas):
+    """Eigenvalues, ascending, and eigenvectors, in columns, of T, in float64."""
+    alphas, betas = np.asarray(alphas, dtype=float), np.asarray(betas, dtype=float)
+    return scipy.linalg.eigh_tridiagonal(_check_finite(alphas), betas[:-1])
+
+
+def _check_finite(values):
+    if not np.isfinite(values).all():
+        raise ValueError("params must have a finite matrix of second derivatives, got NaN or inf.")
+    return values

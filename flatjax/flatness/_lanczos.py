@@ -1,0 +1,124 @@
+"""Lanczos' tridiagonalisation of a matrix whose product is a Python loop over batches.
+
+Algorithms that trace the product, such as `matfree.decomp.tridiag_sym`, put the products of all
+batches into one program, inside a loop: there, each product of a convolutional network took 13 to
+20 times as long on CPU. Here the loop over Lanczos steps runs in Python, and only what it does to
+the basis is compiled.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from flatjax import _checks
+
+
+class Tridiagonalization(NamedTuple):
+    """A Q^T = Q^T T + residual e_K^T. Fields are named as in matfree.
+
+    Attributes:
+      Q_tall: K orthonormal vectors, stacked on the first axis of each leaf.
+      J_small: T, tridiagonal, shape (K, K).
+      residual: what remains of A q_K, orthogonal to all of Q.
+      init_length_inv: 1 / norm of the initial vector.
+    """
+
+    Q_tall: chex.ArrayTree
+    J_small: jax.Array
+    residual: chex.ArrayTree
+    init_length_inv: jax.Array
+
+
+def lanczos(num_matvecs: int) -> Callable[..., Tridiagonalization]:
+    r"""Tridiagonalisation :math:`A Q^\top = Q^\top T + r e_K^\top` of a symmetric matrix.
+
+    It is fully reorthogonalised, has the interface of `matfree.decomp.tridiag_sym(num_matvecs)`,
+    and takes its place in what matfree computes from one: `matfree.eig.eigh_partial(lanczos(20))`,
+    or, with `matfree.funm.funm_lanczos_sym(dense_funm, lanczos(20))`, functions of the Hessian.
+
+    Cost: `num_matvecs` products, and memory for as many vectors.
+
+    Args:
+      num_matvecs: K, the number of Lanczos steps; no more are done than the matrix has rows.
+
+    Returns:
+      `fn(matvec, vector, *parameters) -> Tridiagonalization`, with
+      `matvec(vector, *parameters)` and any pytree of floating-point arrays as `vector`.
+
+    Raises:
+      ValueError: num_matvecs < 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness._lanczos import lanczos
+      >>> found = lanczos(2)(lambda v: jnp.array([1.0, 3.0]) * v, jnp.array([1.0, 1.0]))
+      >>> found.J_small.round(3)
+      Array([[2., 1.],
+             [1., 2.]], dtype=float32)
+    """
+    _checks.check_count("num_matvecs", num_matvecs)
+
+    def decompose(matvec, vector, *parameters):
+        flat, unravel = ravel_pytree(vector)
+        flat_matvec = lambda v: ravel_pytree(matvec(unravel(v), *parameters))[0]
+        basis, alphas, betas, residual = tridiagonalize(flat_matvec, flat, num_matvecs)
+        dense = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
+        return Tridiagonalization(
+            Q_tall=jax.vmap(unravel)(basis),
+            J_small=dense,
+            residual=unravel(residual),
+            init_length_inv=1 / jnp.linalg.norm(flat),
+        )
+
+    return decompose
+
+
+def tridiagonalize(
+    matvec: Callable[[jax.Array], jax.Array], start: jax.Array, num_matvecs: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Lanczos iteration from a flat vector (n,).
+
+    Returns:
+      The basis (K, n); the diagonal of T (K,) and its off-diagonal (K,), whose last element is the
+      norm of the residual; the residual (n,). K is `num_matvecs`, or n if that is smaller.
+    """
+    num_matvecs = min(num_matvecs, start.size)
+    vector = start / jnp.linalg.norm(start)
+    basis = jnp.zeros((num_matvecs, start.size), start.dtype).at[0].set(vector)
+    scale = jnp.zeros([], start.dtype)
+    alphas, betas = [], []
+    for k in range(num_matvecs):
+        basis, vector, alpha, beta, scale, residual = _step(basis, matvec(vector), k, scale)
+        alphas.append(alpha)
+        betas.append(beta)
+    return basis, jnp.stack(alphas), jnp.stack(betas), residual
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _step(basis, product, k, scale):
+    """Adds to the basis what is new in A q_k: (basis, q_k+1, alpha, beta, max norm, residual)."""
+    dot = functools.partial(jnp.matmul, precision="highest")
+
+    def orthogonalize(v):
+        # Twice is enough [Kahan; Parlett, 1980]: the first pass cancels most of v.
+        for _ in range(2):
+            v = v - dot(dot(basis, v), basis)
+        return v
+
+    alpha = dot(basis[k], product)
+    residual = orthogonalize(product)
+    beta = jnp.linalg.norm(residual)
+    scale = jnp.maximum(scale, jnp.linalg.norm(product))
+    # Nothing remains: the basis spans an invariant subspace. Go on from a vector outside it, which
+    # finds other eigenvectors and has no weight in a quadrature.
+    is_invariant = beta <= jnp.finfo(basis.dtype).eps * scale
+    fresh = lambda: orthogonalize(jax.random.normal(jax.random.key(k), product.shape, basis.dtype))
+    vector = jax.lax.cond(is_invariant, fresh, lambda: residual)
+    vector /= jnp.linalg.norm(vector)
+    basis = basis.at[k + 1].set(vector, mode="drop")
+    return basis, vector, alpha, jnp.where(is_invariant, 0.0, beta), scale, residual

@@ -1,0 +1,178 @@
+"""The Hessian and the Gauss-Newton matrix, known by their products with vectors.
+
+Products are summed over the batches, in a Python loop around a jitted step: what is compiled, once,
+is the product with one batch. (A scan over batches would be ten times slower for XLA's own
+convolutions on CPU.) The measures of `flatjax.flatness.hessian` take these matrices.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from flatjax._coupling import Mask
+from flatjax._evaluation import EvalFn
+from flatjax.flatness import _perturb
+from flatjax.flatness._sums import differentiable
+
+
+class Operator(NamedTuple):
+    """A symmetric matrix at one solution, known by its products.
+
+    Attributes:
+      matvec: product with a vector, itself a vector; a Python loop over batches.
+      like: a vector, for its structure: the parameters, with None in place of masked leaves.
+      embed: the parameters' pytree of a vector, zero where masked.
+    """
+
+    matvec: Callable[[chex.ArrayTree], chex.ArrayTree]
+    like: chex.ArrayTree
+    embed: Callable[[chex.ArrayTree], chex.ArrayTree]
+
+
+def hessian_operator(
+    eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = None
+) -> Callable[..., Operator]:
+    r"""The Hessian of the mean loss, :math:`\frac{1}{N} \sum_i \nabla^2 \ell_i(w)`.
+
+    Cost of a product: one pass of forward over reverse differentiation [Pearlmutter, 1994]: on CPU
+    one gradient of the batches for a multilayer perceptron, two to three for a convolutional net.
+
+    Args:
+      eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
+        `flatjax.evaluation`.
+      quantity: name of the loss in that dict: a twice differentiable one.
+      mask: pytree of bools (or a function of params returning one); rows and columns of leaves
+        marked False are left out of the matrix.
+
+    Returns:
+      `fn(params, batches, *state) -> Operator`, for the functions of `flatjax.flatness.hessian`.
+
+    Raises:
+      ValueError: (when called) no batches, or `eval_fn` does not return `quantity` and `"count"`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness._operators import hessian_operator
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": jnp.sum(batch) * params["w"] ** 3 / 6, "count": len(batch)}
+      >>> operator = hessian_operator(eval_fn)({"w": jnp.array(2.0)}, [jnp.array([1.0, 3.0])])
+      >>> operator.matvec({"w": jnp.array(1.0)})
+      {'w': Array(4., dtype=float32)}
+    """
+
+    def product(vector, weights_to_params, weights, batch, state):
+        def loss(weights):
+            sums = eval_fn(weights_to_params(weights), batch, *state)
+            return differentiable(sums, quantity), sums["count"]
+
+        gradient = jax.grad(loss, has_aux=True)
+        _, product, count = jax.jvp(gradient, (weights,), (vector,), has_aux=True)
+        return product, count
+
+    return _operator(product, mask)
+
+
+def gauss_newton_operator(
+    predict_fn: Callable[..., Any],
+    loss_fn: Callable[[Any, Any], dict[str, jax.Array]],
+    *,
+    quantity: str = "loss",
+    mask: Mask = None,
+) -> Callable[..., Operator]:
+    r"""The generalised Gauss-Newton matrix of the mean loss.
+
+    .. math:: \frac{1}{N} \sum_i J_i^\top \, \nabla_z^2 \ell_i \, J_i
+
+    with :math:`J_i` the Jacobian of the network's outputs z for example i [Schraudolph, 2002]. It
+    is the Hessian without the curvature of the network itself: positive semidefinite for convex
+    losses, equal to the Hessian for networks linear in their weights, and for softmax and cross
+    entropy equal to the Fisher matrix.
+
+    Cost of a product: one forward pass, its tangent and its transpose: on CPU one gradient of the
+    batches for a multilayer perceptron, two for a convolutional net.
+
+    Args:
+      predict_fn: `predict_fn(params, batch, *state) -> outputs`, an array or pytree.
+      loss_fn: `loss_fn(outputs, batch) -> {"count": n, name: sum, ...}`, so that
+        `loss_fn(predict_fn(params, batch, *state), batch)` is an `eval_fn` of
+        `flatjax.evaluation`.
+      quantity: name of the loss in that dict: twice differentiable in the outputs.
+      mask: pytree of bools (or a function of params returning one); rows and columns of leaves
+        marked False are left out of the matrix.
+
+    Returns:
+      `fn(params, batches, *state) -> Operator`, for the functions of `flatjax.flatness.hessian`.
+
+    Raises:
+      ValueError: (when called) no batches, or `loss_fn` does not return `quantity` and `"count"`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness._operators import gauss_newton_operator
+      >>> predict_fn = lambda params, batch: batch * params**2
+      >>> loss_fn = lambda z, batch: {"loss": jnp.sum(z**2) / 2, "count": len(batch)}
+      >>> operator = gauss_newton_operator(predict_fn, loss_fn)(jnp.array(3.0), [jnp.ones(4)])
+      >>> float(operator.matvec(jnp.array(1.0)))  # (dz/dw)^2 = (2 w)^2
+      36.0
+    """
+
+    def product(vector, weights_to_params, weights, batch, state):
+        predict = lambda weights: predict_fn(weights_to_params(weights), batch, *state)
+        outputs, push_forward = jax.linearize(predict, weights)
+        pull_back = jax.linear_transpose(push_forward, weights)
+
+        def loss(outputs):
+            sums = loss_fn(outputs, batch)
+            return differentiable(sums, quantity), sums["count"]
+
+        gradient = jax.grad(loss, has_aux=True)
+        tangent = push_forward(vector)
+        _, curved, count = jax.jvp(gradient, (outputs,), (tangent,), has_aux=True)
+        return *pull_back(curved), count
+
+    return _operator(product, mask)
+
+
+def _operator(product, mask):
+    """The Operator of sums over batches of product(vector, to_params, weights, batch, state)."""
+
+    def total(vector, params, batch, state):
+        weights = _perturb.moving(params, mask)
+        return product(vector, lambda weights: _merge(weights, params), weights, batch, state)
+
+    total = jax.jit(total)  # traced once, not again for the shapes of each pass's sums
+
+    @jax.jit
+    def accumulate(totals, vector, params, batch, state):
+        return jax.tree.map(jnp.add, totals, total(vector, params, batch, state))
+
+    @jax.jit
+    def mean(totals):
+        product, count = totals
+        return jax.tree.map(lambda x: x / count, product)
+
+    def bind(params: chex.ArrayTree, batches: Sequence[Any], *state: Any) -> Operator:
+        if not len(batches):
+            raise ValueError("batches must hold at least one batch, got none.")
+        like = _perturb.moving(params, mask)
+        zeros = optax.tree.zeros_like(jax.eval_shape(total, like, params, batches[0], state))
+
+        def matvec(vector):
+            totals = zeros
+            for batch in batches:
+                totals = accumulate(totals, vector, params, batch, state)
+            return mean(totals)
+
+        embed = lambda vector: _merge(vector, optax.tree.zeros_like(params))
+        return Operator(matvec, like, embed)
+
+    return bind
+
+
+def _merge(weights, params):
+    """`params` with the leaves of `weights` where these are not None."""
+    return _perturb.map_moving(lambda _, w: w, params, weights)

@@ -1,0 +1,275 @@
+"""Slices: the loss along a line or on a plane through the space of weights, and their pictures.
+
+A slice is made of an origin, one or two directions, and the coordinates at which to look:
+
+- around one solution, along random directions (`flatjax.flatness.random_direction`) or eigenvectors
+  of the Hessian (`flatjax.flatness.top_eigenvalues`);
+- through two solutions (`flatjax.flatness.line`) or three (`flatjax.flatness.plane`), in units of
+  the distance between weights.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from flatjax import _checks
+from flatjax._evaluation import EvalFn, evaluate
+
+
+class Slice1D(NamedTuple):
+    """Values along a line.
+
+    Attributes:
+      x: coordinates, shape (X,), in units of the direction.
+      values: {name: mean over the examples, shape (X,)}, in the units of `eval_fn`.
+    """
+
+    x: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+class Slice2D(NamedTuple):
+    """Values on a plane.
+
+    Attributes:
+      x: coordinates along the first direction, shape (X,).
+      y: coordinates along the second direction, shape (Y,).
+      values: {name: mean over the examples, shape (Y, X)}, in the units of `eval_fn`.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+def slice_1d(
+    eval_fn: EvalFn, x: ArrayLike, *, state_fn: Callable[..., Sequence[Any]] | None = None
+) -> Callable[..., Slice1D]:
+    r"""The loss along a line, :math:`L(w + x \, d)`.
+
+    Cost: X evaluations of the batches (and calls of `state_fn`); nothing is recompiled between
+    points, or solutions of the same shapes.
+
+    Args:
+      eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
+        `flatjax.evaluation`.
+      x: coordinates, shape (X,).
+      state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point. Between
+        solutions of networks with batch norm, whose statistics belong to none but their own
+        weights, pass a `flatjax.batch_stats.reestimate`. Without it, state is fixed.
+
+    Returns:
+      `fn(origin, direction, batches, *state) -> Slice1D`. It loops over batches in Python around
+      jitted steps, and is not to be jitted itself.
+
+    Raises:
+      ValueError: x is empty, not one-dimensional or not finite, or (when called) no batches.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness._directions import line
+      >>> from flatjax.flatness._slices import slice_1d
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
+      >>> through = line(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0]))
+      >>> measure = slice_1d(eval_fn, through.coordinates)
+      >>> measure(through.origin, through.direction, [jnp.ones(1)]).values["loss"].round(3)
+      array([ 0., 25.])
+    """
+    points = _check_coordinates("x", x)
+    values_at = _values_at(eval_fn, state_fn)
+
+    def measure(
+        origin: chex.ArrayTree, direction: chex.ArrayTree, batches: Sequence[Any], *state: Any
+    ) -> Slice1D:
+        values = values_at([(a,) for a in points], origin, (direction,), batches, state)
+        return Slice1D(points, values)
+
+    return measure
+
+
+def slice_2d(
+    eval_fn: EvalFn,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    state_fn: Callable[..., Sequence[Any]] | None = None,
+) -> Callable[..., Slice2D]:
+    r"""The loss on a plane, :math:`L(w + x \, d_1 + y \, d_2)`.
+
+    Cost: X Y evaluations of the batches (and calls of `state_fn`); nothing is recompiled between
+    points, or solutions of the same shapes.
+
+    Args:
+      eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
+        `flatjax.evaluation`.
+      x: coordinates along the first direction, shape (X,).
+      y: coordinates along the second direction, shape (Y,).
+      state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point; see
+        `slice_1d`.
+
+    Returns:
+      `fn(origin, (direction, direction), batches, *state) -> Slice2D`. It loops over batches in
+      Python around jitted steps, and is not to be jitted itself.
+
+    Raises:
+      ValueError: x or y is empty, not one-dimensional or not finite, or (when called) no batches,
+        or not two directions.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness._slices import slice_2d
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
+      >>> measure = slice_2d(eval_fn, x=[0.0, 1.0, 2.0], y=[0.0, 3.0])
+      >>> measure(jnp.zeros(2), tuple(jnp.eye(2)), [jnp.ones(1)]).values["loss"]
+      array([[ 0.,  1.,  4.],
+             [ 9., 10., 13.]])
+    """
+    xs, ys = _check_coordinates("x", x), _check_coordinates("y", y)
+    values_at = _values_at(eval_fn, state_fn)
+
+    def measure(
+        origin: chex.ArrayTree,
+        directions: tuple[chex.ArrayTree, chex.ArrayTree],
+        batches: Sequence[Any],
+        *state: Any,
+    ) -> Slice2D:
+        if len(directions) != 2:
+            raise ValueError(f"directions must be a pair of them, got {len(directions)}.")
+        points = [(a, b) for b in ys for a in xs]
+        values = values_at(points, origin, tuple(directions), batches, state)
+        shape = len(ys), len(xs)
+        return Slice2D(xs, ys, {name: value.reshape(shape) for name, value in values.items()})
+
+    return measure
+
+
+def plot_slice(
+    found: Slice1D | Slice2D,
+    name: str = "loss",
+    *,
+    ax: Any = None,
+    points: ArrayLike | None = None,
+    labels: Sequence[str] | None = None,
+    log: bool = False,
+    levels: int | Sequence[float] = 12,
+    **style: Any,
+) -> Any:
+    """Draws a slice: a curve for one dimension, contours for two.
+
+    Cost: no evaluation.
+
+    Args:
+      found: what `slice_1d` or `slice_2d` returned.
+      name: which of its values to draw.
+      ax: the matplotlib Axes to draw on; those of a new figure by default.
+      points: coordinates of solutions to mark, shape (P,), or (P, 2) for two dimensions; those of a
+        `line` or `plane`.
+      labels: P names of the marked solutions.
+      log: whether the values (in two dimensions, the levels and colours) are on a logarithmic
+        scale. Values of 0 and below are then left blank.
+      levels: in two dimensions, the number of contours, or their values.
+      **style: passed on to `ax.plot` or `ax.contourf`.
+
+    Returns:
+      The Axes.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: an unknown name, or points, labels of the wrong shape.
+
+    Examples:
+      >>> import matplotlib
+      >>> matplotlib.use("Agg")
+      >>> import numpy as np
+      >>> from flatjax.flatness._slices import Slice1D, plot_slice
+      >>> x = np.linspace(-1, 1, 20)
+      >>> plot_slice(Slice1D(x, {"loss": x**2}), points=[0.0], labels=["SGD"]).get_ylabel()
+      'loss'
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plot_slice needs matplotlib: install flatjax[experiments].") from error
+    if name not in found.values:
+        raise ValueError(f"name must be one of {sorted(found.values)}, got {name!r}.")
+    num_axes = 2 if isinstance(found, Slice2D) else 1
+    points = np.zeros((0, num_axes)) if points is None else np.asarray(points, dtype=float)
+    points = points[:, None] if points.ndim == 1 else points
+    if points.ndim != 2 or points.shape[1] != num_axes:
+        raise ValueError(f"points must have {num_axes} coordinates each, got {points.shape}.")
+    labels = [""] * len(points) if labels is None else labels
+    if len(labels) != len(points):
+        raise ValueError(f"labels must name {len(points)} points, got {len(labels)}.")
+
+    values = found.values[name]
+    if log:
+        values = np.where(values > 0, values, np.nan)
+    ax = plt.figure(layout="constrained").add_subplot() if ax is None else ax
+    if num_axes == 1:
+        ax.plot(found.x, values, **style)
+        ax.set(xlabel="x", ylabel=name, yscale="log" if log else "linear")
+        points = np.column_stack([points, np.interp(points[:, 0], found.x, values)])
+    else:
+        _draw_contours(ax, found, values, name, levels, log, style)
+    if len(points):
+        _mark(ax, points, labels)
+    return ax
+
+
+def _draw_contours(ax, found, values, name, levels, log, style):
+    from matplotlib import colors, ticker
+
+    extend = "both" if np.ndim(levels) else "neither"  # only the caller's may leave values out
+    if log and np.ndim(levels) == 0:
+        levels = np.geomspace(np.nanmin(values), np.nanmax(values), levels)
+    style = {"norm": colors.LogNorm() if log else None, "extend": extend, **style}
+    masked = np.ma.masked_invalid(values)
+    filled = ax.contourf(found.x, found.y, masked, levels, **style)
+    ax.contour(found.x, found.y, masked, filled.levels, colors="white", linewidths=0.4)
+    ax.figure.colorbar(filled, ax=ax, label=name, format=ticker.FormatStrFormatter("%.3g"))
+    ax.set(xlabel="x", ylabel="y", aspect="equal")
+
+
+def _mark(ax, points, labels):
+    ax.plot(*points.T, linestyle="", marker="o", color="white", markeredgecolor="black", zorder=3)
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+    for point, label in zip(points, labels, strict=True):
+        if label:
+            ax.annotate(label, point, (6, 6), textcoords="offset points", fontsize=9, bbox=box)
+
+
+def _values_at(eval_fn, state_fn):
+    """values_at(points, origin, directions, batches, state) -> {name: means at the points}."""
+    eval_fn = jax.jit(eval_fn)
+
+    @jax.jit
+    def move(origin, directions, coordinates):
+        def move_leaf(w, *ds):
+            step = sum(a * d for a, d in zip(coordinates, ds, strict=True))
+            return (w + step).astype(w.dtype)
+
+        return jax.tree.map(move_leaf, origin, *directions)
+
+    def values_at(points, origin, directions, batches, state):
+        def evaluate_at(coordinates):
+            params = move(origin, directions, coordinates)
+            state_there = state if state_fn is None else state_fn(params, *state)
+            return evaluate(eval_fn, params, batches, *state_there)
+
+        means = [evaluate_at(coordinates) for coordinates in points]
+        return {name: np.array([m[name] for m in means], dtype=float) for name in means[0]}
+
+    return values_at
+
+
+def _check_coordinates(name, values):
+    values = _checks.real_array(name, values)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be a list of finite coordinates, got {values}.")
+    return values

@@ -1,0 +1,355 @@
+r"""The local entropy of the number of errors around a solution, in the limit of many dimensions.
+
+How many classifiers w at a given angle from a reference :math:`\tilde w` make few errors on the
+training set? The potential of Franz and Parisi counts them: the flatter the surroundings of the
+reference, the higher it is.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import log_ndtr
+from jax.typing import ArrayLike
+
+from flatjax._float64 import in_float64, is_traced, vectorized
+from flatjax.gaussian_mixture._fixed_point import fixed_point
+from flatjax.gaussian_mixture._mixture import classifier_error
+from flatjax.gaussian_mixture._quadrature import log_density
+from flatjax.gaussian_mixture._training_fields import (
+    ARRAYS,
+    Reference,
+    TrainingFields,
+    training_fields,
+)
+
+# Unknowns to start from: two forces, and the logarithm of fluctuation over freedom.
+START = np.array([0.1, 0.1, -3.0])
+# A freedom 1 - q this much smaller than the room there is means that there is no w left.
+VANISHING = np.log(1e6)
+BOUND = 7.0  # of Gaussian integrals
+
+
+class LocalEntropy(NamedTuple):
+    r"""The surroundings of a reference.
+
+    Attributes:
+      phi: the local entropy, at most 0; -inf where no w is left, NaN if not converged.
+      overlap: o, the cosine of the angle with the reference, as given; (1 - o) / 2 is a distance.
+      m: overlap of a typical w with the signal. This and the next four are NaN where phi is
+        not finite.
+      q: overlap of two w.
+      reaction: t, by how much the w follow the reaction of the reference to a training pattern.
+      test_error: of a typical w.
+      train_error: of a typical w, :math:`-\alpha^{-1} d \phi / d \beta`.
+      satisfiable: False where beta is infinite and there is no w without errors.
+      residual: of the equations, in units of order one.
+      converged: whether the residual is within the tolerance.
+    """
+
+    phi: jax.Array
+    overlap: jax.Array
+    m: jax.Array
+    q: jax.Array
+    reaction: jax.Array
+    test_error: jax.Array
+    train_error: jax.Array
+    satisfiable: jax.Array
+    residual: jax.Array
+    converged: jax.Array
+
+
+def local_entropy(
+    reference: Reference,
+    *,
+    overlap: ArrayLike,
+    beta: ArrayLike = np.inf,
+    tolerance: float = 1e-9,
+) -> LocalEntropy:
+    r"""The local entropy of the number of errors around a reference.
+
+    .. math::
+      \phi(o) = \frac{1}{N} \mathbb{E} \log \big\langle e^{-\beta\, \# errors(w)} \big\rangle_w,
+      \qquad \frac{w \cdot \tilde w}{\lVert w \rVert \lVert \tilde w \rVert} = o,
+      \quad \lVert w \rVert^2 = N,
+
+    an average over the uniform measure, so that :math:`\phi = 0` where there are no errors. Where
+    beta is infinite it is the logarithm of the fraction of w without errors. By the replica method,
+    with the order parameters of the reference (see `Reference`) :math:`\tilde m`, :math:`\tilde q_d
+    = \lVert \tilde w \rVert^2 / N`, its variance A, :math:`\tilde q = \tilde q_d - A`, and
+    :math:`p = o \sqrt{\tilde q_d}`,
+
+    .. math::
+      \phi &= \operatorname{extr}_{m, t, q} \frac{1}{2} \Big[ \log \frac{1 - q}{1 - o^2}
+        + \frac{q - x}{1 - q} \Big] + \alpha \mathbb{E} \log \big[
+        e^{-\beta} + (1 - e^{-\beta})\, \Phi\big(h / \sqrt{\Delta (1 - q)}\big) \big], \\
+      x &= m^2 + 2 t (p - m \tilde m) - t^2 (\tilde q_d - \tilde m^2), \\
+      h &= m + \sigma b + \sqrt{\Delta} \Big[ \frac{p - t A}{\sqrt{\tilde q}} z +
+        \sqrt{q - \frac{(p - t A)^2}{\tilde q} - t^2 A}\, z' \Big] + t (\tilde u - \omega),
+
+    with z' standard normal and :math:`z, \omega, \tilde u` the fields of the reference. Minima
+    have A = 0. The bias b is that of the reference where its weights are scaled to the norm of w,
+    :math:`b = \tilde b / \sqrt{\tilde q_d}`. The ansatz is replica-symmetric. May be jitted,
+    vmapped and differentiated with respect to the numbers in its arguments.
+
+    Args:
+      reference: whose surroundings are measured; also says alpha, delta and rho.
+      overlap: o, in (-1, 1).
+      beta: inverse temperature, of the number of errors; may be infinite. Arrays are broadcast
+        against those of the reference.
+      tolerance: largest residual of a solution.
+
+    Returns:
+      The local entropy.
+
+    Raises:
+      ValueError: a parameter out of its range.
+      TypeError: `reference` is not a Reference.
+
+    Examples:
+      Near the Hebb rule, which is Bayes-optimal, there are fewer solutions without errors than near
+      a minimum of the cross-entropy, but there are more of them farther away:
+
+      >>> from flatjax.gaussian_mixture import losses
+      >>> from flatjax.gaussian_mixture._references import erm_reference, hebb_reference
+      >>> best = hebb_reference(alpha=1.0, delta=1.0)
+      >>> minimum = erm_reference(losses.logistic(), alpha=1.0, delta=1.0, lam=0.1)
+      >>> [local_entropy(it, overlap=[0.9, 0.3]).phi.round(3) for it in (best, minimum)]
+      [array([-0.249, -0.861]), array([-0.053, -1.021])]
+    """
+    if not isinstance(reference, Reference):
+        raise TypeError(f"reference must be a Reference, got {type(reference).__name__}.")
+    _check_range("overlap", overlap, "strictly between -1 and 1", lambda x: abs(x) < 1)
+    _check_range("beta", beta, "positive", lambda x: x > 0)
+    arrays = {name: getattr(reference, name) for name in ARRAYS}
+    statics = {name: getattr(reference, name) for name in ("loss", "law", "has_bias")}
+    solve = functools.partial(_solve, tolerance=tolerance, **statics)
+    as_array = lambda value: value if is_traced(value) else np.asarray(value)
+    return in_float64(solve)(arrays | {"overlap": as_array(overlap), "beta": as_array(beta)})
+
+
+def _check_range(name, value, expected, is_valid):
+    if is_traced(value):
+        return
+    values = np.asarray(value)
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}.")
+    invalid = values[~is_valid(values)]
+    if invalid.size:
+        raise ValueError(f"{name} must be {expected}, got {invalid.flat[0]}.")
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "law", "has_bias", "tolerance"))
+def _solve(params, loss, law, has_bias, tolerance):
+    def at_point(*, overlap, beta, **arrays):
+        missing = dict.fromkeys(("test_error", "train_error", "converged"))
+        reference = Reference(**arrays, **missing, loss=loss, law=law, has_bias=has_bias)
+        return _solve_point(reference, overlap, beta, tolerance)
+
+    # A point has some ten thousand nodes: those of a few points stay in cache.
+    return vectorized(at_point, chunk=4)(**params)
+
+
+class _State(NamedTuple):
+    """Order parameters of the w, in a basis that has no cancellations.
+
+    With 1 - q = `freedom`, w is t times the reference plus `freedom` times the mean force that the
+    patterns exert, plus `fluctuation` from the way the force depends on w.
+    """
+
+    along_signal: jax.Array  # the overlap of freedom times the mean force with the signal
+    along_reference: jax.Array  # and with the reference
+    t: jax.Array
+    m: jax.Array
+    freedom: jax.Array
+    fluctuation: jax.Array  # variance of h for given fields of the reference, over delta
+
+
+class _Forces(NamedTuple):
+    """What the patterns do to w. The force is d log weight / dh of each, a vector in w space."""
+
+    along_signal: jax.Array
+    along_reference: jax.Array
+    rest: jax.Array  # squared length of what is orthogonal to the mean reference
+
+
+def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
+    norm, variance = reference.q, reference.variance
+    mean_norm = norm - variance
+    p = overlap * jnp.sqrt(norm)
+    room = 1 - overlap**2
+    # Margins are the overlap times those of the reference, plus noise.
+    error_width = jnp.sqrt(room * norm / mean_norm) / jnp.maximum(abs(overlap), 1e-3)
+    fields = training_fields(reference, error_width=error_width)
+
+    def unpack(x, vanishing=False) -> _State:
+        along_signal = jnp.sinh(x[0]) * jnp.sqrt(room)
+        along_reference = jnp.sinh(x[1]) * jnp.sqrt(room * norm)
+        t = (p - along_reference) / norm
+        left = room - variance * along_reference**2 / (norm * mean_norm)
+        log_ratio = jnp.where(vanishing, VANISHING, jnp.minimum(x[2], VANISHING))
+        return _State(
+            along_signal=along_signal,
+            along_reference=along_reference,
+            t=t,
+            m=t * reference.m + along_signal,
+            freedom=left * jax.nn.sigmoid(-log_ratio),
+            fluctuation=left * jax.nn.sigmoid(log_ratio),
+        )
+
+    def update(x, vanishing):
+        forces = _forces(reference, fields, unpack(x, vanishing), p, beta)
+        # Orthogonal to the reference itself, and the freedom such that norms add up to one.
+        rest = forces.rest + variance * forces.along_reference**2 / (norm * mean_norm)
+        freedom = 2 * room / (1 + jnp.sqrt(1 + 4 * rest * room))
+        return jnp.stack(
+            [
+                jnp.arcsinh(freedom * forces.along_signal / jnp.sqrt(room)),
+                jnp.arcsinh(freedom * forces.along_reference / jnp.sqrt(room * norm)),
+                jnp.log(freedom * forces.rest + 1e-16),  # the force may be as good as zero
+            ]
+        )
+
+    def solve(start, vanishing):
+        # Without temperature there may be no w at all. First, keep the freedom close to zero: if it
+        # then wants to shrink further, this is so, and the second stage starts where it ends.
+        skipped = vanishing & jnp.isfinite(beta)
+        found = fixed_point(
+            lambda x: jnp.where(skipped, start, update(x, vanishing)),
+            start,
+            tolerance=tolerance,
+            max_steps=jnp.where(vanishing, 16, 200),
+        )
+        none_left = vanishing & found.converged & (found.x[2] > VANISHING)
+        return jnp.where(none_left, found.x, START), found
+
+    _, stages = jax.lax.scan(solve, jnp.asarray(START), jnp.array([True, False]))
+    found = jax.tree.map(lambda leaf: leaf[1], stages)
+
+    state = unpack(found.x)
+    margins = _margins(reference, fields, state, p, beta)
+    log_weight = _log_weight(margins.x, beta)
+    error = jnp.exp(-beta + log_ndtr(-margins.x) - log_weight)
+    average = lambda values: margins.average(margins.of_field(values))
+    order = state.fluctuation - state.along_signal**2 + state.along_reference**2 / mean_norm
+    entropy = (jnp.log(state.freedom / room) + order / state.freedom) / 2
+    phi = entropy + reference.alpha * average(log_weight)
+    bias = reference.bias / jnp.sqrt(norm)
+    satisfiable = found.x[2] < VANISHING
+    show = lambda value: jnp.where(found.converged & satisfiable, value, jnp.nan)
+    return LocalEntropy(
+        phi=jnp.where(found.converged & ~satisfiable, -jnp.inf, show(phi)),
+        overlap=overlap,
+        m=show(state.m),
+        q=show(1 - state.freedom),
+        reaction=show(state.t),
+        test_error=show(classifier_error(state.m, 1.0, bias, reference.delta, reference.rho)),
+        train_error=show(average(error)),
+        satisfiable=satisfiable | ~found.converged,
+        residual=found.residual,
+        converged=found.converged,
+    )
+
+
+class _Margins(NamedTuple):
+    """Nodes of the margins of a w on training patterns.
+
+    Attributes:
+      x: margin over its standard deviation given all that w shares, shape (j, n, k).
+      weight: of each of the j, shape (j, n, k).
+      fields: of the reference, n omegas and k fields for each.
+    """
+
+    x: jax.Array
+    weight: jax.Array
+    fields: TrainingFields
+
+    def of_field(self, values: jax.Array) -> jax.Array:
+        """Average for given fields of the reference, shape (n, k)."""
+        return jnp.sum(self.weight * values, axis=0)  # vectorized, because over the first axis
+
+    def average(self, values: jax.Array) -> jax.Array:
+        """Average over everything; of values of shape (n, k)."""
+        return self.fields.average(self.fields.of_omega(values))
+
+
+def _margins(reference, fields, state, p, beta) -> _Margins:
+    delta, norm = reference.delta, reference.q
+    s = jnp.sqrt(delta * state.freedom)
+    follow = jnp.sqrt(delta / (norm - reference.variance)) * (p - state.t * reference.variance)
+    bias = fields.side * reference.bias / jnp.sqrt(norm)
+    center = (state.m + bias + follow * fields.z)[:, None] + state.t * fields.reaction
+    # A Gaussian reference has no nodes of its own: its fields add to the Gaussian ones of w.
+    shared = 1 - state.freedom if reference.law == "gaussian" else state.fluctuation
+    center, width = center / s, jnp.sqrt(delta * shared) / s
+    z, weight = _nodes(center, width, beta, num=8 if reference.law == "gibbs" else 10)
+    return _Margins(center + width * z, weight, fields)
+
+
+def _forces(reference, fields, state, p, beta) -> _Forces:
+    alpha, delta = reference.alpha, reference.delta
+    margins = _margins(reference, fields, state, p, beta)
+    force = _log_weight_slope(margins.x, beta) / jnp.sqrt(delta * state.freedom)
+    mean_force, squared_force = margins.of_field(force), margins.of_field(force**2)
+
+    of_omega, reaction = fields.of_omega(mean_force), fields.of_omega(fields.reaction)
+    along_signal = alpha * fields.average(of_omega)
+    along_reference = reference.m * along_signal + alpha * fields.average(reaction * of_omega)
+    # The reference too is a sum of forces, reaction / (delta V) of each pattern, times V.
+    share = along_reference / (reference.q - reference.variance)
+    other = mean_force - (share * reaction / delta)[:, None]
+    noise = margins.average(squared_force - mean_force**2 + other**2)
+    rest = (along_signal - share * reference.m) ** 2 + alpha * delta * noise
+    return _Forces(along_signal, along_reference, rest)
+
+
+def _log_weight(x, beta):
+    """log(e^-beta + (1 - e^-beta) Phi(x))."""
+    return jnp.logaddexp(-beta, jnp.log(-jnp.expm1(-beta)) + log_ndtr(x))
+
+
+def _log_weight_slope(x, beta):
+    """Derivative of `_log_weight` by x: cheaper than from it, and precise for any x and beta."""
+    y = jnp.abs(x)
+    far = y > 35  # where erfc underflows
+    y2 = jnp.where(far, 1.0, y)
+    near_tail = jnp.exp(y2**2 / 2) * jax.lax.erfc(y2 * np.sqrt(0.5)) / 2
+    y2 = jnp.where(far, y, 1.0) ** 2
+    far_tail = np.sqrt(0.5 / np.pi) / jnp.sqrt(y2) * (1 - (1 - (3 - 15 / y2) / y2) / y2)
+    tail = jnp.where(far, far_tail, near_tail)  # Phi(-y) exp(y^2 / 2)
+    floor, rise = jnp.exp(-beta), -jnp.expm1(-beta)
+    gauss = jnp.exp(-(y**2) / 2)
+    above = gauss / (floor + rise * (1 - tail * gauss))
+    below = 1 / (jnp.exp(jnp.minimum(y**2 / 2 - beta, 600)) + rise * tail)
+    return np.sqrt(0.5 / np.pi) * rise * jnp.where(x > 0, above, below)
+
+
+def _nodes(center, width, beta, num) -> tuple[jax.Array, jax.Array]:
+    """Nodes z and weights of Gaussian averages of functions of x = center + width z.
+
+    The functions are those of the number of errors: they change around x = 0, and where Phi(x)
+    falls below e^-beta, both of which may be sharp. Gauss-Legendre rules on the pieces between.
+
+    Args:
+      center: shape (n, k).
+      width: scalar.
+      beta: inverse temperature.
+      num: nodes of each of eight pieces.
+
+    Returns:
+      nodes and weights, shape (8 num, n, k).
+    """
+    lowest = -jnp.sqrt(2 * beta)
+    around = 4 / (1 - lowest)
+    breaks = jnp.stack([lowest - around, lowest + around, jnp.maximum(-4, lowest / 2), 0.0, 4.0])
+    inner = jnp.clip((breaks[:, None, None] - center) / width, -BOUND, BOUND)
+    fixed = jnp.array([-BOUND, -1.5, 1.5, BOUND])[:, None, None] + jnp.zeros_like(center)
+    edges = jnp.sort(jnp.concatenate([inner, fixed]), axis=0)
+    # The averages do not depend on where the nodes are.
+    edges = jax.lax.stop_gradient(edges)[:, None]
+    legendre, weights = np.array(np.polynomial.legendre.leggauss(num))[..., None, None]
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    z = (middle + half * legendre).reshape(-1, *center.shape)
+    return z, (half * weights).reshape(z.shape) * jnp.exp(log_density(z))

@@ -1,0 +1,154 @@
+r"""When is a sample of the mixture separable, and with what margin.
+
+Weights of unit norm, :math:`\lVert w \rVert^2 = N`, with overlap m and bias b leave all margins
+above :math:`\kappa` if and only if
+
+.. math::
+  \alpha\, \mathbb{E} \big(\kappa - m - \sigma b - \sqrt{\Delta}\, g\big)_+^2 \le \Delta (1 - m^2).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from flatjax._float64 import in_float64, vectorized
+from flatjax.gaussian_mixture._fixed_point import fixed_point
+from flatjax.gaussian_mixture._mixture import check_mixture, classifier_error
+from flatjax.gaussian_mixture._quadrature import log_density, upper_tail
+
+
+class MaxMargin(NamedTuple):
+    """The separating hyperplane of largest margin. All fields but the last two are NaN if none.
+
+    Attributes:
+      margin: kappa, the least margin of the training patterns, for weights of squared norm N.
+      m: overlap with the signal.
+      bias: b.
+      test_error: probability of an error on a fresh pattern.
+      residual: of the equations.
+      converged: whether there is a solution: not where the sample is not separable.
+    """
+
+    margin: jax.Array
+    m: jax.Array
+    bias: jax.Array
+    test_error: jax.Array
+    residual: jax.Array
+    converged: jax.Array
+
+
+def max_margin(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> MaxMargin:
+    r"""The largest margin with which a sample of alpha N patterns can be separated.
+
+    It is the limit of vanishing ridge of the minima of the hinge, the logistic and similar losses.
+
+    Args:
+      alpha: patterns per feature.
+      delta: variance of the noise.
+      rho: probability of the class 1. Arrays of all three are broadcast.
+
+    Returns:
+      The margin; NaN and not converged where alpha is above `separability_threshold`.
+
+    Raises:
+      ValueError: a parameter out of its range.
+
+    Examples:
+      >>> round(float(max_margin(alpha=1.0, delta=1.0).test_error), 4)
+      0.2983
+    """
+    return in_float64(_max_margin)(check_mixture(alpha=alpha, delta=delta, rho=rho))
+
+
+def separability_threshold(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> jax.Array:
+    r"""The largest alpha at which a large sample can still be separated by a hyperplane.
+
+    .. math::
+      \frac{1}{\alpha_c} = \min_{m, b}
+        \frac{\mathbb{E} (m + \sigma b + \sqrt{\Delta} g)_-^2}{\Delta (1 - m^2)}
+
+    It falls to 2 [Cover, 1965] as the noise grows.
+
+    Args:
+      delta: variance of the noise.
+      rho: probability of the class 1. Arrays of both are broadcast.
+
+    Returns:
+      alpha_c; NaN where the equations could not be solved.
+
+    Raises:
+      ValueError: a parameter out of its range.
+
+    Examples:
+      >>> round(float(separability_threshold(delta=1e4)), 2)
+      2.0
+    """
+    return in_float64(_separability_threshold)(check_mixture(delta=delta, rho=rho))
+
+
+@jax.jit
+def _max_margin(params):
+    return vectorized(_max_margin_point)(**params)
+
+
+@jax.jit
+def _separability_threshold(params):
+    return vectorized(_threshold_point)(**params)
+
+
+def _violation(kappa, m, bias, delta, rho):
+    """E over the classes of (k)_+^2, (k)_+, P(k > 0), and of sigma (k)_+, k as in the equation."""
+    of_class = lambda sigma: _positive_part(kappa - m - sigma * bias, jnp.sqrt(delta))
+    positive, negative = of_class(1.0), of_class(-1.0)
+    both = [rho * p + (1 - rho) * n for p, n in zip(positive, negative, strict=True)]
+    return *both, rho * positive[1] - (1 - rho) * negative[1]
+
+
+def _positive_part(mean, scale):
+    """E x_+^2, E x_+ and P(x > 0) of a normal number x."""
+    t = mean / scale
+    probability, density = upper_tail(-t), jnp.exp(log_density(t))
+    first = scale * (t * probability + density)
+    return scale**2 * ((1 + t**2) * probability + t * density), first, probability
+
+
+def _max_margin_point(*, alpha, delta, rho) -> MaxMargin:
+    def update(x):
+        m, bias, kappa = jnp.tanh(x[0]), x[1], x[2]
+        squared, first, probability, signed = _violation(kappa, m, bias, delta, rho)
+        excess = alpha * squared - delta * (1 - m**2)
+        return jnp.stack(
+            [
+                x[0] + (alpha * first - delta * m) / (delta + alpha * probability),
+                bias + signed / probability,
+                kappa - excess / (2 * alpha * first),
+            ]
+        )
+
+    found = fixed_point(update, jnp.array([0.5, 0.0, 0.0]), max_steps=2000)
+    m, bias, kappa = jnp.tanh(found.x[0]), found.x[1], found.x[2]
+    # Beyond the threshold the equations have solutions of negative margin, which mean nothing.
+    converged = found.converged & (kappa > 0)
+    values = (kappa, m, bias, classifier_error(m, 1.0, bias, delta, rho))
+    shown = [jnp.where(converged, value, jnp.nan) for value in values]
+    return MaxMargin._make([*shown, found.residual, converged])
+
+
+def _threshold_point(*, delta, rho):
+    def update(x):
+        m, bias = jnp.tanh(x[0]), x[1]
+        squared, first, probability, signed = _violation(0.0, m, bias, delta, rho)
+        alpha = delta * (1 - m**2) / squared
+        return jnp.stack(
+            [
+                x[0] + (alpha * first - delta * m) / (delta + alpha * probability),
+                bias + signed / probability,
+            ]
+        )
+
+    found = fixed_point(update, jnp.array([0.5, 0.0]), max_steps=2000)
+    m, bias = jnp.tanh(found.x[0]), found.x[1]
+    alpha = delta * (1 - m**2) / _violation(0.0, m, bias, delta, rho)[0]
+    return jnp.where(found.converged, alpha, jnp.nan)

@@ -1,0 +1,65 @@
+"""Networks by name, as configurations ask for them."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from flatjax.models._convnet import SmallConvNet
+from flatjax.models._densenet import densenet121
+from flatjax.models._efficientnet import EFFICIENTNETS
+from flatjax.models._mlp import MLP
+from flatjax.models._pyramidnet import pyramidnet272
+from flatjax.models._resnet import resnet18, resnet50, resnet110
+from flatjax.models._vit import VisionTransformer
+
+CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
+    "densenet121": densenet121,
+    "mlp": MLP,
+    "pyramidnet272": pyramidnet272,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "resnet110": resnet110,
+    "small_convnet": SmallConvNet,
+    "vit": VisionTransformer,
+    **EFFICIENTNETS,
+}
+"""What `create` knows: a name, and a constructor that takes `num_classes` and its own options."""
+
+# Every constructor takes these, but they are not a caller's to choose here.
+_NOT_OPTIONS = {"num_classes", "parent", "name"}
+
+
+def create(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """The model of this name, as configurations ask for it.
+
+    Args:
+      name: a key of `CONSTRUCTORS`, such as `"mlp"` or `"resnet18"`.
+      num_classes: number of logits.
+      **options: attributes of the model, see its class. Each has a default.
+
+    Returns:
+      A linen module without parameters; `init` makes them.
+
+    Raises:
+      ValueError: unknown name, or a value the model refuses.
+      TypeError: an option the model does not have, or a value of the wrong type.
+
+    Examples:
+      >>> from flatjax import models
+      >>> models.create("mlp", 10, hidden=(64,)).hidden
+      (64,)
+      >>> models.create("mlp", 10, batch_norm=True)
+      Traceback (most recent call last):
+        ...
+      TypeError: options of 'mlp' are hidden, dtype; got batch_norm.
+    """
+    if name not in CONSTRUCTORS:
+        raise ValueError(f"name must be one of {', '.join(sorted(CONSTRUCTORS))}; got {name!r}.")
+    constructor = CONSTRUCTORS[name]
+    known = [key for key in inspect.signature(constructor).parameters if key not in _NOT_OPTIONS]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise TypeError(f"options of {name!r} are {', '.join(known)}; got {', '.join(unknown)}.")
+    return constructor(num_classes=num_classes, **options)
