@@ -23,14 +23,11 @@ class Algorithm:
 
     Attributes:
       make: (config, total_steps) -> transformation; total_steps counts gradients of one replica.
-      members: (opt_state, params) -> stacked parameters, one network for each replica. The final
-        model is their center.
       batch_repeats: consecutive gradients that are taken on the same batch.
       round_steps_to: (config) -> the number of gradients after which the result is complete.
     """
 
     make: Callable[[TrainConfig, int], optax.GradientTransformationExtraArgs]
-    members: Callable[[optax.OptState, chex.ArrayTree], chex.ArrayTree]
     batch_repeats: int = 1
     round_steps_to: Callable[[TrainConfig], int] = lambda config: 1
 
@@ -85,19 +82,8 @@ def _sgd(config: TrainConfig, total_steps: int):
 def _sharpness_aware(
     make: Callable[[TrainConfig, int], Any], config: TrainConfig, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """SAM around an optimizer: every second gradient is one where the loss is high near by.
-
-    Each replica ascends on its own; the optimizer, and a coupling in it, act from where they were.
-    """
-    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(config.sam_rho))
-    adversary = flatjax.per_replica(ascent)
-    sam = optax.contrib.sam(make(config, total_steps // 2), adversary, sync_period=2)
-
-    def update(updates, state, params=None, **extra_args):
-        del extra_args  # optax's SAM refuses those it does not know.
-        return sam.update(updates, state, params)
-
-    return optax.GradientTransformationExtraArgs(sam.init, update)
+    """SAM around an optimizer: every second gradient is one where the loss is high near by."""
+    return flatjax.sam(make(config, total_steps // 2), config.sam_rho, replica_axis=0)
 
 
 def _swa(config: TrainConfig, total_steps: int):
@@ -116,13 +102,14 @@ def _rsgd(config: TrainConfig, total_steps: int):
         "replica_axis": 0,
         "period": config.period,
         "communication_dtype": config.communication_dtype if is_rounded else None,
-        "delayed": config.delayed,
     }
     if config.decoupled:
         # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
+        options["overlapped"] = config.delayed
         pull = flatjax.pull_to_center(gamma, config.learning_rate, **options)
         return optax.chain(_sgd(config, total_steps), pull)
-    return optax.chain(flatjax.couple_replicas(gamma, **options), _sgd(config, total_steps))
+    force = flatjax.couple_replicas(gamma, delayed=config.delayed, **options)
+    return optax.chain(force, _sgd(config, total_steps))
 
 
 def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:
@@ -146,54 +133,36 @@ def _esgd(config: TrainConfig, total_steps: int):
     return flatjax.esgd(**_inner_loop(config, total_steps))
 
 
-def _esgd_with_numbers_only(config: TrainConfig, total_steps: int):
-    """SAM multiplies the state of its optimizer, in optax; keys of the new style refuse that."""
-    return flatjax.esgd(key=jax.random.PRNGKey(0), **_inner_loop(config, total_steps))
-
-
 def _parle(config: TrainConfig, total_steps: int):
     outer_steps = total_steps // config.inner_steps
     replica_gamma = _gamma(config, config.replica_gamma, outer_steps)
     return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, total_steps))
 
 
-def _weights(opt_state, params):
-    del opt_state
-    return params
-
-
-def _average(opt_state, params):
-    del params
-    return flatjax.averaged_params(opt_state)
-
-
 _loop = lambda config: config.inner_steps
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "sgd": Algorithm(_sgd, _weights),
+    "sgd": Algorithm(_sgd),
     "sam": Algorithm(
         functools.partial(_sharpness_aware, _sgd),
-        _weights,
         batch_repeats=2,
         round_steps_to=lambda config: 2,
     ),
-    "swa": Algorithm(_swa, _average),
-    "ema": Algorithm(_ema, _average),
-    "esgd": Algorithm(_esgd, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
-    "rsgd": Algorithm(_rsgd, _weights, round_steps_to=lambda config: config.period),
+    "swa": Algorithm(_swa),
+    "ema": Algorithm(_ema),
+    "esgd": Algorithm(_esgd, round_steps_to=_loop),
+    "rsgd": Algorithm(_rsgd, round_steps_to=lambda config: config.period),
     "rsam": Algorithm(
         functools.partial(_sharpness_aware, _rsgd),
-        _weights,
         batch_repeats=2,
         round_steps_to=lambda config: 2 * config.period,
     ),
     "esam": Algorithm(
-        functools.partial(_sharpness_aware, _esgd_with_numbers_only),
-        flatjax.entropy_sgd_eval_params,
+        functools.partial(_sharpness_aware, _esgd),
         batch_repeats=2,
         round_steps_to=lambda config: 2 * config.inner_steps,
     ),
-    "parle": Algorithm(_parle, flatjax.entropy_sgd_eval_params, round_steps_to=_loop),
+    "parle": Algorithm(_parle, round_steps_to=_loop),
 }
 
 

@@ -26,7 +26,7 @@ def final_model(
     The center of the replicas, of the anchors of Entropy-SGD, of the averages of SWA: a point that
     training never visits, so that its batch statistics are re-estimated on training batches.
     """
-    members = trainer.algorithm.members(state.opt_state, state.params)
+    members = flatjax.eval_params(state.opt_state, state.params)
     center = trainer.placement.local(flatjax.replica_center(members, replica_axis=0))
     return center, statistics(trainer, center, state.batch_stats)
 
@@ -66,7 +66,7 @@ def coupling_record(trainer: Trainer, state: flatjax.TrainState) -> dict[str, fl
         return {}
     step = jnp.maximum(state.step - 1, 0)  # the step whose gamma the state holds
     diagnostics = flatjax.coupling_diagnostics(
-        trainer.algorithm.members(state.opt_state, state.params),
+        flatjax.eval_params(state.opt_state, state.params),
         state.opt_state,
         learning_rate_schedule(trainer.config, trainer.total_steps)(step),
         replica_axis=0,
@@ -93,7 +93,7 @@ def final_result(
     test = task.evaluate(params, batch_stats)
     if not math.isfinite(test["loss"]):
         raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")
-    stack = trainer.algorithm.members(state.opt_state, state.params)
+    stack = flatjax.eval_params(state.opt_state, state.params)
     members = trainer.placement.local(flatjax.unstack_replicas(stack))
     member_stats = [statistics(trainer, member, state.batch_stats) for member in members]
     replica_errors = [

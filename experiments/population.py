@@ -130,8 +130,7 @@ class Population:
 
     def _members(self, values, arrays):
         """Stacked parameters of the networks whose center is the final model."""
-        algorithm = self._trainer_of(values).algorithm
-        return algorithm.members(arrays["opt_state"], arrays["params"])
+        return flatjax.eval_params(arrays["opt_state"], arrays["params"])
 
     def _steps_of_epochs(self):
         """The number of steps of every epoch; the last may be short."""

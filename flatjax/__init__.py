@@ -6,15 +6,17 @@ The core works on pytrees and composes with optax; it imports no neural-network 
 
 from flatjax import batch_stats, communication, schedules
 from flatjax._alias import esgd, parle, replicated_sgd
-from flatjax._averaging import AverageParamsState, average_params, averaged_params
+from flatjax._averaging import AverageParamsState, average_params
 from flatjax._coupling import (
     CoupleReplicasState,
+    PullToCenterState,
     couple_replicas,
     coupling_diagnostics,
     pull_to_center,
 )
-from flatjax._entropy_sgd import EntropySGDState, entropy_sgd, entropy_sgd_eval_params
-from flatjax._evaluation import evaluate
+from flatjax._entropy_sgd import EntropySGDState, entropy_sgd
+from flatjax._eval_params import eval_params
+from flatjax._evaluation import EvalFn, evaluate
 from flatjax._langevin import langevin_noise
 from flatjax._placement import contains_convolution, map_replicas
 from flatjax._replicas import (
@@ -25,6 +27,7 @@ from flatjax._replicas import (
     stack_replicas,
     unstack_replicas,
 )
+from flatjax._sam import sam
 from flatjax._train_state import TrainState
 from flatjax._version import __version__ as __version__
 
@@ -32,17 +35,18 @@ __all__ = [
     "AverageParamsState",
     "CoupleReplicasState",
     "EntropySGDState",
+    "EvalFn",
+    "PullToCenterState",
     "TrainState",
     "average_params",
-    "averaged_params",
     "batch_stats",
     "communication",
     "contains_convolution",
     "couple_replicas",
     "coupling_diagnostics",
     "entropy_sgd",
-    "entropy_sgd_eval_params",
     "esgd",
+    "eval_params",
     "evaluate",
     "langevin_noise",
     "map_replicas",
@@ -53,6 +57,7 @@ __all__ = [
     "replica_distance",
     "replica_mesh",
     "replicated_sgd",
+    "sam",
     "schedules",
     "stack_replicas",
     "unstack_replicas",

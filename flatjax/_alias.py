@@ -6,8 +6,9 @@ import chex
 import optax
 
 from flatjax import _checks
-from flatjax._coupling import Mask, couple_replicas, pull_to_center
+from flatjax._coupling import couple_replicas, pull_to_center
 from flatjax._entropy_sgd import entropy_sgd
+from flatjax._masks import Mask
 from flatjax.schedules import BalancedScoping
 
 
@@ -141,7 +142,7 @@ def esgd(
       >>> state = tx.init(params)
       >>> for _ in range(200):
       ...     params, state = step(params, state)
-      >>> float(loss(flatjax.entropy_sgd_eval_params(state, params))) < 1e-3
+      >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
     _checks.check_scalar("weight_decay", weight_decay)
@@ -224,7 +225,7 @@ def parle(
 
     Returns:
       The transformation, to be last in a chain. The final model is the center of the anchors,
-      `replica_center(entropy_sgd_eval_params(state, params), ...)`.
+      `replica_center(eval_params(state, params), ...)`.
 
     Raises:
       ValueError: as `entropy_sgd` and `couple_replicas`.
@@ -240,7 +241,7 @@ def parle(
       >>> state = tx.init(params)
       >>> for _ in range(500):
       ...     params, state = step(params, state)
-      >>> anchors = flatjax.entropy_sgd_eval_params(state, params)
+      >>> anchors = flatjax.eval_params(state, params)
       >>> flatjax.replica_center(anchors, replica_axis=0).round(2)
       Array([1.], dtype=float32)
     """

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -57,7 +56,7 @@ def average_params(
       >>> for _ in range(3):  # 1, 2, 3
       ...     updates, state = tx.update(jnp.array(-1.0), state, params)
       ...     params = optax.apply_updates(params, updates)
-      >>> float(flatjax.averaged_params(state))
+      >>> float(flatjax.eval_params(state, params))
       2.0
     """
     _checks.check_count("start", start, minimum=0)
@@ -88,23 +87,3 @@ def average_params(
         return updates, AverageParamsState(optax.safe_increment(state.count), average)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def averaged_params(state: optax.OptState) -> chex.ArrayTree:
-    """The average held by `average_params`, found at any depth of an optimizer state.
-
-    Args:
-      state: an optimizer state with one `AverageParamsState` in it.
-
-    Returns:
-      The averaged parameters, in at least float32.
-
-    Raises:
-      ValueError: there is none, or more than one.
-
-    Examples:
-      >>> import jax.numpy as jnp, flatjax
-      >>> flatjax.averaged_params(flatjax.average_params().init(jnp.ones(2)))
-      Array([1., 1.], dtype=float32)
-    """
-    return _checks.find_state(state, AverageParamsState).average

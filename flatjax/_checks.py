@@ -1,43 +1,56 @@
-"""Checks shared by the core: errors name the argument, what was expected and what came."""
+"""Checks of arguments: errors name the argument, what was expected and what was given."""
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 
-def check_scalar(
+def check_number(
     name: str,
     value: Any,
     *,
-    minimum: float = 0.0,
+    minimum: float = -math.inf,
     maximum: float = math.inf,
     exclusive_minimum: bool = False,
     exclusive_maximum: bool = False,
     finite: bool = True,
-) -> None:
-    """Raises unless `value` is a schedule, a traced value or a real scalar within the bounds.
-
-    Schedules and traced values (as `optax.inject_hyperparams` makes them) cannot be read here
-    and pass.
-    """
-    if callable(value) or isinstance(value, jax.core.Tracer):
-        return
+    expected: str = "a number",
+) -> float:
+    """Returns `value` as a float; raises unless it is a real scalar within the bounds."""
     is_number = isinstance(value, numbers.Real | np.ndarray | jax.Array)
     if isinstance(value, bool) or not is_number:
-        raise TypeError(f"{name} must be a real number or a schedule, got {value!r}.")
+        raise TypeError(f"{name} must be {expected}, got {value!r}.")
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
     number = float(value)
     low_enough = number > minimum if exclusive_minimum else number >= minimum
     high_enough = number < maximum if exclusive_maximum else number <= maximum
     if not (low_enough and high_enough) or (finite and not math.isfinite(number)):
-        bound = f"{'>' if exclusive_minimum else '>='} {minimum:g}"
-        if math.isfinite(maximum):
-            bound += f" and {'<' if exclusive_maximum else '<='} {maximum:g}"
-        raise ValueError(f"{name} must be {'finite, ' if finite else ''}{bound}, got {number}.")
+        low = f"{'>' if exclusive_minimum else '>='} {minimum:g}"
+        high = f"{'<' if exclusive_maximum else '<='} {maximum:g}"
+        if math.isfinite(minimum) and math.isfinite(maximum):
+            opening, closing = "[("[exclusive_minimum], "])"[exclusive_maximum]
+            required = f"in {opening}{minimum:g}, {maximum:g}{closing}"
+        else:
+            bounds = [low] * math.isfinite(minimum) + [high] * math.isfinite(maximum)
+            required = ", ".join(["finite"] * finite + bounds)
+        raise ValueError(f"{name} must be {required}, got {number}.")
+    return number
+
+
+def check_scalar(name: str, value: Any, *, minimum: float = 0.0, **bounds: Any) -> None:
+    """Raises unless `value` is a schedule, a traced value or a real scalar within the bounds.
+
+    Schedules and traced values (as `optax.inject_hyperparams` makes them) cannot be read here
+    and pass. Bounds are those of `check_number`.
+    """
+    if not callable(value) and not isinstance(value, jax.core.Tracer):
+        expected = "a real number or a schedule"
+        check_number(name, value, minimum=minimum, expected=expected, **bounds)
 
 
 def real_array(name: str, values: Any) -> np.ndarray:
@@ -53,8 +66,8 @@ def real_array(name: str, values: Any) -> np.ndarray:
     return array.astype(float)
 
 
-def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
-    """Raises unless `value` is a whole number, at least `minimum`, known before tracing."""
+def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
+    """Returns `value` as an int; raises unless it is a whole number >= `minimum`, not traced."""
     if isinstance(value, jax.core.Tracer | jax.Array):
         raise TypeError(
             f"{name} must be a Python int, got {value}. It shapes the program: inside "
@@ -64,6 +77,20 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
         raise TypeError(f"{name} must be an int, got {value!r}.")
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {value}.")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+def described(array: object) -> str:
+    """Returns dtype and shape of an array, or the type of what is none, for error messages."""
+    if hasattr(array, "dtype") and hasattr(array, "shape"):
+        return f"{array.dtype}{tuple(array.shape)}"
+    return type(array).__name__
 
 
 def check_key(name: str, key: Any) -> None:
@@ -102,35 +129,3 @@ def check_updates(updates: Any, params: Any) -> None:
                 f"updates{jax.tree_util.keystr(path)} must have the shape of params, "
                 f"{np.shape(param)}, got {np.shape(update)}."
             )
-
-
-def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
-    """The number of replicas in a stacked pytree; raises if its leaves disagree.
-
-    Returns 0 for a pytree without leaves.
-    """
-    size = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        shape = np.shape(leaf)
-        where = f"{name}{jax.tree_util.keystr(path)}"
-        if len(shape) <= replica_axis:
-            raise ValueError(
-                f"{where} must carry a replica axis {replica_axis}, got shape {shape}. "
-                "Stack the replicas first, see flatjax.stack_replicas."
-            )
-        if size and shape[replica_axis] != size:
-            raise ValueError(
-                f"{where} has {shape[replica_axis]} replicas on axis {replica_axis}, "
-                f"other leaves have {size}: all leaves must agree."
-            )
-        size = shape[replica_axis]
-    return size
-
-
-def find_state(state: Any, state_type: type) -> Any:
-    """The one node of `state_type` in an optimizer state, at any depth; raises if not just one."""
-    is_wanted = lambda node: isinstance(node, state_type)
-    found = [node for node in jax.tree.leaves(state, is_leaf=is_wanted) if is_wanted(node)]
-    if len(found) != 1:
-        raise ValueError(f"state must hold one {state_type.__name__}, found {len(found)}.")
-    return found[0]

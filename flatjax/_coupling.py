@@ -19,7 +19,7 @@ K it is local SGD (parameter averaging every K steps), and at K = 1 data-paralle
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -28,25 +28,40 @@ import optax
 from jax.typing import DTypeLike
 
 from flatjax import _checks, _replicas, communication, schedules
-
-Mask: TypeAlias = chex.ArrayTree | Callable[[optax.Params], chex.ArrayTree] | None
+from flatjax._masks import Mask, map_masked
+from flatjax._schedules import as_scoping, loss_of
+from flatjax._states import find_state
 
 
 class CoupleReplicasState(NamedTuple):
-    """State of `couple_replicas` and `pull_to_center`. No center is stored: it can be computed.
+    """State of `couple_replicas`. No center is stored: it can be computed.
 
     Attributes:
       count: number of updates so far.
       gamma: the gamma of the last update, for logging.
       gamma_state: state of the schedule of gamma.
-      pending: with `delayed` forces, the displacement from the center measured at the last
-        coupling, to act at the next; like the parameters. Else an empty tuple.
+      pending: with `delayed`, the displacement from the center measured at the last coupling, to
+        act at the next; like the parameters. Else an empty tuple.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     gamma: jax.Array
     gamma_state: optax.OptState
     pending: optax.Params
+
+
+class PullToCenterState(NamedTuple):
+    """State of `pull_to_center`. No center is stored: it can be computed.
+
+    Attributes:
+      count: number of updates so far.
+      gamma: the gamma of the last update, for logging.
+      gamma_state: state of the schedule of gamma.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    gamma: jax.Array
+    gamma_state: optax.OptState
 
 
 def couple_replicas(
@@ -84,10 +99,9 @@ def couple_replicas(
       communication_dtype: what replicas send is rounded to it: a floating-point dtype, or int8 with
         a scale for each leaf; see `flatjax.communication`. Under jit with sharded stacks, set the
         mesh (`jax.set_mesh`), or float32 is sent all the same. None sends float32.
-      delayed: at each coupling the force of the one before acts,
-        :math:`\gamma_t (w_a - \bar w)` of K steps ago (none at first), and nothing waits for the
-        present center. Stable only while learning_rate * K gamma < 1 (plain SGD). Costs one more
-        copy of the parameters.
+      delayed: apply the force computed at the previous coupling, K steps ago (zero at the first),
+        so that a step never waits for communication. Stable only while learning_rate * K gamma < 1
+        (plain SGD). Costs one more copy of the parameters.
 
     Returns:
       The transformation. `update` needs `params`.
@@ -122,17 +136,45 @@ def couple_replicas(
              [ 0.1]], dtype=float32)
     """
     _checks.check_scalar("gamma", gamma)
-    displacement = _displacement(axis_name, replica_axis, communication_dtype)
+    _checks.check_count("period", period)
+    where = _Where(axis_name, replica_axis)
+    displacement = _displacement(where, communication_dtype)
+    scoping = as_scoping(gamma)
 
-    def measure(g, w):
-        del g
-        return displacement(w)
+    def init_fn(params):
+        _check_start(scoping, params, where)
+        return CoupleReplicasState(
+            count=jnp.zeros([], jnp.int32),
+            gamma=jnp.zeros([]),
+            gamma_state=scoping.init(),
+            pending=jax.tree.map(jnp.zeros_like, params) if delayed else (),
+        )
 
-    def add_force(g, d, gamma_t, count):
-        del count
-        return g + period * gamma_t * d
+    def update_fn(updates, state, params=None, **extra_args):
+        _checks.check_updates(updates, params)
+        measure = functools.partial(_measure, params, extra_args, where)
+        gamma_t, gamma_state = scoping.step(state.gamma_state, measure, extra_args)
 
-    return _coupling(measure, add_force, gamma, axis_name, replica_axis, period, mask, delayed)
+        def add_force(g, d):
+            return (g + period * gamma_t * d).astype(g.dtype)
+
+        def couple(updates, pending):
+            if not delayed:
+                at_once = lambda g, w: add_force(g, displacement(w))
+                return map_masked(at_once, mask, params, updates, params), pending
+            updates = map_masked(add_force, mask, params, updates, pending)
+            measured = lambda d, w: displacement(w).astype(d.dtype)
+            return updates, map_masked(measured, mask, params, pending, params)
+
+        updates, pending = _every(period, state.count, couple, updates, state.pending)
+        return updates, CoupleReplicasState(
+            count=optax.safe_increment(state.count),
+            gamma=gamma_t.astype(state.gamma.dtype),
+            gamma_state=gamma_state,
+            pending=pending,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def pull_to_center(
@@ -144,7 +186,7 @@ def pull_to_center(
     period: int = 1,
     mask: Mask = None,
     communication_dtype: DTypeLike | None = None,
-    delayed: bool = False,
+    overlapped: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Contracts the replicas towards their center: the decoupled, always stable coupling.
 
@@ -169,9 +211,9 @@ def pull_to_center(
       mask: pytree of bools (or a function of params returning one); leaves marked False are not
         pulled.
       communication_dtype: see `couple_replicas`.
-      delayed: pull by the displacement of the weights that the step started from,
-        :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) (w_a - \bar w)`: their center
-        is one step old and can be had while the gradient is computed. Stable for every gamma; at
+      overlapped: measure the displacement of the weights that the step started from,
+        :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) (w_a - \bar w)`, so that
+        communication overlaps with the computation of the gradient. Stable for every gamma; at
         gamma = inf the replicas differ by their last updates.
 
     Returns:
@@ -194,21 +236,40 @@ def pull_to_center(
     """
     _checks.check_scalar("gamma", gamma, finite=False)
     _checks.check_scalar("learning_rate", learning_rate)
-    displacement = _displacement(axis_name, replica_axis, communication_dtype)
+    _checks.check_count("period", period)
+    where = _Where(axis_name, replica_axis)
+    displacement = _displacement(where, communication_dtype)
+    scoping = as_scoping(gamma)
 
-    def measure(u, w):
-        return displacement(w if delayed else w + u)
+    def init_fn(params):
+        _check_start(scoping, params, where)
+        return PullToCenterState(
+            count=jnp.zeros([], jnp.int32), gamma=jnp.zeros([]), gamma_state=scoping.init()
+        )
 
-    def add_pull(u, d, gamma_t, count):
-        eta_t = learning_rate(count) if callable(learning_rate) else learning_rate
+    def update_fn(updates, state, params=None, **extra_args):
+        _checks.check_updates(updates, params)
+        measure = functools.partial(_measure, params, extra_args, where)
+        gamma_t, gamma_state = scoping.step(state.gamma_state, measure, extra_args)
+        eta_t = learning_rate(state.count) if callable(learning_rate) else learning_rate
         # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
         is_infinite = jnp.isinf(gamma_t)
         exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)
         exponent = jnp.where(is_infinite, jnp.inf, exponent)
-        # u + (e^{-K eta gamma} - 1) d, with d = w' - center: the contraction, as an update.
-        return u + jnp.expm1(-exponent) * d
 
-    return _coupling(measure, add_pull, gamma, axis_name, replica_axis, period, mask)
+        def pull_leaf(u, w):
+            # u + (e^{-K eta gamma} - 1) d, with d = w' - center: the contraction, as an update.
+            d = displacement(w if overlapped else w + u)
+            return (u + jnp.expm1(-exponent) * d).astype(u.dtype)
+
+        pull = lambda updates: map_masked(pull_leaf, mask, params, updates, params)
+        return _every(period, state.count, pull, updates), PullToCenterState(
+            count=optax.safe_increment(state.count),
+            gamma=gamma_t.astype(state.gamma.dtype),
+            gamma_state=gamma_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def coupling_diagnostics(
@@ -244,7 +305,7 @@ def coupling_diagnostics(
       >>> {name: round(float(value), 3) for name, value in found.items()}
       {'gamma': 0.5, 'lr_gamma': 0.05, 'replica_distance': 1.0, 'coupling_energy': 0.25}
     """
-    gamma = _checks.find_state(state, CoupleReplicasState).gamma
+    gamma = find_state(state, CoupleReplicasState, PullToCenterState).gamma
     distance = _replicas.replica_distance(params, axis_name=axis_name, replica_axis=replica_axis)
     return {
         "gamma": gamma,
@@ -254,112 +315,52 @@ def coupling_diagnostics(
     }
 
 
-def _displacement(axis_name, replica_axis, communication_dtype):
-    _checks.check_replica_placement(axis_name, replica_axis)
+# --- shared by the two forms ----------------------------------------------------------------------
+
+
+class _Where(NamedTuple):
+    """Where the replicas are, as the functions of `_replicas` are told."""
+
+    axis_name: str | None
+    replica_axis: int | None
+
+
+def _displacement(
+    where: _Where, communication_dtype: DTypeLike | None
+) -> Callable[[jax.Array], jax.Array]:
+    _checks.check_replica_placement(**where._asdict())
     communication.check_communication_dtype(communication_dtype)
     return functools.partial(
-        communication.displacement,
-        axis_name=axis_name,
-        replica_axis=replica_axis,
-        dtype=communication_dtype,
+        communication.displacement, **where._asdict(), dtype=communication_dtype
     )
 
 
-def _coupling(measure_leaf, act, gamma, axis_name, replica_axis, period, mask, delayed=False):
-    """The transformation that couples every period-th step.
-
-    measure_leaf(u, w) is the displacement d of a leaf, and communicates; act(u, d, gamma_t, count)
-    is the update that it makes of u; delayed, that of the coupling before.
-    """
-    _checks.check_count("period", period)
-    schedule = schedules.as_stateful(gamma)
-
-    def init_fn(params):
-        if replica_axis is not None:
-            _checks.stacked_size(params, replica_axis)
-            if isinstance(gamma, schedules.BalancedScoping) and axis_name is None:
-                _check_apart(params, replica_axis)
-        return CoupleReplicasState(
-            count=jnp.zeros([], jnp.int32),
-            gamma=jnp.zeros([]),
-            gamma_state=schedule.init(),
-            pending=jax.tree.map(jnp.zeros_like, params) if delayed else (),
-        )
-
-    def measure(state, params, value):
-        """Loss and distance at the first update; zeros later, when nobody asks for them."""
-        where = {"axis_name": axis_name, "replica_axis": replica_axis}
-        dtype = state.gamma.dtype
-        measured = {
-            "value": lambda: mean_over_replicas(value, **where).astype(dtype),
-            "distance": lambda: _replicas.replica_distance(params, **where).astype(dtype),
-        }
-        # A cond, as below: no communication for it after the first update.
-        return jax.lax.cond(
-            state.count == 0,
-            lambda: {name: fn() for name, fn in measured.items()},
-            lambda: {name: jnp.zeros([], dtype) for name in measured},
-        )
-
-    def update_fn(updates, state, params=None, **extra_args):
-        _checks.check_updates(updates, params)
-        if isinstance(gamma, schedules.BalancedScoping):
-            schedules.require_value(gamma, extra_args)
-            extra_args = extra_args | measure(state, params, extra_args["value"])
-        gamma_t = jnp.asarray(schedule(state.gamma_state, **extra_args))
-
-        def coupled(u, d):
-            return act(u, d, gamma_t, state.count).astype(u.dtype)
-
-        def couple(updates, pending):
-            if not delayed:
-                at_once = lambda u, w: coupled(u, measure_leaf(u, w))
-                return map_masked(at_once, mask, params, updates, params), pending
-            updates = map_masked(coupled, mask, params, updates, pending)
-            measured = lambda d, u, w: measure_leaf(u, w).astype(d.dtype)
-            return updates, map_masked(measured, mask, params, pending, updates, params)
-
-        pending = state.pending
-        if period == 1:
-            updates, pending = couple(updates, pending)
-        else:
-            # A cond, not a select: replicas on different devices communicate only when coupled.
-            is_coupled = state.count % period == period - 1
-            keep = lambda updates, pending: (updates, pending)
-            updates, pending = jax.lax.cond(is_coupled, couple, keep, updates, pending)
-        return updates, CoupleReplicasState(
-            count=optax.safe_increment(state.count),
-            gamma=gamma_t.astype(state.gamma.dtype),
-            gamma_state=schedule.update(state.gamma_state, **extra_args),
-            pending=pending,
-        )
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_apart(params, replica_axis):
-    """Raises on a common initialisation, which no gamma_0 balances, where it can be seen."""
+def _check_start(scoping, params, where):
+    """Raises on stacks of different sizes, and on a start that no gamma_0 balances."""
+    if where.replica_axis is None:
+        return
+    _replicas.stacked_size(params, where.replica_axis)
     leaves = jax.tree.leaves(params)
-    if leaves and all(_is_concrete(leaf) for leaf in leaves):
-        distance = _replicas.replica_distance(params, replica_axis=replica_axis)
-        schedules.balanced_gamma(1.0, distance)
+    can_be_seen = leaves and all(_is_concrete(leaf) for leaf in leaves)
+    if can_be_seen and where.axis_name is None:
+        scoping.check_start(lambda: _replicas.replica_distance(params, **where._asdict()))
 
 
 def _is_concrete(leaf) -> bool:
     return not isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct)
 
 
-def mean_over_replicas(value, axis_name, replica_axis):
-    """The mean of a scalar of each replica; a stack of scalars where replicas are stacked."""
-    value = jnp.mean(value) if replica_axis is not None else jnp.asarray(value)
-    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+def _measure(params, extra_args, where):
+    """The loss and the distance of the replicas, from which `BalancedScoping` starts."""
+    value = _replicas.mean_over_replicas(loss_of(extra_args), **where._asdict())
+    return value, _replicas.replica_distance(params, **where._asdict())
 
 
-def map_masked(fn, mask, params, first, *rest):
-    """Applies fn to the leaves that the mask marks True; leaves of `first` pass elsewhere."""
-    if mask is None:
-        return jax.tree.map(fn, first, *rest)
-    mask = mask(params) if callable(mask) else mask
-    # Mapped twice: a bool of the mask may stand for a whole subtree, as in optax.masked.
-    masked_fn = lambda m, x, *xs: jax.tree.map(fn, x, *xs) if m else x
-    return jax.tree.map(masked_fn, mask, first, *rest)
+def _every(period: int, count: jax.Array, couple: Callable[..., Any], *operands: Any) -> Any:
+    """Couples at every period-th step; returns the operands as they are at the others."""
+    if period == 1:
+        return couple(*operands)
+    # A cond, not a select: replicas on different devices communicate only when coupled.
+    is_coupled = count % period == period - 1
+    keep = lambda *operands: operands if len(operands) > 1 else operands[0]
+    return jax.lax.cond(is_coupled, couple, keep, *operands)

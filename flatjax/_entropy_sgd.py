@@ -17,15 +17,17 @@ then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, a
 again with the inner optimizer's state (its momentum) reset.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks, _coupling, _order, schedules
+from flatjax import _checks, _order, _replicas, schedules
 from flatjax._langevin import langevin_noise
+from flatjax._masks import Mask, map_masked
+from flatjax._schedules import as_scoping, loss_of
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
 
@@ -70,7 +72,7 @@ def entropy_sgd(
     decoupled: bool = False,
     axis_name: str | None = None,
     replica_axis: int | None = None,
-    mask: _coupling.Mask = None,
+    mask: Mask = None,
     opaque_mode: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Entropy-SGD as a wrapper of two optax optimizers; its equations open this module.
@@ -78,7 +80,7 @@ def entropy_sgd(
     Transparent by default: every `update` takes one gradient and makes one Langevin step, every
     `inner_steps`-th also moves the anchor. It composes with `optax.MultiSteps`, logging and any
     training loop, and counts gradients honestly. It replaces the parameters, so it must be the
-    *last* of a chain. Evaluate and save `entropy_sgd_eval_params(state, params)`, the anchor.
+    *last* of a chain. Evaluate and save `eval_params(state, params)`, the anchor.
 
     Inside `optax.inject_hyperparams`, name `gamma` (which counts outer steps, where optax would
     count updates), `inner_steps`, `replica_axis` and `mask` in its `static_args`.
@@ -140,13 +142,13 @@ def entropy_sgd(
       >>> state = tx.init(params)
       >>> for _ in range(200):
       ...     params, state = step(params, state)
-      >>> float(loss(flatjax.entropy_sgd_eval_params(state, params))) < 1e-3
+      >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
     _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key)
     if outer_scaling not in OUTER_SCALINGS:
         raise ValueError(f"outer_scaling must be one of {OUTER_SCALINGS}, got {outer_scaling!r}.")
-    schedule = schedules.as_stateful(gamma)
+    scoping = as_scoping(gamma)
     inner = optax.with_extra_args_support(inner)
     outer = optax.with_extra_args_support(outer)
     has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
@@ -154,7 +156,7 @@ def entropy_sgd(
 
     def init_fn(params):
         if replica_axis is not None:
-            _checks.stacked_size(params, replica_axis)
+            _replicas.stacked_size(params, replica_axis)
         return EntropySGDState(
             step=jnp.zeros([], jnp.int32),
             inner_step=jnp.zeros([], jnp.int32),
@@ -164,7 +166,7 @@ def entropy_sgd(
             inner_state=inner.init(params),
             outer_state=outer.init(params),
             gamma=jnp.zeros([]),
-            gamma_state=schedule.init(),
+            gamma_state=scoping.init(),
             key=_as_key(key),
         )
 
@@ -172,19 +174,19 @@ def entropy_sgd(
         """One step of w'; returns it with the inner optimizer's state."""
         if not decoupled:
             force = lambda g, w_, w: (g + gamma_t * (w_ - w)).astype(g.dtype)
-            grads = _coupling.map_masked(force, mask, params, grads, params, state.anchor)
+            grads = map_masked(force, mask, params, grads, params, state.anchor)
         direction, inner_state = inner.update(grads, state.inner_state, params, **extra_args)
         moved = jax.tree.map(lambda w_, d: (w_ - eta * d).astype(w_.dtype), params, direction)
         if decoupled:
             contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
-            moved = _coupling.map_masked(contract, mask, params, moved, state.anchor)
+            moved = map_masked(contract, mask, params, moved, state.anchor)
         if has_noise:
             step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
             draw = lambda key, eta: langevin_noise(
                 key, params, eta, noise_scale, axis_name=axis_name, replica_axis=replica_axis
             )
             noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
-            moved = _coupling.map_masked(jnp.add, mask, params, moved, noise)
+            moved = map_masked(jnp.add, mask, params, moved, noise)
         return moved, inner_state
 
     def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
@@ -199,21 +201,21 @@ def entropy_sgd(
         updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
         return optax.apply_updates(anchor, updates), outer_state
 
-    def update_gamma(gamma_state, moved, anchor, extra_args):
-        if isinstance(gamma, schedules.BalancedScoping):
-            where = (axis_name, replica_axis)
+    def next_gamma(gamma_state, moved, anchor, extra_args):
+        """The state of gamma after an outer step; the first one measures gamma_0, if asked to."""
+
+        def measure():
+            where = {"axis_name": axis_name, "replica_axis": replica_axis}
             squared = optax.tree.norm(optax.tree.sub(moved, anchor), squared=True)
-            stacked = 1 if replica_axis is None else _checks.stacked_size(moved, replica_axis)
-            extra_args = extra_args | {
-                "value": _coupling.mean_over_replicas(extra_args["value"], *where),
-                "distance": _coupling.mean_over_replicas(squared / stacked, *where),
-            }
-        return schedule.update(gamma_state, **extra_args)
+            stacked = 1 if replica_axis is None else _replicas.stacked_size(moved, replica_axis)
+            value = _replicas.mean_over_replicas(loss_of(extra_args), **where)
+            return value, _replicas.mean_over_replicas(squared / stacked, **where)
+
+        return scoping.step(gamma_state, measure, extra_args)[1]
 
     def one_step(grads, state, params, is_last, extra_args):
         """One step of w', and of w if it is the last of a loop."""
-        schedules.require_value(gamma, extra_args)
-        gamma_t = jnp.asarray(schedule(state.gamma_state))
+        gamma_t = scoping.current(state.gamma_state, extra_args)
         eta = inner_learning_rate
         eta = jnp.asarray(eta(state.step) if callable(eta) else eta)
 
@@ -224,7 +226,7 @@ def entropy_sgd(
 
         def end_loop(anchor, mean, outer_state, gamma_state):
             anchor, outer_state = outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args)
-            return anchor, outer_state, update_gamma(gamma_state, moved, state.anchor, extra_args)
+            return anchor, outer_state, next_gamma(gamma_state, moved, state.anchor, extra_args)
 
         def go_on(anchor, mean, outer_state, gamma_state):
             del mean
@@ -285,42 +287,6 @@ def entropy_sgd(
 
     update_fn = opaque_update_fn if opaque_mode else transparent_update_fn
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def entropy_sgd_eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
-    """The anchor of Entropy-SGD: the parameters to evaluate and save.
-
-    Args:
-      state: an optimizer state with one `EntropySGDState` in it, at any depth (`optax.chain`,
-        `optax.MultiSteps`, `optax.inject_hyperparams`, ...).
-      params: the parameters under training, which are the inner iterate. They give the leaves that
-        Entropy-SGD does not train, frozen by `optax.masked` or `optax.partition`.
-
-    Returns:
-      The anchor, a pytree like `params`.
-
-    Raises:
-      ValueError: there is no Entropy-SGD state in `state`, or more than one, or it belongs to other
-        parameters.
-
-    Examples:
-      >>> import jax.numpy as jnp, flatjax
-      >>> params = {"w": jnp.ones(2)}
-      >>> tx = flatjax.esgd(0.1, gamma=0.01)
-      >>> flatjax.entropy_sgd_eval_params(tx.init(params), params)
-      {'w': Array([1., 1.], dtype=float32)}
-    """
-    anchor = _checks.find_state(state, EntropySGDState).anchor
-    is_masked = lambda node: isinstance(node, optax.MaskedNode)
-    present = lambda w, p: p if is_masked(w) else w
-    try:
-        anchor = jax.tree.map(present, anchor, params, is_leaf=is_masked)
-    except ValueError:
-        anchor = None
-    structure: Any = jax.tree.structure(anchor)
-    if structure != jax.tree.structure(params):
-        raise ValueError("params must have the structure of the anchor in the state.")
-    return anchor
 
 
 def _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key):

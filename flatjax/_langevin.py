@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _checks
+from flatjax import _replicas
 from flatjax._normal import normal
 
 
@@ -52,7 +52,7 @@ def langevin_noise(
     local_replicas = 1
     shapes = [leaf.shape for leaf in leaves]
     if replica_axis is not None:
-        local_replicas = _checks.stacked_size(tree, replica_axis, "tree")
+        local_replicas = _replicas.stacked_size(tree, replica_axis, "tree")
         shapes = [shape[:replica_axis] + shape[replica_axis + 1 :] for shape in shapes]
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_replicas
     scale = noise_scale * jnp.sqrt(2 * jnp.asarray(learning_rate))

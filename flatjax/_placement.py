@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import PartitionSpec
 
-from flatjax import _checks, _order, _replicas
+from flatjax import _order, _replicas
 
 PLACEMENTS = ("auto", "vmap", "unroll", "mesh")
 
@@ -64,7 +64,7 @@ def map_replicas(
     @functools.wraps(fn)
     def mapped(*args):
         axes = _argument_axes(in_axes, args)
-        size = _checks.stacked_size(
+        size = _replicas.stacked_size(
             [arg for arg, axis in zip(args, axes, strict=True) if axis == 0], 0, "arguments"
         )
         if size == 0:

@@ -18,6 +18,29 @@ import optax
 from flatjax import _checks
 
 
+def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
+    """The number of replicas in a stacked pytree; raises if its leaves disagree.
+
+    Returns 0 for a pytree without leaves.
+    """
+    size = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        shape = np.shape(leaf)
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        if len(shape) <= replica_axis:
+            raise ValueError(
+                f"{where} must carry a replica axis {replica_axis}, got shape {shape}. "
+                "Stack the replicas first, see flatjax.stack_replicas."
+            )
+        if size and shape[replica_axis] != size:
+            raise ValueError(
+                f"{where} has {shape[replica_axis]} replicas on axis {replica_axis}, "
+                f"other leaves have {size}: all leaves must agree."
+            )
+        size = shape[replica_axis]
+    return size
+
+
 def at_least_float32(leaf: jax.Array) -> jax.Array:
     """Means and distances of half-precision weights are lost in half precision."""
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
@@ -35,6 +58,14 @@ def leaf_center(
     return center
 
 
+def mean_over_replicas(
+    value: chex.Numeric, *, axis_name: str | None = None, replica_axis: int | None = None
+) -> jax.Array:
+    """The mean of a scalar of each replica; a stack of scalars where replicas are stacked."""
+    mean = jnp.mean(value) if replica_axis is not None else jnp.asarray(value)
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+
 def replica_center(
     tree: chex.ArrayTree,
     *,
@@ -42,7 +73,7 @@ def replica_center(
     replica_axis: int | None = None,
     keepdims: bool = False,
 ) -> chex.ArrayTree:
-    r"""The center (barycentre) of the replicas, :math:`\bar w = \frac{1}{y} \sum_a w_a`.
+    r"""The center of the replicas, :math:`\bar w = \frac{1}{y} \sum_a w_a`.
 
     Args:
       tree: the replicas' parameters, or any pytree of one array per replica and leaf.
@@ -64,7 +95,7 @@ def replica_center(
     """
     _checks.check_replica_placement(axis_name, replica_axis)
     if replica_axis is not None:
-        _checks.stacked_size(tree, replica_axis, "tree")
+        stacked_size(tree, replica_axis, "tree")
 
     def center(leaf):
         mean = leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis).astype(leaf.dtype)
@@ -98,7 +129,7 @@ def replica_distance(
     _checks.check_replica_placement(axis_name, replica_axis)
     local_replicas = 1
     if replica_axis is not None:
-        local_replicas = _checks.stacked_size(params, replica_axis)
+        local_replicas = stacked_size(params, replica_axis)
 
     def squared(leaf):
         center = leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
@@ -160,7 +191,7 @@ def unstack_replicas(tree: chex.ArrayTree, replica_axis: int = 0) -> list[chex.A
       >>> flatjax.unstack_replicas({"w": jnp.arange(2)})
       [{'w': Array(0, dtype=int32)}, {'w': Array(1, dtype=int32)}]
     """
-    size = _checks.stacked_size(tree, replica_axis, "tree")
+    size = stacked_size(tree, replica_axis, "tree")
     return [
         jax.tree.map(lambda leaf, a=a: jax.lax.index_in_dim(leaf, a, replica_axis, False), tree)
         for a in range(size)
@@ -199,7 +230,7 @@ def per_replica(
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params):
-        has_replicas = _checks.stacked_size(params) > 0  # vmap wants at least one array
+        has_replicas = stacked_size(params) > 0  # vmap wants at least one array
         return jax.vmap(tx.init)(params) if has_replicas else tx.init(params)
 
     def update_fn(updates, state, params=None, **extra_args):

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from flatjax._replicas import replica_center
 
+__all__ = ["average", "reestimate"]
+
 UpdateStatsFn = Callable[[chex.ArrayTree, chex.ArrayTree, Any], chex.ArrayTree]
 
 

@@ -26,6 +26,8 @@ from jax.typing import DTypeLike
 
 from flatjax import _replicas
 
+__all__ = ["displacement"]
+
 
 def check_communication_dtype(dtype: DTypeLike | None) -> None:
     """Raises unless the dtype is None, floating point or int8."""

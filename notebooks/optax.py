@@ -202,12 +202,12 @@ entropic = optax.chain(
     flatjax.average_params(start=STEPS // 2, period=5),
 )
 params, state = report("Entropy-SGD, Adam", entropic)
-anchors = flatjax.entropy_sgd_eval_params(state, params)
 gamma_0 = float(optax.tree.get(state, "gamma_0"))
 print(f"measured gamma_0: {gamma_0:.3g}")
-for name, solutions in [("anchors", anchors), ("averages", flatjax.averaged_params(state))]:
+for name in ("anchor", "average"):
+    solutions = flatjax.eval_params(state, params, which=name)
     errors = [test_error(one) for one in flatjax.unstack_replicas(solutions)]
-    print(f"test errors of the three {name}: {', '.join(f'{error:.1f} %' for error in errors)}")
+    print(f"test errors of the three {name}s: {', '.join(f'{error:.1f} %' for error in errors)}")
 
 # %% [markdown]
 # Nothing couples the three networks of the last pipeline, so the distance stays, and their center

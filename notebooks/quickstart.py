@@ -128,7 +128,7 @@ def rsgd(y, gamma=0.02):
 def solution(state, w):
     """What each algorithm says that its model is."""
     if isinstance(state, flatjax.EntropySGDState):
-        return flatjax.entropy_sgd_eval_params(state, w)
+        return flatjax.eval_params(state, w)
     return flatjax.replica_center(w, replica_axis=0) if w.ndim == 2 else w
 
 

@@ -362,7 +362,7 @@ def test_average_params(kind):
     options, average = AVERAGES[kind]
     sgd = optax.sgd(schedule(RATE), momentum=0.9)
     tx = optax.chain(sgd, flatjax.average_params(**options))
-    averages = train_stack(tx, read=lambda params, state: flatjax.averaged_params(state))
+    averages = train_stack(tx, read=lambda params, state: flatjax.eval_params(state, params))
     path = replicated_sgd(momentum=0.9).path(0.0)
     expected = together(average([w[a] for w in path], **options) for a in range(REPLICAS))
     since_start = jax.tree.map(lambda leaf: leaf[options["start"] :], averages)

@@ -66,6 +66,8 @@ def by_hand(form, *, dtype, delayed, period, start, minima):
 def coupled(form, **options):
     if form == "force":
         return optax.chain(flatjax.couple_replicas(GAMMA, **options), optax.sgd(RATE))
+    if "delayed" in options:
+        options["overlapped"] = options.pop("delayed")
     return optax.chain(optax.sgd(RATE), flatjax.pull_to_center(GAMMA, RATE, **options))
 
 
@@ -141,7 +143,7 @@ def spread_after(form, gamma, steps=150):
             flatjax.couple_replicas(gamma, replica_axis=0, delayed=True), optax.sgd(RATE)
         )
     else:
-        tx = flatjax.pull_to_center(gamma, RATE, replica_axis=0, delayed=True)
+        tx = flatjax.pull_to_center(gamma, RATE, replica_axis=0, overlapped=True)
 
     def step(carry, _):
         params, state = carry

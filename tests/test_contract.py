@@ -67,7 +67,9 @@ CASES = {
     "couple_replicas_every_third": couple_replicas.but(period=3),
     "couple_replicas_delayed": couple_replicas.but(delayed=True, period=2),
     "pull_to_center": pull_to_center,
-    "pull_to_center_int8_delayed": pull_to_center.but(communication_dtype="int8", delayed=True),
+    "pull_to_center_int8_overlapped": pull_to_center.but(
+        communication_dtype="int8", overlapped=True
+    ),
     "replicated_sgd": replicated_sgd,
     "replicated_sgd_decoupled": replicated_sgd.but(decoupled=True),
     "per_replica": Case(flatjax.per_replica, {"tx": CLIPPED_SGD}),
@@ -78,9 +80,10 @@ CASES = {
     "parle": parle,
     "parle_decoupled": parle.but(decoupled=True, noise_scale=0.0),
     "parle_opaque": parle.but(**OPAQUE),
+    "sam": Case(flatjax.sam, {"optimizer": PLAIN_SGD, "rho": 0.01}, ("rho",)),
     "average_params": Case(flatjax.average_params, {"decay": 0.9}, before=(PLAIN_SGD,)),
 }
-VARIANTS = ("every_third", "delayed", "stacked", "opaque")
+VARIANTS = ("every_third", "delayed", "overlapped", "stacked", "opaque")
 BASIC = [name for name in CASES if not name.endswith(VARIANTS)]
 each_case = pytest.mark.parametrize("name", CASES)
 
@@ -138,7 +141,7 @@ def solution(params, state):
     """What is evaluated: the anchor, where there is one."""
     is_anchored = lambda node: isinstance(node, flatjax.EntropySGDState)
     if any(is_anchored(node) for node in jax.tree.leaves(state, is_leaf=is_anchored)):
-        return flatjax.entropy_sgd_eval_params(state, params)
+        return flatjax.eval_params(state, params)
     return params
 
 
@@ -263,10 +266,16 @@ def test_params_are_asked_for(name):
         tx.update(PARAMS, tx.init(PARAMS), grad_fn=lambda params, i: params)
 
 
-STATES = (flatjax.CoupleReplicasState, flatjax.EntropySGDState, flatjax.AverageParamsState)
+STATES = (
+    flatjax.AverageParamsState,
+    flatjax.CoupleReplicasState,
+    flatjax.EntropySGDState,
+    flatjax.PullToCenterState,
+    flatjax.schedules.BalancedScopingState,
+)
 
 
-@pytest.mark.parametrize("state", [*STATES, flatjax.schedules.BalancedScopingState])
+@pytest.mark.parametrize("state", STATES)
 def test_fields_of_states_are_documented(state):
     assert re.findall(r"^ +(\w+): ", state.__doc__, re.MULTILINE) == list(state._fields)
 
@@ -287,7 +296,15 @@ def test_map_params(name):
 @each_case_if_slow
 def test_inject_hyperparams(name):
     case = CASES[name]
-    shaping = {"replica_axis", "period", "inner_steps", "start", "delayed", "communication_dtype"}
+    shaping = {
+        "replica_axis",
+        "period",
+        "inner_steps",
+        "start",
+        "delayed",
+        "overlapped",
+        "communication_dtype",
+    }
     static = shaping.intersection(inspect.signature(case.factory).parameters)
     factory = optax.inject_hyperparams(case.factory, static_args=static)
     params, state = train(case.make(factory), PARAMS)

@@ -305,7 +305,9 @@ def test_diagnostics():
     energy = 0.25 * distance(STACK)
     expected = {"gamma": 0.5, "lr_gamma": 0.05, "replica_distance": distance(STACK)}
     assert_close(found, expected | {"coupling_energy": energy})
-    with pytest.raises(ValueError, match="state must hold one CoupleReplicasState, found 0"):
+    with pytest.raises(
+        ValueError, match="state must hold one CoupleReplicasState or PullToCenterState"
+    ):
         flatjax.coupling_diagnostics(STACK, optax.sgd(0.1).init(STACK), 0.1, replica_axis=0)
 
 

@@ -168,9 +168,9 @@ def test_images_must_have_four_axes(name):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: random_crop(padding=-1), ValueError, "padding must be at least 0, got -1"),
+        (lambda: random_crop(padding=-1), ValueError, "padding must be >= 0, got -1"),
         (lambda: random_crop(padding=1.5), TypeError, "padding must be an int, got 1.5"),
-        (lambda: cutout(size=0), ValueError, "size must be at least 1, got 0"),
+        (lambda: cutout(size=0), ValueError, "size must be >= 1, got 0"),
         (lambda: cutout(size="big"), TypeError, "size must be an int, got 'big'"),
     ],
 )

@@ -195,7 +195,7 @@ def test_images_must_be_grey_or_coloured_bytes(shape, dtype, error, message):
         ({"policy": [[("Rotate", 1.0, 10)]]}, "Rotate: magnitude must be 0 to 9, got 10"),
         ({"policy": [[("Rotate", 1.0, 0.5)]]}, "Rotate: magnitude must be 0 to 9, got 0.5"),
         ({"fill": 256}, "fill must be at most 255, got 256"),
-        ({"fill": -1}, "fill must be at least 0, got -1"),
+        ({"fill": -1}, "fill must be >= 0, got -1"),
     ],
 )
 def test_impossible_policies_are_refused(arguments, message):

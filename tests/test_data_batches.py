@@ -75,9 +75,9 @@ def test_the_order_of_a_replica_does_not_depend_on_how_many_there_are():
     ("sizes", "error", "message"),
     [
         ({"batch_size": 11}, ValueError, "batch_size must not exceed num_examples=10, got 11"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"num_examples": 0}, ValueError, "num_examples must be at least 1, got 0"),
-        ({"num_replicas": 0}, ValueError, "num_replicas must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be >= 1, got 0"),
+        ({"num_examples": 0}, ValueError, "num_examples must be >= 1, got 0"),
+        ({"num_replicas": 0}, ValueError, "num_replicas must be >= 1, got 0"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be an int, got 2.5"),
     ],
 )

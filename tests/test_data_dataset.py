@@ -172,9 +172,9 @@ def test_label_noise_depends_on_the_seed_alone_and_keeps_its_input():
 @pytest.mark.parametrize(
     ("fraction", "num_classes", "message"),
     [
-        (1.5, 3, "fraction must be between 0 and 1, got 1.5"),
-        (float("nan"), 3, "fraction must be finite, got nan"),
-        (0.1, 1, "num_classes must be at least 2, got 1"),
+        (1.5, 3, r"fraction must be in \[0, 1\], got 1.5"),
+        (float("nan"), 3, r"fraction must be in \[0, 1\], got nan"),
+        (0.1, 1, "num_classes must be >= 2, got 1"),
         (0.1, 2, "labels must be below num_classes=2, got a label 2"),
     ],
 )
@@ -262,7 +262,7 @@ def test_enlarged_images_are_squares_of_pixels_in_a_border(shape, size, channels
     [
         ({"size": 7}, ValueError, "size must be at least that of the images, 8x8, got 7"),
         ({"size": 8.0}, TypeError, "size must be an int, got 8.0"),
-        ({"channels": 0}, ValueError, "channels must be at least 1, got 0"),
+        ({"channels": 0}, ValueError, "channels must be >= 1, got 0"),
     ],
 )
 def test_images_are_not_made_smaller(arguments, error, message):

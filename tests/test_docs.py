@@ -16,11 +16,11 @@ PACKAGES = ("batch_stats", "committee", "data", "flatness", "gaussian_mixture", 
 
 def test_the_reference_is_complete():
     page = (ROOT / "docs" / "api" / "flatjax.md").read_text()
-    documented = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", page, re.MULTILINE)
+    documented = re.findall(r"^\.\. auto(?:function|class|data):: (\w+)$", page, re.MULTILINE)
     is_module = lambda name: isinstance(getattr(flatjax, name), types.ModuleType)
     assert sorted(documented) == sorted(name for name in flatjax.__all__ if not is_module(name))
     index = (ROOT / "docs" / "api" / "index.md").read_text()
-    for name in (*PACKAGES, "schedules"):
+    for name in (*PACKAGES, "communication", "schedules"):
         assert f"({name}.md)" in index
         page = (ROOT / "docs" / "api" / f"{name}.md").read_text()
         assert f".. automodule:: flatjax.{name}\n   :members:" in page

@@ -168,17 +168,6 @@ def test_states_change_when_they_should():
     np.testing.assert_array_equal(np.any(momentum, axis=(1, 2)), ~is_outer)
 
 
-def test_the_anchor_is_not_found():
-    state = flatjax.esgd(0.1, 0.1).init(PARAMS)
-    with pytest.raises(ValueError, match="state must hold one EntropySGDState, found 0"):
-        flatjax.entropy_sgd_eval_params(optax.sgd(0.1).init(PARAMS), PARAMS)
-    with pytest.raises(ValueError, match="found 2"):
-        flatjax.entropy_sgd_eval_params((state, state), PARAMS)
-    for params in ({"w": PARAMS["w"]}, {"w": PARAMS, "b": PARAMS["b"]}, PARAMS["w"]):
-        with pytest.raises(ValueError, match="params must have the structure of the anchor"):
-            flatjax.entropy_sgd_eval_params(state, params)
-
-
 # --------------------------------------------------------------------------------------- noise
 
 

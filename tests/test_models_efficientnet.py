@@ -212,7 +212,7 @@ def test_initial_weights_have_the_variances_of_he():
         (
             {"width_multiplier": 0},
             ValueError,
-            "width_multiplier must be positive and finite, got 0",
+            "width_multiplier must be finite, > 0, got 0",
         ),
         ({"depth_multiplier": "1"}, TypeError, "depth_multiplier must be a number, got '1'"),
         ({"stem": 2}, ValueError, "stem must be one of 'small', 'imagenet'; got 2"),

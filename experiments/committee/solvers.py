@@ -131,7 +131,7 @@ def _train(solver, num_units, x, y, key):
     carry = (start, tx.init(start), jnp.zeros([], jnp.int32))
     (weights, state, _), _ = jax.lax.scan(epoch, carry, jnp.arange(solver.epochs))
     if solver.algorithm == "esgd":
-        weights = flatjax.entropy_sgd_eval_params(state, weights)
+        weights = flatjax.eval_params(state, weights)
     return to_sphere(jnp.mean(to_sphere(weights), axis=0)), to_sphere(weights)
 
 

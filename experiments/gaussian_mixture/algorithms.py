@@ -149,7 +149,7 @@ def _entropy_sgd(gamma, beta, num_features, seeds):
     def run(key):
         options = {"num_steps": 120_000, "num_replicas": 2}
         patterns, found = _sample_and_train(key, num_features, tx, LAM, **options)
-        anchors = flatjax.entropy_sgd_eval_params(found.opt_state, found.weights)
+        anchors = flatjax.eval_params(found.opt_state, found.weights)
         m, norms = (np.mean(values) for values in gm.overlaps(anchors, patterns.signal))
         q1 = anchors[0] @ anchors[1] / num_features
         error = lambda norm: paired_error(m, norm, patterns, MIXTURE)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flatjax.data._checks import check_int
+from flatjax._checks import check_count
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -63,7 +63,7 @@ def random_crop(padding: int = 4) -> Augmentation:
       >>> random_crop(padding=1)(jax.random.key(0), jnp.ones((8, 28, 28, 1))).shape
       (8, 28, 28, 1)
     """
-    padding = check_int("padding", padding, least=0)
+    padding = check_count("padding", padding, minimum=0)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         check_images(images)
@@ -98,7 +98,7 @@ def cutout(size: int) -> Augmentation:
       >>> cutout(size=1)(jax.random.key(0), jnp.ones((2, 8, 8, 1))).sum(axis=(1, 2, 3)).tolist()
       [63.0, 63.0]
     """
-    size = check_int("size", size, least=1)
+    size = check_count("size", size, minimum=1)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         check_images(images)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flatjax._checks import check_count, check_number, described
 from flatjax.data import _image_operations
 from flatjax.data._augment import Augmentation, check_images
-from flatjax.data._checks import check_int, check_real, described
 
 SubPolicy = Sequence[tuple[str, float, int]]
 
@@ -151,7 +151,7 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
       [20, 20, 200, 20, 20, 20]
     """
     sub_policies = _checked_policy(policy)
-    fill = check_int("fill", fill, least=0)
+    fill = check_count("fill", fill, minimum=0)
     if fill > 255:
         raise ValueError(f"fill must be at most 255, got {fill}")
     probability = np.array([[p for _, p, _ in sub_policy] for sub_policy in sub_policies])
@@ -225,8 +225,7 @@ def _checked_policy(policy: str | Sequence[SubPolicy]) -> Sequence[SubPolicy]:
     for name, probability, magnitude in entries:
         if name not in _RANGES:
             raise ValueError(f"policy: operations are {', '.join(_RANGES)}, got {name!r}")
-        if not 0 <= check_real(f"policy: {name}: probability", probability) <= 1:
-            raise ValueError(f"policy: {name}: probability must be in [0, 1], got {probability}")
+        check_number(f"policy: {name}: probability", probability, minimum=0, maximum=1)
         if not (isinstance(magnitude, int) and magnitude in range(MAGNITUDES)):
             raise ValueError(f"policy: {name}: magnitude must be 0 to 9, got {magnitude!r}")
     return policy

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax.data._checks import check_int
+from flatjax._checks import check_count
 from flatjax.data._dataset import Split
 from flatjax.data._normalization import Normalization
 
@@ -80,9 +80,9 @@ def epoch_order(
       >>> epoch_order(jax.random.key(0), num_examples=1297, batch_size=128, num_replicas=3).shape
       (10, 3, 128)
     """
-    check_int("num_examples", num_examples, least=1)
-    check_int("batch_size", batch_size, least=1)
-    check_int("num_replicas", num_replicas, least=1)
+    check_count("num_examples", num_examples, minimum=1)
+    check_count("batch_size", batch_size, minimum=1)
+    check_count("num_replicas", num_replicas, minimum=1)
     if batch_size > num_examples:
         raise ValueError(
             f"batch_size must not exceed num_examples={num_examples}, got {batch_size}"
@@ -153,7 +153,7 @@ def eval_batches(
       >>> len(batches), float(sum(batch["weight"].sum() for batch in batches))
       (4, 500.0)
     """
-    batch_size = check_int("batch_size", batch_size, least=1)
+    batch_size = check_count("batch_size", batch_size, minimum=1)
     normalize = jax.jit(normalization.normalize)
     batches = []
     for start in range(0, len(split), batch_size):

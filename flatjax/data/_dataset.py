@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flatjax.data._checks import check_int, check_real, described, generator
+from flatjax._checks import check_count, check_number, described
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,14 +168,14 @@ def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split,
       >>> len(train), len(validation)
       (1167, 130)
     """
-    check_real("size", size)
+    check_number("size", size)
     count = size if isinstance(size, numbers.Integral) else round(size * len(split))
     if not 0 < count < len(split):
         raise ValueError(
             f"size must set aside at least 1 and at most {len(split) - 1} of {len(split)} "
             f"examples, got {size!r}"
         )
-    rng = generator(seed)
+    rng = np.random.default_rng(check_count("seed", seed, minimum=0))
     validation = np.zeros(len(split), bool)
     for class_label, class_count in enumerate(stratified_counts(split.label, int(count))):
         members = np.flatnonzero(split.label == class_label)
@@ -206,10 +206,12 @@ def subset(split: Split, count: int, seed: int) -> Split:
       >>> subset(load("digits").train, 100, seed=0)
       Split(image=uint8(100, 8, 8, 1), label=int32(100,))
     """
-    count = check_int("count", count, least=1)
+    count = check_count("count", count, minimum=1)
     if count > len(split):
         raise ValueError(f"count must be at most {len(split)}, got {count}")
-    chosen = generator(seed).permutation(len(split))[:count]
+    chosen = np.random.default_rng(check_count("seed", seed, minimum=0)).permutation(len(split))[
+        :count
+    ]
     return split[np.sort(chosen)]
 
 
@@ -241,11 +243,10 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
       >>> int((noisy.label != clean.label).sum())
       259
     """
-    if not 0 <= check_real("fraction", fraction) <= 1:
-        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    check_int("num_classes", num_classes, least=2)
+    check_number("fraction", fraction, minimum=0, maximum=1)
+    check_count("num_classes", num_classes, minimum=2)
     _check_labels("split", split, num_classes)
-    rng = generator(seed)
+    rng = np.random.default_rng(check_count("seed", seed, minimum=0))
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     label = split.label.copy()
     # A shift by 1 to C - 1 modulo C reaches each other class once, and never the class itself.

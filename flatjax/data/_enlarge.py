@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flatjax.data._checks import check_int
+from flatjax._checks import check_count
 from flatjax.data._dataset import Split
 
 
@@ -34,8 +34,8 @@ def enlarge(split: Split, size: int = 32, channels: int = 3) -> Split:
       >>> enlarge(load("digits").train)
       Split(image=uint8(1297, 32, 32, 3), label=int32(1297,))
     """
-    check_int("size", size, least=1)
-    check_int("channels", channels, least=1)
+    check_count("size", size, minimum=1)
+    check_count("channels", channels, minimum=1)
     count, height, width, old_channels = split.image.shape
     if max(height, width) > size:
         raise ValueError(f"size must be at least that of the images, {height}x{width}, got {size}")

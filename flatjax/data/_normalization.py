@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax.data._checks import check_real, described
+from flatjax._checks import check_number, described
 
 
 @jax.tree_util.register_static
@@ -45,7 +45,7 @@ class Normalization:
             values = getattr(self, name)
             if not isinstance(values, Iterable):
                 raise TypeError(f"{name} must hold one number for each channel, got {values!r}")
-            values = tuple(check_real(f"{name}[{c}]", value) for c, value in enumerate(values))
+            values = tuple(check_number(f"{name}[{c}]", value) for c, value in enumerate(values))
             object.__setattr__(self, name, values)
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(

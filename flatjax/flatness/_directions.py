@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from flatjax._coupling import Mask, map_masked
+from flatjax._masks import Mask, map_masked
 
 NORMALIZATIONS = ("filter", "layer", "none")
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _checks
-from flatjax._coupling import Mask
+from flatjax import _checks, _replicas
 from flatjax._evaluation import EvalFn
+from flatjax._masks import Mask
 from flatjax._placement import map_replicas
 from flatjax.batch_stats import UpdateStatsFn, reestimate
 from flatjax.flatness import _perturb
@@ -217,7 +217,7 @@ def local_energy(
         if update_stats is not None and not state:
             raise ValueError("update_stats needs batch statistics, the first of state; got none.")
         if stacked:
-            _checks.stacked_size((params, state))
+            _replicas.stacked_size((params, state))
         reference, draws = None, dict[str, np.ndarray]()
         active, taken = np.arange(len(grid)), np.zeros(len(grid), int)
         while True:

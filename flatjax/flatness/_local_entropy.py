@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from flatjax import _checks
-from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
+from flatjax._masks import Mask
 from flatjax.flatness import _chains, _ladder, _tempering
 from flatjax.flatness._perturb import Batches, check_grid
 from flatjax.flatness._surroundings import Landscape

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from flatjax import _checks
-from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
+from flatjax._masks import Mask
 from flatjax.flatness._perturb import Batches, check_grid
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior

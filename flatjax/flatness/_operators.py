@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
+from flatjax._masks import Mask
 from flatjax.flatness import _perturb
 from flatjax.flatness._sums import differentiable
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from flatjax import _checks
-from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
+from flatjax._masks import Mask
 from flatjax.flatness._local_energy import local_energy
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
-from flatjax._coupling import Mask, map_masked
+from flatjax._masks import Mask, map_masked
 from flatjax._normal import normal
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]

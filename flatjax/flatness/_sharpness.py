@@ -11,8 +11,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
-from flatjax._coupling import Mask, map_masked
 from flatjax._evaluation import EvalFn, evaluate
+from flatjax._masks import Mask, map_masked
 from flatjax.flatness._sums import differentiable
 
 

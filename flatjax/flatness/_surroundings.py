@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
+from flatjax._masks import Mask
 from flatjax._placement import contains_convolution
 from flatjax.flatness import _perturb
 from flatjax.flatness.priors import Prior, as_prior

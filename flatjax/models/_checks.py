@@ -1,20 +1,12 @@
-"""Argument checks shared by the models."""
+"""Checks of arguments that only models have; the others are in `flatjax._checks`."""
 
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-
-def check_count(name: str, value: Any) -> None:
-    """Raises unless `value` is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be >= 1, got {value}.")
+from flatjax._checks import check_count, check_number
 
 
 def widths(name: str, values: Any, *, minimum: int = 0) -> tuple[int, ...]:
@@ -52,39 +44,11 @@ def check_images(images: jax.Array, *, minimum_size: int = 1) -> None:
         )
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises unless `value` is one of `choices`."""
-    if value not in choices:
-        expected = ", ".join(map(repr, choices))
-        raise ValueError(f"{name} must be one of {expected}; got {value!r}.")
-
-
-def check_probability(name: str, value: Any) -> None:
-    """Raises unless `value` is a number in [0, 1]."""
-    _check_real(name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}.")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raises unless `value` is a finite number above 0."""
-    _check_real(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}.")
-
-
 def interval(name: str, values: Any) -> tuple[float, float]:
     """The pair (low, high); raises unless `values` are two finite numbers, low <= high."""
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 2:
         raise TypeError(f"{name} must be a pair of numbers, got {values!r}.")
-    for index, value in enumerate(values):
-        _check_real(f"{name}[{index}]", value)
-    low, high = map(float, values)
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"{name} must be finite, the lower end first, got {values!r}.")
+    low, high = (check_number(f"{name}[{index}]", value) for index, value in enumerate(values))
+    if low > high:
+        raise ValueError(f"{name} must have the lower end first, got {values!r}.")
     return low, high
-
-
-def _check_real(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}.")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flatjax._checks import check_count
 from flatjax.models import _checks
 from flatjax.models._convolution import conv_general_dilated_cls
 from flatjax.models._pooling import max_pool
@@ -69,9 +70,9 @@ class SmallConvNet(nn.Module):
 
     def __post_init__(self):
         self.features = _checks.widths("features", self.features, minimum=1)
-        _checks.check_count("kernel_size", self.kernel_size)
+        check_count("kernel_size", self.kernel_size)
         self.hidden = _checks.widths("hidden", self.hidden)
-        _checks.check_count("num_classes", self.num_classes)
+        check_count("num_classes", self.num_classes)
         if not isinstance(self.batch_norm, bool):
             raise TypeError(f"batch_norm must be a bool, got {self.batch_norm!r}.")
         self.dtype = _checks.floating_dtype("dtype", self.dtype)

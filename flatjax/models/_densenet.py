@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flatjax._checks import check_choice, check_count
 from flatjax.models import _checks, _layers
 from flatjax.models._pooling import mean_pool
 
@@ -100,9 +101,9 @@ class DenseNet(nn.Module):
 
     def __post_init__(self):
         self.stage_sizes = _checks.widths("stage_sizes", self.stage_sizes, minimum=1)
-        _checks.check_count("growth", self.growth)
-        _checks.check_choice("stem", self.stem, _layers.STEMS)
-        _checks.check_count("num_classes", self.num_classes)
+        check_count("growth", self.growth)
+        check_choice("stem", self.stem, _layers.STEMS)
+        check_count("num_classes", self.num_classes)
         self.dtype = _checks.floating_dtype("dtype", self.dtype)
         super().__post_init__()
 

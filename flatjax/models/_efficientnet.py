@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flatjax._checks import check_choice, check_count, check_number
 from flatjax.models import _checks, _layers
 from flatjax.models._depthwise import DepthwiseConv
 
@@ -114,14 +115,14 @@ class EfficientNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        _checks.check_positive("width_multiplier", self.width_multiplier)
-        _checks.check_positive("depth_multiplier", self.depth_multiplier)
-        _checks.check_choice("stem", self.stem, _layers.STEMS)
-        _checks.check_probability("stochastic_depth", self.stochastic_depth)
-        _checks.check_probability("dropout", self.dropout)
-        _checks.check_probability("momentum", self.momentum)
-        _checks.check_probability("epsilon", self.epsilon)
-        _checks.check_count("num_classes", self.num_classes)
+        check_number("width_multiplier", self.width_multiplier, minimum=0.0, exclusive_minimum=True)
+        check_number("depth_multiplier", self.depth_multiplier, minimum=0.0, exclusive_minimum=True)
+        check_choice("stem", self.stem, _layers.STEMS)
+        check_number("stochastic_depth", self.stochastic_depth, minimum=0.0, maximum=1.0)
+        check_number("dropout", self.dropout, minimum=0.0, maximum=1.0)
+        check_number("momentum", self.momentum, minimum=0.0, maximum=1.0)
+        check_number("epsilon", self.epsilon, minimum=0.0, maximum=1.0)
+        check_count("num_classes", self.num_classes)
         self.dtype = _checks.floating_dtype("dtype", self.dtype)
         super().__post_init__()
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flatjax._checks import check_count
 from flatjax.models import _checks
 
 
@@ -51,7 +52,7 @@ class MLP(nn.Module):
 
     def __post_init__(self):
         self.hidden = _checks.widths("hidden", self.hidden)
-        _checks.check_count("num_classes", self.num_classes)
+        check_count("num_classes", self.num_classes)
         self.dtype = _checks.floating_dtype("dtype", self.dtype)
         super().__post_init__()
 

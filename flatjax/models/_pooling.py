@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flatjax.models import _checks
+from flatjax._checks import check_count
 
 
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
@@ -73,7 +73,7 @@ def mean_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
 def _windows(x: jax.Array, window: int) -> jax.Array:
     """Shape (..., H // window, window, W // window, window, C)."""
-    _checks.check_count("window", window)
+    check_count("window", window)
     if x.ndim < 3 or min(x.shape[-3:-1]) < window:
         raise ValueError(
             f"x must have shape (..., H, W, C) with H and W >= {window}, got {x.shape}."

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flatjax._checks import check_choice, check_count, check_number
 from flatjax.models import _checks, _layers
 from flatjax.models._pooling import mean_pool
 from flatjax.models._shake_drop import ShakeDrop
@@ -110,16 +111,18 @@ class PyramidNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        _checks.check_count("depth", self.depth)
+        check_count("depth", self.depth)
         if self.depth < 11 or (self.depth - 2) % 9 != 0:
             raise ValueError(f"depth must be 9 n + 2 with n >= 1, got {self.depth}.")
-        _checks.check_count("alpha", self.alpha)
-        _checks.check_count("width", self.width)
-        _checks.check_probability("final_keep_probability", self.final_keep_probability)
+        check_count("alpha", self.alpha)
+        check_count("width", self.width)
+        check_number(
+            "final_keep_probability", self.final_keep_probability, minimum=0.0, maximum=1.0
+        )
         self.shake_alpha = _checks.interval("shake_alpha", self.shake_alpha)
         self.shake_beta = _checks.interval("shake_beta", self.shake_beta)
-        _checks.check_choice("shake_level", self.shake_level, ("image", "batch"))
-        _checks.check_count("num_classes", self.num_classes)
+        check_choice("shake_level", self.shake_level, ("image", "batch"))
+        check_count("num_classes", self.num_classes)
         self.dtype = _checks.floating_dtype("dtype", self.dtype)
         super().__post_init__()
 

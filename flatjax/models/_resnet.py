@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flatjax._checks import check_choice, check_count
 from flatjax.models import _checks, _layers
 
 
@@ -120,11 +121,11 @@ class ResNet(nn.Module):
 
     def __post_init__(self):
         self.stage_sizes = _checks.widths("stage_sizes", self.stage_sizes, minimum=1)
-        _checks.check_count("width", self.width)
-        _checks.check_choice("block", self.block, ("basic", "bottleneck"))
-        _checks.check_choice("stem", self.stem, _layers.STEMS)
-        _checks.check_choice("shortcut", self.shortcut, ("projection", "zero_padding"))
-        _checks.check_count("num_classes", self.num_classes)
+        check_count("width", self.width)
+        check_choice("block", self.block, ("basic", "bottleneck"))
+        check_choice("stem", self.stem, _layers.STEMS)
+        check_choice("shortcut", self.shortcut, ("projection", "zero_padding"))
+        check_count("num_classes", self.num_classes)
         self.dtype = _checks.floating_dtype("dtype", self.dtype)
         super().__post_init__()
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flatjax._checks import check_choice, check_number
 from flatjax.models import _checks
 
 
@@ -76,10 +77,10 @@ class ShakeDrop(nn.Module):
     level: Literal["image", "batch"] = "image"
 
     def __post_init__(self):
-        _checks.check_probability("keep_probability", self.keep_probability)
+        check_number("keep_probability", self.keep_probability, minimum=0.0, maximum=1.0)
         self.alpha = _checks.interval("alpha", self.alpha)
         self.beta = _checks.interval("beta", self.beta)
-        _checks.check_choice("level", self.level, ("image", "batch"))
+        check_choice("level", self.level, ("image", "batch"))
         super().__post_init__()
 
     @nn.compact

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flatjax._checks import check_count, check_number
 from flatjax.models import _checks
 
 
@@ -78,10 +79,10 @@ class VisionTransformer(nn.Module):
 
     def __post_init__(self):
         for name in ("patch_size", "width", "depth", "heads", "mlp_ratio", "num_classes"):
-            _checks.check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         if self.width % self.heads:
             raise ValueError(f"heads must divide the width {self.width}, got {self.heads}.")
-        _checks.check_probability("dropout", self.dropout)
+        check_number("dropout", self.dropout, minimum=0.0, maximum=1.0)
         self.dtype = _checks.floating_dtype("dtype", self.dtype)
         super().__post_init__()
 

@@ -1,0 +1,159 @@
+"""What to evaluate and save: the anchor, the average or the center, whatever the optimizer."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias, get_args
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from flatjax._averaging import AverageParamsState
+from flatjax._entropy_sgd import EntropySGDState
+from flatjax._replicas import replica_center
+from flatjax._states import find_states
+
+Which: TypeAlias = Literal["auto", "average", "anchor", "params"]
+
+_Path: TypeAlias = tuple[str, ...]
+
+
+def eval_params(
+    state: optax.OptState,
+    params: optax.Params,
+    *,
+    replica_axis: int | None = None,
+    axis_name: str | None = None,
+    which: Which = "auto",
+) -> chex.ArrayTree:
+    """The parameters to evaluate and save.
+
+    Training moves `params`; the result is often another point. By default, each weight is taken
+    from the first of these that has it:
+
+    1. the average that `average_params` keeps (SWA, EMA);
+    2. the anchor of `entropy_sgd`, `esgd` or `parle`;
+    3. `params`, as for SGD and Replicated-SGD.
+
+    If `replica_axis` or `axis_name` is given, the result is the center of the replicas. Without
+    them, replicas stay apart.
+
+    The transformations may stand at any depth of the state: in `optax.chain`, `optax.masked`,
+    `optax.partition` (also more than one, for different weights), `optax.MultiSteps`,
+    `optax.inject_hyperparams`, `optax.flatten`, `optax.contrib.split_real_and_imaginary` and
+    `nnx.Optimizer` (pass its `opt_state` and `nnx.state(model, nnx.Param)`).
+
+    Args:
+      state: the optimizer state.
+      params: the parameters under training.
+      replica_axis: axis of the leaves along which replicas are stacked.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      which: `"auto"`, as above, or one of the three: `"average"`, `"anchor"`, `"params"`.
+
+    Returns:
+      A pytree with the structure of `params`, without the replica axis if `replica_axis` is given.
+      Averages are in at least float32; everything else has the dtypes of `params`.
+
+    Raises:
+      ValueError: the state holds no average (or anchor) although `which` asks for it, it holds
+        more than one for the same weights, it belongs to other parameters, or `which` is unknown.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> params = {"w": jnp.ones(2)}
+      >>> tx = flatjax.esgd(0.1, gamma=0.01)
+      >>> flatjax.eval_params(tx.init(params), params)  # the anchor
+      {'w': Array([1., 1.], dtype=float32)}
+
+      Replicated-SGD on stacked replicas:
+
+      >>> replicas = {"w": jnp.array([[0.0, 1.0], [2.0, 5.0]])}
+      >>> tx = flatjax.replicated_sgd(0.1, gamma=0.01, replica_axis=0)
+      >>> flatjax.eval_params(tx.init(replicas), replicas, replica_axis=0)  # the center
+      {'w': Array([1., 3.], dtype=float32)}
+    """
+    if which not in get_args(Which):
+        raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}.")
+    points = params
+    if which in ("auto", "anchor"):
+        anchors = [found.anchor for found in find_states(state, EntropySGDState)]
+        points = _overlay("anchor", anchors, points, params, is_required=which == "anchor")
+    if which in ("auto", "average"):
+        averages = [found.average for found in find_states(state, AverageParamsState)]
+        points = _overlay("average", averages, points, params, is_required=which == "average")
+    if replica_axis is None and axis_name is None:
+        return points
+    return replica_center(points, axis_name=axis_name, replica_axis=replica_axis)
+
+
+def _overlay(name, trees, points, params, *, is_required):
+    """`points`, with the leaves that the trees of a state have replaced by theirs."""
+    if is_required and not trees:
+        raise ValueError(f"state must hold an {name}, found none.")
+    leaves, treedef = jax.tree.flatten(points)
+    replaced = [False] * len(leaves)
+    for tree in trees:
+        for position, leaf in _matched(name, tree, params):
+            if replaced[position]:
+                raise ValueError(f"state must hold one {name} of each weight, found more than one.")
+            leaves[position], replaced[position] = leaf, True
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _matched(name: str, tree: Any, params: optax.Params) -> Iterator[tuple[int, jax.Array]]:
+    """Leaves of a tree of a state, each with the position of its weight among those of params.
+
+    They are matched by path, because the containers may differ: a state of `nnx.Optimizer` holds
+    variables of another type, `optax.masked` puts one node in place of a whole subtree.
+    """
+    if _is_flattened(tree, params):
+        tree = ravel_pytree(params)[1](tree)
+    found = {_path(path): leaf for path, leaf in _flatten(tree)}
+    masked = {path for path, leaf in found.items() if isinstance(leaf, optax.MaskedNode)}
+    expected = [(_path(path), leaf) for path, leaf in _flatten(params)]
+    for position, (path, param) in enumerate(expected):
+        if any(path[:length] in masked for length in range(len(path) + 1)):
+            continue
+        leaf = found.pop(path, None)
+        if leaf is None:
+            raise _mismatch(name, f"the state has none for params{_show(path)}")
+        if jnp.shape(leaf) != jnp.shape(param):
+            shapes = f"{jnp.shape(leaf)} in the state, {jnp.shape(param)} in params"
+            raise _mismatch(name, f"{_show(path)} has shape {shapes}")
+        yield position, leaf
+    if unknown := [path for path in found if path not in masked]:
+        raise _mismatch(name, f"the state has one of {_show(unknown[0])}, which params lack")
+
+
+def _mismatch(name: str, how: str) -> ValueError:
+    return ValueError(
+        f"params must be those of the {name} in the state: {how}. Of an nnx.Optimizer, pass "
+        "opt_state and nnx.state(model, nnx.Param)."
+    )
+
+
+def _flatten(tree):
+    """Paths and leaves; masked nodes and complex numbers in two parts count as leaves."""
+    is_pair = lambda node: getattr(node, "_fields", None) == ("real", "imaginary")
+    is_leaf = lambda node: isinstance(node, optax.MaskedNode) or is_pair(node)
+    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    join = lambda leaf: jax.lax.complex(*leaf) if is_pair(leaf) else leaf
+    return [(path, join(leaf)) for path, leaf in flat]
+
+
+def _path(path) -> _Path:
+    """The names along a path, whatever the containers."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _show(path: _Path) -> str:
+    return "".join(f"[{name}]" for name in path)
+
+
+def _is_flattened(tree, params) -> bool:
+    """Whether `optax.flatten` has made one vector of all parameters."""
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    return shapes(tree) == [(size,)] and shapes(params) != [(size,)]

@@ -1,0 +1,124 @@
+"""Sharpness-aware minimisation, for optimizers that optax's own cannot wrap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from flatjax import _checks
+
+
+def sam(
+    optimizer: optax.GradientTransformation,
+    rho: chex.Numeric | optax.Schedule,
+    *,
+    replica_axis: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SAM around any optimizer: `optax.contrib.sam`, with extra arguments and random keys.
+
+    Updates come in pairs, on one batch. The first moves the weights to
+    :math:`w + \rho \, g / \lVert g \rVert`; the second takes the gradient there, moves back to w
+    and lets `optimizer` act on it [Foret et al., 2021, `arXiv:2010.01412
+    <https://arxiv.org/abs/2010.01412>`_].
+
+    This is a thin adapter of `optax.contrib.sam(..., sync_period=2)`. That one refuses extra
+    arguments such as `value` and optimizer states with typed random keys (`entropy_sgd` has one),
+    gives NaN on a zero gradient, keeps the caller's parameters in its state (so that they cannot be
+    donated), restarts a schedule of rho with every pair, and takes one norm over all replicas.
+
+    Args:
+      optimizer: the optimizer, which sees every second gradient and the extra arguments; a coupling
+        in it acts between the weights without their ascent.
+      rho: :math:`\rho`, length of the ascent, in units of the weights; a number or a schedule of
+        the count of pairs.
+      replica_axis: axis of the leaves along which replicas are stacked, if they are; each replica
+        then ascends on its own.
+
+    Returns:
+      The transformation. `update` needs `params`. Evaluate after an even number of updates.
+
+    Raises:
+      ValueError: rho is negative or not finite, or params are missing.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, flatjax
+      >>> tx = flatjax.sam(optax.sgd(0.1), rho=0.05)
+      >>> loss = lambda params: jnp.sum(params**2)
+      >>> params = jnp.array([3.0, -2.0])
+      >>> state = tx.init(params)
+      >>> for _ in range(40):  # 20 pairs
+      ...     value, grads = jax.value_and_grad(loss)(params)
+      ...     updates, state = tx.update(grads, state, params, value=value)
+      ...     params = optax.apply_updates(params, updates)
+      >>> float(loss(params)) < 1e-2
+      True
+    """
+    _checks.check_scalar("rho", rho)
+    optimizer = optax.with_extra_args_support(optimizer)
+    adversary = optax.chain(_normalize(replica_axis), optax.sgd(rho))
+
+    def wrapped(extra_args: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
+        # optax chooses between states by multiplying them by 0 and 1, which typed keys refuse: the
+        # numbers of the keys are kept instead.
+        def init(params):
+            return jax.tree.map(_key_numbers, optimizer.init(params))
+
+        def update(updates, numbers, params):
+            leaves, treedef = jax.tree.flatten(numbers)
+            leaves = map(_with_impl, leaves, _key_impls(optimizer.init, params))
+            state = jax.tree.unflatten(treedef, leaves)
+            updates, state = optimizer.update(updates, state, params, **extra_args)
+            return updates, jax.tree.map(_key_numbers, state)
+
+        inner = optax.GradientTransformation(init, update)
+        return optax.contrib.sam(inner, adversary, sync_period=2, reset_state=False)
+
+    def init_fn(params):
+        # A copy: the state outlives the parameters where those are donated.
+        return wrapped({}).init(jax.tree.map(jnp.copy, params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        _checks.check_updates(updates, params)
+        return wrapped(extra_args).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _normalize(replica_axis: int | None) -> optax.GradientTransformation:
+    """Divides the gradient, of each replica on its own, by its norm; 0 stays 0."""
+
+    def normalize(grads: chex.ArrayTree) -> chex.ArrayTree:
+        norm = optax.tree.norm(grads)
+        norm = jnp.where(norm == 0, 1, norm)
+        return jax.tree.map(lambda g: (g / norm).astype(g.dtype), grads)
+
+    if replica_axis is not None:
+        normalize = jax.vmap(normalize, in_axes=replica_axis, out_axes=replica_axis)
+    return optax.stateless(lambda updates, params: normalize(updates))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_numbers(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _with_impl(leaf: jax.Array, impl: Any) -> jax.Array:
+    return leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+
+
+def _key_impls(init: Callable[[optax.Params], optax.OptState], params: optax.Params) -> list[Any]:
+    """The implementation of each leaf of the state that is a typed key; None for the others."""
+    found = []
+
+    def note(params):
+        for leaf in jax.tree.leaves(init(params)):
+            found.append(jax.random.key_impl(leaf) if _is_key(leaf) else None)
+
+    jax.eval_shape(note, params)
+    return found

@@ -1,0 +1,101 @@
+"""SAM: optax's own where that works, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from chex import assert_trees_all_close, assert_trees_all_equal
+
+import flatjax
+
+PARAMS = {"w": jnp.array([1.0, -2.0, 3.0]), "b": jnp.array(0.5)}
+RHO = 0.1
+
+
+def loss(params):
+    return jnp.sum(jnp.cos(params["w"]) * params["b"]) + params["b"] ** 4
+
+
+def train(tx, params=PARAMS, steps=8, grad=None, **extra_args):
+    grad = jax.grad(loss) if grad is None else grad
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(grad(params), state, params, **extra_args)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def test_is_that_of_optax():
+    """The same updates as optax's own, bit for bit."""
+    inner = optax.sgd(0.1, momentum=0.9)
+    adversary = optax.chain(optax.contrib.normalize(), optax.sgd(RHO))
+    expected, _ = train(optax.contrib.sam(inner, adversary, sync_period=2))
+    assert_trees_all_equal(train(flatjax.sam(inner, RHO))[0], expected)
+
+
+def test_against_numpy():
+    w = np.array([1.0, -2.0, 3.0])
+    grad = lambda w: w**3 - np.sin(w)
+    path = w.copy()
+    for _ in range(5):
+        g = grad(path)
+        path = path - 0.05 * grad(path + RHO * g / np.linalg.norm(g))
+    found, _ = train(
+        flatjax.sam(optax.sgd(0.05), RHO),
+        jnp.asarray(w),
+        steps=10,
+        grad=lambda w: w**3 - jnp.sin(w),
+    )
+    np.testing.assert_allclose(found, path, rtol=1e-5)
+
+
+def test_the_optimizer_gets_the_extra_arguments():
+    growth = flatjax.schedules.scoping(1.0, 10)
+    balanced = flatjax.schedules.BalancedScoping(growth)
+    params = jnp.array([[0.0], [2.0]])
+    tx = flatjax.sam(
+        optax.chain(optax.sgd(0.1), flatjax.couple_replicas(balanced, replica_axis=0)),
+        RHO,
+        replica_axis=0,
+    )
+    _, state = train(tx, params, steps=2, grad=jnp.zeros_like, value=3.0, unknown=None)
+    assert float(optax.tree.get(state, "gamma_0")) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_optimizers_with_keys(make_key):
+    options = {"noise_scale": 0.1, "weight_decay": 0.0, "inner_steps": 2}
+    esgd = lambda seed: flatjax.esgd(0.05, 0.1, key=make_key(seed), **options)
+    one, state = train(flatjax.sam(esgd(0), RHO))
+    again, _ = train(flatjax.sam(esgd(0), RHO))
+    other, _ = train(flatjax.sam(esgd(1), RHO))
+    assert_trees_all_equal(one, again)
+    assert not np.allclose(one["w"], other["w"])
+    assert_trees_all_close(flatjax.eval_params(state, one), one, atol=1e-6)  # a loop has ended
+
+
+def test_zero_gradients_move_nothing():
+    found, _ = train(
+        flatjax.sam(optax.sgd(0.1), RHO), grad=lambda w: jax.tree.map(jnp.zeros_like, w)
+    )
+    assert_trees_all_equal(found, PARAMS)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_replicas_ascend_on_their_own(axis):
+    sam = lambda **where: flatjax.sam(optax.sgd(0.05), RHO, **where)
+    grad = lambda w: w**3
+    replicas = [jnp.array([1.0, -2.0, 3.0]), jnp.array([0.1, 0.2, -0.1])]
+    expected = [train(sam(), w, grad=grad)[0] for w in replicas]
+    found, _ = train(sam(replica_axis=axis), jnp.stack(replicas, axis=axis), grad=grad)
+    np.testing.assert_allclose(found, jnp.stack(expected, axis=axis), rtol=1e-6)
+
+
+def test_refuses():
+    for rho in (-0.1, np.inf):
+        with pytest.raises(ValueError, match="rho must be finite, >= 0"):
+            flatjax.sam(optax.sgd(0.1), rho)
+    tx = flatjax.sam(optax.sgd(0.1), RHO)
+    with pytest.raises(ValueError, match="params must be passed"):
+        tx.update(PARAMS, tx.init(PARAMS))
