@@ -20,7 +20,7 @@ from experiments import (
     processes,
     reproduce,
 )
-from experiments.compare import compare, slug
+from experiments.compare import compare
 from experiments.config import TrainConfig
 from experiments.configs import committee as committee_rules
 from experiments.configs import contest as contest_rules
@@ -28,6 +28,7 @@ from experiments.configs import deep, study_of
 from experiments.configs import flatness_study as study_rules
 from experiments.loggers import LoggerName
 from experiments.mesh import make_mesh
+from experiments.report.store import slug
 from experiments.train import Trainer
 from experiments.tune import report, tune
 

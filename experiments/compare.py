@@ -1,7 +1,6 @@
 """Compares algorithms over seeds: runs what is missing, then tables, JSON and a picture."""
 
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -11,8 +10,10 @@ import tqdm
 from experiments import plots
 from experiments.config import TrainConfig
 from experiments.configs import Study
-from experiments.run_directory import read_result, write_json
-from experiments.statistics import mean_and_sem
+from experiments.report.statistics import mean_and_sem
+from experiments.report.store import slug, write_json
+from experiments.report.tables import markdown_table
+from experiments.run_directory import read_result
 from experiments.task import Task, make_task
 from experiments.train import Trainer
 
@@ -68,11 +69,6 @@ class _Trainers:
                 self._task = make_task(config)
             self._trainers[label] = Trainer(config, self._task)
         return self._trainers[label]
-
-
-def slug(label: str) -> str:
-    """A label as a directory name: "rSGD x 3" -> "rsgd-x-3", "MLP, 20% noise" -> "mlp-20-noise"."""
-    return re.sub(r"[^a-z0-9.=_]+", "-", label.lower()).strip("-")
 
 
 # What a task depends on; runs that agree on these share data on the device and compiled programs.
@@ -168,16 +164,6 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
         if with_statistics:
             lines[-1].insert(3, pair("averaged_statistics_error"))
     return markdown_table(lines)
-
-
-def markdown_table(lines: list[list[str]]) -> str:
-    """Cells, the first line the header, as an aligned Markdown table."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = [
-        " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
-    ]
-    text.insert(1, " | ".join("-" * width for width in widths))
-    return "\n".join(f"| {line} |" for line in text)
 
 
 def compare(

@@ -10,11 +10,12 @@ import numpy as np
 import scipy.stats.qmc
 
 from experiments import plots
-from experiments.compare import markdown_table, slug
 from experiments.config import TrainConfig
 from experiments.population import Population, Trained, make_tasks
-from experiments.run_directory import read_json, write_json
-from experiments.statistics import holm, mean_and_sem, paired_difference
+from experiments.report import store
+from experiments.report.statistics import holm, mean_and_sem, paired_difference
+from experiments.report.store import slug
+from experiments.report.tables import markdown_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +80,19 @@ def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -
     Returns:
       setting -> algorithm -> what test.json holds.
     """
-    results: dict[str, Any] = {}
-    for setting in contest.settings:
-        results[setting] = {}
-        for algorithm in contest.spaces:
-            directory = out / slug(setting) / slug(algorithm)
-            directory.mkdir(parents=True, exist_ok=True)
-            found = _cached(directory / "tuning.json", _tune, contest, setting, algorithm, progress)
-            results[setting][algorithm] = _cached(
-                directory / "test.json",
-                *(_test, contest, setting, algorithm, progress, found[0]["settings"]),
-            )
-    return results
+    return {
+        setting: {
+            name: _tune_and_test(contest, setting, name, out / slug(setting) / slug(name), progress)
+            for name in contest.spaces
+        }
+        for setting in contest.settings
+    }
+
+
+def _tune_and_test(contest, setting, algorithm, directory, progress):
+    part = (contest, setting, algorithm, progress)
+    best, *_ = store.cached(directory / "tuning.json", lambda: _tune(*part))
+    return store.cached(directory / "test.json", lambda: _test(*part, best["settings"]))
 
 
 def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
@@ -98,16 +100,10 @@ def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for setting in contest.settings:
         paths = {name: out / slug(setting) / slug(name) / "test.json" for name in contest.spaces}
-        found = {name: read_json(path) for name, path in paths.items() if path.exists()}
+        found = {name: store.read_json(path) for name, path in paths.items() if path.exists()}
         if "sgd" in found:
             results[setting] = found
     return results
-
-
-def _cached(path, make, *arguments):
-    if not path.exists():
-        write_json(path, make(*arguments))
-    return read_json(path)
 
 
 def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
@@ -254,7 +250,7 @@ def _interval(difference):
 def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:
     """Writes contest.json, contest.md and contest.png; returns the table."""
     rows = summarize(contest, results)
-    write_json(out / "contest.json", {"base": contest.base.to_json(), "rows": rows})
+    store.write_json(out / "contest.json", {"base": contest.base.to_json(), "rows": rows})
     text = table(rows, contest.sigma)
     (out / "contest.md").write_text(text + "\n")
     plots.contest(rows, out / "contest.png")

@@ -10,9 +10,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from experiments.compare import markdown_table
 from experiments.cost_model import Cost, Job, Link, Machine, Plan, cost
 from experiments.plots import COLORS, STYLE
+from experiments.report.tables import markdown_table
 
 # Devices as an H100 SXM of NVIDIA's data sheet (80 GB at 3.35 TB/s, 989 TFLOP/s in bfloat16, of
 # which two fifths are sustained here; NVLink at 450 GB/s each way), eight to a host; between hosts

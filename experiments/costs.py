@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.networks import Network
-from experiments.run_directory import read_json
+from experiments.report.store import read_json
 
 RECORD = pathlib.Path(__file__).parent / "results" / "reproduce" / "costs.json"
 

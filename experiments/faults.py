@@ -16,10 +16,11 @@ import numpy as np
 import tqdm
 import tyro
 
-from experiments.compare import markdown_table
 from experiments.config import TrainConfig
 from experiments.flatness import load_run
-from experiments.run_directory import read_json, read_result
+from experiments.report.store import read_json
+from experiments.report.tables import markdown_table
+from experiments.run_directory import read_result
 from experiments.train import arrays_of
 
 # Batch norm, augmentation, and a step a program, so that epochs are interrupted too.

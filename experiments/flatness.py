@@ -13,10 +13,11 @@ import numpy as np
 import optax
 
 from experiments import plots
-from experiments.compare import markdown_table
 from experiments.config import TrainConfig
 from experiments.evaluate import final_model
-from experiments.run_directory import RunDirectory, read_json, write_json
+from experiments.report.store import read_json, write_json
+from experiments.report.tables import markdown_table
+from experiments.run_directory import RunDirectory
 from experiments.task import Task
 from experiments.train import Trainer, arrays_of
 from flatjax import flatness

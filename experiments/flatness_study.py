@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
-from experiments.compare import markdown_table, slug
 from experiments.config import TrainConfig
 from experiments.flatness import MEASURES, Effort, Measures
 from experiments.population import Population, make_tasks
-from experiments.run_directory import read_json, write_json
+from experiments.report.store import read_json, slug, write_json
+from experiments.report.tables import markdown_table
 from flatjax import flatness
 
 

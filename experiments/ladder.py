@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import scipy.stats.qmc
 
-from experiments import json_lines
 from experiments.configs import ladder as rules
 from experiments.population import Population, make_tasks
+from experiments.report import store
 
 # Runs of a convolutional network go one after another; a unit ends within about 20 minutes.
 RUNS_PER_UNIT = 24
@@ -81,7 +81,7 @@ def _run_round(path, setting, length, keep, seeds, small, progress):
         for (candidate, seed), model in zip(unit, trained, strict=True):
             found = model.task.evaluate(model.params, model.batch_stats)
             finite = bool(np.isfinite(found["loss"]))
-            json_lines.append(
+            store.append_line(
                 path,
                 {
                     "setting": setting,
@@ -106,7 +106,7 @@ def _commit():
 
 
 def _read(path):
-    return json_lines.read(path)
+    return store.read_lines(path)
 
 
 def _of(records, setting, length):

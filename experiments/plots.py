@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.configs import Study
-from experiments.statistics import standard_error
+from experiments.report.statistics import standard_error
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 

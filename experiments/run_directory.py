@@ -8,10 +8,8 @@ checkpoints/    the last states, by orbax, each with the losses of its epoch so 
 result.json     written last: a run that has one is complete
 """
 
-import json
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from experiments import processes
 from experiments.config import TrainConfig
+from experiments.report import store
 
 
 class RunDirectory:
@@ -42,10 +41,10 @@ class RunDirectory:
         wanted = config.to_json()
         if not path.exists():
             if processes.is_main():
-                write_json(path, wanted)
+                store.write_json(path, wanted)
             return
         # Fields that are newer than the run had their defaults.
-        found = TrainConfig().to_json() | read_json(path)
+        found = TrainConfig().to_json() | store.read_json(path)
         names = sorted(found.keys() | wanted.keys())
         changed = [
             f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} asked for"
@@ -102,30 +101,22 @@ class RunDirectory:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        if not processes.is_main():
-            return
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        if processes.is_main():
+            store.append_line(self.path / "metrics.jsonl", record)
 
     def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops the lines after a step, and one half written; returns those that stay."""
         path = self.path / "metrics.jsonl"
-        records = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if record["step"] <= step:
-                records.append(record)
+        # The main process alone changes the file, which all of them read.
+        records = [line for line in store.read_lines(path, mend=False) if line["step"] <= step]
         if processes.is_main():
-            write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+            store.write_lines(path, records)
         return records
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as complete."""
         if processes.is_main():
-            write_json(self.path / "result.json", result)
+            store.write_json(self.path / "result.json", result)
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a complete run, else None."""
@@ -134,32 +125,4 @@ class RunDirectory:
 
 def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
     """The result in a run's directory, None if the run is not complete; makes no directory."""
-    path = directory / "result.json"
-    return read_json(path) if path.exists() else None
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a JSON file; a damaged one is a ValueError that names it."""
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): delete it to start over.") from error
+    return store.read_if_there(directory / "result.json")

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import tqdm
 
-from experiments import json_lines
-from experiments.statistics import standard_error
+from experiments.report import store
+from experiments.report.statistics import standard_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def simulate_points(
         values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
         run = {"seed": seed, "values": values}
         run["seconds"] = round(time.perf_counter() - start, 2)
-        json_lines.append(path, {"point": point.name} | run)
+        store.append_line(path, {"point": point.name} | run)
         done.setdefault(point.name, []).append(run)
     return done
 
@@ -79,7 +79,7 @@ def simulate_points(
 def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     """The simulations that a file holds, by the name of their point."""
     done: dict[str, list[dict[str, Any]]] = {}
-    for run in json_lines.read(path):
+    for run in store.read_lines(path):
         done.setdefault(run.pop("point"), []).append(run)
     return done
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import tqdm
 
-from experiments.compare import slug
 from experiments.configs import Study
-from experiments.run_directory import write_json
-from experiments.statistics import mean_and_sem
+from experiments.report.statistics import mean_and_sem
+from experiments.report.store import slug, write_json
 from experiments.task import Task, make_task
 from experiments.train import Trainer, TrainingDivergedError
 

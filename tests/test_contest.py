@@ -10,7 +10,7 @@ import scipy.stats
 from experiments import contest
 from experiments.config import TrainConfig
 from experiments.configs import contest as rules
-from experiments.statistics import holm
+from experiments.report.statistics import holm
 
 TINY = contest.Contest(
     base=TrainConfig(

@@ -11,7 +11,8 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments import faults, interruption
-from experiments.run_directory import RunDirectory, read_json, write_json
+from experiments.report.store import read_json, write_json
+from experiments.run_directory import RunDirectory
 from experiments.train import Trainer, arrays_of
 
 CONFIG = dataclasses.replace(faults.CONFIG, model="mlp", model_options=())

@@ -13,8 +13,8 @@ from experiments.benchmarks.machine import describe_machine, torch_version
 from experiments.benchmarks.race import Clock
 from experiments.benchmarks.scaling import Scaling
 from experiments.benchmarks.steps import Steps
-from experiments.compare import markdown_table
-from experiments.run_directory import read_json, write_json
+from experiments.report.store import read_json, write_json
+from experiments.report.tables import markdown_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 Part = Literal["steps", "local-energy", "convolution", "scaling"]

@@ -20,7 +20,7 @@ from experiments import cost_model
 from experiments.benchmarks import scaling_report
 from experiments.benchmarks.machine import available_cores, describe_machine
 from experiments.benchmarks.scaling_worker import Work, Workers
-from experiments.run_directory import read_json, write_json
+from experiments.report.store import read_json, write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 ALGORITHMS = {

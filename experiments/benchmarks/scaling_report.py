@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import cost_model
-from experiments.compare import markdown_table
 from experiments.plots import COLORS, STYLE
+from experiments.report.tables import markdown_table
 
 STYLES = {
     "SGD": {"color": COLORS["sgd"]},

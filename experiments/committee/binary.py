@@ -22,8 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
 
-from experiments.compare import markdown_table
 from experiments.plots import STYLE
+from experiments.report.tables import markdown_table
 from experiments.simulations import Point, read_simulations, simulate_points
 from flatjax.committee._binary import (
     BinarySolution,

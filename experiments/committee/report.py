@@ -11,11 +11,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import json_lines
 from experiments.committee.study import CommitteeStudy
-from experiments.compare import markdown_table
 from experiments.plots import STYLE
-from experiments.statistics import mean_and_sem
+from experiments.report import store
+from experiments.report.statistics import mean_and_sem
+from experiments.report.tables import markdown_table
 from flatjax.flatness import kendall_tau
 
 Records = Sequence[dict[str, Any]]
@@ -39,11 +39,11 @@ COLORS = {
 
 def report(study: CommitteeStudy, out: pathlib.Path) -> str:
     """Writes committee.md and committee.png, returns the tables."""
-    solutions = json_lines.read(out / "solutions.jsonl")
+    solutions = store.read_lines(out / "solutions.jsonl")
     if not solutions:
         raise ValueError(f"out ({out}) holds no solution of this study yet.")
-    estimators = json_lines.read(out / "estimators.jsonl")
-    tempering = json_lines.read(out / "tempering.jsonl")
+    estimators = store.read_lines(out / "estimators.jsonl")
+    tempering = store.read_lines(out / "tempering.jsonl")
     parts = [algorithms_table(study, solutions), ranking_table(study, solutions)]
     parts += [estimators_table(estimators, tempering)] if estimators else []
     text = "\n\n".join(parts)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments import json_lines
 from experiments.committee.solvers import Solver, solve
 from experiments.committee.task import Patterns, TwoClasses, make_patterns
+from experiments.report import store
 from flatjax import committee, flatness
 
 
@@ -73,7 +73,7 @@ def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True
 
 def _missing(path, wanted, progress):
     """The wanted records, keys each, that the file does not hold, and a bar on the way."""
-    known = json_lines.read(path)
+    known = store.read_lines(path)
     is_known = lambda keys: any(keys.items() <= record.items() for record in known)
     missing = [keys for keys in wanted if not is_known(keys)]
     return tqdm.tqdm(missing, desc=path.stem, disable=not progress)
@@ -119,8 +119,8 @@ def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) ->
             "train_error": _error(weights, train),
             "validation_error": _error(weights, validation),
         }
-        json_lines.append(path, keys | found)
-    records = json_lines.read(path)
+        store.append_line(path, keys | found)
+    records = store.read_lines(path)
 
     def errors(label, solver):
         keys = {"solver": label, "settings": _as_json(solver)}
@@ -189,7 +189,7 @@ def measure_solutions(
             "seconds": round(seconds, 3),
             "phi_seconds": round(time.perf_counter() - start, 2),
         }
-        json_lines.append(path, keys | found)
+        store.append_line(path, keys | found)
 
 
 def _unit_overlap(weights) -> float:
@@ -259,7 +259,7 @@ def compare_estimators(
             found |= {f"sampled_{name}": float(getattr(sampled, name)[0]) for name in names}
         converged = {"amp": amp.converged, "ep": ep.converged}
         found |= {f"{name}_converged": bool(value[0]) for name, value in converged.items()}
-        json_lines.append(path, keys | {"solved": True} | found)
+        store.append_line(path, keys | {"solved": True} | found)
 
 
 def temper(
@@ -304,7 +304,7 @@ def temper(
             "converged": bool(found.converged[0]),
             "seconds": round(time.perf_counter() - start, 1),
         }
-        json_lines.append(path, keys | {"solved": True} | record)
+        store.append_line(path, keys | {"solved": True} | record)
 
 
 def _first_solutions(study, chosen, path, train, progress):
@@ -321,6 +321,6 @@ def _first_solutions(study, chosen, path, train, progress):
         bar.set_postfix_str(keys["solver"])
         weights, _ = _timed_solution(study, chosen, keys | {"seed": study.seeds[0]}, train)
         if _error(weights, train) > 0:
-            json_lines.append(path, keys | {"solved": False})
+            store.append_line(path, keys | {"solved": False})
         else:
             yield keys, weights

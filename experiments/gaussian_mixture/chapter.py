@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compare import markdown_table
 from experiments.gaussian_mixture import algorithms, entropy, figures, minima, replicas
-from experiments.run_directory import write_json
+from experiments.report.store import write_json
+from experiments.report.tables import markdown_table
 from experiments.simulations import compare, read_simulations, simulate_points
 
 # Where the points of each part of the chapter are made, and the figures that they lie on.
