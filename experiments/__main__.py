@@ -16,20 +16,20 @@ from experiments import (
     flatness,
     flatness_study,
     gaussian_mixture,
-    interruption,
-    processes,
     reproduce,
 )
 from experiments.compare import compare
-from experiments.config import TrainConfig
 from experiments.configs import committee as committee_rules
 from experiments.configs import contest as contest_rules
 from experiments.configs import deep, study_of
 from experiments.configs import flatness_study as study_rules
-from experiments.loggers import LoggerName
-from experiments.mesh import make_mesh
+from experiments.engine import interruption, processes
+from experiments.engine.config import TrainConfig
+from experiments.engine.loggers import LoggerName
+from experiments.engine.placement import make_mesh
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
 from experiments.report.store import slug
-from experiments.train import Trainer
 from experiments.tune import report, tune
 
 
@@ -79,7 +79,8 @@ class Train:
         out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
         mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
         trainer = Trainer(c, mesh=None if mesh is None else make_mesh(mesh, c))
-        result = trainer.run(
+        result = train(
+            trainer,
             directory=out,
             progress=self.progress,
             checkpoint_seconds=self.checkpoint_seconds,

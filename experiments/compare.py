@@ -8,14 +8,15 @@ import numpy as np
 import tqdm
 
 from experiments import plots
-from experiments.config import TrainConfig
 from experiments.configs import Study
+from experiments.engine.config import TrainConfig
+from experiments.engine.run_directory import read_result
+from experiments.engine.task import Task, make_task
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug, write_json
 from experiments.report.tables import markdown_table
-from experiments.run_directory import read_result
-from experiments.task import Task, make_task
-from experiments.train import Trainer
 
 
 def run_study(
@@ -47,7 +48,7 @@ def run_study(
                 results[label].append(result)
             continue
         try:
-            result = trainers[label].run(seed, directory=directory, progress=progress)
+            result = train(trainers[label], seed, directory=directory, progress=progress)
             results[label].append(result)
         except (RuntimeError, ValueError, OSError) as error:
             failures.append(f"{label}, seed {seed}: {error}")

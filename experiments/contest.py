@@ -10,8 +10,8 @@ import numpy as np
 import scipy.stats.qmc
 
 from experiments import plots
-from experiments.config import TrainConfig
-from experiments.population import Population, Trained, make_tasks
+from experiments.engine.config import TrainConfig
+from experiments.engine.population import Population, Trained, make_tasks
 from experiments.report import store
 from experiments.report.statistics import holm, mean_and_sem, paired_difference
 from experiments.report.store import slug

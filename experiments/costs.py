@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from experiments.networks import Network
+from experiments.engine.networks import Network
 from experiments.report.store import read_json
 
 RECORD = pathlib.Path(__file__).parent / "results" / "reproduce" / "costs.json"

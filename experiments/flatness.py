@@ -13,13 +13,11 @@ import numpy as np
 import optax
 
 from experiments import plots
-from experiments.config import TrainConfig
-from experiments.evaluate import final_model
-from experiments.report.store import read_json, write_json
+from experiments.engine.evaluate import final_model
+from experiments.engine.task import Task
+from experiments.engine.train import load_run
+from experiments.report.store import write_json
 from experiments.report.tables import markdown_table
-from experiments.run_directory import RunDirectory
-from experiments.task import Task
-from experiments.train import Trainer, arrays_of
 from flatjax import flatness
 
 # What each measure is called in tables; larger means sharper, for all of them.
@@ -189,26 +187,6 @@ def measure_runs(
     text = table(rows, effort)
     (out / "flatness.md").write_text(text + "\n")
     return text
-
-
-def load_run(directory: pathlib.Path) -> tuple[Trainer, Any, TrainConfig]:
-    """The trainer of a saved run, its newest state and its configuration."""
-    if not (directory / "config.json").exists():
-        raise FileNotFoundError(
-            f"{directory} holds no run (no config.json): give a directory that "
-            "`python -m experiments train` or `compare` wrote."
-        )
-    try:
-        config = TrainConfig.from_json(read_json(directory / "config.json"))
-    except ValueError as error:
-        raise ValueError(f"{directory / 'config.json'}: {error}") from error
-    trainer = Trainer(config)
-    state = trainer.init_state(config.seed)
-    found = RunDirectory(directory, config).restore(arrays_of(state))
-    if found is None:
-        raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
-    restored, _ = found
-    return trainer, dataclasses.replace(state, **restored), config
 
 
 def table(rows: list[dict[str, Any]], effort: Effort) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
+from experiments.engine.population import Population, make_tasks
 from experiments.flatness import MEASURES, Effort, Measures
-from experiments.population import Population, make_tasks
 from experiments.report.store import read_json, slug, write_json
 from experiments.report.tables import markdown_table
 from flatjax import flatness

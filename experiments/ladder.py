@@ -17,7 +17,7 @@ import numpy as np
 import scipy.stats.qmc
 
 from experiments.configs import ladder as rules
-from experiments.population import Population, make_tasks
+from experiments.engine.population import Population, make_tasks
 from experiments.report import store
 
 # Runs of a convolutional network go one after another; a unit ends within about 20 minutes.

@@ -12,11 +12,11 @@ from experiments.compare import compare
 from experiments.configs import Study
 from experiments.configs.deep import ROWS, Row, row_of
 from experiments.costs import read_costs
-from experiments.evaluate import held_out_errors
-from experiments.flatness import load_run
+from experiments.engine.evaluate import held_out_errors
+from experiments.engine.run_directory import read_result
+from experiments.engine.train import load_run
 from experiments.report.store import read_json, slug, write_json
 from experiments.report.tables import markdown_table
-from experiments.run_directory import read_result
 from flatjax import data
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "reproduce"

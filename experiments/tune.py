@@ -7,10 +7,11 @@ from typing import Any
 import tqdm
 
 from experiments.configs import Study
+from experiments.engine.task import Task, make_task
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer, TrainingDivergedError
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug, write_json
-from experiments.task import Task, make_task
-from experiments.train import Trainer, TrainingDivergedError
 
 VALIDATION = 0.1
 
@@ -51,7 +52,8 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
         trainer = Trainer(config, task)
         try:
             results = [
-                trainer.run(
+                train(
+                    trainer,
                     seed,
                     directory=directory / name / f"seed-{seed}",
                     progress=False,

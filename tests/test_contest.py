@@ -8,8 +8,8 @@ import pytest
 import scipy.stats
 
 from experiments import contest
-from experiments.config import TrainConfig
 from experiments.configs import contest as rules
+from experiments.engine.config import TrainConfig
 from experiments.report.statistics import holm
 
 TINY = contest.Contest(

@@ -12,7 +12,7 @@ from experiments import __main__ as command_line
 from experiments import costs, reproduce
 from experiments.configs import study_of
 from experiments.configs.deep import ROWS, row_of
-from experiments.networks import Network, make_network
+from experiments.engine.networks import Network, make_network
 from flatjax import models
 
 

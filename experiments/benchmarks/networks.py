@@ -16,7 +16,7 @@ import flatjax
 from experiments.benchmarks.machine import describe_machine
 from experiments.configs.deep import ROWS, Row, row_of
 from experiments.costs import RECORD, Cost, flops_per_example
-from experiments.networks import Network, make_network
+from experiments.engine.networks import Network, make_network
 from experiments.report.store import read_json, write_json
 from experiments.report.tables import markdown_table
 

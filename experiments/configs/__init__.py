@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

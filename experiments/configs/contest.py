@@ -24,7 +24,7 @@ Protocol
    one with SAM in its loop.
 """
 
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 BASE = TrainConfig(
     dataset="fashion_mnist",

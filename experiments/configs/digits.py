@@ -4,8 +4,8 @@ command:   python -m experiments compare --dataset digits
 hardware:  2 CPU cores, under 2 minutes
 """
 
-from experiments.config import TrainConfig
 from experiments.configs import Study
+from experiments.engine.config import TrainConfig
 
 # Settings: the best on validation data of `python -m experiments tune --dataset digits`.
 SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 5e-3}

@@ -3,8 +3,8 @@
 command:   python -m experiments compare --dataset fashion_mnist
 """
 
-from experiments.config import TrainConfig
 from experiments.configs import Study
+from experiments.engine.config import TrainConfig
 
 # Settings: the best on validation data of
 #   python -m experiments tune --dataset fashion_mnist --seeds 1

@@ -4,7 +4,7 @@ command:   python -m experiments flatness-study
 hardware:  2 CPU cores, about four hours; --small takes three minutes
 """
 
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 BASE = TrainConfig(
     dataset="fashion_mnist",

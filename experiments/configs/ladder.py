@@ -19,7 +19,7 @@ Protocol, fixed before the first run
 5. Seeds are those of pilots and tuning (below 1,000); no test error is looked at.
 """
 
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 BASE = TrainConfig(
     algorithm="sgd",

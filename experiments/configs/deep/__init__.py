@@ -18,8 +18,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.config import TrainConfig
 from experiments.configs import Study
+from experiments.engine.config import TrainConfig
 
 ROWS = (
     "cifar10-smallconvnet",

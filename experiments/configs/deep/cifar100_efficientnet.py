@@ -10,8 +10,8 @@ recipe:    batch 128, learning rate 0.1, Nesterov 0.9, weight decay 5e-4, cosine
 reported by the paper, test error %: SGD 20.5; rSGD 20.6; eSGD 20.1 ± 0.2; rSGD x 3 19.5
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 200.0
 

@@ -10,8 +10,8 @@ recipe:    batch 128, learning rate 0.1, divided by 10 at 1/2 and 3/4, Nesterov 
 reported by the paper, test error %, without eSGD: SGD 13.8 ± 0.1; rSGD 13.5 ± 0.1; rSGD x 3 12.7
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 300.0
 

@@ -11,8 +11,8 @@ reported by the paper, test error %: SGD 6.4 ± 0.1; rSGD 6.2 ± 0.2; eSGD 6.2 �
     0.1
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 200.0
 

@@ -11,8 +11,8 @@ reported by the paper, test error %: SGD 13.1 ± 0.3; rSGD 12.4 ± 0.3; eSGD 12.
     11.8 ± 0.1
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 200.0
 

@@ -11,8 +11,8 @@ reported by the paper, test error %: SGD 16.5 ± 0.2; rSGD 15.6 ± 0.3; eSGD 14.
     14.9 ± 0.2
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 100.0
 

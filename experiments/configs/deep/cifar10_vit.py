@@ -10,8 +10,8 @@ recipe:    batch 128, learning rate 0.05 after a warm-up, Nesterov 0.9, weight d
 reported by the paper, test error %: nothing (not in the paper)
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 200.0
 

@@ -10,8 +10,8 @@ recipe:    batch 128, Nesterov 0.9, cosine to 0; learning rate, weight decay and
 reported by the paper, test error %: nothing (not in the paper)
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row
+from experiments.engine.config import TrainConfig
 
 # The best of the grids below; differences among the best two of SGD and eSGD are within the noise.
 SGD = {"algorithm": "sgd", "learning_rate": 0.2, "weight_decay": 4e-3}

@@ -11,8 +11,8 @@ reported by the paper, test error %: SGD 41.4 ± 0.3; rSGD 39.8 ± 0.2; eSGD 38.
     38.9 ± 0.3
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 100.0
 

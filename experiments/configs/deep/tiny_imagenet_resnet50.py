@@ -11,8 +11,8 @@ reported by the paper, test error %: SGD 45.2 ± 1.2; rSGD 41.5 ± 0.3; eSGD 41.
     39.2 ± 0.3
 """
 
-from experiments.config import TrainConfig
 from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
 
 EPOCHS = 100.0
 

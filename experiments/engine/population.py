@@ -12,10 +12,10 @@ import numpy as np
 import tqdm
 
 import flatjax
-from experiments import evaluate
-from experiments.config import TrainConfig
-from experiments.task import Task, make_task
-from experiments.train import Trainer, arrays_of, run_keys
+from experiments.engine import evaluate
+from experiments.engine.config import TrainConfig
+from experiments.engine.task import Task, make_task
+from experiments.engine.trainer import Trainer, arrays_of, run_keys
 
 
 @dataclasses.dataclass(frozen=True)

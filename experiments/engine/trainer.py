@@ -1,27 +1,20 @@
-"""One training loop for all algorithms."""
+"""The steps of a run: one program for all algorithms, compiled once for any seed."""
 
 import dataclasses
 import functools
-import os
-import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 import flatjax
-from experiments import evaluate, interruption, loggers, processes
-from experiments.algorithms import ALGORITHMS, seed_noise
-from experiments.config import TrainConfig
-from experiments.loggers import LoggerName
-from experiments.mesh import OneDevice, OnMesh, check_fit
-from experiments.run_directory import RunDirectory
-from experiments.task import Task, make_task
+from experiments.engine.algorithms import ALGORITHMS, seed_noise
+from experiments.engine.config import TrainConfig
+from experiments.engine.placement import OneDevice, OnMesh, check_fit
+from experiments.engine.task import Task, make_task
 from flatjax import data
 
 
@@ -30,10 +23,10 @@ class TrainingDivergedError(RuntimeError):
 
 
 class Trainer:
-    """Compiles a configuration once and trains it from any seed.
+    """Compiles a configuration once and takes its steps from any seed.
 
     Attributes:
-      config: the configuration; its seed is the default of `run`.
+      config: the configuration; its seed is the default of `train.train`.
       task: data, network, loss and evaluation.
       batches_per_epoch: batches in a pass of one replica over the training set.
       total_steps: gradients that each replica takes.
@@ -43,7 +36,7 @@ class Trainer:
     Args:
       config: the configuration.
       task: what is trained on; that of the configuration by default.
-      mesh: a mesh with the axes "replica" and "data" (see `experiments.mesh`); one device if None.
+      mesh: a mesh with the axes "replica" and "data" (see `placement`); one device if None.
 
     Raises:
       ValueError: the configuration does not fit the data or the mesh.
@@ -233,121 +226,6 @@ class Trainer:
             )
         return state, losses
 
-    # --- the loop -------------------------------------------------------------------------------
-
-    def run(
-        self,
-        seed: int | None = None,
-        *,
-        directory: str | os.PathLike[str] | None = None,
-        progress: bool = True,
-        evaluate_epochs: bool = True,
-        checkpoint_seconds: float = 20.0,
-        log: Sequence[LoggerName] = (),
-    ) -> dict[str, Any]:
-        """Trains, or resumes, and evaluates.
-
-        Args:
-          seed: of the run; that of the configuration by default.
-          directory: where configuration, metrics, checkpoints and the result go; a run that was
-            interrupted there is resumed and ends in the same parameters, bit for bit (on another
-            mesh, to rounding).
-          progress: show a progress bar.
-          evaluate_epochs: measure the held-out error of the present model after every epoch.
-          checkpoint_seconds: save after this long, at the end of the step, or of the epoch where
-            that is one program or there are several processes. A run that is killed loses no more.
-          log: loggers that get the record of each epoch, beside metrics.jsonl; a run that resumes
-            gives them those before again.
-
-        Returns:
-          The result: see `experiments.evaluate.final_result`.
-
-        Raises:
-          TrainingDivergedError: the loss is not finite; what was saved before stays.
-          ValueError: the directory belongs to another run, or is missing and wanted by a logger.
-          ImportError: a logger is not installed.
-          experiments.interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
-        """
-        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
-        run_directory = None if directory is None else RunDirectory(directory, config)
-        if run_directory is not None and (result := run_directory.read_result()) is not None:
-            return result
-        state = self.start(config.seed)
-        history: list[dict[str, Any]] = []
-        losses = np.zeros((0, config.num_replicas), np.float32)  # of this epoch so far
-        if run_directory is not None:
-            state, history, losses = _resume(run_directory, state, losses)
-        seconds = history[-1]["seconds"] if history else 0.0
-        saved_at = time.perf_counter()
-        bar = tqdm.tqdm(
-            total=self.total_steps,
-            initial=int(state.step),
-            desc=f"{config.algorithm}, seed {config.seed}",
-            unit="step",
-            disable=not (progress and processes.is_main()),
-            leave=False,
-        )
-        epoch_steps = self.batches_per_epoch * self.algorithm.batch_repeats
-
-        def must_save():
-            is_late = time.perf_counter() - saved_at > checkpoint_seconds
-            return is_late or stop.signum is not None
-
-        # Several processes pause together: at the end of an epoch.
-        may_pause = run_directory is not None and jax.process_count() == 1
-        pause = must_save if may_pause else lambda: False
-        log = log if processes.is_main() else ()
-        with (
-            loggers.opened(log, run_directory and run_directory.path, config) as tell,
-            bar,
-            interruption.deferred(enabled=run_directory is not None) as stop,
-        ):
-            for record in history:
-                tell(record)
-            while (step := int(state.step)) < self.total_steps:
-                start = time.perf_counter()
-                until = min(self.total_steps, (step // epoch_steps + 1) * epoch_steps)
-                state, new = self.train_epoch(state, config.seed, until - step, bar, pause)
-                losses = np.concatenate([losses, new])
-                seconds += time.perf_counter() - start
-                if (step := int(state.step)) == until:
-                    record = self._record(state, losses, seconds, evaluate_epochs)
-                    if evaluate_epochs:
-                        loss = f"{record['train_loss']:.3f}"
-                        bar.set_postfix(loss=loss, error=record["test_error"])
-                    history.append(record)
-                    losses = losses[:0]
-                    if run_directory is not None:
-                        run_directory.append_metrics(record)
-                    tell(record)
-                if run_directory is not None and (
-                    step == self.total_steps or processes.as_main(must_save())
-                ):
-                    run_directory.save(step, arrays_of(state), losses)
-                    saved_at = time.perf_counter()
-                    if processes.as_main(stop.signum is not None):
-                        raise interruption.Interrupted(
-                            stop.signum or signal.SIGTERM, run_directory.path
-                        )
-        result = evaluate.final_result(self, config, state, history)
-        if run_directory is not None:
-            run_directory.write_result(result)
-        return result
-
-    def _record(self, state, losses, seconds, with_errors) -> dict[str, Any]:
-        """What is noted of an epoch."""
-        record = {
-            "step": int(state.step),
-            "gradients": int(state.step) * self.config.num_replicas,
-            # Summed in one order, whether the epoch was interrupted or not.
-            "train_loss": float(np.ascontiguousarray(losses).mean()),
-            "seconds": round(seconds, 3),
-            **evaluate.coupling_record(self, state),
-        }
-        if with_errors:
-            record |= evaluate.held_out_errors(self, state, self.task.curve_batches)
-        return record
-
 
 class _RunKeys(NamedTuple):
     """Independent random keys, one for each use of chance in a run."""
@@ -371,15 +249,3 @@ def arrays_of(state: flatjax.TrainState) -> dict[str, Any]:
         "opt_state": state.opt_state,
         "batch_stats": state.batch_stats,
     }
-
-
-def _resume(run_directory: RunDirectory, state: flatjax.TrainState, losses: np.ndarray):
-    """State, history and losses of the epoch, of the last checkpoint; what is given if none."""
-    found = run_directory.restore(arrays_of(state))
-    if found is None:
-        run_directory.truncate_metrics(0)
-        return state, [], losses
-    restored, so_far = found
-    history = run_directory.truncate_metrics(int(restored["step"]))
-    losses = np.concatenate([losses, np.asarray(so_far, losses.dtype).reshape(-1, losses.shape[1])])
-    return dataclasses.replace(state, **restored), history, losses

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 import flatjax
-from experiments.config import TrainConfig
-from experiments.networks import Network, make_network
+from experiments.engine.config import TrainConfig
+from experiments.engine.networks import Network, make_network
 from flatjax import data, flatness
 
 STATISTICS_BATCHES = 20

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flatjax
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 AXES = ("replica", "data")
 InitState = Callable[[int], chex.ArrayTree]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import flatjax
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

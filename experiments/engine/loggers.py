@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 LoggerName = Literal["tensorboard", "wandb"]
 
@@ -68,7 +68,7 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Names and numbers of a record; a list gives a number for each entry.
 
     Examples:
-      >>> from experiments.loggers import scalars
+      >>> from experiments.engine.loggers import scalars
       >>> list(scalars({"step": 4, "train_loss": 0.5, "replica_errors": [3.0, 2.0]}))
       [('train_loss', 0.5), ('replica_errors/0', 3.0), ('replica_errors/1', 2.0)]
     """

@@ -1,21 +1,17 @@
 """What is measured of a run: its final model, its replicas, their ensemble, and how flat it is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
 import flatjax
-from experiments.algorithms import learning_rate_schedule
-from experiments.config import TrainConfig
-
-if TYPE_CHECKING:
-    from experiments.train import Trainer
+from experiments.engine.algorithms import learning_rate_schedule
+from experiments.engine.config import TrainConfig
+from experiments.engine.trainer import Trainer
 
 
 def final_model(

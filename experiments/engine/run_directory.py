@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments import processes
-from experiments.config import TrainConfig
+from experiments.engine import processes
+from experiments.engine.config import TrainConfig
 from experiments.report import store
 
 
