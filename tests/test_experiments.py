@@ -12,14 +12,16 @@ import pytest
 
 import flatjax
 from experiments import __main__ as command_line
-from experiments import compare, faults
-from experiments.configs import Study, study_of
+from experiments import faults
+from experiments.configs.comparisons import study_of
 from experiments.engine import evaluate
 from experiments.engine.algorithms import ALGORITHMS
 from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import RunDirectory
 from experiments.engine.train import train
 from experiments.engine.trainer import Trainer, TrainingDivergedError
+from experiments.studies.compare.description import Comparison
+from experiments.studies.compare.run import compare
 
 SMALL = TrainConfig(
     train_size=200,
@@ -267,7 +269,7 @@ def test_studies_compare_at_equal_gradients(dataset):
 
 
 def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
-    study = Study(
+    study = Comparison(
         base=SMALL,
         runs={
             "SGD": {"algorithm": "sgd"},
@@ -277,7 +279,7 @@ def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
         seeds=2,
         sigma=0.1,
     )
-    assert compare.compare(study, tmp_path, progress=False) == 1
+    assert compare(study, tmp_path, progress=False) == 1
     shown = capsys.readouterr()
     assert shown.err.count("failed: broken, seed") == 2
     summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
@@ -294,7 +296,7 @@ def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
 
     (tmp_path / "sgd" / "seed-1" / "result.json").unlink()
-    assert compare.compare(study, tmp_path, progress=False, report_only=True) == 0
+    assert compare(study, tmp_path, progress=False, report_only=True) == 0
     assert not (tmp_path / "sgd" / "seed-1" / "result.json").exists()
     summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
     assert (summary["SGD"]["seeds"], summary["rSGD"]["seeds"]) == (1, 2)

@@ -67,7 +67,7 @@ def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):
     def interrupted(*arguments, directory, **options):
         raise interruption.Interrupted(signal.SIGTERM, directory)
 
-    monkeypatch.setattr(command_line, "train", interrupted)
+    monkeypatch.setattr("experiments.commands.train.train", interrupted)
     assert command_line.main(["train", "--out", str(tmp_path)]) == 143
     assert f"SIGTERM: saved in {tmp_path}" in capsys.readouterr().err
 

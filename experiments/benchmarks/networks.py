@@ -14,11 +14,12 @@ import tyro
 
 import flatjax
 from experiments.benchmarks.machine import describe_machine
-from experiments.configs.deep import ROWS, Row, row_of
-from experiments.costs import RECORD, Cost, flops_per_example
+from experiments.configs.deep import ROWS, row_of
 from experiments.engine.networks import Network, make_network
 from experiments.report.store import read_json, write_json
 from experiments.report.tables import markdown_table
+from experiments.studies.reproduce.costs import RECORD, Cost, flops_per_example
+from experiments.studies.reproduce.description import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Networks:
     Example: python -m experiments.benchmarks.networks --rows cifar10-resnet18 --out costs.json
     """
 
-    rows: tuple[str, ...] = ROWS
+    rows: tuple[str, ...] = tuple(ROWS)
     """Rows of the table, by name."""
     replicas: int = 3
     """y of Replicated-SGD."""
