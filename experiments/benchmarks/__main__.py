@@ -13,7 +13,7 @@ from experiments.benchmarks.machine import describe_machine, torch_version
 from experiments.benchmarks.race import Clock
 from experiments.benchmarks.scaling import Scaling
 from experiments.benchmarks.steps import Steps
-from experiments.report.store import FIGURES, RESULTS, read_json, write_json
+from experiments.report.store import FIGURES, RESULTS, read_if_there, write_json
 from experiments.report.tables import markdown_table
 
 Part = Literal["steps", "local-energy", "convolution", "scaling"]
@@ -48,7 +48,7 @@ class Suite:
 
     def run(self) -> None:
         """Measures part after part, writes each as it comes, prints and draws all."""
-        found: dict[str, Any] = read_json(self.out) if self.out.exists() else {}
+        found: dict[str, Any] = read_if_there(self.out) or {}
         for part in self.parts:
             if part == "scaling":
                 scaling = Scaling(

@@ -16,7 +16,7 @@ import flatjax
 from experiments.benchmarks.machine import describe_machine
 from experiments.configs.deep import ROWS, row_of
 from experiments.engine.networks import Network, make_network
-from experiments.report.store import read_json, write_json
+from experiments.report.store import read_if_there, write_json
 from experiments.report.tables import markdown_table
 from experiments.studies.reproduce.costs import RECORD, Cost, flops_per_example
 from experiments.studies.reproduce.description import Row
@@ -45,7 +45,7 @@ class Networks:
 
     def run(self) -> None:
         """Times what is missing and prints the table."""
-        costs = read_json(self.out)["costs"] if self.out.exists() else {}
+        costs = (read_if_there(self.out) or {"costs": {}})["costs"]
         for name in self.rows:
             if name not in costs or (self.steps and costs[name]["gflops_per_second"] is None):
                 costs[name] = dataclasses.asdict(self._measure(row_of(name)))

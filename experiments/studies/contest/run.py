@@ -44,7 +44,8 @@ def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for setting in contest.settings:
         paths = {name: out / slug(setting) / slug(name) / "test.json" for name in contest.spaces}
-        found = {name: store.read_json(path) for name, path in paths.items() if path.exists()}
+        found = {name: store.read_if_there(path) for name, path in paths.items()}
+        found = {name: test for name, test in found.items() if test is not None}
         if "sgd" in found:
             results[setting] = found
     return results

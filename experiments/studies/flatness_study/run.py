@@ -1,6 +1,7 @@
 """Trains a full factorial of settings and measures every solution."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from typing import Any
@@ -28,19 +29,10 @@ def run_study(
     Returns:
       task -> its solutions: factors, test error and measures.
     """
-    for task in study.tasks:
-        measures = None
-        for algorithm, batch_size in itertools.product(study.algorithms, study.batch_sizes):
-            path = _block(out, task, algorithm, batch_size)
-            if path.exists():
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            config = study.config(task, algorithm, batch_size)
-            tasks = make_tasks(config, [study.base.data_seed])
-            if measures is None:
-                effort = dataclasses.replace(study.effort, **study.efforts.get(task, {}))
-                measures = Measures(tasks[0], effort)
-            store.write_json(path, _run_block(study, algorithm, config, tasks, measures, progress))
+    measures: dict[str, Measures] = {}
+    for block in itertools.product(study.tasks, study.algorithms, study.batch_sizes):
+        make = functools.partial(_run_block, study, *block, measures, progress)
+        store.cached(_block(out, *block), make)
     return read_study(study, out)
 
 
@@ -50,7 +42,7 @@ def read_study(study: FlatnessStudy, out: pathlib.Path) -> dict[str, list[dict[s
     for task in study.tasks:
         blocks = itertools.product(study.algorithms, study.batch_sizes)
         paths = [_block(out, task, *block) for block in blocks]
-        found = [row for path in paths if path.exists() for row in store.read_json(path)]
+        found = [row for path in paths for row in store.read_if_there(path) or ()]
         if found:
             solutions[task] = found
     return solutions
@@ -60,7 +52,13 @@ def _block(out, task, algorithm, batch_size):
     return out / slug(task) / f"{slug(algorithm)}-{batch_size}.json"
 
 
-def _run_block(study, algorithm, config, tasks, measures, progress):
+def _run_block(study, task, algorithm, batch_size, measures, progress):
+    """Solutions of one program; the measures of a task are compiled for the first of its blocks."""
+    config = study.config(task, algorithm, batch_size)
+    tasks = make_tasks(config, [study.base.data_seed])
+    if task not in measures:
+        effort = dataclasses.replace(study.effort, **study.efforts.get(task, {}))
+        measures[task] = Measures(tasks[0], effort)
     runs = list(itertools.product(grid(study.factors), study.seeds))
     population = Population(config, tasks, list(study.factors))
     trained = population.train(
@@ -71,12 +69,12 @@ def _run_block(study, algorithm, config, tasks, measures, progress):
     )
     rows = []
     for (settings, seed), run in zip(runs, trained, strict=True):
-        factors = {"algorithm": algorithm, "batch_size": config.batch_size, **settings}
+        factors = {"algorithm": algorithm, "batch_size": batch_size, **settings}
         held_out = run.task.evaluate(run.params, run.batch_stats)
         if not np.isfinite(held_out["loss"]):
             rows.append({"factors": factors, "seed": seed, "diverged": True})
             continue
-        measured = measures(run.task, run.params, run.batch_stats)
+        measured = measures[task](run.task, run.params, run.batch_stats)
         test_error = 100 * float(held_out["error"])
         rows.append({"factors": factors, "seed": seed, "test_error": test_error, **measured})
     return rows
