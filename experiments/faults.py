@@ -16,11 +16,12 @@ import numpy as np
 import tqdm
 import tyro
 
-from experiments.compare import markdown_table
-from experiments.config import TrainConfig
-from experiments.flatness import load_run
-from experiments.run_directory import read_json, read_result
-from experiments.train import arrays_of
+from experiments.engine.config import TrainConfig
+from experiments.engine.run_directory import read_result
+from experiments.engine.train import load_run
+from experiments.engine.trainer import arrays_of
+from experiments.report.store import read_json
+from experiments.report.tables import markdown_table
 
 # Batch norm, augmentation, and a step a program, so that epochs are interrupted too.
 CONFIG = TrainConfig(

@@ -6,7 +6,7 @@ import pytest
 from experiments.benchmarks import __main__ as suite
 from experiments.benchmarks import convolution, steps, suite_figure
 from experiments.benchmarks.race import race
-from experiments.run_directory import read_json
+from experiments.report.store import read_json
 
 SITUATIONS = ("alone", "loop", "replicas")
 

@@ -209,7 +209,7 @@ def test_bad_schedules_are_named():
 
 
 def test_experiment_is_resumed_tabulated_and_drawn(tmp_path, monkeypatch):
-    from experiments.committee import binary as experiment
+    from experiments.studies.committee import binary as experiment
 
     monkeypatch.setattr(experiment, "GRIDS", {(1, 51): (0.3,)})
     monkeypatch.setattr(experiment, "ITERATIONS", 100)

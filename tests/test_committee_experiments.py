@@ -7,10 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.committee import CommitteeStudy, available, report, run_study, study
-from experiments.committee.solvers import GradientSolver, MessagePassing, solve, train
-from experiments.committee.task import TwoClasses, make_patterns
-from experiments.configs import committee as rules
+from experiments.configs.committee import TASKS
+from experiments.studies.committee import run
+from experiments.studies.committee.description import (
+    CommitteeStudy,
+    GradientSolver,
+    MessagePassing,
+    TwoClasses,
+)
+from experiments.studies.committee.report import report
+from experiments.studies.committee.run import run_study
+from experiments.studies.committee.solvers import solve, train
+from experiments.studies.committee.task import available, make_patterns
 from flatjax.committee import error
 
 DIGITS = TwoClasses("digits", (3, 8), num_train=60, num_validation=60)
@@ -88,8 +96,8 @@ def test_the_study_goes_on_where_it_was(tmp_path, monkeypatch):
     assert [run["solver"] for run in first] == ["SGD fast", "fBP"]
 
     trained = []
-    solve = study.solve
-    monkeypatch.setattr(study, "solve", lambda *args: trained.append(args) or solve(*args))
+    solve = run.solve
+    monkeypatch.setattr(run, "solve", lambda *args: trained.append(args) or solve(*args))
     run_study(make_study(), tmp_path, progress=False)
     assert lines(tmp_path / "solutions.jsonl")[:2] == first
     assert {args[0].learning_rate for args in trained if hasattr(args[0], "learning_rate")} == {1.0}
@@ -100,18 +108,18 @@ def test_the_study_goes_on_where_it_was(tmp_path, monkeypatch):
     assert "| SGD fast " in text
     assert "EP / sampled" in text
     assert (tmp_path / "committee.png").stat().st_size > 10_000
-    for run in lines(tmp_path / "solutions.jsonl"):
-        assert run["train_error"] < 0.1
-        assert np.shape(run["phi"]) == (2,)
-        assert np.shape(run["counted_phi"]) == (1,)
+    for found in lines(tmp_path / "solutions.jsonl"):
+        assert found["train_error"] < 0.1
+        assert np.shape(found["phi"]) == (2,)
+        assert np.shape(found["counted_phi"]) == (1,)
 
 
 def test_where_data_are_missing_it_goes_on_with_digits(monkeypatch, capsys):
     def missing(*_):
         raise FileNotFoundError("install the files")
 
-    monkeypatch.setattr("experiments.committee.task._load", missing)
-    assert available(rules.TASKS["fashion_mnist"], rules.TASKS) == rules.TASKS["digits"]
+    monkeypatch.setattr("experiments.studies.committee.task._load", missing)
+    assert available(TASKS["fashion_mnist"], TASKS) == TASKS["digits"]
     assert "install the files\nGoing on with digits" in capsys.readouterr().err
 
 

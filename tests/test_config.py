@@ -8,7 +8,7 @@ import pytest
 import tyro
 from hypothesis import strategies as st
 
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
 
 FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
 # What a configuration holds, and what none does.

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import contest
-from experiments.config import TrainConfig
-from experiments.configs import contest as rules
-from experiments.statistics import holm
+from experiments.configs.contest import SMALL, STUDY
+from experiments.engine.config import TrainConfig
+from experiments.report.statistics import holm
+from experiments.studies.contest import report, run
+from experiments.studies.contest.description import Contest
 
-TINY = contest.Contest(
+TINY = Contest(
     base=TrainConfig(
         dataset="digits",
         batch_size=32,
@@ -34,7 +35,7 @@ TINY = contest.Contest(
 
 def test_it_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
     one = dataclasses.replace(TINY, settings={"MLP, 20% noise": {"label_noise": 0.2}})
-    results = contest.run_contest(one, tmp_path, progress=False)
+    results = run.run_contest(one, tmp_path, progress=False)
     path = tmp_path / "mlp-20-noise" / "swa"
     tuning = json.loads((path / "tuning.json").read_text())
     errors = [row["validation_error"][0] for row in tuning]
@@ -43,14 +44,14 @@ def test_it_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
     assert found["settings"] == tuning[0]["settings"]
     assert [run["seed"] for run in found["runs"]] == [10, 11]
 
-    text = contest.report(one, results, tmp_path)
+    text = report.report(one, results, tmp_path)
     assert "swa" in text
     assert (tmp_path / "contest.png").stat().st_size > 1000
     # Nothing is left to do but what is missing.
-    assert contest.read_contest(TINY, tmp_path) == results
-    monkeypatch.setattr(contest, "_tune", None)
+    assert run.read_contest(TINY, tmp_path) == results
+    monkeypatch.setattr(run, "_tune", None)
     (path / "test.json").unlink()
-    assert contest.run_contest(one, tmp_path, progress=False) == results
+    assert run.run_contest(one, tmp_path, progress=False) == results
 
 
 def fake(errors):
@@ -72,7 +73,7 @@ def test_statistics_are_paired_and_corrected():
     sgd = rng.normal(20, 3, 10)
     better, same = sgd - 0.5 + rng.normal(0, 0.2, 10), sgd + rng.normal(0, 0.2, 10)
     results = {"a": {"sgd": fake(sgd), "esgd": fake(better), "rsgd": fake(same)}}
-    _, first, second = contest.summarize(TINY, results)
+    _, first, second = report.summarize(TINY, results)
     test = scipy.stats.ttest_1samp(better - sgd, 0)
     assert first["p"] == pytest.approx(test.pvalue)
     assert first["p_holm"] == pytest.approx(2 * test.pvalue)
@@ -88,7 +89,7 @@ def test_variants_are_compared_with_sam_too_and_corrected_among_themselves():
     errors = {"sgd": sgd, "sam": sam, "esgd": esgd, "rsgd, pull": pull}
     results = {"a": {name: fake(values) for name, values in errors.items()}}
     variants = {"rsgd, pull": {"algorithm": "rsgd", "decoupled": True}}
-    found = contest.summarize(
+    found = report.summarize(
         dataclasses.replace(TINY, variants=variants, against=("sam",)), results
     )
     rows = {row["algorithm"]: row for row in found}
@@ -99,7 +100,7 @@ def test_variants_are_compared_with_sam_too_and_corrected_among_themselves():
     expected = [np.mean(pull - sam), *test]
     assert rows["rsgd, pull"]["against"]["sam"] == pytest.approx(expected, abs=1e-4)
     assert rows["sam"]["against"] == {}
-    assert "to sam" in contest.table(found, 0.3)
+    assert "to sam" in report.table(found, 0.3)
 
 
 def test_more_trials_hold_the_fewer():
@@ -122,29 +123,18 @@ def test_holm_rejects_what_the_procedure_rejects():
 
 
 def test_all_algorithms_have_the_same_number_of_trials():
-    real = contest.Contest(
-        base=rules.BASE,
-        settings=rules.SETTINGS,
-        spaces=rules.SPACES,
-        trials=rules.TRIALS,
-        tuning_seeds=rules.TUNING_SEEDS,
-        test_seeds=rules.TEST_SEEDS,
-        sigma=rules.SIGMA,
-        variants=rules.VARIANTS,
-        trials_of=rules.TRIALS_OF,
-        against=rules.AGAINST,
-    )
-    assert set(rules.VARIANTS) < set(rules.SPACES)
-    assert not set(rules.TUNING_SEEDS) & set(rules.TEST_SEEDS)
-    for algorithm, space in rules.SPACES.items():
-        candidates = real.candidates(algorithm)
-        assert len(candidates) == (48 if algorithm == "sgd, 48 trials" else rules.TRIALS)
-        assert candidates == real.candidates(algorithm)
+    assert set(STUDY.variants) < set(STUDY.spaces)
+    assert set(SMALL.spaces) == set(STUDY.spaces) - set(STUDY.variants)
+    assert not set(STUDY.tuning_seeds) & set(STUDY.test_seeds)
+    for algorithm, space in STUDY.spaces.items():
+        candidates = STUDY.candidates(algorithm)
+        assert len(candidates) == (48 if algorithm == "sgd, 48 trials" else STUDY.trials)
+        assert candidates == STUDY.candidates(algorithm)
         for name, (low, high) in space.items():
             values = np.log([candidate[name] for candidate in candidates])
             assert np.log(low) <= values.min() <= values.max() <= np.log(high)
             # Spread over the whole range, not clumped.
             assert np.ptp(values) > 0.7 * np.log(high / low)
-        for setting in rules.SETTINGS:
-            config = real.config(setting, algorithm, "test")
-            assert config.algorithm == real.algorithm_of(algorithm)
+        for setting in STUDY.settings:
+            config = STUDY.config(setting, algorithm, "test")
+            assert config.algorithm == STUDY.algorithm_of(algorithm)

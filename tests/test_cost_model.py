@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 import flatjax
 from experiments import __main__ as command_line
-from experiments import cost_model, cost_report
-from experiments.cost_model import Group, Job, Link, Machine, Plan, cost
+from experiments.studies.scale import cost_model
+from experiments.studies.scale import report as cost_report
+from experiments.studies.scale.cost_model import Group, Job, Link, Machine, Plan, cost
 
 # Powers of two, so that sums are exact.
 MACHINE = Machine(2.0**40, 2.0**36, 2.0**41, 8, Link(2.0**-18, 2.0**38), Link(2.0**-16, 2.0**35))

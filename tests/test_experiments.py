@@ -12,12 +12,16 @@ import pytest
 
 import flatjax
 from experiments import __main__ as command_line
-from experiments import compare, evaluate, faults
-from experiments.algorithms import ALGORITHMS
-from experiments.config import TrainConfig
-from experiments.configs import Study, study_of
-from experiments.run_directory import RunDirectory
-from experiments.train import Trainer, TrainingDivergedError
+from experiments import faults
+from experiments.configs.comparisons import study_of
+from experiments.engine import evaluate
+from experiments.engine.algorithms import ALGORITHMS
+from experiments.engine.config import TrainConfig
+from experiments.engine.run_directory import RunDirectory
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer, TrainingDivergedError
+from experiments.studies.compare.description import Comparison
+from experiments.studies.compare.run import compare
 
 SMALL = TrainConfig(
     train_size=200,
@@ -42,7 +46,7 @@ def replace(config=SMALL, **changes):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_spends_its_budget_and_learns(algorithm):
     trainer = Trainer(replace(algorithm=algorithm, epochs=24, learning_rate=0.1, ema_decay=0.9))
-    result = trainer.run(progress=False)
+    result = train(trainer, progress=False)
     assert result["gradient_evaluations"] == 24 * 5
     assert result["history"][-1]["gradients"] == 24 * 5
     assert result["test_error"] < 45  # chance is 90
@@ -61,7 +65,7 @@ def test_equal_budgets_whatever_the_number_of_replicas():
 @pytest.mark.parametrize("gamma_0", [None, 0.01])
 def test_the_recorded_coupling_is_that_of_the_schedule(gamma_0):
     trainer = Trainer(replace(algorithm="rsgd", gamma=gamma_0))
-    history = trainer.run(progress=False)["history"]
+    history = train(trainer, progress=False)["history"]
     if gamma_0 is None:
         state = trainer.init_state(0)
         distance = flatjax.replica_distance(state.params, replica_axis=0)
@@ -178,7 +182,7 @@ def test_divergence_stops_with_step_and_quantity(model, tmp_path):
     with pytest.raises(
         TrainingDivergedError, match=r"loss of replica 0 became .* at step \d+ of 30"
     ):
-        Trainer(config).run(directory=tmp_path, progress=False)
+        train(Trainer(config), directory=tmp_path, progress=False)
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -206,7 +210,7 @@ def test_fields_newer_than_a_run_have_their_defaults(tmp_path):
 
 def test_damaged_files_are_named(tmp_path):
     config = replace(algorithm="sgd")
-    Trainer(config).run(directory=tmp_path, progress=False)
+    train(Trainer(config), directory=tmp_path, progress=False)
     (tmp_path / "result.json").unlink()
     for path in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
         path.write_bytes(b"not a checkpoint")
@@ -224,9 +228,9 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_a_complete_run_is_not_repeated(tmp_path):
     trainer = Trainer(replace(algorithm="sgd"))
-    first = trainer.run(directory=tmp_path, progress=False)
+    first = train(trainer, directory=tmp_path, progress=False)
     (tmp_path / "metrics.jsonl").unlink()
-    assert trainer.run(directory=tmp_path, progress=False) == first
+    assert train(trainer, directory=tmp_path, progress=False) == first
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -265,7 +269,7 @@ def test_studies_compare_at_equal_gradients(dataset):
 
 
 def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
-    study = Study(
+    study = Comparison(
         base=SMALL,
         runs={
             "SGD": {"algorithm": "sgd"},
@@ -275,7 +279,7 @@ def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
         seeds=2,
         sigma=0.1,
     )
-    assert compare.compare(study, tmp_path, progress=False) == 1
+    assert compare(study, tmp_path, progress=False) == 1
     shown = capsys.readouterr()
     assert shown.err.count("failed: broken, seed") == 2
     summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
@@ -292,7 +296,7 @@ def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
 
     (tmp_path / "sgd" / "seed-1" / "result.json").unlink()
-    assert compare.compare(study, tmp_path, progress=False, report_only=True) == 0
+    assert compare(study, tmp_path, progress=False, report_only=True) == 0
     assert not (tmp_path / "sgd" / "seed-1" / "result.json").exists()
     summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
     assert (summary["SGD"]["seeds"], summary["rSGD"]["seeds"]) == (1, 2)

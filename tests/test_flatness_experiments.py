@@ -6,9 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from experiments import flatness, flatness_study
 from experiments.__main__ import main
-from experiments.configs import flatness_study as rules
+from experiments.configs.flatness_study import STUDY
+from experiments.studies.flatness.description import MEASURES
+from experiments.studies.flatness_study import report as reporting
+from experiments.studies.flatness_study.description import FlatnessStudy
 
 TINY = ["--epochs", "2", "--batch-size", "32", "--train-size", "200", "--no-progress"]
 TINY += ["--local-energy-samples", "2", "--local-energy-examples", "100"]
@@ -30,8 +32,8 @@ def test_saved_runs_are_measured(report):
     found = json.loads((report / "report" / "flatness.json").read_text())["runs"]
     assert [row["seed"] for row in found] == [0, 1]
     for row in found:
-        assert set(flatness.MEASURES) <= set(row)
-        finite = [row[name] for name in flatness.MEASURES if name != "pac_bayes"]
+        assert set(MEASURES) <= set(row)
+        finite = [row[name] for name in MEASURES if name != "pac_bayes"]
         assert np.isfinite(finite).all()
         assert row["worst_case"] >= row["sam"] * 0.9
         assert row["top_eigenvalue"] <= row["trace"] * 1.5
@@ -56,7 +58,7 @@ def solutions(seed=0):
         for rate in (0.03, 0.1):
             for run_seed in (0, 1):
                 energy = rng.random()
-                measures = {name: rng.random() for name in (*flatness.MEASURES, "train_error")}
+                measures = {name: rng.random() for name in (*MEASURES, "train_error")}
                 measures |= {"local_energy": energy, "pac_bayes": math.nan}
                 curve = {"sigma": [0.1, 0.3], "error": [energy, 2 * energy]}
                 factors = {"algorithm": algorithm, "learning_rate": rate, "batch_size": 32}
@@ -74,39 +76,31 @@ def solutions(seed=0):
 
 
 def test_measures_are_ranked(tmp_path):
-    study = flatness_study.FlatnessStudy(
-        base=rules.BASE,
+    study = FlatnessStudy(
+        base=STUDY.base,
         tasks={"MLP, clean": {}},
         algorithms={"SGD": {}, "rSGD": {}},
         factors={"learning_rate": (0.03, 0.1)},
         batch_sizes=(32,),
         seeds=(0, 1),
     )
-    rankings = flatness_study.rank(study, solutions())["MLP, clean"]
+    rankings = reporting.rank(study, solutions())["MLP, clean"]
     assert rankings["local_energy"].tau == 1
     assert rankings["local_energy"].granulated == 1
     assert set(rankings["local_energy"].by_factor) == {"algorithm", "learning_rate"}
     assert rankings["local_energy"].num_solutions == 8
     assert abs(rankings["norm"].tau) < 1
     assert math.isnan(rankings["pac_bayes"].tau)  # all alike
-    text = flatness_study.report(study, solutions(), tmp_path)
+    text = reporting.report(study, solutions(), tmp_path)
     assert "+1.00 [+1.00, +1.00]" in text
     assert (tmp_path / "flatness_study.png").stat().st_size > 1000
 
 
 def test_the_study_is_a_full_factorial_of_at_least_sixty_solutions():
-    study = flatness_study.FlatnessStudy(
-        base=rules.BASE,
-        tasks=rules.TASKS,
-        algorithms=rules.ALGORITHMS,
-        factors=rules.FACTORS,
-        batch_sizes=rules.BATCH_SIZES,
-        seeds=rules.SEEDS,
-    )
-    levels = [study.algorithms, *study.factors.values(), study.batch_sizes, study.seeds]
+    levels = [STUDY.algorithms, *STUDY.factors.values(), STUDY.batch_sizes, STUDY.seeds]
     assert math.prod(map(len, levels)) >= 60
-    for task in study.tasks:
-        lengths = {name: study.config(task, name, 32).epochs for name in study.algorithms}
+    for task in STUDY.tasks:
+        lengths = {name: STUDY.config(task, name, 32).epochs for name in STUDY.algorithms}
         assert lengths["rSGD x 3"] == 3 * lengths["SGD"]
 
 

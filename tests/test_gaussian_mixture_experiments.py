@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from experiments import simulations
-from experiments.gaussian_mixture import chapter, minima
+from experiments.studies import simulations
+from experiments.studies.gaussian_mixture import chapter, minima
 
 
 def make_point(seeds, theory=3.0):

@@ -10,9 +10,12 @@ import threading
 import pytest
 
 from experiments import __main__ as command_line
-from experiments import faults, interruption
-from experiments.run_directory import RunDirectory, read_json, write_json
-from experiments.train import Trainer, arrays_of
+from experiments import faults
+from experiments.engine import interruption
+from experiments.engine.run_directory import RunDirectory
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer, arrays_of
+from experiments.report.store import read_json, write_json
 
 CONFIG = dataclasses.replace(faults.CONFIG, model="mlp", model_options=())
 
@@ -38,8 +41,8 @@ def signalled_at(trainer, step, signum, monkeypatch):
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(trainer, monkeypatch, tmp_path):
-    run = lambda name, **options: trainer.run(
-        directory=tmp_path / name, progress=False, evaluate_epochs=False, **options
+    run = lambda name, **options: train(
+        trainer, directory=tmp_path / name, progress=False, evaluate_epochs=False, **options
     )
     run("straight")
     statuses = []
@@ -61,10 +64,10 @@ def test_an_interrupted_run_ends_in_the_same_bits(trainer, monkeypatch, tmp_path
 
 
 def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):
-    def interrupted(self, *arguments, directory, **options):
+    def interrupted(*arguments, directory, **options):
         raise interruption.Interrupted(signal.SIGTERM, directory)
 
-    monkeypatch.setattr(Trainer, "run", interrupted)
+    monkeypatch.setattr("experiments.commands.train.train", interrupted)
     assert command_line.main(["train", "--out", str(tmp_path)]) == 143
     assert f"SIGTERM: saved in {tmp_path}" in capsys.readouterr().err
 

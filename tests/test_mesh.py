@@ -13,10 +13,11 @@ from jax.sharding import PartitionSpec as P
 from test_coupling import where_it_communicates
 
 from experiments import __main__ as command_line
-from experiments.config import TrainConfig
+from experiments.engine.config import TrainConfig
+from experiments.engine.placement import OnMesh, make_mesh
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
 from experiments.faults import raw
-from experiments.mesh import OnMesh, make_mesh
-from experiments.train import Trainer
 
 SMALL = TrainConfig(
     train_size=160,
@@ -142,7 +143,7 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     assert steps == [(0, 2), None, (4, 4), None, (8, 1)]
     assert "test_error" in capsys.readouterr().out
     monkeypatch.undo()
-    assert_same(json.loads((tmp_path / "result.json").read_text()), Trainer(PLAIN).run())
+    assert_same(json.loads((tmp_path / "result.json").read_text()), train(Trainer(PLAIN)))
 
 
 def assert_same(found, expected):

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.algorithms import decay_mask, learning_rate_schedule
-from experiments.config import TrainConfig
-from experiments.networks import make_network, parse_option
-from experiments.train import Trainer
+from experiments.engine.algorithms import decay_mask, learning_rate_schedule
+from experiments.engine.config import TrainConfig
+from experiments.engine.networks import make_network, parse_option
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
 
 SHAPE = (8, 8, 1)
 SMALL = TrainConfig(
@@ -68,7 +69,7 @@ def test_networks_of_the_users_own_train():
         algorithm="rsgd",
         epochs=20,
     )
-    result = Trainer(config).run(progress=False)
+    result = train(Trainer(config), progress=False)
     assert result["test_error"] < 40  # chance is 90
 
 
@@ -146,7 +147,7 @@ def test_half_precision_keeps_weights_and_center_in_float32():
     assert trainer.task.network.module.dtype == jnp.bfloat16
     state, _ = trainer.train_epoch(trainer.init_state(0), 0, 2)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    assert trainer.run(progress=False)["test_loss"] < 3
+    assert train(trainer, progress=False)["test_loss"] < 3
 
 
 def test_smoothed_labels():

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.config import TrainConfig
-from experiments.population import Population, make_tasks
-from experiments.train import Trainer
+from experiments.engine.config import TrainConfig
+from experiments.engine.population import Population, make_tasks
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
 
 BASE = TrainConfig(
     dataset="digits",
@@ -42,7 +43,7 @@ def test_runs_are_those_of_the_trainer(tasks, algorithm):
     found = population.train(SETTINGS, [3, 4], [0, 1], progress=False)
     for settings, seed, task, run in zip(SETTINGS, [3, 4], tasks, found, strict=True):
         trainer = Trainer(dataclasses.replace(config, **settings, seed=seed), task)
-        expected = trainer.run(progress=False, evaluate_epochs=False)
+        expected = train(trainer, progress=False, evaluate_epochs=False)
         held_out = run.task.evaluate(run.params, run.batch_stats)
         assert float(held_out["loss"]) == pytest.approx(expected["test_loss"], rel=1e-3)
         assert run.train_loss == pytest.approx(expected["history"][-1]["train_loss"], rel=1e-3)

@@ -11,10 +11,11 @@ import time
 import pytest
 from test_mesh import assert_same
 
-from experiments import processes
-from experiments.config import TrainConfig
-from experiments.mesh import make_mesh
-from experiments.train import Trainer
+from experiments.engine import processes
+from experiments.engine.config import TrainConfig
+from experiments.engine.placement import make_mesh
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = TrainConfig(
@@ -106,7 +107,7 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
     assert max(saved) < 80
 
     # One process, with two devices.
-    expected = Trainer(CONFIG, mesh=make_mesh("replica=2", CONFIG)).run(progress=False)
+    expected = train(Trainer(CONFIG, mesh=make_mesh("replica=2", CONFIG)), progress=False)
     assert_same(found, expected)
 
 

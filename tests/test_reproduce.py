@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from experiments import costs, reproduce
-from experiments.configs import study_of
+from experiments.configs.comparisons import study_of
 from experiments.configs.deep import ROWS, row_of
-from experiments.networks import Network, make_network
+from experiments.engine.networks import Network, make_network
+from experiments.studies.reproduce import costs, report
+from experiments.studies.reproduce.run import reproduce
 from flatjax import models
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_compare_at_equal_gradients_whole_and_reduced(name):
     row = row_of(name)
-    assert set(row.reported) <= set(row.algorithms)
-    for study in (row.study(), row.study(reduced_on="digits")):
+    assert set(row.reported) <= set(row.runs)
+    for study in (row, row.reduced("digits")):
         for label, config in study.configs().items():
             factor = int(label.split(" x ")[1]) if " x " in label else 1
             np.testing.assert_allclose(config.epochs, factor * study.base.epochs)
@@ -28,7 +29,7 @@ def test_rows_compare_at_equal_gradients_whole_and_reduced(name):
         for candidate in study_of(name).candidates(label):
             dataclasses.replace(study_of(name).configs()[label], **candidate)
         for field, values in grid.items():  # what was chosen is one of the candidates
-            assert getattr(row.study().configs()[label], field) in values
+            assert getattr(row.configs()[label], field) in values
     header = importable(name).__doc__
     assert f"python -m experiments reproduce {name}" in header
     for label, value in row.reported.items():
@@ -41,7 +42,7 @@ def importable(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_reduced_networks_are_small_members_of_the_family(name):
-    base = row_of(name).study(reduced_on="digits").base
+    base = row_of(name).reduced("digits").base
     network = make_network(base.model, base.model_options, 10, (32, 32, 3))
     whole = models.create(base.model, 10)
     assert type(network.module) is type(whole)
@@ -57,7 +58,7 @@ def test_an_unknown_row_is_refused(capsys):
 def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "cifar10-smallconvnet"
-    study = row_of(name).study(reduced_on="digits")
+    study = row_of(name).reduced("digits")
     options = ("features=(4,)", "hidden=(8,)", "batch_norm=True")
     base = dataclasses.replace(
         *(study.base,),
@@ -68,8 +69,8 @@ def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch
         local_energy_examples=100,
     )
     study = dataclasses.replace(study, base=base, runs={"rSGD": {"algorithm": "rsgd"}})
-    out = reproduce.default_directory(name, reduced=True)
-    assert reproduce.reproduce(study, out, reduced=True, progress=False) == 0
+    out = report.default_directory(name, reduced=True)
+    assert reproduce(study, out, reduced=True, progress=False) == 0
     found = json.loads((out / "reduced.json").read_text())["rSGD"]
     assert found["restored_test_error"] == found["test_error"]
     assert 0 <= found["test_error_averaged_statistics"] <= 100
@@ -82,7 +83,7 @@ def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch
     line = next(line for line in shown if "SmallConvNet" in line and " rSGD " in line)
     assert f"{found['first_loss']:.2f} → {found['last_loss']:.2f}" in line
     assert "15.6 ± 0.3" in line
-    assert len(shown) == 2 + sum(len(row_of(name).algorithms) for name in ROWS)
+    assert len(shown) == 2 + sum(len(row_of(name).runs) for name in ROWS)
 
 
 def test_operations_of_a_dense_layer_are_counted():
@@ -94,12 +95,12 @@ def test_operations_of_a_dense_layer_are_counted():
 
 
 def test_hours_follow_from_operations():
-    found = reproduce.hours(row_of("cifar10-resnet18"), "rSGD x 3", 1e9, gflops=2000.0)
+    found = report.hours(row_of("cifar10-resnet18"), "rSGD x 3", 1e9, gflops=2000.0)
     np.testing.assert_allclose(found, 600 * 50_000 * 1e9 / 2e12 / 3600)
 
 
 def test_headers_state_the_hours_of_the_table():
-    for line in reproduce.table(teraflops=20.0).splitlines()[2:]:
+    for line in report.table(ROWS, teraflops=20.0).splitlines()[2:]:
         title, label, *_, there = (cell.strip() for cell in line.strip("|").split("|"))
         name = next(name for name in ROWS if row_of(name).title == title)
         stated = re.search(r"hours: +(\S+) a run at 20 TFLOP/s", importable(name).__doc__)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import cost_model
 from experiments.benchmarks import scaling, scaling_report
 from experiments.benchmarks.scaling_worker import Work, Workers
+from experiments.studies.scale import cost_model
 
 
 def test_everything_is_measured_once_and_drawn_again(tmp_path, capsys, monkeypatch):

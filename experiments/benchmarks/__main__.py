@@ -13,10 +13,9 @@ from experiments.benchmarks.machine import describe_machine, torch_version
 from experiments.benchmarks.race import Clock
 from experiments.benchmarks.scaling import Scaling
 from experiments.benchmarks.steps import Steps
-from experiments.compare import markdown_table
-from experiments.run_directory import read_json, write_json
+from experiments.report.store import FIGURES, RESULTS, read_if_there, write_json
+from experiments.report.tables import markdown_table
 
-ROOT = pathlib.Path(__file__).parents[1]
 Part = Literal["steps", "local-energy", "convolution", "scaling"]
 PARTS: tuple[Part, ...] = ("steps", "local-energy", "convolution", "scaling")
 LOCAL_ENERGY_MODELS = ("mlp", "small_convnet")
@@ -42,14 +41,14 @@ class Suite:
     """Everything is timed once a round, in turn; medians count."""
     clock: Clock = "wall"
     """cpu is the time of this process on all cores, for a busy machine; scaling is always wall."""
-    out: pathlib.Path = ROOT / "results" / "benchmarks" / "suite.json"
+    out: pathlib.Path = RESULTS / "benchmarks" / "suite.json"
     """JSON file of the results; scaling.json stands beside it."""
-    figure: pathlib.Path = ROOT / "figures" / "benchmarks.png"
+    figure: pathlib.Path = FIGURES / "benchmarks.png"
     """Picture of the ratios; scaling.png stands beside it."""
 
     def run(self) -> None:
         """Measures part after part, writes each as it comes, prints and draws all."""
-        found: dict[str, Any] = read_json(self.out) if self.out.exists() else {}
+        found: dict[str, Any] = read_if_there(self.out) or {}
         for part in self.parts:
             if part == "scaling":
                 scaling = Scaling(

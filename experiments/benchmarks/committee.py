@@ -19,8 +19,8 @@ import tyro
 
 from experiments.benchmarks.machine import describe_machine
 from experiments.benchmarks.race import Clock, race
-from experiments.compare import markdown_table
-from experiments.run_directory import write_json
+from experiments.report.store import write_json
+from experiments.report.tables import markdown_table
 from flatjax.committee._amp import amp, majority_in_chunks, to_patterns, to_weights
 from flatjax.committee._constraints import constrained
 

@@ -12,8 +12,8 @@ import tyro
 
 from experiments.benchmarks.machine import available_cores, describe_machine, torch_version
 from experiments.benchmarks.race import Clock, race
-from experiments.compare import markdown_table
-from experiments.run_directory import write_json
+from experiments.report.store import write_json
+from experiments.report.tables import markdown_table
 from flatjax import models
 
 # Pixels of a side, channels in and out, stride, side of the kernel.

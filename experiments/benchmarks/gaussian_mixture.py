@@ -14,7 +14,7 @@ import scipy.special
 import tyro
 
 from experiments.benchmarks.machine import describe_machine
-from experiments.run_directory import write_json
+from experiments.report.store import write_json
 from flatjax.gaussian_mixture import erm, losses
 from flatjax.gaussian_mixture._quadrature import gaussian_grid
 

@@ -13,7 +13,7 @@ import tyro
 import flatjax
 from experiments.benchmarks.machine import available_cores, describe_machine, hint_at_torch
 from experiments.benchmarks.race import Clock, race
-from experiments.run_directory import write_json
+from experiments.report.store import write_json
 from flatjax import flatness, models
 
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)

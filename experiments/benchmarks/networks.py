@@ -14,11 +14,12 @@ import tyro
 
 import flatjax
 from experiments.benchmarks.machine import describe_machine
-from experiments.compare import markdown_table
-from experiments.configs.deep import ROWS, Row, row_of
-from experiments.costs import RECORD, Cost, flops_per_example
-from experiments.networks import Network, make_network
-from experiments.run_directory import read_json, write_json
+from experiments.configs.deep import ROWS, row_of
+from experiments.engine.networks import Network, make_network
+from experiments.report.store import read_if_there, write_json
+from experiments.report.tables import markdown_table
+from experiments.studies.reproduce.costs import RECORD, Cost, flops_per_example
+from experiments.studies.reproduce.description import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Networks:
     Example: python -m experiments.benchmarks.networks --rows cifar10-resnet18 --out costs.json
     """
 
-    rows: tuple[str, ...] = ROWS
+    rows: tuple[str, ...] = tuple(ROWS)
     """Rows of the table, by name."""
     replicas: int = 3
     """y of Replicated-SGD."""
@@ -44,7 +45,7 @@ class Networks:
 
     def run(self) -> None:
         """Times what is missing and prints the table."""
-        costs = read_json(self.out)["costs"] if self.out.exists() else {}
+        costs = (read_if_there(self.out) or {"costs": {}})["costs"]
         for name in self.rows:
             if name not in costs or (self.steps and costs[name]["gflops_per_second"] is None):
                 costs[name] = dataclasses.asdict(self._measure(row_of(name)))

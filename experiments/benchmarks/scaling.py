@@ -16,13 +16,12 @@ import scipy.optimize
 import tqdm
 import tyro
 
-from experiments import cost_model
 from experiments.benchmarks import scaling_report
 from experiments.benchmarks.machine import available_cores, describe_machine
 from experiments.benchmarks.scaling_worker import Work, Workers
-from experiments.run_directory import read_json, write_json
+from experiments.report.store import FIGURES, RESULTS, read_json, write_json
+from experiments.studies.scale import cost_model
 
-ROOT = pathlib.Path(__file__).parents[1]
 ALGORITHMS = {
     "SGD": {"algorithm": "sgd"},
     "rSGD": {"algorithm": "rsgd"},
@@ -83,8 +82,8 @@ class Scaling:
     def run(self) -> None:
         """Measures, prints Markdown tables, draws."""
         quick = pathlib.Path("runs", "scaling") if self.quick else None
-        out = self.out or (quick or ROOT / "results" / "benchmarks") / "scaling.json"
-        figure = self.figure or (quick or ROOT / "figures") / "scaling.png"
+        out = self.out or (quick or RESULTS / "benchmarks") / "scaling.json"
+        figure = self.figure or (quick or FIGURES) / "scaling.png"
         if not self.draw:
             settings = dataclasses.replace(self, **QUICK) if self.quick else self
             found = settings.measure()

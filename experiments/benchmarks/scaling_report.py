@@ -3,16 +3,12 @@
 import pathlib
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import cost_model
-from experiments.compare import markdown_table
-from experiments.plots import COLORS, STYLE
+from experiments.report import plots
+from experiments.report.plots import COLORS
+from experiments.report.tables import markdown_table
+from experiments.studies.scale import cost_model
 
 STYLES = {
     "SGD": {"color": COLORS["sgd"]},
@@ -95,8 +91,7 @@ def _growth(rows):
 
 def figure(found: dict[str, Any], path: pathlib.Path) -> None:
     """Six panels: fractions, predictions, all-reduces; growth with y and parameters; memory."""
-    with plt.rc_context(STYLE):
-        drawn, panels = plt.subplots(2, 3, figsize=(12, 7))
+    with plots.drawing(path, 2, 3, figsize=(12, 7)) as (drawn, panels):
         (fractions, predictions, links), (replicas, parameters, memory) = panels
         _draw_fractions(fractions, found["scaling"])
         _draw_predictions(predictions, found["scaling"])
@@ -105,9 +100,6 @@ def figure(found: dict[str, Any], path: pathlib.Path) -> None:
         _draw_parameters(parameters, found["parameters"])
         _draw_memory(memory, found["parameters"])
         drawn.suptitle(found["machine"], x=0.01, ha="left")
-        drawn.tight_layout()
-        drawn.savefig(path, dpi=150)
-        plt.close(drawn)
 
 
 def _draw_fractions(axes, rows):

@@ -25,8 +25,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import flatjax
-from experiments import processes
-from experiments.mesh import AXES, OnMesh
+from experiments.engine import processes
+from experiments.engine.placement import AXES, OnMesh
 from flatjax import models
 
 SHAPE = (28, 28, 1)

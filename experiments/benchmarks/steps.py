@@ -12,8 +12,8 @@ import tyro
 from experiments.benchmarks.jax_steps import JaxSteps
 from experiments.benchmarks.machine import available_cores, describe_machine, hint_at_torch
 from experiments.benchmarks.race import Clock, race
-from experiments.compare import markdown_table
-from experiments.run_directory import write_json
+from experiments.report.store import write_json
+from experiments.report.tables import markdown_table
 
 
 class Images(NamedTuple):

@@ -3,14 +3,10 @@
 import pathlib
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.plots import COLORS, STYLE
+from experiments.report import plots
+from experiments.report.plots import COLORS
 
 _PANELS = {
     "in units of plain steps": lambda name: "PyTorch" not in name,
@@ -31,10 +27,8 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
     names = list(dict.fromkeys(name for ratios in rows.values() for name in ratios))
     panels = {title: [name for name in names if of(name)] for title, of in _PANELS.items()}
     panels = {title: chosen for title, chosen in panels.items() if chosen}
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(5.6 * len(panels), 0.9 + 0.34 * max(map(len, panels.values())))
-        )
+    size = (5.6 * len(panels), 0.9 + 0.34 * max(map(len, panels.values())))
+    with plots.drawing(path, 1, len(panels), figsize=size) as (_, axes):
         for axis, (title, chosen) in zip(np.atleast_1d(axes), panels.items(), strict=True):
             for model, ratios in rows.items():
                 heights = [i for i, name in enumerate(chosen) if name in ratios]
@@ -50,6 +44,3 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
             axis.set_title(title, loc="left", fontweight="bold")
             axis.set_xlabel("ratio of times; less is faster")
         axis.legend(frameon=False)
-        figure.tight_layout()
-        figure.savefig(path, dpi=150)
-        plt.close(figure)

@@ -7,15 +7,19 @@ Settings are chosen by the error on validation patterns, on subsets that are not
 patterns are seen once. Slow solvers make ten times the steps of fast ones, replicas or not.
 """
 
-from experiments.committee.solvers import GradientSolver, MessagePassing
-from experiments.committee.task import TwoClasses
+import dataclasses
+
+from experiments.studies.committee.description import (
+    CommitteeStudy,
+    GradientSolver,
+    MessagePassing,
+    TwoClasses,
+)
 
 TASKS = {
     "fashion_mnist": TwoClasses(),  # Dress or Coat, 500 patterns
     "digits": TwoClasses("digits", (3, 8), num_train=100, num_validation=50),
 }
-TASK = TASKS["fashion_mnist"]
-NUM_UNITS = 9
 
 SOLVERS = {
     "SGD fast": GradientSolver("sgd", epochs=100),
@@ -49,24 +53,31 @@ SPACES = {
     "fBP rising": {"num_replicas": ((2, 1e3), (2, 1e4), (2, 1e5))},
 }
 
-SUBSETS = (0, 1, 2, 3, 4)
-TUNING_SUBSETS = (100, 101)
-SEEDS = (0, 1, 2, 3)
-OVERLAPS = (0.99, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-SAMPLED_OVERLAPS = (0.9, 0.8, 0.6)
-SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5)
-NUM_SAMPLES = 100
-DIRECT_SAMPLES = 5000
-BETAS = (0.3, 1.0, 2.0, 4.0)
-CHAIN_STEPS = 400
+STUDY = CommitteeStudy(
+    task=TASKS["fashion_mnist"],
+    num_units=9,
+    solvers=SOLVERS,
+    spaces=SPACES,
+    subsets=(0, 1, 2, 3, 4),
+    tuning_subsets=(100, 101),
+    seeds=(0, 1, 2, 3),
+    overlaps=(0.99, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3),
+    sampled_overlaps=(0.9, 0.8, 0.6),
+    sigmas=(0.25, 0.5, 0.75, 1.0, 1.5),
+    num_samples=100,
+    direct_samples=5000,
+    betas=(0.3, 1.0, 2.0, 4.0),
+    chain_steps=400,
+)
 
-# For --small: one subset, one seed, three solvers, nothing tuned.
-SMALL = {
-    "solvers": {name: SOLVERS[name] for name in ("SGD fast", "rSGD fast", "fBP")},
-    "spaces": {},
-    "subsets": (0,),
-    "seeds": (0,),
-    "overlaps": (0.95, 0.9, 0.8, 0.6),
-    "sampled_overlaps": (0.8,),
-    "chain_steps": 25,
-}
+# One subset, one seed, three solvers, nothing tuned.
+SMALL = dataclasses.replace(
+    STUDY,
+    solvers={name: SOLVERS[name] for name in ("SGD fast", "rSGD fast", "fBP")},
+    spaces={},
+    subsets=(0,),
+    seeds=(0,),
+    overlaps=(0.95, 0.9, 0.8, 0.6),
+    sampled_overlaps=(0.8,),
+    chain_steps=25,
+)

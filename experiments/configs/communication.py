@@ -7,10 +7,10 @@ Settings are those that the contest chose on validation data for "MLP, 2k"; gamm
 step, so it is divided by how many times more there are here (781 of each replica, 300 there).
 """
 
-from experiments.config import TrainConfig
-from experiments.configs import Study
+from experiments.engine.config import TrainConfig
+from experiments.studies.compare.description import Comparison
 
-STUDY = Study(
+STUDY = Comparison(
     base=TrainConfig(
         algorithm="rsgd",
         dataset="fashion_mnist",

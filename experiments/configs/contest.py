@@ -24,17 +24,10 @@ Protocol
    one with SAM in its loop.
 """
 
-from experiments.config import TrainConfig
+import dataclasses
 
-BASE = TrainConfig(
-    dataset="fashion_mnist",
-    batch_size=128,
-    validation=0.1,
-    train_size=2000,
-    sigmas=(0.1, 0.3, 0.5),
-    local_energy_samples=20,
-    local_energy_examples=2000,
-)
+from experiments.engine.config import TrainConfig
+from experiments.studies.contest.description import Contest
 
 SETTINGS = {
     "MLP, 2k": {"model": "mlp", "epochs": 60},
@@ -51,7 +44,7 @@ SETTINGS = {
 
 _SGD = {"learning_rate": (0.01, 0.3), "weight_decay": (2e-4, 2e-2)}
 
-SPACES = {
+ALGORITHMS = {
     "sgd": _SGD,
     "sam": _SGD | {"sam_rho": (0.02, 0.5)},
     "swa": _SGD,
@@ -60,7 +53,7 @@ SPACES = {
     "parle": _SGD | {"gamma": (1e-3, 3.0), "replica_gamma": (1e-4, 1.0)},
 }
 
-_RSGD = SPACES["rsgd"]
+_RSGD = ALGORITHMS["rsgd"]
 
 # SGD with more candidates, the twelve among them; SAM inside the replicas; the force in the
 # gradient instead of the pull; more replicas, each with fewer steps; a coupling that is more even
@@ -76,30 +69,45 @@ VARIANTS = {
     "esgd, SAM inside": {"algorithm": "esam"},
 }
 
-SPACES |= {
+OWN_SPACES = {
     "sgd, 48 trials": _SGD,
     "rsgd, SAM inside": _RSGD | {"sam_rho": (0.02, 0.5)},
     "rsgd, force": _RSGD | {"gamma": (1e-6, 1e-2)},
     "rsgd, y=5": _RSGD,
     "rsgd, slow scoping": _RSGD | {"gamma": (1e-4, 1.0)},
-    "esgd, noise tuned": SPACES["esgd"] | {"noise_scale": (1e-3, 1e-1)},
-    "esgd, L=20": SPACES["esgd"],
-    "esgd, SAM inside": SPACES["esgd"] | {"sam_rho": (0.02, 0.5)},
+    "esgd, noise tuned": ALGORITHMS["esgd"] | {"noise_scale": (1e-3, 1e-1)},
+    "esgd, L=20": ALGORITHMS["esgd"],
+    "esgd, SAM inside": ALGORITHMS["esgd"] | {"sam_rho": (0.02, 0.5)},
 }
 
-TRIALS = 12
-TRIALS_OF = {"sgd, 48 trials": 48}
-AGAINST = ("sgd, 48 trials", "sam")
-TUNING_SEEDS = (0, 1)
-TEST_SEEDS = tuple(range(100, 110))
-SIGMA = 0.3
+STUDY = Contest(
+    base=TrainConfig(
+        dataset="fashion_mnist",
+        batch_size=128,
+        validation=0.1,
+        train_size=2000,
+        sigmas=(0.1, 0.3, 0.5),
+        local_energy_samples=20,
+        local_energy_examples=2000,
+    ),
+    settings=SETTINGS,
+    spaces=ALGORITHMS | OWN_SPACES,
+    variants=VARIANTS,
+    trials=12,
+    trials_of={"sgd, 48 trials": 48},
+    against=("sgd, 48 trials", "sam"),
+    tuning_seeds=(0, 1),
+    test_seeds=tuple(range(100, 110)),
+    sigma=0.3,
+)
 
-# For --small: one setting, no variants, few trials, seeds and epochs.
-SMALL = {
-    "spaces": {name: space for name, space in SPACES.items() if name not in VARIANTS},
-    "variants": {},
-    "settings": {"MLP, 2k, 20% noise": {"model": "mlp", "epochs": 6, "label_noise": 0.2}},
-    "trials": 3,
-    "tuning_seeds": (0,),
-    "test_seeds": (100, 101, 102),
-}
+# One setting, no variants, few trials, seeds and epochs.
+SMALL = dataclasses.replace(
+    STUDY,
+    settings={"MLP, 2k, 20% noise": {"model": "mlp", "epochs": 6, "label_noise": 0.2}},
+    spaces=ALGORITHMS,
+    variants={},
+    trials=3,
+    tuning_seeds=(0,),
+    test_seeds=(100, 101, 102),
+)

@@ -4,14 +4,14 @@ command:   python -m experiments compare --dataset digits
 hardware:  2 CPU cores, under 2 minutes
 """
 
-from experiments.config import TrainConfig
-from experiments.configs import Study
+from experiments.engine.config import TrainConfig
+from experiments.studies.compare.description import Comparison
 
 # Settings: the best on validation data of `python -m experiments tune --dataset digits`.
 SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 5e-3}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.2, "gamma": 1e-3}
 
-STUDY = Study(
+STUDY = Comparison(
     base=TrainConfig(dataset="digits", model="mlp", epochs=60, batch_size=64, learning_rate=0.05),
     runs={
         "SGD": SGD,

@@ -3,8 +3,8 @@
 command:   python -m experiments compare --dataset fashion_mnist
 """
 
-from experiments.config import TrainConfig
-from experiments.configs import Study
+from experiments.engine.config import TrainConfig
+from experiments.studies.compare.description import Comparison
 
 # Settings: the best on validation data of
 #   python -m experiments tune --dataset fashion_mnist --seeds 1
@@ -14,7 +14,7 @@ SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 2e-3}
 ESGD = {"algorithm": "esgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 1e-2}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 6e-3}
 
-STUDY = Study(
+STUDY = Comparison(
     base=TrainConfig(dataset="fashion_mnist", model="small_convnet", epochs=10, validation=0),
     runs={
         "SGD": SGD,

@@ -4,15 +4,10 @@ command:   python -m experiments flatness-study
 hardware:  2 CPU cores, about four hours; --small takes three minutes
 """
 
-from experiments.config import TrainConfig
+import dataclasses
 
-BASE = TrainConfig(
-    dataset="fashion_mnist",
-    train_size=2000,
-    validation=0,
-    local_energy_examples=2000,
-    epochs=60,
-)
+from experiments.engine.config import TrainConfig
+from experiments.studies.flatness_study.description import FlatnessStudy
 
 # Networks and data; the solutions of each are ranked among themselves.
 TASKS = {
@@ -35,12 +30,25 @@ ALGORITHMS = {
     "Parle": {"algorithm": "parle", "gamma": 0.1, "replica_gamma": 1e-2},
 }
 
-FACTORS = {"learning_rate": (0.03, 0.1), "weight_decay": (5e-4, 5e-3)}
-BATCH_SIZES = (32, 128)
-SEEDS = (0, 1)
+STUDY = FlatnessStudy(
+    base=TrainConfig(
+        dataset="fashion_mnist",
+        train_size=2000,
+        validation=0,
+        local_energy_examples=2000,
+        epochs=60,
+    ),
+    tasks=TASKS,
+    algorithms=ALGORITHMS,
+    factors={"learning_rate": (0.03, 0.1), "weight_decay": (5e-4, 5e-3)},
+    batch_sizes=(32, 128),
+    seeds=(0, 1),
+    efforts=EFFORTS,
+)
 
-SMALL = {
-    "tasks": {
+SMALL = dataclasses.replace(
+    STUDY,
+    tasks={
         "MLP, 20% noise": {
             "model": "mlp",
             "label_noise": 0.2,
@@ -48,7 +56,7 @@ SMALL = {
             "local_energy_examples": 500,
         }
     },
-    "algorithms": {name: ALGORITHMS[name] for name in ("SGD", "SAM", "rSGD")},
-    "batch_sizes": (128,),
-    "seeds": (0,),
-}
+    algorithms={name: ALGORITHMS[name] for name in ("SGD", "SAM", "rSGD")},
+    batch_sizes=(128,),
+    seeds=(0,),
+)

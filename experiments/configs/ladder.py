@@ -1,6 +1,6 @@
 """How long must SGD train? The ladder that fixes the length of the second contest's runs.
 
-command:   python -m experiments.ladder
+command:   python -m experiments ladder
 hardware:  2 CPU cores, several hours, in units of minutes; --small takes two minutes
 
 Protocol, fixed before the first run
@@ -19,15 +19,10 @@ Protocol, fixed before the first run
 5. Seeds are those of pilots and tuning (below 1,000); no test error is looked at.
 """
 
-from experiments.config import TrainConfig
+import dataclasses
 
-BASE = TrainConfig(
-    algorithm="sgd",
-    dataset="fashion_mnist",
-    batch_size=32,
-    validation=0.1,
-    evaluate_on="validation",
-)
+from experiments.engine.config import TrainConfig
+from experiments.studies.ladder.description import Ladder
 
 SETTINGS = {
     f"{network}, {label}, {labels}": {
@@ -46,22 +41,26 @@ SETTINGS = {
     )
 }
 
-SPACE = {"learning_rate": (0.01, 0.3), "weight_decay": (2e-4, 0.2)}
-CANDIDATES = 12
-LENGTHS = (1, 3, 10)
-# How many of the best candidates go on, and on how many seeds.
-ROUNDS = ((12, 2), (4, 5), (2, 10))
-LEAST_GAIN = 0.1
+STUDY = Ladder(
+    base=TrainConfig(
+        algorithm="sgd",
+        dataset="fashion_mnist",
+        batch_size=32,
+        validation=0.1,
+        evaluate_on="validation",
+    ),
+    settings=SETTINGS,
+    space={"learning_rate": (0.01, 0.3), "weight_decay": (2e-4, 0.2)},
+    trials=12,
+    lengths=(1, 3, 10),
+    rounds=((12, 2), (4, 5), (2, 10)),
+    least_gain=0.1,
+)
 
-SMALL = {
-    "settings": {
-        "MLP, 500, clean": {
-            "model": "mlp",
-            "train_size": 500,
-            "epochs": 4,
-        },
-    },
-    "candidates": 3,
-    "rounds": ((3, 1), (2, 2)),
-    "lengths": (1, 3),
-}
+SMALL = dataclasses.replace(
+    STUDY,
+    settings={"MLP, 500, clean": {"model": "mlp", "train_size": 500, "epochs": 4}},
+    trials=3,
+    lengths=(1, 3),
+    rounds=((3, 1), (2, 2)),
+)

@@ -10,12 +10,12 @@ recipe:    batch 128, learning rate 0.1, Nesterov 0.9, weight decay 5e-4, cosine
 reported by the paper, test error %: SGD 20.5; rSGD 20.6; eSGD 20.1 ± 0.2; rSGD x 3 19.5
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 200.0
 
-ROW = Row(
+STUDY = Row(
     title="CIFAR-100, EfficientNet-B0",
     base=TrainConfig(
         dataset="cifar100",
@@ -27,7 +27,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={"SGD": "20.5", "rSGD": "20.6", "eSGD": "20.1 ± 0.2", "rSGD x 3": "19.5"},
     seeds=3,
     num_classes=100,

@@ -10,12 +10,12 @@ recipe:    batch 128, learning rate 0.1, divided by 10 at 1/2 and 3/4, Nesterov 
 reported by the paper, test error %, without eSGD: SGD 2.1 ± 0.2; rSGD 2.2 ± 0.1; rSGD x 3 1.8
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 300.0
 
-ROW = Row(
+STUDY = Row(
     title="CIFAR-10, PyramidNet-272 + ShakeDrop",
     base=TrainConfig(
         dataset="cifar10",
@@ -29,7 +29,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={"SGD": "2.1 ± 0.2", "rSGD": "2.2 ± 0.1", "rSGD x 3": "1.8"},
     seeds=3,
     reduced_options=("depth=11", "width=8", "alpha=16"),

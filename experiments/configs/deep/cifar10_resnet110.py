@@ -11,12 +11,12 @@ reported by the paper, test error %: SGD 6.4 ± 0.1; rSGD 6.2 ± 0.2; eSGD 6.2 �
     0.1
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 200.0
 
-ROW = Row(
+STUDY = Row(
     title="CIFAR-10, ResNet-110",
     base=TrainConfig(
         dataset="cifar10",
@@ -32,7 +32,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={
         "SGD": "6.4 ± 0.1",
         "rSGD": "6.2 ± 0.2",

@@ -11,12 +11,12 @@ reported by the paper, test error %: SGD 13.1 ± 0.3; rSGD 12.4 ± 0.3; eSGD 12.
     11.8 ± 0.1
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 200.0
 
-ROW = Row(
+STUDY = Row(
     title="CIFAR-10, ResNet-18",
     base=TrainConfig(
         dataset="cifar10",
@@ -27,7 +27,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={
         "SGD": "13.1 ± 0.3",
         "rSGD": "12.4 ± 0.3",

@@ -11,12 +11,12 @@ reported by the paper, test error %: SGD 16.5 ± 0.2; rSGD 15.6 ± 0.3; eSGD 14.
     14.9 ± 0.2
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 100.0
 
-ROW = Row(
+STUDY = Row(
     title="CIFAR-10, SmallConvNet",
     base=TrainConfig(
         dataset="cifar10",
@@ -28,7 +28,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={
         "SGD": "16.5 ± 0.2",
         "rSGD": "15.6 ± 0.3",

@@ -10,12 +10,12 @@ recipe:    batch 128, learning rate 0.05 after a warm-up, Nesterov 0.9, weight d
 reported by the paper, test error %: nothing (not in the paper)
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 200.0
 
-ROW = Row(
+STUDY = Row(
     title="CIFAR-10, ViT (small)",
     base=TrainConfig(
         dataset="cifar10",
@@ -29,7 +29,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={},
     seeds=3,
     reduced_options=("depth=2", "width=48"),

@@ -10,15 +10,15 @@ recipe:    batch 128, Nesterov 0.9, cosine to 0; learning rate, weight decay and
 reported by the paper, test error %: nothing (not in the paper)
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row
 
 # The best of the grids below; differences among the best two of SGD and eSGD are within the noise.
 SGD = {"algorithm": "sgd", "learning_rate": 0.2, "weight_decay": 4e-3}
 ESGD = {"algorithm": "esgd", "learning_rate": 0.8, "weight_decay": 5e-4, "gamma": 1e-3}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.4, "weight_decay": 2e-3, "gamma": 3e-2}
 
-ROW = Row(
+STUDY = Row(
     title="Fashion-MNIST (20k), ResNet-8",
     base=TrainConfig(
         dataset="fashion_mnist",
@@ -31,7 +31,7 @@ ROW = Row(
         local_energy_samples=10,
         local_energy_examples=1000,
     ),
-    algorithms={"SGD": SGD, "eSGD": ESGD, "rSGD": RSGD},
+    runs={"SGD": SGD, "eSGD": ESGD, "rSGD": RSGD},
     reported={},
     seeds=3,
     sigma=0.1,  # at 0.3, with batch norm, hardly anything is left of any network

@@ -11,12 +11,12 @@ reported by the paper, test error %: SGD 41.4 ± 0.3; rSGD 39.8 ± 0.2; eSGD 38.
     38.9 ± 0.3
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 100.0
 
-ROW = Row(
+STUDY = Row(
     title="Tiny ImageNet, DenseNet-121",
     base=TrainConfig(
         dataset="tiny_imagenet",
@@ -27,7 +27,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={
         "SGD": "41.4 ± 0.3",
         "rSGD": "39.8 ± 0.2",

@@ -11,12 +11,12 @@ reported by the paper, test error %: SGD 45.2 ± 1.2; rSGD 41.5 ± 0.3; eSGD 41.
     39.2 ± 0.3
 """
 
-from experiments.config import TrainConfig
-from experiments.configs.deep import Row, algorithms
+from experiments.engine.config import TrainConfig
+from experiments.studies.reproduce.description import Row, algorithms
 
 EPOCHS = 100.0
 
-ROW = Row(
+STUDY = Row(
     title="Tiny ImageNet, ResNet-50",
     base=TrainConfig(
         dataset="tiny_imagenet",
@@ -28,7 +28,7 @@ ROW = Row(
         epochs=EPOCHS,
         validation=0.0,
     ),
-    algorithms=algorithms(EPOCHS),
+    runs=algorithms(EPOCHS),
     reported={
         "SGD": "45.2 ± 1.2",
         "rSGD": "41.5 ± 0.3",

@@ -1,0 +1,43 @@
+"""`python -m experiments ladder`."""
+
+import dataclasses
+import pathlib
+
+from experiments.commands.in_parts import directory
+from experiments.configs import ladder as configs
+from experiments.report import store
+from experiments.studies.ladder.report import report
+from experiments.studies.ladder.run import run_ladder
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """How long must SGD train? Tune it at 1, 3 and 10 times the epochs, until longer does not pay.
+
+    The protocol and the settings stand in experiments/configs/ladder.py. Writes sgd.jsonl (as the
+    runs come; stopped, it goes on where it was), ladder.json and ladder.md.
+
+    Example: python -m experiments ladder --small
+    """
+
+    small: bool = False
+    """One setting, two lengths, three candidates, in two minutes: to see how it works."""
+    report_only: bool = False
+    """Report the runs that are there, train nothing."""
+    out: pathlib.Path | None = None
+    """Directory; runs/ladder by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        """Runs and reports."""
+        out = directory(self.out, "ladder", small=self.small)
+        path = out / "sgd.jsonl"
+        if not self.report_only:
+            ladder = configs.SMALL if self.small else configs.STUDY
+            run_ladder(ladder, path, progress=self.progress)
+        records = store.read_lines(path, mend=False)
+        if not records:
+            raise ValueError(f"out ({out}) holds no run of this ladder yet.")
+        print(report(records, out))
+        return 0

@@ -1,0 +1,78 @@
+"""`python -m experiments train`."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Annotated
+
+import jax
+import tyro
+
+from experiments.engine import processes
+from experiments.engine.config import TrainConfig
+from experiments.engine.loggers import LoggerName
+from experiments.engine.placement import make_mesh
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
+from experiments.report.store import slug
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train one network (or y replicas) with one algorithm, and measure it.
+
+    Metrics, checkpoints and the result are written to --out; an interrupted run resumes there and
+    ends in the same parameters, bit for bit. It may resume on another mesh, or on another number
+    of devices or processes: it is the same run, to rounding.
+
+    Example: python -m experiments train --algorithm rsgd --dataset fashion_mnist
+    --model small_convnet --epochs 10
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=TrainConfig
+    )
+    out: pathlib.Path | None = None
+    """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
+    checkpoint_seconds: float = 20.0
+    """Save at the first end of an epoch after this long."""
+    progress: bool = True
+    """Show a progress bar."""
+    log: tuple[LoggerName, ...] = ()
+    """Send the metrics of each epoch to tensorboard (written to --out) or wandb as well."""
+    mesh: str | None = None
+    """Spread replicas and their batches over devices, for example replica=3,data=2 on six; auto for
+    all devices there are. By default one device, or auto with several processes."""
+    coordinator: str | None = None
+    """Train with several processes: ADDRESS:PORT of the first, or auto under SLURM or Open MPI; see
+    docs/distributed.md."""
+    num_processes: int | None = None
+    """How many processes, with --coordinator ADDRESS:PORT."""
+    process_id: int | None = None
+    """Which of them this one is, 0 to num_processes - 1."""
+
+    def run(self) -> int:
+        """Trains and prints the result as one JSON line."""
+        processes.join(self.coordinator, self.num_processes, self.process_id)
+        with processes.explained():
+            return self._run()
+
+    def _run(self) -> int:
+        c = self.config
+        name = f"{c.dataset}-{c.model}-{c.algorithm}-seed-{c.seed}"
+        out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
+        mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
+        trainer = Trainer(c, mesh=None if mesh is None else make_mesh(mesh, c))
+        result = train(
+            trainer,
+            directory=out,
+            progress=self.progress,
+            checkpoint_seconds=self.checkpoint_seconds,
+            log=self.log,
+        )
+        if not processes.is_main():
+            return 0
+        shown = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")
+        shown += ("gradient_evaluations", "seconds", "local_energy")
+        print(json.dumps({name: result[name] for name in shown}))
+        return 0

@@ -1,0 +1,179 @@
+"""The algorithms as optax transformations of stacked replicas, behind one interface.
+
+Every run trains a stack of y replicas (y = 1 for most algorithms), so that one loop serves all.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+import flatjax
+from experiments.engine.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """How an algorithm optimizes, and where its result is.
+
+    Attributes:
+      make: (config, total_steps) -> transformation; total_steps counts gradients of one replica.
+      batch_repeats: consecutive gradients that are taken on the same batch.
+      round_steps_to: (config) -> the number of gradients after which the result is complete.
+    """
+
+    make: Callable[[TrainConfig, int], optax.GradientTransformationExtraArgs]
+    batch_repeats: int = 1
+    round_steps_to: Callable[[TrainConfig], int] = lambda config: 1
+
+
+def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step of one replica."""
+    peak = config.learning_rate
+    if config.algorithm == "swa":
+        # High until the end, so that the averaged weights differ.
+        return optax.linear_schedule(peak, peak / 2, round(config.average_start * total_steps))
+    if config.schedule == "constant":
+        schedule = optax.constant_schedule(peak)
+    elif config.schedule == "milestones":
+        drops = {round(when * total_steps): config.milestone_factor for when in config.milestones}
+        schedule = optax.piecewise_constant_schedule(peak, drops)
+    else:
+        schedule = optax.cosine_decay_schedule(peak, total_steps)
+    warmup_steps = round(config.warmup * total_steps)
+    if warmup_steps == 0:
+        return schedule
+    growth = optax.linear_schedule(config.warmup_start, 1.0, warmup_steps)
+    return lambda step: growth(step) * schedule(step)
+
+
+def _gamma(config: TrainConfig, initial: float | None, steps: int) -> Any:
+    """Scoping over `steps` steps of the transformation; measured at the start where not given."""
+    if initial is None:
+        return flatjax.schedules.BalancedScoping(
+            flatjax.schedules.scoping(1.0, steps, config.gamma_factor)
+        )
+    return flatjax.schedules.scoping(initial, steps, config.gamma_factor)
+
+
+def decay_mask(config: TrainConfig) -> Callable[[chex.ArrayTree], chex.ArrayTree] | None:
+    """Which of the stacked weights decay; None for all."""
+    if not config.decay_matrices_only:
+        return None
+    return lambda params: jax.tree.map(lambda leaf: leaf.ndim - 1 >= 2, params)
+
+
+def _sgd(config: TrainConfig, total_steps: int):
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, decay_mask(config)),
+        optax.sgd(
+            learning_rate_schedule(config, total_steps),
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+        ),
+    )
+
+
+def _sharpness_aware(
+    make: Callable[[TrainConfig, int], Any], config: TrainConfig, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """SAM around an optimizer: every second gradient is one where the loss is high near by."""
+    return flatjax.sam(make(config, total_steps // 2), config.sam_rho, replica_axis=0)
+
+
+def _swa(config: TrainConfig, total_steps: int):
+    start = round(config.average_start * total_steps)
+    return optax.chain(_sgd(config, total_steps), flatjax.average_params(start=start))
+
+
+def _ema(config: TrainConfig, total_steps: int):
+    return optax.chain(_sgd(config, total_steps), flatjax.average_params(decay=config.ema_decay))
+
+
+def _rsgd(config: TrainConfig, total_steps: int):
+    gamma = _gamma(config, config.gamma, total_steps)
+    is_rounded = config.communication_dtype != "float32"
+    options = {
+        "replica_axis": 0,
+        "period": config.period,
+        "communication_dtype": config.communication_dtype if is_rounded else None,
+    }
+    if config.decoupled:
+        # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
+        options["overlapped"] = config.delayed
+        pull = flatjax.pull_to_center(gamma, config.learning_rate, **options)
+        return optax.chain(_sgd(config, total_steps), pull)
+    force = flatjax.couple_replicas(gamma, delayed=config.delayed, **options)
+    return optax.chain(force, _sgd(config, total_steps))
+
+
+def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:
+    """What esgd and parle share."""
+    outer_steps = total_steps // config.inner_steps
+    return {
+        "learning_rate": learning_rate_schedule(config, total_steps),
+        "gamma": _gamma(config, config.gamma, outer_steps),
+        "momentum": config.momentum,
+        "weight_decay": config.weight_decay,
+        "decay_mask": decay_mask(config),
+        "inner_steps": config.inner_steps,
+        "averaging_decay": config.averaging_decay,
+        "noise_scale": config.noise_scale,
+        "decoupled": config.decoupled,
+        "replica_axis": 0,
+    }
+
+
+def _esgd(config: TrainConfig, total_steps: int):
+    return flatjax.esgd(**_inner_loop(config, total_steps))
+
+
+def _parle(config: TrainConfig, total_steps: int):
+    outer_steps = total_steps // config.inner_steps
+    replica_gamma = _gamma(config, config.replica_gamma, outer_steps)
+    return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, total_steps))
+
+
+_loop = lambda config: config.inner_steps
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "sgd": Algorithm(_sgd),
+    "sam": Algorithm(
+        functools.partial(_sharpness_aware, _sgd),
+        batch_repeats=2,
+        round_steps_to=lambda config: 2,
+    ),
+    "swa": Algorithm(_swa),
+    "ema": Algorithm(_ema),
+    "esgd": Algorithm(_esgd, round_steps_to=_loop),
+    "rsgd": Algorithm(_rsgd, round_steps_to=lambda config: config.period),
+    "rsam": Algorithm(
+        functools.partial(_sharpness_aware, _rsgd),
+        batch_repeats=2,
+        round_steps_to=lambda config: 2 * config.period,
+    ),
+    "esam": Algorithm(
+        functools.partial(_sharpness_aware, _esgd),
+        batch_repeats=2,
+        round_steps_to=lambda config: 2 * config.inner_steps,
+    ),
+    "parle": Algorithm(_parle, round_steps_to=_loop),
+}
+
+
+def seed_noise(opt_state: optax.OptState, key: chex.PRNGKey) -> optax.OptState:
+    """Gives the run's key to the transformations that draw noise, if any."""
+    is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
+
+    def replace(node):
+        if not is_noisy(node):
+            return node
+        is_new = jnp.issubdtype(node.key.dtype, jax.dtypes.prng_key)
+        return node._replace(key=key if is_new else jax.random.key_data(key))
+
+    return jax.tree.map(replace, opt_state, is_leaf=is_noisy)

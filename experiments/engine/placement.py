@@ -1,0 +1,203 @@
+"""Where a run lives: one device, or a mesh of the devices of one process or of several.
+
+A mesh has the axes `replica`, over which the replicas are spread, and `data`, over which the batch
+of each replica is. Where a run lives changes nothing of what it computes (but for the order of
+sums, hence rounding), so that it may go on elsewhere.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import flatjax
+from experiments.engine.config import TrainConfig
+
+AXES = ("replica", "data")
+InitState = Callable[[int], chex.ArrayTree]
+
+
+def make_mesh(text: str, config: TrainConfig) -> Mesh:
+    """The mesh of `--mesh`.
+
+    Args:
+      text: sizes of the axes, `"replica=3,data=2"`, each 1 where it is left out; or `"auto"`: all
+        devices, as many as can along the replica axis.
+      config: the run, which must fit.
+
+    Returns:
+      A mesh of the first devices, of all processes. Neighbours on the data axis, which communicate
+      in every step, are on one process where possible.
+
+    Raises:
+      ValueError: the text has another form, asks for more devices than there are, leaves a process
+        without any, or the run does not fit; the message names the nearest choice that does.
+    """
+    devices = jax.devices()
+    if text == "auto":
+        mesh = flatjax.replica_mesh(config.num_replicas, devices)
+        check_fit(mesh, config)
+        return mesh
+    if not re.fullmatch(r"(replica|data)=[1-9]\d*(,(replica|data)=[1-9]\d*)?", text):
+        raise ValueError(f"mesh must read replica=3,data=2 (one of them, or both) or auto: {text}.")
+    pairs = [part.split("=") for part in text.split(",")]
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError(f"mesh must name each axis once, got {text}.")
+    sizes = {name: int(size) for name, size in pairs}
+    replica, data = (sizes.get(name, 1) for name in AXES)
+    _check_sizes(replica, data, config)
+    _check_devices(replica, data, config, devices)
+    grid = np.array(devices[: replica * data]).reshape(replica, data)
+    return Mesh(grid, AXES)
+
+
+def check_fit(mesh: Mesh, config: TrainConfig) -> None:
+    """Raises a ValueError unless the mesh has the two axes, and the run divides over them."""
+    if mesh.axis_names != AXES:
+        raise ValueError(f"mesh must have the axes {AXES}, got {mesh.axis_names}.")
+    _check_sizes(mesh.shape["replica"], mesh.shape["data"], config)
+
+
+def _check_sizes(replica, data, config):
+    if config.num_replicas % replica:
+        nearest = _nearest_divisor(config.num_replicas, replica)
+        raise ValueError(
+            f"mesh: replica={replica} does not divide the {config.num_replicas} replicas of "
+            f"{config.algorithm}; the nearest size that does is replica={nearest}."
+        )
+    if config.batch_size % data:
+        below = config.batch_size // data * data
+        fits = " or ".join(str(size) for size in (below, below + data) if size)
+        raise ValueError(
+            f"batch_size must divide over data={data} of the mesh, got {config.batch_size}; the "
+            f"nearest that does is {fits}, or data={_nearest_divisor(config.batch_size, data)}."
+        )
+
+
+def _check_devices(replica, data, config, devices):
+    if replica * data > len(devices):
+        most = max(n for n in range(1, len(devices) + 1) if replica % n == 0)
+        fits = max(n for n in range(1, len(devices) // most + 1) if config.batch_size % n == 0)
+        raise ValueError(
+            f"mesh: replica={replica},data={data} needs {replica * data} devices, there are "
+            f"{len(devices)}; the nearest that fits is replica={most},data={min(fits, data)}."
+        )
+    used = {device.process_index for device in devices[: replica * data]}
+    if len(used) < jax.process_count():
+        auto = flatjax.replica_mesh(config.num_replicas, devices).shape
+        raise ValueError(
+            f"mesh: replica={replica},data={data} leaves some of the {jax.process_count()} "
+            f"processes without a device; all of them are used by replica={auto['replica']},"
+            f"data={auto['data']}."
+        )
+
+
+def _nearest_divisor(number, size):
+    """Of those at the same distance, the larger one."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return min(divisors, key=lambda d: (abs(d - size), -d))
+
+
+class OneDevice:
+    """A run on JAX's default device; the interface of `OnMesh`."""
+
+    mesh = None
+
+    def start(self, init_state: InitState, seed: int) -> chex.ArrayTree:
+        """The state before the first step."""
+        return init_state(seed)
+
+    def jit_draw(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """Prepares a function that gives the order of an epoch and a key."""
+        return draw
+
+    def jit_training(self, steps: Callable[..., Any], init_state: InitState) -> Callable[..., Any]:
+        """Compiles (state, ...) -> (state, losses); the old state is donated."""
+        del init_state
+        return jax.jit(steps, donate_argnums=0)
+
+    def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The batch of a training step, inside jit."""
+        return batch
+
+    def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """A pytree to be measured."""
+        return tree
+
+
+class OnMesh:
+    """A run whose arrays are spread over a mesh.
+
+    Attributes:
+      mesh: the mesh.
+      replicated: the sharding of what every device holds.
+      stacked: the sharding of what carries a leading replica axis.
+      batch: the sharding of batches (y, B, ...).
+      order: the sharding of batches in a row, (n, y, B).
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+        self.replicated = NamedSharding(mesh, P())
+        self.stacked = NamedSharding(mesh, P("replica"))
+        self.batch = NamedSharding(mesh, P("replica", "data"))
+        self.order = NamedSharding(mesh, P(None, "replica", "data"))
+
+    def _state_shardings(self, init_state):
+        """Arrays of a state are stacked; scalars (counts, couplings, keys) are shared."""
+        state = jax.eval_shape(lambda: init_state(0))
+        return jax.tree.map(lambda leaf: self.stacked if leaf.ndim else self.replicated, state)
+
+    def start(self, init_state: InitState, seed: int) -> chex.ArrayTree:
+        """The state before the first step, made piece by piece where it stays."""
+        return jax.jit(init_state, out_shardings=self._state_shardings(init_state))(seed)
+
+    def jit_draw(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles a function that gives the order of an epoch and a key."""
+        return jax.jit(draw, out_shardings=(self.order, self.replicated))
+
+    def jit_training(self, steps: Callable[..., Any], init_state: InitState) -> Callable[..., Any]:
+        """Compiles (state, ...) -> (state, losses); the old state is donated."""
+        shardings = (self._state_shardings(init_state), self.stacked)
+        jitted = jax.jit(steps, donate_argnums=0, out_shardings=shardings)
+        # Virtual devices share their threads: with a second step under way, a device may wait in
+        # a collective for another one that waits for its thread, and XLA ends the process.
+        local = self.mesh.local_devices
+        are_virtual = len(local) > 1 and local[0].platform == "cpu"
+
+        def on_mesh(*arguments):
+            # Set, so that the coupling knows over what rounded weights are to be gathered.
+            with jax.set_mesh(self.mesh):
+                found = jitted(*arguments)
+            return jax.block_until_ready(found) if are_virtual else found
+
+        return on_mesh
+
+    def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """Host arrays, the same in every process, on every device."""
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_callback(
+                leaf.shape, self.replicated, lambda index: leaf[index]
+            ),
+            tree,
+        )
+
+    def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Spreads the batch of a training step over the mesh, inside jit."""
+        # Keys are one or a few for each replica, not for each example.
+        of = lambda name: self.stacked if name == "key" else self.batch
+        return jax.lax.with_sharding_constraint(batch, {name: of(name) for name in batch})
+
+    @functools.cached_property
+    def _gather(self):
+        return jax.jit(lambda tree: tree, out_shardings=self.replicated)
+
+    def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """All of a pytree on the first device of each process, to be measured there."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), self._gather(tree))

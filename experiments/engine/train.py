@@ -1,0 +1,206 @@
+"""A training run from its first step to its result: it resumes, saves, evaluates and reports."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+import flatjax
+from experiments.engine import evaluate, interruption, loggers, processes
+from experiments.engine.config import TrainConfig
+from experiments.engine.loggers import LoggerName
+from experiments.engine.run_directory import RunDirectory
+from experiments.engine.trainer import Trainer, arrays_of
+from experiments.report import store
+
+
+def train(
+    trainer: Trainer,
+    seed: int | None = None,
+    *,
+    directory: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    evaluate_epochs: bool = True,
+    checkpoint_seconds: float = 20.0,
+    log: Sequence[LoggerName] = (),
+) -> dict[str, Any]:
+    """Trains, then evaluates the final model.
+
+    Args:
+      trainer: the compiled configuration.
+      seed: of the run; that of the configuration by default.
+      directory: where configuration, metrics, checkpoints and the result go; a run that was
+        interrupted there is resumed and ends in the same parameters, bit for bit (on another
+        mesh, to rounding).
+      progress: show a progress bar.
+      evaluate_epochs: measure the held-out error of the present model after every epoch.
+      checkpoint_seconds: save after this long, at the end of the step, or of the epoch where
+        that is one program or there are several processes. A run that is killed loses no more.
+      log: loggers that get the record of each epoch, beside metrics.jsonl; a run that resumes
+        gives them those before again.
+
+    Returns:
+      The result: see `evaluate.final_result`.
+
+    Raises:
+      TrainingDivergedError: the loss is not finite; what was saved before stays.
+      ValueError: the directory belongs to another run, or is missing and wanted by a logger.
+      ImportError: a logger is not installed.
+      interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
+    """
+    config = trainer.config if seed is None else dataclasses.replace(trainer.config, seed=seed)
+    files = None if directory is None else RunDirectory(directory, config)
+    if files is not None and (result := files.read_result()) is not None:
+        return result
+    run = _Run(trainer, config, files)
+    log = log if processes.is_main() else ()
+    with (
+        loggers.opened(log, files and files.path, config) as tell,
+        _bar(run, progress) as bar,
+        interruption.deferred(enabled=files is not None) as stop,
+    ):
+
+        def must_save():
+            is_late = time.perf_counter() - run.saved_at > checkpoint_seconds
+            return is_late or stop.signum is not None
+
+        # Several processes pause together: at the end of an epoch.
+        may_pause = files is not None and jax.process_count() == 1
+        pause = must_save if may_pause else lambda: False
+        for record in run.history:
+            tell(record)
+        while run.step < trainer.total_steps:
+            if run.advance(bar, pause):
+                record = run.close_epoch(evaluate_epochs)
+                if evaluate_epochs:
+                    loss = f"{record['train_loss']:.3f}"
+                    bar.set_postfix(loss=loss, error=record["test_error"])
+                tell(record)
+            is_over = run.step == trainer.total_steps
+            if files is not None and (is_over or processes.as_main(must_save())):
+                run.save()
+                if processes.as_main(stop.signum is not None):
+                    raise interruption.Interrupted(stop.signum or signal.SIGTERM, files.path)
+    result = evaluate.final_result(trainer, config, run.state, run.history)
+    if files is not None:
+        files.write_result(result)
+    return result
+
+
+class _Run:
+    """Where a run is.
+
+    Attributes:
+      state: the present one.
+      history: the records of the epochs so far.
+      losses: of the steps of this epoch so far, (steps, y).
+      seconds: spent on steps.
+      saved_at: when the last checkpoint was written, or the run was started.
+
+    Args:
+      trainer: takes the steps.
+      config: with the seed of this run.
+      files: where it was interrupted, if it was; None for a run without files.
+    """
+
+    def __init__(self, trainer: Trainer, config: TrainConfig, files: RunDirectory | None):
+        self.trainer, self.config, self._files = trainer, config, files
+        self.state = trainer.start(config.seed)
+        self.history: list[dict[str, Any]] = []
+        self.losses = np.zeros((0, config.num_replicas), np.float32)
+        if files is not None:
+            self._resume(files)
+        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
+        self.saved_at = time.perf_counter()
+
+    def _resume(self, files):
+        """Continues from the last checkpoint, if there is one."""
+        found = files.restore(arrays_of(self.state))
+        if found is None:
+            files.truncate_metrics(0)
+            return
+        restored, losses = found
+        self.history = files.truncate_metrics(int(restored["step"]))
+        losses = np.asarray(losses, self.losses.dtype).reshape(-1, self.losses.shape[1])
+        self.losses = np.concatenate([self.losses, losses])
+        self.state = dataclasses.replace(self.state, **restored)
+
+    @property
+    def step(self) -> int:
+        """How many were taken."""
+        return int(self.state.step)
+
+    def advance(self, bar: tqdm.tqdm, pause: Callable[[], bool]) -> bool:
+        """Takes steps up to the end of the epoch, or to a pause; returns whether it has ended."""
+        start = time.perf_counter()
+        step, trainer = self.step, self.trainer
+        epoch_steps = trainer.batches_per_epoch * trainer.algorithm.batch_repeats
+        until = min(trainer.total_steps, (step // epoch_steps + 1) * epoch_steps)
+        self.state, losses = trainer.train_epoch(
+            self.state, self.config.seed, until - step, bar, pause
+        )
+        self.losses = np.concatenate([self.losses, losses])
+        self.seconds += time.perf_counter() - start
+        return self.step == until
+
+    def close_epoch(self, with_errors: bool) -> dict[str, Any]:
+        """Notes what is recorded of an epoch, and returns it."""
+        record = {
+            "step": self.step,
+            "gradients": self.step * self.config.num_replicas,
+            # Summed in one order, whether the epoch was interrupted or not.
+            "train_loss": float(np.ascontiguousarray(self.losses).mean()),
+            "seconds": round(self.seconds, 3),
+            **evaluate.coupling_record(self.trainer, self.state),
+        }
+        if with_errors:
+            batches = self.trainer.task.curve_batches
+            record |= evaluate.held_out_errors(self.trainer, self.state, batches)
+        self.history.append(record)
+        self.losses = self.losses[:0]
+        if self._files is not None:
+            self._files.append_metrics(record)
+        return record
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        self._files.save(self.step, arrays_of(self.state), self.losses)
+        self.saved_at = time.perf_counter()
+
+
+def _bar(run, progress):
+    return tqdm.tqdm(
+        total=run.trainer.total_steps,
+        initial=run.step,
+        desc=f"{run.config.algorithm}, seed {run.config.seed}",
+        unit="step",
+        disable=not (progress and processes.is_main()),
+        leave=False,
+    )
+
+
+def load_run(directory: pathlib.Path) -> tuple[Trainer, flatjax.TrainState, TrainConfig]:
+    """The trainer of a saved run, its newest state and its configuration."""
+    if not (directory / "config.json").exists():
+        raise FileNotFoundError(
+            f"{directory} holds no run (no config.json): give a directory that "
+            "`python -m experiments train` or `compare` wrote."
+        )
+    try:
+        config = TrainConfig.from_json(store.read_json(directory / "config.json"))
+    except ValueError as error:
+        raise ValueError(f"{directory / 'config.json'}: {error}") from error
+    trainer = Trainer(config)
+    state = trainer.init_state(config.seed)
+    found = RunDirectory(directory, config).restore(arrays_of(state))
+    if found is None:
+        raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
+    restored, _ = found
+    return trainer, dataclasses.replace(state, **restored), config

@@ -1,0 +1,4 @@
+"""What studies write: results on disk, statistics over seeds, tables and pictures.
+
+Nothing here trains anything or knows a study.
+"""

@@ -1,0 +1,77 @@
+"""How all pictures look. matplotlib is imported when the first one is drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+# Okabe and Ito's palette: told apart by everyone. One algorithm keeps its colour in all pictures;
+# its longer run is dashed.
+COLORS = {
+    "sgd": "#000000",
+    "sam": "#E69F00",
+    "swa": "#999999",
+    "ema": "#999999",
+    "esgd": "#009E73",
+    "rsgd": "#D55E00",
+    "rsam": "#CC79A7",
+    "esam": "#56B4E9",
+    "parle": "#0072B2",
+}
+
+
+@contextlib.contextmanager
+def drawing(
+    path: pathlib.Path,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    figsize: tuple[float, float],
+    rect: tuple[float, float, float, float] = (0, 0, 1, 1),
+    **options: Any,
+) -> Iterator[tuple[Figure, Any]]:
+    """Opens a figure; at the end lays it out and writes it.
+
+    Args:
+      path: of the picture.
+      rows: of panels.
+      columns: of panels.
+      figsize: width and height in inches.
+      rect: the part of the figure for the panels: left, bottom, right, top.
+      **options: of `matplotlib.figure.Figure.subplots`.
+
+    Yields:
+      The figure and its panels.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=figsize)
+        yield figure, figure.subplots(rows, columns, **options)
+        figure.tight_layout(rect=rect)
+        figure.savefig(path, dpi=150)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Makes the axis of errors logarithmic, with labels at 1, 2, 5, 10, ..."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
+
+
+def shades(number: int) -> np.ndarray:
+    """Colours that tell variants of one algorithm apart, (number, 4)."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, number))

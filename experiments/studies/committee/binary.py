@@ -1,0 +1,199 @@
+"""How many random patterns message passing stores in weights of +-1, beside published thresholds.
+
+    python -m experiments committee --weights binary
+
+writes simulations to binary.jsonl as they come (those that are there are not repeated), a table to
+binary.md and a figure to binary.png.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from experiments.report import plots, store
+from experiments.report.tables import markdown_table
+from experiments.studies.simulations import Point, read_simulations, simulate_points
+from flatjax.committee._binary import (
+    BinarySolution,
+    binary_bp,
+    binary_focusing_bp,
+    binary_reinforced_bp,
+    pseudo_reinforcement,
+)
+
+ITERATIONS = 1000
+# (K, N): patterns per weight, P / (K N), that are tried.
+GRIDS: Mapping[tuple[int, int], Sequence[float]] = {
+    (1, 1001): (0.5, 0.6, 0.66, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8),
+    (3, 335): (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
+}
+# Of the perceptron, at large N: where solutions cease to exist [Krauth and Mezard, 1989], and up to
+# where the best algorithms are said to find them [Stojnic, 2025, arXiv:2506.19276].
+CAPACITY = 0.833
+BEST_KNOWN = (0.75, 0.77)
+
+
+def _pseudo_focusing(x, y, key, **sizes) -> BinarySolution:
+    gamma, num_replicas = pseudo_reinforcement(ITERATIONS)
+    return binary_focusing_bp(x, y, key, gamma=gamma, num_replicas=num_replicas, **sizes)
+
+
+# Label: solver and colour.
+SOLVERS: Mapping[str, tuple[Callable[..., BinarySolution], str]] = {
+    "BP, clipped": (functools.partial(binary_bp, tolerance=0.0), "#999999"),
+    "reinforced BP": (binary_reinforced_bp, "#0072B2"),
+    "focusing BP, y = 7": (binary_focusing_bp, "#D55E00"),
+    "focusing BP, y rises": (_pseudo_focusing, "#009E73"),
+}
+
+
+def points(seeds: int) -> list[Point]:
+    """What is simulated: all solvers on the same random patterns, components and labels of +-1."""
+    return [
+        Point(
+            curve=_name(num_units, num_inputs),
+            x=alpha,
+            params={"K": num_units, "N": num_inputs, "alpha": alpha, "iterations": ITERATIONS},
+            theory={},
+            simulate=functools.partial(
+                solve_all, num_units=num_units, num_inputs=num_inputs, alpha=alpha
+            ),
+            seeds=seeds,
+        )
+        for (num_units, num_inputs), alphas in GRIDS.items()
+        for alpha in alphas
+    ]
+
+
+def _name(num_units, num_inputs):
+    machine = "perceptron" if num_units == 1 else f"committee of {num_units}"
+    return f"{machine}, N = {num_inputs}"
+
+
+def solve_all(
+    key: chex.PRNGKey, *, num_units: int, num_inputs: int, alpha: float
+) -> dict[str, float]:
+    """Solver and quantity -> value, of every solver on one sample of patterns."""
+    x_key, y_key, solver_key = jax.random.split(key, 3)
+    num_patterns = round(alpha * num_units * num_inputs)
+    x = jax.random.rademacher(x_key, (num_patterns, num_inputs), jnp.float32)
+    y = jax.random.rademacher(y_key, (num_patterns,), jnp.float32)
+    values = {}
+    for label, (solver, _) in SOLVERS.items():
+        found = solver(x, y, solver_key, num_units=num_units, max_iterations=ITERATIONS)
+        values[f"{label}: solved"] = float(found.solved)
+        values[f"{label}: errors"] = float(found.num_errors)
+        values[f"{label}: iterations"] = float(found.iterations)
+    return values
+
+
+def tabulate(simulations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each machine, alpha and solver: the share of samples that were solved."""
+    rows = []
+    for point in points(seeds=1):
+        runs = [run["values"] for run in simulations.get(point.name, [])]
+        for label in SOLVERS if runs else ():
+            solved = int(sum(run[f"{label}: solved"] for run in runs))
+            interval = scipy.stats.binomtest(solved, len(runs)).proportion_ci(method="wilson")
+            iterations = [run[f"{label}: iterations"] for run in runs if run[f"{label}: solved"]]
+            rows.append(
+                {
+                    "machine": point.curve,
+                    "alpha": point.x,
+                    "solver": label,
+                    "samples": len(runs),
+                    "solved": solved / len(runs),
+                    "interval": (interval.low, interval.high),
+                    "errors": float(np.median([run[f"{label}: errors"] for run in runs])),
+                    "iterations": float(np.median(iterations)) if iterations else float("nan"),
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows in Markdown."""
+    names = ["machine", "P / (K N)", "solver", "solved (95%)", "median errors", "iterations"]
+    lines = [[*names, "samples"]]
+    for row in rows:
+        low, high = row["interval"]
+        iterations = f"{row['iterations']:.0f}" if row["solved"] > 0 else ""
+        lines.append(
+            [
+                row["machine"],
+                f"{row['alpha']:g}",
+                row["solver"],
+                f"{row['solved']:.0%} ({low:.0%}-{high:.0%})",
+                f"{row['errors']:g}",
+                iterations,
+                str(row["samples"]),
+            ]
+        )
+    return markdown_table(lines)
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
+    """Share of samples solved against patterns per weight, a panel for each machine."""
+    machines = list(dict.fromkeys(row["machine"] for row in rows))
+    size = (4.6 * len(machines), 4.2)
+    options = {"rect": (0, 0.12, 1, 1), "sharey": True, "squeeze": False}
+    with plots.drawing(path, 1, len(machines), figsize=size, **options) as (figure, panels):
+        for panel, machine in zip(panels[0], machines, strict=True):
+            for shift, (label, (_, color)) in enumerate(SOLVERS.items()):
+                own = [row for row in rows if (row["machine"], row["solver"]) == (machine, label)]
+                alpha = np.array([row["alpha"] for row in own]) + 0.004 * (shift - 1.5)
+                solved = np.array([row["solved"] for row in own])
+                low, high = np.array([row["interval"] for row in own]).T
+                bars = np.maximum([solved - low, high - solved], 0)
+                panel.errorbar(alpha, solved, bars, color=color, marker="o", ms=3.5, lw=1.2,
+                               elinewidth=0.8, label=label)  # fmt: skip
+            panel.set_title(
+                f"{machine}, {own[0]['samples']} samples", loc="left", fontweight="bold"
+            )
+            panel.set(xlabel="patterns per weight, α = P/(KN)", ylim=(-0.03, 1.03))
+            if machine.startswith("perceptron"):
+                panel.axvspan(*BEST_KNOWN, color="0.9", lw=0, label="best known (Stojnic 2025)")
+                label = "capacity (Krauth, Mézard 1989)"
+                panel.axvline(CAPACITY, color="0.4", lw=1, ls="--", label=label)
+        panels[0][0].set_ylabel("share of samples solved")
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+
+
+def run_binary(
+    out: pathlib.Path, *, seeds: int = 16, simulate: bool = True, progress: bool = True
+) -> str:
+    """Simulates, tabulates and draws.
+
+    Args:
+      out: directory of the files.
+      seeds: samples of the patterns at each point.
+      simulate: make simulations; else report those that are there.
+      progress: show a progress bar.
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: there is nothing to report.
+    """
+    path = out / "binary.jsonl"
+    if not simulate and not path.exists():
+        raise ValueError(f"out ({out}) holds no simulations of binary weights yet.")
+    out.mkdir(parents=True, exist_ok=True)
+    if simulate:
+        simulations = simulate_points(points(seeds), path, progress=progress)
+    else:
+        simulations = read_simulations(path)
+    rows = tabulate(simulations)
+    draw(rows, out / "binary.png")
+    text = table(rows)
+    store.write_text(out / "binary.md", text + "\n")
+    return text

@@ -1,0 +1,285 @@
+"""Committees learn two classes by every algorithm, and their flatness is measured in every way."""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments.report import store
+from experiments.studies.committee.description import CommitteeStudy, Solver
+from experiments.studies.committee.solvers import solve
+from experiments.studies.committee.task import Patterns, make_patterns
+from experiments.studies.spaces import grid
+from flatjax import committee, flatness
+
+
+def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True) -> None:
+    """Does what `out` does not hold yet: chooses settings, trains and measures every solution.
+
+    Args:
+      study: what is wanted.
+      out: directory of tuning.jsonl, solutions.jsonl, estimators.jsonl and tempering.jsonl.
+      progress: show progress bars.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = tune(study, out / "tuning.jsonl", progress=progress)
+    measure_solutions(study, chosen, out / "solutions.jsonl", progress=progress)
+    compare_estimators(study, chosen, out / "estimators.jsonl", progress=progress)
+    temper(study, chosen, out / "tempering.jsonl", progress=progress)
+
+
+def _missing(path, wanted, progress):
+    """The wanted records, keys each, that the file does not hold, and a bar on the way."""
+    known = store.read_lines(path)
+    is_known = lambda keys: any(keys.items() <= record.items() for record in known)
+    missing = [keys for keys in wanted if not is_known(keys)]
+    return tqdm.tqdm(missing, desc=path.stem, disable=not progress)
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def candidates(study: CommitteeStudy, label: str) -> list[Solver]:
+    """The settings that are tried for one label: all combinations of its space."""
+    solver = study.solvers[label]
+    return [dataclasses.replace(solver, **values) for values in grid(study.spaces.get(label, {}))]
+
+
+def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) -> dict[str, Solver]:
+    """Chooses the settings of least validation error, on subsets that are not used again.
+
+    Of equal ones, those of least training error.
+
+    Returns:
+      label -> settings.
+    """
+    tried = {label: candidates(study, label) for label in study.solvers}
+    wanted = [
+        {"solver": label, "settings": _as_json(solver), "subset": subset}
+        for label, solvers in tried.items()
+        if len(solvers) > 1
+        for solver in solvers
+        for subset in study.tuning_subsets
+    ]
+    for keys in (bar := _missing(path, wanted, progress)):
+        bar.set_postfix_str(keys["solver"])
+        train, validation, _ = make_patterns(study.task, keys["subset"])
+        kind = type(study.solvers[keys["solver"]])
+        weights = solve(
+            kind.from_json(keys["settings"]), study.num_units, train, jax.random.key(keys["subset"])
+        )
+        found = {
+            "train_error": _error(weights, train),
+            "validation_error": _error(weights, validation),
+        }
+        store.append_line(path, keys | found)
+    records = store.read_lines(path)
+
+    def errors(label, solver):
+        keys = {"solver": label, "settings": _as_json(solver)}
+        found = [record for record in records if keys.items() <= record.items()]
+        names = ("validation_error", "train_error")
+        return [np.mean([record[name] for record in found]) if found else 0.0 for name in names]
+
+    return {
+        label: min(solvers, key=functools.partial(errors, label))
+        for label, solvers in tried.items()
+    }
+
+
+def _as_json(solver):
+    return {name: _plain(value) for name, value in vars(solver).items()}
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _error(weights, patterns: Patterns) -> float:
+    return float(committee.error(weights, patterns.x, patterns.y))
+
+
+# --- solutions ----------------------------------------------------------------------------------
+
+
+def measure_solutions(
+    study: CommitteeStudy,
+    chosen: Mapping[str, Solver],
+    path: pathlib.Path,
+    *,
+    progress: bool = True,
+) -> None:
+    """Trains every solution, and measures its errors and its flatness."""
+    wanted = [
+        {"subset": subset, "seed": seed, "solver": label}
+        for subset in study.subsets
+        for seed in study.seeds
+        for label in study.solvers
+    ]
+    local_energy = flatness.local_energy(
+        _eval_fn, sigmas=study.sigmas, num_samples=study.num_samples
+    )
+    for keys in (bar := _missing(path, wanted, progress)):
+        bar.set_postfix_str(keys["solver"])
+        train, _, test = make_patterns(study.task, keys["subset"])
+        weights, seconds = _timed_solution(study, chosen, keys, train)
+        energy = local_energy(weights, [train], jax.random.key(0))
+        start = time.perf_counter()
+        entropy = committee.amp(
+            train.x, train.y, reference=weights, overlap=np.array(study.overlaps)
+        )
+        counted = _count(study, weights, train)
+        found = {
+            "train_error": _error(weights, train),
+            "test_error": _error(weights, test),
+            "unit_overlap": _unit_overlap(weights),
+            "counted_phi": _floats(counted.phi),
+            "counted_sem": _floats(counted.phi_sem),
+            "hits": counted.hits.tolist(),
+            "local_energy": _floats(energy.mean["error"]),
+            "phi": _floats(entropy.phi),
+            "converged": np.asarray(entropy.converged).tolist(),
+            "seconds": round(seconds, 3),
+            "phi_seconds": round(time.perf_counter() - start, 2),
+        }
+        store.append_line(path, keys | found)
+
+
+def _unit_overlap(weights) -> float:
+    """Mean of w_k . w_l / N over pairs of units; 1 if they are all alike."""
+    overlaps = np.asarray(weights @ weights.T) / weights.shape[1]
+    pairs = overlaps[np.triu_indices(len(weights), 1)]
+    return float(pairs.mean()) if pairs.size else 1.0
+
+
+def _count(study, weights, train):
+    return committee.direct_log_fraction(
+        jax.random.key(0),
+        *train,
+        weights,
+        overlap=np.array(study.sampled_overlaps),
+        num_samples=study.direct_samples,
+    )
+
+
+def _timed_solution(study, chosen, keys, train):
+    solver, key = chosen[keys["solver"]], jax.random.key(keys["seed"])
+    _solve = lambda: jax.block_until_ready(solve(solver, study.num_units, train, key))
+    if solver not in _COMPILED:
+        _solve()
+        _COMPILED.add(solver)
+    start = time.perf_counter()
+    return _solve(), time.perf_counter() - start
+
+
+_COMPILED: set[Solver] = set()  # of which the time would be that of compilation
+
+
+def _eval_fn(weights, patterns):
+    wrong = committee.error(weights, patterns.x, patterns.y)
+    return {"error": wrong * len(patterns.y), "count": len(patterns.y)}
+
+
+def _floats(values) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [float(value) if np.isfinite(value) else None for value in np.ravel(values)]
+
+
+# --- estimators ---------------------------------------------------------------------------------
+
+
+def compare_estimators(
+    study: CommitteeStudy,
+    chosen: Mapping[str, Solver],
+    path: pathlib.Path,
+    *,
+    progress: bool = True,
+) -> None:
+    """Local entropies by counting, by Markov chains, by EP and by AMP, of one solution of each."""
+    train, _, _ = make_patterns(study.task, study.subsets[0])
+    for keys, weights in _first_solutions(study, chosen, path, train, progress):
+        around = {"reference": weights, "overlap": np.array([keys["overlap"]])}
+        amp = committee.amp(train.x, train.y, **around)
+        ep = committee.expectation_propagation(train.x, train.y, **around)
+        found = {"amp": _floats(amp.phi)[0], "ep": _floats(ep.phi)[0]}
+        counted = _count(study, weights, train)
+        index = list(study.sampled_overlaps).index(keys["overlap"])
+        found |= {"direct": _floats(counted.phi)[index], "hits": int(counted.hits[index])}
+        found["direct_sem"] = _floats(counted.phi_sem)[index]
+        if found["hits"] < 100:
+            sampled = committee.sample_log_fraction(jax.random.key(1), *train, **around)
+            names = ("phi", "phi_sem", "r_hat", "converged")
+            found |= {f"sampled_{name}": float(getattr(sampled, name)[0]) for name in names}
+        converged = {"amp": amp.converged, "ep": ep.converged}
+        found |= {f"{name}_converged": bool(value[0]) for name, value in converged.items()}
+        store.append_line(path, keys | {"solved": True} | found)
+
+
+def temper(
+    study: CommitteeStudy,
+    chosen: Mapping[str, Solver],
+    path: pathlib.Path,
+    *,
+    progress: bool = True,
+) -> None:
+    """The same by what serves any network: small random steps at several temperatures.
+
+    The network is the linen module with sign units, and the volume that of the others: uniform at
+    an overlap with each unit of the solution.
+    """
+    model = committee.Committee(study.num_units)
+
+    def eval_fn(params, patterns):
+        votes = model.apply({"params": params}, patterns.x)
+        return {"error": jnp.sum(votes * patterns.y <= 0), "count": len(patterns.y)}
+
+    train, _, _ = make_patterns(study.task, study.subsets[0])
+    for keys, weights in _first_solutions(study, chosen, path, train, progress):
+        measure = flatness.local_entropy(
+            eval_fn,
+            distances=[1 - keys["overlap"]],
+            betas=study.betas,
+            threshold=0.0,
+            prior=flatness.priors.fixed_overlap(axis=-1),
+            num_steps=study.chain_steps,
+            num_warmup=study.chain_steps // 2,
+        )
+        start = time.perf_counter()
+        found = measure({"weights": weights}, [train], jax.random.key(2))
+        record = {
+            "phi": found.log_fraction[0] / found.num_weights,
+            "phi_sem": found.log_fraction_sem[0] / found.num_weights,
+        }
+        record = {name: _floats(value)[0] for name, value in record.items()}
+        record |= {
+            "r_hat": float(found.r_hat[0].max()),
+            "ess": float(found.ess[0, 1:].min()),
+            "converged": bool(found.converged[0]),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        store.append_line(path, keys | {"solved": True} | record)
+
+
+def _first_solutions(study, chosen, path, train, progress):
+    """What is missing for the first solution of each algorithm, and that solution.
+
+    Where it makes errors there is nothing to measure, which is recorded.
+    """
+    wanted = [
+        {"solver": label, "overlap": overlap}
+        for label in study.solvers
+        for overlap in study.sampled_overlaps
+    ]
+    for keys in (bar := _missing(path, wanted, progress)):
+        bar.set_postfix_str(keys["solver"])
+        weights, _ = _timed_solution(study, chosen, keys | {"seed": study.seeds[0]}, train)
+        if _error(weights, train) > 0:
+            store.append_line(path, keys | {"solved": False})
+        else:
+            yield keys, weights

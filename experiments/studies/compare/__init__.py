@@ -1,0 +1,1 @@
+"""Compare algorithms on one task, with settings that are given, over seeds."""

@@ -1,0 +1,36 @@
+"""What a comparison is."""
+
+import dataclasses
+from typing import Any
+
+from experiments.engine.config import TrainConfig
+from experiments.studies.spaces import grid
+from experiments.studies.study import Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Study):
+    """Algorithms compared on one task.
+
+    Attributes:
+      base: what all runs share.
+      runs: label -> what that run changes. "A x y" has y times the budget of "A".
+      seeds: number of seeds of each.
+      sigma: noise strength at which local energies are tabled; one of `base.sigmas`.
+      tuning: what all runs change while settings are chosen, always on validation data.
+      grids: label -> field -> the values tried, all combinations of them.
+    """
+
+    runs: dict[str, dict[str, Any]]
+    seeds: int
+    sigma: float
+    tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
+    grids: dict[str, dict[str, tuple[Any, ...]]] = dataclasses.field(default_factory=dict)
+
+    def configs(self) -> dict[str, TrainConfig]:
+        """Label -> configuration."""
+        return {label: self.changed(changes) for label, changes in self.runs.items()}
+
+    def candidates(self, label: str) -> list[dict[str, Any]]:
+        """The settings that tuning tries for one label, as changes of its run."""
+        return grid(self.grids[label])

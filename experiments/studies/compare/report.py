@@ -1,0 +1,213 @@
+"""What a comparison reports: a table, JSON and pictures."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.report import plots, store
+from experiments.report.plots import COLORS
+from experiments.report.statistics import mean_and_sem, standard_error
+from experiments.report.tables import markdown_table
+from experiments.studies.compare.description import Comparison
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def report(study: Comparison, results: Results, out: pathlib.Path) -> str:
+    """Writes comparison.json, comparison.md and the pictures; returns what to print."""
+    rows = summarize(results, study.sigma)
+    settings = {"base": study.base.to_json(), "runs": study.runs}
+    store.write_json(out / "comparison.json", settings | {"summary": rows})
+    text = table(rows, study.sigma)
+    store.write_text(out / "comparison.md", text + "\n")
+    draw(study, results, out / "comparison.png")
+    if has_batch_statistics([run for runs in results.values() for run in runs]):
+        draw_batch_statistics(results, out / "batch_statistics.png")
+    base = study.base
+    return f"""
+{base.dataset}, {base.model}, {base.evaluate_on}: mean ± s.e. over seeds
+
+{text}
+
+written: {out / "comparison.json"}, comparison.md, comparison.png"""
+
+
+def summarize(results: Results, sigma: float) -> dict[str, dict[str, Any]]:
+    """Means and standard errors over seeds, one row for each label."""
+    rows = {}
+    for label, runs in results.items():
+        if not runs:
+            continue
+        energies = [run["local_energy"] for run in runs]
+        at = energies[0]["sigma"].index(sigma)
+        rows[label] = {
+            "algorithm": runs[0]["config"]["algorithm"],
+            "seeds": len(runs),
+            "gradient_evaluations": runs[0]["gradient_evaluations"],
+            "test_error": mean_and_sem([run["test_error"] for run in runs]),
+            "train_error": mean_and_sem([run["train_error"] for run in runs]),
+            "replica_error": mean_and_sem([np.mean(run["replica_test_errors"]) for run in runs]),
+            "ensemble_error": mean_and_sem([run["ensemble_test_error"] for run in runs]),
+            "local_energy": mean_and_sem([energy["error"][at] for energy in energies]),
+            "seconds": mean_and_sem([run["seconds"] for run in runs]),
+        }
+        if has_batch_statistics(runs):
+            errors = [run["test_error_averaged_statistics"] for run in runs]
+            rows[label]["averaged_statistics_error"] = mean_and_sem(errors)
+    return rows
+
+
+def has_batch_statistics(runs: list[dict[str, Any]]) -> bool:
+    """Whether the network has batch norm, so that its statistics can be had in two ways."""
+    return all("test_error_averaged_statistics" in run for run in runs)
+
+
+def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
+    """The summary as a Markdown table."""
+    header = [
+        "algorithm",
+        "seeds",
+        "test error %",
+        "replicas %",
+        "ensemble %",
+        "train error %",
+        f"local energy %, σ={sigma:g}",
+        "gradients",
+        "seconds",
+    ]
+    with_statistics = all("averaged_statistics_error" in row for row in rows.values())
+    if with_statistics:
+        header.insert(3, "averaged statistics %")
+    lines = [header]
+    for label, row in rows.items():
+        shown = "{:.2f} ± {:.2f}" if row["seeds"] > 1 else "{:.2f}"
+        pair = lambda name, row=row, shown=shown: shown.format(*row[name])
+        lines.append(
+            [
+                label,
+                str(row["seeds"]),
+                pair("test_error"),
+                f"{row['replica_error'][0]:.2f}",
+                f"{row['ensemble_error'][0]:.2f}",
+                f"{row['train_error'][0]:.2f}",
+                pair("local_energy"),
+                f"{row['gradient_evaluations']:,}",
+                f"{row['seconds'][0]:.1f}",
+            ]
+        )
+        if with_statistics:
+            lines[-1].insert(3, pair("averaged_statistics_error"))
+    return markdown_table(lines)
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def draw(study: Comparison, results: Results, path: pathlib.Path) -> None:
+    """Training curves, local energy against noise, and test error against local energy."""
+    with plots.drawing(path, 1, 3, figsize=(12, 3.8), rect=(0, 0.07, 1, 1)) as (figure, panels):
+        curves, energies, scatter = panels
+        colors = _colors(results)
+        for label, runs in results.items():
+            if runs:
+                style = _style(label, runs[0]) | {"color": colors[label]}
+                _draw_curves(curves, runs, style)
+                _draw_energies(energies, runs, style)
+                _draw_scatter(scatter, runs, study.sigma, style)
+        where = study.base.evaluate_on
+        curves.set(xlabel="gradient evaluations", ylabel=f"{where} error (%)")
+        plots.logarithmic(curves)
+        curves.set_title("training", loc="left", fontweight="bold")
+        energies.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
+        energies.set_title("local energy", loc="left", fontweight="bold")
+        scatter.set(xlabel=f"local energy at σ = {study.sigma:g} (%)", ylabel=f"{where} error (%)")
+        scatter.set_title("flatness and generalisation", loc="left", fontweight="bold")
+        handles, labels = energies.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(labels), 9), frameon=False
+        )
+        title = f"{study.base.dataset}, {study.base.model}, {_seeds(results)}"
+        figure.suptitle(title, x=0.01, ha="left")
+
+
+def _seeds(results):
+    counts = sorted({len(runs) for runs in results.values() if runs})
+    return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
+
+
+def _colors(results: Results) -> dict[str, Any]:
+    """Colours of the algorithms; variants of a single one are told apart by other colours."""
+    algorithms = {label: runs[0]["config"]["algorithm"] for label, runs in results.items() if runs}
+    if len(algorithms) > 1 and len(set(algorithms.values())) == 1:
+        shades = plots.shades(len(algorithms))
+        return dict(zip(algorithms, shades, strict=True))
+    return {label: COLORS[algorithm] for label, algorithm in algorithms.items()}
+
+
+def _style(label: str, run: dict[str, Any]) -> dict[str, Any]:
+    line = "--" if " x " in label or run["config"]["algorithm"] == "ema" else "-"
+    return {"label": label, "linestyle": line}
+
+
+def _draw_curves(axes, runs, style):
+    histories = [run["history"] for run in runs]
+    gradients = [record["gradients"] for record in histories[0]]
+    errors = np.array([[record["test_error"] for record in history] for history in histories])
+    axes.plot(gradients, errors.mean(axis=0), **style)
+
+
+def _draw_energies(axes, runs, style):
+    sigma = runs[0]["local_energy"]["sigma"]
+    rises = np.array([run["local_energy"]["error"] for run in runs])
+    spread = standard_error(rises)
+    axes.plot(sigma, rises.mean(axis=0), **style)
+    axes.fill_between(
+        sigma,
+        rises.mean(axis=0) - spread,
+        rises.mean(axis=0) + spread,
+        color=style["color"],
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+def _draw_scatter(axes, runs, sigma, style):
+    at = runs[0]["local_energy"]["sigma"].index(sigma)
+    x = np.array([run["local_energy"]["error"][at] for run in runs])
+    y = np.array([run["test_error"] for run in runs])
+    is_longer = style["linestyle"] == "--"
+    face = "white" if is_longer else style["color"]
+    axes.scatter(x, y, s=10, color=style["color"], alpha=0.3, linewidths=0)
+    axes.errorbar(
+        x.mean(),
+        y.mean(),
+        xerr=standard_error(x),
+        yerr=standard_error(y),
+        fmt="o",
+        color=style["color"],
+        markerfacecolor=face,
+        markersize=7,
+    )
+
+
+def draw_batch_statistics(results: Results, path: pathlib.Path) -> None:
+    """Error during training with re-estimated and with averaged batch statistics, side by side."""
+    shown = {label: runs for label, runs in results.items() if runs}
+    size = (1 + 2.2 * len(shown), 2.8)
+    with plots.drawing(path, 1, len(shown), figsize=size, sharey=True, squeeze=False) as (_, grid):
+        for panel, (label, runs) in zip(grid[0], shown.items(), strict=True):
+            histories = [run["history"] for run in runs]
+            gradients = [record["gradients"] for record in histories[0]]
+            for field, line, name in (
+                ("test_error", "-", "re-estimated"),
+                ("test_error_averaged_statistics", ":", "averaged"),
+            ):
+                errors = np.mean([[row[field] for row in history] for history in histories], axis=0)
+                color = COLORS[runs[0]["config"]["algorithm"]]
+                panel.plot(gradients, errors, line, color=color, label=name)
+            panel.set_title(label, loc="left", fontweight="bold")
+            panel.set(xlabel="gradient evaluations")
+            plots.logarithmic(panel)
+            panel.legend(frameon=False, title="batch statistics")
+        grid[0, 0].set_ylabel("error (%)")

@@ -1,0 +1,111 @@
+"""Runs what a comparison does not have yet, and reports."""
+
+import pathlib
+import sys
+from typing import Any
+
+import tqdm
+
+from experiments.engine.config import TrainConfig
+from experiments.engine.run_directory import read_result
+from experiments.engine.task import Task, make_task
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer
+from experiments.report.store import slug
+from experiments.studies.compare.description import Comparison
+from experiments.studies.compare.report import report
+
+
+def compare(
+    study: Comparison, out: pathlib.Path, *, progress: bool = True, report_only: bool = False
+) -> int:
+    """Runs a comparison (see `run_study`) and reports it; returns the exit status."""
+    out.mkdir(parents=True, exist_ok=True)
+    results, failures = run_study(study, out, progress=progress, report_only=report_only)
+    if not any(results.values()) and not failures:
+        failures.append(f"{out} holds no complete run of this study yet")
+    if any(results.values()):
+        print(report(study, results, out))
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def run_study(
+    study: Comparison, out: pathlib.Path, *, progress: bool = True, report_only: bool = False
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Runs every algorithm and seed that has no result in `out` yet.
+
+    Args:
+      study: what to run.
+      out: directory of the study; each run has its own in it, and resumes there.
+      progress: show progress bars.
+      report_only: take the results that are there, run nothing.
+
+    Returns:
+      label -> results, one for each seed; and a message for each run that failed, which does not
+      stop the others.
+    """
+    results: dict[str, list[dict[str, Any]]] = {label: [] for label in study.runs}
+    failures = []
+    trainers = _Trainers(study)
+    # Seeds outside: a study that is stopped early has all algorithms with fewer seeds.
+    runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
+    bar = tqdm.tqdm(runs, desc="runs", unit="run", disable=not progress)
+    for seed, label in bar:
+        bar.set_postfix_str(f"{label}, seed {seed}")
+        directory = out / slug(label) / f"seed-{seed}"
+        if report_only:
+            if (result := read_result(directory)) is not None:
+                results[label].append(result)
+            continue
+        try:
+            result = train(trainers[label], seed, directory=directory, progress=progress)
+            results[label].append(result)
+        except (RuntimeError, ValueError, OSError) as error:
+            failures.append(f"{label}, seed {seed}: {error}")
+    return results, failures
+
+
+class _Trainers:
+    """The trainers of a study, made when first asked for; all share data and compiled programs."""
+
+    def __init__(self, study: Comparison):
+        self._configs = study.configs()
+        self._trainers: dict[str, Trainer] = {}
+        self._task: Task | None = None
+
+    def __getitem__(self, label: str) -> Trainer:
+        if label not in self._trainers:
+            config = self._configs[label]
+            if self._task is None or not _same_task(config, self._task.config):
+                self._task = make_task(config)
+            self._trainers[label] = Trainer(config, self._task)
+        return self._trainers[label]
+
+
+# What a task depends on; runs that agree on these share data on the device and compiled programs.
+_TASK_FIELDS = [
+    "dataset",
+    "model",
+    "model_options",
+    "rgb32",
+    "batch_size",
+    "micro_batches",
+    "label_smoothing",
+    "augment",
+    "train_size",
+    "label_noise",
+    "validation",
+    "evaluate_on",
+    "held_out_size",
+    "curve_examples",
+    "data_seed",
+    "sigmas",
+    "local_energy_samples",
+    "local_energy_examples",
+]
+
+
+def _same_task(config: TrainConfig, other: TrainConfig) -> bool:
+    return all(getattr(config, field) == getattr(other, field) for field in _TASK_FIELDS)

@@ -1,0 +1,1 @@
+"""How flat saved runs are."""

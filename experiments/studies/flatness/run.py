@@ -1,0 +1,54 @@
+"""Measures saved runs and reports."""
+
+import dataclasses
+import pathlib
+
+from experiments.engine.evaluate import final_model
+from experiments.engine.train import load_run
+from experiments.report import store
+from experiments.studies.flatness.description import Effort
+from experiments.studies.flatness.measures import Measures
+from experiments.studies.flatness.report import report
+
+
+def measure_runs(
+    directories: list[pathlib.Path], out: pathlib.Path, effort: Effort, *, progress: bool = True
+) -> str:
+    """Measures saved runs; writes flatness.json, flatness.md and flatness.png.
+
+    Args:
+      directories: of complete or interrupted runs; the newest checkpoint of each is taken.
+      out: directory of the report.
+      effort: how accurately.
+      progress: print a line for each run as it is measured.
+
+    Returns:
+      The table.
+
+    Raises:
+      FileNotFoundError: a directory that holds no run, or no checkpoint.
+    """
+    rows = []
+    measures = None
+    for directory in directories:
+        trainer, state, config = load_run(directory)
+        params, batch_stats = final_model(trainer, state)
+        task = trainer.task
+        held_out = task.evaluate(params, batch_stats)
+        if measures is None or task.network != measures.task.network:
+            measures = Measures(task, effort)
+        found = measures(task, params, batch_stats)
+        rows.append(
+            {
+                "run": str(directory),
+                "algorithm": config.algorithm,
+                "seed": config.seed,
+                "test_error": 100 * float(held_out["error"]),
+                **found,
+            }
+        )
+        if progress:
+            print(f"measured {directory}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    store.write_json(out / "flatness.json", {"effort": dataclasses.asdict(effort), "runs": rows})
+    return report(rows, effort, out)

@@ -1,0 +1,128 @@
+"""Ranks measures of flatness by the test error of the solutions."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.report import plots, store
+from experiments.report.plots import COLORS
+from experiments.report.statistics import standard_error
+from experiments.report.tables import markdown_table
+from experiments.studies.flatness.description import MEASURES
+from experiments.studies.flatness_study.description import FlatnessStudy
+from flatjax import flatness
+
+
+def rank(
+    study: FlatnessStudy, solutions: dict[str, list[dict[str, Any]]]
+) -> dict[str, dict[str, flatness.Ranking]]:
+    """Task -> measure -> how it ranks the solutions of that task."""
+    found = {}
+    for task, rows in solutions.items():
+        rows = [row for row in rows if not row.get("diverged")]
+        factors = {name: [row["factors"][name] for row in rows] for name in rows[0]["factors"]}
+        factors = {name: values for name, values in factors.items() if len(set(values)) > 1}
+        errors = [row["test_error"] for row in rows]
+        found[task] = {}
+        for measure in (*MEASURES, "train_error"):
+            values = np.array([row[measure] for row in rows])
+            # A minimum that bears more noise than was tried (NaN) is the flattest.
+            values = np.nan_to_num(values, nan=0.0) if measure == "pac_bayes" else values
+            found[task][measure] = flatness.rank_solutions(values, errors, factors)
+    return found
+
+
+def table(study: FlatnessStudy, rankings: dict[str, dict[str, flatness.Ranking]]) -> str:
+    """Kendall's tau of every measure, overall and granulated, as Markdown."""
+    header = ["measure"]
+    for task, measures in rankings.items():
+        num = next(iter(measures.values())).num_solutions
+        header += [f"{task}: τ ({num} solutions)", "granulated τ"]
+    lines = [header]
+    titles = MEASURES | {"train_error": "training error"}
+    for measure, title in titles.items():
+        line = [title.format(sigma=study.effort.sigma)]
+        for measures in rankings.values():
+            found = measures[measure]
+            for value, (low, high) in (
+                (found.tau, found.interval),
+                (found.granulated, found.granulated_interval),
+            ):
+                line.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def algorithms_table(solutions: dict[str, list[dict[str, Any]]]) -> str:
+    """Median over all settings of each algorithm's errors and local energy, as Markdown."""
+    lines = [["task", "algorithm", "solutions", "test error %", "training error %", "loss"]]
+    lines[0].append("local energy %")
+    for task, rows in solutions.items():
+        rows = [row for row in rows if not row.get("diverged")]
+        for algorithm in dict.fromkeys(row["factors"]["algorithm"] for row in rows):
+            own = [row for row in rows if row["factors"]["algorithm"] == algorithm]
+            median = lambda name, own=own: np.median([row[name] for row in own])
+            lines.append(
+                [task, algorithm, str(len(own))]
+                + [f"{median(name):.2f}" for name in ("test_error", "train_error")]
+                + [f"{median('train_loss'):.3f}", f"{median('local_energy'):.2f}"]
+            )
+    return markdown_table(lines)
+
+
+def report(study: FlatnessStudy, solutions: dict[str, Any], out: pathlib.Path) -> str:
+    """Writes flatness_study.json, .md and .png; returns the tables."""
+    rankings = rank(study, solutions)
+    as_json = {
+        task: {measure: found._asdict() for measure, found in measures.items()}
+        for task, measures in rankings.items()
+    }
+    store.write_json(out / "flatness_study.json", {"rankings": as_json, "solutions": solutions})
+    text = f"{table(study, rankings)}\n\n{algorithms_table(solutions)}"
+    store.write_text(out / "flatness_study.md", text + "\n")
+    draw(solutions, out / "flatness_study.png")
+    return text
+
+
+_PALETTE = {
+    "SGD": "sgd",
+    "SAM": "sam",
+    "SWA": "swa",
+    "eSGD": "esgd",
+    "rSGD": "rsgd",
+    "rSGD x 3": "rsgd",
+    "Parle": "parle",
+}
+
+
+def draw(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
+    """For each task: mean local energy curves above, test error against local energy below."""
+    size = (1 + 3.6 * len(solutions), 6.4)
+    with plots.drawing(path, 2, len(solutions), figsize=size, squeeze=False) as (_, panels):
+        for (task, rows), curves, scatter in zip(
+            solutions.items(), panels[0], panels[1], strict=True
+        ):
+            rows = [row for row in rows if not row.get("diverged")]
+            for algorithm in dict.fromkeys(row["factors"]["algorithm"] for row in rows):
+                own = [row for row in rows if row["factors"]["algorithm"] == algorithm]
+                color = COLORS[_PALETTE[algorithm]]
+                is_longer = algorithm.endswith("x 3")
+                energies = np.array([row["curve"]["error"] for row in own])
+                sigma = own[0]["curve"]["sigma"]
+                curves.errorbar(
+                    sigma,
+                    energies.mean(axis=0),
+                    standard_error(energies),
+                    color=color,
+                    ls="--" if is_longer else "-",
+                    label=algorithm,
+                )
+                x, y = ([row[name] for row in own] for name in ("local_energy", "test_error"))
+                face = "none" if is_longer else color
+                scatter.scatter(x, y, s=14, facecolors=face, edgecolors=color, alpha=0.8)
+            curves.set_title(task, loc="left", fontweight="bold")
+            curves.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
+            scatter.set(xlabel="local energy (%)", ylabel="test error (%)", xscale="log")
+            plots.logarithmic(scatter)  # networks that collapsed would squeeze the others
+        panels[0][0].legend(frameon=False, fontsize=8)

@@ -1,0 +1,80 @@
+"""Trains a full factorial of settings and measures every solution."""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.engine.population import Population, make_tasks
+from experiments.report import store
+from experiments.report.store import slug
+from experiments.studies.flatness.measures import Measures
+from experiments.studies.flatness_study.description import FlatnessStudy
+from experiments.studies.spaces import grid
+
+
+def run_study(
+    study: FlatnessStudy, out: pathlib.Path, *, progress: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """Trains and measures what has no result in `out` yet.
+
+    Args:
+      study: what is wanted.
+      out: directory; each block (task, algorithm, batch size) has a file in it.
+      progress: show progress bars.
+
+    Returns:
+      task -> its solutions: factors, test error and measures.
+    """
+    measures: dict[str, Measures] = {}
+    for block in itertools.product(study.tasks, study.algorithms, study.batch_sizes):
+        make = functools.partial(_run_block, study, *block, measures, progress)
+        store.cached(_block(out, *block), make)
+    return read_study(study, out)
+
+
+def read_study(study: FlatnessStudy, out: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """The solutions of the blocks that are complete, by task."""
+    solutions = {}
+    for task in study.tasks:
+        blocks = itertools.product(study.algorithms, study.batch_sizes)
+        paths = [_block(out, task, *block) for block in blocks]
+        found = [row for path in paths for row in store.read_if_there(path) or ()]
+        if found:
+            solutions[task] = found
+    return solutions
+
+
+def _block(out, task, algorithm, batch_size):
+    return out / slug(task) / f"{slug(algorithm)}-{batch_size}.json"
+
+
+def _run_block(study, task, algorithm, batch_size, measures, progress):
+    """Solutions of one program; the measures of a task are compiled for the first of its blocks."""
+    config = study.config(task, algorithm, batch_size)
+    tasks = make_tasks(config, [study.base.data_seed])
+    if task not in measures:
+        effort = dataclasses.replace(study.effort, **study.efforts.get(task, {}))
+        measures[task] = Measures(tasks[0], effort)
+    runs = list(itertools.product(grid(study.factors), study.seeds))
+    population = Population(config, tasks, list(study.factors))
+    trained = population.train(
+        [settings for settings, _ in runs],
+        [seed for _, seed in runs],
+        [0] * len(runs),
+        progress=progress,
+    )
+    rows = []
+    for (settings, seed), run in zip(runs, trained, strict=True):
+        factors = {"algorithm": algorithm, "batch_size": batch_size, **settings}
+        held_out = run.task.evaluate(run.params, run.batch_stats)
+        if not np.isfinite(held_out["loss"]):
+            rows.append({"factors": factors, "seed": seed, "diverged": True})
+            continue
+        measured = measures[task](run.task, run.params, run.batch_stats)
+        test_error = 100 * float(held_out["error"])
+        rows.append({"factors": factors, "seed": seed, "test_error": test_error, **measured})
+    return rows

@@ -1,0 +1,143 @@
+"""Points of the local entropy: the surroundings of minima, of the Hebb rule and of samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.studies.gaussian_mixture.control import limited, paired_error
+from experiments.studies.simulations import Point
+from flatjax import gaussian_mixture as gm
+from flatjax.gaussian_mixture import _references, losses, sampling, simulate
+from flatjax.gaussian_mixture._local_entropy import local_entropy
+
+BALANCED = {"alpha": 1.0, "delta": 1.0, "rho": 0.5}
+UNBALANCED = BALANCED | {"rho": 0.2}
+LOGISTIC = losses.logistic()
+
+
+def points(num_features: int, seeds: int) -> list[Point]:
+    """All points of this file, at N features, or fewer and more samples."""
+    size = limited(num_features, seeds, most=300)
+    found = []
+    for overlap in (0.5, 0.7, 0.9):
+        found.append(_surroundings("Hebb (Bayes)", overlap, 1.0, BALANCED, *size))
+        found.append(_surroundings("cross-entropy, λ=1", overlap, 1.0, BALANCED, *size, lam=1.0))
+        found.append(_surroundings("cross-entropy, λ=0.1", overlap, 1.0, BALANCED, *size, lam=0.1))
+    for name, overlap in (("noisy Hebb, c=0.7", 0.7), ("noisy Hebb, c=0.7", 0.9)):
+        found.append(_surroundings(name, overlap, 1.0, BALANCED, *size, noise=0.7))
+    for overlap in (0.7, 0.9):
+        name = "cross-entropy, λ=0.1, one sample"
+        found.append(_surroundings(name, overlap, 1.0, BALANCED, *size, lam=0.1, beta=1.0))
+    found.append(_surroundings("Hebb (Bayes)", 0.7, 3.0, BALANCED, *size))
+    found.append(_surroundings("cross-entropy, λ=0.1", 0.7, 3.0, BALANCED, *size, lam=0.1))
+    found.append(
+        _surroundings("cross-entropy, λ=0.1, rho=0.2", 0.7, 1.0, UNBALANCED, *size, lam=0.1)
+    )
+    for overlap in (0.5, 0.7, 0.9):
+        name = "cross-entropy, λ=0.01"
+        found.append(_surroundings(name, overlap, 1.0, BALANCED, *size, lam=0.01))
+    # No errors at all, where that is not too rare.
+    for overlap in (0.5, 0.6, 0.7):
+        found.append(_surroundings("Hebb (Bayes)", overlap, np.inf, BALANCED, *size))
+    for overlap in (0.5, 0.7):
+        found.append(_surroundings("cross-entropy, λ=1", overlap, np.inf, BALANCED, *size, lam=1.0))
+    for lam in (0.1, 0.01):
+        for overlap in (0.7, 0.9):
+            name = f"cross-entropy, λ={lam:g}"
+            found.append(_surroundings(name, overlap, np.inf, BALANCED, *size, lam=lam))
+    for noise in (0.9, 0.7, 0.5):
+        for overlap in (0.4, 0.5):
+            name = f"noisy Hebb, c={noise:g}"
+            few = size[0], seeds
+            found.append(_surroundings(name, overlap, np.inf, BALANCED, *few, noise=noise))
+    return found
+
+
+def _surroundings(
+    name, overlap, counting_beta, mixture, num_features, seeds, lam=None, beta=None, noise=None
+):
+    """Of the minimum of the cross-entropy, or a sample at `beta`; of the Hebb rule without lam.
+
+    The rule is measured too, on the same samples: differences are known better than each.
+    """
+    if lam is None:
+        theory = _references.noisy_hebb_reference(overlap=noise or 1.0, **mixture)
+    elif beta is None:
+        theory = _references.erm_reference(LOGISTIC, lam=lam, **mixture)
+    else:
+        theory = _references.gibbs_reference(LOGISTIC, lam=lam, beta=beta, **mixture)
+    fit_bias = mixture["rho"] != 0.5
+    rule = _references.hebb_reference(**mixture, fit_bias=fit_bias)
+    of = lambda reference: local_entropy(reference, overlap=overlap, beta=counting_beta)
+    around, around_rule = of(theory), of(rule)
+
+    def reference(key, patterns, hebb):
+        """Weights and bias."""
+        if lam is None:
+            noisy = jax.random.normal(key, hebb.shape)
+            noisy -= (noisy @ hebb) / (hebb @ hebb) * hebb
+            unit = lambda vector: vector / jnp.linalg.norm(vector)
+            c = noise or 1.0
+            return c * unit(hebb) + np.sqrt(1 - c**2) * unit(noisy), 0.0
+        if beta is None:
+            found = simulate.minimise(
+                patterns, LOGISTIC, lam=lam, fit_bias=fit_bias, tolerance=1e-5
+            )
+            return jnp.asarray(found.weights, jnp.float32), found.bias
+        chains = sampling.sample_loss(
+            key, patterns, LOGISTIC, beta=beta, lam=lam, num_chains=1, num_samples=4
+        )
+        return chains.weights[0, 0], 0.0
+
+    finite = np.isfinite(counting_beta)
+    if counting_beta <= 1:
+        sizes = {"num_samples": 60, "burn_in": 30}
+    elif finite:  # it takes longer in the cold
+        sizes = {"num_samples": 200, "burn_in": 100}
+    else:  # where a chain may be trapped with an error or two: many, so that few are
+        sizes = {"num_nodes": 8, "num_chains": 8, "num_samples": 100, "burn_in": 100}
+
+    def run(key):
+        data_key, reference_key, key = jax.random.split(key, 3)
+        patterns = gm.sample(data_key, num_features, **mixture)
+        hebb = np.sqrt(num_features) * jnp.mean(patterns.label[:, None] * patterns.x, axis=0)
+        weights, bias = reference(reference_key, patterns, hebb)
+        norm = lambda vector: np.sqrt(np.mean(np.square(vector)))
+        rule_bias = float(rule.bias) / np.sqrt(float(rule.q))
+        found = sampling.sample_local_entropy(
+            key,
+            patterns,
+            jnp.stack([weights, hebb]),
+            overlap=overlap,
+            bias=np.array([bias / norm(weights), rule_bias]),
+            beta=counting_beta,
+            **sizes,
+        )
+        if fit_bias:
+            error = gm.generalization_error(
+                found.m[0], 1.0, bias / norm(weights), delta=mixture["delta"], rho=mixture["rho"]
+            )
+        else:
+            error = paired_error(found.m[0], 1.0, patterns, mixture)
+        return {
+            "phi": found.phi[0],
+            "phi above Hebb": found.phi[0] - found.phi[1],
+            "train_error": found.train_error[0],
+            "test_error": error,
+            "r_hat": found.r_hat.max(),
+        }
+
+    names = ("phi", "train_error", "test_error") if finite else ("phi", "test_error")
+    expected = {name: getattr(around, name) for name in names}
+    is_rule = lam is None and noise is None
+    if not is_rule and finite:  # without errors the rule has no room at all in some samples
+        expected["phi above Hebb"] = around.phi - around_rule.phi
+    params = {"overlap": overlap, "beta": counting_beta if finite else "inf", "reference": name}
+    return Point(
+        curve=f"local entropy, beta={counting_beta:g}: {name}",
+        x=(1 - overlap) / 2,
+        params=mixture | params | {"num_features": num_features},
+        theory=expected,
+        simulate=run,
+        seeds=seeds,
+    )

@@ -1,0 +1,38 @@
+"""The best candidate of each setting and length, as a table."""
+
+import pathlib
+from typing import Any
+
+from experiments.report import store
+from experiments.report.tables import markdown_table
+from experiments.studies.ladder.ranking import Records, best
+
+
+def summarize(records: Records) -> list[dict[str, Any]]:
+    """A row for each setting and length that has records."""
+    keys = dict.fromkeys((record["setting"], record["length"]) for record in records)
+    return [
+        {"setting": setting, "length": length} | best(records, setting, length)
+        for setting, length in keys
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    fields = list(rows[0]["settings"])
+    names = [field.replace("_", " ") for field in fields]
+    lines = [["setting", "length", "seeds", "validation error %", *names]]
+    for row in rows:
+        chosen = [f"{row['settings'][field]:g}" for field in fields]
+        error = f"{row['error']:.2f} ± {row['sem']:.2f}"
+        lines.append([row["setting"], f"x {row['length']}", str(row["seeds"]), error, *chosen])
+    return markdown_table(lines)
+
+
+def report(records: Records, out: pathlib.Path) -> str:
+    """Writes ladder.json and ladder.md; returns the table."""
+    rows = summarize(records)
+    store.write_json(out / "ladder.json", rows)
+    text = table(rows)
+    store.write_text(out / "ladder.md", text + "\n")
+    return text

@@ -1,0 +1,62 @@
+"""Runs a row of the paper's table; a reduced one is checked after a restart."""
+
+import pathlib
+import sys
+from typing import Any
+
+from experiments.engine.evaluate import held_out_errors
+from experiments.engine.run_directory import read_result
+from experiments.engine.train import load_run
+from experiments.report import store
+from experiments.report.store import slug
+from experiments.studies.compare.description import Comparison
+from experiments.studies.compare.run import compare
+from flatjax import data
+
+
+def reproduce(study: Comparison, out: pathlib.Path, *, reduced: bool, progress: bool = True) -> int:
+    """Runs a row (see `compare`); a reduced one is restored and evaluated again.
+
+    Args:
+      study: of the row, whole or reduced.
+      out: its directory.
+      reduced: whether to write reduced.json: did losses fall, do saved models evaluate alike.
+      progress: show progress bars.
+
+    Returns:
+      The exit status.
+    """
+    status = compare(study, out, progress=progress)
+    if reduced:
+        found = {label: _check(out / slug(label) / "seed-0") for label in study.runs}
+        store.write_json(out / "reduced.json", {label: row for label, row in found.items() if row})
+    return status
+
+
+def _check(directory: pathlib.Path) -> dict[str, Any] | None:
+    """What a reduced run shows; None if it is not complete."""
+    result = read_result(directory)
+    if result is None:
+        return None
+    trainer, state, _ = load_run(directory)
+    losses = [record["train_loss"] for record in result["history"]]
+    found = {
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "test_error": result["test_error"],
+        "restored_test_error": held_out_errors(trainer, state)["test_error"],
+        "local_energy": result["local_energy"]["error"][-1],
+        "seconds": result["seconds"],
+    }
+    averaged = "test_error_averaged_statistics"
+    return found | ({averaged: result[averaged]} if averaged in result else {})
+
+
+def available_dataset() -> str:
+    """Fashion-MNIST, or digits where it is missing (and says how to get it)."""
+    try:
+        data.load("fashion_mnist")
+    except (FileNotFoundError, ConnectionError) as error:
+        print(f"{error}\nDigits are taken instead.", file=sys.stderr)
+        return "digits"
+    return "fashion_mnist"

@@ -1,0 +1,1 @@
+"""What a step costs on up to thousands of accelerators, predicted by counting."""

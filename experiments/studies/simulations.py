@@ -1,0 +1,113 @@
+"""Simulated points: what is simulated, beside which value of the theory, and what came out."""
+
+import dataclasses
+import json
+import pathlib
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import tqdm
+
+from experiments.report import store
+from experiments.report.statistics import standard_error
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A value of the theory that is simulated at finite size.
+
+    Attributes:
+      curve: the curve of a figure on which it lies.
+      x: where on that curve.
+      params: what it depends on, size and all; recorded, and part of its name.
+      theory: quantity -> value of the theory.
+      simulate: (key) -> quantity -> value of one simulation.
+      seeds: how many simulations.
+    """
+
+    curve: str
+    x: float
+    params: Mapping[str, Any]
+    theory: Mapping[str, float]
+    simulate: Callable[[chex.PRNGKey], Mapping[str, float]]
+    seeds: int
+
+    @property
+    def name(self) -> str:
+        """Names the point: no two points share it."""
+        return f"{self.curve}: {json.dumps(dict(self.params), sort_keys=True)}"
+
+    def key(self, seed: int) -> chex.PRNGKey:
+        """The key of one simulation: points are independent of each other."""
+        return jax.random.fold_in(jax.random.key(seed), zlib.crc32(self.name.encode()))
+
+
+def simulate_points(
+    points: Sequence[Point], path: pathlib.Path, *, progress: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """Simulates what `path` does not hold yet.
+
+    Args:
+      points: what is wanted.
+      path: a file of JSON lines, one for each simulation, written as they come.
+      progress: show a progress bar.
+
+    Returns:
+      Name of a point -> its simulations: seed, values and seconds.
+    """
+    done = read_simulations(path)
+    wanted = [(seed, point) for point in points for seed in range(point.seeds)]
+    known = {(name, run["seed"]) for name, runs in done.items() for run in runs}
+    missing = [(seed, point) for seed, point in wanted if (point.name, seed) not in known]
+    bar = tqdm.tqdm(missing, desc="simulations", disable=not progress)
+    for seed, point in bar:
+        bar.set_postfix_str(point.curve)
+        start = time.perf_counter()
+        values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
+        run = {"seed": seed, "values": values}
+        run["seconds"] = round(time.perf_counter() - start, 2)
+        store.append_line(path, {"point": point.name} | run)
+        done.setdefault(point.name, []).append(run)
+    return done
+
+
+def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """The simulations that a file holds, by the name of their point."""
+    done: dict[str, list[dict[str, Any]]] = {}
+    for run in store.read_lines(path):
+        done.setdefault(run.pop("point"), []).append(run)
+    return done
+
+
+def compare(
+    points: Sequence[Point], simulations: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Theory beside simulation, a row for each quantity of each point that was simulated."""
+    rows = []
+    for point in points:
+        runs = [run for run in simulations.get(point.name, []) if run["seed"] < point.seeds]
+        if len(runs) < 2:
+            continue
+        for quantity, theory in point.theory.items():
+            values = [run["values"][quantity] for run in runs]
+            mean, sem = float(np.mean(values)), float(standard_error(values))
+            rows.append(
+                {
+                    "curve": point.curve,
+                    "x": point.x,
+                    "params": dict(point.params),
+                    "quantity": quantity,
+                    "theory": float(theory),
+                    "mean": mean,
+                    "sem": sem,
+                    "z": (mean - float(theory)) / sem if sem > 0 else float("nan"),
+                    "seeds": len(runs),
+                    "seconds": round(sum(run["seconds"] for run in runs), 1),
+                }
+            )
+    return rows

@@ -1,0 +1,87 @@
+"""Chooses the settings of a study's algorithms, each by the same rule, on validation data."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import tqdm
+
+from experiments.engine.task import Task, make_task
+from experiments.engine.train import train
+from experiments.engine.trainer import Trainer, TrainingDivergedError
+from experiments.report.statistics import mean_and_sem
+from experiments.report.store import slug, write_json
+from experiments.studies.compare.description import Comparison
+
+VALIDATION = 0.1
+
+
+def tune(
+    study: Comparison,
+    out: pathlib.Path,
+    *,
+    labels: tuple[str, ...],
+    seeds: int,
+    progress: bool = True,
+) -> dict[str, list[dict[str, Any]]]:
+    """Trains every candidate of a study's grids and ranks them by validation error.
+
+    Args:
+      study: its base, grids and tuning changes are used.
+      out: directory; `<label>.json` is written there as candidates finish. Each run has its own
+        directory in it, so that an interrupted search goes on where it stopped.
+      labels: labels of the grids to search; all if empty.
+      seeds: runs of each candidate.
+      progress: show a progress bar.
+
+    Returns:
+      label -> candidates, best first: their settings and validation error (mean, standard error);
+      a candidate that diverged has None and stands last.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    validation = study.base.validation or VALIDATION
+    base = study.changed({"validation": validation, "evaluate_on": "validation"}, study.tuning)
+    task = make_task(base)
+    return {
+        label: _tune_one(label, study, base, task, out, seeds, progress)
+        for label in labels or study.grids
+    }
+
+
+def _tune_one(label, study, base, task: Task, out, seeds, progress):
+    found = []
+    directory = out / slug(label)
+    for candidate in tqdm.tqdm(study.candidates(label), desc=label, disable=not progress):
+        config = dataclasses.replace(base, **(study.runs[label] | study.tuning | candidate))
+        name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
+        trainer = Trainer(config, task)
+        try:
+            results = [
+                train(
+                    trainer,
+                    seed,
+                    directory=directory / name / f"seed-{seed}",
+                    progress=False,
+                    evaluate_epochs=False,
+                )
+                for seed in range(seeds)
+            ]
+            error = mean_and_sem([result["test_error"] for result in results])
+        except TrainingDivergedError:
+            error = None
+        found.append({"settings": candidate, "validation_error": error})
+        found.sort(key=lambda row: (row["validation_error"] is None, row["validation_error"]))
+        write_json(out / f"{slug(label)}.json", found)
+    return found
+
+
+def report(found: dict[str, list[dict[str, Any]]]) -> str:
+    """The searches as text, best first."""
+    lines = []
+    for label, rows in found.items():
+        lines.append(f"{label}:")
+        for row in rows:
+            error = row["validation_error"]
+            shown = "diverged" if error is None else "{:6.2f} ± {:.2f} %".format(*error)
+            lines.append(f"  {shown}   {row['settings']}")
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""The ladder of lengths: successive halving, decided lengths, records that it continues from."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import __main__ as command_line
+from experiments.configs.ladder import SMALL, STUDY
+from experiments.engine.config import TrainConfig
+from experiments.report import store
+from experiments.studies.ladder import run
+from experiments.studies.ladder.description import Ladder
+from experiments.studies.ladder.ranking import best, ranking
+from experiments.studies.ladder.report import report
+
+TINY = Ladder(
+    base=TrainConfig(
+        algorithm="sgd",
+        batch_size=32,
+        train_size=100,
+        validation=0.2,
+        evaluate_on="validation",
+        model_options=("hidden=(8,)",),
+    ),
+    settings={"MLP": {"epochs": 1}},
+    space={"learning_rate": (0.01, 0.3), "weight_decay": (1e-4, 1e-2)},
+    trials=2,
+    lengths=(1, 2),
+    rounds=((2, 1), (1, 2)),
+    least_gain=0.1,
+)
+
+
+def record(candidate, seed, error, *, setting="MLP", length=1):
+    keys = {"setting": setting, "length": length, "candidate": candidate, "seed": seed}
+    return keys | {"validation_error": error, "settings": {"learning_rate": 0.1 * (1 + candidate)}}
+
+
+def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
+    path = tmp_path / "ladder" / "sgd.jsonl"
+    run.run_ladder(TINY, path, progress=False)
+    records = store.read_lines(path)
+    for length in TINY.lengths:
+        runs = [(r["candidate"], r["seed"]) for r in records if r["length"] == length]
+        assert sorted(runs[:2]) == [(0, 0), (1, 0)]
+        assert runs[2:] == [(runs[2][0], 1)]  # the best one, on the seed that is new
+        assert best(records, "MLP", length)["seeds"] == 2
+    assert {r["config"]["epochs"] for r in records} == {1.0, 2.0}
+    assert records[0]["settings"] == TINY.candidates()[records[0]["candidate"]]
+    text = report(records, path.parent)
+    assert text.count("| MLP ") == 2
+    assert json.loads((path.parent / "ladder.json").read_text())[0]["length"] == 1
+
+    monkeypatch.setattr(run, "_train", None)
+    run.run_ladder(TINY, path, progress=False)
+    assert store.read_lines(path) == records
+
+
+def test_candidates_with_more_seeds_come_first():
+    records = [record(0, 0, 9.0), record(1, 0, 5.0), record(0, 1, 7.0), record(2, 0, 4.0)]
+    assert ranking(records) == [0, 2, 1]
+    found = best(records, "MLP", 1)
+    assert (found["error"], found["sem"]) == (8.0, pytest.approx(1.0))
+    assert best(records, "MLP", 3) is None
+
+
+def test_a_longer_length_is_run_where_tripling_paid():
+    ladder = dataclasses.replace(TINY, lengths=(1, 3, 10))
+    gain = [record(0, 0, 8.0), record(0, 0, 7.0, length=3)]
+    none = [record(0, 0, 8.0), record(0, 0, 7.95, length=3)]
+    assert not run.is_decided(ladder, gain, "MLP", 10)
+    assert run.is_decided(ladder, none, "MLP", 10)
+    assert not run.is_decided(ladder, none, "MLP", 3)
+
+
+def test_the_protocol_is_the_one_that_was_fixed():
+    assert len(STUDY.settings) == 10
+    assert STUDY.candidates()[0] == {"learning_rate": 0.111, "weight_decay": 0.00511}
+    assert STUDY.config("MLP, 500, clean", 3).epochs == 720.0
+    assert set(SMALL.settings) < set(STUDY.settings)
+
+
+def test_the_command_says_what_is_missing(tmp_path, capsys):
+    assert command_line.main(["ladder", "--report-only", "--out", str(tmp_path / "none")]) == 1
+    assert "holds no run of this ladder" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
