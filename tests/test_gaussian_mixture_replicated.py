@@ -17,8 +17,8 @@ from flatjax.gaussian_mixture._replicated import replicated, replicated_sphere
 UNIT = {"alpha": 1.0, "delta": 1.0}
 LOGISTIC = losses.logistic()
 FIELDS = {
-    "eps_bar": "barycenter_test_error",
-    "eps_bar_cv": "barycenter_test_error",
+    "eps_bar": "center_test_error",
+    "eps_bar_cv": "center_test_error",
     "eps_rep": "test_error",
     "eps_rep_cv": "test_error",
 }
@@ -131,7 +131,7 @@ def coupled():
 def check_row(row, found):
     assert found.converged
     value = getattr(found, FIELDS.get(row["quantity"], row["quantity"]), None)
-    if row["quantity"] == "qc":  # the norm of the barycenter
+    if row["quantity"] == "qc":  # the norm of the center
         y = row["params"]["y"]
         value = (found.q + (y - 1) * found.q1) / y
     assert abs(value - row["theory"]) < row["tol_theory"], row
@@ -282,9 +282,9 @@ def test_many_coupled_replicas_approach_infinitely_many(coupled, coupled_many):
         del point["y"]
         limit = coupled_many(**point)
         assert limit.q1 == limit.q0
-        assert limit.barycenter_test_error == limit.thermal_mean_test_error
+        assert limit.center_test_error == limit.thermal_mean_test_error
         assert_same(found, limit, 3e-3 if rho == 0.5 else 6e-3, "q", "q1", "q0", "m", "bias")
-        assert_same(found, limit, 2e-4, "free_entropy", "train_loss", "barycenter_test_error")
+        assert_same(found, limit, 2e-4, "free_entropy", "train_loss", "center_test_error")
 
 
 def test_reference_values_of_entropy_sgd(coupled):
@@ -333,8 +333,8 @@ def test_the_energy_is_the_derivative_of_the_free_entropy(at_temperature):
 
 def test_close_replicas_are_solved(on_sphere, on_sphere_many):
     """The potential has a sharp bend there, and the reaction of many replicas is large."""
-    errors = [on_sphere(y=y, q1=0.98).barycenter_test_error for y in (7.0, 20.0)]
-    errors.append(on_sphere_many(q1=0.97, beta=np.inf).barycenter_test_error)
+    errors = [on_sphere(y=y, q1=0.98).center_test_error for y in (7.0, 20.0)]
+    errors.append(on_sphere_many(q1=0.97, beta=np.inf).center_test_error)
     assert np.all(np.diff(errors) < -0.003)
 
 

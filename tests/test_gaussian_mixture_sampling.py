@@ -189,6 +189,11 @@ def test_r_hat_tells_chains_that_differ_or_drift():
     assert r_hat(noise + np.array([[0.0], [2.0]]), noise) > 1.3
     assert r_hat(noise, noise + np.linspace(0, 4, 200)) > 1.3
     assert r_hat(noise, np.zeros((2, 200))) < 1.02
+    frozen = np.array([[0.1], [0.3]]) * np.ones(200)
+    assert r_hat(frozen, np.zeros((2, 200))) == np.inf
+    assert r_hat(np.full((2, 200), 0.1), frozen) == np.inf
+    assert r_hat(np.full((2, 200), 0.1), np.full((2, 200), 0.3)) == 1
+    assert np.isnan(r_hat(np.full((2, 200), np.nan), noise))
 
 
 def test_one_chain_is_not_enough():

@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.signal
 import scipy.stats
 
-from flatjax.flatness import _chains, _ladder, priors
+from flatjax.flatness import priors
 from flatjax.flatness._local_entropy import local_entropy
 from flatjax.flatness._log_fraction import log_fraction_direct
-from flatjax.flatness._surroundings import Landscape
+from flatjax.flatness._surroundings import PRIORS, Landscape
 
 KEY = jax.random.key(0)
 NUM_PATTERNS, NUM_INPUTS = 6, 8
@@ -267,7 +266,7 @@ def test_geometry_of_the_priors():
     params, noise = draw(), draw()
     flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
     w, z = flat(params), flat(noise)
-    moved = {name: flat(prior(params, noise, 0.3)) for name, prior in priors.PRIORS.items()}
+    moved = {name: flat(prior(params, noise, 0.3)) for name, prior in PRIORS.items()}
     np.testing.assert_allclose(moved["additive"], w + 0.3 * z, rtol=1e-5)
     np.testing.assert_allclose(moved["multiplicative"], w + 0.3 * z * w, rtol=1e-5)
     assert np.linalg.norm(moved["sphere"] - w) == pytest.approx(0.3)
@@ -350,73 +349,6 @@ def test_convolutions_are_evaluated_one_by_one_on_cpu(orthogonal_patterns):
     )
     np.testing.assert_allclose(found.mean_energy, expected.mean_energy, rtol=1e-6)
     np.testing.assert_allclose(found.log_volume, expected.log_volume, rtol=1e-4, atol=1e-6)
-
-
-# --- statistics --------------------------------------------------------------------------------
-
-
-def test_free_energies_of_a_binomial_from_exact_samples():
-    n, betas = 20, np.array([0.0, 0.5, 1.0, 2.0, 3.0])
-    rng = np.random.default_rng(0)
-    energies = rng.binomial(n, 1 / (1 + np.exp(betas)), size=(8, 500, 5)).astype(float)
-    free = n * np.log((1 + np.exp(-betas)) / 2)
-    for threshold in (0, 2):
-        found = _ladder.reweight(energies, betas, np.zeros(5), threshold)
-        assert np.all(np.abs(found.free - free)[1:] < LIMIT * found.free_sem[1:])
-        mass = scipy.stats.binom(n, 0.5).logcdf(threshold)
-        assert abs(found.log_mass - mass) < LIMIT * found.log_mass_sem < 1
-
-    def without(chains):
-        left = _ladder.reweight(chains, betas, free, 2)
-        return np.append(left.free, left.log_mass)
-
-    # To first order, and with each chain really left out.
-    exact_error = _ladder.jackknife(without, energies)
-    np.testing.assert_allclose(
-        np.append(found.free_sem, found.log_mass_sem), exact_error, rtol=0.01, atol=1e-9
-    )
-    assert found.free_sem[0] == 0
-
-    apart = np.stack([np.full((2, 10), 100.0), np.full((2, 10), 0.0)], axis=-1)
-    found = _ladder.reweight(apart, np.array([0.0, 50.0]), np.zeros(2))
-    assert np.all(np.isnan(found.free))
-
-
-def test_thermodynamic_integration_is_of_fourth_order():
-    errors = []
-    for rungs in (5, 9):
-        betas = np.linspace(0, 2, rungs)
-        mean, variance = 1 / (1 + np.exp(betas)), 0.25 / np.cosh(betas / 2) ** 2
-        # Two values of this mean and variance.
-        energies = np.stack([mean - np.sqrt(variance), mean + np.sqrt(variance)])[None]
-        free = _ladder.thermodynamic_integration(energies, betas)
-        errors.append(abs(free[-1] - np.log((1 + np.exp(-2)) / 2)))
-    assert errors[0] < 1e-4
-    assert errors[0] / errors[1] == pytest.approx(16, rel=0.3)
-
-
-def test_effective_sample_size_and_r_hat():
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((4, 4000, 2))
-    persistence = np.array([0.0, 0.8])
-    series = scipy.signal.lfilter([1], [1, -0.8], noise[..., 1], axis=1)
-    series = np.stack([noise[..., 0], series], axis=-1)
-    expected = 16000 * (1 - persistence) / (1 + persistence)
-    np.testing.assert_allclose(_chains.effective_sample_size(series), expected, rtol=0.15)
-    np.testing.assert_allclose(_chains.split_r_hat(series), 1.0, atol=0.01)
-
-    apart = series + 5 * np.arange(4)[:, None, None]
-    assert np.all(_chains.split_r_hat(apart) > 2)
-    assert np.all(_chains.effective_sample_size(apart) < 20)
-    drift = series + np.linspace(0, 20, 4000)[:, None]
-    assert np.all(_chains.split_r_hat(drift) > 1.5)
-    constant = np.ones((3, 10))
-    assert _chains.split_r_hat(constant) == 1
-    assert _chains.effective_sample_size(constant) == 30
-    assert _chains.split_r_hat(constant * np.arange(3)[:, None]) == np.inf
-    constant[0, 0] = np.inf
-    assert np.isnan(_chains.split_r_hat(constant))
-    assert np.isnan(_chains.effective_sample_size(constant))
 
 
 # --- bad input ---------------------------------------------------------------------------------

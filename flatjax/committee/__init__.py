@@ -1,4 +1,8 @@
-"""Committee machines: message passing, focusing belief propagation, and their local entropy."""
+"""Committee machines: message passing, focusing belief propagation, and their local entropy.
+
+In equations K is the number of units, y the number of replicas, sigma a label and S the shape of
+the points that are asked for. The argument `y` of the functions holds the labels.
+"""
 
 from flatjax.committee._amp import Marginals, amp
 from flatjax.committee._binary import (

@@ -1,8 +1,8 @@
 r"""Approximate message passing for committees: entropies, local entropies and marginals of weights.
 
-With :math:`U_{\mu i} = y_\mu x_{\mu i} / \sqrt{N}` (patterns of the class -1 turned round, so that
-all should have a majority for 1), independent Gaussian weights of mean m and variance v, and the
-channel :math:`Z, g, \Gamma` of `flatjax.committee._channel`,
+With :math:`U_{\mu i} = \sigma_\mu x_{\mu i} / \sqrt{N}`, sigma the labels (patterns of the class -1
+turned round, so that all should have a majority for 1), independent Gaussian weights of mean m and
+variance v, and the channel :math:`Z, g, \Gamma` of `flatjax.committee._channel`,
 
 .. math::
   V_{\mu k} = \sum_i U_{\mu i}^2 v_{ki}, \quad
@@ -14,7 +14,7 @@ and m, v are those of :math:`e^{-(A + \lambda) w^2 / 2 + (B + \gamma \tilde w) w
 such that on average :math:`|w_k|^2 = N` and :math:`w_k \cdot \tilde w_k = p N`. The entropy
 
 .. math::
-  S = \sum_\mu \Big[\log Z_\mu + \sum_k \frac{(\omega - U m)^2}{2 V}\Big]
+  F = \sum_\mu \Big[\log Z_\mu + \sum_k \frac{(\omega - U m)^2}{2 V}\Big]
     + \sum_{ki} \Big[\frac12 \log \frac{2 \pi}{\lambda + A}
       + \frac{(B + \gamma \tilde w)^2}{2 (\lambda + A)} + \frac{A (v + m^2)}{2} - B m \Big]
     + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big)
@@ -31,10 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flatjax import _checks
 from flatjax._float64 import in_float64, vectorized
 from flatjax.committee._channel import Output, majority
-from flatjax.committee._constraints import Gaussian, Problem, check_problem, constrained
+from flatjax.committee._checks import Problem, check_iteration, check_problem
+from flatjax.committee._constraints import Gaussian, constrained
 
 CHUNK = 1024  # patterns; the channel's arrays stay in cache
 POSSIBLE = 1e-9  # phi is not positive but for rounding
@@ -131,13 +131,6 @@ def amp(
     points = (problem.references, problem.overlaps)
     found = run(problem.patterns, *points, damping, tolerance, max_iterations)
     return as_results(found, problem)
-
-
-def check_iteration(damping: float, max_iterations: int, tolerance: float) -> None:
-    """Raises unless the parameters of an iteration are in their ranges."""
-    _checks.check_scalar("damping", damping, maximum=1.0, exclusive_maximum=True)
-    _checks.check_count("max_iterations", max_iterations)
-    _checks.check_scalar("tolerance", tolerance, exclusive_minimum=True)
 
 
 def as_results(found: Marginals, problem: Problem) -> Marginals:
@@ -295,10 +288,10 @@ def entropy_per_weight(
 ) -> jax.Array:
     r"""Phi, of the logarithm of the partition function with the multipliers of the constraints.
 
-    .. math:: N K \Phi = \log Z + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) - S_0, \quad
-      S_0 = \frac{N K}{2} \big[\log 2 \pi + 1 + \log(1 - p^2)\big],
+    .. math:: N K \Phi = \log Z + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) - F_0, \quad
+      F_0 = \frac{N K}{2} \big[\log 2 \pi + 1 + \log(1 - p^2)\big],
 
-    :math:`S_0` being the same for no data, by the same saddle point as S.
+    :math:`F_0` being the same for no data, by the same saddle point as F.
     """
     p = 0.0 if overlap is None else overlap
     constraints = jnp.mean(norm_multiplier / 2 - overlap_multiplier * p)

@@ -4,7 +4,7 @@ Belief propagation estimates the mean of each weight over all weights without er
 many and far apart, so that the signs of the means are no solution. Two ways to make them one:
 `binary_reinforced_bp`, in which weights gradually come to believe in themselves
 [Braunstein and Zecchina, 2006], and `binary_focusing_bp`, in which y replicas are attracted to a
-centre, and so to where solutions are dense [Baldassi et al., 2016].
+center, and so to where solutions are dense [Baldassi et al., 2016].
 
 All pass messages in their approximate form (AMP), which stores one number for each weight and
 each field, not for each pair of a weight and a pattern: 2 N P + 6 K (N + P) numbers in all. An
@@ -24,6 +24,7 @@ import numpy as np
 from flatjax import _checks
 from flatjax._float64 import in_float64, is_traced
 from flatjax.committee._binary_amp import Schedules, iterate, signs
+from flatjax.committee._checks import check_damping, check_patterns, check_units
 
 Schedule = Callable[[chex.Numeric], chex.Numeric]
 
@@ -167,22 +168,23 @@ def binary_focusing_bp(
 ) -> BinarySolution:
     r"""A solution by focusing belief propagation [Baldassi et al., 2016].
 
-    Belief propagation for y replicas of the weights, each coupled to a centre by :math:`\gamma`.
+    Belief propagation for y replicas of the weights, each coupled to a center by :math:`\gamma`.
     All replicas receive the same messages, so that only those of one are computed, with
 
     .. math::
       h = B + c_\gamma\big((y - 1)\, c_\gamma(B)\big), \qquad
       c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B)
 
-    in which y may be any number from 1; the cost does not depend on it. At an infinite gamma every
-    pattern counts y times. With `pseudo_reinforcement` both rise together.
+    in which the number of replicas, y, may be any number from 1; the cost does not depend on it. At
+    an infinite gamma every pattern counts once for each replica. With `pseudo_reinforcement` both
+    rise together.
 
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
       key: PRNG key of the first messages.
       num_units: K, odd.
-      num_replicas: the number y of replicas, or a schedule of the iteration.
+      num_replicas: the number of replicas, y in the equation, or a schedule of the iteration.
       gamma: coupling, or a schedule of the iteration; 2 t / max_iterations by default.
       max_iterations: of 10 K N P operations each. Stops at the first without errors.
       damping: share of the old fields that is kept, in [0, 1).
@@ -255,7 +257,7 @@ def binary_entropy(
     r"""The number of weights without errors, by belief propagation, in double precision.
 
     .. math::
-      S = \frac{1}{N K} \Big[ \sum_\mu \log Z_\mu + \sum_{k \mu} \frac{V_k^\mu (g_k^\mu)^2}{2}
+      s = \frac{1}{N K} \Big[ \sum_\mu \log Z_\mu + \sum_{k \mu} \frac{V_k^\mu (g_k^\mu)^2}{2}
         + \sum_{k i} \big(\log 2 \cosh B_{ki} - B_{ki} m_{ki}\big) \Big]
 
     Bethe's free entropy at the fixed point of the messages: B the field of a weight, m = tanh B,
@@ -329,14 +331,6 @@ def _values(name, schedule, num_iterations, minimum=0.0, maximum=np.inf):
 
 
 def _check(x, y, num_units, damping):
-    if np.ndim(x) != 2 or not np.size(x):
-        raise ValueError(f"x must have shape (P, N), got {np.shape(x)}.")
-    if np.shape(y) != np.shape(x)[:1]:
-        expected = np.shape(x)[:1]
-        raise ValueError(f"y must have shape {expected}, as x has patterns, got {np.shape(y)}.")
-    if not is_traced(y) and not np.all(np.abs(y) == 1):
-        raise ValueError("y must hold labels -1 and 1, got others.")
-    _checks.check_count("num_units", num_units)
-    if num_units % 2 == 0:
-        raise ValueError(f"num_units must be odd, got {num_units}.")
-    _checks.check_scalar("damping", damping, maximum=1.0, exclusive_maximum=True)
+    check_patterns(x, y)
+    check_units(num_units)
+    check_damping(damping)

@@ -1,4 +1,4 @@
-"""Approximate message passing for weights of +-1, with reinforcement and a centre of replicas."""
+"""Approximate message passing for weights of +-1, with reinforcement and a center of replicas."""
 
 import functools
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Schedules(NamedTuple):
 
     Attributes:
       reinforcement: share of its field that a weight keeps.
-      gamma: coupling of replicas to their centre.
+      gamma: coupling of replicas to their center.
       others: number of the other replicas.
     """
 
@@ -70,7 +70,7 @@ def iterate(
       B &= g U + m \, (\Gamma U_2), \quad
       h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h
 
-    with U = y x / sqrt(N) and U_2 its elementwise square.
+    with U = sigma x / sqrt(N), sigma the labels, and U_2 its elementwise square.
 
     Args:
       key: PRNG key of the first fields, normal numbers of 0.1.

@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax.flatness import _tempering
-from flatjax.gaussian_mixture._chains import draw
-from flatjax.gaussian_mixture._refraction import ROUNDING, Landscape, refraction_step
+from flatjax._sampling.drawing import draw
+from flatjax._sampling.exchange import exchange_neighbours
+from flatjax._sampling.refraction import ROUNDING, Walls, refraction_step
 
 NEVER = 1e6  # an offset of fields that never change sign
 
@@ -30,7 +30,7 @@ def sample_energies(
     """Numbers of errors of weights at an overlap with a reference, at B inverse temperatures.
 
     In a step each unit makes a flight while the others rest, see
-    `flatjax.gaussian_mixture._refraction`; its walls are the fields of those patterns for which the
+    `flatjax._sampling.refraction`; its walls are the fields of those patterns for which the
     others' votes are balanced. Then every second pair of neighbouring betas may exchange.
 
     Args:
@@ -64,10 +64,10 @@ def sample_energies(
         def fly(k, state):
             z, right = state
             balanced = right.sum(0) - right[k] == num_units // 2
-            walls = jnp.where(balanced, offset[k], NEVER)
+            pivotal = jnp.where(balanced, offset[k], NEVER)
             mixing = across * jnp.ones((1, 1))
-            landscape = Landscape(design, gram, mixing, walls, axes[k], along[k], beta)
-            step = refraction_step(landscape, duration)
+            walls = Walls(design, gram, mixing, pivotal, axes[k], along[k], beta)
+            step = refraction_step(walls, duration)
             z_k = step(z[k, None], jax.random.fold_in(key, k))[0][0]
             return z.at[k].set(z_k), right.at[k].set(is_right(z_k, offset[k]))
 
@@ -76,24 +76,17 @@ def sample_energies(
 
     sweeps = jax.vmap(jax.vmap(sweep), (0, None, 0))
 
-    def step(ladders, t):
+    def step(z, t):
         fly_key, exchange_key = jax.random.split(jax.random.fold_in(key, t))
         shape = (num_chains, len(betas))
-        z = ladders.noise.reshape(*shape, num_units, num_features)
         z, energy = sweeps(z, betas, jax.random.split(fly_key, shape))
-        ladders = ladders._replace(noise=z.reshape(*shape, -1), energy=energy.astype(z.dtype))
         uniform = jax.random.uniform(exchange_key, (num_chains, len(betas) - 1))
-        ladders, rate = _tempering.exchange_neighbours(ladders, betas, t % 2, uniform)
-        return ladders, (ladders.energy, rate)
+        z, energy, rate = exchange_neighbours(z, energy.astype(z.dtype), betas, t % 2, uniform)
+        return z, (energy, rate)
 
     z, _ = draw(key, (num_chains * len(betas) * num_units, num_features), 0)
     z = z.reshape(num_chains, len(betas), num_units, num_features)
     z -= jnp.einsum("...kn,kn->...k", z, axes)[..., None] * axes
     z *= root / jnp.linalg.norm(z, axis=-1, keepdims=True)
-    start = _tempering.Ladders(
-        noise=z.reshape(num_chains, len(betas), -1),
-        energy=jnp.zeros((num_chains, len(betas))),
-        log_step=jnp.zeros(len(betas)),
-    )
-    _, (energy, rate) = jax.lax.scan(step, start, jnp.arange(num_warmup + num_steps))
+    _, (energy, rate) = jax.lax.scan(step, z, jnp.arange(num_warmup + num_steps))
     return energy[num_warmup:].swapaxes(0, 1), rate[num_warmup:].mean(0)

@@ -39,11 +39,10 @@ from flatjax.committee._amp import (
     POSSIBLE,
     Marginals,
     as_results,
-    check_iteration,
     entropy_per_weight,
     majority_in_chunks,
 )
-from flatjax.committee._constraints import check_problem
+from flatjax.committee._checks import check_iteration, check_problem
 
 LEAST_SITE = -0.9  # times the precision of the cavity: less would leave no variance
 

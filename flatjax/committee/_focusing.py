@@ -26,14 +26,14 @@ from numpy.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._float64 import in_float64
-from flatjax.committee._amp import amp_step, check_iteration, first_messages
-from flatjax.committee._constraints import (
-    Gaussian,
+from flatjax.committee._amp import amp_step, first_messages
+from flatjax.committee._checks import (
+    check_damping,
+    check_iteration,
     check_units,
-    constrained,
     signed_patterns,
-    solve_norm,
 )
+from flatjax.committee._constraints import Gaussian, constrained, solve_norm
 
 
 class Focused(NamedTuple):
@@ -44,7 +44,7 @@ class Focused(NamedTuple):
       variance: v, shape (K, N): near 0 where replicas have collapsed.
       train_error: fraction of patterns that `weights` classifies wrongly.
       gamma: couplings, shape (T,).
-      num_replicas: y at each of them, shape (T,).
+      num_replicas: their number at each of them, shape (T,).
       train_errors: the same after the iterations at each of them, shape (T,).
       residuals: of `amp`, after these, shape (T,). A schedule does not wait for it to be small.
     """
@@ -142,9 +142,9 @@ def focusing_bp(
     r"""Focusing belief propagation [Baldassi et al., 2016]: a committee in a wide flat minimum.
 
     The coupling grows while messages are passed, until replicas have become one (scoping). Few
-    replicas may not do that, but tend to weights that have each pattern y times, and leave errors:
-    look at `train_error`. Their number may grow as well, from the 1 of `belief_propagation` to the
-    infinity of reinforcement (pseudo-reinforcement).
+    replicas may not do that, but tend to weights for which each pattern counts once for each
+    replica, and leave errors: look at `train_error`. Their number may grow as well, from the 1 of
+    `belief_propagation` to the infinity of reinforcement (pseudo-reinforcement).
 
     *Cost.* As one point of `amp` for each iteration, 600 of them by default: 2 s for P = 500,
     N = 784, K = 9 on two cores.
@@ -154,8 +154,8 @@ def focusing_bp(
       y: their labels, -1 or 1, shape (P,).
       key: PRNG key of the start.
       num_units: K, odd.
-      num_replicas: y >= 1; inf for the limit in which a replica's own mean is its field. A number,
-        or one for each coupling: shape (T,), or a function of 0, ..., T - 1.
+      num_replicas: at least 1; inf for the limit in which a replica's own mean is its field. A
+        number, or one for each coupling: shape (T,), or a function of 0, ..., T - 1.
       gamma: couplings, shape (T,), by default those of `default_gamma`.
       iterations_per_gamma: at each of them.
       damping: D, in [0, 1). At 0.5 errors remained where 0.9 left none.
@@ -186,7 +186,7 @@ def focusing_bp(
       >>> float(found.train_error)
       0.0
     """
-    check_iteration(damping, 1, 1.0)
+    check_damping(damping)
     _checks.check_count("iterations_per_gamma", iterations_per_gamma)
     _checks.check_scalar("start", start, exclusive_minimum=True)
     gamma = default_gamma() if gamma is None else np.asarray(gamma, np.float64)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flatjax import _checks
+from flatjax.committee._checks import check_units
 
 
 class Committee(nn.Module):
@@ -43,9 +43,7 @@ class Committee(nn.Module):
     num_units: int = 9
 
     def __post_init__(self):
-        _checks.check_count("num_units", self.num_units)
-        if self.num_units % 2 == 0:
-            raise ValueError(f"num_units must be odd, got {self.num_units}.")
+        check_units(self.num_units)
         super().__post_init__()
 
     @nn.compact

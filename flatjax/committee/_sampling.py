@@ -9,12 +9,11 @@ r"""Local entropy of committees by sampling: what message passing is checked aga
 that classify all patterns. `direct_log_fraction` counts them among independent draws, and is right
 wherever it finds any; `sample_log_fraction` goes to where there are too few to be drawn.
 
-The first is `flatjax.flatness.log_fraction_direct` with the prior
-`flatjax.flatness.priors.fixed_overlap`, with which `flatjax.flatness.local_entropy` serves
-any network, but by small random steps; sign units allow for long ones, and are worth it.
+Both are special cases of functions for any network: `flatjax.flatness.log_fraction_direct` and
+`flatjax.flatness.local_entropy`, with the prior `flatjax.flatness.priors.fixed_overlap`. The latter
+moves by small random steps. Sign units allow for long ones, which mix faster.
 """
 
-import functools
 from typing import NamedTuple
 
 import chex
@@ -24,17 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flatjax import _checks
+from flatjax._sampling import diagnostics, direct, free_energy
+from flatjax._sampling.drawing import at_overlap
+from flatjax.committee._checks import as_overlap, check_directions, check_patterns
 from flatjax.committee._dynamics import sample_energies
 from flatjax.committee._model import fields, to_sphere
-from flatjax.flatness import _chains, _ladder
-from flatjax.flatness._local_entropy import (
-    LEAST_ESS,
-    LEAST_EXCHANGE,
-    LEAST_SHARE_BELOW,
-    MOST_R_HAT,
-)
-from flatjax.flatness._log_fraction import log_fraction_direct
-from flatjax.flatness.priors import fixed_overlap
 
 
 class DirectLogFraction(NamedTuple):
@@ -132,18 +125,27 @@ def direct_log_fraction(
       True
     """
     data, reference, overlap = _check(x, y, reference, overlap)
-    measure = _direct(_distances(overlap), num_samples, num_parallel)
-    found = measure(reference, [data], key)
+    _checks.check_count("num_samples", num_samples)
+    _checks.check_count("num_parallel", num_parallel)
+    energy = direct.draw_energies(
+        key,
+        lambda noise, distance: _num_errors(_around(reference, noise, distance), **data),
+        distances=(1 - overlap).ravel(),
+        num_weights=reference.size,
+        num_samples=num_samples,
+        num_parallel=num_parallel,
+    )
+    share = direct.share_below(energy, 0.0)
     shaped = lambda values: np.asarray(values).reshape(overlap.shape)
-    log_fraction = shaped(np.where(found.hits > 0, found.log_fraction, np.nan))
-    sem = shaped(found.log_fraction_sem)
+    log_fraction = shaped(np.where(share.hits > 0, share.log_fraction, np.nan))
+    sem = shaped(share.log_fraction_sem)
     return DirectLogFraction(
-        phi=log_fraction / found.num_weights,
-        phi_sem=sem / found.num_weights,
+        phi=log_fraction / reference.size,
+        phi_sem=sem / reference.size,
         log_fraction=log_fraction,
         log_fraction_sem=sem,
-        hits=shaped(found.hits),
-        energy=shaped(found.energy.mean(axis=-1)),
+        hits=shaped(share.hits),
+        energy=shaped(energy.mean(axis=-1)),
     )
 
 
@@ -237,18 +239,16 @@ def sample_log_fraction(
 
 def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
     """From the energies (C, T, B) at one overlap."""
-    integrated = _ladder.thermodynamic_integration(energy, betas)
+    integrated = free_energy.thermodynamic_integration(energy, betas)
     share = np.mean(energy[..., -1] == 0)
-    found = _ladder.reweight(energy, betas, integrated, threshold=0.0)
+    found = free_energy.reweight(energy, betas, integrated, threshold=0.0)
     if share > 0:
         log_fraction, sem = np.asarray(found.log_mass), np.asarray(found.log_mass_sem)
         integrated = integrated[-1] + np.log(share)
     else:
         log_fraction = sem = integrated = np.array(np.nan)
-    r_hat = _chains.split_r_hat(energy)[1:].max()
-    ess = _chains.effective_sample_size(energy)[1:].min()
-    good = r_hat <= MOST_R_HAT and ess >= LEAST_ESS
-    good = good and exchange.min() >= LEAST_EXCHANGE and share >= LEAST_SHARE_BELOW
+    r_hat = diagnostics.split_r_hat(energy)
+    ess = diagnostics.effective_sample_size(energy)
     return SampledLogFraction(
         phi=log_fraction / reference.size,
         phi_sem=sem / reference.size,
@@ -256,49 +256,34 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
         log_fraction_sem=sem,
         integrated=integrated,
         share=share,
-        r_hat=r_hat,
-        ess=ess,
+        r_hat=r_hat[1:].max(),
+        ess=ess[1:].min(),
         exchange=exchange.min(),
-        converged=good,
+        converged=diagnostics.has_converged(r_hat, ess, exchange, share),
     )
 
 
-def _num_errors(weights, batch):
-    votes = jnp.where(fields(weights, batch["x"]) < 0, -1, 1).sum(axis=-1)
-    return {"error": jnp.sum(votes * batch["y"] <= 0), "count": len(batch["y"])}
+@jax.jit
+def _around(reference, noise, distance):
+    """Committees (..., K, N) made of noise (..., K N), at the overlap 1 - distance."""
+    place = lambda z: at_overlap(reference, z.reshape(reference.shape), 1 - distance, -1)
+    return jax.vmap(place)(noise).astype(reference.dtype)
 
 
-@functools.cache  # of compiled programs
-def _direct(distances, num_samples, num_parallel):
-    return log_fraction_direct(
-        _num_errors,
-        distances=distances,
-        prior=fixed_overlap(axis=-1),
-        num_samples=num_samples,
-        num_parallel=num_parallel,
-    )
-
-
-def _distances(overlap):
-    return tuple((1 - overlap).ravel().tolist())
+@jax.jit
+def _num_errors(weights, x, y):
+    """Of committees (..., K, N)."""
+    votes = jnp.where(fields(weights, x) < 0, -1, 1).sum(axis=-1)
+    return jnp.sum(votes * y <= 0, axis=-1)
 
 
 def _check(x, y, reference, overlap) -> tuple[dict[str, jax.Array], jax.Array, np.ndarray]:
     """The data as a batch, the reference on the sphere, the overlaps; or an error."""
     x, y, reference = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
-    overlap = np.asarray(overlap, dtype=float)
-    if x.ndim != 2 or not x.size:
-        raise ValueError(f"x must have shape (P, N), got {x.shape}.")
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y must have shape {x.shape[:1]}, as x has patterns, got {y.shape}.")
-    if not jnp.all(jnp.abs(y) == 1):
-        raise ValueError("y must hold labels -1 and 1, got others.")
+    check_patterns(x, y)
     if reference.ndim != 2 or reference.shape[1] != x.shape[1] or reference.shape[0] % 2 == 0:
         raise ValueError(
             f"reference must have shape (K, {x.shape[1]}), K odd, got {reference.shape}."
         )
-    if not jnp.all(jnp.any(reference != 0, axis=1)) or not jnp.all(jnp.isfinite(reference)):
-        raise ValueError("reference must hold finite units other than 0, got others.")
-    if not (overlap.size and np.all(np.abs(overlap) < 1)):
-        raise ValueError(f"overlap must be strictly between -1 and 1, got {overlap}.")
-    return {"x": x, "y": y}, to_sphere(reference), overlap
+    check_directions(reference)
+    return {"x": x, "y": y}, to_sphere(reference), as_overlap(overlap)

@@ -11,13 +11,11 @@ import numpy as np
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax.flatness import _chains, _ladder, _tempering
+from flatjax._sampling import diagnostics, free_energy
+from flatjax.flatness import _tempering
 from flatjax.flatness._perturb import Batches, check_grid
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
-
-# What `converged` asks for.
-MOST_R_HAT, LEAST_ESS, LEAST_EXCHANGE, LEAST_SHARE_BELOW = 1.05, 100, 0.05, 0.01
 
 
 class LocalEntropy(NamedTuple):
@@ -192,6 +190,7 @@ def local_entropy(
         ]
         found: dict[str, Any] = dict.fromkeys(("log_fraction", "log_fraction_sem", "share_below"))
         found |= {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        criteria = {name: found[name] for name in ("r_hat", "ess", "exchange", "share_below")}
         sweeps = num_warmup + num_steps
         return LocalEntropy(
             distance=radii,
@@ -199,7 +198,7 @@ def local_entropy(
             num_weights=near.num_weights,
             reference=landscape.reference(near),
             num_evaluations=len(radii) * num_chains * len(ladder) * sweeps + 1,
-            converged=_converged(found),
+            converged=diagnostics.has_converged(**criteria),
             **found,
         )
 
@@ -208,18 +207,18 @@ def local_entropy(
 
 def _estimates(energy, betas, threshold) -> dict[str, np.ndarray]:
     """Free energies and the log fraction at one distance, their errors, and diagnostics."""
-    integrate = functools.partial(_ladder.thermodynamic_integration, betas=betas)
+    integrate = functools.partial(free_energy.thermodynamic_integration, betas=betas)
     integrated = integrate(energy)
     start = np.nan_to_num(integrated, posinf=0.0, neginf=0.0)
-    found = _ladder.reweight(energy, betas, start, -np.inf if threshold is None else threshold)
+    found = free_energy.reweight(energy, betas, start, -np.inf if threshold is None else threshold)
     estimates = {
         "log_volume": found.free,
         "log_volume_sem": found.free_sem,
         "integrated": integrated,
-        "integrated_sem": _ladder.jackknife(integrate, energy),
+        "integrated_sem": free_energy.jackknife(integrate, energy),
         "mean_energy": energy.mean(axis=(0, 1)),
-        "ess": _chains.effective_sample_size(energy),
-        "r_hat": _chains.split_r_hat(energy),
+        "ess": diagnostics.effective_sample_size(energy),
+        "r_hat": diagnostics.split_r_hat(energy),
     }
     if threshold is not None:
         estimates["log_fraction"], estimates["log_fraction_sem"] = (
@@ -228,15 +227,6 @@ def _estimates(energy, betas, threshold) -> dict[str, np.ndarray]:
         )
         estimates["share_below"] = (energy[..., -1] <= threshold).mean()
     return estimates
-
-
-def _converged(found) -> np.ndarray:
-    # At beta = 0 every step is an independent draw.
-    good = (found["r_hat"][:, 1:] <= MOST_R_HAT).all(axis=1)
-    good &= (found["ess"][:, 1:] >= LEAST_ESS).all(axis=1)
-    good &= (found["exchange"] >= LEAST_EXCHANGE).all(axis=1)
-    below = found["share_below"]
-    return good if below is None else good & (below >= LEAST_SHARE_BELOW)
 
 
 def _check_betas(betas) -> np.ndarray:

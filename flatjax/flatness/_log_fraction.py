@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
@@ -12,6 +11,7 @@ from scipy.special import logsumexp
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
+from flatjax._sampling import direct
 from flatjax.flatness._perturb import Batches, check_grid
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
@@ -120,20 +120,17 @@ def log_fraction_direct(
         params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> LogFraction:
         near = landscape.around(params, batches, state)
-        chunks = []
-        for start in range(0, num_samples, num_parallel):
-            # One flat draw, which XLA compiles much faster than one of two axes.
-            flat = jax.random.normal(
-                jax.random.fold_in(key, start), (num_parallel * near.num_weights,)
-            )
-            noise = flat.reshape(num_parallel, near.num_weights)
-            chunks.append([landscape.energies(near, noise, d) for d in radii])
-        energy = np.concatenate(jax.device_get(chunks), axis=-1)[:, :num_samples].astype(float)
-        energy = np.where(np.isnan(energy), np.inf, energy)
-        hits = np.sum(energy <= threshold, axis=-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_fraction = np.log(hits / num_samples)
-            sem = np.where(hits > 0, np.sqrt(1 / hits - 1 / num_samples), np.nan)
-        return LogFraction(radii, log_fraction, sem, hits, energy, near.num_weights)
+        energy = direct.draw_energies(
+            key,
+            lambda noise, distance: landscape.energies(near, noise, distance),
+            distances=radii,
+            num_weights=near.num_weights,
+            num_samples=num_samples,
+            num_parallel=num_parallel,
+        )
+        share = direct.share_below(energy, threshold)
+        return LogFraction(
+            distance=radii, energy=energy, num_weights=near.num_weights, **share._asdict()
+        )
 
     return measure

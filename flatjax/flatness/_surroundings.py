@@ -1,6 +1,7 @@
 """Configurations around a solution, made of vectors of normal noise, and their energies."""
 
 from collections.abc import Iterable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import chex
@@ -10,8 +11,16 @@ import jax.numpy as jnp
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._placement import contains_convolution
-from flatjax.flatness import _perturb
-from flatjax.flatness.priors import Prior, as_prior
+from flatjax.flatness import _perturb, priors
+
+PRIORS = MappingProxyType(
+    {
+        "additive": priors.additive,
+        "multiplicative": priors.multiplicative,
+        "sphere": priors.sphere,
+        "relative_sphere": priors.relative_sphere,
+    }
+)
 
 
 class Surroundings(NamedTuple):
@@ -40,9 +49,9 @@ class Surroundings(NamedTuple):
 class Landscape:
     """Energies of configurations, by programs that serve all solutions of the same shapes."""
 
-    def __init__(self, eval_fn: EvalFn, quantity: str, prior: str | Prior, mask: Mask):
+    def __init__(self, eval_fn: EvalFn, quantity: str, prior: str | priors.Prior, mask: Mask):
         self._eval_fn, self._quantity, self._mask = eval_fn, quantity, mask
-        self._prior = as_prior(prior)
+        self._prior = _as_prior(prior)
         self._place = jax.jit(jax.vmap(self._place_one, in_axes=(None, 0, None)))
         self._add_all = jax.jit(self._add_to_all)
         self._add_one = jax.jit(self._add_to_one)
@@ -106,3 +115,12 @@ class Landscape:
         moving = _perturb.moving(params, self._mask)
         moved = self._prior(moving, _perturb.unravel(noise, moving), distance)
         return _perturb.map_moving(lambda w, new: new, params, moved)
+
+
+def _as_prior(prior):
+    """The prior of this name, or the function itself."""
+    if callable(prior):
+        return prior
+    if prior not in PRIORS:
+        raise ValueError(f"prior must be a function or one of {sorted(PRIORS)}, got {prior!r}.")
+    return PRIORS[prior]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flatjax._sampling.exchange import exchange_neighbours
 from flatjax.flatness._surroundings import Landscape, Surroundings
 
 # The rate of acceptance that steps are tuned to, and the smallest step.
@@ -112,12 +113,14 @@ def _decide(ladders, proposal, energy, betas, t, num_warmup, key):
     uniform = jax.random.uniform(jax.random.fold_in(key, 1), (2 * energy.size,))
     uniform = uniform.reshape(2, *energy.shape)
     ladders, acceptance = _accept(ladders, proposal, energy, betas, uniform[0])
-    ladders, rate = exchange_neighbours(ladders, betas, t % 2, uniform[1, :, :-1])
+    noise, energy, rate = exchange_neighbours(
+        ladders.noise, ladders.energy, betas, t % 2, uniform[1, :, :-1]
+    )
     # Large changes of the step sizes at first, none once samples are recorded.
     gain = jnp.where(t < num_warmup, 3.0 / (t + 1.0) ** 0.6, 0.0)
     log_step = ladders.log_step + gain * (acceptance - TARGET_ACCEPTANCE)
-    ladders = ladders._replace(log_step=jnp.clip(log_step, np.log(LEAST_STEP), 0.0))
-    return ladders, (ladders.energy, acceptance, rate)
+    log_step = jnp.clip(log_step, np.log(LEAST_STEP), 0.0)
+    return Ladders(noise, energy, log_step), (energy, acceptance, rate)
 
 
 def _accept(ladders, proposal, energy, betas, uniform):
@@ -130,20 +133,5 @@ def _accept(ladders, proposal, energy, betas, uniform):
     ladders = ladders._replace(
         noise=jnp.where(accepted[..., None], proposal, ladders.noise),
         energy=jnp.where(accepted, energy, ladders.energy),
-    )
-    return ladders, probability.mean(axis=0)
-
-
-def exchange_neighbours(ladders, betas, parity, uniform):
-    """Exchanges between every second pair of neighbouring betas, and the mean probabilities."""
-    difference = jnp.diff(betas)[None] * jnp.diff(ladders.energy, axis=1)
-    log_ratio = jnp.nan_to_num(difference, nan=0.0)
-    probability = jnp.exp(jnp.minimum(log_ratio, 0.0))
-    is_turn = jnp.arange(len(betas) - 1)[None] % 2 == parity
-    up = jnp.pad(is_turn & (uniform < probability), ((0, 0), (0, 1))).astype(int)
-    source = jnp.arange(len(betas))[None] + up - jnp.roll(up, 1, axis=1)
-    ladders = ladders._replace(
-        noise=jnp.take_along_axis(ladders.noise, source[..., None], axis=1),
-        energy=jnp.take_along_axis(ladders.energy, source, axis=1),
     )
     return ladders, probability.mean(axis=0)

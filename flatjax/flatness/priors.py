@@ -6,11 +6,14 @@ distribution that normal noise can be turned into will do: sampling takes place 
 """
 
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from flatjax._sampling.drawing import at_overlap
+
+__all__ = ["Prior", "additive", "fixed_overlap", "multiplicative", "relative_sphere", "sphere"]
 
 Prior = Callable[[chex.ArrayTree, chex.ArrayTree, chex.Numeric], chex.ArrayTree]
 
@@ -71,18 +74,8 @@ def fixed_overlap(axis: int | Sequence[int] | None) -> Prior:
     """
     axis = tuple(axis) if isinstance(axis, Sequence) else axis
 
-    def unit(x):
-        return x / jnp.sqrt(jnp.sum(x * x, axis=axis, keepdims=True))
-
     def prior(params, noise, distance):
-        overlap = 1 - distance
-
-        def move(w, z):
-            along = unit(w)
-            across = unit(z - along * jnp.sum(along * z, axis=axis, keepdims=True))
-            norm = jnp.sqrt(jnp.sum(w * w, axis=axis, keepdims=True))
-            return overlap * w + jnp.sqrt(1 - overlap**2) * norm * across
-
+        move = lambda w, z: at_overlap(w, z, 1 - distance, axis)
         return jax.tree.map(move, params, noise)
 
     return prior
@@ -90,22 +83,3 @@ def fixed_overlap(axis: int | Sequence[int] | None) -> Prior:
 
 def _norm(tree):
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
-
-
-PRIORS = MappingProxyType(
-    {
-        "additive": additive,
-        "multiplicative": multiplicative,
-        "sphere": sphere,
-        "relative_sphere": relative_sphere,
-    }
-)
-
-
-def as_prior(prior: str | Prior) -> Prior:
-    """The prior of this name, or the function itself."""
-    if callable(prior):
-        return prior
-    if prior not in PRIORS:
-        raise ValueError(f"prior must be a function or one of {sorted(PRIORS)}, got {prior!r}.")
-    return PRIORS[prior]

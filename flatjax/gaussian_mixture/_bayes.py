@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64
-from flatjax.gaussian_mixture._mixture import check_mixture, classifier_error
+from flatjax.gaussian_mixture._checks import check_mixture
+from flatjax.gaussian_mixture._mixture import classifier_error
 
 
 class Estimator(NamedTuple):

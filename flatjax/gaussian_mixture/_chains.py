@@ -1,25 +1,25 @@
 """Markov chains in equilibrium: what is kept of them, and the averages."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr
+
+from flatjax._sampling.diagnostics import split_r_hat
 
 
 class Chains(NamedTuple):
-    """Samples of y replicas by K chains, T of each; S is the shape of the parameters.
+    """Samples of y replicas by C chains, T of each; S is the shape of the parameters.
 
     Attributes:
-      weights: the last ones, shape (*S, K, y, N).
-      mean: over time, of the replicas of each chain, shape (*S, K, N).
-      overlaps: mean over time of w_a . w_b / N, shape (*S, K, y, y).
-      signal: m of the replicas' mean, at each time, shape (*S, K, T).
-      energy: number of errors, or loss, of a pattern and replica, at each time, shape (*S, K, T).
-      acceptance: fraction of moves that were accepted, shape (*S, K).
+      weights: the last ones, shape (*S, C, y, N).
+      mean: over time, of the replicas of each chain, shape (*S, C, N).
+      overlaps: mean over time of w_a . w_b / N, shape (*S, C, y, y).
+      signal: m of the replicas' mean, at each time, shape (*S, C, T).
+      energy: number of errors, or loss, of a pattern and replica, at each time, shape (*S, C, T).
+      acceptance: fraction of moves that were accepted, shape (*S, C).
     """
 
     weights: jax.Array
@@ -39,8 +39,9 @@ class Equilibrium(NamedTuple):
       q1: overlap of two replicas; q0 if there is but one.
       q0: overlap of two copies, without bias.
       energy: errors, or loss, of a pattern and replica.
-      r_hat: split R-hat [Gelman et al., 2013] of m or the energy, whichever is larger; 1 if
-        equilibrated, and suspicious above 1.05 or so.
+      r_hat: split R-hat of m or of the energy, whichever is larger [Vehtari et al., 2021, eq. 4]: 1
+        if equilibrated, suspicious above 1.05 or so, inf if the chains are frozen at different
+        values.
     """
 
     m: jax.Array
@@ -64,9 +65,11 @@ def equilibrium(chains: Chains) -> Equilibrium:
       ValueError: there is one chain only.
 
     Examples:
+      >>> import jax
       >>> from flatjax.gaussian_mixture import sample, sampling
       >>> patterns = sample(jax.random.key(0), 50, alpha=1.0, delta=1.0)
-      >>> found = equilibrium(sampling.sample_errors(jax.random.key(1), patterns, beta=1.0))
+      >>> chains = sampling.sample_errors(jax.random.key(1), patterns, beta=1.0)
+      >>> found = sampling.equilibrium(chains)
       >>> bool(found.q0 < found.q) and bool(found.r_hat < 1.1)
       True
     """
@@ -89,17 +92,9 @@ def _equilibrium(chains):
     q1 = q0
     if y > 1:
         q1 = jnp.mean(chains.overlaps.sum((-2, -1)) - same, axis=-1) / (y * (y - 1))
-    r_hat = jnp.maximum(_split_r_hat(chains.signal), _split_r_hat(chains.energy))
+    chains_first = lambda trace: jnp.moveaxis(trace, (-2, -1), (0, 1))
+    r_hat = jnp.maximum(*(split_r_hat(chains_first(t)) for t in (chains.signal, chains.energy)))
     return Equilibrium(average(chains.signal), q, q1, q0, average(chains.energy), r_hat)
-
-
-def _split_r_hat(trace):
-    """Of traces of shape (..., K, T)."""
-    half = trace.shape[-1] // 2
-    parts = jnp.concatenate([trace[..., :half], trace[..., -half:]], axis=-2)
-    within = jnp.mean(jnp.var(parts, axis=-1, ddof=1), axis=-1)
-    between = jnp.var(jnp.mean(parts, axis=-1), axis=-1, ddof=1)
-    return jnp.where(within > 0, jnp.sqrt((half - 1) / half + between / within), 1.0)
 
 
 def average_over_time(
@@ -152,10 +147,3 @@ def average_over_time(
         energy=energy,
         acceptance=accepted.mean(),
     )
-
-
-def draw(key: chex.PRNGKey, shape: tuple[int, ...], num: int) -> tuple[jax.Array, jax.Array]:
-    """Normal numbers, and `num` uniform ones, in one draw: each takes long to compile on a CPU."""
-    size = math.prod(shape)
-    numbers = jax.random.normal(key, (size + num,))
-    return numbers[:size].reshape(shape), ndtr(numbers[size:])

@@ -14,8 +14,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, is_traced, vectorized
+from flatjax.gaussian_mixture._checks import check_mixture
 from flatjax.gaussian_mixture._fixed_point import fixed_point
-from flatjax.gaussian_mixture._mixture import check_mixture, classifier_error
+from flatjax.gaussian_mixture._mixture import classifier_error
 from flatjax.gaussian_mixture._moments import prox_moments
 from flatjax.gaussian_mixture._quadrature import upper_tail
 from flatjax.gaussian_mixture.losses import Loss

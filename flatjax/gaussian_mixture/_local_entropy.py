@@ -15,9 +15,10 @@ from jax.scipy.special import log_ndtr
 from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, is_traced, vectorized
+from flatjax.gaussian_mixture._checks import check_numbers
+from flatjax.gaussian_mixture._error_weight import gaussian_nodes, log_weight, log_weight_slope
 from flatjax.gaussian_mixture._fixed_point import fixed_point
 from flatjax.gaussian_mixture._mixture import classifier_error
-from flatjax.gaussian_mixture._quadrature import log_density
 from flatjax.gaussian_mixture._training_fields import (
     ARRAYS,
     Reference,
@@ -29,7 +30,6 @@ from flatjax.gaussian_mixture._training_fields import (
 START = np.array([0.1, 0.1, -3.0])
 # A freedom 1 - q this much smaller than the room there is means that there is no w left.
 VANISHING = np.log(1e6)
-BOUND = 7.0  # of Gaussian integrals
 
 
 class LocalEntropy(NamedTuple):
@@ -121,24 +121,13 @@ def local_entropy(
     """
     if not isinstance(reference, Reference):
         raise TypeError(f"reference must be a Reference, got {type(reference).__name__}.")
-    _check_range("overlap", overlap, "strictly between -1 and 1", lambda x: abs(x) < 1)
-    _check_range("beta", beta, "positive", lambda x: x > 0)
+    check_numbers("overlap", overlap, lambda o: abs(o) < 1, "strictly between -1 and 1")
+    check_numbers("beta", beta, lambda b: b > 0, "positive")
     arrays = {name: getattr(reference, name) for name in ARRAYS}
     statics = {name: getattr(reference, name) for name in ("loss", "law", "has_bias")}
     solve = functools.partial(_solve, tolerance=tolerance, **statics)
     as_array = lambda value: value if is_traced(value) else np.asarray(value)
     return in_float64(solve)(arrays | {"overlap": as_array(overlap), "beta": as_array(beta)})
-
-
-def _check_range(name, value, expected, is_valid):
-    if is_traced(value):
-        return
-    values = np.asarray(value)
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}.")
-    invalid = values[~is_valid(values)]
-    if invalid.size:
-        raise ValueError(f"{name} must be {expected}, got {invalid.flat[0]}.")
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "law", "has_bias", "tolerance"))
@@ -230,12 +219,12 @@ def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
 
     state = unpack(found.x)
     margins = _margins(reference, fields, state, p, beta)
-    log_weight = _log_weight(margins.x, beta)
-    error = jnp.exp(-beta + log_ndtr(-margins.x) - log_weight)
+    log_weights = log_weight(margins.x, beta)
+    error = jnp.exp(-beta + log_ndtr(-margins.x) - log_weights)
     average = lambda values: margins.average(margins.of_field(values))
     order = state.fluctuation - state.along_signal**2 + state.along_reference**2 / mean_norm
     entropy = (jnp.log(state.freedom / room) + order / state.freedom) / 2
-    phi = entropy + reference.alpha * average(log_weight)
+    phi = entropy + reference.alpha * average(log_weights)
     bias = reference.bias / jnp.sqrt(norm)
     satisfiable = found.x[2] < VANISHING
     show = lambda value: jnp.where(found.converged & satisfiable, value, jnp.nan)
@@ -284,14 +273,14 @@ def _margins(reference, fields, state, p, beta) -> _Margins:
     # A Gaussian reference has no nodes of its own: its fields add to the Gaussian ones of w.
     shared = 1 - state.freedom if reference.law == "gaussian" else state.fluctuation
     center, width = center / s, jnp.sqrt(delta * shared) / s
-    z, weight = _nodes(center, width, beta, num=8 if reference.law == "gibbs" else 10)
+    z, weight = gaussian_nodes(center, width, beta, num=8 if reference.law == "gibbs" else 10)
     return _Margins(center + width * z, weight, fields)
 
 
 def _forces(reference, fields, state, p, beta) -> _Forces:
     alpha, delta = reference.alpha, reference.delta
     margins = _margins(reference, fields, state, p, beta)
-    force = _log_weight_slope(margins.x, beta) / jnp.sqrt(delta * state.freedom)
+    force = log_weight_slope(margins.x, beta) / jnp.sqrt(delta * state.freedom)
     mean_force, squared_force = margins.of_field(force), margins.of_field(force**2)
 
     of_omega, reaction = fields.of_omega(mean_force), fields.of_omega(fields.reaction)
@@ -303,53 +292,3 @@ def _forces(reference, fields, state, p, beta) -> _Forces:
     noise = margins.average(squared_force - mean_force**2 + other**2)
     rest = (along_signal - share * reference.m) ** 2 + alpha * delta * noise
     return _Forces(along_signal, along_reference, rest)
-
-
-def _log_weight(x, beta):
-    """log(e^-beta + (1 - e^-beta) Phi(x))."""
-    return jnp.logaddexp(-beta, jnp.log(-jnp.expm1(-beta)) + log_ndtr(x))
-
-
-def _log_weight_slope(x, beta):
-    """Derivative of `_log_weight` by x: cheaper than from it, and precise for any x and beta."""
-    y = jnp.abs(x)
-    far = y > 35  # where erfc underflows
-    y2 = jnp.where(far, 1.0, y)
-    near_tail = jnp.exp(y2**2 / 2) * jax.lax.erfc(y2 * np.sqrt(0.5)) / 2
-    y2 = jnp.where(far, y, 1.0) ** 2
-    far_tail = np.sqrt(0.5 / np.pi) / jnp.sqrt(y2) * (1 - (1 - (3 - 15 / y2) / y2) / y2)
-    tail = jnp.where(far, far_tail, near_tail)  # Phi(-y) exp(y^2 / 2)
-    floor, rise = jnp.exp(-beta), -jnp.expm1(-beta)
-    gauss = jnp.exp(-(y**2) / 2)
-    above = gauss / (floor + rise * (1 - tail * gauss))
-    below = 1 / (jnp.exp(jnp.minimum(y**2 / 2 - beta, 600)) + rise * tail)
-    return np.sqrt(0.5 / np.pi) * rise * jnp.where(x > 0, above, below)
-
-
-def _nodes(center, width, beta, num) -> tuple[jax.Array, jax.Array]:
-    """Nodes z and weights of Gaussian averages of functions of x = center + width z.
-
-    The functions are those of the number of errors: they change around x = 0, and where Phi(x)
-    falls below e^-beta, both of which may be sharp. Gauss-Legendre rules on the pieces between.
-
-    Args:
-      center: shape (n, k).
-      width: scalar.
-      beta: inverse temperature.
-      num: nodes of each of eight pieces.
-
-    Returns:
-      nodes and weights, shape (8 num, n, k).
-    """
-    lowest = -jnp.sqrt(2 * beta)
-    around = 4 / (1 - lowest)
-    breaks = jnp.stack([lowest - around, lowest + around, jnp.maximum(-4, lowest / 2), 0.0, 4.0])
-    inner = jnp.clip((breaks[:, None, None] - center) / width, -BOUND, BOUND)
-    fixed = jnp.array([-BOUND, -1.5, 1.5, BOUND])[:, None, None] + jnp.zeros_like(center)
-    edges = jnp.sort(jnp.concatenate([inner, fixed]), axis=0)
-    # The averages do not depend on where the nodes are.
-    edges = jax.lax.stop_gradient(edges)[:, None]
-    legendre, weights = np.array(np.polynomial.legendre.leggauss(num))[..., None, None]
-    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    z = (middle + half * legendre).reshape(-1, *center.shape)
-    return z, (half * weights).reshape(z.shape) * jnp.exp(log_density(z))

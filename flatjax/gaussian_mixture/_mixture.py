@@ -9,7 +9,7 @@ for :math:`n = \alpha N` patterns. A classifier predicts the sign of
 :math:`m = w \cdot v / N` and :math:`q = \lVert w \rVert^2 / N` and on b alone.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -18,7 +18,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from flatjax import _checks
-from flatjax._float64 import in_float64, is_traced
+from flatjax._float64 import in_float64
+from flatjax.gaussian_mixture._checks import check_mixture
 from flatjax.gaussian_mixture._quadrature import upper_tail
 
 
@@ -131,34 +132,3 @@ def classifier_error(m, q, bias, delta, rho):
     """`generalization_error` inside a solver: no checks, no change of precision."""
     scale = jnp.sqrt(delta * q)
     return rho * upper_tail((m + bias) / scale) + (1 - rho) * upper_tail((m - bias) / scale)
-
-
-def check_mixture(**params: Any) -> dict[str, Any]:
-    """Refuses parameters of the mixture, or of a solver, that are out of range.
-
-    Args:
-      **params: by name; `rho` must lie strictly between 0 and 1, all others be positive and
-        finite. Traced values are not looked at.
-
-    Returns:
-      The parameters, those that are not traced as NumPy arrays.
-
-    Raises:
-      ValueError: naming the parameter.
-      TypeError: a parameter that is not a number or numbers.
-    """
-    checked = dict(params)
-    for name, value in params.items():
-        if is_traced(value):
-            continue
-        checked[name] = values = np.asarray(value)
-        if values.dtype.kind not in "fiu":
-            raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}.")
-        valid = np.isfinite(values) & (values > 0)
-        expected = "positive and finite"
-        if name == "rho":
-            valid &= values < 1
-            expected = "strictly between 0 and 1"
-        if not valid.all():
-            raise ValueError(f"{name} must be {expected}, got {values[~valid].flat[0]}.")
-    return checked

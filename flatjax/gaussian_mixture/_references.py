@@ -11,9 +11,10 @@ from jax.typing import ArrayLike
 from flatjax._float64 import in_float64, is_traced, vectorized
 from flatjax.gaussian_mixture import losses
 from flatjax.gaussian_mixture._bayes import hebb
+from flatjax.gaussian_mixture._checks import check_mixture
 from flatjax.gaussian_mixture._erm import erm
 from flatjax.gaussian_mixture._fixed_point import fixed_point
-from flatjax.gaussian_mixture._mixture import check_mixture, classifier_error
+from flatjax.gaussian_mixture._mixture import classifier_error
 from flatjax.gaussian_mixture._training_fields import Reference, training_fields
 from flatjax.gaussian_mixture.losses import Loss
 

@@ -32,7 +32,7 @@ class Replicated(NamedTuple):
       train_loss: mean loss of the training patterns for one replica; -d free_entropy / d beta /
         alpha, where nothing else depends on beta.
       test_error: of a replica, on a fresh pattern.
-      barycenter_test_error: of the mean of the y replicas.
+      center_test_error: of the mean of the y replicas.
       thermal_mean_test_error: of the mean of the Gibbs measure.
       residual: of the equations, in units of order one.
       converged: whether the residual is within the tolerance, and q1 >= q0.
@@ -46,7 +46,7 @@ class Replicated(NamedTuple):
     free_entropy: jax.Array
     train_loss: jax.Array
     test_error: jax.Array
-    barycenter_test_error: jax.Array
+    center_test_error: jax.Array
     thermal_mean_test_error: jax.Array
     residual: jax.Array
     converged: jax.Array
@@ -192,23 +192,23 @@ def _solve_sphere(
     *, y, beta, alpha, delta, rho, norm, q1=None, average, is_limit, tolerance
 ) -> Replicated:
     is_coupled = q1 is not None
-    share = jnp.zeros_like(y) if is_limit else 1 / y  # of a replica in the barycenter
+    share = jnp.zeros_like(y) if is_limit else 1 / y  # of a replica in the center
     # Replicas that are not coupled are so many copies of one.
     inverse_y = share if is_coupled else jnp.ones_like(y)
-    barycenter_norm = inverse_y * norm + (1 - inverse_y) * (q1 if is_coupled else 0.0)
+    center_norm = inverse_y * norm + (1 - inverse_y) * (q1 if is_coupled else 0.0)
     average = functools.partial(
         average, y=None if is_limit else y, delta=delta, rho=rho, is_coupled=is_coupled
     )
 
     def overlaps(x):
         d = jnp.exp(x[0])
-        q0 = jnp.maximum(barycenter_norm - inverse_y * d, 1e-12 * barycenter_norm)
+        q0 = jnp.maximum(center_norm - inverse_y * d, 1e-12 * center_norm)
         return q0, norm - q1 if is_coupled else d, d
 
     def equations(now, squared):
         del now
-        root = jnp.sqrt(inverse_y**2 + 4 * squared * barycenter_norm)
-        return [jnp.log(2 * barycenter_norm / (inverse_y + root))]
+        root = jnp.sqrt(inverse_y**2 + 4 * squared * center_norm)
+        return [jnp.log(2 * center_norm / (inverse_y + root))]
 
     d = norm - q1 + q1 / 2 / jnp.maximum(share, 0.5) if is_coupled else norm / 2
     start = [jnp.log(d), 0.6]
@@ -224,7 +224,7 @@ def _solve_sphere(
         tolerance=tolerance,
     )
     # y log y is 0 at infinite y.
-    entropy = inverse_y * jnp.log(found.order.d / barycenter_norm) + xlogy(inverse_y, inverse_y)
+    entropy = inverse_y * jnp.log(found.order.d / center_norm) + xlogy(inverse_y, inverse_y)
     q1 = q1 if is_coupled else found.order.q0
     return _result(found, entropy / 2, norm, q1, share, delta, rho)
 

@@ -26,13 +26,12 @@ As y goes to infinity y (q1 - q0) has a limit, and h is where its weight is larg
 """
 
 import functools
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from flatjax._float64 import in_float64, is_traced
-from flatjax.gaussian_mixture._mixture import check_mixture
+from flatjax.gaussian_mixture._checks import check_mixture, check_numbers
 from flatjax.gaussian_mixture._potential import error_potential, loss_potential
 from flatjax.gaussian_mixture._replica_equations import Replicated, solve
 from flatjax.gaussian_mixture.losses import Loss
@@ -96,7 +95,7 @@ def replicated_sphere(
 
       >>> alone = replicated_sphere(y=1, alpha=1.0, delta=1.0)
       >>> many = replicated_sphere(y=np.inf, q1=[0.5, 0.7, 0.9], alpha=1.0, delta=1.0)
-      >>> many.barycenter_test_error.round(4)
+      >>> many.center_test_error.round(4)
       array([0.2705, 0.2775, 0.2887])
       >>> float(alone.thermal_mean_test_error.round(4)), float(alone.test_error.round(4))
       (0.2697, 0.3366)
@@ -106,7 +105,7 @@ def replicated_sphere(
     if q1_given and not is_traced(q1, norm) and np.any(params["q1"] >= params["norm"]):
         raise ValueError(f"q1 must be below norm, got q1={q1}, norm={norm}.")
     params["y"], is_limit = _check_y(y)
-    params["beta"] = _check(
+    params["beta"] = check_numbers(
         "beta", beta, lambda v: (v > 0) & (np.isfinite(v) | (loss is None)), "positive"
     )
     if loss is None:
@@ -130,7 +129,7 @@ def replicated(
     fit_bias: bool | None = None,
     tolerance: float = 1e-9,
 ) -> Replicated:
-    r"""Replicas with a convex loss, a ridge, and a coupling to their barycenter.
+    r"""Replicas with a convex loss, a ridge, and a coupling to their center.
 
     The Gibbs measure has the further factor :math:`e^{-\beta E}`,
     :math:`E = \sum_a \frac{\lambda}{2} \lVert w_a \rVert^2
@@ -153,7 +152,7 @@ def replicated(
       lam: ridge, for each replica.
       alpha: patterns per feature.
       delta: variance of the noise.
-      gamma: coupling of a replica to the barycenter.
+      gamma: coupling of a replica to the center.
       rho: probability of the class 1. Arrays of all parameters are broadcast.
       fit_bias: choose b, common to all replicas, or keep b = 0; by default only where rho is not
         1/2 (where it is, the best bias is 0).
@@ -170,31 +169,19 @@ def replicated(
       >>> from flatjax.gaussian_mixture import losses
       >>> params = {"beta": 1.0, "lam": 0.1, "gamma": 1.0, "alpha": 1.0, "delta": 1.0}
       >>> found = replicated(losses.logistic(), y=[1, 3, 10], **params)
-      >>> found.test_error.round(4), found.barycenter_test_error.round(4)
+      >>> found.test_error.round(4), found.center_test_error.round(4)
       (array([0.3456, 0.3179, 0.2988]), array([0.3456, 0.3088, 0.2792]))
     """
     params = check_mixture(alpha=alpha, delta=delta, rho=rho, beta=beta, lam=lam)
     params["y"], is_limit = _check_y(y)
-    params["gamma"] = _check(
+    params["gamma"] = check_numbers(
         "gamma", gamma, lambda v: np.isfinite(v) & (v >= 0), "finite and not negative"
     )
     return _call(params, loss_potential(loss), is_limit, fit_bias, tolerance)
 
 
-def _check(name, value, is_valid, expected) -> Any:
-    if is_traced(value):
-        return value
-    values = np.asarray(value)
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}.")
-    valid = is_valid(values)
-    if not valid.all():
-        raise ValueError(f"{name} must be {expected}, got {values[~valid].flat[0]}.")
-    return values
-
-
 def _check_y(y):
-    values = _check("y", y, lambda v: v >= 1, "at least 1")
+    values = check_numbers("y", y, lambda v: v >= 1, "at least 1")
     if is_traced(y) or not np.isinf(values).any():
         return values, False
     if not np.isinf(values).all():

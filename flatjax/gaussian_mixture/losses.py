@@ -14,7 +14,9 @@ import numpy as np
 
 from flatjax.gaussian_mixture._quadrature import log_cdf, log_density
 
-Function = Callable[[jax.Array], jax.Array]
+__all__ = ["Loss", "convex", "hinge", "linear", "logistic", "probit", "square"]
+
+_Function = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Loss:
     """
 
     name: str
-    value: Function
+    value: _Function
     prox: Callable[[jax.Array, jax.Array], jax.Array]
     slope_at_zero: float
     kinks: tuple[tuple[float, float, float], ...] = ()
@@ -103,7 +105,7 @@ def probit() -> Loss:
     return _PROBIT
 
 
-def convex(value: Function, *, kinks: Sequence[float] = (), name: str = "convex") -> Loss:
+def convex(value: _Function, *, kinks: Sequence[float] = (), name: str = "convex") -> Loss:
     """Any convex loss of the margin, with a numerical proximal operator.
 
     Sixty steps, each of Newton and of bisection, bring the operator to the

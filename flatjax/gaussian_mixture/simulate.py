@@ -16,8 +16,20 @@ import optax
 from flatjax import _checks
 from flatjax._float64 import in_float64
 from flatjax._langevin import langevin_noise
-from flatjax.gaussian_mixture._mixture import Sample, check_mixture
+from flatjax.gaussian_mixture._checks import check_mixture
+from flatjax.gaussian_mixture._mixture import Sample
 from flatjax.gaussian_mixture.losses import Loss
+
+__all__ = [
+    "Minimum",
+    "ThermalNoiseState",
+    "Trajectory",
+    "add_thermal_noise",
+    "minimise",
+    "train",
+]
+
+_CHECK_EVERY = 25  # steps; the penalty is adapted then, which costs a factorisation
 
 
 class Minimum(NamedTuple):
@@ -81,9 +93,6 @@ def minimise(
     return in_float64(solve)(patterns.x, patterns.label, lam, tolerance)
 
 
-CHECK_EVERY = 25  # steps; the penalty is adapted then, which costs a factorisation
-
-
 @functools.partial(jax.jit, static_argnames=("loss", "fit_bias", "max_steps"))
 def _minimise(x, label, lam, tolerance, *, loss, fit_bias, max_steps):
     num_features = x.shape[1]
@@ -111,7 +120,7 @@ def _minimise(x, label, lam, tolerance, *, loss, fit_bias, max_steps):
             return theta, new, dual + fields - new, new - margins
 
         carry = jax.lax.fori_loop(
-            0, CHECK_EVERY, step, (theta, margins, dual, jnp.zeros_like(margins))
+            0, _CHECK_EVERY, step, (theta, margins, dual, jnp.zeros_like(margins))
         )
         theta, margins, dual, change = carry
         primal = norm(design @ theta - margins) / norm(margins)
@@ -119,7 +128,7 @@ def _minimise(x, label, lam, tolerance, *, loss, fit_bias, max_steps):
         balance = jnp.clip(jnp.sqrt(primal / dual_residual), 0.2, 5)
         balance = jnp.where((balance > 0.5) & (balance < 2), 1, balance)
         residual = jnp.maximum(primal, dual_residual)
-        return theta, margins, dual / balance, penalty * balance, residual, steps + CHECK_EVERY
+        return theta, margins, dual / balance, penalty * balance, residual, steps + _CHECK_EVERY
 
     start = (
         jnp.zeros(design.shape[1]),

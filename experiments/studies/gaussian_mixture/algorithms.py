@@ -120,8 +120,11 @@ def _langevin(y, gamma, beta, num_features, seeds):
         curve=f"coupled Langevin dynamics, y={y}, beta={beta:g}",
         x=gamma,
         params=MIXTURE | {"y": y, "gamma": gamma, "beta": beta, "num_features": num_features},
-        theory={name: getattr(theory, name) for name in ("test_error", "barycenter_test_error")}
-        | {"q1": theory.q1},
+        theory={
+            "test_error": theory.test_error,
+            "barycenter_test_error": theory.center_test_error,  # as in the recorded simulations
+            "q1": theory.q1,
+        },
         simulate=run,
         seeds=seeds,
     )
@@ -155,7 +158,7 @@ def _entropy_sgd(gamma, beta, num_features, seeds):
         error = lambda norm: paired_error(m, norm, patterns, MIXTURE)
         return {"barycenter_test_error": error(q1), "error_of_one_anchor": error(norms), "q1": q1}
 
-    error = theory.barycenter_test_error
+    error = theory.center_test_error
     return Point(
         curve=f"Entropy-SGD, gamma={gamma:g}",
         x=beta,

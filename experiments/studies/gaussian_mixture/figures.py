@@ -104,10 +104,10 @@ def replicas(rows: Rows, path: pathlib.Path) -> None:
         for y, color in colors.items():
             found = gm.replicated_sphere(y=y, q1=q1, **params)
             label = "y=∞" if np.isinf(y) else f"y={y}"
-            panels[0].plot(q1, found.barycenter_test_error, color=color, label=label)
+            panels[0].plot(q1, found.center_test_error, color=color, label=label)
             _points(panels[0], rows, f"barycenter: y={y:g}", "barycenter_test_error", color=color)
         _bayes(panels[0], params)
-        panels[0].set(xlabel="overlap of replicas q₁", ylabel="test error of the barycenter")
+        panels[0].set(xlabel="overlap of replicas q₁", ylabel="test error of the center")
         panels[0].set_title("error counting, β=∞", loc="left", fontweight="bold")
         panels[0].legend(frameon=False)
 

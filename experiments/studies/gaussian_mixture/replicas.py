@@ -143,7 +143,7 @@ def _infinitely_many(q1, theory, num_features, seeds):
         curve="barycenter: y=inf",
         x=q1,
         params=MIXTURE | {"y": "inf", "beta": "inf", "q1": q1, "num_features": num_features},
-        theory={"barycenter_test_error": theory.barycenter_test_error},
+        theory={"barycenter_test_error": theory.center_test_error},
         simulate=run,
         seeds=seeds,
     )
@@ -188,7 +188,7 @@ def _theory(theory, y):
     errors = {"test_error": theory.test_error}
     if y == 1:
         return errors | {"thermal_mean_test_error": theory.thermal_mean_test_error}
-    return errors | {"barycenter_test_error": theory.barycenter_test_error}
+    return errors | {"barycenter_test_error": theory.center_test_error}
 
 
 def _values(found, y, patterns):

@@ -75,40 +75,13 @@ def reweight(
     energy, which = np.unique(energies, return_inverse=True)
     which = which.reshape(chains, -1)
     counts = np.stack([np.bincount(row, minlength=len(energy)) for row in which])  # (C, values)
+    total, per_rung = counts.sum(axis=0), chains * draws
     with np.errstate(invalid="ignore"):  # infinite energies weigh nothing but at beta = 0
         boltzmann = np.where(betas == 0, 0.0, -betas * energy[:, None])
 
-    def log_density(free):
-        """For each energy log sum_l exp(-beta_l E - F_l), and the terms' shares."""
-        terms = boltzmann - free
-        log_sum = logsumexp(terms, axis=1)
-        return log_sum, np.exp(terms - log_sum[:, None])
-
-    def hessian(counts, shares):
-        weighted = counts[:, None] * shares
-        return (np.diag(weighted.sum(axis=0)) - shares.T @ weighted)[1:, 1:]
-
-    # The equations say where a convex function of F_1 ... F_K is stationary: each rung has its
-    # share of the samples.
-    total, per_rung = counts.sum(axis=0), chains * draws
-
-    def objective(rest):
-        free = np.append(0.0, rest)
-        log_sum, shares = log_density(free)
-        value = total @ log_sum + per_rung * free.sum()
-        return value / per_rung, 1 - (total @ shares)[1:] / per_rung
-
-    solution = scipy.optimize.minimize(
-        objective,
-        start[1:],
-        jac=True,
-        hess=lambda rest: hessian(total, log_density(np.append(0.0, rest))[1]) / per_rung,
-        method="trust-exact",
-        options={"gtol": 1e-8},
-    )
-    free = np.append(0.0, solution.x)
-    log_sum, shares = log_density(free)
-    if np.linalg.eigvalsh(hessian(total, shares)).min() < LEAST_OVERLAP * per_rung:
+    free = _most_likely(boltzmann, total, per_rung, start)
+    log_sum, shares = _log_density(boltzmann, free)
+    if np.linalg.eigvalsh(_hessian(total, shares)).min() < LEAST_OVERLAP * per_rung:
         nothing = np.full(rungs, np.nan)
         return Reweighted(nothing, nothing, np.nan, np.nan)
     below = energy <= threshold
@@ -120,11 +93,7 @@ def reweight(
         log_weights = shares[below] @ change - log_sum[below]
         return logsumexp(log_weights, b=counts[below]) - np.log(counts.sum() / rungs)
 
-    changes = np.zeros((chains, rungs))
-    for chain, own in enumerate(counts):
-        # The others' gradient, which that of this chain balances.
-        gradient = (own @ shares - draws)[1:]
-        changes[chain, 1:] = -np.linalg.solve(hessian(total - own, shares), gradient)
+    changes = np.stack([_change_without(own, total, shares, draws) for own in counts])
     masses = [log_mass(total - own, change) for own, change in zip(counts, changes, strict=True)]
     return Reweighted(
         free=free,
@@ -132,6 +101,46 @@ def reweight(
         log_mass=log_mass(total, np.zeros(rungs)),
         log_mass_sem=_jackknife_error(np.array(masses)),
     )
+
+
+def _log_density(boltzmann, free):
+    """For each energy log sum_l exp(-beta_l E - F_l), and the terms' shares."""
+    terms = boltzmann - free
+    log_sum = logsumexp(terms, axis=1)
+    return log_sum, np.exp(terms - log_sum[:, None])
+
+
+def _hessian(counts, shares):
+    weighted = counts[:, None] * shares
+    return (np.diag(weighted.sum(axis=0)) - shares.T @ weighted)[1:, 1:]
+
+
+def _most_likely(boltzmann, total, per_rung, start):
+    """Solves the equations for F.
+
+    They say where a convex function of F_1 ... F_K is stationary: each rung has its share of the
+    samples.
+    """
+
+    def objective(rest):
+        free = np.append(0.0, rest)
+        log_sum, shares = _log_density(boltzmann, free)
+        value = total @ log_sum + per_rung * free.sum()
+        return value / per_rung, 1 - (total @ shares)[1:] / per_rung
+
+    def curvature(rest):
+        _, shares = _log_density(boltzmann, np.append(0.0, rest))
+        return _hessian(total, shares) / per_rung
+
+    options = {"jac": True, "hess": curvature, "method": "trust-exact", "options": {"gtol": 1e-8}}
+    return np.append(0.0, scipy.optimize.minimize(objective, start[1:], **options).x)
+
+
+def _change_without(own, total, shares, draws):
+    """The change of F if a chain is left out, by one step of Newton."""
+    # The others' gradient, which that of this chain balances.
+    gradient = (own @ shares - draws)[1:]
+    return np.append(0.0, -np.linalg.solve(_hessian(total - own, shares), gradient))
 
 
 def jackknife(estimate: Callable[[np.ndarray], np.ndarray], chains: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flatjax.gaussian_mixture._chains import draw
+from flatjax._sampling.drawing import draw
 
 TARGET = 0.8  # acceptance
 

@@ -1,0 +1,69 @@
+"""Checks of the parameters of the mixture and of its solvers, which may be arrays or traced."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flatjax import _checks
+from flatjax._float64 import is_traced
+
+
+def check_numbers(
+    name: str, value: Any, is_valid: Callable[[np.ndarray], np.ndarray], expected: str
+) -> Any:
+    """Refuses numbers that are out of range.
+
+    Args:
+      name: of the parameter.
+      value: a number or an array of numbers. Traced values are not looked at.
+      is_valid: which of the values are in range.
+      expected: the range, in words.
+
+    Returns:
+      The value, if it is not traced as a NumPy array of float64.
+
+    Raises:
+      ValueError: naming the parameter.
+      TypeError: the value is not a number or numbers.
+    """
+    if is_traced(value):
+        return value
+    values = _checks.real_array(name, value)
+    valid = is_valid(values)
+    if not valid.all():
+        raise ValueError(f"{name} must be {expected}, got {values[~valid].flat[0]}.")
+    return values
+
+
+def check_mixture(**params: Any) -> dict[str, Any]:
+    """Refuses parameters of the mixture, or of a solver, that are out of range.
+
+    Args:
+      **params: by name; `rho` must lie strictly between 0 and 1, all others be positive and
+        finite. Traced values are not looked at.
+
+    Returns:
+      The parameters, those that are not traced as NumPy arrays.
+
+    Raises:
+      ValueError: naming the parameter.
+      TypeError: a parameter that is not a number or numbers.
+    """
+    is_positive = lambda values: np.isfinite(values) & (values > 0)
+    is_share = lambda values: (values > 0) & (values < 1)
+    checked = {}
+    for name, value in params.items():
+        if name == "rho":
+            checked[name] = check_numbers(name, value, is_share, "strictly between 0 and 1")
+        else:
+            checked[name] = check_numbers(name, value, is_positive, "positive and finite")
+    return checked
+
+
+def check_sizes(num_replicas: int, num_chains: int, num_samples: int, burn_in: int) -> None:
+    """Refuses numbers of replicas, chains and samples of which no averages can be made."""
+    _checks.check_count("num_replicas", num_replicas)
+    _checks.check_count("num_chains", num_chains)
+    _checks.check_count("num_samples", num_samples, minimum=4)
+    _checks.check_count("burn_in", burn_in, minimum=0)
