@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from flatjax import _checks
 from flatjax._coupling import Mask, map_masked
@@ -35,6 +36,11 @@ def map_moving(
     return jax.tree.map(new, moves, params, is_leaf=is_none)
 
 
+def merge(weights: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
+    """`params` with the leaves of `weights` in place of its own, where these are not None."""
+    return map_moving(lambda _, new: new, params, weights)
+
+
 def size(tree: chex.ArrayTree) -> int:
     """The number of weights in a pytree."""
     return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
@@ -53,6 +59,12 @@ def normal_like(key: chex.PRNGKey, tree: chex.ArrayTree) -> chex.ArrayTree:
     """Standard normal noise of the shapes of a pytree."""
     # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
     return unravel(normal(key, size(tree)), tree) if jax.tree.leaves(tree) else tree
+
+
+def unit(tree: chex.ArrayTree) -> tuple[chex.ArrayTree, jax.Array]:
+    """(tree / norm, norm); zeros stay zeros."""
+    norm = optax.tree.norm(tree)
+    return optax.tree.scale(jnp.where(norm == 0, 0.0, 1 / norm), tree), norm
 
 
 class Data:
@@ -85,6 +97,17 @@ class Data:
         if not first:
             raise ValueError("batches must hold at least one batch, got none.")
         return itertools.chain(first, batches)
+
+
+def repeatable(batches: Batches) -> Data:
+    """The data of a measure that passes over them many times; raises if that cannot be done."""
+    data = Data(batches)
+    if not data.repeatable:
+        raise ValueError(
+            "batches must be passed over many times, got an iterator: give a sequence, or a "
+            "function that returns a fresh iterator."
+        )
+    return data
 
 
 def check_grid(name: str, values: Any) -> np.ndarray:

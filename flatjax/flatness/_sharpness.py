@@ -1,6 +1,6 @@
 """Sharpness: how much the loss rises at the worst point nearby."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
-from flatjax._coupling import Mask, map_masked
+from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn, evaluate
-from flatjax.flatness._sums import differentiable
+from flatjax.flatness import _perturb
+from flatjax.flatness._sums import check_quantity, differentiable
 
 
 class SamSharpness(NamedTuple):
@@ -91,7 +91,7 @@ def sam_sharpness(
       A parabola :math:`w^2 / 2` at 1, :math:`(1 + \rho)^2 / 2 - 1 / 2`:
 
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._sharpness import sam_sharpness
+      >>> from flatjax.flatness import sam_sharpness
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * 0.5 * params**2, "count": len(batch)}
       >>> measure = sam_sharpness(eval_fn, rho=0.1)
@@ -99,15 +99,16 @@ def sam_sharpness(
       0.105
     """
     _checks.check_scalar("rho", rho, exclusive_minimum=True)
-    gradient = _gradient_of_mean(eval_fn, quantity)
+    gradient = _gradient_of_mean(eval_fn, quantity, mask)
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
-    def measure(params: chex.ArrayTree, batches: Sequence[Any], *state: Any) -> SamSharpness:
-        grads, reference = gradient(params, batches, state)
-        zeros = optax.tree.zeros_like(params)
+    def measure(params: chex.ArrayTree, batches: _perturb.Batches, *state: Any) -> SamSharpness:
+        data = _perturb.repeatable(batches)
+        grads, reference = gradient(params, data, state)
+        zeros = optax.tree.zeros_like(grads)
         _, perturbed, norm = ascend(params, zeros, grads, rho, zeros)
-        values = _to_numpy(evaluate(eval_fn, perturbed, batches, *state))
+        values = _to_numpy(evaluate(eval_fn, perturbed, data, *state))
         return SamSharpness(_difference(values, reference), reference, np.asarray(norm, float))
 
     return measure
@@ -169,7 +170,7 @@ def worst_case_sharpness(
       The rise of a quadratic at its minimum is half its largest curvature times rho squared:
 
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._sharpness import worst_case_sharpness
+      >>> from flatjax.flatness import worst_case_sharpness
       >>> def eval_fn(params, batch):
       ...     loss = 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * params**2)
       ...     return {"loss": len(batch) * loss, "count": len(batch)}
@@ -182,37 +183,36 @@ def worst_case_sharpness(
     _checks.check_scalar("step_size", step_size, exclusive_minimum=True)
     _checks.check_count("steps", steps)
     _checks.check_count("num_restarts", num_restarts)
-    gradient = _gradient_of_mean(eval_fn, quantity)
+    gradient = _gradient_of_mean(eval_fn, quantity, mask)
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
     @jax.jit
     def draw_direction(params, key):
-        flat, unravel = ravel_pytree(params)  # one draw: each one compiles slowly on CPU
-        noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-        noise = map_masked(lambda _, z: z, mask, params, optax.tree.zeros_like(params), noise)
-        return _unit(noise)[0]
+        weights = _perturb.moving(params, mask)
+        noise = _perturb.normal_like(key, weights)
+        return _perturb.unit(jax.tree.map(lambda z, w: z.astype(w.dtype), noise, weights))[0]
 
-    def climb(params, u, direction, batches, state):
+    def climb(params, u, direction, data, state):
         """The points of one ascent and the means there, one after another."""
-        u, point, _ = ascend(params, u, optax.tree.zeros_like(params), 0.0, direction)
+        u, point, _ = ascend(params, u, optax.tree.zeros_like(u), 0.0, direction)
         for _ in range(steps):
-            grads, values = gradient(point, batches, state)
+            grads, values = gradient(point, data, state)
             yield point, values
             u, point, _ = ascend(params, u, grads, step_size * rho, direction)
-        yield point, _to_numpy(evaluate(eval_fn, point, batches, *state))
+        yield point, _to_numpy(evaluate(eval_fn, point, data, *state))
 
     def measure(
-        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: _perturb.Batches, key: chex.PRNGKey, *state: Any
     ) -> WorstCaseSharpness:
-        reference = _to_numpy(evaluate(eval_fn, params, batches, *state))
-        if quantity not in reference:
-            raise ValueError(f"quantity must be one of {sorted(reference)}, got {quantity!r}.")
+        data = _perturb.repeatable(batches)
+        reference = _to_numpy(evaluate(eval_fn, params, data, *state))
+        check_quantity(quantity, reference)
         worst, worst_point, restart_rises = reference, params, np.zeros(num_restarts)
         for restart in range(num_restarts):
             direction = draw_direction(params, jax.random.fold_in(key, restart))
             start = optax.tree.scale(rho if restart else 0.0, direction)
-            for point, values in climb(params, start, direction, batches, state):
+            for point, values in climb(params, start, direction, data, state):
                 rise = values[quantity] - reference[quantity]
                 restart_rises[restart] = np.maximum(restart_rises[restart], rise)
                 if values[quantity] > worst[quantity] or np.isnan(rise):
@@ -227,26 +227,28 @@ def worst_case_sharpness(
     return measure
 
 
-def _gradient_of_mean(eval_fn, quantity):
-    """gradient(params, batches, state) -> (gradient of the mean of quantity, {name: mean})."""
+def _gradient_of_mean(eval_fn, quantity, mask):
+    """gradient(params, data, state) -> (gradient of the mean of quantity, {name: mean}).
+
+    The gradient is that with respect to the weights that move.
+    """
 
     @jax.jit  # traced once, not again for the shapes of each pass's sums
     def differentiate(params, batch, state):
-        def total(params):
-            sums = eval_fn(params, batch, *state)
+        def total(weights):
+            sums = eval_fn(_perturb.merge(weights, params), batch, *state)
             return differentiable(sums, quantity), sums
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.grad(total, has_aux=True)(_perturb.moving(params, mask))
 
     @jax.jit
     def accumulate(totals, params, batch, *state):
         return jax.tree.map(jnp.add, totals, differentiate(params, batch, state))
 
-    def gradient(params, batches, state):
-        if not len(batches):
-            raise ValueError("batches must hold at least one batch, got none.")
-        totals = optax.tree.zeros_like(jax.eval_shape(differentiate, params, batches[0], state))
-        for batch in batches:
+    def gradient(params, data, state):
+        shapes = jax.eval_shape(differentiate, params, next(iter(data)), state)
+        totals = optax.tree.zeros_like(shapes)
+        for batch in data:
             totals = accumulate(totals, params, batch, *state)
         grads, sums = totals
         count = sums.pop("count")
@@ -257,31 +259,26 @@ def _gradient_of_mean(eval_fn, quantity):
 
 
 def _ascent(rho, adaptive, mask):
-    """ascend(w, u, g, step, fallback) -> (u', w + T u', ||T g||): a step in u = T^-1 delta."""
+    """ascend(w, u, g, step, fallback) -> (u', w + T u', ||T g||): a step in u = T^-1 delta.
+
+    u, g and the direction that replaces g where it is zero are of the weights that move.
+    """
 
     def scale(w, x):
         return jnp.abs(w) * x if adaptive else x
 
     @jax.jit
     def ascend(params, u, grads, step, fallback):
-        scaled = map_masked(
-            lambda _, w, g: scale(w, g), mask, params, optax.tree.zeros_like(params), params, grads
-        )
-        unit, norm = _unit(scaled)
+        scaled = jax.tree.map(scale, _perturb.moving(params, mask), grads)
+        unit, norm = _perturb.unit(scaled)
         unit = optax.tree.where(norm == 0, fallback, unit)
         u = optax.tree.add_scale(u, step, unit)
         u_norm = optax.tree.norm(u)
         u = optax.tree.scale(jnp.where(u_norm > rho, rho / u_norm, 1.0), u)
-        point = jax.tree.map(lambda w, x: (w + scale(w, x)).astype(w.dtype), params, u)
+        point = _perturb.map_moving(lambda w, x: w + scale(w, x), params, u)
         return u, point, norm
 
     return ascend
-
-
-def _unit(tree):
-    """(tree / norm, norm); zeros stay zeros."""
-    norm = optax.tree.norm(tree)
-    return optax.tree.scale(jnp.where(norm == 0, 0.0, 1 / norm), tree), norm
 
 
 def _to_numpy(values):
