@@ -59,8 +59,8 @@ class SpectralDensity(NamedTuple):
     """How the eigenvalues are distributed, normalised to 1: multiply by `dimension` for numbers.
 
     Attributes:
-      nodes: Ritz values of each random vector, ascending, shape (S, K).
-      weights: their weights, each row of sum 1, shape (S, K): a mean over the spectrum of f is
+      nodes: Ritz values of each random vector, ascending, shape (S, m).
+      weights: their weights, each row of sum 1, shape (S, m): a mean over the spectrum of f is
         estimated by the mean over rows of sum(weights * f(nodes)).
       grid: eigenvalues at which the smoothed density is given, shape (X,).
       density: nodes smoothed by a Gaussian, mean over random vectors, shape (X,).
@@ -92,7 +92,7 @@ def top_eigenvalues(
     Args:
       operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
       num: the number of eigenvalues.
-      num_matvecs: K, the number of Lanczos steps; no more are done than the matrix has rows. The
+      num_matvecs: m, the number of Lanczos steps; no more are done than the matrix has rows. The
         residuals tell if these are enough.
       which: `"largest"`, `"smallest"` (the most negative first) or `"magnitude"`.
 
@@ -204,16 +204,16 @@ def spectral_density(
 ) -> Callable[..., SpectralDensity]:
     r"""The density of eigenvalues, by stochastic Lanczos quadrature.
 
-    For each random unit vector v, K Lanczos steps give the Gauss quadrature rule of the measure
+    For each random unit vector v, m Lanczos steps give the Gauss quadrature rule of the measure
     :math:`\sum_i (v^\top q_i)^2 \delta(\lambda - \lambda_i)`, whose expectation over v is the
     density :math:`\frac{1}{n} \sum_i \delta(\lambda - \lambda_i)` [Golub and Welsch, 1969;
-    Ghorbani et al., 2019]. It is exact for polynomials in :math:`\lambda` of degree 2 K - 1.
+    Ghorbani et al., 2019]. It is exact for polynomials in :math:`\lambda` of degree 2 m - 1.
 
     Cost: `num_samples * num_matvecs` products, and memory for `num_matvecs` vectors.
 
     Args:
       operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
-      num_matvecs: K, the number of Lanczos steps; no more are done than the matrix has rows.
+      num_matvecs: m, the number of Lanczos steps; no more are done than the matrix has rows.
       num_samples: S, the number of random vectors.
       width: standard deviation of the Gaussian that smooths the density, as a fraction of the
         range of the nodes.

@@ -22,7 +22,7 @@ class SamSharpness(NamedTuple):
     Attributes:
       rise: {name: value at the perturbed weights minus value at w, scalar}, in units of `eval_fn`.
       reference: {name: value at w, scalar}.
-      gradient_norm: norm of T g, scalar: of the gradient of the mean, or of the adaptive one.
+      gradient_norm: norm of W g, scalar: of the gradient of the mean, or of the adaptive one.
     """
 
     rise: dict[str, np.ndarray]
@@ -58,12 +58,12 @@ def sam_sharpness(
     r"""The rise of the loss after one ascent step of length rho: what SAM minimises.
 
     .. math::
-      L\Big(w + \rho \, \frac{T^2 g}{\lVert T g \rVert}\Big) - L(w), \qquad g = \nabla L(w)
+      L\Big(w + \rho \, \frac{W^2 g}{\lVert W g \rVert}\Big) - L(w), \qquad g = \nabla L(w)
 
-    with :math:`T = 1` [SAM; Foret et al., 2021] or, adaptive,
-    :math:`T = \mathrm{diag}(|w|)` [ASAM; Kwon et al., 2021, without the constant that
+    with :math:`W = 1` [SAM; Foret et al., 2021] or, adaptive,
+    :math:`W = \mathrm{diag}(|w|)` [ASAM; Kwon et al., 2021, without the constant that
     their code adds], which is insensitive to the rescalings that leave a ReLU network unchanged.
-    To first order in rho, it is :math:`\rho \lVert T g \rVert`.
+    To first order in rho, it is :math:`\rho \lVert W g \rVert`.
     The gradient is that of the whole data set, not of a minibatch. Where it is zero, so is the
     rise.
 
@@ -128,20 +128,20 @@ def worst_case_sharpness(
     r"""The highest rise of the loss within a distance rho, as found by gradient ascent.
 
     .. math::
-      \max_{\lVert T^{-1} \delta \rVert \le \rho} L(w + \delta) - L(w)
+      \max_{\lVert W^{-1} \delta \rVert \le \rho} L(w + \delta) - L(w)
 
-    with :math:`T = 1`, a ball [Keskar et al., 2017; Foret et al., 2021], or, adaptive,
-    :math:`T = \mathrm{diag}(|w|)`, an ellipsoid that follows the rescalings of a ReLU network
-    [Kwon et al., 2021]. In :math:`u = T^{-1} \delta`, each step is
+    with :math:`W = 1`, a ball [Keskar et al., 2017; Foret et al., 2021], or, adaptive,
+    :math:`W = \mathrm{diag}(|w|)`, an ellipsoid that follows the rescalings of a ReLU network
+    [Kwon et al., 2021]. In :math:`u = W^{-1} \delta`, each step is
 
     .. math::
-      u \leftarrow \Pi_\rho\Big(u + s \rho \frac{T g}{\lVert T g \rVert}\Big),
-      \qquad g = \nabla L(w + T u)
+      u \leftarrow \Pi_\rho\Big(u + \eta \rho \frac{W g}{\lVert W g \rVert}\Big),
+      \qquad g = \nabla L(w + W u)
 
     :math:`\Pi_\rho` the projection onto the ball, g the gradient of the whole data set. The first
-    restart begins at w (with s = 1 its first step is SAM's), the others at random points at
-    distance rho; where the gradient is zero, the step is in a random direction. The result is a
-    lower bound of the maximum; a NaN met on the way makes it NaN.
+    restart begins at w (with :math:`\eta = 1` its first step is SAM's), the others at random
+    points at distance rho. Where the gradient is zero, the step is in a random direction. The
+    result is a lower bound of the maximum; a NaN met on the way makes it NaN.
 
     Cost: `num_restarts * steps` gradients and `num_restarts` evaluations of the batches, and one
     evaluation more; nothing is recompiled between solutions of the same shapes.
@@ -151,7 +151,7 @@ def worst_case_sharpness(
         `flatjax.evaluation`.
       rho: radius; in units of the weights, or, adaptive, relative to them.
       steps: number of ascent steps of each restart.
-      step_size: s, the length of a step in units of rho.
+      step_size: :math:`\eta`, the length of a step in units of rho.
       adaptive: whether to measure each weight's perturbation relative to the weight.
       num_restarts: R, the number of starting points.
       quantity: name of the loss L in the dict of `eval_fn`: a differentiable one.
@@ -259,7 +259,7 @@ def _gradient_of_mean(eval_fn, quantity, mask):
 
 
 def _ascent(rho, adaptive, mask):
-    """ascend(w, u, g, step, fallback) -> (u', w + T u', ||T g||): a step in u = T^-1 delta.
+    """ascend(w, u, g, step, fallback) -> (u', w + W u', ||W g||): a step in u = W^-1 delta.
 
     u, g and the direction that replaces g where it is zero are of the weights that move.
     """
