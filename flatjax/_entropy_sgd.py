@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks, _coupling, _order, schedules
-from flatjax._langevin import langevin_noise
+from flatjax import _checks, _coupling, schedules
+from flatjax._langevin import make_langevin_step
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
 
@@ -149,8 +149,9 @@ def entropy_sgd(
     schedule = schedules.as_stateful(gamma)
     inner = optax.with_extra_args_support(inner)
     outer = optax.with_extra_args_support(outer)
-    has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
-    alpha = averaging_decay
+    where = {"axis_name": axis_name, "replica_axis": replica_axis}
+    langevin_step = make_langevin_step(inner, noise_scale, decoupled=decoupled, mask=mask, **where)
+    outer_step = _make_outer_step(outer, outer_scaling)
 
     def init_fn(params):
         if replica_axis is not None:
@@ -168,63 +169,22 @@ def entropy_sgd(
             key=_as_key(key),
         )
 
-    def langevin_step(grads, state, params, gamma_t, eta, extra_args):
-        """One step of w'; returns it with the inner optimizer's state."""
-        if not decoupled:
-            force = lambda g, w_, w: (g + gamma_t * (w_ - w)).astype(g.dtype)
-            grads = _coupling.map_masked(force, mask, params, grads, params, state.anchor)
-        direction, inner_state = inner.update(grads, state.inner_state, params, **extra_args)
-        moved = jax.tree.map(lambda w_, d: (w_ - eta * d).astype(w_.dtype), params, direction)
-        if decoupled:
-            contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
-            moved = _coupling.map_masked(contract, mask, params, moved, state.anchor)
-        if has_noise:
-            step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
-            draw = lambda key, eta: langevin_noise(
-                key, params, eta, noise_scale, axis_name=axis_name, replica_axis=replica_axis
-            )
-            noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
-            moved = _coupling.map_masked(jnp.add, mask, params, moved, noise)
-        return moved, inner_state
-
-    def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
-        """One step of w; returns it with the outer optimizer's state."""
-        scale = 1.0
-        if outer_scaling == "gamma":
-            scale = gamma_t
-        elif outer_scaling == "learning_rate":
-            # Nothing has moved where eta is 0, at the end of a schedule.
-            scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)
-        grads = jax.tree.map(lambda w, mu: (scale * (w - mu)).astype(w.dtype), anchor, mean)
-        updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
-        return optax.apply_updates(anchor, updates), outer_state
-
-    def update_gamma(gamma_state, moved, anchor, extra_args):
-        if isinstance(gamma, schedules.BalancedScoping):
-            where = (axis_name, replica_axis)
-            squared = optax.tree.norm(optax.tree.sub(moved, anchor), squared=True)
-            stacked = 1 if replica_axis is None else _checks.stacked_size(moved, replica_axis)
-            extra_args = extra_args | {
-                "value": _coupling.mean_over_replicas(extra_args["value"], *where),
-                "distance": _coupling.mean_over_replicas(squared / stacked, *where),
-            }
-        return schedule.update(gamma_state, **extra_args)
-
     def one_step(grads, state, params, is_last, extra_args):
         """One step of w', and of w if it is the last of a loop."""
+        alpha = averaging_decay
         schedules.require_value(gamma, extra_args)
         gamma_t = jnp.asarray(schedule(state.gamma_state))
         eta = inner_learning_rate
         eta = jnp.asarray(eta(state.step) if callable(eta) else eta)
 
         moved, inner_state = langevin_step(grads, state, params, gamma_t, eta, extra_args)
-        mean = jax.tree.map(
-            lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype), state.mean, moved
-        )
+        average = lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype)
+        mean = jax.tree.map(average, state.mean, moved)
 
         def end_loop(anchor, mean, outer_state, gamma_state):
             anchor, outer_state = outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args)
-            return anchor, outer_state, update_gamma(gamma_state, moved, state.anchor, extra_args)
+            measured = _measured(gamma, moved, state.anchor, extra_args, **where)
+            return anchor, outer_state, schedule.update(gamma_state, **measured)
 
         def go_on(anchor, mean, outer_state, gamma_state):
             del mean
@@ -250,41 +210,8 @@ def entropy_sgd(
         )
         return optax.tree.sub(new_params, params), new_state
 
-    def transparent_update_fn(grads, state, params=None, **extra_args):
-        _checks.check_updates(grads, params)
-        is_last = state.inner_step == inner_steps - 1
-        return one_step(grads, state, params, is_last, extra_args)
-
-    def opaque_update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
-        _checks.check_updates(grads, params)
-        if grad_fn is None:
-            raise ValueError(
-                "grad_fn must be passed to update(grads, state, params, grad_fn=...) in opaque "
-                "mode: a function (params, i) -> gradient on the i-th batch of the loop."
-            )
-
-        def step(carry, grads, is_last):
-            iterate, state = carry
-            updates, state = one_step(grads, state, iterate, is_last, extra_args)
-            return optax.apply_updates(iterate, updates), state
-
-        def next_step(i, carry):
-            return step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
-
-        # The first gradient is the one that was passed.
-        carry = step((params, state), grads, inner_steps == 1)
-        if jax.default_backend() == "cpu":
-            # XLA's CPU backend runs its own convolutions about ten times slower inside a loop; and
-            # where it is known which step is the last, the others do nothing of what ends a loop.
-            for i in range(1, inner_steps):
-                carry = next_step(i, carry)
-        else:
-            carry = jax.lax.fori_loop(1, inner_steps, next_step, carry)
-        iterate, state = carry
-        return optax.tree.sub(iterate, params), state
-
-    update_fn = opaque_update_fn if opaque_mode else transparent_update_fn
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    make_update = _make_opaque_update if opaque_mode else _make_transparent_update
+    return optax.GradientTransformationExtraArgs(init_fn, make_update(one_step, inner_steps))
 
 
 def entropy_sgd_eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
@@ -321,6 +248,81 @@ def entropy_sgd_eval_params(state: optax.OptState, params: optax.Params) -> opta
     if structure != jax.tree.structure(params):
         raise ValueError("params must have the structure of the anchor in the state.")
     return anchor
+
+
+def _make_transparent_update(one_step, inner_steps):
+    """update_fn of one gradient and one step."""
+
+    def update_fn(grads, state, params=None, **extra_args):
+        _checks.check_updates(grads, params)
+        is_last = state.inner_step == inner_steps - 1
+        return one_step(grads, state, params, is_last, extra_args)
+
+    return update_fn
+
+
+def _make_opaque_update(one_step, inner_steps):
+    """update_fn of a whole loop, which takes all its gradients but the first from `grad_fn`."""
+
+    def update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
+        _checks.check_updates(grads, params)
+        if grad_fn is None:
+            raise ValueError(
+                "grad_fn must be passed to update(grads, state, params, grad_fn=...) in opaque "
+                "mode: a function (params, i) -> gradient on the i-th batch of the loop."
+            )
+
+        def step(carry, grads, is_last):
+            iterate, state = carry
+            updates, state = one_step(grads, state, iterate, is_last, extra_args)
+            return optax.apply_updates(iterate, updates), state
+
+        def next_step(i, carry):
+            return step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
+
+        # The first gradient is the one that was passed.
+        carry = step((params, state), grads, inner_steps == 1)
+        if jax.default_backend() == "cpu":
+            # XLA's CPU backend runs its own convolutions about ten times slower inside a loop; and
+            # where it is known which step is the last, the others do nothing of what ends a loop.
+            for i in range(1, inner_steps):
+                carry = next_step(i, carry)
+        else:
+            carry = jax.lax.fori_loop(1, inner_steps, next_step, carry)
+        iterate, state = carry
+        return optax.tree.sub(iterate, params), state
+
+    return update_fn
+
+
+def _make_outer_step(outer, outer_scaling):
+    """outer_step(w, mu, state, gamma_t, eta', extra_args) -> (w, the outer optimizer's state)."""
+
+    def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
+        scale = 1.0
+        if outer_scaling == "gamma":
+            scale = gamma_t
+        elif outer_scaling == "learning_rate":
+            # Nothing has moved where eta is 0, at the end of a schedule.
+            scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)
+        grads = jax.tree.map(lambda w, mu: (scale * (w - mu)).astype(w.dtype), anchor, mean)
+        updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
+        return optax.apply_updates(anchor, updates), outer_state
+
+    return outer_step
+
+
+def _measured(gamma, moved, anchor, extra_args, axis_name, replica_axis):
+    """The extra args with what the schedule of gamma measures at an outer step."""
+    if not isinstance(gamma, schedules.BalancedScoping):
+        return extra_args
+    squared = optax.tree.norm(optax.tree.sub(moved, anchor), squared=True)
+    stacked = 1 if replica_axis is None else _checks.stacked_size(moved, replica_axis)
+    mean = lambda value: _coupling.mean_over_replicas(value, axis_name, replica_axis)
+    return extra_args | {
+        "value": mean(extra_args["value"]),
+        "distance": mean(squared / stacked),
+    }
 
 
 def _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key):
