@@ -35,7 +35,7 @@ class Eigenvalues(NamedTuple):
       values: shape (num,).
       residuals: norms of A v - value v, shape (num,): an eigenvalue of A lies within that distance.
       vectors: eigenvectors of norm 1, stacked on the first axis of a pytree like the parameters
-        (zero where masked); a direction for `flatjax.flatness.slices`.
+        (zero where masked); a direction for `flatjax.flatness.slice_1d`.
     """
 
     values: np.ndarray
@@ -155,7 +155,7 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
 
     .. math:: \mathrm{tr} A = \mathbb{E}_v \, v^\top A v, \qquad v_i = \pm 1
 
-    Its variance is twice the sum of squares of the elements beside the diagonal. The same key
+    Its variance is twice the sum of squares of the elements off the diagonal. The same key
     draws the same vectors for every solution.
 
     Cost: `num_samples` products.

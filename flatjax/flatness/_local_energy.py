@@ -112,7 +112,7 @@ def local_energy(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`; scalars.
+        `flatjax.evaluate`; scalars.
       sigmas: strengths of the noise.
       num_samples: S, draws of the noise for each sigma.
       noise: `"multiplicative"` (default) or `"additive"`.

@@ -2,7 +2,7 @@
 
 Products are summed over the batches, in a Python loop around a jitted step: what is compiled, once,
 is the product with one batch. (A scan over batches would be ten times slower for XLA's own
-convolutions on CPU.) The measures of `flatjax.flatness.hessian` take these matrices.
+convolutions on CPU.) The measures of curvature take these matrices.
 """
 
 from collections.abc import Callable
@@ -43,16 +43,18 @@ def hessian_operator(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       quantity: name of the loss in that dict: a twice differentiable one.
       mask: pytree of bools (or a function of params returning one); rows and columns of leaves
         marked False are left out of the matrix.
 
     Returns:
-      `fn(params, batches, *state) -> Operator`, for the functions of `flatjax.flatness.hessian`.
+      `fn(params, batches, *state) -> Operator`, for the measures of curvature, such as
+      `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) no batches, or `eval_fn` does not return `quantity` and `"count"`.
+      ValueError: (when called) no batches, an iterator in their place, or `eval_fn` does not return
+        `quantity` and `"count"`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -99,16 +101,18 @@ def gauss_newton_operator(
       predict_fn: `predict_fn(params, batch, *state) -> outputs`, an array or pytree.
       loss_fn: `loss_fn(outputs, batch) -> {"count": n, name: sum, ...}`, so that
         `loss_fn(predict_fn(params, batch, *state), batch)` is an `eval_fn` of
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       quantity: name of the loss in that dict: twice differentiable in the outputs.
       mask: pytree of bools (or a function of params returning one); rows and columns of leaves
         marked False are left out of the matrix.
 
     Returns:
-      `fn(params, batches, *state) -> Operator`, for the functions of `flatjax.flatness.hessian`.
+      `fn(params, batches, *state) -> Operator`, for the measures of curvature, such as
+      `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) no batches, or `loss_fn` does not return `quantity` and `"count"`.
+      ValueError: (when called) no batches, an iterator in their place, or `loss_fn` does not return
+        `quantity` and `"count"`.
 
     Examples:
       >>> import jax.numpy as jnp

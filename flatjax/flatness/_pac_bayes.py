@@ -73,7 +73,7 @@ def pac_bayes_sigma(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       target_rise: :math:`\Delta`, in the units of `quantity`.
       quantity: name of E in the dict of `eval_fn`.
       num_samples: S, draws of the noise for each sigma.
@@ -91,7 +91,7 @@ def pac_bayes_sigma(
     Raises:
       ValueError: target_rise or rtol is not positive and finite, bounds that are not
         0 < low < high < inf, num_samples < 2, an unknown kind of noise, or (when called) no
-        batches, or `eval_fn` does not return `quantity`.
+        batches, an iterator in their place, or `eval_fn` does not return `quantity`.
 
     Examples:
       A parabola of a hundred weights at its minimum, whose rise is :math:`100 \sigma^2`:

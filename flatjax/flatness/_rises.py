@@ -64,7 +64,7 @@ def make_rises(
     """Makes a function that measures rises, by programs that serve all solutions of equal shapes.
 
     Args:
-      eval_fn: see `flatjax.evaluation`; returns scalars.
+      eval_fn: see `flatjax.evaluate`; returns scalars.
       num_draws: the largest number of draws in one call.
       num_sigmas: the largest number of strengths in one call.
       noise: `"multiplicative"` or `"additive"`.

@@ -72,7 +72,7 @@ def sam_sharpness(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       rho: radius; in units of the weights, or, adaptive, relative to them (0.05 and 0.5 are usual).
       adaptive: whether to measure each weight's perturbation relative to the weight.
       quantity: name of the loss L in the dict of `eval_fn`: a differentiable one.
@@ -84,8 +84,8 @@ def sam_sharpness(
       jitted steps, and is not to be jitted itself.
 
     Raises:
-      ValueError: rho is not positive and finite, or (when called) no batches, or `eval_fn` does
-        not return `quantity`.
+      ValueError: rho is not positive and finite, or (when called) no batches, an iterator in
+        their place, or `eval_fn` does not return `quantity`.
 
     Examples:
       A parabola :math:`w^2 / 2` at 1, :math:`(1 + \rho)^2 / 2 - 1 / 2`:
@@ -148,7 +148,7 @@ def worst_case_sharpness(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       rho: radius; in units of the weights, or, adaptive, relative to them.
       steps: number of ascent steps of each restart.
       step_size: :math:`\eta`, the length of a step in units of rho.
@@ -164,7 +164,8 @@ def worst_case_sharpness(
 
     Raises:
       ValueError: rho or step_size is not positive and finite, steps < 1, num_restarts < 1, or
-        (when called) no batches, or `eval_fn` does not return `quantity`.
+        (when called) no batches, an iterator in their place, or `eval_fn` does not return
+        `quantity`.
 
     Examples:
       The rise of a quadratic at its minimum is half its largest curvature times rho squared:

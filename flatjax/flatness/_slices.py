@@ -57,7 +57,7 @@ def slice_1d(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       x: coordinates, shape (X,).
       state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point. Between
         solutions of networks with batch norm, whose statistics belong to none but their own
@@ -68,7 +68,8 @@ def slice_1d(
       jitted steps, and is not to be jitted itself.
 
     Raises:
-      ValueError: x is empty, not one-dimensional or not finite, or (when called) no batches.
+      ValueError: x is empty, not one-dimensional or not finite, or (when called) no batches or an
+        iterator in their place.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -106,7 +107,7 @@ def slice_2d(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       x: coordinates along the first direction, shape (X,).
       y: coordinates along the second direction, shape (Y,).
       state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point; see
@@ -118,7 +119,7 @@ def slice_2d(
 
     Raises:
       ValueError: x or y is empty, not one-dimensional or not finite, or (when called) no batches,
-        or not two directions.
+        an iterator in their place, or not two directions.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What measures ask of the sums of `flatjax.evaluation`."""
+"""What measures ask of the sums of `flatjax.evaluate`."""
 
 from collections.abc import Iterable
 
