@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks, _order, _replicas, schedules
-from flatjax._langevin import langevin_noise
-from flatjax._masks import Mask, map_masked
+from flatjax import _checks, _replicas, schedules
+from flatjax._langevin import make_langevin_step
+from flatjax._masks import Mask
 from flatjax._schedules import as_scoping, loss_of
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
@@ -151,8 +151,9 @@ def entropy_sgd(
     scoping = as_scoping(gamma)
     inner = optax.with_extra_args_support(inner)
     outer = optax.with_extra_args_support(outer)
-    has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
-    alpha = averaging_decay
+    where = {"axis_name": axis_name, "replica_axis": replica_axis}
+    langevin_step = make_langevin_step(inner, noise_scale, decoupled=decoupled, mask=mask, **where)
+    outer_step = _make_outer_step(outer, outer_scaling)
 
     def init_fn(params):
         if replica_axis is not None:
@@ -170,59 +171,21 @@ def entropy_sgd(
             key=_as_key(key),
         )
 
-    def langevin_step(grads, state, params, gamma_t, eta, extra_args):
-        """One step of w'; returns it with the inner optimizer's state."""
-        if not decoupled:
-            force = lambda g, w_, w: (g + gamma_t * (w_ - w)).astype(g.dtype)
-            grads = map_masked(force, mask, params, grads, params, state.anchor)
-        direction, inner_state = inner.update(grads, state.inner_state, params, **extra_args)
-        moved = jax.tree.map(lambda w_, d: (w_ - eta * d).astype(w_.dtype), params, direction)
-        if decoupled:
-            contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
-            moved = map_masked(contract, mask, params, moved, state.anchor)
-        if has_noise:
-            step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
-            draw = lambda key, eta: langevin_noise(
-                key, params, eta, noise_scale, axis_name=axis_name, replica_axis=replica_axis
-            )
-            noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
-            moved = map_masked(jnp.add, mask, params, moved, noise)
-        return moved, inner_state
-
-    def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
-        """One step of w; returns it with the outer optimizer's state."""
-        scale = 1.0
-        if outer_scaling == "gamma":
-            scale = gamma_t
-        elif outer_scaling == "learning_rate":
-            # Nothing has moved where eta is 0, at the end of a schedule.
-            scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)
-        grads = jax.tree.map(lambda w, mu: (scale * (w - mu)).astype(w.dtype), anchor, mean)
-        updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
-        return optax.apply_updates(anchor, updates), outer_state
-
     def next_gamma(gamma_state, moved, anchor, extra_args):
         """The state of gamma after an outer step; the first one measures gamma_0, if asked to."""
-
-        def measure():
-            where = {"axis_name": axis_name, "replica_axis": replica_axis}
-            squared = optax.tree.norm(optax.tree.sub(moved, anchor), squared=True)
-            stacked = 1 if replica_axis is None else _replicas.stacked_size(moved, replica_axis)
-            value = _replicas.mean_over_replicas(loss_of(extra_args), **where)
-            return value, _replicas.mean_over_replicas(squared / stacked, **where)
-
+        measure = lambda: _measure(moved, anchor, extra_args, **where)
         return scoping.step(gamma_state, measure, extra_args)[1]
 
     def one_step(grads, state, params, is_last, extra_args):
         """One step of w', and of w if it is the last of a loop."""
+        alpha = averaging_decay
         gamma_t = scoping.current(state.gamma_state, extra_args)
         eta = inner_learning_rate
         eta = jnp.asarray(eta(state.step) if callable(eta) else eta)
 
         moved, inner_state = langevin_step(grads, state, params, gamma_t, eta, extra_args)
-        mean = jax.tree.map(
-            lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype), state.mean, moved
-        )
+        average = lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype)
+        mean = jax.tree.map(average, state.mean, moved)
 
         def end_loop(anchor, mean, outer_state, gamma_state):
             anchor, outer_state = outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args)
@@ -252,12 +215,25 @@ def entropy_sgd(
         )
         return optax.tree.sub(new_params, params), new_state
 
-    def transparent_update_fn(grads, state, params=None, **extra_args):
+    make_update = _make_opaque_update if opaque_mode else _make_transparent_update
+    return optax.GradientTransformationExtraArgs(init_fn, make_update(one_step, inner_steps))
+
+
+def _make_transparent_update(one_step, inner_steps):
+    """update_fn of one gradient and one step."""
+
+    def update_fn(grads, state, params=None, **extra_args):
         _checks.check_updates(grads, params)
         is_last = state.inner_step == inner_steps - 1
         return one_step(grads, state, params, is_last, extra_args)
 
-    def opaque_update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
+    return update_fn
+
+
+def _make_opaque_update(one_step, inner_steps):
+    """update_fn of a whole loop, which takes all its gradients but the first from `grad_fn`."""
+
+    def update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
         _checks.check_updates(grads, params)
         if grad_fn is None:
             raise ValueError(
@@ -285,8 +261,33 @@ def entropy_sgd(
         iterate, state = carry
         return optax.tree.sub(iterate, params), state
 
-    update_fn = opaque_update_fn if opaque_mode else transparent_update_fn
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return update_fn
+
+
+def _make_outer_step(outer, outer_scaling):
+    """outer_step(w, mu, state, gamma_t, eta', extra_args) -> (w, the outer optimizer's state)."""
+
+    def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
+        scale = 1.0
+        if outer_scaling == "gamma":
+            scale = gamma_t
+        elif outer_scaling == "learning_rate":
+            # Nothing has moved where eta is 0, at the end of a schedule.
+            scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)
+        grads = jax.tree.map(lambda w, mu: (scale * (w - mu)).astype(w.dtype), anchor, mean)
+        updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
+        return optax.apply_updates(anchor, updates), outer_state
+
+    return outer_step
+
+
+def _measure(moved, anchor, extra_args, axis_name, replica_axis):
+    """The loss and the squared distance to the anchor, from which `BalancedScoping` starts."""
+    where = {"axis_name": axis_name, "replica_axis": replica_axis}
+    squared = optax.tree.norm(optax.tree.sub(moved, anchor), squared=True)
+    stacked = 1 if replica_axis is None else _replicas.stacked_size(moved, replica_axis)
+    value = _replicas.mean_over_replicas(loss_of(extra_args), **where)
+    return value, _replicas.mean_over_replicas(squared / stacked, **where)
 
 
 def _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key):

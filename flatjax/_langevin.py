@@ -1,13 +1,17 @@
-"""Langevin noise that is the same wherever the replicas live."""
+"""Langevin dynamics around an anchor: its noise is the same wherever the replicas live."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from flatjax import _replicas
+from flatjax import _order, _replicas
+from flatjax._masks import Mask, map_masked
 from flatjax._normal import normal
 
 
@@ -69,3 +73,45 @@ def langevin_noise(
     else:
         noise = jax.vmap(draw, out_axes=replica_axis)(first + jnp.arange(local_replicas))
     return jax.tree.unflatten(treedef, noise)
+
+
+def make_langevin_step(
+    inner: optax.GradientTransformationExtraArgs,
+    noise_scale: chex.Numeric,
+    *,
+    decoupled: bool,
+    mask: Mask,
+    **where: Any,
+) -> Callable[..., tuple[optax.Params, optax.OptState]]:
+    """The inner step of Entropy-SGD; see `flatjax.entropy_sgd` for the arguments.
+
+    Args:
+      inner: optimizer of the inner loop without its learning rate.
+      noise_scale: without noise, none is drawn.
+      decoupled: contract towards the anchor after the inner optimizer's step.
+      mask: leaves marked False feel neither coupling nor noise.
+      **where: `axis_name` and `replica_axis`.
+
+    Returns:
+      `langevin_step(grads, state, params, gamma_t, eta, extra_args)` -> (w', the inner optimizer's
+      state), with the `flatjax.EntropySGDState` before the step.
+    """
+    has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
+
+    def langevin_step(grads, state, params, gamma_t, eta, extra_args):
+        if not decoupled:
+            force = lambda g, w_, w: (g + gamma_t * (w_ - w)).astype(g.dtype)
+            grads = map_masked(force, mask, params, grads, params, state.anchor)
+        direction, inner_state = inner.update(grads, state.inner_state, params, **extra_args)
+        moved = jax.tree.map(lambda w_, d: (w_ - eta * d).astype(w_.dtype), params, direction)
+        if decoupled:
+            contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
+            moved = map_masked(contract, mask, params, moved, state.anchor)
+        if has_noise:
+            step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
+            draw = lambda key, eta: langevin_noise(key, params, eta, noise_scale, **where)
+            noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
+            moved = map_masked(jnp.add, mask, params, moved, noise)
+        return moved, inner_state
+
+    return langevin_step

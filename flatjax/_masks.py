@@ -31,3 +31,26 @@ def map_masked(
     mask = mask(params) if callable(mask) else mask
     masked_fn = lambda is_marked, x, *xs: jax.tree.map(fn, x, *xs) if is_marked else x
     return jax.tree.map(masked_fn, mask, first, *rest)
+
+
+def moving(params: chex.ArrayTree, mask: Mask) -> chex.ArrayTree:
+    """The leaves that the mask marks True; in place of the others None, a pytree of no leaves."""
+    if mask is None:
+        return params
+    fixed = jax.tree.map(lambda w: False, params)
+    moves = map_masked(lambda w: True, mask, params, fixed)
+    return jax.tree.map(lambda is_moving, w: w if is_moving else None, moves, params)
+
+
+def map_moving(
+    fn: Callable[[jax.Array, jax.Array], jax.Array], params: chex.ArrayTree, moves: chex.ArrayTree
+) -> chex.ArrayTree:
+    """`params` with w replaced by fn(w, m), in the dtype of w, where `moves` has a leaf m."""
+    is_none = lambda leaf: leaf is None
+    new = lambda m, w: w if m is None else fn(w, m).astype(w.dtype)
+    return jax.tree.map(new, moves, params, is_leaf=is_none)
+
+
+def merge(weights: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
+    """`params` with the leaves of `weights` in place of its own, where these are not None."""
+    return map_moving(lambda _, new: new, params, weights)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,9 +50,7 @@ def updater(**options):
 
 PARAMS, STATS = initialise(jax.random.key(0))
 update_stats = updater()
-assert_close = functools.partial(
-    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
-)
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=1e-6)
 
 
 def by_hand(params, batches):
@@ -86,7 +85,7 @@ def test_old_statistics_do_not_matter():
     expected = batch_stats.reestimate(update_stats, PARAMS, STATS, BATCHES)
     bad = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), STATS)
     found = batch_stats.reestimate(update_stats, PARAMS, bad, BATCHES)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), STATS)
     found = batch_stats.reestimate(update_stats, PARAMS, half, BATCHES)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}

@@ -1,5 +1,6 @@
 """The order of an epoch, training batches and evaluation batches."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,17 +138,14 @@ def test_eval_batches_hold_each_example_once_in_order(batch_size, count):
 
 
 def test_eval_batches_compile_once_for_a_consumer():
-    traces = []
-
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def consume(batch):
-        traces.append(None)
         return (batch["weight"] * batch["label"]).sum()
 
     split = make_split()
     total = sum(consume(batch) for batch in eval_batches(split, NORMALIZATION, 10))
     assert total == split.label.sum()
-    assert len(traces) == 1
 
 
 @pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (1.5, TypeError)])

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +25,7 @@ STACK_MINIMA = {
     k: RNG.normal(size=(STEPS, *leaf.shape)).astype(np.float32) for k, leaf in STACK.items()
 }
 RATE = optax.linear_schedule(0.1, 0.02, STEPS)
-assert_close = functools.partial(
-    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
-)
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=2e-6)
 
 
 def gradient(params, minimum):

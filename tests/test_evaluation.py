@@ -1,5 +1,6 @@
 """Means over a data set from sums over batches."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,14 +56,14 @@ def test_means_do_not_depend_on_the_batches(size):
     jitted = jax.jit(lambda params, batch: eval_fn(params, batch))
     found = flatjax.evaluate(jitted, PARAMS, padded_batches(size))
     assert sorted(found) == ["class", "error", "loss"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, by_hand())
+    chex.assert_trees_all_close(found, by_hand(), rtol=1e-5)
     assert jitted._cache_size() == 1
 
 
 def test_state_is_passed_on():
     shift = np.array([1.0, -1.0, 0.5, 0.0], np.float32)
     found = flatjax.evaluate(jax.jit(eval_fn), PARAMS, iter(padded_batches(8)), shift)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, by_hand(shift))
+    chex.assert_trees_all_close(found, by_hand(shift), rtol=1e-5)
 
 
 def test_replicas_are_evaluated_together():
@@ -71,7 +72,7 @@ def test_replicas_are_evaluated_together():
     found = flatjax.evaluate(mapped, stack, padded_batches(8))
     each = [flatjax.evaluate(eval_fn, params, padded_batches(8)) for params in stack]
     expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
     assert len(set(found["loss"].tolist())) == 3
 
 

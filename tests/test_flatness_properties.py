@@ -1,5 +1,6 @@
 """Any arguments and any trees: measures are right, or an error names what is wrong."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,8 +159,7 @@ def check_pac_bayes(params):
 def check_eigenvalues(params):
     found = flatness.top_eigenvalues(HESSIAN, num_matvecs=3)(params, BATCHES, KEY)
     np.testing.assert_allclose(found.values, 1, rtol=1e-2)
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    assert shapes(jax.tree.map(lambda leaf: leaf[0], found.vectors)) == shapes(params)
+    chex.assert_trees_all_equal_shapes(jax.tree.map(lambda leaf: leaf[0], found.vectors), params)
 
 
 def check_trace(params):
@@ -221,6 +221,26 @@ MEASURES = {
 def test_nan_is_not_hidden(name):
     params = {"a": jnp.ones(3), "b": jnp.full((2,), jnp.nan)}
     assert all(np.isnan(value).all() for value in jax.tree.leaves(MEASURES[name](params)))
+
+
+PARAMS = {"a": jnp.arange(3.0), "b": jnp.ones(2)}
+OVER_DATA = {
+    "sam": lambda data: flatness.sam_sharpness(eval_fn, rho=0.1)(PARAMS, data),
+    "worst_case": lambda data: flatness.worst_case_sharpness(eval_fn, rho=0.1, steps=1)(
+        PARAMS, data, KEY
+    ),
+    "pac_bayes": lambda data: flatness.pac_bayes_sigma(eval_fn, num_samples=2)(PARAMS, data, KEY),
+    "trace": lambda data: flatness.trace(HESSIAN, num_samples=2)(PARAMS, data, KEY),
+    "slice": lambda data: flatness.slice_1d(eval_fn, [0.0, 1.0])(PARAMS, PARAMS, data),
+}
+
+
+@pytest.mark.parametrize("name", OVER_DATA)
+def test_data_are_streamed_if_they_can_be_passed_over_again(name):
+    measure = OVER_DATA[name]
+    chex.assert_trees_all_close(measure(lambda: iter(BATCHES)), measure(BATCHES), rtol=1e-5)
+    with pytest.raises(ValueError, match="iterator"):
+        measure(iter(BATCHES))
 
 
 @pytest.mark.parametrize("measure", [flatness.top_eigenvalues, flatness.spectral_density])

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import flatjax
 
-assert_close = functools.partial(
-    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-)
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 MESHES = {
     "4x2": flatjax.replica_mesh(4, jax.devices()),
     "2x1": flatjax.replica_mesh(2, jax.devices()[:2]),

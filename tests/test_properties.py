@@ -1,5 +1,6 @@
 """Any arguments and any trees: a right answer, or an error that names what is wrong."""
 
+import chex
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -51,13 +52,6 @@ def holds_for(form, check, **strategies):
     holds(check, 40 if form in COUPLINGS else 6, **strategies)
 
 
-def is_like(tree, other):
-    same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype
-    return jax.tree.structure(tree) == jax.tree.structure(other) and all(
-        map(same, jax.tree.leaves(tree), jax.tree.leaves(other))
-    )
-
-
 @each_form
 def test_any_tree_is_updated(form):
     def check(params, gamma, zero):
@@ -66,9 +60,9 @@ def test_any_tree_is_updated(form):
         state = tx.init(params)
         for _ in range(2):
             updates, new_state = tx.update(grads, state, params)
-            assert is_like(updates, params)
-            assert is_like(new_state, state)
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(updates))
+            chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+            chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+            chex.assert_tree_all_finite(updates)
             params, state = optax.apply_updates(params, updates), new_state
 
     gammas = st.sampled_from([0.0, 1e-30, 0.5, 3.0])

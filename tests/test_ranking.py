@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flatjax.flatness._ranking import kendall_tau, rank_solutions
+from flatjax.flatness import kendall_tau, rank_solutions
 
 
 @pytest.mark.parametrize("seed", range(5))

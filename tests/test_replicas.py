@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +21,7 @@ STACK = {
 }
 CENTER = {name: leaf.mean(axis=0) for name, leaf in STACK.items()}
 DISTANCE = sum(((leaf - leaf.mean(axis=0)) ** 2).sum() for leaf in STACK.values()) / 4
-assert_close = functools.partial(
-    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-)
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
 # ------------------------------------------------------------------------ center and distance

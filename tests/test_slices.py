@@ -2,6 +2,7 @@
 
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import matplotlib
@@ -9,8 +10,16 @@ import numpy as np
 import optax
 import pytest
 
-from flatjax.flatness._directions import line, plane, random_direction
-from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
+from flatjax.flatness import (
+    Slice1D,
+    Slice2D,
+    line,
+    plane,
+    plot_slice,
+    random_direction,
+    slice_1d,
+    slice_2d,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -75,7 +84,7 @@ def test_dead_filters_stay_dead():
     params = {"kernel": jnp.ones((4, 3)).at[:, 1].set(0.0)}
     direction = random_direction(params, KEY)["kernel"]
     assert not direction[:, 1].any()
-    assert jnp.isfinite(direction).all()
+    chex.assert_tree_all_finite(direction)
 
 
 def relu_network(params, batch):
@@ -220,16 +229,13 @@ def test_state_may_follow_the_point():
 
 
 def test_nothing_is_recompiled_between_points_or_solutions():
-    traces = []
-
+    @chex.assert_max_traces(n=1)
     def eval_fn(params, batch):
-        traces.append(None)
         return {"loss": jnp.sum(params["w"] ** 2) * len(batch), "count": len(batch)}
 
     measure = slice_2d(eval_fn, [0.0, 1.0], [0.0, 1.0, 2.0])
     measure(ORIGIN, DIRECTIONS, [jnp.zeros(2)] * 2)
     measure(optax.tree.scale(2.0, ORIGIN), DIRECTIONS[::-1], [jnp.zeros(2)] * 2)
-    assert len(traces) == 1
 
 
 def test_bad_arguments_are_named():

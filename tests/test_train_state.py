@@ -1,5 +1,6 @@
 """The training state."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +19,6 @@ def apply_fn(params, x):
 def create(tx=None, **options):
     tx = optax.sgd(0.1) if tx is None else tx
     return flatjax.TrainState.create(apply_fn=apply_fn, params=PARAMS, tx=tx, **options)
-
-
-def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_one_update():
@@ -48,15 +45,17 @@ def test_extra_arguments_reach_the_optimizer():
 def test_a_transformation_without_extra_arguments_gets_none():
     plain = optax.GradientTransformation(lambda params: (), lambda g, s, params=None: (g, s))
     state = create(plain).apply_gradients(grads=PARAMS, value=1.0)
-    assert_equal(state.params, jax.tree.map(lambda leaf: 2 * leaf, PARAMS))
+    chex.assert_trees_all_equal(state.params, jax.tree.map(lambda leaf: 2 * leaf, PARAMS))
 
 
 def test_batch_statistics_are_kept_or_replaced():
     assert create().batch_stats == {}
     state = create(batch_stats={"mean": jnp.zeros(2)})
-    assert_equal(state.apply_gradients(grads=PARAMS).batch_stats, {"mean": np.zeros(2)})
+    chex.assert_trees_all_equal(
+        state.apply_gradients(grads=PARAMS).batch_stats, {"mean": np.zeros(2)}
+    )
     state = state.apply_gradients(grads=PARAMS, batch_stats={"mean": jnp.ones(2)})
-    assert_equal(state.batch_stats, {"mean": np.ones(2)})
+    chex.assert_trees_all_equal(state.batch_stats, {"mean": np.ones(2)})
 
 
 def test_it_is_a_pytree_of_its_arrays():

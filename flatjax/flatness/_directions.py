@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
-from flatjax._masks import Mask, map_masked
+from flatjax import _masks
+from flatjax._masks import Mask
+from flatjax.flatness import _perturb
 
 NORMALIZATIONS = ("filter", "layer", "none")
 
@@ -80,7 +81,7 @@ def random_direction(
 
     Examples:
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._directions import random_direction
+      >>> from flatjax.flatness import random_direction
       >>> params = {"kernel": jnp.array([[3.0, 0.3], [4.0, 0.4]]), "bias": jnp.ones(2)}
       >>> direction = random_direction(params, jax.random.key(0))
       >>> jnp.linalg.norm(direction["kernel"], axis=0).round(3), direction["bias"]
@@ -89,19 +90,18 @@ def random_direction(
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}.")
 
-    def normalize(_, w, d):
+    def normalize(w, d):
         if normalization == "none":
-            return d
+            return d.astype(w.dtype)
         if w.ndim < 2:
             return jnp.zeros_like(w)
         axes = tuple(range(w.ndim - 1 if normalization == "filter" else w.ndim))
         norm = lambda x: jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
         return (d * norm(w) / norm(d)).astype(w.dtype)
 
-    # One draw for all leaves: each one compiles slowly on CPU.
-    flat, unravel = ravel_pytree(params)
-    noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-    return map_masked(normalize, mask, params, optax.tree.zeros_like(params), params, noise)
+    weights = _masks.moving(params, mask)
+    direction = jax.tree.map(normalize, weights, _perturb.normal_like(key, weights))
+    return _masks.merge(direction, optax.tree.zeros_like(params))
 
 
 def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
@@ -121,7 +121,7 @@ def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._directions import line
+      >>> from flatjax.flatness import line
       >>> line(jnp.array([1.0, 1.0]), jnp.array([4.0, 5.0])).coordinates
       array([0., 5.])
     """
@@ -150,7 +150,7 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._directions import plane
+      >>> from flatjax.flatness import plane
       >>> points = jnp.array([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [1.0, 3.0, 1.0]])
       >>> plane(*points).coordinates
       array([[0., 0.],
@@ -173,8 +173,8 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
 
 
 def _unit(tree):
-    norm = optax.tree.norm(tree)
-    return optax.tree.scale(1 / norm, tree), float(norm)
+    direction, norm = _perturb.unit(tree)
+    return direction, float(norm)
 
 
 def _check_shapes(tree, other):

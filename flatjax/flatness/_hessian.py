@@ -10,20 +10,20 @@ Costs are counted in products of the matrix with a vector, each of one to three 
 batches. Nothing is recompiled between solutions of the same shapes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import matfree.eig
 import numpy as np
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
-from flatjax.flatness._lanczos import lanczos, tridiagonalize
+from flatjax.flatness._lanczos import tridiagonalize
 from flatjax.flatness._operators import Operator
+from flatjax.flatness._perturb import Batches
 
 WHICH = ("largest", "smallest", "magnitude")
 
@@ -35,7 +35,7 @@ class Eigenvalues(NamedTuple):
       values: shape (num,).
       residuals: norms of A v - value v, shape (num,): an eigenvalue of A lies within that distance.
       vectors: eigenvectors of norm 1, stacked on the first axis of a pytree like the parameters
-        (zero where masked); a direction for `flatjax.flatness.slices`.
+        (zero where masked); a direction for `flatjax.flatness.slice_1d`.
     """
 
     values: np.ndarray
@@ -59,12 +59,12 @@ class SpectralDensity(NamedTuple):
     """How the eigenvalues are distributed, normalised to 1: multiply by `dimension` for numbers.
 
     Attributes:
-      nodes: Ritz values of each random vector, ascending, shape (S, K).
-      weights: their weights, each row of sum 1, shape (S, K): a mean over the spectrum of f is
+      nodes: Ritz values of each random vector, ascending, shape (S, m).
+      weights: their weights, each row of sum 1, shape (S, m): a mean over the spectrum of f is
         estimated by the mean over rows of sum(weights * f(nodes)).
-      grid: eigenvalues at which the smoothed density is given, shape (G,).
-      density: nodes smoothed by a Gaussian, mean over random vectors, shape (G,).
-      sem: its standard error over random vectors, shape (G,).
+      grid: eigenvalues at which the smoothed density is given, shape (X,).
+      density: nodes smoothed by a Gaussian, mean over random vectors, shape (X,).
+      sem: its standard error over random vectors, shape (X,).
       width: standard deviation of that Gaussian.
       dimension: n, the number of eigenvalues.
     """
@@ -92,7 +92,7 @@ def top_eigenvalues(
     Args:
       operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
       num: the number of eigenvalues.
-      num_matvecs: K, the number of Lanczos steps; no more are done than the matrix has rows. The
+      num_matvecs: m, the number of Lanczos steps; no more are done than the matrix has rows. The
         residuals tell if these are enough.
       which: `"largest"`, `"smallest"` (the most negative first) or `"magnitude"`.
 
@@ -106,8 +106,7 @@ def top_eigenvalues(
 
     Examples:
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._hessian import top_eigenvalues
-      >>> from flatjax.flatness._operators import hessian_operator
+      >>> from flatjax.flatness import hessian_operator, top_eigenvalues
       >>> def eval_fn(params, batch):
       ...     loss = 0.5 * jnp.sum(jnp.arange(100) * params**2)
       ...     return {"loss": len(batch) * loss, "count": len(batch)}
@@ -123,22 +122,20 @@ def top_eigenvalues(
     if which not in WHICH:
         raise ValueError(f"which must be one of {WHICH}, got {which!r}.")
 
-    eigh = matfree.eig.eigh_partial(lanczos(num_matvecs))
-
     def measure(
-        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> Eigenvalues:
         operator = operator_fn(params, batches, *state)
-        start, unravel = _flat_like(operator)
-        if start.size < num:
-            raise ValueError(f"num must be at most the matrix's {start.size} rows, got {num}.")
-        start = jax.random.normal(key, start.shape, start.dtype)
-        matvec = _flat_matvec(operator)
-        values, vectors = eigh(matvec, start)
-        values = _check_finite(np.asarray(values, dtype=float))
+        like, matvec, unravel = _flatten(operator)
+        if like.size < num:
+            raise ValueError(f"num must be at most the matrix's {like.size} rows, got {num}.")
+        start = jax.random.normal(key, like.shape, like.dtype)
+        basis, alphas, betas, _ = tridiagonalize(matvec, start, num_matvecs)
+        values, rotation = _eigh(alphas, betas)
         extremity = {"largest": values, "smallest": -values, "magnitude": np.abs(values)}[which]
         chosen = np.argsort(-extremity)[:num]
-        values, vectors = values[chosen], vectors[chosen]
+        values, rotation = values[chosen], jnp.asarray(rotation[:, chosen], basis.dtype)
+        vectors = jnp.matmul(rotation.T, basis, precision="highest")
         # Measured, not read off T: rounding errors of the products are in it too.
         residuals = [
             jnp.linalg.norm(matvec(vector) - value * vector)
@@ -158,7 +155,7 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
 
     .. math:: \mathrm{tr} A = \mathbb{E}_v \, v^\top A v, \qquad v_i = \pm 1
 
-    Its variance is twice the sum of squares of the elements beside the diagonal. The same key
+    Its variance is twice the sum of squares of the elements off the diagonal. The same key
     draws the same vectors for every solution.
 
     Cost: `num_samples` products.
@@ -175,8 +172,7 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
 
     Examples:
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._hessian import trace
-      >>> from flatjax.flatness._operators import hessian_operator
+      >>> from flatjax.flatness import hessian_operator, trace
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
       >>> measure = trace(hessian_operator(eval_fn), num_samples=2)
@@ -185,12 +181,8 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
     """
     _checks.check_count("num_samples", num_samples, minimum=2)
 
-    def measure(
-        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
-    ) -> Trace:
-        operator = operator_fn(params, batches, *state)
-        like, _ = _flat_like(operator)
-        matvec = _flat_matvec(operator)
+    def measure(params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any) -> Trace:
+        like, matvec, _ = _flatten(operator_fn(params, batches, *state))
 
         def sample(s):
             v = jax.random.rademacher(jax.random.fold_in(key, s), like.shape, like.dtype)
@@ -212,20 +204,20 @@ def spectral_density(
 ) -> Callable[..., SpectralDensity]:
     r"""The density of eigenvalues, by stochastic Lanczos quadrature.
 
-    For each random unit vector v, K Lanczos steps give the Gauss quadrature rule of the measure
+    For each random unit vector v, m Lanczos steps give the Gauss quadrature rule of the measure
     :math:`\sum_i (v^\top q_i)^2 \delta(\lambda - \lambda_i)`, whose expectation over v is the
     density :math:`\frac{1}{n} \sum_i \delta(\lambda - \lambda_i)` [Golub and Welsch, 1969;
-    Ghorbani et al., 2019]. It is exact for polynomials in :math:`\lambda` of degree 2 K - 1.
+    Ghorbani et al., 2019]. It is exact for polynomials in :math:`\lambda` of degree 2 m - 1.
 
     Cost: `num_samples * num_matvecs` products, and memory for `num_matvecs` vectors.
 
     Args:
       operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
-      num_matvecs: K, the number of Lanczos steps; no more are done than the matrix has rows.
+      num_matvecs: m, the number of Lanczos steps; no more are done than the matrix has rows.
       num_samples: S, the number of random vectors.
       width: standard deviation of the Gaussian that smooths the density, as a fraction of the
         range of the nodes.
-      num_points: G, the number of points of the grid.
+      num_points: X, the number of points of the grid.
 
     Returns:
       `fn(params, batches, key, *state) -> SpectralDensity`. It is not to be jitted.
@@ -235,8 +227,7 @@ def spectral_density(
 
     Examples:
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._hessian import spectral_density
-      >>> from flatjax.flatness._operators import hessian_operator
+      >>> from flatjax.flatness import hessian_operator, spectral_density
       >>> def eval_fn(params, batch):
       ...     loss = 0.5 * jnp.sum(jnp.arange(100) * params**2)
       ...     return {"loss": len(batch) * loss, "count": len(batch)}
@@ -252,11 +243,9 @@ def spectral_density(
     _checks.check_scalar("width", width, exclusive_minimum=True)
 
     def measure(
-        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> SpectralDensity:
-        operator = operator_fn(params, batches, *state)
-        like, _ = _flat_like(operator)
-        matvec = _flat_matvec(operator)
+        like, matvec, _ = _flatten(operator_fn(params, batches, *state))
         samples = []
         for s in range(num_samples):
             start = jax.random.normal(jax.random.fold_in(key, s), like.shape, like.dtype)
@@ -264,44 +253,42 @@ def spectral_density(
             values, rotation = _eigh(alphas, betas)
             samples.append((values, rotation[0] ** 2))
         nodes, weights = map(np.stack, zip(*samples, strict=True))
-        # One eigenvalue only, as in multiples of the identity, has no range.
-        spread = np.ptp(nodes) or np.abs(nodes).max() or 1.0
-        smoothing = width * spread
-        grid = np.linspace(nodes.min() - 5 * smoothing, nodes.max() + 5 * smoothing, num_points)
-        kernel = np.exp(-0.5 * ((grid[:, None, None] - nodes) / smoothing) ** 2)
-        densities = (weights * kernel).sum(axis=-1) / (np.sqrt(2 * np.pi) * smoothing)
+        grid, densities, smoothing = _smooth(nodes, weights, width, num_points)
         return SpectralDensity(
             nodes=nodes,
             weights=weights,
             grid=grid,
             density=densities.mean(axis=1),
             sem=densities.std(axis=1, ddof=1) / np.sqrt(num_samples),
-            width=float(smoothing),
+            width=smoothing,
             dimension=like.size,
         )
 
     return measure
 
 
-def _flat_like(operator):
-    """A flat vector of the operator's, of float32 or wider, and the function back to the tree."""
-    flat, unravel = ravel_pytree(operator.like)
-    wide = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
-    return wide, lambda v: unravel(v.astype(flat.dtype))
+def _smooth(nodes, weights, width, num_points):
+    """(grid (X,), densities of each random vector there (X, S), standard deviation)."""
+    # One eigenvalue only, as in multiples of the identity, has no range.
+    spread = np.ptp(nodes) or np.abs(nodes).max() or 1.0
+    smoothing = float(width * spread)
+    grid = np.linspace(nodes.min() - 5 * smoothing, nodes.max() + 5 * smoothing, num_points)
+    kernel = np.exp(-0.5 * ((grid[:, None, None] - nodes) / smoothing) ** 2)
+    return grid, (weights * kernel).sum(axis=-1) / (np.sqrt(2 * np.pi) * smoothing), smoothing
 
 
-def _flat_matvec(operator):
-    like, unravel = _flat_like(operator)
-    return lambda v: ravel_pytree(operator.matvec(unravel(v)))[0].astype(like.dtype)
+def _flatten(operator):
+    """The matrix in flat vectors of float32 or wider: (a vector, product, back to the pytree)."""
+    flat, unravel_narrow = ravel_pytree(operator.like)
+    like = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+    unravel = lambda v: unravel_narrow(v.astype(flat.dtype))
+    matvec = lambda v: ravel_pytree(operator.matvec(unravel(v)))[0].astype(like.dtype)
+    return like, matvec, unravel
 
 
 def _eigh(alphas, betas):
     """Eigenvalues, ascending, and eigenvectors, in columns, of T, in float64."""
     alphas, betas = np.asarray(alphas, dtype=float), np.asarray(betas, dtype=float)
-    return scipy.linalg.eigh_tridiagonal(_check_finite(alphas), betas[:-1])
-
-
-def _check_finite(values):
-    if not np.isfinite(values).all():
+    if not np.isfinite(alphas).all():
         raise ValueError("params must have a finite matrix of second derivatives, got NaN or inf.")
-    return values
+    return scipy.linalg.eigh_tridiagonal(alphas, betas[:-1])

@@ -1,27 +1,64 @@
 """Local energy: how much the training error rises when the weights are perturbed at random."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _checks, _replicas
+from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax._placement import map_replicas
-from flatjax.batch_stats import UpdateStatsFn, reestimate
+from flatjax.batch_stats import UpdateStatsFn
 from flatjax.flatness import _perturb
-from flatjax.flatness._rises import LocalEnergy, paired_difference, summarize
+from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
+from flatjax.flatness._sums import check_quantity
 
-__all__ = ["LocalEnergy", "local_energy", "paired_difference"]
-
-NOISES = ("multiplicative", "additive")
 # A standard error of fewer draws (or pairs of them) is no ground on which to stop.
 LEAST_ADAPTIVE_UNITS = 10
+
+
+class LocalEnergy(NamedTuple):
+    """Rise of the evaluated quantities under noise, on a grid of G strengths.
+
+    Where M stacked solutions were measured together, arrays of values carry a leading axis M.
+
+    Attributes:
+      sigma: the strengths of the noise, shape (G,).
+      mean: {name: mean rise over draws, shape (G,)}, in the units of `eval_fn`.
+      sem: {name: standard error of that mean over draws, shape (G,)}.
+      reference: {name: value without noise, scalar}.
+      draws: {name: rise of each draw, shape (G, S)}; NaN beyond the draws taken at a sigma.
+      num_samples: draws taken at each sigma, shape (G,).
+      target_met: whether the standard error at each sigma has reached `target_sem`, bools of shape
+        (G,); None where no target was set.
+      antithetic: whether draws 2i and 2i + 1 are of opposite noise.
+      key: data of the random key: results of one key are of the same draws, see
+        `paired_difference`.
+    """
+
+    sigma: np.ndarray
+    mean: dict[str, np.ndarray]
+    sem: dict[str, np.ndarray]
+    reference: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]
+    num_samples: np.ndarray
+    target_met: np.ndarray | None
+    antithetic: bool
+    key: np.ndarray
+
+    def solution(self, index: int) -> "LocalEnergy":
+        """The result of one of the solutions that were measured together."""
+        take = lambda values: {name: value[index] for name, value in values.items()}
+        return self._replace(
+            mean=take(self.mean),
+            sem=take(self.sem),
+            reference=take(self.reference),
+            draws=take(self.draws),
+            target_met=None if self.target_met is None else self.target_met[index],
+        )
 
 
 def local_energy(
@@ -75,7 +112,7 @@ def local_energy(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`; scalars.
+        `flatjax.evaluate`; scalars.
       sigmas: strengths of the noise.
       num_samples: S, draws of the noise for each sigma.
       noise: `"multiplicative"` (default) or `"additive"`.
@@ -115,135 +152,93 @@ def local_energy(
       >>> bool(abs(found.mean["loss"][0] - 0.25) < 3 * found.sem["loss"][0])
       True
     """
-    if noise not in NOISES:
-        raise ValueError(f"noise must be one of {NOISES}, got {noise!r}.")
     grid = _perturb.check_grid("sigmas", sigmas)
     max_samples = _check_draws(num_samples, max_samples, antithetic, target_sem)
-    if (update_stats is None) != (stats_batches is None):
-        raise ValueError("update_stats and stats_batches must be given together.")
-    if stats_batches is not None and not len(stats_batches):
-        raise ValueError("stats_batches must hold at least one batch, got none.")
-    signs = (1, -1) if antithetic else (1,)
-
-    @jax.jit
-    def draw(params, key):
-        """The direction z, or z ⊙ w, in which weights are moved."""
-
-        def direction(params):
-            moving = _perturb.moving(params, mask)
-            z = _perturb.normal_like(key, moving)
-            return jax.tree.map(jnp.multiply, z, moving) if noise == "multiplicative" else z
-
-        return jax.vmap(direction)(params) if stacked else direction(params)
-
-    def perturb(params, direction, sigma):
-        return _perturb.map_moving(lambda w, step: w + sigma * step, params, direction)
-
-    def evaluate(params, batch, *state):
-        if not stacked:
-            return eval_fn(params, batch, *state)
-        return map_replicas(eval_fn, in_axes=(0, None, *(0 for _ in state)))(params, batch, *state)
-
-    @jax.jit
-    def accumulate(totals, slot, params, batch, *state):
-        # One buffer of sums for all perturbed networks: each pass then waits for the last one,
-        # beside which it would run slower on CPU.
-        sums = evaluate(params, batch, *state)
-        return jax.tree.map(lambda total, s: total.at[..., slot].add(s), totals, sums)
-
-    @jax.jit
-    def perturb_and_accumulate(totals, slot, params, direction, sigma, batch, *state):
-        return accumulate(totals, slot, perturb(params, direction, sigma), batch, *state)
-
-    jitted_perturb = jax.jit(perturb)
-    if update_stats is not None:
-        update = map_replicas(update_stats, in_axes=(0, 0, None)) if stacked else update_stats
-        update = jax.jit(update)
-
-    def with_statistics(params, direction, sigma, state):
-        if update_stats is None:
-            return state
-        network = jitted_perturb(params, direction, sigma)
-        return (reestimate(update, network, state[0], stats_batches), *state[1:])
-
-    def perturbations(params, key, draws, active) -> Iterator[tuple[int, chex.ArrayTree, float]]:
-        """Slot, direction and strength of each perturbation of some draws.
-
-        Before the very first, the reference: strength 0, in the last slot.
-        """
-        for unit in range(draws.start // len(signs), draws.stop // len(signs)):
-            direction = draw(params, jax.random.fold_in(key, unit))
-            if unit == 0:
-                yield num_samples * len(grid), direction, 0.0
-            for row, sign in enumerate(signs, start=unit * len(signs) - draws.start):
-                for g in active:
-                    yield row * len(grid) + int(g), direction, sign * float(grid[g])
-
-    def means_over(data, perturbations, params, state):
-        """{name: means over the data (..., slots)} of the perturbed networks."""
-        totals, states = None, {}
-
-        def zeros(batch):
-            sums = jax.eval_shape(evaluate, params, batch, *state)
-            return _zeros(sums, num_samples * len(grid) + 1)
-
-        if data.in_memory and len(data) > 1:
-            totals = zeros(next(iter(data)))
-            for slot, direction, sigma in perturbations():
-                network = jitted_perturb(params, direction, sigma)
-                network_state = with_statistics(params, direction, sigma, state)
-                for batch in data:
-                    totals = accumulate(totals, slot, network, batch, *network_state)
-            return _means(totals)
-        for batch in data:
-            totals = zeros(batch) if totals is None else totals
-            for slot, *perturbation in perturbations():
-                if slot not in states:
-                    states[slot] = with_statistics(params, *perturbation, state)
-                totals = perturb_and_accumulate(
-                    totals, slot, params, *perturbation, batch, *states[slot]
-                )
-        return _means(totals)
+    rises = make_rises(
+        eval_fn,
+        num_samples,
+        len(grid),
+        noise=noise,
+        mask=mask,
+        antithetic=antithetic,
+        update_stats=update_stats,
+        stats_batches=stats_batches,
+        stacked=stacked,
+    )
 
     def measure(
         params: chex.ArrayTree, batches: _perturb.Batches, key: chex.PRNGKey, *state: Any
     ) -> LocalEnergy:
-        data = _perturb.Data(batches)
-        if target_sem is not None and not data.repeatable:
-            raise ValueError(
-                "batches must be passed over again for target_sem, got an iterator: give a "
-                "sequence, or a function that returns a fresh iterator."
-            )
-        if update_stats is not None and not state:
-            raise ValueError("update_stats needs batch statistics, the first of state; got none.")
-        if stacked:
-            _replicas.stacked_size((params, state))
+        is_adaptive = target_sem is not None
+        data = _perturb.repeatable(batches) if is_adaptive else _perturb.Data(batches)
+        solution = Solution(params, data, key, state)
         reference, draws = None, dict[str, np.ndarray]()
         active, taken = np.arange(len(grid)), np.zeros(len(grid), int)
         while True:
             start = taken.max()
             block = range(start, min(start + num_samples, max_samples))
-            to_evaluate = functools.partial(perturbations, params, key, block, active)
-            values = means_over(data, to_evaluate, params, state)
-            if reference is None:
-                reference = {name: value[..., -1] for name, value in values.items()}
-            rises = _rises(values, reference, len(block), len(grid), active)
-            draws = {
-                name: np.concatenate([draws[name], rise], axis=-1) if draws else rise
-                for name, rise in rises.items()
-            }
+            found, reference = rises(solution, block, grid[active], reference)
+            draws = _append(draws, found, active, len(grid))
             taken[active] = block.stop
-            energy = summarize(grid, draws, taken.copy(), reference, antithetic, key)
-            if target_sem is None:
+            energy = _summarize(grid, draws, taken.copy(), reference, antithetic, key)
+            if not is_adaptive:
                 return energy
-            if quantity not in energy.sem:
-                raise ValueError(f"quantity must be one of {sorted(energy.sem)}, got {quantity!r}.")
+            check_quantity(quantity, energy.sem)
             met = energy.sem[quantity] <= target_sem
+            # Of stacked solutions the noisiest decides.
             active = np.flatnonzero(~np.all(met, axis=tuple(range(met.ndim - 1))))
             if not len(active) or block.stop == max_samples:
                 return energy._replace(target_met=met)
 
     return measure
+
+
+def paired_difference(
+    first: LocalEnergy, second: LocalEnergy, name: str = "error"
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""How much more one solution rises than another under the same noise.
+
+    The mean over draws of :math:`\delta E_1 - \delta E_2`, and its standard error: less than that
+    of each, as far as the same noise does the same to both. Where more draws were taken of one,
+    those in common are compared.
+
+    Args:
+      first: result of one solution, or of stacked ones.
+      second: result of another with the same key, sigmas and kind of draws.
+      name: the quantity.
+
+    Returns:
+      (mean, sem), each of shape (G,); (M, G) where one of them is of M stacked solutions.
+
+    Raises:
+      ValueError: the results do not share sigmas, key or kind of draws, or lack the quantity.
+
+    Examples:
+      The noise is common to both, and so is nearly all of the rise:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax.flatness import local_energy, paired_difference
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": jnp.sum(params**2), "count": jnp.array(1)}
+      >>> measure = local_energy(eval_fn, sigmas=[0.1], noise="additive")
+      >>> first, second = (measure(jnp.ones(9) + d, [0], jax.random.key(0)) for d in (0, 0.01))
+      >>> mean, sem = paired_difference(first, second, "loss")
+      >>> bool(sem[0] < 0.02 * first.sem["loss"][0])
+      True
+    """
+    if not np.array_equal(first.sigma, second.sigma):
+        raise ValueError(f"results must share sigmas, got {first.sigma} and {second.sigma}.")
+    if not np.array_equal(first.key, second.key) or first.antithetic != second.antithetic:
+        raise ValueError(
+            "results must be of the same draws: measured with one key, and both antithetic or not."
+        )
+    for energy in (first, second):
+        if name not in energy.draws:
+            raise ValueError(f"name must be one of {sorted(energy.draws)}, got {name!r}.")
+    most = min(first.draws[name].shape[-1], second.draws[name].shape[-1])
+    difference = first.draws[name][..., :most] - second.draws[name][..., :most]
+    common = np.minimum(first.num_samples, second.num_samples)
+    return mean_and_sem(difference, common, first.antithetic)
 
 
 def _check_draws(num_samples, max_samples, antithetic, target_sem) -> int:
@@ -267,30 +262,35 @@ def _check_draws(num_samples, max_samples, antithetic, target_sem) -> int:
     return max_samples
 
 
-def _zeros(sums, num_slots):
-    """Slots for sums of these shapes, which end with those of stacked solutions."""
-    if "count" not in sums:
-        raise ValueError(f"eval_fn must return a dict with 'count', got {sorted(sums)}.")
-    for name, total in sums.items():
-        if total.shape != sums["count"].shape:
-            raise ValueError(f"eval_fn must return scalars, got {name!r} of shape {total.shape}.")
-    return {name: jnp.zeros((*s.shape, num_slots), s.dtype) for name, s in sums.items()}
+def _append(draws, block, active, num_sigmas):
+    """{name: (..., G, S)} with the rises of one more block; NaN at sigmas that were not active."""
+    longer = {}
+    for name, rises in block.items():
+        padded = np.full((*rises.shape[:-2], num_sigmas, rises.shape[-1]), np.nan)
+        padded[..., active, :] = rises
+        longer[name] = np.concatenate([draws[name], padded], axis=-1) if draws else padded
+    return longer
 
 
-def _means(sums):
-    count = np.asarray(sums["count"], dtype=float)
-    with np.errstate(invalid="ignore"):  # 0 / 0 in slots that were not used
-        return {
-            name: np.asarray(s, dtype=float) / count for name, s in sums.items() if name != "count"
-        }
-
-
-def _rises(means, reference, num_draws, num_sigmas, active):
-    """{name: rises (..., G, draws)} of a block; NaN at sigmas that were not active."""
-    rises = {}
-    for name, value in means.items():
-        grid = value[..., : num_draws * num_sigmas]
-        grid = grid.reshape(*value.shape[:-1], num_draws, num_sigmas).swapaxes(-1, -2)
-        rises[name] = np.full(grid.shape, np.nan)
-        rises[name][..., active, :] = grid[..., active, :] - reference[name][..., None, None]
-    return rises
+def _summarize(
+    sigmas: np.ndarray,
+    draws: dict[str, np.ndarray],
+    num_samples: np.ndarray,
+    reference: dict[str, np.ndarray],
+    antithetic: bool,
+    key: chex.PRNGKey,
+) -> LocalEnergy:
+    """The result of some draws; `target_met` is left open."""
+    found = {name: mean_and_sem(rises, num_samples, antithetic) for name, rises in draws.items()}
+    is_new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return LocalEnergy(
+        sigma=sigmas,
+        mean={name: mean for name, (mean, _) in found.items()},
+        sem={name: sem for name, (_, sem) in found.items()},
+        reference=reference,
+        draws=draws,
+        num_samples=num_samples,
+        target_met=None,
+        antithetic=antithetic,
+        key=np.asarray(jax.random.key_data(key) if is_new_style else key),
+    )

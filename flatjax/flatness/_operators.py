@@ -2,10 +2,10 @@
 
 Products are summed over the batches, in a Python loop around a jitted step: what is compiled, once,
 is the product with one batch. (A scan over batches would be ten times slower for XLA's own
-convolutions on CPU.) The measures of `flatjax.flatness.hessian` take these matrices.
+convolutions on CPU.) The measures of curvature take these matrices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flatjax import _masks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax.flatness import _perturb
@@ -43,20 +44,22 @@ def hessian_operator(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       quantity: name of the loss in that dict: a twice differentiable one.
       mask: pytree of bools (or a function of params returning one); rows and columns of leaves
         marked False are left out of the matrix.
 
     Returns:
-      `fn(params, batches, *state) -> Operator`, for the functions of `flatjax.flatness.hessian`.
+      `fn(params, batches, *state) -> Operator`, for the measures of curvature, such as
+      `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) no batches, or `eval_fn` does not return `quantity` and `"count"`.
+      ValueError: (when called) no batches, an iterator in their place, or `eval_fn` does not return
+        `quantity` and `"count"`.
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._operators import hessian_operator
+      >>> from flatjax.flatness import hessian_operator
       >>> def eval_fn(params, batch):
       ...     return {"loss": jnp.sum(batch) * params["w"] ** 3 / 6, "count": len(batch)}
       >>> operator = hessian_operator(eval_fn)({"w": jnp.array(2.0)}, [jnp.array([1.0, 3.0])])
@@ -64,9 +67,9 @@ def hessian_operator(
       {'w': Array(4., dtype=float32)}
     """
 
-    def product(vector, weights_to_params, weights, batch, state):
+    def product(vector, to_params, weights, batch, state):
         def loss(weights):
-            sums = eval_fn(weights_to_params(weights), batch, *state)
+            sums = eval_fn(to_params(weights), batch, *state)
             return differentiable(sums, quantity), sums["count"]
 
         gradient = jax.grad(loss, has_aux=True)
@@ -99,20 +102,22 @@ def gauss_newton_operator(
       predict_fn: `predict_fn(params, batch, *state) -> outputs`, an array or pytree.
       loss_fn: `loss_fn(outputs, batch) -> {"count": n, name: sum, ...}`, so that
         `loss_fn(predict_fn(params, batch, *state), batch)` is an `eval_fn` of
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       quantity: name of the loss in that dict: twice differentiable in the outputs.
       mask: pytree of bools (or a function of params returning one); rows and columns of leaves
         marked False are left out of the matrix.
 
     Returns:
-      `fn(params, batches, *state) -> Operator`, for the functions of `flatjax.flatness.hessian`.
+      `fn(params, batches, *state) -> Operator`, for the measures of curvature, such as
+      `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) no batches, or `loss_fn` does not return `quantity` and `"count"`.
+      ValueError: (when called) no batches, an iterator in their place, or `loss_fn` does not return
+        `quantity` and `"count"`.
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._operators import gauss_newton_operator
+      >>> from flatjax.flatness import gauss_newton_operator
       >>> predict_fn = lambda params, batch: batch * params**2
       >>> loss_fn = lambda z, batch: {"loss": jnp.sum(z**2) / 2, "count": len(batch)}
       >>> operator = gauss_newton_operator(predict_fn, loss_fn)(jnp.array(3.0), [jnp.ones(4)])
@@ -120,8 +125,8 @@ def gauss_newton_operator(
       36.0
     """
 
-    def product(vector, weights_to_params, weights, batch, state):
-        predict = lambda weights: predict_fn(weights_to_params(weights), batch, *state)
+    def product(vector, to_params, weights, batch, state):
+        predict = lambda weights: predict_fn(to_params(weights), batch, *state)
         outputs, push_forward = jax.linearize(predict, weights)
         pull_back = jax.linear_transpose(push_forward, weights)
 
@@ -141,8 +146,8 @@ def _operator(product, mask):
     """The Operator of sums over batches of product(vector, to_params, weights, batch, state)."""
 
     def total(vector, params, batch, state):
-        weights = _perturb.moving(params, mask)
-        return product(vector, lambda weights: _merge(weights, params), weights, batch, state)
+        weights = _masks.moving(params, mask)
+        return product(vector, lambda weights: _masks.merge(weights, params), weights, batch, state)
 
     total = jax.jit(total)  # traced once, not again for the shapes of each pass's sums
 
@@ -155,24 +160,18 @@ def _operator(product, mask):
         product, count = totals
         return jax.tree.map(lambda x: x / count, product)
 
-    def bind(params: chex.ArrayTree, batches: Sequence[Any], *state: Any) -> Operator:
-        if not len(batches):
-            raise ValueError("batches must hold at least one batch, got none.")
-        like = _perturb.moving(params, mask)
-        zeros = optax.tree.zeros_like(jax.eval_shape(total, like, params, batches[0], state))
+    def bind(params: chex.ArrayTree, batches: _perturb.Batches, *state: Any) -> Operator:
+        data = _perturb.repeatable(batches)
+        like = _masks.moving(params, mask)
+        zeros = optax.tree.zeros_like(jax.eval_shape(total, like, params, next(iter(data)), state))
 
         def matvec(vector):
             totals = zeros
-            for batch in batches:
+            for batch in data:
                 totals = accumulate(totals, vector, params, batch, state)
             return mean(totals)
 
-        embed = lambda vector: _merge(vector, optax.tree.zeros_like(params))
+        embed = lambda vector: _masks.merge(vector, optax.tree.zeros_like(params))
         return Operator(matvec, like, embed)
 
     return bind
-
-
-def _merge(weights, params):
-    """`params` with the leaves of `weights` where these are not None."""
-    return _perturb.map_moving(lambda _, w: w, params, weights)

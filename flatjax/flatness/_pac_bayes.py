@@ -1,21 +1,22 @@
-"""PAC-Bayes sigma: how much noise on its weights a minimum bears."""
+"""PAC-Bayes sigma: how much noise on its weights a minimum tolerates."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import jax
 import numpy as np
 
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax.flatness._local_energy import local_energy
+from flatjax.flatness._perturb import Batches, repeatable
+from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
+from flatjax.flatness._sums import check_quantity
 
 
 class PacBayesSigma(NamedTuple):
-    """The strongest noise that a minimum bears.
+    """The strongest noise that a minimum tolerates.
 
     Attributes:
       sigma: the strength of the noise; NaN where `bracketed` is False.
@@ -60,18 +61,19 @@ def pac_bayes_sigma(
     a minimum and for a small rise of the loss,
     :math:`\sigma^{*2} \approx 2 \Delta / \mathrm{tr}\, H`.
 
-    It is the inverse function of `flatjax.flatness.local_energy`, and found by bisection of
-    :math:`\log \sigma`. The same draws z serve every sigma, so that the estimated rise is as
-    smooth a function of sigma as the error itself. Where that is not monotone, the result is one
-    of the crossings.
+    It is the inverse function of `flatjax.flatness.local_energy`, of the same draws for the same
+    key, and found by bisection of :math:`\log \sigma`. The same draws z serve every sigma: the
+    estimated rise is as smooth a function of sigma as the error itself. Where that is not
+    monotone, the result is one of the crossings.
 
-    Cost: `num_samples + 1` evaluations of the batches for each sigma tried: both bounds, and
-    :math:`\log_2(\log(\text{high} / \text{low}) / \log(1 + \text{rtol}))` in between, 13 sigmas in
-    all by default; nothing is recompiled between sigmas, draws, or solutions of the same shapes.
+    Cost: `num_samples` evaluations of the batches for each sigma tried, and one more. Both bounds
+    are tried, and :math:`\log_2(\log(\text{high} / \text{low}) / \log(1 + \text{rtol}))` sigmas in
+    between: 13 in all by default. Nothing is recompiled between sigmas, draws, or solutions of the
+    same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       target_rise: :math:`\Delta`, in the units of `quantity`.
       quantity: name of E in the dict of `eval_fn`.
       num_samples: S, draws of the noise for each sigma.
@@ -89,13 +91,13 @@ def pac_bayes_sigma(
     Raises:
       ValueError: target_rise or rtol is not positive and finite, bounds that are not
         0 < low < high < inf, num_samples < 2, an unknown kind of noise, or (when called) no
-        batches, or `eval_fn` does not return `quantity`.
+        batches, an iterator in their place, or `eval_fn` does not return `quantity`.
 
     Examples:
       A parabola of a hundred weights at its minimum, whose rise is :math:`100 \sigma^2`:
 
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._pac_bayes import pac_bayes_sigma
+      >>> from flatjax.flatness import pac_bayes_sigma
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
       >>> measure = pac_bayes_sigma(eval_fn, target_rise=0.25, quantity="loss", noise="additive")
@@ -105,40 +107,35 @@ def pac_bayes_sigma(
     """
     _checks.check_scalar("target_rise", target_rise, exclusive_minimum=True)
     _checks.check_scalar("rtol", rtol, exclusive_minimum=True)
+    _checks.check_count("num_samples", num_samples, minimum=2)
     ends = _checks.real_array("bounds", bounds)
     if ends.shape != (2,) or not 0 < ends[0] < ends[1] < math.inf:
         raise ValueError(f"bounds must be (low, high) with 0 < low < high < inf, got {bounds}.")
 
-    @jax.jit
-    def scaled_eval_fn(noisy, batch, params, sigma, *state):
-        """Evaluates at w + sigma (noise of unit strength): sigma is data, not a constant."""
-        move = lambda w, w_noisy: (w + sigma * (w_noisy - w)).astype(w.dtype)
-        return eval_fn(jax.tree.map(move, params, noisy), batch, *state)
-
-    unit_energy = local_energy(
-        scaled_eval_fn, sigmas=[1.0], num_samples=num_samples, noise=noise, mask=mask
-    )
+    rises = make_rises(eval_fn, num_samples, 1, noise=noise, mask=mask)
 
     def measure(
-        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> PacBayesSigma:
-        tried = {}
+        solution = Solution(params, repeatable(batches), key, state)
+        reference, tried = None, {}
 
-        def is_borne(sigma):
+        def is_tolerated(sigma):
+            nonlocal reference
+            draws = range(num_samples)
             with np.errstate(invalid="ignore", over="ignore"):  # networks that overflow
-                energy = unit_energy(params, batches, key, params, sigma, *state)
-            if quantity not in energy.mean:
-                names = sorted(energy.mean)
-                raise ValueError(f"quantity must be one of {names}, got {quantity!r}.")
-            tried[sigma] = float(energy.mean[quantity][0]), float(energy.sem[quantity][0])
+                found, reference = rises(solution, draws, [sigma], reference)
+                check_quantity(quantity, found)
+                mean, sem = mean_and_sem(found[quantity], [num_samples])
+            tried[sigma] = mean.item(), sem.item()
             return tried[sigma][0] <= target_rise
 
         low, high = map(float, ends)
-        is_low_borne, is_high_borne = is_borne(low), is_borne(high)
-        bracketed = is_low_borne and not is_high_borne
+        is_low_tolerated, is_high_tolerated = is_tolerated(low), is_tolerated(high)
+        bracketed = is_low_tolerated and not is_high_tolerated
         while bracketed and high > (1 + rtol) * low:
             middle = math.sqrt(low * high)
-            low, high = (middle, high) if is_borne(middle) else (low, middle)
+            low, high = (middle, high) if is_tolerated(middle) else (low, middle)
         sigma = low if bracketed else math.nan
         rise, sem = tried.get(sigma, (math.nan, math.nan))
         return PacBayesSigma(

@@ -1,4 +1,4 @@
-"""Which weights move, the noise that moves them, and the order in which data are passed over."""
+"""The noise that moves weights, and the order in which data are passed over."""
 
 import itertools
 import math
@@ -9,30 +9,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from flatjax import _checks
-from flatjax._masks import Mask, map_masked
 from flatjax._normal import normal
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
-
-
-def moving(params: chex.ArrayTree, mask: Mask) -> chex.ArrayTree:
-    """The leaves that the mask marks True; in place of the others None, a pytree of no leaves."""
-    if mask is None:
-        return params
-    fixed = jax.tree.map(lambda w: False, params)
-    moves = map_masked(lambda w: True, mask, params, fixed)
-    return jax.tree.map(lambda is_moving, w: w if is_moving else None, moves, params)
-
-
-def map_moving(
-    fn: Callable[[jax.Array, jax.Array], jax.Array], params: chex.ArrayTree, moves: chex.ArrayTree
-) -> chex.ArrayTree:
-    """`params` with w replaced by fn(w, m), in the dtype of w, where `moves` has a leaf m."""
-    is_none = lambda leaf: leaf is None
-    new = lambda m, w: w if m is None else fn(w, m).astype(w.dtype)
-    return jax.tree.map(new, moves, params, is_leaf=is_none)
 
 
 def size(tree: chex.ArrayTree) -> int:
@@ -53,6 +35,12 @@ def normal_like(key: chex.PRNGKey, tree: chex.ArrayTree) -> chex.ArrayTree:
     """Standard normal noise of the shapes of a pytree."""
     # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
     return unravel(normal(key, size(tree)), tree) if jax.tree.leaves(tree) else tree
+
+
+def unit(tree: chex.ArrayTree) -> tuple[chex.ArrayTree, jax.Array]:
+    """(tree / norm, norm); zeros stay zeros."""
+    norm = optax.tree.norm(tree)
+    return optax.tree.scale(jnp.where(norm == 0, 0.0, 1 / norm), tree), norm
 
 
 class Data:
@@ -85,6 +73,17 @@ class Data:
         if not first:
             raise ValueError("batches must hold at least one batch, got none.")
         return itertools.chain(first, batches)
+
+
+def repeatable(batches: Batches) -> Data:
+    """The data of a measure that passes over them many times; raises if that cannot be done."""
+    data = Data(batches)
+    if not data.repeatable:
+        raise ValueError(
+            "batches must be passed over many times, got an iterator: give a sequence, or a "
+            "function that returns a fresh iterator."
+        )
+    return data
 
 
 def check_grid(name: str, values: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ from flatjax import _checks
 
 
 class Ranking(NamedTuple):
-    """How a measure ranks solutions: 1 as the error does, 0 as chance does, -1 the other way round.
+    """How a measure ranks solutions: 1 as the error does, 0 as chance does, -1 in reverse order.
 
     Attributes:
       tau: Kendall's coefficient over all pairs of solutions.
@@ -98,7 +98,7 @@ def rank_solutions(
       TypeError: what is no real number.
 
     Examples:
-      A measure that sees the factor "width" only, and ranks the rest the wrong way round:
+      A measure that sees the factor "width" only, and ranks the rest in reverse order:
 
       >>> width = [1, 1, 2, 2]
       >>> rate = [1, 2, 1, 2]
@@ -122,33 +122,38 @@ def rank_solutions(
     )
     rng = np.random.default_rng(seed)
     signs = _signs(values[0]), _signs(values[1])
-
-    def interval(samples):
-        tail = 100 * (1 - confidence) / 2
-        samples = samples[np.isfinite(samples)]
-        if not len(samples):
-            return (float("nan"), float("nan"))
-        return tuple(float(end) for end in np.percentile(samples, [tail, 100 - tail]))
-
     counts = rng.multinomial(num, np.full(num, 1 / num), size=num_bootstrap)
-    taus = {name: _taus_of_groups(*signs, name, _codes(factors, num)) for name in (factors or {})}
-    found = {name: values for name, values in taus.items() if len(values)}
-    resampled = [
+    codes = _codes(factors or {}, num)
+    taus = {name: _taus_of_groups(*signs, name, codes) for name in codes}
+    means = [values.mean() for values in taus.values() if len(values)]
+    granulated = [
         values[rng.integers(0, len(values), (num_bootstrap, len(values)))].mean(axis=1)
-        for values in found.values()
+        for values in taus.values()
+        if len(values)
     ]
-    by_factor = {
-        name: float(values.mean()) if len(values) else float("nan") for name, values in taus.items()
-    }
-    means = [by_factor[name] for name in found]
     return Ranking(
         tau=_tau(*signs),
-        interval=interval(np.array([_tau(*signs, weights=row) for row in counts])),
-        by_factor=by_factor,
-        granulated=float(np.mean(means)) if means else float("nan"),
-        granulated_interval=interval(np.mean(resampled, axis=0) if means else np.array([])),
+        interval=_interval(np.array([_tau(*signs, weights=row) for row in counts]), confidence),
+        by_factor={name: _mean(values) for name, values in taus.items()},
+        granulated=_mean(means),
+        granulated_interval=_interval(
+            np.mean(granulated, axis=0) if means else np.array([]), confidence
+        ),
         num_solutions=num,
     )
+
+
+def _mean(values):
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _interval(samples, confidence):
+    """The ends of the percentile interval of bootstrap samples; NaN without any."""
+    samples = samples[np.isfinite(samples)]
+    if not len(samples):
+        return (float("nan"), float("nan"))
+    tail = 100 * (1 - confidence) / 2
+    return tuple(float(end) for end in np.percentile(samples, [tail, 100 - tail]))
 
 
 def _check(measure, error):

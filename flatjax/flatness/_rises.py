@@ -1,127 +1,130 @@
-"""Rises of quantities under many draws of noise: means, standard errors, paired differences."""
+r"""Rises of the evaluated quantities when noise moves the weights.
 
-from typing import NamedTuple
+For draws :math:`z_s` and strengths :math:`\sigma_g` of the noise,
+
+.. math::
+  \Delta_{gs} = E\big(w + \sigma_g \, d_s\big) - E(w), \qquad
+  d_s = z_s \odot w \text{ (multiplicative) or } z_s \text{ (additive)}, \quad
+  z_s \sim \mathcal{N}(0, I)
+
+E being the mean over the data of each quantity that `eval_fn` sums. `make_rises` measures them, for
+`flatjax.flatness.local_energy` and `flatjax.flatness.pac_bayes_sigma`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flatjax import _masks, _replicas
+from flatjax._evaluation import EvalFn
+from flatjax._masks import Mask
+from flatjax._placement import map_replicas
+from flatjax.batch_stats import UpdateStatsFn, reestimate
+from flatjax.flatness import _perturb
 
-class LocalEnergy(NamedTuple):
-    """Rise of the evaluated quantities under noise, on a grid of G strengths.
+NOISES = ("multiplicative", "additive")
 
-    Where M stacked solutions were measured together, arrays of values carry a leading axis M.
+Values = dict[str, np.ndarray]
+Perturbation = tuple[chex.ArrayTree, float]  # the direction d and the strength sigma
+
+
+class Solution(NamedTuple):
+    """A solution, its data, and the noise that it meets.
 
     Attributes:
-      sigma: the strengths of the noise, shape (G,).
-      mean: {name: mean rise over draws, shape (G,)}, in the units of `eval_fn`.
-      sem: {name: standard error of that mean over draws, shape (G,)}.
-      reference: {name: value without noise, scalar}.
-      draws: {name: rise of each draw, shape (G, S)}; NaN beyond the draws taken at a sigma.
-      num_samples: draws taken at each sigma, shape (G,).
-      target_met: whether the standard error at each sigma has reached `target_sem`, bools of shape
-        (G,); None where no target was set.
-      antithetic: whether draws 2i and 2i + 1 are of opposite noise.
-      key: data of the random key: results of one key are of the same draws, see
-        `paired_difference`.
+      params: the weights w; of M solutions, stacked on the first axis, if they are measured
+        together.
+      data: the data over which E is a mean.
+      key: random key of the draws; the index of the draw is folded in.
+      state: other inputs of `eval_fn`, which no noise moves.
     """
 
-    sigma: np.ndarray
-    mean: dict[str, np.ndarray]
-    sem: dict[str, np.ndarray]
-    reference: dict[str, np.ndarray]
-    draws: dict[str, np.ndarray]
-    num_samples: np.ndarray
-    target_met: np.ndarray | None
-    antithetic: bool
-    key: np.ndarray
-
-    def solution(self, index: int) -> "LocalEnergy":
-        """The result of one of the solutions that were measured together."""
-        take = lambda values: {name: value[index] for name, value in values.items()}
-        return self._replace(
-            mean=take(self.mean),
-            sem=take(self.sem),
-            reference=take(self.reference),
-            draws=take(self.draws),
-            target_met=None if self.target_met is None else self.target_met[index],
-        )
+    params: chex.ArrayTree
+    data: _perturb.Data
+    key: chex.PRNGKey
+    state: tuple[Any, ...]
 
 
-def paired_difference(
-    first: LocalEnergy, second: LocalEnergy, name: str = "error"
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""How much more one solution rises than another under the same noise.
-
-    The mean over draws of :math:`\delta E_1 - \delta E_2`, and its standard error: less than that
-    of each, as far as the same noise does the same to both. Where more draws were taken of one,
-    those in common are compared.
+def make_rises(
+    eval_fn: EvalFn,
+    num_draws: int,
+    num_sigmas: int,
+    *,
+    noise: str,
+    mask: Mask,
+    antithetic: bool = False,
+    update_stats: UpdateStatsFn | None = None,
+    stats_batches: Sequence[Any] | None = None,
+    stacked: bool = False,
+) -> Callable[..., tuple[Values, Values]]:
+    """Makes a function that measures rises, by programs that serve all solutions of equal shapes.
 
     Args:
-      first: result of one solution, or of stacked ones.
-      second: result of another with the same key, sigmas and kind of draws.
-      name: the quantity.
+      eval_fn: see `flatjax.evaluate`; returns scalars.
+      num_draws: the largest number of draws in one call.
+      num_sigmas: the largest number of strengths in one call.
+      noise: `"multiplicative"` or `"additive"`.
+      mask: leaves marked False are not moved.
+      antithetic: draws 2i and 2i + 1 are of opposite noise.
+      update_stats: see `flatjax.flatness.local_energy`.
+      stats_batches: see `flatjax.flatness.local_energy`.
+      stacked: whether the parameters and the state are of M stacked solutions.
 
     Returns:
-      (mean, sem), each of shape (G,); (M, G) where one of them is of M stacked solutions.
+      `rises(solution, draws, sigmas, reference=None) -> ({name: rises}, {name: reference})`, with
+      the indices of the draws (S of them, a range) and G strengths. Rises are (G, S), preceded by M
+      if stacked. The reference is E(w); it is evaluated if it is not given.
 
     Raises:
-      ValueError: the results do not share sigmas, key or kind of draws, or lack the quantity.
-
-    Examples:
-      The noise is common to both, and so is nearly all of the rise:
-
-      >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._local_energy import local_energy, paired_difference
-      >>> def eval_fn(params, batch):
-      ...     return {"loss": jnp.sum(params**2), "count": jnp.array(1)}
-      >>> measure = local_energy(eval_fn, sigmas=[0.1], noise="additive")
-      >>> first, second = (measure(jnp.ones(9) + d, [0], jax.random.key(0)) for d in (0, 0.01))
-      >>> mean, sem = paired_difference(first, second, "loss")
-      >>> bool(sem[0] < 0.02 * first.sem["loss"][0])
-      True
+      ValueError: an unknown kind of noise, one of `update_stats` and `stats_batches` without the
+        other, no `stats_batches`; later: no batches, sums that are not scalars or lack a count, no
+        state where `update_stats` needs it.
     """
-    if not np.array_equal(first.sigma, second.sigma):
-        raise ValueError(f"results must share sigmas, got {first.sigma} and {second.sigma}.")
-    if not np.array_equal(first.key, second.key) or first.antithetic != second.antithetic:
-        raise ValueError(
-            "results must be of the same draws: measured with one key, and both antithetic or not."
-        )
-    for energy in (first, second):
-        if name not in energy.draws:
-            raise ValueError(f"name must be one of {sorted(energy.draws)}, got {name!r}.")
-    most = min(first.draws[name].shape[-1], second.draws[name].shape[-1])
-    difference = first.draws[name][..., :most] - second.draws[name][..., :most]
-    common = np.minimum(first.num_samples, second.num_samples)
-    return _mean_and_sem(difference, common, first.antithetic)
+    if noise not in NOISES:
+        raise ValueError(f"noise must be one of {NOISES}, got {noise!r}.")
+    signs = (1, -1) if antithetic else (1,)
+    draw = _make_draw(noise, mask, stacked)
+    statistics = _make_statistics(update_stats, stats_batches, stacked)
+    means_of = _make_means(eval_fn, num_draws * num_sigmas + 1, statistics, stacked)
+
+    def perturbations(solution, draws, sigmas, with_reference) -> Iterator[Perturbation]:
+        """The reference, of strength 0, if it is wanted; then all strengths of each draw."""
+        for unit in range(draws.start // len(signs), draws.stop // len(signs)):
+            direction = draw(solution.params, jax.random.fold_in(solution.key, unit))
+            if with_reference:
+                yield direction, 0.0
+                with_reference = False
+            for sign in signs:
+                for sigma in sigmas:
+                    yield direction, sign * float(sigma)
+
+    def rises(solution, draws, sigmas, reference=None):
+        if statistics is not None and not solution.state:
+            raise ValueError("update_stats needs batch statistics, the first of state; got none.")
+        if stacked:
+            _replicas.stacked_size((solution.params, solution.state))
+        is_first = reference is None
+        means = means_of(solution, lambda: perturbations(solution, draws, sigmas, is_first))
+        if is_first:
+            reference = {name: values[..., 0] for name, values in means.items()}
+        start, size = int(is_first), len(draws) * len(sigmas)
+        found = {}
+        for name, values in means.items():
+            values = values[..., start : start + size]
+            values = values.reshape(*values.shape[:-1], len(draws), len(sigmas)).swapaxes(-1, -2)
+            found[name] = values - reference[name][..., None, None]
+        return found, reference
+
+    return rises
 
 
-def summarize(
-    sigmas: np.ndarray,
-    draws: dict[str, np.ndarray],
-    num_samples: np.ndarray,
-    reference: dict[str, np.ndarray],
-    antithetic: bool,
-    key: chex.PRNGKey,
-) -> LocalEnergy:
-    """The result of some draws; `target_met` is left open."""
-    found = {name: _mean_and_sem(rises, num_samples, antithetic) for name, rises in draws.items()}
-    is_new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return LocalEnergy(
-        sigma=sigmas,
-        mean={name: mean for name, (mean, _) in found.items()},
-        sem={name: sem for name, (_, sem) in found.items()},
-        reference=reference,
-        draws=draws,
-        num_samples=num_samples,
-        target_met=None,
-        antithetic=antithetic,
-        key=np.asarray(jax.random.key_data(key) if is_new_style else key),
-    )
-
-
-def _mean_and_sem(draws, num_samples, antithetic):
+def mean_and_sem(
+    draws: np.ndarray, num_samples: Sequence[int] | np.ndarray, antithetic: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the first draws at each sigma, (..., G, S) -> (..., G), and its standard error."""
     means, sems = [], []
     for g, count in enumerate(num_samples):
@@ -131,3 +134,111 @@ def _mean_and_sem(draws, num_samples, antithetic):
         means.append(values.mean(axis=-1))
         sems.append(values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1]))
     return np.stack(means, axis=-1), np.stack(sems, axis=-1)
+
+
+def _move(params, direction, sigma):
+    """The perturbed network, w + sigma d."""
+    return _masks.map_moving(lambda w, step: w + sigma * step, params, direction)
+
+
+_jitted_move = jax.jit(_move)
+
+
+def _make_draw(noise, mask, stacked):
+    """draw(params, key) -> the direction d; the same z for all of M stacked solutions."""
+
+    def draw(params, key):
+        moving = _masks.moving(params, mask)
+        z = _perturb.normal_like(key, moving)
+        return jax.tree.map(jnp.multiply, z, moving) if noise == "multiplicative" else z
+
+    return jax.jit(jax.vmap(draw, in_axes=(0, None)) if stacked else draw)
+
+
+def _make_statistics(update_stats, stats_batches, stacked):
+    """statistics(network, state) -> the state with batch statistics of the network's own."""
+    if (update_stats is None) != (stats_batches is None):
+        raise ValueError("update_stats and stats_batches must be given together.")
+    if update_stats is None:
+        return None
+    if not len(stats_batches):
+        raise ValueError("stats_batches must hold at least one batch, got none.")
+    update = map_replicas(update_stats, in_axes=(0, 0, None)) if stacked else update_stats
+    update = jax.jit(update)
+
+    def statistics(network, state):
+        return (reestimate(update, network, state[0], stats_batches), *state[1:])
+
+    return statistics
+
+
+def _make_means(eval_fn, num_slots, statistics, stacked):
+    """means_of(solution, perturbations) -> {name: means over the data (..., slots)}."""
+
+    def evaluate(params, batch, *state):
+        if not stacked:
+            return eval_fn(params, batch, *state)
+        return map_replicas(eval_fn, in_axes=(0, None, *(0 for _ in state)))(params, batch, *state)
+
+    # Traced once, not again for the shapes of each pass's sums.
+    evaluate = jax.jit(evaluate, inline=True)
+
+    @jax.jit
+    def accumulate(totals, slot, params, batch, *state):
+        # One buffer of sums for all perturbed networks: each pass then waits for the last one,
+        # next to which it would run slower on CPU.
+        sums = evaluate(params, batch, *state)
+        return jax.tree.map(lambda total, s: total.at[..., slot].add(s), totals, sums)
+
+    @jax.jit
+    def move_and_accumulate(totals, slot, params, direction, sigma, batch, *state):
+        return accumulate(totals, slot, _move(params, direction, sigma), batch, *state)
+
+    def zeros(params, batch, state):
+        return _zeros(jax.eval_shape(evaluate, params, batch, *state), num_slots)
+
+    def network_by_network(params, data, state, perturbations):
+        totals = zeros(params, next(iter(data)), state)
+        for slot, perturbation in enumerate(perturbations()):
+            network = _jitted_move(params, *perturbation)
+            own_state = statistics(network, state) if statistics else state
+            for batch in data:
+                totals = accumulate(totals, slot, network, batch, *own_state)
+        return totals
+
+    def batch_by_batch(params, data, state, perturbations):
+        totals, states = None, {}
+        for batch in data:
+            totals = zeros(params, batch, state) if totals is None else totals
+            for slot, perturbation in enumerate(perturbations()):
+                if statistics and slot not in states:
+                    states[slot] = statistics(_jitted_move(params, *perturbation), state)
+                own_state = states.get(slot, state)
+                totals = move_and_accumulate(totals, slot, params, *perturbation, batch, *own_state)
+        return totals
+
+    def means_of(solution, perturbations):
+        params, data, _, state = solution
+        in_any_order = data.in_memory and len(data) > 1
+        sum_up = network_by_network if in_any_order else batch_by_batch
+        return _means(sum_up(params, data, state, perturbations))
+
+    return means_of
+
+
+def _zeros(sums, num_slots):
+    """Totals of sums of these shapes, {name: (..., slots)}."""
+    if "count" not in sums:
+        raise ValueError(f"eval_fn must return a dict with 'count', got {sorted(sums)}.")
+    for name, total in sums.items():
+        if total.shape != sums["count"].shape:
+            raise ValueError(f"eval_fn must return scalars, got {name!r} of shape {total.shape}.")
+    return {name: jnp.zeros((*s.shape, num_slots), s.dtype) for name, s in sums.items()}
+
+
+def _means(sums):
+    count = np.asarray(sums["count"], dtype=float)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in slots that were not used
+        return {
+            name: np.asarray(s, dtype=float) / count for name, s in sums.items() if name != "count"
+        }

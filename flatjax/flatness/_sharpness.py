@@ -1,6 +1,6 @@
 """Sharpness: how much the loss rises at the worst point nearby."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
-from flatjax import _checks
+from flatjax import _checks, _masks
 from flatjax._evaluation import EvalFn, evaluate
-from flatjax._masks import Mask, map_masked
-from flatjax.flatness._sums import differentiable
+from flatjax._masks import Mask
+from flatjax.flatness import _perturb
+from flatjax.flatness._sums import check_quantity, differentiable
 
 
 class SamSharpness(NamedTuple):
@@ -22,7 +22,7 @@ class SamSharpness(NamedTuple):
     Attributes:
       rise: {name: value at the perturbed weights minus value at w, scalar}, in units of `eval_fn`.
       reference: {name: value at w, scalar}.
-      gradient_norm: norm of T g, scalar: of the gradient of the mean, or of the adaptive one.
+      gradient_norm: norm of W g, scalar: of the gradient of the mean, or of the adaptive one.
     """
 
     rise: dict[str, np.ndarray]
@@ -58,12 +58,12 @@ def sam_sharpness(
     r"""The rise of the loss after one ascent step of length rho: what SAM minimises.
 
     .. math::
-      L\Big(w + \rho \, \frac{T^2 g}{\lVert T g \rVert}\Big) - L(w), \qquad g = \nabla L(w)
+      L\Big(w + \rho \, \frac{W^2 g}{\lVert W g \rVert}\Big) - L(w), \qquad g = \nabla L(w)
 
-    with :math:`T = 1` [SAM; Foret et al., 2021] or, adaptive,
-    :math:`T = \mathrm{diag}(|w|)` [ASAM; Kwon et al., 2021, without the constant that
+    with :math:`W = 1` [SAM; Foret et al., 2021] or, adaptive,
+    :math:`W = \mathrm{diag}(|w|)` [ASAM; Kwon et al., 2021, without the constant that
     their code adds], which is insensitive to the rescalings that leave a ReLU network unchanged.
-    To first order in rho, it is :math:`\rho \lVert T g \rVert`.
+    To first order in rho, it is :math:`\rho \lVert W g \rVert`.
     The gradient is that of the whole data set, not of a minibatch. Where it is zero, so is the
     rise.
 
@@ -72,7 +72,7 @@ def sam_sharpness(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       rho: radius; in units of the weights, or, adaptive, relative to them (0.05 and 0.5 are usual).
       adaptive: whether to measure each weight's perturbation relative to the weight.
       quantity: name of the loss L in the dict of `eval_fn`: a differentiable one.
@@ -84,14 +84,14 @@ def sam_sharpness(
       jitted steps, and is not to be jitted itself.
 
     Raises:
-      ValueError: rho is not positive and finite, or (when called) no batches, or `eval_fn` does
-        not return `quantity`.
+      ValueError: rho is not positive and finite, or (when called) no batches, an iterator in
+        their place, or `eval_fn` does not return `quantity`.
 
     Examples:
       A parabola :math:`w^2 / 2` at 1, :math:`(1 + \rho)^2 / 2 - 1 / 2`:
 
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._sharpness import sam_sharpness
+      >>> from flatjax.flatness import sam_sharpness
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * 0.5 * params**2, "count": len(batch)}
       >>> measure = sam_sharpness(eval_fn, rho=0.1)
@@ -99,15 +99,16 @@ def sam_sharpness(
       0.105
     """
     _checks.check_scalar("rho", rho, exclusive_minimum=True)
-    gradient = _gradient_of_mean(eval_fn, quantity)
+    gradient = _gradient_of_mean(eval_fn, quantity, mask)
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
-    def measure(params: chex.ArrayTree, batches: Sequence[Any], *state: Any) -> SamSharpness:
-        grads, reference = gradient(params, batches, state)
-        zeros = optax.tree.zeros_like(params)
+    def measure(params: chex.ArrayTree, batches: _perturb.Batches, *state: Any) -> SamSharpness:
+        data = _perturb.repeatable(batches)
+        grads, reference = gradient(params, data, state)
+        zeros = optax.tree.zeros_like(grads)
         _, perturbed, norm = ascend(params, zeros, grads, rho, zeros)
-        values = _to_numpy(evaluate(eval_fn, perturbed, batches, *state))
+        values = _to_numpy(evaluate(eval_fn, perturbed, data, *state))
         return SamSharpness(_difference(values, reference), reference, np.asarray(norm, float))
 
     return measure
@@ -127,30 +128,30 @@ def worst_case_sharpness(
     r"""The highest rise of the loss within a distance rho, as found by gradient ascent.
 
     .. math::
-      \max_{\lVert T^{-1} \delta \rVert \le \rho} L(w + \delta) - L(w)
+      \max_{\lVert W^{-1} \delta \rVert \le \rho} L(w + \delta) - L(w)
 
-    with :math:`T = 1`, a ball [Keskar et al., 2017; Foret et al., 2021], or, adaptive,
-    :math:`T = \mathrm{diag}(|w|)`, an ellipsoid that follows the rescalings of a ReLU network
-    [Kwon et al., 2021]. In :math:`u = T^{-1} \delta`, each step is
+    with :math:`W = 1`, a ball [Keskar et al., 2017; Foret et al., 2021], or, adaptive,
+    :math:`W = \mathrm{diag}(|w|)`, an ellipsoid that follows the rescalings of a ReLU network
+    [Kwon et al., 2021]. In :math:`u = W^{-1} \delta`, each step is
 
     .. math::
-      u \leftarrow \Pi_\rho\Big(u + s \rho \frac{T g}{\lVert T g \rVert}\Big),
-      \qquad g = \nabla L(w + T u)
+      u \leftarrow \Pi_\rho\Big(u + \eta \rho \frac{W g}{\lVert W g \rVert}\Big),
+      \qquad g = \nabla L(w + W u)
 
     :math:`\Pi_\rho` the projection onto the ball, g the gradient of the whole data set. The first
-    restart begins at w (with s = 1 its first step is SAM's), the others at random points at
-    distance rho; where the gradient is zero, the step is in a random direction. The result is a
-    lower bound of the maximum; a NaN met on the way makes it NaN.
+    restart begins at w (with :math:`\eta = 1` its first step is SAM's), the others at random
+    points at distance rho. Where the gradient is zero, the step is in a random direction. The
+    result is a lower bound of the maximum; a NaN met on the way makes it NaN.
 
     Cost: `num_restarts * steps` gradients and `num_restarts` evaluations of the batches, and one
     evaluation more; nothing is recompiled between solutions of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       rho: radius; in units of the weights, or, adaptive, relative to them.
       steps: number of ascent steps of each restart.
-      step_size: s, the length of a step in units of rho.
+      step_size: :math:`\eta`, the length of a step in units of rho.
       adaptive: whether to measure each weight's perturbation relative to the weight.
       num_restarts: R, the number of starting points.
       quantity: name of the loss L in the dict of `eval_fn`: a differentiable one.
@@ -163,13 +164,14 @@ def worst_case_sharpness(
 
     Raises:
       ValueError: rho or step_size is not positive and finite, steps < 1, num_restarts < 1, or
-        (when called) no batches, or `eval_fn` does not return `quantity`.
+        (when called) no batches, an iterator in their place, or `eval_fn` does not return
+        `quantity`.
 
     Examples:
       The rise of a quadratic at its minimum is half its largest curvature times rho squared:
 
       >>> import jax, jax.numpy as jnp
-      >>> from flatjax.flatness._sharpness import worst_case_sharpness
+      >>> from flatjax.flatness import worst_case_sharpness
       >>> def eval_fn(params, batch):
       ...     loss = 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * params**2)
       ...     return {"loss": len(batch) * loss, "count": len(batch)}
@@ -182,37 +184,36 @@ def worst_case_sharpness(
     _checks.check_scalar("step_size", step_size, exclusive_minimum=True)
     _checks.check_count("steps", steps)
     _checks.check_count("num_restarts", num_restarts)
-    gradient = _gradient_of_mean(eval_fn, quantity)
+    gradient = _gradient_of_mean(eval_fn, quantity, mask)
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
     @jax.jit
     def draw_direction(params, key):
-        flat, unravel = ravel_pytree(params)  # one draw: each one compiles slowly on CPU
-        noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-        noise = map_masked(lambda _, z: z, mask, params, optax.tree.zeros_like(params), noise)
-        return _unit(noise)[0]
+        weights = _masks.moving(params, mask)
+        noise = _perturb.normal_like(key, weights)
+        return _perturb.unit(jax.tree.map(lambda z, w: z.astype(w.dtype), noise, weights))[0]
 
-    def climb(params, u, direction, batches, state):
+    def climb(params, u, direction, data, state):
         """The points of one ascent and the means there, one after another."""
-        u, point, _ = ascend(params, u, optax.tree.zeros_like(params), 0.0, direction)
+        u, point, _ = ascend(params, u, optax.tree.zeros_like(u), 0.0, direction)
         for _ in range(steps):
-            grads, values = gradient(point, batches, state)
+            grads, values = gradient(point, data, state)
             yield point, values
             u, point, _ = ascend(params, u, grads, step_size * rho, direction)
-        yield point, _to_numpy(evaluate(eval_fn, point, batches, *state))
+        yield point, _to_numpy(evaluate(eval_fn, point, data, *state))
 
     def measure(
-        params: chex.ArrayTree, batches: Sequence[Any], key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: _perturb.Batches, key: chex.PRNGKey, *state: Any
     ) -> WorstCaseSharpness:
-        reference = _to_numpy(evaluate(eval_fn, params, batches, *state))
-        if quantity not in reference:
-            raise ValueError(f"quantity must be one of {sorted(reference)}, got {quantity!r}.")
+        data = _perturb.repeatable(batches)
+        reference = _to_numpy(evaluate(eval_fn, params, data, *state))
+        check_quantity(quantity, reference)
         worst, worst_point, restart_rises = reference, params, np.zeros(num_restarts)
         for restart in range(num_restarts):
             direction = draw_direction(params, jax.random.fold_in(key, restart))
             start = optax.tree.scale(rho if restart else 0.0, direction)
-            for point, values in climb(params, start, direction, batches, state):
+            for point, values in climb(params, start, direction, data, state):
                 rise = values[quantity] - reference[quantity]
                 restart_rises[restart] = np.maximum(restart_rises[restart], rise)
                 if values[quantity] > worst[quantity] or np.isnan(rise):
@@ -227,26 +228,28 @@ def worst_case_sharpness(
     return measure
 
 
-def _gradient_of_mean(eval_fn, quantity):
-    """gradient(params, batches, state) -> (gradient of the mean of quantity, {name: mean})."""
+def _gradient_of_mean(eval_fn, quantity, mask):
+    """gradient(params, data, state) -> (gradient of the mean of quantity, {name: mean}).
+
+    The gradient is that with respect to the weights that move.
+    """
 
     @jax.jit  # traced once, not again for the shapes of each pass's sums
     def differentiate(params, batch, state):
-        def total(params):
-            sums = eval_fn(params, batch, *state)
+        def total(weights):
+            sums = eval_fn(_masks.merge(weights, params), batch, *state)
             return differentiable(sums, quantity), sums
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.grad(total, has_aux=True)(_masks.moving(params, mask))
 
     @jax.jit
     def accumulate(totals, params, batch, *state):
         return jax.tree.map(jnp.add, totals, differentiate(params, batch, state))
 
-    def gradient(params, batches, state):
-        if not len(batches):
-            raise ValueError("batches must hold at least one batch, got none.")
-        totals = optax.tree.zeros_like(jax.eval_shape(differentiate, params, batches[0], state))
-        for batch in batches:
+    def gradient(params, data, state):
+        shapes = jax.eval_shape(differentiate, params, next(iter(data)), state)
+        totals = optax.tree.zeros_like(shapes)
+        for batch in data:
             totals = accumulate(totals, params, batch, *state)
         grads, sums = totals
         count = sums.pop("count")
@@ -257,31 +260,26 @@ def _gradient_of_mean(eval_fn, quantity):
 
 
 def _ascent(rho, adaptive, mask):
-    """ascend(w, u, g, step, fallback) -> (u', w + T u', ||T g||): a step in u = T^-1 delta."""
+    """ascend(w, u, g, step, fallback) -> (u', w + W u', ||W g||): a step in u = W^-1 delta.
+
+    u, g and the direction that replaces g where it is zero are of the weights that move.
+    """
 
     def scale(w, x):
         return jnp.abs(w) * x if adaptive else x
 
     @jax.jit
     def ascend(params, u, grads, step, fallback):
-        scaled = map_masked(
-            lambda _, w, g: scale(w, g), mask, params, optax.tree.zeros_like(params), params, grads
-        )
-        unit, norm = _unit(scaled)
+        scaled = jax.tree.map(scale, _masks.moving(params, mask), grads)
+        unit, norm = _perturb.unit(scaled)
         unit = optax.tree.where(norm == 0, fallback, unit)
         u = optax.tree.add_scale(u, step, unit)
         u_norm = optax.tree.norm(u)
         u = optax.tree.scale(jnp.where(u_norm > rho, rho / u_norm, 1.0), u)
-        point = jax.tree.map(lambda w, x: (w + scale(w, x)).astype(w.dtype), params, u)
+        point = _masks.map_moving(lambda w, x: w + scale(w, x), params, u)
         return u, point, norm
 
     return ascend
-
-
-def _unit(tree):
-    """(tree / norm, norm); zeros stay zeros."""
-    norm = optax.tree.norm(tree)
-    return optax.tree.scale(jnp.where(norm == 0, 0.0, 1 / norm), tree), norm
 
 
 def _to_numpy(values):

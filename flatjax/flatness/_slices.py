@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._evaluation import EvalFn, evaluate
+from flatjax.flatness._perturb import Batches, repeatable
 
 
 class Slice1D(NamedTuple):
@@ -56,7 +57,7 @@ def slice_1d(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       x: coordinates, shape (X,).
       state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point. Between
         solutions of networks with batch norm, whose statistics belong to none but their own
@@ -67,12 +68,12 @@ def slice_1d(
       jitted steps, and is not to be jitted itself.
 
     Raises:
-      ValueError: x is empty, not one-dimensional or not finite, or (when called) no batches.
+      ValueError: x is empty, not one-dimensional or not finite, or (when called) no batches or an
+        iterator in their place.
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._directions import line
-      >>> from flatjax.flatness._slices import slice_1d
+      >>> from flatjax.flatness import line, slice_1d
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
       >>> through = line(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0]))
@@ -84,7 +85,7 @@ def slice_1d(
     values_at = _values_at(eval_fn, state_fn)
 
     def measure(
-        origin: chex.ArrayTree, direction: chex.ArrayTree, batches: Sequence[Any], *state: Any
+        origin: chex.ArrayTree, direction: chex.ArrayTree, batches: Batches, *state: Any
     ) -> Slice1D:
         values = values_at([(a,) for a in points], origin, (direction,), batches, state)
         return Slice1D(points, values)
@@ -106,7 +107,7 @@ def slice_2d(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       x: coordinates along the first direction, shape (X,).
       y: coordinates along the second direction, shape (Y,).
       state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point; see
@@ -118,11 +119,11 @@ def slice_2d(
 
     Raises:
       ValueError: x or y is empty, not one-dimensional or not finite, or (when called) no batches,
-        or not two directions.
+        an iterator in their place, or not two directions.
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from flatjax.flatness._slices import slice_2d
+      >>> from flatjax.flatness import slice_2d
       >>> def eval_fn(params, batch):
       ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
       >>> measure = slice_2d(eval_fn, x=[0.0, 1.0, 2.0], y=[0.0, 3.0])
@@ -136,7 +137,7 @@ def slice_2d(
     def measure(
         origin: chex.ArrayTree,
         directions: tuple[chex.ArrayTree, chex.ArrayTree],
-        batches: Sequence[Any],
+        batches: Batches,
         *state: Any,
     ) -> Slice2D:
         if len(directions) != 2:
@@ -187,7 +188,7 @@ def plot_slice(
       >>> import matplotlib
       >>> matplotlib.use("Agg")
       >>> import numpy as np
-      >>> from flatjax.flatness._slices import Slice1D, plot_slice
+      >>> from flatjax.flatness import Slice1D, plot_slice
       >>> x = np.linspace(-1, 1, 20)
       >>> plot_slice(Slice1D(x, {"loss": x**2}), points=[0.0], labels=["SGD"]).get_ylabel()
       'loss'
@@ -257,10 +258,12 @@ def _values_at(eval_fn, state_fn):
         return jax.tree.map(move_leaf, origin, *directions)
 
     def values_at(points, origin, directions, batches, state):
+        data = repeatable(batches)
+
         def evaluate_at(coordinates):
             params = move(origin, directions, coordinates)
             state_there = state if state_fn is None else state_fn(params, *state)
-            return evaluate(eval_fn, params, batches, *state_there)
+            return evaluate(eval_fn, params, data, *state_there)
 
         means = [evaluate_at(coordinates) for coordinates in points]
         return {name: np.array([m[name] for m in means], dtype=float) for name in means[0]}

@@ -1,7 +1,15 @@
-"""What derivatives ask of the sums of `flatjax.evaluation`."""
+"""What measures ask of the sums of `flatjax.evaluate`."""
+
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+
+
+def check_quantity(quantity: str, names: Iterable[str]) -> None:
+    """Raises unless the quantity is one of those that `eval_fn` sums."""
+    if quantity not in names:
+        raise ValueError(f"quantity must be one of {sorted(names)}, got {quantity!r}.")
 
 
 def differentiable(sums: dict[str, jax.Array], quantity: str) -> jax.Array:

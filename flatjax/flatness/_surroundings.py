@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from flatjax import _masks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._placement import contains_convolution
@@ -66,7 +67,7 @@ class Landscape:
                 "batches must be passed over many times, got an iterator: give a sequence, or a "
                 "function that returns a fresh iterator."
             )
-        num_weights = _perturb.size(_perturb.moving(params, self._mask))
+        num_weights = _perturb.size(_masks.moving(params, self._mask))
         if not num_weights:
             raise ValueError("params must hold weights that move, got none: all are masked.")
         # Vmapped convolutions are slower on CPU, XLA's own ten times.
@@ -112,9 +113,9 @@ class Landscape:
         return sums[self._quantity]
 
     def _place_one(self, params, noise, distance):
-        moving = _perturb.moving(params, self._mask)
+        moving = _masks.moving(params, self._mask)
         moved = self._prior(moving, _perturb.unravel(noise, moving), distance)
-        return _perturb.map_moving(lambda w, new: new, params, moved)
+        return _masks.map_moving(lambda w, new: new, params, moved)
 
 
 def _as_prior(prior):
