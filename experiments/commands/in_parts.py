@@ -26,5 +26,5 @@ class InParts:
     """Show progress bars."""
 
     def directory(self, command: str) -> pathlib.Path:
-        """Where it goes."""
+        """The directory of the study."""
         return directory(self.out, command, small=self.small)

@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "results"  # recorded results, in the repository
-FIGURES = ROOT / "figures"  # the pictures of the pages
+_EXPERIMENTS = pathlib.Path(__file__).parents[1]
+RESULTS = _EXPERIMENTS / "results"  # recorded results, in the repository
+FIGURES = _EXPERIMENTS / "figures"  # the pictures of the pages
 
 
 def slug(label: str) -> str:
