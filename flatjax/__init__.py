@@ -13,10 +13,11 @@ from flatjax._coupling import (
     coupling_diagnostics,
     pull_to_center,
 )
+from flatjax._cpu import contains_convolution
 from flatjax._entropy_sgd import EntropySGDState, entropy_sgd, entropy_sgd_eval_params
 from flatjax._evaluation import evaluate
 from flatjax._langevin import langevin_noise
-from flatjax._placement import contains_convolution, map_replicas
+from flatjax._placement import map_replicas
 from flatjax._replicas import (
     per_replica,
     replica_center,

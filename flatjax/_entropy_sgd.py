@@ -17,6 +17,7 @@ then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, a
 again with the inner optimizer's state (its momentum) reset.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks, _coupling, _order, schedules
+from flatjax import _checks, _coupling, _cpu, schedules
 from flatjax._langevin import langevin_noise
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
@@ -179,11 +180,11 @@ def entropy_sgd(
             contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
             moved = _coupling.map_masked(contract, mask, params, moved, state.anchor)
         if has_noise:
-            step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
-            draw = lambda key, eta: langevin_noise(
-                key, params, eta, noise_scale, axis_name=axis_name, replica_axis=replica_axis
-            )
-            noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
+            step = _cpu.after(moved, state.step)  # not beside the convolutions of the gradient
+            where = {"axis_name": axis_name, "replica_axis": replica_axis}
+            step_key = jax.random.fold_in(state.key, step)
+            noise = langevin_noise(step_key, params, eta, noise_scale, **where)
+            noise = _cpu.once(noise, state.step)
             moved = _coupling.map_masked(jnp.add, mask, params, moved, noise)
         return moved, inner_state
 
@@ -272,15 +273,17 @@ def entropy_sgd(
             return step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
 
         # The first gradient is the one that was passed.
-        carry = step((params, state), grads, inner_steps == 1)
-        if jax.default_backend() == "cpu":
-            # XLA's CPU backend runs its own convolutions about ten times slower inside a loop; and
-            # where it is known which step is the last, the others do nothing of what ends a loop.
-            for i in range(1, inner_steps):
-                carry = next_step(i, carry)
-        else:
-            carry = jax.lax.fori_loop(1, inner_steps, next_step, carry)
-        iterate, state = carry
+        first = step((params, state), grads, inner_steps == 1)
+
+        def unrolled():
+            # Where it is known which step is the last, the others do nothing of what ends a loop.
+            return functools.reduce(lambda carry, i: next_step(i, carry), steps, first)
+
+        def looped():
+            return jax.lax.fori_loop(1, inner_steps, next_step, first)
+
+        steps = range(1, inner_steps)
+        iterate, state = _cpu.unrolled_or(unrolled, looped) if steps else first
         return optax.tree.sub(iterate, params), state
 
     update_fn = opaque_update_fn if opaque_mode else transparent_update_fn

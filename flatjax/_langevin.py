@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
-from flatjax._normal import normal
+from flatjax._cpu import normal
 
 
 def langevin_noise(

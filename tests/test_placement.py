@@ -1,6 +1,7 @@
 """`map_replicas`: the placement changes the program, not the result."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -165,30 +165,22 @@ def test_batches_sharded_over_data_alone():
 # --------------------------------------------------------------------------- how it is placed
 
 
-def convolutions(fn, *args):
+def convolutions(fn, *args, platform="cpu"):
     """The group counts of the convolutions in a program."""
-    found = []
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "conv_general_dilated":
-                found.append(equation.params["feature_group_count"])
-            for inner in jaxprs_in_params(equation.params):
-                visit(inner)
-
-    visit(jax.make_jaxpr(fn)(*args).jaxpr)
-    return found
+    lowered = jax.jit(fn).trace(*args).lower(lowering_platforms=(platform,))
+    return [int(count) for count in re.findall(r"feature_group_count = (\d+)", lowered.as_text())]
 
 
 def test_auto_unrolls_convolutions_on_cpu():
     """Four plain convolutions, where vmap makes a grouped one."""
     forward = lambda variables, images: Network().apply(variables, images, mutable=True)[0]
-    placed = lambda **options: convolutions(
-        flatjax.map_replicas(forward, **options), VARIABLES, IMAGES
+    placed = lambda platform="cpu", **options: convolutions(
+        flatjax.map_replicas(forward, **options), VARIABLES, IMAGES, platform=platform
     )
     assert placed(placement="vmap") == [4]
     assert placed(placement="unroll") == [1] * 4
     assert placed() == [1] * 4
+    assert placed("cuda") == placed("tpu") == [4]
     assert placed(mesh=MESHES["2x1"]) == [1] * 2  # two replicas on each device
 
 

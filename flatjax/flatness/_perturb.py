@@ -12,7 +12,7 @@ import numpy as np
 
 from flatjax import _checks
 from flatjax._coupling import Mask, map_masked
-from flatjax._normal import normal
+from flatjax._cpu import normal
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 

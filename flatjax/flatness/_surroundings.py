@@ -7,9 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from flatjax import _cpu
 from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
-from flatjax._placement import contains_convolution
 from flatjax.flatness import _perturb
 from flatjax.flatness.priors import Prior, as_prior
 
@@ -60,10 +60,7 @@ class Landscape:
         num_weights = _perturb.size(_perturb.moving(params, self._mask))
         if not num_weights:
             raise ValueError("params must hold weights that move, got none: all are masked.")
-        # Vmapped convolutions are slower on CPU, XLA's own ten times.
-        one_by_one = jax.default_backend() == "cpu" and contains_convolution(
-            self._energy, params, next(iter(data)), *state
-        )
+        one_by_one = _cpu.prefers_unrolled(self._energy, params, next(iter(data)), *state)
         batches = tuple(data) if data.in_memory and len(data) == 1 else data
         return Surroundings(params, batches, state, num_weights, one_by_one)
 
