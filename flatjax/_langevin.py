@@ -1,14 +1,13 @@
 """Langevin noise that is the same wherever the replicas live."""
 
-import math
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flatjax import _checks
-from flatjax._cpu import normal
+from flatjax._vectors import normal_like
 
 
 def langevin_noise(
@@ -46,26 +45,23 @@ def langevin_noise(
       >>> round(float(noise.std()), 3)
       0.1
     """
-    leaves, treedef = jax.tree.flatten(tree)
-    if not leaves:
+    if not jax.tree.leaves(tree):
         return tree
-    local_replicas = 1
-    shapes = [leaf.shape for leaf in leaves]
+    local_replicas, one = 1, tree
     if replica_axis is not None:
         local_replicas = _checks.stacked_size(tree, replica_axis, "tree")
-        shapes = [shape[:replica_axis] + shape[replica_axis + 1 :] for shape in shapes]
+        one = jax.tree.map(functools.partial(_without_axis, replica_axis), tree)
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_replicas
     scale = noise_scale * jnp.sqrt(2 * jnp.asarray(learning_rate))
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
 
-    def draw(replica):
-        # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
-        noise = scale * normal(jax.random.fold_in(key, replica), ends[-1])
-        parts = zip(jnp.split(noise, ends[:-1]), shapes, leaves, strict=True)
-        return [part.reshape(shape).astype(leaf.dtype) for part, shape, leaf in parts]
+    def draw(index):
+        noise = normal_like(jax.random.fold_in(key, index), one)
+        return jax.tree.map(lambda z, leaf: (scale * z).astype(leaf.dtype), noise, one)
 
     if replica_axis is None:
-        noise = draw(first)
-    else:
-        noise = jax.vmap(draw, out_axes=replica_axis)(first + jnp.arange(local_replicas))
-    return jax.tree.unflatten(treedef, noise)
+        return draw(first)
+    return jax.vmap(draw, out_axes=replica_axis)(first + jnp.arange(local_replicas))
+
+
+def _without_axis(axis, leaf):
+    return jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)

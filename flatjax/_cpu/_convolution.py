@@ -143,10 +143,10 @@ def _zeros_like(x, shape, dtype=None):
 class _Geometry(NamedTuple):
     """What does not change from one of the three gradients to another."""
 
-    pixels: tuple[int, int]
-    window: tuple[int, int]
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], ...]
+    pixels: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, ...], ...]
     precision: Any
 
 

@@ -63,6 +63,7 @@ def once(values: chex.ArrayTree, count: jax.Array) -> Any:
     Returns:
       `values`, unchanged.
     """
+    treedef: Any
     leaves, treedef = jax.tree.flatten(values)
     return treedef.unflatten(_once_p.bind(count, *leaves, num_control=1)) if leaves else values
 

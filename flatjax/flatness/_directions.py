@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 from flatjax._coupling import Mask, map_masked
+from flatjax._vectors import normal_like
 
 NORMALIZATIONS = ("filter", "layer", "none")
 
@@ -98,9 +98,8 @@ def random_direction(
         norm = lambda x: jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
         return (d * norm(w) / norm(d)).astype(w.dtype)
 
-    # One draw for all leaves: each one compiles slowly on CPU.
-    flat, unravel = ravel_pytree(params)
-    noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    noise = optax.tree.cast_like(normal_like(key, params, dtype), params)
     return map_masked(normalize, mask, params, optax.tree.zeros_like(params), params, noise)
 
 

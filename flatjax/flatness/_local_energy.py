@@ -13,6 +13,7 @@ from flatjax import _checks
 from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
 from flatjax._placement import map_replicas
+from flatjax._vectors import normal_like
 from flatjax.batch_stats import UpdateStatsFn, reestimate
 from flatjax.flatness import _perturb
 from flatjax.flatness._rises import LocalEnergy, paired_difference, summarize
@@ -131,7 +132,7 @@ def local_energy(
 
         def direction(params):
             moving = _perturb.moving(params, mask)
-            z = _perturb.normal_like(key, moving)
+            z = normal_like(key, moving)
             return jax.tree.map(jnp.multiply, z, moving) if noise == "multiplicative" else z
 
         return jax.vmap(direction)(params) if stacked else direction(params)

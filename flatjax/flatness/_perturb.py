@@ -1,18 +1,15 @@
 """Which weights move, the noise that moves them, and the order in which data are passed over."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
 from flatjax._coupling import Mask, map_masked
-from flatjax._cpu import normal
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
@@ -33,26 +30,6 @@ def map_moving(
     is_none = lambda leaf: leaf is None
     new = lambda m, w: w if m is None else fn(w, m).astype(w.dtype)
     return jax.tree.map(new, moves, params, is_leaf=is_none)
-
-
-def size(tree: chex.ArrayTree) -> int:
-    """The number of weights in a pytree."""
-    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-def unravel(vector: jax.Array, tree: chex.ArrayTree) -> chex.ArrayTree:
-    """A vector cut into leaves of the shapes of a pytree."""
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(tree)
-    ends = np.cumsum([math.prod(np.shape(leaf)) for leaf in leaves])[:-1]
-    parts = zip(jnp.split(vector, ends), leaves, strict=True)
-    return treedef.unflatten([part.reshape(np.shape(leaf)) for part, leaf in parts])
-
-
-def normal_like(key: chex.PRNGKey, tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Standard normal noise of the shapes of a pytree."""
-    # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
-    return unravel(normal(key, size(tree)), tree) if jax.tree.leaves(tree) else tree
 
 
 class Data:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
 from flatjax._coupling import Mask, map_masked
 from flatjax._evaluation import EvalFn, evaluate
+from flatjax._vectors import normal_like
 from flatjax.flatness._sums import differentiable
 
 
@@ -188,8 +188,8 @@ def worst_case_sharpness(
 
     @jax.jit
     def draw_direction(params, key):
-        flat, unravel = ravel_pytree(params)  # one draw: each one compiles slowly on CPU
-        noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        noise = optax.tree.cast_like(normal_like(key, params, dtype), params)
         noise = map_masked(lambda _, z: z, mask, params, optax.tree.zeros_like(params), noise)
         return _unit(noise)[0]
 

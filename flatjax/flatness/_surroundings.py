@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax import _cpu
+from flatjax import _cpu, _vectors
 from flatjax._coupling import Mask
 from flatjax._evaluation import EvalFn
 from flatjax.flatness import _perturb
@@ -57,7 +57,7 @@ class Landscape:
                 "batches must be passed over many times, got an iterator: give a sequence, or a "
                 "function that returns a fresh iterator."
             )
-        num_weights = _perturb.size(_perturb.moving(params, self._mask))
+        num_weights = _vectors.size(_perturb.moving(params, self._mask))
         if not num_weights:
             raise ValueError("params must hold weights that move, got none: all are masked.")
         one_by_one = _cpu.prefers_unrolled(self._energy, params, next(iter(data)), *state)
@@ -101,5 +101,5 @@ class Landscape:
 
     def _place_one(self, params, noise, distance):
         moving = _perturb.moving(params, self._mask)
-        moved = self._prior(moving, _perturb.unravel(noise, moving), distance)
+        moved = self._prior(moving, _vectors.unravel(noise, moving), distance)
         return _perturb.map_moving(lambda w, new: new, params, moved)
