@@ -55,8 +55,8 @@ def langevin_noise(
     scale = noise_scale * jnp.sqrt(2 * jnp.asarray(learning_rate))
 
     def draw(index):
-        noise = normal_like(jax.random.fold_in(key, index), one)
-        return jax.tree.map(lambda z, leaf: (scale * z).astype(leaf.dtype), noise, one)
+        noise = normal_like(jax.random.fold_in(key, index), one, scale=scale)
+        return jax.tree.map(lambda z, leaf: z.astype(leaf.dtype), noise, one)
 
     if replica_axis is None:
         return draw(first)

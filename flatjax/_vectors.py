@@ -27,9 +27,13 @@ def unravel(vector: jax.Array, tree: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def normal_like(
-    key: chex.PRNGKey, tree: chex.ArrayTree, dtype: DTypeLike = float
+    key: chex.PRNGKey,
+    tree: chex.ArrayTree,
+    *,
+    scale: chex.Numeric | None = None,
+    dtype: DTypeLike = float,
 ) -> chex.ArrayTree:
-    """Draws standard normal noise of the shapes of a pytree.
+    """Draws normal noise of the shapes of a pytree.
 
     One draw for all leaves: XLA takes half a second to compile each one on a CPU. The numbers are
     therefore not those of one draw for each leaf.
@@ -37,10 +41,13 @@ def normal_like(
     Args:
       key: random key.
       tree: a pytree with the shapes of the noise.
+      scale: standard deviation, 1 by default.
       dtype: of the numbers, whatever the leaves have.
 
     Returns:
       A pytree like `tree`.
     """
-    leaves = jax.tree.leaves(tree)
-    return unravel(_cpu.normal(key, size(tree), dtype), tree) if leaves else tree
+    if not jax.tree.leaves(tree):
+        return tree
+    numbers = _cpu.normal(key, size(tree), dtype)
+    return unravel(numbers if scale is None else scale * numbers, tree)

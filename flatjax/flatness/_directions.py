@@ -99,7 +99,7 @@ def random_direction(
         return (d * norm(w) / norm(d)).astype(w.dtype)
 
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    noise = optax.tree.cast_like(normal_like(key, params, dtype), params)
+    noise = optax.tree.cast_like(normal_like(key, params, dtype=dtype), params)
     return map_masked(normalize, mask, params, optax.tree.zeros_like(params), params, noise)
 
 

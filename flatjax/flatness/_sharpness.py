@@ -189,7 +189,7 @@ def worst_case_sharpness(
     @jax.jit
     def draw_direction(params, key):
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        noise = optax.tree.cast_like(normal_like(key, params, dtype), params)
+        noise = optax.tree.cast_like(normal_like(key, params, dtype=dtype), params)
         noise = map_masked(lambda _, z: z, mask, params, optax.tree.zeros_like(params), noise)
         return _unit(noise)[0]
 
