@@ -18,7 +18,7 @@ from flatjax._entropy_sgd import EntropySGDState, entropy_sgd
 from flatjax._eval_params import eval_params
 from flatjax._evaluation import EvalFn, evaluate
 from flatjax._langevin import langevin_noise
-from flatjax._placement import contains_convolution, map_replicas
+from flatjax._placement import map_replicas
 from flatjax._replicas import (
     per_replica,
     replica_center,
@@ -41,7 +41,6 @@ __all__ = [
     "average_params",
     "batch_stats",
     "communication",
-    "contains_convolution",
     "couple_replicas",
     "coupling_diagnostics",
     "entropy_sgd",

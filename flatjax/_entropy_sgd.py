@@ -17,6 +17,7 @@ then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, a
 again with the inner optimizer's state (its momentum) reset.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks, _replicas, schedules
+from flatjax import _checks, _cpu, _replicas, schedules
 from flatjax._langevin import make_langevin_step
 from flatjax._masks import Mask
 from flatjax._schedules import as_scoping, loss_of
@@ -250,15 +251,17 @@ def _make_opaque_update(one_step, inner_steps):
             return step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
 
         # The first gradient is the one that was passed.
-        carry = step((params, state), grads, inner_steps == 1)
-        if jax.default_backend() == "cpu":
-            # XLA's CPU backend runs its own convolutions about ten times slower inside a loop; and
-            # where it is known which step is the last, the others do nothing of what ends a loop.
-            for i in range(1, inner_steps):
-                carry = next_step(i, carry)
-        else:
-            carry = jax.lax.fori_loop(1, inner_steps, next_step, carry)
-        iterate, state = carry
+        first = step((params, state), grads, inner_steps == 1)
+
+        def unrolled():
+            # Where it is known which step is the last, the others do nothing of what ends a loop.
+            return functools.reduce(lambda carry, i: next_step(i, carry), steps, first)
+
+        def looped():
+            return jax.lax.fori_loop(1, inner_steps, next_step, first)
+
+        steps = range(1, inner_steps)
+        iterate, state = _cpu.unrolled_or(unrolled, looped) if steps else first
         return optax.tree.sub(iterate, params), state
 
     return update_fn

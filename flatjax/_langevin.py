@@ -1,18 +1,17 @@
 """Langevin dynamics around an anchor: its noise is the same wherever the replicas live."""
 
-import math
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from flatjax import _order, _replicas
+from flatjax import _cpu, _replicas
 from flatjax._masks import Mask, map_masked
-from flatjax._normal import normal
+from flatjax._vectors import normal_like
 
 
 def langevin_noise(
@@ -50,29 +49,26 @@ def langevin_noise(
       >>> round(float(noise.std()), 3)
       0.1
     """
-    leaves, treedef = jax.tree.flatten(tree)
-    if not leaves:
+    if not jax.tree.leaves(tree):
         return tree
-    local_replicas = 1
-    shapes = [leaf.shape for leaf in leaves]
+    local_replicas, one = 1, tree
     if replica_axis is not None:
         local_replicas = _replicas.stacked_size(tree, replica_axis, "tree")
-        shapes = [shape[:replica_axis] + shape[replica_axis + 1 :] for shape in shapes]
+        one = jax.tree.map(functools.partial(_without_axis, replica_axis), tree)
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_replicas
     scale = noise_scale * jnp.sqrt(2 * jnp.asarray(learning_rate))
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
 
-    def draw(replica):
-        # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
-        noise = scale * normal(jax.random.fold_in(key, replica), ends[-1])
-        parts = zip(jnp.split(noise, ends[:-1]), shapes, leaves, strict=True)
-        return [part.reshape(shape).astype(leaf.dtype) for part, shape, leaf in parts]
+    def draw(index):
+        noise = normal_like(jax.random.fold_in(key, index), one, scale=scale)
+        return jax.tree.map(lambda z, leaf: z.astype(leaf.dtype), noise, one)
 
     if replica_axis is None:
-        noise = draw(first)
-    else:
-        noise = jax.vmap(draw, out_axes=replica_axis)(first + jnp.arange(local_replicas))
-    return jax.tree.unflatten(treedef, noise)
+        return draw(first)
+    return jax.vmap(draw, out_axes=replica_axis)(first + jnp.arange(local_replicas))
+
+
+def _without_axis(axis, leaf):
+    return jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
 
 
 def make_langevin_step(
@@ -108,9 +104,10 @@ def make_langevin_step(
             contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
             moved = map_masked(contract, mask, params, moved, state.anchor)
         if has_noise:
-            step = _order.after(moved, state.step)  # not beside the convolutions of the gradient
-            draw = lambda key, eta: langevin_noise(key, params, eta, noise_scale, **where)
-            noise = _order.once(draw, state.step, jax.random.fold_in(state.key, step), eta)
+            step = _cpu.after(moved, state.step)  # not beside the convolutions of the gradient
+            step_key = jax.random.fold_in(state.key, step)
+            noise = langevin_noise(step_key, params, eta, noise_scale, **where)
+            noise = _cpu.once(noise, state.step)
             moved = map_masked(jnp.add, mask, params, moved, noise)
         return moved, inner_state
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import PartitionSpec
 
-from flatjax import _order, _replicas
+from flatjax import _cpu, _replicas
 
 PLACEMENTS = ("auto", "vmap", "unroll", "mesh")
 
@@ -32,8 +31,8 @@ def map_replicas(
       together no longer fit a cache.
     - `"mesh"`: each device of the mesh axis `"replica"` runs its own replicas; other axes of the
       mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica.
-    - `"auto"` (default): mesh where one is given, else unrolled on CPU if the function contains a
-      convolution, else vmapped.
+    - `"auto"` (default): mesh where one is given, else vmapped; if the function contains a
+      convolution, it is unrolled in programs for CPU. It is then traced for both.
 
     Args:
       fn: a function of one replica's arguments (pytrees), returning a pytree of arrays.
@@ -69,48 +68,14 @@ def map_replicas(
         )
         if size == 0:
             raise ValueError("arguments stacked by in_axes must hold arrays, got none.")
-        chosen = placement
-        if chosen == "auto":
-            chosen = "mesh" if mesh is not None else _choose(fn, args, axes, size)
-        if chosen == "vmap":
+        if placement == "mesh" or (placement == "auto" and mesh is not None):
+            return _over_mesh(fn, args, axes, size, mesh)
+        if placement == "vmap":
             return jax.vmap(fn, in_axes=axes)(*args)
-        if chosen == "unroll":
-            return _unroll(fn, args, axes, size)
-        return _over_mesh(fn, args, axes, size, mesh)
+        place = _unroll if placement == "unroll" else _auto
+        return place(fn, args, axes, size)
 
     return mapped
-
-
-def contains_convolution(fn: Callable[..., Any], *args: Any) -> bool:
-    """Whether the program of `fn(*args)` contains a convolution, at any depth.
-
-    Args:
-      fn: a traceable function.
-      *args: its arguments, arrays or `jax.ShapeDtypeStruct`.
-
-    Returns:
-      True if any `conv_general_dilated` is found. The function is traced, not run.
-
-    Examples:
-      >>> import jax.numpy as jnp, flatjax
-      >>> flatjax.contains_convolution(jnp.dot, jnp.ones(3), jnp.ones(3))
-      False
-    """
-    closed = jax.make_jaxpr(fn)(*args)
-    return _has_convolution(closed.jaxpr)
-
-
-# XLA's, and those of `flatjax.models.conv_general_dilated`.
-_CONVOLUTIONS = ("conv_general_dilated", "convolution_on_cpu", "convolution_kernel_on_cpu")
-
-
-def _has_convolution(jaxpr) -> bool:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in _CONVOLUTIONS:
-            return True
-        if any(_has_convolution(inner) for inner in jaxprs_in_params(equation.params)):
-            return True
-    return False
 
 
 def _argument_axes(in_axes, args) -> tuple[int | None, ...]:
@@ -129,15 +94,17 @@ def _take(args, axes, index):
     ]
 
 
-def _choose(fn, args, axes, size) -> str:
+def _auto(fn, args, axes, size):
+    vmapped = lambda: jax.vmap(fn, in_axes=axes)(*args)
+    unrolled = lambda: _unroll(fn, args, axes, size)
     if size == 1:
-        return "unroll"
-    if jax.default_backend() != "cpu":
-        return "vmap"
+        return unrolled()
     # Traced where it runs, on the arguments themselves: inside a shard_map their types say more
     # than shape and dtype.
     one_replica = lambda *args: fn(*_take(args, axes, 0))
-    return "unroll" if contains_convolution(one_replica, *args) else "vmap"
+    if not _cpu.contains_convolution(one_replica, *args):
+        return vmapped()
+    return _cpu.unrolled_or(unrolled, vmapped)
 
 
 def _unroll(fn, args, axes, size):
@@ -145,7 +112,7 @@ def _unroll(fn, args, axes, size):
     for a in range(size):
         replica_args = _take(args, axes, a)
         if results:
-            replica_args = _order.after(results[-1], replica_args)
+            replica_args = _cpu.after(results[-1], replica_args)
         results.append(fn(*replica_args))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 

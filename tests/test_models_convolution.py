@@ -1,5 +1,7 @@
 """The convolution of our own against XLA's: values, gradients of any order and mode, batching."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,16 +10,10 @@ import pytest
 
 import flatjax
 from flatjax import models
-from flatjax.models import _convolution
+from flatjax._cpu import _convolution
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture
-def single_device(monkeypatch):
-    """Several devices have XLA's, and the tests have eight."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
 def draw(*shape):
@@ -30,7 +26,7 @@ def xla(images, kernel, strides, padding):
 
 def ours(images, kernel, strides, padding):
     found = models.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=LAYOUT)
-    assert "convolution_on_cpu" in str(
+    assert "convolution_maps" in str(
         jax.make_jaxpr(
             lambda i, k: models.conv_general_dilated(
                 i, k, strides, padding, dimension_numbers=LAYOUT
@@ -53,7 +49,7 @@ def ours(images, kernel, strides, padding):
     ],
 )
 @pytest.mark.parametrize("channels", [2, 40])  # few weights in a filter, and many
-def test_values_and_derivatives(single_device, count, size, window, strides, padding, channels):
+def test_values_and_derivatives(count, size, window, strides, padding, channels):
     images, kernel = draw(count, *size, channels), draw(*window, channels, 3) / channels**0.5
 
     def results(conv):
@@ -92,7 +88,7 @@ def test_values_and_derivatives(single_device, count, size, window, strides, pad
     )
 
 
-def test_layers_take_it(single_device):
+def test_layers_take_it():
     images = draw(4, 6, 6, 2)
     layers = [
         nn.Conv(3, (3, 3), strides=2, dtype=jnp.bfloat16, **options)
@@ -115,7 +111,7 @@ def test_layers_take_it(single_device):
         ((2, 2, 6, 6), (3, 2, 3, 3), {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}),
     ],
 )
-def test_all_else_is_left_to_xla(single_device, images, kernel, options):
+def test_all_else_is_left_to_xla(images, kernel, options):
     options = {"dimension_numbers": LAYOUT} | options
     images, kernel = draw(*images), draw(*kernel)
     found = models.conv_general_dilated(images, kernel, (1, 1), "VALID", **options)
@@ -124,14 +120,14 @@ def test_all_else_is_left_to_xla(single_device, images, kernel, options):
     assert not _convolution._is_ours(images, kernel, options)
 
 
-def test_it_is_known_for_a_convolution(single_device):
+def test_it_is_known_for_a_convolution():
     images, kernel = draw(2, 6, 6, 2), draw(3, 3, 2, 3)
     conv = lambda images, kernel: jnp.sum(ours(images, kernel, (1, 1), "SAME"))
     for fn in (conv, jax.grad(conv), jax.grad(conv, 1)):
-        assert flatjax.contains_convolution(jax.jit(fn), images, kernel)
+        assert models.contains_convolution(jax.jit(fn), images, kernel)
 
 
-def test_on_a_mesh_of_one_device(single_device):
+def test_on_a_mesh_of_one_device():
     """Types inside `shard_map` say over which axes an array varies; images here do not."""
     images, kernels = draw(4, 6, 6, 8), draw(2, 3, 3, 8, 3)
     loss = lambda kernel, images: jnp.sum(ours(images, kernel, (1, 1), "SAME") ** 2)
@@ -147,10 +143,43 @@ def test_on_a_mesh_of_one_device(single_device):
 
 
 def test_several_devices_have_xlas():
-    assert not _convolution._is_ours(draw(2, 6, 6, 2), draw(3, 3, 2, 3), {})
+    """A loop over images would gather a batch that is spread over them."""
+    mesh = flatjax.replica_mesh(1, jax.devices()[:2])
+    place = lambda spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(spec))
+    images, kernel = draw(4, 6, 6, 8), draw(3, 3, 8, 3)
+    loss = lambda kernel, images: jnp.sum(ours(images, kernel, (1, 1), "SAME") ** 2)
+    gradients = jax.grad(loss, (0, 1))
+    sharded = jax.jit(gradients, in_shardings=(place(None), place("data")))
+    compiled = sharded.lower(kernel, images).compile().as_text()
+    assert "all-gather" not in compiled
+    assert " while(" not in compiled
+    for a, b in zip(sharded(kernel, images), jax.jit(gradients)(kernel, images), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_half_precision_sums_in_float32(single_device):
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("precision", [None, "highest"])
+def test_other_platforms_have_xlas(platform, precision):
+    """The same convolutions as of `jax.lax`, in gradients under `vmap` too."""
+    images, kernels = draw(2, 4, 6, 6, 8), draw(2, 3, 3, 8, 3)
+
+    def convolutions(conv):
+        options = {"dimension_numbers": LAYOUT, "precision": precision}
+        loss = lambda k, x: jnp.sum(conv(x, k, (2, 2), "SAME", **options) ** 2)
+
+        @jax.jit
+        def gradients(kernels, images):
+            with jax.default_matmul_precision("high"):
+                return jax.vmap(jax.grad(loss, (0, 1)))(kernels, images)
+
+        lowered = gradients.trace(kernels, images).lower(lowering_platforms=(platform,))
+        lines = lowered.as_text().splitlines()
+        return sorted(re.sub(r"%\w+", "%", line) for line in lines if "convolution" in line)
+
+    assert convolutions(models.conv_general_dilated) == convolutions(jax.lax.conv_general_dilated)
+
+
+def test_half_precision_sums_in_float32():
     """The kernel's gradient is a sum over images and pixels, here of ones: 2^14 of them."""
     images, kernel = jnp.ones((64, 16, 16, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
     gradient = jax.grad(lambda kernel: ours(images, kernel, (1, 1), "SAME").sum())(kernel)
@@ -158,7 +187,7 @@ def test_half_precision_sums_in_float32(single_device):
     assert float(gradient.squeeze()) == 2**14
 
 
-def test_replicas_in_loops_use_the_fast_convolution(single_device):
+def test_replicas_in_loops_use_the_fast_convolution():
     """XLA's CPU backend is fast without groups and with the kernel's channels in their order."""
     images, kernels = draw(3, 8, 6, 6, 8), draw(3, 3, 3, 8, 8)
 

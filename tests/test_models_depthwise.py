@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatjax.models import _depthwise
+from flatjax._cpu import _depthwise
+from flatjax.models._depthwise import DepthwiseConv
 
 RNG = np.random.default_rng(0)
 
@@ -59,7 +60,7 @@ def test_half_precision_rounds_once():
 
 
 def test_kernels_start_with_a_variance_of_two_over_their_size():
-    layer = _depthwise.DepthwiseConv(5, dtype="bfloat16")
+    layer = DepthwiseConv(5, dtype="bfloat16")
     variables = jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 400)))
     kernel = np.asarray(variables["params"]["kernel"])
     assert kernel.dtype == np.float32

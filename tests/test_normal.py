@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from flatjax._normal import normal
+from flatjax._cpu import normal
 
 SIZES = (0, 1, 2, 7, 1000)
 
@@ -31,10 +31,19 @@ def test_stacked_keys():
     np.testing.assert_array_equal(found, [jax.random.normal(key, (9,)) for key in keys])
 
 
-def test_it_is_written_out():
-    trace = lambda key: str(jax.make_jaxpr(lambda key: normal(key, 9))(key))
-    assert "threefry2x32" not in trace(jax.random.key(0))
-    assert "random_bits" in trace(jax.random.key(0, impl="rbg"))
+def test_it_is_written_out_for_a_cpu():
+    def lowered(key, platform):
+        traced = jax.jit(lambda key: normal(key, 9)).trace(key)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    key = jax.random.key(0)
+    by_jax = jax.jit(lambda key: jax.random.normal(key, (9,))).trace(key)
+    rounds = lambda text: text.count("stablehlo.xor")
+    for platform in ("cuda", "tpu"):
+        expected = by_jax.lower(lowering_platforms=(platform,)).as_text()
+        assert rounds(lowered(key, platform)) == rounds(expected)
+    assert rounds(lowered(key, "cpu")) > rounds(by_jax.lower(lowering_platforms=("cpu",)).as_text())
+    assert "rng_bit_generator" in lowered(jax.random.key(0, impl="rbg"), "cpu")
 
 
 def test_what_is_not_written_out_is_left_to_jax():

@@ -1,6 +1,7 @@
 """`map_replicas`: the placement changes the program, not the result."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -9,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flatjax
+from flatjax import models
 
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 MESHES = {
@@ -164,30 +165,22 @@ def test_batches_sharded_over_data_alone():
 # --------------------------------------------------------------------------- how it is placed
 
 
-def convolutions(fn, *args):
+def convolutions(fn, *args, platform="cpu"):
     """The group counts of the convolutions in a program."""
-    found = []
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "conv_general_dilated":
-                found.append(equation.params["feature_group_count"])
-            for inner in jaxprs_in_params(equation.params):
-                visit(inner)
-
-    visit(jax.make_jaxpr(fn)(*args).jaxpr)
-    return found
+    lowered = jax.jit(fn).trace(*args).lower(lowering_platforms=(platform,))
+    return [int(count) for count in re.findall(r"feature_group_count = (\d+)", lowered.as_text())]
 
 
 def test_auto_unrolls_convolutions_on_cpu():
     """Four plain convolutions, where vmap makes a grouped one."""
     forward = lambda variables, images: Network().apply(variables, images, mutable=True)[0]
-    placed = lambda **options: convolutions(
-        flatjax.map_replicas(forward, **options), VARIABLES, IMAGES
+    placed = lambda platform="cpu", **options: convolutions(
+        flatjax.map_replicas(forward, **options), VARIABLES, IMAGES, platform=platform
     )
     assert placed(placement="vmap") == [4]
     assert placed(placement="unroll") == [1] * 4
     assert placed() == [1] * 4
+    assert placed("cuda") == placed("tpu") == [4]
     assert placed(mesh=MESHES["2x1"]) == [1] * 2  # two replicas on each device
 
 
@@ -224,12 +217,12 @@ HIDDEN = {
 
 @pytest.mark.parametrize("fn", HIDDEN.values(), ids=HIDDEN)
 def test_convolutions_are_found_at_any_depth(fn):
-    assert flatjax.contains_convolution(fn, jax.ShapeDtypeStruct((1, 1, 4, 4), jnp.float32))
+    assert models.contains_convolution(fn, jax.ShapeDtypeStruct((1, 1, 4, 4), jnp.float32))
 
 
 @pytest.mark.parametrize("fn", [jnp.sin, lambda x: x @ x, jax.jit(jnp.cumsum)])
 def test_no_convolution_where_there_is_none(fn):
-    assert not flatjax.contains_convolution(fn, jnp.ones((3, 3)))
+    assert not models.contains_convolution(fn, jnp.ones((3, 3)))
 
 
 # ------------------------------------------------------------------------------------ bad input

@@ -15,7 +15,7 @@ from experiments.engine.algorithms import ALGORITHMS, seed_noise
 from experiments.engine.config import TrainConfig
 from experiments.engine.placement import OneDevice, OnMesh, check_fit
 from experiments.engine.task import Task, make_task
-from flatjax import data
+from flatjax import data, models
 
 
 class TrainingDivergedError(RuntimeError):
@@ -169,7 +169,7 @@ class Trainer:
         state = jax.eval_shape(lambda: self.init_state(0))
         order = jax.eval_shape(lambda: self.epoch_order(0, 0))
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return not flatjax.contains_convolution(
+        return not models.contains_convolution(
             self.train_step, state, self.task.device_train, order, key
         )
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flatjax import _masks
+from flatjax import _masks, _vectors
 from flatjax._masks import Mask
-from flatjax.flatness import _perturb
+from flatjax._vectors import normal_like
 
 NORMALIZATIONS = ("filter", "layer", "none")
 
@@ -100,7 +100,7 @@ def random_direction(
         return (d * norm(w) / norm(d)).astype(w.dtype)
 
     weights = _masks.moving(params, mask)
-    direction = jax.tree.map(normalize, weights, _perturb.normal_like(key, weights))
+    direction = jax.tree.map(normalize, weights, normal_like(key, weights))
     return _masks.merge(direction, optax.tree.zeros_like(params))
 
 
@@ -173,7 +173,7 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
 
 
 def _unit(tree):
-    direction, norm = _perturb.unit(tree)
+    direction, norm = _vectors.unit(tree)
     return direction, float(norm)
 
 

@@ -21,9 +21,9 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
+from flatjax.flatness._inputs import Batches
 from flatjax.flatness._lanczos import tridiagonalize
 from flatjax.flatness._operators import Operator
-from flatjax.flatness._perturb import Batches
 
 WHICH = ("largest", "smallest", "magnitude")
 

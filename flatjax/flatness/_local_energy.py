@@ -12,7 +12,7 @@ from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax.batch_stats import UpdateStatsFn
-from flatjax.flatness import _perturb
+from flatjax.flatness import _inputs
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
 from flatjax.flatness._sums import check_quantity
 
@@ -152,7 +152,7 @@ def local_energy(
       >>> bool(abs(found.mean["loss"][0] - 0.25) < 3 * found.sem["loss"][0])
       True
     """
-    grid = _perturb.check_grid("sigmas", sigmas)
+    grid = _inputs.check_grid("sigmas", sigmas)
     max_samples = _check_draws(num_samples, max_samples, antithetic, target_sem)
     rises = make_rises(
         eval_fn,
@@ -167,10 +167,10 @@ def local_energy(
     )
 
     def measure(
-        params: chex.ArrayTree, batches: _perturb.Batches, key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: _inputs.Batches, key: chex.PRNGKey, *state: Any
     ) -> LocalEnergy:
         is_adaptive = target_sem is not None
-        data = _perturb.repeatable(batches) if is_adaptive else _perturb.Data(batches)
+        data = _inputs.repeatable(batches) if is_adaptive else _inputs.Data(batches)
         solution = Solution(params, data, key, state)
         reference, draws = None, dict[str, np.ndarray]()
         active, taken = np.arange(len(grid)), np.zeros(len(grid), int)

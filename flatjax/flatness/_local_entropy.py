@@ -13,7 +13,7 @@ from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._sampling import diagnostics, free_energy
 from flatjax.flatness import _tempering
-from flatjax.flatness._perturb import Batches, check_grid
+from flatjax.flatness._inputs import Batches, check_grid
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
 

@@ -12,7 +12,7 @@ from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._sampling import direct
-from flatjax.flatness._perturb import Batches, check_grid
+from flatjax.flatness._inputs import Batches, check_grid
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
 

@@ -16,7 +16,7 @@ import optax
 from flatjax import _masks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax.flatness import _perturb
+from flatjax.flatness import _inputs
 from flatjax.flatness._sums import differentiable
 
 
@@ -160,8 +160,8 @@ def _operator(product, mask):
         product, count = totals
         return jax.tree.map(lambda x: x / count, product)
 
-    def bind(params: chex.ArrayTree, batches: _perturb.Batches, *state: Any) -> Operator:
-        data = _perturb.repeatable(batches)
+    def bind(params: chex.ArrayTree, batches: _inputs.Batches, *state: Any) -> Operator:
+        data = _inputs.repeatable(batches)
         like = _masks.moving(params, mask)
         zeros = optax.tree.zeros_like(jax.eval_shape(total, like, params, next(iter(data)), state))
 

@@ -10,7 +10,7 @@ import numpy as np
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax.flatness._perturb import Batches, repeatable
+from flatjax.flatness._inputs import Batches, repeatable
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
 from flatjax.flatness._sums import check_quantity
 

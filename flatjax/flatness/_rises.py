@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _masks, _replicas
+from flatjax import _masks, _replicas, _vectors
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._placement import map_replicas
 from flatjax.batch_stats import UpdateStatsFn, reestimate
-from flatjax.flatness import _perturb
+from flatjax.flatness import _inputs
 
 NOISES = ("multiplicative", "additive")
 
@@ -44,7 +44,7 @@ class Solution(NamedTuple):
     """
 
     params: chex.ArrayTree
-    data: _perturb.Data
+    data: _inputs.Data
     key: chex.PRNGKey
     state: tuple[Any, ...]
 
@@ -149,7 +149,7 @@ def _make_draw(noise, mask, stacked):
 
     def draw(params, key):
         moving = _masks.moving(params, mask)
-        z = _perturb.normal_like(key, moving)
+        z = _vectors.normal_like(key, moving)
         return jax.tree.map(jnp.multiply, z, moving) if noise == "multiplicative" else z
 
     return jax.jit(jax.vmap(draw, in_axes=(0, None)) if stacked else draw)

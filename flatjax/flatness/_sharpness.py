@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flatjax import _checks, _masks
+from flatjax import _checks, _masks, _vectors
 from flatjax._evaluation import EvalFn, evaluate
 from flatjax._masks import Mask
-from flatjax.flatness import _perturb
+from flatjax._vectors import normal_like
+from flatjax.flatness import _inputs
 from flatjax.flatness._sums import check_quantity, differentiable
 
 
@@ -103,8 +104,8 @@ def sam_sharpness(
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
-    def measure(params: chex.ArrayTree, batches: _perturb.Batches, *state: Any) -> SamSharpness:
-        data = _perturb.repeatable(batches)
+    def measure(params: chex.ArrayTree, batches: _inputs.Batches, *state: Any) -> SamSharpness:
+        data = _inputs.repeatable(batches)
         grads, reference = gradient(params, data, state)
         zeros = optax.tree.zeros_like(grads)
         _, perturbed, norm = ascend(params, zeros, grads, rho, zeros)
@@ -191,8 +192,8 @@ def worst_case_sharpness(
     @jax.jit
     def draw_direction(params, key):
         weights = _masks.moving(params, mask)
-        noise = _perturb.normal_like(key, weights)
-        return _perturb.unit(jax.tree.map(lambda z, w: z.astype(w.dtype), noise, weights))[0]
+        noise = normal_like(key, weights)
+        return _vectors.unit(jax.tree.map(lambda z, w: z.astype(w.dtype), noise, weights))[0]
 
     def climb(params, u, direction, data, state):
         """The points of one ascent and the means there, one after another."""
@@ -204,9 +205,9 @@ def worst_case_sharpness(
         yield point, _to_numpy(evaluate(eval_fn, point, data, *state))
 
     def measure(
-        params: chex.ArrayTree, batches: _perturb.Batches, key: chex.PRNGKey, *state: Any
+        params: chex.ArrayTree, batches: _inputs.Batches, key: chex.PRNGKey, *state: Any
     ) -> WorstCaseSharpness:
-        data = _perturb.repeatable(batches)
+        data = _inputs.repeatable(batches)
         reference = _to_numpy(evaluate(eval_fn, params, data, *state))
         check_quantity(quantity, reference)
         worst, worst_point, restart_rises = reference, params, np.zeros(num_restarts)
@@ -271,7 +272,7 @@ def _ascent(rho, adaptive, mask):
     @jax.jit
     def ascend(params, u, grads, step, fallback):
         scaled = jax.tree.map(scale, _masks.moving(params, mask), grads)
-        unit, norm = _perturb.unit(scaled)
+        unit, norm = _vectors.unit(scaled)
         unit = optax.tree.where(norm == 0, fallback, unit)
         u = optax.tree.add_scale(u, step, unit)
         u_norm = optax.tree.norm(u)

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._evaluation import EvalFn, evaluate
-from flatjax.flatness._perturb import Batches, repeatable
+from flatjax.flatness._inputs import Batches, repeatable
 
 
 class Slice1D(NamedTuple):

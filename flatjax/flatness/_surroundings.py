@@ -8,11 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax import _masks
+from flatjax import _cpu, _masks, _vectors
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax._placement import contains_convolution
-from flatjax.flatness import _perturb, priors
+from flatjax.flatness import _inputs, priors
 
 PRIORS = MappingProxyType(
     {
@@ -58,22 +57,19 @@ class Landscape:
         self._add_one = jax.jit(self._add_to_one)
 
     def around(
-        self, params: chex.ArrayTree, batches: _perturb.Batches, state: tuple[Any, ...]
+        self, params: chex.ArrayTree, batches: _inputs.Batches, state: tuple[Any, ...]
     ) -> Surroundings:
         """Checks a solution and its data."""
-        data = _perturb.Data(batches)
+        data = _inputs.Data(batches)
         if not data.repeatable:
             raise ValueError(
                 "batches must be passed over many times, got an iterator: give a sequence, or a "
                 "function that returns a fresh iterator."
             )
-        num_weights = _perturb.size(_masks.moving(params, self._mask))
+        num_weights = _vectors.size(_masks.moving(params, self._mask))
         if not num_weights:
             raise ValueError("params must hold weights that move, got none: all are masked.")
-        # Vmapped convolutions are slower on CPU, XLA's own ten times.
-        one_by_one = jax.default_backend() == "cpu" and contains_convolution(
-            self._energy, params, next(iter(data)), *state
-        )
+        one_by_one = _cpu.prefers_unrolled(self._energy, params, next(iter(data)), *state)
         batches = tuple(data) if data.in_memory and len(data) == 1 else data
         return Surroundings(params, batches, state, num_weights, one_by_one)
 
@@ -114,7 +110,7 @@ class Landscape:
 
     def _place_one(self, params, noise, distance):
         moving = _masks.moving(params, self._mask)
-        moved = self._prior(moving, _perturb.unravel(noise, moving), distance)
+        moved = self._prior(moving, _vectors.unravel(noise, moving), distance)
         return _masks.map_moving(lambda w, new: new, params, moved)
 
 

@@ -6,8 +6,12 @@ is True. Those that draw random numbers in training take them from the stream `"
 `rngs={"dropout": key}`.
 """
 
+from flatjax._cpu import (
+    contains_convolution,
+    conv_general_dilated,
+    conv_general_dilated_cls,
+)
 from flatjax.models._convnet import SmallConvNet
-from flatjax.models._convolution import conv_general_dilated, conv_general_dilated_cls
 from flatjax.models._create import CONSTRUCTORS, create
 from flatjax.models._densenet import DenseNet, densenet121
 from flatjax.models._efficientnet import EfficientNet
@@ -28,6 +32,7 @@ __all__ = [
     "ShakeDrop",
     "SmallConvNet",
     "VisionTransformer",
+    "contains_convolution",
     "conv_general_dilated",
     "conv_general_dilated_cls",
     "create",

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flatjax._checks import check_count
+from flatjax._cpu import conv_general_dilated_cls
 from flatjax.models import _checks
-from flatjax.models._convolution import conv_general_dilated_cls
 from flatjax.models._pooling import max_pool
 
 

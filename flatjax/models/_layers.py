@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
-from flatjax.models._convolution import conv_general_dilated_cls
+from flatjax._cpu import conv_general_dilated_cls
 
 HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

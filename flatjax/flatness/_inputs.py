@@ -1,46 +1,14 @@
-"""The noise that moves weights, and the order in which data are passed over."""
+"""What measures are given: batches of data, and how they may be passed over; grids."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from flatjax import _checks
-from flatjax._normal import normal
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
-
-
-def size(tree: chex.ArrayTree) -> int:
-    """The number of weights in a pytree."""
-    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-def unravel(vector: jax.Array, tree: chex.ArrayTree) -> chex.ArrayTree:
-    """A vector cut into leaves of the shapes of a pytree."""
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(tree)
-    ends = np.cumsum([math.prod(np.shape(leaf)) for leaf in leaves])[:-1]
-    parts = zip(jnp.split(vector, ends), leaves, strict=True)
-    return treedef.unflatten([part.reshape(np.shape(leaf)) for part, leaf in parts])
-
-
-def normal_like(key: chex.PRNGKey, tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Standard normal noise of the shapes of a pytree."""
-    # One draw for all leaves: XLA takes half a second to compile each one on a CPU.
-    return unravel(normal(key, size(tree)), tree) if jax.tree.leaves(tree) else tree
-
-
-def unit(tree: chex.ArrayTree) -> tuple[chex.ArrayTree, jax.Array]:
-    """(tree / norm, norm); zeros stay zeros."""
-    norm = optax.tree.norm(tree)
-    return optax.tree.scale(jnp.where(norm == 0, 0.0, 1 / norm), tree), norm
 
 
 class Data:

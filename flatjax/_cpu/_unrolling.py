@@ -1,0 +1,88 @@
+"""Copies of a program, one after another, where XLA's CPU backend is slow with one for all.
+
+XLA's CPU backend runs a convolution about ten times slower inside a loop than outside, and as much
+slower with kernels that are batched (by `jax.vmap`) than one by one: measured on the two-layer
+network, 8-10 times for three vmapped replicas and 10 times for a scan over training steps, where
+unrolled copies cost 2.7-3.0 times one. Convolutions of `flatjax.models.conv_general_dilated` are
+spared the worst, but the maps of several networks together leave the cache. It can go when
+`python -m experiments.benchmarks.convolution` shows neither of the two.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax.extend.core import jaxprs_in_params
+
+from flatjax._cpu import _convolution
+
+T = TypeVar("T")
+
+
+def unrolled_or(unrolled: Callable[[], T], otherwise: Callable[[], T]) -> T:
+    """Calls the first function where the program is lowered for a CPU, the second one elsewhere.
+
+    Both are traced, and only one of them is lowered and compiled.
+
+    Args:
+      unrolled: a function of nothing that returns a pytree of arrays.
+      otherwise: another one, which returns the same values.
+
+    Returns:
+      The values.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax import _cpu
+      >>> int(_cpu.unrolled_or(lambda: jnp.add(1, 2), lambda: jnp.add(2, 1)))
+      3
+    """
+    return jax.lax.platform_dependent(cpu=unrolled, default=otherwise)
+
+
+def prefers_unrolled(fn: Callable[..., Any], *args: Any, platform: str | None = None) -> bool:
+    """Whether host code should call a program once for each network instead of vmapping it.
+
+    Args:
+      fn: the program of one network, a traceable function.
+      *args: its arguments, arrays or `jax.ShapeDtypeStruct`.
+      platform: where it runs, `"cpu"` or another one; JAX's default backend by default.
+
+    Returns:
+      True on a CPU if the program contains a convolution.
+    """
+    platform = jax.default_backend() if platform is None else platform
+    return platform == "cpu" and contains_convolution(fn, *args)
+
+
+def contains_convolution(fn: Callable[..., Any], *args: Any) -> bool:
+    """Whether the program of `fn(*args)` contains a convolution, at any depth.
+
+    Args:
+      fn: a traceable function.
+      *args: its arguments, arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+      True if any `conv_general_dilated` is found. The function is traced, not run.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax import models
+      >>> models.contains_convolution(jnp.dot, jnp.ones(3), jnp.ones(3))
+      False
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    return _has_convolution(closed.jaxpr)
+
+
+# XLA's, and those of `flatjax.models.conv_general_dilated`.
+_CONVOLUTIONS = {"conv_general_dilated"} | {p.name for p in _convolution.PRIMITIVES.values()}
+
+
+def _has_convolution(jaxpr) -> bool:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _CONVOLUTIONS:
+            return True
+        if any(_has_convolution(inner) for inner in jaxprs_in_params(equation.params)):
+            return True
+    return False
