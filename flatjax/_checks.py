@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 
 def check_number(
@@ -112,6 +114,20 @@ def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> 
         )
     if replica_axis is not None:
         check_count("replica_axis", replica_axis, minimum=0)
+
+
+def check_communication_dtype(dtype: DTypeLike | None) -> None:
+    """Raises unless the dtype is None, floating point or int8."""
+    if dtype is None:
+        return
+    try:
+        is_known = jnp.issubdtype(dtype, jnp.floating) or jnp.dtype(dtype) == jnp.int8
+    except TypeError:
+        is_known = False
+    if not is_known:
+        raise ValueError(
+            f"communication_dtype must be None, a floating-point dtype or int8, got {dtype!r}."
+        )
 
 
 def check_updates(updates: Any, params: Any) -> None:

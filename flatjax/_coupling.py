@@ -329,7 +329,7 @@ def _displacement(
     where: _Where, communication_dtype: DTypeLike | None
 ) -> Callable[[jax.Array], jax.Array]:
     _checks.check_replica_placement(**where._asdict())
-    communication.check_communication_dtype(communication_dtype)
+    _checks.check_communication_dtype(communication_dtype)
     return functools.partial(
         communication.displacement, **where._asdict(), dtype=communication_dtype
     )

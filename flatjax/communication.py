@@ -29,20 +29,6 @@ from flatjax import _replicas
 __all__ = ["displacement"]
 
 
-def check_communication_dtype(dtype: DTypeLike | None) -> None:
-    """Raises unless the dtype is None, floating point or int8."""
-    if dtype is None:
-        return
-    try:
-        is_known = jnp.issubdtype(dtype, jnp.floating) or jnp.dtype(dtype) == jnp.int8
-    except TypeError:
-        is_known = False
-    if not is_known:
-        raise ValueError(
-            f"communication_dtype must be None, a floating-point dtype or int8, got {dtype!r}."
-        )
-
-
 def displacement(
     leaf: jax.Array,
     *,
