@@ -194,8 +194,9 @@ def test_refuses_parameters_out_of_range(changes, message):
     params = {"alpha": 1.0, "delta": 1.0, "lam": 1.0} | changes
     with pytest.raises(ValueError, match=message):
         erm(losses.square(), **params)
-    with pytest.raises(TypeError, match="alpha must be a number"):
-        erm(losses.square(), alpha="1", delta=1.0, lam=1.0)
+    for wrong in ("1", True):
+        with pytest.raises(TypeError, match="alpha must be real numbers"):
+            erm(losses.square(), alpha=wrong, delta=1.0, lam=1.0)
 
 
 def test_refuses_losses_that_are_not_convex():

@@ -527,5 +527,5 @@ def test_the_sphere_refuses_parameters_out_of_range(changes, message):
 def test_a_coupling_refuses_parameters_out_of_range(changes, message):
     with pytest.raises(ValueError, match=message):
         replicated(LOGISTIC, **UNIT | {"y": 3.0, "beta": 1.0, "lam": 0.1} | changes)
-    with pytest.raises(TypeError, match="y must be a number"):
+    with pytest.raises(TypeError, match="y must be real numbers"):
         replicated(LOGISTIC, y="3", beta=1.0, lam=0.1, **UNIT)

@@ -30,6 +30,8 @@ def check_numbers(
     if is_traced(value):
         return value
     values = _checks.real_array(name, value)
+    if np.asarray(value).dtype == bool:
+        raise TypeError(f"{name} must be real numbers, got {value!r}.")
     valid = is_valid(values)
     if not valid.all():
         raise ValueError(f"{name} must be {expected}, got {values[~valid].flat[0]}.")
