@@ -11,9 +11,9 @@ from flatjax._coupling import (
     CoupleReplicasState,
     PullToCenterState,
     couple_replicas,
-    coupling_diagnostics,
     pull_to_center,
 )
+from flatjax._diagnostics import coupling_diagnostics
 from flatjax._entropy_sgd import EntropySGDState, entropy_sgd
 from flatjax._eval_params import eval_params
 from flatjax._evaluation import EvalFn, evaluate

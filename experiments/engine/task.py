@@ -142,7 +142,7 @@ class Task:
         return self.network.logits(variables, batch["image"])
 
     @functools.cached_property
-    def eval_fn(self) -> flatjax._evaluation.EvalFn:
+    def eval_fn(self) -> flatjax.EvalFn:
         """(params, batch, batch_stats) -> sums of loss and error; see `flatjax.evaluation`."""
         return jax.jit(
             lambda params, batch, batch_stats: _sums(self.logits(params, batch_stats, batch), batch)

@@ -20,7 +20,7 @@ import scipy.stats
 from experiments.report import plots, store
 from experiments.report.tables import markdown_table
 from experiments.studies.simulations import Point, read_simulations, simulate_points
-from flatjax.committee._binary import (
+from flatjax.committee import (
     BinarySolution,
     binary_bp,
     binary_focusing_bp,

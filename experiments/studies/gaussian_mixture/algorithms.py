@@ -12,8 +12,7 @@ import flatjax
 from experiments.studies.gaussian_mixture.control import limited, paired_error
 from experiments.studies.simulations import Point
 from flatjax import gaussian_mixture as gm
-from flatjax.gaussian_mixture import losses, simulate
-from flatjax.gaussian_mixture._replicated import replicated
+from flatjax.gaussian_mixture import losses, replicated, simulate
 
 MIXTURE = {"alpha": 1.0, "delta": 1.0, "rho": 0.5}
 LOSS = losses.logistic()

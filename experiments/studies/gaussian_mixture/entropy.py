@@ -7,8 +7,7 @@ import numpy as np
 from experiments.studies.gaussian_mixture.control import limited, paired_error
 from experiments.studies.simulations import Point
 from flatjax import gaussian_mixture as gm
-from flatjax.gaussian_mixture import _references, losses, sampling, simulate
-from flatjax.gaussian_mixture._local_entropy import local_entropy
+from flatjax.gaussian_mixture import _references, local_entropy, losses, sampling, simulate
 
 BALANCED = {"alpha": 1.0, "delta": 1.0, "rho": 0.5}
 UNBALANCED = BALANCED | {"rho": 0.2}

@@ -6,8 +6,14 @@ import numpy as np
 from experiments.studies.gaussian_mixture.control import limited, paired_error
 from experiments.studies.simulations import Point
 from flatjax import gaussian_mixture as gm
-from flatjax.gaussian_mixture import losses, sampling, simulate
-from flatjax.gaussian_mixture._replicated import Replicated, replicated, replicated_sphere
+from flatjax.gaussian_mixture import (
+    Replicated,
+    losses,
+    replicated,
+    replicated_sphere,
+    sampling,
+    simulate,
+)
 
 MIXTURE = {"alpha": 1.0, "delta": 1.0, "rho": 0.5}
 LOGISTIC = losses.logistic()
