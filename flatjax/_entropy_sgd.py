@@ -112,7 +112,8 @@ def entropy_sgd(
       mask: pytree of bools (or a function of params returning one); leaves marked False feel
         neither coupling nor noise. Leaves that must not move want `optax.partition` around this.
       opaque_mode: one `update` makes a whole loop. It takes the gradient at `params` and
-        `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere).
+        `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere). It is
+        traced for both: i may be a tracer, which indexes arrays but not Python lists.
 
     Returns:
       The transformation. `update` needs `params` (and in opaque mode `grad_fn`).
