@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +23,8 @@ STACK = {
 MINIMA = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), STACK)
 center = functools.partial(flatjax.replica_center, replica_axis=0, keepdims=True)
 distance = functools.partial(flatjax.replica_distance, replica_axis=0)
-assert_close = functools.partial(
-    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-)
-assert_equal = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+assert_equal = chex.assert_trees_all_equal
 
 
 def gradient(params):

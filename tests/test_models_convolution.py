@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -83,9 +84,7 @@ def test_values_and_derivatives(count, size, window, strides, padding, channels)
 
     expected, found = results(xla), results(ours)
     atol = 1e-4 if channels == 2 else 5e-4  # longer sums
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol), expected, found
-    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=atol)
 
 
 def test_layers_take_it():
@@ -97,9 +96,8 @@ def test_layers_take_it():
     variables = layers[0].init(jax.random.key(0), images)
     loss = lambda layer: lambda v: jnp.sum(layer.apply(v, images).astype(jnp.float32) ** 2)
     expected, found = (jax.grad(loss(layer))(variables) for layer in layers)
-    for a, b in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
-        assert a.dtype == b.dtype == jnp.float32
-        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.05)
+    chex.assert_type(jax.tree.leaves((found, expected)), jnp.float32)
+    chex.assert_trees_all_close(found, expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +135,7 @@ def test_on_a_mesh_of_one_device():
         jax.jit(flatjax.map_replicas(gradients, in_axes=(0, None), **options))(kernels, images)
         for options in ({"mesh": mesh}, {"placement": "vmap"}, {"placement": "unroll"})
     ]
-    for found in placed[1:]:
-        for a, b in zip(*map(jax.tree.leaves, (placed[0], found)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    chex.assert_trees_all_close(*placed, rtol=1e-4, atol=1e-3)
 
 
 def test_several_devices_have_xlas():

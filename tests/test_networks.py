@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -137,8 +138,7 @@ def test_parts_of_a_batch_make_the_gradient_of_the_whole():
         trainer = Trainer(dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=parts))
         state, losses = trainer.train_epoch(trainer.init_state(0), 0, 2)
         states.append((state.params, losses))
-    for whole, sum_of_parts in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(whole, sum_of_parts, atol=1e-6)
+    chex.assert_trees_all_close(*states, rtol=1e-7, atol=1e-6)
 
 
 def test_half_precision_keeps_weights_and_center_in_float32():

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -141,10 +142,7 @@ def plain(name):
     return CASES[name](jax.random.key(0))
 
 
-def assert_same(found, expected, rtol=0.0, atol=0.0):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    near = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
-    jax.tree.map(near, found, expected)
+assert_same = functools.partial(chex.assert_trees_all_close, rtol=0.0, atol=0.0)
 
 
 @each_case

@@ -2,9 +2,9 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from optax import contrib
@@ -86,7 +86,7 @@ def test_lookahead_takes_replicas_for_its_fast_weights():
     assert float(parabola(params.slow)) < 1e-3
     # Between two synchronisations, the fast weights are those of the optimizer alone.
     fast, _ = train(tx, optax.LookaheadParams.init_synced(PARAMS), 4)
-    jax.tree.map(np.testing.assert_array_equal, fast.slow, PARAMS)
+    chex.assert_trees_all_equal(fast.slow, PARAMS)
 
 
 def test_schedule_free_is_evaluated_at_its_average():

@@ -5,7 +5,7 @@ For draws :math:`z_s` and strengths :math:`\sigma_g` of the noise,
 .. math::
   \Delta_{gs} = E\big(w + \sigma_g \, d_s\big) - E(w), \qquad
   d_s = z_s \odot w \text{ (multiplicative) or } z_s \text{ (additive)}, \quad
-  z_s \sim \mathcal{N}(0, I)
+  z_s \sim \mathcal{N}(0, I) \tag{1}
 
 E being the mean over the data of each quantity that `eval_fn` sums. `make_rises` measures them, for
 `flatjax.flatness.local_energy` and `flatjax.flatness.pac_bayes_sigma`.
@@ -137,7 +137,7 @@ def mean_and_sem(
 
 
 def _move(params, direction, sigma):
-    """The perturbed network, w + sigma d."""
+    """The perturbed network, w + sigma d in eq. (1)."""
     return _masks.map_moving(lambda w, step: w + sigma * step, params, direction)
 
 
