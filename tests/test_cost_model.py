@@ -132,12 +132,13 @@ def transformation(plan):
     options = {
         "replica_axis": 0,
         "period": plan.period,
-        "delayed": plan.delayed,
         "communication_dtype": plan.communication_dtype if is_rounded else None,
     }
     if plan.decoupled:
-        return optax.chain(sgd, flatjax.pull_to_center(jnp.inf, 0.1, **options))
-    return optax.chain(flatjax.couple_replicas(0.1, **options), sgd)
+        return optax.chain(
+            sgd, flatjax.pull_to_center(jnp.inf, 0.1, overlapped=plan.delayed, **options)
+        )
+    return optax.chain(flatjax.couple_replicas(0.1, delayed=plan.delayed, **options), sgd)
 
 
 PLANS = {
