@@ -68,7 +68,7 @@ def measure(
         _of_average(*leaves) if is_float(leaves[0]) else Behaviour(step=step)
         for step, *leaves in rows
     ]
-    return start, first, behaviours
+    return start, [_wide(leaf) for leaf in first], behaviours
 
 
 def settled(old: Leaves, total: Leaves, count: int, behaviours: list[Behaviour]) -> Leaves:

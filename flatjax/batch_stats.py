@@ -6,6 +6,7 @@ the variance comes out several times too large. `reestimate` measures them inste
 data, and is the default wherever flatjax evaluates a center or an anchor.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -83,12 +84,11 @@ def reestimate(
             )
         return [jnp.array(leaf) for leaf in found]
 
-    total, count = [], 0
+    total: list[Any] = []
+    count = 0
     for batch in batches:
         if count == 0:
-            start, total, behaviours = measure(
-                lambda leaves, batch=batch: update(leaves, batch), old
-            )
+            start, total, behaviours = measure(functools.partial(update, batch=batch), old)
         else:
             found = update(start, batch)
             total = [
@@ -125,13 +125,17 @@ def average(
       >>> flatjax.batch_stats.average({"mean": jnp.array([[1.0], [3.0]])}, replica_axis=0)
       {'mean': Array([2.], dtype=float32)}
     """
-    place = {"axis_name": axis_name, "replica_axis": replica_axis}
     leaves: list[Any]
     structure: Any
     leaves, structure = jax.tree.flatten(stats)
-    means = iter(jax.tree.leaves(replica_center([x for x in leaves if is_float(x)], **place)))
+    floats = [leaf for leaf in leaves if is_float(leaf)]
+    center = replica_center(floats, axis_name=axis_name, replica_axis=replica_axis)
+    means = iter(jax.tree.leaves(center))
     return structure.unflatten(
-        [next(means) if is_float(x) else _largest(x, **place) for x in leaves]
+        [
+            next(means) if is_float(leaf) else _largest(leaf, axis_name, replica_axis)
+            for leaf in leaves
+        ]
     )
 
 
@@ -143,7 +147,6 @@ def _largest(leaf, axis_name, replica_axis):
     if replica_axis is not None:
         leaf = jnp.max(leaf, axis=replica_axis)
     if axis_name is not None:
-        leaf = jax.lax.pmax(leaf.astype(jnp.promote_types(leaf.dtype, jnp.int8)), axis_name).astype(
-            leaf.dtype
-        )
+        number = leaf.astype(jnp.promote_types(leaf.dtype, jnp.int8))  # flags have no largest
+        leaf = jax.lax.pmax(number, axis_name).astype(leaf.dtype)
     return leaf
