@@ -6,14 +6,17 @@ the variance comes out several times too large. `reestimate` measures them inste
 data, and is the default wherever flatjax evaluates a center or an anchor.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flatjax._replicas import replica_center
+from flatjax._running_statistics import is_float, measure, settled
 
 __all__ = ["average", "reestimate"]
 
@@ -28,24 +31,31 @@ def reestimate(
 ) -> chex.ArrayTree:
     r"""Measures the batch statistics of `params`: the equal mean over batches of each batch's own.
 
-    Running statistics are updated linearly, :math:`s \leftarrow m s + (1 - m) s_{batch}`, in linen
-    as elsewhere. So updating :math:`s = 0` once gives :math:`(1 - m) s_{batch}`, and updating
-    any other s gives m s more: the momentum need not be known. Costs one forward pass a batch, and
-    one more. As everywhere in batch norm, the variance is the mean of the batches' variances.
+    Running statistics are updated linearly, :math:`s \leftarrow m s + (1 - m) s_{batch}`. So
+    updating :math:`s = 0` once gives :math:`(1 - m) s_{batch}`, and updating any other s gives
+    m s more: the momentum need not be known. Averages that are debiased, as in Haiku, and counters
+    are recognised. Costs one forward pass a batch, and two or three more. As everywhere in batch
+    norm, the variance is the mean of the batches' variances.
 
     Args:
       update_stats_fn: `update_stats_fn(params, stats, batch) -> stats`, a forward pass in training
-        mode (`mutable=["batch_stats"]` in linen); jit it.
+        mode (`mutable=["batch_stats"]` in linen); jit it. Statistics come in at least float32, and
+        may be changed in place.
       params: the parameters.
-      stats: statistics of any parameters of this network; only shapes and dtypes are used.
+      stats: statistics of any parameters of this network; of floating-point leaves only shapes and
+        dtypes are used.
       batches: training batches, of the size that training used (the variance of small batches is
         smaller). A few dozen are enough.
 
     Returns:
-      The statistics of `params`, a pytree like `stats`.
+      The statistics of `params`, a pytree like `stats`, as after many updates: counters are at
+      least as high as it takes to forget where an average started. What is neither an average nor
+      a counter (flags, random keys) is that of `stats`.
 
     Raises:
-      ValueError: `batches` is empty, or the statistics ignore the data (their momentum is 1).
+      ValueError: `batches` is empty; the statistics ignore the data (their momentum is 1), change
+        their shapes, or depend on the old ones in another way; or the update rounds them so that
+        their momentum is lost (bfloat16 at 0.99).
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -58,35 +68,45 @@ def reestimate(
       >>> round(float(stats["mean"]), 3)
       8.0
     """
-    if not jax.tree.leaves(stats):
+    old: list[Any]
+    structure: Any
+    old, structure = jax.tree.flatten(stats)
+    if not any(map(is_float, old)):
         return stats
-    zeros = jax.tree.map(jnp.zeros_like, stats)
-    total, momentum, count = zeros, None, 0
+
+    def update(leaves, batch):
+        """New leaves, by way of a pytree that nobody else holds: it may be changed in place."""
+        found = jax.tree.leaves(update_stats_fn(params, structure.unflatten(leaves), batch))
+        if list(map(np.shape, found)) != list(map(np.shape, old)):
+            raise ValueError(
+                "update_stats_fn must return statistics of the shapes that it was given, "
+                f"{list(map(np.shape, old))}, got {list(map(np.shape, found))}."
+            )
+        return [jnp.array(leaf) for leaf in found]
+
+    total: list[Any] = []
+    count = 0
     for batch in batches:
-        from_zero = update_stats_fn(params, zeros, batch)
-        if momentum is None:
-            # From about the size of the batch's: 1 would be lost beside a large variance.
-            probe = jax.tree.map(lambda s: 1 + jnp.abs(s), from_zero)
-            from_probe = update_stats_fn(params, probe, batch)
-            momentum = jax.tree.map(lambda s, s_0, p: (s - s_0) / p, from_probe, from_zero, probe)
-        total = jax.tree.map(jnp.add, total, from_zero)
+        if count == 0:
+            start, total, behaviours = measure(functools.partial(update, batch=batch), old)
+        else:
+            found = update(start, batch)
+            total = [
+                known + new if is_float(new) else known
+                for known, new in zip(total, found, strict=True)
+            ]
         count += 1
-    if momentum is None:
+    if count == 0:
         raise ValueError("batches must hold at least one batch, got none.")
-    if any(bool(jnp.any(m >= 1)) for m in jax.tree.leaves(momentum)):
-        raise ValueError(
-            "update_stats_fn must move the statistics towards the batch's: they did not change. "
-            "Is the network in training mode, and its momentum below 1?"
-        )
-    return jax.tree.map(
-        lambda s, m, old: (s / (count * (1 - m))).astype(old.dtype), total, momentum, stats
-    )
+    return structure.unflatten(settled(old, total, count, behaviours))
 
 
 def average(
     stats: chex.ArrayTree, *, axis_name: str | None = None, replica_axis: int | None = None
 ) -> chex.ArrayTree:
     """The mean of the replicas' statistics: cheap, and right only once the replicas have collapsed.
+
+    Of counters and flags, which have no mean, the largest of the replicas is taken.
 
     Args:
       stats: the replicas' statistics.
@@ -97,11 +117,36 @@ def average(
       Statistics of one network.
 
     Raises:
-      ValueError: neither knob is given, or the leaves disagree on the number of replicas.
+      ValueError: neither knob is given, the leaves disagree on the number of replicas, or one
+        holds random keys.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
       >>> flatjax.batch_stats.average({"mean": jnp.array([[1.0], [3.0]])}, replica_axis=0)
       {'mean': Array([2.], dtype=float32)}
     """
-    return replica_center(stats, axis_name=axis_name, replica_axis=replica_axis)
+    leaves: list[Any]
+    structure: Any
+    leaves, structure = jax.tree.flatten(stats)
+    floats = [leaf for leaf in leaves if is_float(leaf)]
+    center = replica_center(floats, axis_name=axis_name, replica_axis=replica_axis)
+    means = iter(jax.tree.leaves(center))
+    return structure.unflatten(
+        [
+            next(means) if is_float(leaf) else _largest(leaf, axis_name, replica_axis)
+            for leaf in leaves
+        ]
+    )
+
+
+def _largest(leaf, axis_name, replica_axis):
+    """The largest of the replicas' integers, or flags."""
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise ValueError("stats must not hold random keys: they have no average.")
+    if replica_axis is not None:
+        leaf = jnp.max(leaf, axis=replica_axis)
+    if axis_name is not None:
+        number = leaf.astype(jnp.promote_types(leaf.dtype, jnp.int8))  # flags have no largest
+        leaf = jax.lax.pmax(number, axis_name).astype(leaf.dtype)
+    return leaf

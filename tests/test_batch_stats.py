@@ -147,6 +147,98 @@ def test_averaged_statistics_are_not_those_of_the_averaged_network():
     assert wrong.mean() > 2 * right.mean()
 
 
+def test_averages_of_counters_and_flags():
+    """They have no mean: 2^25 + 1 is no float32."""
+    large = 2**25 + 1
+    stats = {
+        "mean": jnp.array([[1.0], [3.0]]),
+        "count": jnp.array([large, large]),
+        "first": jnp.array([False, False]),
+    }
+    average = functools.partial(batch_stats.average, axis_name="replica")
+    for found in (
+        batch_stats.average(stats, replica_axis=0),
+        jax.vmap(average, axis_name="replica", out_axes=None)(stats),
+    ):
+        chex.assert_trees_all_equal(
+            found, {"mean": jnp.array([2.0]), "count": jnp.array(large), "first": jnp.array(False)}
+        )
+    with pytest.raises(ValueError, match="stats must not hold random keys"):
+        batch_stats.average({"key": jax.random.split(jax.random.key(0))}, replica_axis=0)
+
+
+# Updates of one mean, whose batches are 5 and 7.
+SCALAR_BATCHES = [jnp.full(4, 5.0), jnp.full(4, 7.0)]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("momentum", [0.5, 0.99])
+def test_statistics_in_half_precision(dtype, momentum):
+    """The update is made in float32, where a momentum of 0.99 is known to more than 36%."""
+    update = lambda params, stats, batch: momentum * stats + (1 - momentum) * batch.mean()
+    found = batch_stats.reestimate(update, None, jnp.zeros(3, dtype), SCALAR_BATCHES)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(
+        found.astype(float), 6.0, rtol=1e-2 if dtype != jnp.float32 else 1e-4
+    )
+
+
+def test_an_update_that_rounds_its_momentum_away_is_refused():
+    def update(params, stats, batch):
+        return (0.99 * stats + 0.01 * batch.mean()).astype(jnp.bfloat16)
+
+    with pytest.raises(ValueError, match="must not round the statistics to bfloat16"):
+        batch_stats.reestimate(update, None, jnp.zeros(3, jnp.bfloat16), SCALAR_BATCHES)
+
+
+def test_an_update_in_place():
+    """Of what it is given, and of what it has returned before."""
+    held = {}
+
+    def update(params, stats, batch):
+        stats["mean"] = 0.9 * stats["mean"] + 0.1 * batch.mean()
+        held.update(stats)
+        return held
+
+    found = batch_stats.reestimate(update, None, {"mean": jnp.array(9.0)}, SCALAR_BATCHES)
+    np.testing.assert_allclose(found["mean"], 6.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [jnp.array(0), jnp.array(100), jnp.array(0.0), np.int64(10**6)])
+def test_counters_are_raised_to_where_the_start_is_forgotten(count):
+    """Whether the average is divided by 1 - m^count or not, it is right, and so is the next."""
+
+    def update(params, stats, batch):
+        mean = 0.9 * stats["mean"] + 0.1 * batch.mean()
+        count = stats["count"] + 1
+        return {"mean": mean, "count": count, "debiased": mean / (1 - 0.9**count), **kept}
+
+    kept = {"key": jax.random.key(0), "old key": jax.random.PRNGKey(3), "flag": jnp.array(True)}
+    stats = {"mean": jnp.array(0.0), "count": count, "debiased": jnp.array(9.0), **kept}
+    found = batch_stats.reestimate(update, None, stats, SCALAR_BATCHES)
+    for mean in (found["mean"], found["debiased"], found["mean"] / (1 - 0.9 ** found["count"])):
+        np.testing.assert_allclose(mean, 6.0, rtol=1e-5)
+    assert found["count"] >= max(count, 100)
+    assert jax.tree.map(jnp.result_type, found) == jax.tree.map(jnp.result_type, stats)
+    chex.assert_trees_all_equal({name: found[name] for name in kept}, kept)
+    np.testing.assert_allclose(update(None, found, jnp.array(6.0))["debiased"], 6.0, rtol=1e-5)
+
+
+def test_nothing_but_counters_is_left_alone():
+    stats = {"count": jnp.array(3)}
+    assert batch_stats.reestimate(None, None, stats, SCALAR_BATCHES) is stats
+
+
+def test_a_dead_layer_and_nan():
+    update = lambda params, stats, batch: jax.tree.map(
+        lambda s, v: 0.9 * s + 0.1 * v, stats, {"dead": jnp.zeros(2), "nan": batch.mean() * jnp.nan}
+    )
+    stats = {"dead": jnp.ones(2), "nan": jnp.array(0.0)}
+    found = batch_stats.reestimate(update, None, stats, SCALAR_BATCHES)
+    np.testing.assert_array_equal(found["dead"], 0)
+    assert jnp.isnan(found["nan"])
+
+
 def test_no_statistics_no_work():
     update = lambda params, stats, batch: pytest.fail("There is nothing to measure.")
     assert batch_stats.reestimate(update, PARAMS, {}, BATCHES) == {}
@@ -158,5 +250,11 @@ def test_batch_stats_refuse():
     evaluating = lambda params, stats, batch: stats
     with pytest.raises(ValueError, match="update_stats_fn must move the statistics"):
         batch_stats.reestimate(evaluating, PARAMS, STATS, BATCHES)
+    squares = lambda params, stats, batch: jnp.sqrt(0.9 * stats**2 + 0.1 * batch.mean() ** 2)
+    with pytest.raises(ValueError, match="must change the statistics linearly"):
+        batch_stats.reestimate(squares, None, jnp.zeros(3), [jnp.array(0.1)])
+    fewer = lambda params, stats, batch: stats[:1]
+    with pytest.raises(ValueError, match="must return statistics of the shapes"):
+        batch_stats.reestimate(fewer, None, jnp.zeros(3), SCALAR_BATCHES)
     with pytest.raises(ValueError, match="axis_name or replica_axis"):
         batch_stats.average(STATS)

@@ -12,12 +12,12 @@ from scipy.special import log_ndtr
 
 from flatjax.committee._binary import (
     binary_bp,
-    binary_entropy,
     binary_focusing_bp,
     binary_reinforced_bp,
     pseudo_reinforcement,
 )
 from flatjax.committee._binary_amp import from_center
+from flatjax.committee._binary_entropy import binary_entropy
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(200)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -88,6 +88,69 @@ def test_entropy_of_small_committees_against_enumeration(num_units, num_inputs):
         estimated.append(found.entropy)
     assert np.mean(estimated) == pytest.approx(np.mean(counted), abs=0.02)
     assert np.corrcoef(estimated, counted)[0, 1] > 0.7
+
+
+def count(x, y, num_units):
+    """How many committees make no error; a field of 0 counts as positive."""
+    every = np.array(list(itertools.product([-1, 1], repeat=x.shape[1])))
+    votes, number = np.unique(np.where(every @ x.T < 0, -1, 1), axis=0, return_counts=True)
+    total = 0
+    for units in itertools.product(range(len(votes)), repeat=num_units):
+        if np.all(votes[list(units)].sum(axis=0) * y > 0):
+            total += np.prod(number[list(units)])
+    return total
+
+
+@pytest.mark.parametrize(
+    ("num_inputs", "num_patterns", "num_units"),
+    [(1, 3, 1), (2, 3, 1), (6, 4, 1), (9, 40, 1), (12, 5, 1), (4, 5, 3)],
+)
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_small_committees_are_counted(num_inputs, num_patterns, num_units, gaussian):
+    """Ties, contradictions and what no weights satisfy; by enumeration, of many instances."""
+    data = [random_data(seed, num_inputs, num_patterns, gaussian) for seed in range(12)]
+    x, y = (jnp.stack(parts) for parts in zip(*data, strict=True))
+    keys = jax.random.split(jax.random.key(0), 12)
+    solve = jax.vmap(functools.partial(binary_entropy, num_units=num_units))
+    found = jax.tree.map(np.asarray, solve(x, y, keys))
+    number = np.array([count(np.asarray(a), np.asarray(b), num_units) for a, b in data])
+    np.testing.assert_array_equal(found.converged, number > 0)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(found.entropy * num_inputs * num_units, np.log(number))
+    assert np.isfinite(found.magnetization[found.converged]).all()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_ties_are_counted_as_positive(sign):
+    """Of an even number of weights; all labels are alike."""
+    errors = []
+    for seed in range(12):
+        x, _ = random_data(seed, 14, 4)
+        y = sign * np.ones(4)
+        found = binary_entropy(x, y, jax.random.key(seed))
+        assert found.converged
+        errors.append(14 * found.entropy - np.log(count(np.asarray(x), y, 1)))
+    # Without regard to ties it would be -0.9 and 1.4.
+    assert abs(np.mean(errors)) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("num_inputs", "num_patterns", "gaussian"), [(13, 60, False), (16, 60, True), (51, 120, False)]
+)
+def test_an_impossible_entropy_has_not_converged(num_inputs, num_patterns, gaussian):
+    """Far beyond capacity there are no weights: whatever the messages say, they do not say so."""
+    data = [random_data(seed, num_inputs, num_patterns, gaussian) for seed in range(10)]
+    x, y = (jnp.stack(parts) for parts in zip(*data, strict=True))
+    found = jax.vmap(binary_entropy)(x, y, jax.random.split(jax.random.key(0), 10))
+    assert not found.converged.any()
+
+
+@pytest.mark.parametrize("num_units", [1, 3])
+def test_contradictory_patterns_have_not_converged(num_units):
+    x, y = random_data(0, 101, 3)
+    x, y = jnp.concatenate([x, x[:1]]), jnp.append(y, -y[0])
+    found = binary_entropy(x, y, jax.random.key(0), num_units=num_units, max_iterations=5000)
+    assert not found.converged
 
 
 def test_without_information_all_weights_count():
@@ -192,6 +255,22 @@ def test_bad_input_is_named(solver, changed, message):
     given = {"x": np.ones((3, 4)), "y": np.ones(3), "key": jax.random.key(0)}
     with pytest.raises(ValueError, match=message):
         solver(**(given | changed))
+
+
+def test_patterns_without_a_class_are_named():
+    for bad in (0.0, np.nan):
+        x = np.ones((3, 4))
+        x[1] = bad
+        with pytest.raises(ValueError, match="x must"):
+            binary_entropy(x, np.ones(3), jax.random.key(0))
+
+
+def test_solved_is_what_whole_numbers_say():
+    """Half of the patterns have ties: fields that are 0, and not just a rounding error."""
+    x, y = random_data(0, 10, 12)
+    for seed in range(20):
+        found = binary_bp(x, y, jax.random.key(seed), max_iterations=1)
+        assert num_errors(found, x, y) == found.num_errors
 
 
 def test_bad_schedules_are_named():

@@ -172,6 +172,8 @@ def test_contradictory_labels_have_no_phi():
     ("changed", "message"),
     [
         ({"x": np.ones(4)}, "x must have shape"),
+        ({"x": np.full((3, 4), np.nan)}, "x must be finite"),
+        ({"x": np.ones((3, 1)), "reference": np.ones((1, 1))}, "x must have at least 2 inputs"),
         ({"y": [1, -1]}, "y must have shape"),
         ({"y": [1, 0, 1]}, "y must hold labels"),
         ({"reference": np.ones((2, 4))}, "reference must have shape"),
@@ -186,6 +188,15 @@ def test_bad_input_is_named(measure, changed, message):
     given = {"x": np.ones((3, 4)), "y": [1, -1, 1], "reference": np.ones((1, 4)), "overlap": 0.5}
     with pytest.raises(ValueError, match=message):
         measure(jax.random.key(0), **(given | changed))
+
+
+def test_chains_need_room():
+    """At two inputs there are two weights at an overlap, and no way from one to the other."""
+    x, y, reference = np.array([[1.0, 0.5]]), [1], np.array([[1.0, 1.0]])
+    found = direct_log_fraction(jax.random.key(0), x, y, reference, overlap=0.0, num_samples=500)
+    assert abs(found.log_fraction - np.log(0.5)) < 4 * found.log_fraction_sem
+    with pytest.raises(ValueError, match="x must have at least 3 inputs, got 2"):
+        sample_log_fraction(jax.random.key(0), x, y, reference, overlap=0.0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ import PIL.ImageEnhance
 import PIL.ImageOps
 import pytest
 
-from flatjax.data import _image_operations, autoaugment, load
+from flatjax.data import (
+    _image_operations,
+    autoaugment,
+    compose,
+    cutout,
+    load,
+    random_crop,
+    random_flip,
+)
 from flatjax.data._autoaugment import POLICIES
 
 KEY = jax.random.key(0)
@@ -201,3 +209,14 @@ def test_images_must_be_grey_or_coloured_bytes(shape, dtype, error, message):
 def test_impossible_policies_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         autoaugment(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (0, 8, 8, 1), (2, 0, 8, 3)])
+def test_nothing_stays_nothing(shape):
+    """Also by each of a compiled pipeline, and of replicas."""
+    images, key = jnp.zeros(shape, jnp.uint8), jax.random.key(0)
+    augment = compose(random_flip, random_crop(2), autoaugment(), cutout(4))
+    for found in (augment(key, images), jax.jit(augment)(key, images)):
+        assert (found.shape, found.dtype) == (shape, jnp.uint8)
+    stacked = jax.vmap(augment)(jax.random.split(key), jnp.stack([images, images]))
+    assert stacked.shape == (2, *shape)

@@ -108,6 +108,13 @@ def test_take_batch_without_normalization_returns_the_raw_images():
     np.testing.assert_array_equal(batch["image"], split.image[[3, 1]])
 
 
+@pytest.mark.parametrize("indices", [[], np.zeros((2, 0), np.int32), np.array([])])
+def test_take_batch_of_nothing(indices):
+    batch = take_batch(to_device(make_split()), indices, NORMALIZATION)
+    shape = np.shape(indices)
+    assert (batch["image"].shape, batch["label"].shape) == ((*shape, 4, 5, 2), shape)
+
+
 def test_to_device_takes_a_device_or_a_sharding():
     split = make_split()
     mesh = jax.make_mesh((len(jax.devices()),), ("data",))

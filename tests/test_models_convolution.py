@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from properties import holds
 
 import flatjax
 from flatjax import models
@@ -104,6 +106,8 @@ def test_layers_take_it():
     ("images", "kernel", "options"),
     [
         ((0, 6, 6, 2), (3, 3, 2, 3), {}),
+        ((2, 6, 6, 0), (3, 3, 0, 3), {}),
+        ((2, 6, 6, 2), (3, 3, 2, 0), {}),
         ((2, 6, 6, 4), (3, 3, 2, 4), {"feature_group_count": 2}),
         ((2, 6, 6, 2), (3, 3, 2, 3), {"rhs_dilation": (2, 2)}),
         ((2, 2, 6, 6), (3, 2, 3, 3), {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}),
@@ -199,3 +203,64 @@ def test_replicas_in_loops_use_the_fast_convolution():
     assert len(convolutions) == 3 * (2 + 1)  # forward twice, and once to the inner maps
     assert all("dim_labels=b01f_01io->b01f" in line for line in convolutions)
     assert not any("group_count" in line for line in convolutions)
+
+
+def results_of(conv, images, kernel, *where, **options):
+    """Value and both gradients; the name of the error where there is none."""
+    try:
+        fn = lambda images, kernel: conv(
+            images, kernel, *where, dimension_numbers=LAYOUT, **options
+        )
+        value, pull_back = jax.vjp(fn, images, kernel)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        return type(error).__name__
+    return value, *pull_back(jnp.cos(jnp.arange(1.0 * value.size)).reshape(value.shape))
+
+
+EMPTY = [
+    ((1, 2, 1, 1), (4, 1, 1, 1), (1, 1), "VALID"),
+    ((1, 1, 1, 1), (2, 1, 1, 1), (2, 1), "VALID"),
+    ((1, 3, 3, 1), (2, 1, 1, 1), (1, 2), ((0, 0), (-1, -2))),
+    ((2, 0, 3, 1), (1, 1, 1, 2), (1, 1), "SAME"),
+]
+
+
+@pytest.mark.parametrize(("images", "kernel", "strides", "padding"), EMPTY)
+def test_empty_maps(images, kernel, strides, padding):
+    operands = draw(*images), draw(*kernel)
+    found = results_of(models.conv_general_dilated, *operands, strides, padding)
+    expected = results_of(jax.lax.conv_general_dilated, *operands, strides, padding)
+    assert found[0].size == 0
+    chex.assert_trees_all_equal(found, expected)
+
+
+def test_small_shapes():
+    """Value and gradients, or the error, are those of XLA, of nothing too."""
+
+    def check(count, pixels, window, channels, strides, padding, dilation, groups):
+        images = draw(count, *pixels, groups * channels[0])
+        kernel = draw(*window, channels[0], groups * channels[1])
+        options = {"rhs_dilation": dilation, "feature_group_count": groups}
+        found, expected = (
+            results_of(conv, images, kernel, strides, padding, **options)
+            for conv in (models.conv_general_dilated, jax.lax.conv_general_dilated)
+        )
+        if isinstance(expected, str):
+            assert found == expected
+        else:
+            chex.assert_trees_all_equal_shapes(found, expected)
+            chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+    pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
+    holds(
+        check,
+        examples=12,
+        count=st.integers(0, 2),
+        pixels=pair(0, 3),
+        window=pair(1, 3),
+        channels=pair(0, 2),
+        strides=pair(1, 2),
+        padding=st.sampled_from(["SAME", "VALID"]) | st.tuples(pair(-1, 2), pair(-1, 2)),
+        dilation=st.sampled_from([(1, 1), (1, 1), (2, 1)]),
+        groups=st.sampled_from([1, 1, 2]),
+    )

@@ -66,3 +66,22 @@ def test_kernels_start_with_a_variance_of_two_over_their_size():
     assert kernel.dtype == np.float32
     # The sample variance of n normal numbers is off by sqrt(2/n) of itself; allow 4 of these.
     assert abs(kernel.var() * 25 / 2 - 1) < 4 * np.sqrt(2 / kernel.size)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3, 2), (2, 0, 3, 2), (2, 3, 0, 2), (1, 1, 1, 2)])
+@pytest.mark.parametrize("size", [3, 5])
+def test_nothing_and_less_than_a_kernel(shape, size):
+    """Empty maps, and those smaller than the kernel: as by XLA, value and gradients."""
+    rng = np.random.default_rng(0)
+    maps = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 1, 2)), jnp.float32)
+
+    def results(conv):
+        value, pull_back = jax.vjp(lambda x, k: conv(x, k, 2), maps, kernel)
+        return value, *pull_back(jnp.cos(value))
+
+    for ours, theirs in zip(
+        results(_depthwise.depthwise_conv), results(_depthwise._grouped), strict=True
+    ):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

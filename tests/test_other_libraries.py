@@ -1,5 +1,6 @@
-"""Networks that are not linen: the core sees pytrees only. NNX, Equinox and Haiku."""
+"""Networks that are not linen, and their batch norm: NNX, Equinox and Haiku are pytrees."""
 
+import functools
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import equinox
 import haiku
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -82,6 +84,89 @@ def test_networks_train(make, name):
     assert after < 0.3 * before
     if name != "esgd":  # whose anchors are not coupled: their center is no solution
         assert loss(flatjax.replica_center(members, replica_axis=0)) < 1.5 * after
+
+
+# --- batch norm: statistics of each library, in its own form --------------------------------------
+
+BATCHES = [2.0 * i + (1 + i) * X[:32] for i in range(3)]
+MEANS = {
+    "mean": np.mean([batch.mean(axis=0) for batch in BATCHES], axis=0),
+    "var": np.mean([batch.var(axis=0) for batch in BATCHES], axis=0),
+}
+PROBE = np.float32([[0.3, -2.0, 5.0], [1.0, 7.0, 0.0]])
+
+
+def nnx_norm(momentum):
+    """Merged outside of jit, so that the update changes its statistics in place."""
+    norm = nnx.BatchNorm(3, momentum=momentum, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
+    graph, params, stats = nnx.split(norm, nnx.Param, ...)
+
+    def update(params, stats, batch):
+        norm = nnx.merge(graph, params, stats)
+        norm(batch)
+        return nnx.state(norm, nnx.BatchStat)
+
+    def evaluate(stats, x):
+        return nnx.merge(graph, params, stats)(x, use_running_average=True)
+
+    return update, params, stats, evaluate
+
+
+def equinox_norm(momentum, mode):
+    """Whose state is an object that each update uses up."""
+    make = functools.partial(equinox.nn.BatchNorm, axis_name="batch", channelwise_affine=False)
+    norm, state = equinox.nn.make_with_state(make)(3, momentum=momentum, mode=mode)
+
+    def apply(norm, state, batch):
+        return jax.vmap(norm, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(
+            batch, state
+        )
+
+    update = lambda norm, state, batch: apply(norm, state, batch)[1]
+    return update, norm, state, lambda s, x: apply(equinox.nn.inference_mode(norm), s, x)[0]
+
+
+def haiku_norm(momentum):
+    """Which keeps a hidden average, a debiased one and a counter."""
+
+    def forward(x, is_training):
+        return haiku.BatchNorm(False, False, decay_rate=momentum)(x, is_training)
+
+    norm = haiku.without_apply_rng(haiku.transform_with_state(forward))
+    params, stats = norm.init(jax.random.key(0), X, is_training=True)
+    update = lambda params, stats, x: norm.apply(params, stats, x, is_training=True)[1]
+    return update, params, stats, lambda s, x: norm.apply(params, s, x, is_training=False)[0]
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+@pytest.mark.parametrize(
+    "make",
+    [
+        nnx_norm,
+        functools.partial(equinox_norm, mode="ema"),
+        functools.partial(equinox_norm, mode="batch"),
+        haiku_norm,
+    ],
+    ids=["nnx", "equinox ema", "equinox batch", "haiku"],
+)
+@pytest.mark.parametrize("trained", [0, 30])
+def test_batch_norm(make, momentum, trained):
+    """Evaluated with re-estimated statistics: those of NumPy over the same batches."""
+    update, params, stats, evaluate = make(momentum)
+    leaves, structure = jax.tree.flatten(stats)
+    for _ in range(trained):
+        leaves = jax.tree.leaves(update(params, structure.unflatten(leaves), X + 100))
+    stats = structure.unflatten(leaves)
+    found = flatjax.batch_stats.reestimate(update, params, stats, BATCHES)
+    leaves = jax.tree.leaves(found)
+    expected = (PROBE - MEANS["mean"]) / np.sqrt(MEANS["var"] + 1e-5)
+    np.testing.assert_allclose(evaluate(found, PROBE), expected, rtol=1e-3, atol=1e-4)
+    # And so they are where training continues, on a batch with just these statistics.
+    noise = np.random.default_rng(0).standard_normal((64, 3))
+    noise = (noise - noise.mean(axis=0)) / noise.std(axis=0)
+    batch = jnp.asarray(MEANS["mean"] + np.sqrt(MEANS["var"]) * noise, jnp.float32)
+    continued = update(params, structure.unflatten(leaves), batch)
+    np.testing.assert_allclose(evaluate(continued, PROBE), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_core_imports_no_neural_network_library():

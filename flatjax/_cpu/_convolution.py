@@ -60,7 +60,7 @@ def conv_general_dilated(
 
     A program for another platform or for several devices has XLA's convolution and its gradients,
     as has anything but two-dimensional convolutions in linen's layout (NHWC, HWIO), without groups
-    or dilation.
+    or dilation, and whatever is empty.
 
     Args:
       lhs: images x, (B, H, W, C).
@@ -83,8 +83,10 @@ def conv_general_dilated(
       >>> conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=layout).shape
       (2, 4, 4, 5)
     """
-    if not _is_ours(lhs, rhs, options):
-        return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    by_xla = functools.partial(jax.lax.conv_general_dilated, lhs, rhs, window_strides, padding)
+    # Whatever is empty, images, kernel or maps, is XLA's: it has no patches.
+    if not _is_ours(lhs, rhs, options) or not jax.eval_shape(lambda: by_xla(**options)).size:
+        return by_xla(**options)
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
@@ -107,7 +109,9 @@ def conv_general_dilated_cls() -> Callable[..., jax.Array]:
 
 
 def _is_ours(lhs, rhs, options) -> bool:
-    if lhs.ndim != 4 or lhs.shape[0] == 0 or not jnp.issubdtype(lhs.dtype, jnp.floating):
+    if lhs.ndim != 4 or 0 in lhs.shape + rhs.shape:
+        return False
+    if not jnp.issubdtype(lhs.dtype, jnp.floating):
         return False
     layout = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, options.get("dimension_numbers"))
     if layout != jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT):

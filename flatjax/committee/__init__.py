@@ -6,14 +6,13 @@ the points that are asked for. The argument `y` of the functions holds the label
 
 from flatjax.committee._amp import Marginals, amp
 from flatjax.committee._binary import (
-    BinaryEntropy,
     BinarySolution,
     binary_bp,
-    binary_entropy,
     binary_focusing_bp,
     binary_reinforced_bp,
     pseudo_reinforcement,
 )
+from flatjax.committee._binary_entropy import BinaryEntropy, binary_entropy
 from flatjax.committee._expectation_propagation import expectation_propagation
 from flatjax.committee._focusing import (
     BeliefPropagation,

@@ -1,4 +1,4 @@
-r"""Committees with weights of +-1: message passing that finds them, and counts them.
+r"""Committees with weights of +-1: message passing that finds them.
 
 Belief propagation estimates the mean of each weight over all weights without errors. These are
 many and far apart, so that the signs of the means are no solution. Two ways to make them one:
@@ -12,9 +12,8 @@ iteration takes 10 K N P operations, 0.3 ms for a perceptron of 1000 inputs and 
 core. It is meant for patterns whose components are independent.
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
-from flatjax._float64 import in_float64, is_traced
+from flatjax._float64 import is_traced
 from flatjax.committee._binary_amp import Schedules, iterate, signs
 from flatjax.committee._checks import check_damping, check_patterns, check_units
 
@@ -47,24 +46,6 @@ class BinarySolution(NamedTuple):
     solved: jax.Array
     iterations: jax.Array
     magnetization: jax.Array
-
-
-class BinaryEntropy(NamedTuple):
-    """How many weights of +-1 make no error, as belief propagation estimates it.
-
-    Attributes:
-      entropy: logarithm of the number, per weight; log 2 without patterns.
-      magnetization: mean of the weights without errors, shape (K, N).
-      change: of the means in the last iteration, root mean square.
-      iterations: how many there were.
-      converged: whether the change is below the tolerance; the entropy means little otherwise.
-    """
-
-    entropy: jax.Array
-    magnetization: jax.Array
-    change: jax.Array
-    iterations: jax.Array
-    converged: jax.Array
 
 
 def binary_bp(
@@ -102,7 +83,7 @@ def binary_bp(
       >>> found.weights.shape, bool(found.train_error < 0.1)
       ((1, 101), True)
     """
-    nothing = _values("gamma", 0.0, max_iterations)
+    nothing = schedule_values("gamma", 0.0, max_iterations)
     schedules = Schedules(nothing, nothing, nothing)
     _checks.check_scalar("tolerance", tolerance)
     return _solve(x, y, key, schedules, num_units, damping, tolerance)
@@ -150,7 +131,7 @@ def binary_reinforced_bp(
     """
     if reinforcement is None:
         reinforcement = lambda t: t / max_iterations
-    shares = _values("reinforcement", reinforcement, max_iterations, maximum=1.0)
+    shares = schedule_values("reinforcement", reinforcement, max_iterations, maximum=1.0)
     nothing = jnp.zeros_like(shares)
     return _solve(x, y, key, Schedules(shares, nothing, nothing), num_units, damping, 0.0)
 
@@ -207,8 +188,8 @@ def binary_focusing_bp(
     """
     if gamma is None:
         gamma = lambda t: 2 * t / max_iterations
-    gammas = _values("gamma", gamma, max_iterations)
-    replicas = _values("num_replicas", num_replicas, max_iterations, minimum=1.0)
+    gammas = schedule_values("gamma", gamma, max_iterations)
+    replicas = schedule_values("num_replicas", num_replicas, max_iterations, minimum=1.0)
     schedules = Schedules(jnp.zeros_like(gammas), gammas, replicas - 1)
     return _solve(x, y, key, schedules, num_units, damping, 0.0)
 
@@ -244,71 +225,11 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
     return gamma, num_replicas
 
 
-def binary_entropy(
-    x: jax.Array,
-    y: jax.Array,
-    key: chex.PRNGKey,
-    *,
-    num_units: int = 1,
-    max_iterations: int = 1000,
-    damping: float = 0.5,
-    tolerance: float = 1e-8,
-) -> BinaryEntropy:
-    r"""The number of weights without errors, by belief propagation, in double precision.
-
-    .. math::
-      s = \frac{1}{N K} \Big[ \sum_\mu \log Z_\mu + \sum_{k \mu} \frac{V_k^\mu (g_k^\mu)^2}{2}
-        + \sum_{k i} \big(\log 2 \cosh B_{ki} - B_{ki} m_{ki}\big) \Big]
-
-    Bethe's free entropy at the fixed point of the messages: B the field of a weight, m = tanh B,
-    V the variance of a field, g its derivative of log Z. For large random patterns its mean is the
-    replica-symmetric entropy, which for the perceptron vanishes at P = 0.833 N
-    [Krauth and Mezard, 1989].
-
-    Args:
-      x: patterns, shape (P, N), with components of order 1.
-      y: labels, -1 or 1, shape (P,).
-      key: PRNG key of the first messages.
-      num_units: K, odd. Units may remain alike, which only shows how they may be permuted.
-      max_iterations: of 10 K N P operations each.
-      damping: share of the old fields that is kept, in [0, 1).
-      tolerance: of the change of the means.
-
-    Returns:
-      The entropy; can be vmapped.
-
-    Raises:
-      ValueError: see `binary_bp`.
-      TypeError: a number of units or iterations is not an int.
-
-    Examples:
-      >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (50, 501)))
-      >>> found = binary_entropy(x, jnp.ones(50), jax.random.key(1))
-      >>> bool(found.converged), round(float(found.entropy), 1)  # log 2 without patterns
-      (True, 0.6)
-    """
-    _check(x, y, num_units, damping)
-    _checks.check_scalar("tolerance", tolerance)
-    nothing = _values("gamma", 0.0, max_iterations)
-    solve = functools.partial(_entropy, num_units=num_units)
-    return in_float64(solve)(key, x, y, Schedules(nothing, nothing, nothing), damping, tolerance)
-
-
-def _entropy(key, x, y, schedules, damping, tolerance, *, num_units) -> BinaryEntropy:
-    limits = {"damping": damping, "tolerance": tolerance, "stop_when_solved": False}
-    last = iterate(key, x, y, schedules, num_units=num_units, **limits)
-    b, m = last.cavity, jnp.tanh(last.cavity)
-    of_weights = jnp.logaddexp(b, -b) - b * m
-    total = jnp.sum(last.log_z) + jnp.sum(last.variance * last.g**2) / 2 + jnp.sum(of_weights)
-    converged = last.change < tolerance
-    return BinaryEntropy(total / m.size, m, last.change, last.iteration, converged)
-
-
 def _solve(x, y, key, schedules, num_units, damping, tolerance) -> BinarySolution:
-    _check(x, y, num_units, damping)
+    check_binary(x, y, num_units, damping)
     x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-    limits = {"damping": damping, "tolerance": tolerance, "stop_when_solved": True}
-    last = iterate(key, x, y, schedules, num_units=num_units, **limits)
+    limits = {"tolerance": tolerance, "message_tolerance": jnp.inf, "stop_when_solved": True}
+    last = iterate(key, x, y, schedules, num_units=num_units, damping=damping, **limits)
     return BinarySolution(
         weights=signs(last.field),
         num_errors=last.num_errors,
@@ -319,10 +240,16 @@ def _solve(x, y, key, schedules, num_units, damping, tolerance) -> BinarySolutio
     )
 
 
-def _values(name, schedule, num_iterations, minimum=0.0, maximum=np.inf):
+def schedule_values(
+    name: str,
+    schedule: float | Schedule,
+    num_iterations: int,
+    minimum: float = 0.0,
+    maximum: float = np.inf,
+) -> jax.Array:
     """A number or a schedule at all iterations; or an error."""
     _checks.check_count("max_iterations", num_iterations)
-    value = schedule
+    value: Any = schedule
     if callable(schedule):
         value = jax.vmap(schedule)(jnp.arange(num_iterations))
     if not is_traced(value) and not (np.all(value >= minimum) and np.all(value <= maximum)):
@@ -330,7 +257,8 @@ def _values(name, schedule, num_iterations, minimum=0.0, maximum=np.inf):
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (num_iterations,))
 
 
-def _check(x, y, num_units, damping):
+def check_binary(x: Any, y: Any, num_units: int, damping: float) -> None:
+    """Raises unless there are patterns, labels, an odd number of units and a damping."""
     check_patterns(x, y)
     check_units(num_units)
     check_damping(damping)

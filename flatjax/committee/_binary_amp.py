@@ -37,6 +37,7 @@ class Messages(NamedTuple):
       variance: of fields, shape (K, P).
       num_errors: of the signs of the weights.
       change: root mean square of the last one of the mean weights.
+      message_change: likewise of g, in units of the deviation of a field.
       iteration: how many there were.
     """
 
@@ -47,6 +48,7 @@ class Messages(NamedTuple):
     variance: jax.Array
     num_errors: jax.Array
     change: jax.Array
+    message_change: jax.Array
     iteration: jax.Array
 
 
@@ -60,12 +62,14 @@ def iterate(
     num_units: int,
     damping: jax.Array,
     tolerance: jax.Array,
+    message_tolerance: jax.Array,
     stop_when_solved: jax.Array,
+    offset: jax.Array | float = 0.0,
 ) -> Messages:
     r"""Passes messages until there are no errors, or nothing changes, or schedules end.
 
     .. math::
-      V &= (1 - m^2) \, U_2^T, \quad \omega = m U^T - V g, \quad
+      V &= (1 - m^2) \, U_2^T, \quad \omega = m U^T - V g + \text{offset}, \quad
       (g, \Gamma) = \text{output}(\omega, V), \\
       B &= g U + m \, (\Gamma U_2), \quad
       h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h
@@ -80,7 +84,9 @@ def iterate(
       num_units: K.
       damping: share of the old fields that is kept.
       tolerance: of the change.
+      message_tolerance: of the change of messages.
       stop_when_solved: whether no errors are a reason to stop.
+      offset: added to the fields of the patterns, shape (P,).
 
     Returns:
       The last messages.
@@ -93,7 +99,7 @@ def iterate(
     def step(now: Messages) -> Messages:
         m = jnp.tanh(now.field)
         variance = jnp.maximum((1 - m**2) @ squares.T, LEAST_VARIANCE)
-        omega = m @ design.T - variance * now.g
+        omega = m @ design.T - variance * now.g + offset
         output = majority(omega, variance)
         cavity = output.g @ design + m * (output.gamma @ squares)
         at_time = jax.tree.map(lambda values: values[now.iteration], schedules)
@@ -107,14 +113,16 @@ def iterate(
             g=output.g,
             log_z=output.log_z,
             variance=variance,
-            num_errors=_num_errors(field, design, y),
+            num_errors=_num_errors(field, x, y),
             change=change,
+            message_change=jnp.sqrt(jnp.mean((output.g - now.g) ** 2 * variance)),
             iteration=now.iteration + 1,
         )
 
     def goes_on(now: Messages) -> jax.Array:
         solved = stop_when_solved & (now.num_errors == 0)
-        return (now.iteration < num_steps) & ~solved & ~(now.change < tolerance)
+        rests = (now.change < tolerance) & (now.message_change <= message_tolerance)
+        return (now.iteration < num_steps) & ~solved & ~rests
 
     field = 0.1 * jax.random.normal(key, (num_units, num_features), x.dtype)
     nothing = jnp.zeros((num_units, num_patterns), x.dtype)
@@ -126,6 +134,7 @@ def iterate(
         variance=nothing,
         num_errors=jnp.asarray(num_patterns),
         change=jnp.asarray(jnp.inf, x.dtype),
+        message_change=jnp.asarray(jnp.inf, x.dtype),
         iteration=jnp.asarray(0),
     )
     return jax.lax.while_loop(goes_on, step, start)
@@ -153,7 +162,7 @@ def signs(field: jax.Array) -> jax.Array:
     return jnp.where(field < 0, -1.0, 1.0).astype(field.dtype)
 
 
-def _num_errors(field, design, y):
-    fields = y * (signs(field) @ design.T)
-    votes = jnp.where(fields < 0, -1, 1).sum(axis=0)
+def _num_errors(field, x, y):
+    # Of x itself: divided by sqrt(N), components of +-1 would not add up to just 0.
+    votes = jnp.where(signs(field) @ x.T < 0, -1, 1).sum(axis=0)
     return jnp.sum(votes * y <= 0)

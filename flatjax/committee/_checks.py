@@ -39,6 +39,16 @@ def check_patterns(x: Any, y: Any) -> None:
         raise ValueError("y must hold labels -1 and 1, got others.")
 
 
+def check_inputs(x: Any, least: int = 2) -> None:
+    """Raises unless weights on a sphere can turn: around a reference, 3 inputs are needed."""
+    if np.shape(x)[1] < least:
+        where = "on the sphere" if least == 2 else "at an overlap with a reference"
+        raise ValueError(
+            f"x must have at least {least} inputs, got {np.shape(x)[1]}: a unit has only two "
+            f"weights {where}."
+        )
+
+
 def check_directions(reference: Any) -> None:
     """Raises unless every unit of a reference (..., K, N) has a direction."""
     if not np.all(np.isfinite(reference)) or not np.all(np.any(reference != 0, axis=-1)):
@@ -88,7 +98,8 @@ def check_problem(
     if reference is None:
         num_units = 1 if num_units is None else num_units
         check_units(num_units)
-        return Problem(patterns, None, None, (), num_units, _contradictory(patterns))
+        return Problem(patterns, None, None, (), num_units, contradictory(patterns))
+    check_inputs(x, least=3)
     reference = np.asarray(reference, np.float64)
     if reference.ndim < 2 or reference.shape[-1] != patterns.shape[1]:
         raise ValueError(
@@ -110,21 +121,33 @@ def check_problem(
     reference = reference / np.sqrt(np.mean(reference**2, axis=-1, keepdims=True))
     references = np.broadcast_to(reference, (*shape, *units)).reshape(-1, *units)
     overlaps = np.broadcast_to(overlap, shape).reshape(-1)
-    return Problem(patterns, references, overlaps, shape, units[0], _contradictory(patterns))
+    return Problem(patterns, references, overlaps, shape, units[0], contradictory(patterns))
 
 
 def signed_patterns(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Labels times patterns / sqrt(N), all to be put into the class 1; or an error."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     check_patterns(x, y)
+    check_inputs(x)
+    return signed(x, y) / np.sqrt(np.shape(x)[1]) + 0.0  # turns -0 into 0
+
+
+def signed(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Labels times patterns; raises unless patterns are finite and have a class."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if not np.all(np.isfinite(x)):
         raise ValueError("x must be finite, got NaN or infinity.")
     if not np.all(np.any(x != 0, axis=1)):
         raise ValueError("x must hold no pattern that is 0 everywhere: it has no class.")
-    return y[:, None] * x / np.sqrt(x.shape[1]) + 0.0  # turns -0 into 0
+    return y[:, None] * x
 
 
-def _contradictory(patterns):
-    """Whether a pattern comes with both labels, or its negative with the same."""
-    seen = {row.tobytes() for row in patterns}
-    return any((0.0 - row).tobytes() in seen for row in patterns)
+def contradictory(patterns: np.ndarray) -> bool:
+    """Whether signed patterns exclude each other: one points the other way from another.
+
+    Directions are compared in single precision, in which multiples of a pattern are the same.
+    """
+    patterns = patterns / np.max(np.abs(patterns), axis=1, keepdims=True)
+    norms = np.linalg.norm(patterns, axis=1, keepdims=True)
+    directions = (patterns / norms).astype(np.float32) + np.float32(0.0)  # turns -0 into 0
+    seen = {row.tobytes() for row in directions}
+    return any((np.float32(0.0) - row).tobytes() in seen for row in directions)

@@ -36,10 +36,11 @@ from numpy.typing import ArrayLike
 
 from flatjax._float64 import in_float64
 from flatjax.committee._amp import (
-    POSSIBLE,
     Marginals,
     as_results,
     entropy_per_weight,
+    error_of_fields,
+    is_possible,
     majority_in_chunks,
 )
 from flatjax.committee._checks import check_iteration, check_problem
@@ -181,16 +182,16 @@ def _propagate(
         last = jax.lax.while_loop(go_on, step, first)
         units = posterior(last, with_variance=True)
         phi = _entropy(units, last, reference, overlap)
-        votes = jnp.sum(jnp.where(units.field > 0, 1, -1), axis=0)
-        converged = (last.residual <= tolerance) & (phi < POSSIBLE)
+        train_error = error_of_fields(units.field)
+        possible = is_possible(phi, train_error, num_units)
         return Marginals(
             mean=units.mean,
             variance=units.variance,
             phi=phi,
-            train_error=jnp.mean(votes < 0),
+            train_error=train_error,
             iterations=last.iterations,
             residual=last.residual,
-            converged=converged,
+            converged=(last.residual <= tolerance) & possible,
         )
 
     if references is None:

@@ -26,11 +26,12 @@ from numpy.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._float64 import in_float64
-from flatjax.committee._amp import amp_step, first_messages
+from flatjax.committee._amp import amp_step, error_of_fields, first_messages, is_possible
 from flatjax.committee._checks import (
     check_damping,
     check_iteration,
     check_units,
+    contradictory,
     signed_patterns,
 )
 from flatjax.committee._constraints import Gaussian, constrained, solve_norm
@@ -67,7 +68,8 @@ class BeliefPropagation(NamedTuple):
       train_error: fraction of patterns that `weights` classifies wrongly; often not 0.
       iterations: how many were made.
       residual: as of `amp`.
-      converged: whether it is within the tolerance.
+      converged: whether it is within the tolerance, and error-free weights may exist: not if two
+        patterns exclude each other, nor if a single unit's mean makes an error.
     """
 
     weights: np.ndarray
@@ -124,7 +126,8 @@ def belief_propagation(
     """
     check_iteration(damping, max_iterations, tolerance)
     patterns, normal = _check(x, y, key, num_units)
-    return in_float64(_iterate)(patterns, 0.1 * normal, damping, tolerance, max_iterations)
+    found = in_float64(_iterate)(patterns, 0.1 * normal, damping, tolerance, max_iterations)
+    return found._replace(converged=found.converged & (not contradictory(patterns)))
 
 
 def focusing_bp(
@@ -228,13 +231,14 @@ def _iterate(patterns, start, damping, tolerance, max_iterations):
     go_on = lambda now: (now.residual > tolerance) & (now.iterations < max_iterations)
     first = first_messages(start, jnp.ones_like(start), len(patterns))
     last = jax.lax.while_loop(go_on, step, first)
+    train_error = _train_error(patterns, last.mean)
     return BeliefPropagation(
         weights=_to_sphere(last.mean),
         variance=last.variance,
-        train_error=_train_error(patterns, last.mean),
+        train_error=train_error,
         iterations=last.iterations,
         residual=last.residual,
-        converged=last.residual <= tolerance,
+        converged=(last.residual <= tolerance) & is_possible(0.0, train_error, len(start)),
     )
 
 
@@ -300,7 +304,7 @@ def replicated(
 
 
 def _train_error(patterns, mean):
-    return jnp.mean(jnp.sum(jnp.where(mean @ patterns.T > 0, 1, -1), axis=0) < 0)
+    return error_of_fields(mean @ patterns.T)
 
 
 def _to_sphere(mean):

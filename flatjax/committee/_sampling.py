@@ -25,7 +25,12 @@ from numpy.typing import ArrayLike
 from flatjax import _checks
 from flatjax._sampling import diagnostics, direct, free_energy
 from flatjax._sampling.drawing import at_overlap
-from flatjax.committee._checks import as_overlap, check_directions, check_patterns
+from flatjax.committee._checks import (
+    as_overlap,
+    check_directions,
+    check_inputs,
+    check_patterns,
+)
 from flatjax.committee._dynamics import sample_energies
 from flatjax.committee._model import fields, to_sphere
 
@@ -64,7 +69,7 @@ class SampledLogFraction(NamedTuple):
       r_hat: agreement of the chains, the worst of all betas; 1 is good, 1.05 too much.
       ess: number of independent samples, the least of all betas > 0; 100 at least are wanted.
       exchange: rate of exchanges between neighbouring betas, the least; 0.05 at least is wanted.
-      converged: whether all four are as wanted.
+      converged: whether all four are as wanted, and there is a log fraction.
     """
 
     phi: np.ndarray
@@ -110,8 +115,9 @@ def direct_log_fraction(
       The shares. A field of 0 counts as positive.
 
     Raises:
-      ValueError: shapes that do not fit, an even number of units or one of zero norm, labels other
-        than -1 and 1, an overlap out of (-1, 1), num_samples or num_parallel < 1.
+      ValueError: shapes that do not fit, one input only, an even number of units or one of zero
+        norm, labels other than -1 and 1, an x that is not finite, an overlap out of (-1, 1),
+        num_samples or num_parallel < 1.
       TypeError: num_samples or num_parallel is not an int.
 
     Examples:
@@ -204,8 +210,9 @@ def sample_log_fraction(
       The shares and how far to trust them. A field of 0 counts as right.
 
     Raises:
-      ValueError: as `direct_log_fraction`; largest_beta or duration is not positive, fewer than 2
-        betas or chains, 10 steps, 1 step of warm-up.
+      ValueError: as `direct_log_fraction`; fewer than 3 inputs, since chains then cannot move;
+        largest_beta or duration is not positive, fewer than 2 betas or chains, 10 steps, 1 step of
+        warm-up.
       TypeError: one of the numbers is not an int.
 
     Examples:
@@ -219,6 +226,7 @@ def sample_log_fraction(
       True
     """
     data, reference, overlap = _check(x, y, reference, overlap)
+    check_inputs(x, least=3)
     for name, value in (("largest_beta", largest_beta), ("duration", duration)):
         _checks.check_scalar(name, value, exclusive_minimum=True)
     sizes = {"num_chains": num_chains, "num_steps": num_steps, "num_warmup": num_warmup}
@@ -243,7 +251,7 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
     share = np.mean(energy[..., -1] == 0)
     found = free_energy.reweight(energy, betas, integrated, threshold=0.0)
     if share > 0:
-        log_fraction, sem = np.asarray(found.log_mass), np.asarray(found.log_mass_sem)
+        log_fraction, sem = np.minimum(found.log_mass, 0.0), np.asarray(found.log_mass_sem)
         integrated = integrated[-1] + np.log(share)
     else:
         log_fraction = sem = integrated = np.array(np.nan)
@@ -259,7 +267,8 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
         r_hat=r_hat[1:].max(),
         ess=ess[1:].min(),
         exchange=exchange.min(),
-        converged=diagnostics.has_converged(r_hat, ess, exchange, share),
+        converged=diagnostics.has_converged(r_hat, ess, exchange, share)
+        & np.isfinite(log_fraction),
     )
 
 
@@ -281,6 +290,9 @@ def _check(x, y, reference, overlap) -> tuple[dict[str, jax.Array], jax.Array, n
     """The data as a batch, the reference on the sphere, the overlaps; or an error."""
     x, y, reference = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
     check_patterns(x, y)
+    check_inputs(x)
+    if not np.all(np.isfinite(x)):
+        raise ValueError("x must be finite, got NaN or infinity.")
     if reference.ndim != 2 or reference.shape[1] != x.shape[1] or reference.shape[0] % 2 == 0:
         raise ValueError(
             f"reference must have shape (K, {x.shape[1]}), K odd, got {reference.shape}."

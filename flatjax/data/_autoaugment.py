@@ -164,6 +164,8 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
         batch, height, width, channels = images.shape
         if channels not in (1, 3):
             raise ValueError(f"images must have 1 or 3 channels, got shape {images.shape}")
+        if not images.size:
+            return images
         operations = jax.tree.map(jnp.asarray, _operations(sub_policies, height, width))
         which_key, probability_key, sign_key = jax.random.split(key, 3)
         which = jax.random.randint(which_key, (batch,), 0, count)

@@ -118,6 +118,9 @@ def take_batch(
       >>> batch["image"].shape, batch["label"].shape
       ((2, 64, 8, 8, 1), (2, 64))
     """
+    indices = jnp.asarray(indices)
+    if not indices.size:
+        indices = indices.astype(jnp.int32)  # an empty list has no integers
     image = device_split.image[indices]
     if normalization is not None:
         image = normalization.normalize(image)

@@ -1,0 +1,154 @@
+r"""How an update changes running statistics: what libraries do differently is measured.
+
+With s a leaf of the statistics, m a momentum and :math:`\bar s` the statistics of a batch, an
+update is one of
+
+.. math::
+  s' &= m s + (1 - m) \bar s && \text{an average, in all libraries} \quad (1) \\
+  s' &= \bar s \text{ after the first} && \text{a debiased average, in Haiku} \quad (2) \\
+  s' &= s + \text{const.} && \text{a counter, in Haiku and Equinox} \quad (3)
+
+Which one it is follows from three updates with the same batch: :math:`s_1` from zero, :math:`s_2`
+from :math:`s_1`, and one from a probe p, which gives the momentum. Where (1) holds
+:math:`s_2 - s_1 = m s_1`; where (2) holds it is 0.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from flatjax._replicas import at_least_float32
+
+REMAINDER = 1e-8  # share of their start in averages that are returned as if of many updates
+LARGEST_ERROR = 0.02  # of 1 - m, relative
+
+Leaves = list[Any]
+
+
+class Behaviour(NamedTuple):
+    """What an update does to a leaf; nothing that matters where both are None.
+
+    Attributes:
+      momentum: m in (1), 0 in (2); of the shape of the leaf.
+      step: const. in (3).
+    """
+
+    momentum: Any = None
+    step: Any = None
+
+
+def measure(
+    update: Callable[[Leaves], Leaves], old: Leaves
+) -> tuple[Leaves, Leaves, list[Behaviour]]:
+    """Leaves from which an update gives the statistics of a batch, that update, and behaviours.
+
+    Args:
+      update: leaves of the statistics after an update with some batch.
+      old: leaves before it; of floating-point numbers only shape and dtype are used.
+    """
+    start = [jnp.zeros_like(_wide(leaf)) if is_float(leaf) else leaf for leaf in old]
+    first = update(start)
+    steps = [_step(*pair) for pair in zip(old, first, strict=True)]
+    if any(step is not None for step in steps):  # a debiased average wants its counter at 0
+        start = [
+            leaf if step is None else jnp.zeros_like(leaf)
+            for leaf, step in zip(start, steps, strict=True)
+        ]
+        first = update(start)
+    # About the size of the batch's: 1 would be lost beside a large variance.
+    probe = [
+        1 + jnp.abs(_wide(one)) if is_float(one) else leaf
+        for leaf, one in zip(start, first, strict=True)
+    ]
+    moved, second = update(probe), update([_wide(leaf) for leaf in first])
+    rows = zip(steps, first, second, probe, moved, strict=True)
+    behaviours = [
+        _of_average(*leaves) if is_float(leaves[0]) else Behaviour(step=step)
+        for step, *leaves in rows
+    ]
+    return start, [_wide(leaf) for leaf in first], behaviours
+
+
+def settled(old: Leaves, total: Leaves, count: int, behaviours: list[Behaviour]) -> Leaves:
+    """Statistics as they are after many updates, of the sum of `count` ones that started at zero.
+
+    Counters are raised to as many updates: averages that are divided by 1 - m^counter when they
+    are used, as in Equinox, then are what they are.
+    """
+    momenta = [np.max(b.momentum, initial=0.0) for b in behaviours if b.momentum is not None]
+    largest = np.clip(max(momenta, default=0.0), 0.0, 1 - 1e-6)
+    updates = np.ceil(np.log(REMAINDER) / np.log(largest)) if largest > 0 else 1.0
+
+    def settle(old, total, behaviour):
+        if behaviour.momentum is not None:
+            return (total / (count * (1 - behaviour.momentum))).astype(jnp.result_type(old))
+        if behaviour.step is None:
+            return old
+        dtype = jnp.result_type(old)
+        raised = np.maximum(np.asarray(old), updates * behaviour.step)
+        if not is_float(old):
+            raised = np.minimum(raised, 2.0 ** (jnp.iinfo(dtype).bits - 2))
+        return jnp.asarray(raised, dtype)
+
+    return [settle(*leaves) for leaves in zip(old, total, behaviours, strict=True)]
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf may hold an average."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _wide(leaf):
+    return at_least_float32(jnp.asarray(leaf)) if is_float(leaf) else leaf
+
+
+def _step(before, after):
+    """By how much an integer leaf counts, or None."""
+    if not jnp.issubdtype(jnp.result_type(before), jnp.integer):
+        return None
+    change = np.asarray(after, np.int64) - np.asarray(before, np.int64)
+    counts = change.size > 0 and change.min() == change.max() > 0  # unlike raw random keys
+    return int(change.flat[0]) if counts else None
+
+
+def _of_average(first, second, probe, moved) -> Behaviour:
+    """The behaviour of a leaf of floating-point numbers; raises if it is neither of them."""
+    momentum = (_wide(moved) - _wide(first)) / probe
+    s_1, s_2, m = (np.asarray(array, np.float64) for array in (first, second, momentum))
+    square = np.sum(s_1**2)
+    if not np.isfinite(square + np.sum(m)):
+        return Behaviour(momentum=momentum)  # and so are the statistics
+    if square == 0 and np.any(np.asarray(moved) != np.asarray(probe)):
+        return Behaviour(momentum=jnp.where(momentum < 1, momentum, 0))
+    if square > 0:
+        mean, growth = np.sum(m * s_1**2) / square, np.sum((s_2 - s_1) * s_1) / square
+        near = 0.05 + 0.3 * mean  # what is random in a network differs between updates
+        if np.all(m < 1) and abs(growth - mean) < near:
+            _check_digits(first, mean)
+            return Behaviour(momentum=momentum)
+        if abs(growth) < near and np.any(m != 1):
+            return Behaviour(momentum=jnp.zeros_like(momentum))
+        if np.all(m == 1) and abs(growth - 1) < near:
+            return Behaviour(step=s_1)
+    if np.any(m >= 1):
+        raise ValueError(
+            "update_stats_fn must move the statistics towards the batch's: they did not change. "
+            "Is the network in training mode, and its momentum below 1?"
+        )
+    raise ValueError(
+        "update_stats_fn must change the statistics linearly, s <- m s + (1 - m) s_batch, got a "
+        f"second update that adds {growth:.3g} of the first where m is {mean:.3g}."
+    )
+
+
+def _check_digits(first, momentum):
+    dtype = jnp.result_type(first)
+    error = float(jnp.finfo(dtype).eps) / 2 / (1 - momentum)
+    if error > LARGEST_ERROR:
+        raise ValueError(
+            f"update_stats_fn must not round the statistics to {dtype}: their momentum, about "
+            f"{momentum:.3g}, cannot be measured then. Compute them in the dtype they come in, "
+            "float32, and round what reestimate returns."
+        )

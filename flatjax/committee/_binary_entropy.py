@@ -1,0 +1,148 @@
+"""The number of committees with weights of +-1 that make no error."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flatjax import _checks
+from flatjax._float64 import in_float64, is_traced
+from flatjax.committee._binary import check_binary, schedule_values
+from flatjax.committee._binary_amp import Schedules, iterate
+from flatjax.committee._checks import contradictory, signed
+
+COUNTED = 12  # weights, at most, that are counted
+POSSIBLE = 1e-9  # rounding error of an entropy
+
+
+class BinaryEntropy(NamedTuple):
+    """How many weights of +-1 make no error, counted, or estimated by belief propagation.
+
+    Attributes:
+      entropy: logarithm of the number, per weight; log 2 without patterns.
+      magnetization: mean of the weights without errors, shape (K, N).
+      change: of the means in the last iteration, root mean square; 0 of weights that were counted.
+      iterations: how many there were; 0 of weights that were counted.
+      converged: whether this change and that of the messages are below the tolerance, and the
+        entropy is one of at least 1 and at most all weights, and no two patterns exclude each
+        other (which is not seen under `jax.vmap`); it means nothing otherwise. Where weights were
+        counted and there are none: False, an entropy of -inf and a magnetization of NaN.
+    """
+
+    entropy: jax.Array
+    magnetization: jax.Array
+    change: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+
+
+def binary_entropy(
+    x: jax.Array,
+    y: jax.Array,
+    key: chex.PRNGKey,
+    *,
+    num_units: int = 1,
+    max_iterations: int = 1000,
+    damping: float = 0.5,
+    tolerance: float = 1e-8,
+) -> BinaryEntropy:
+    r"""The number of weights without errors, in double precision.
+
+    Up to 12 weights, N K, are counted. More are estimated by belief propagation,
+
+    .. math::
+      s = \frac{1}{N K} \Big[ \sum_\mu \log Z_\mu + \sum_{k \mu} \frac{V_k^\mu (g_k^\mu)^2}{2}
+        + \sum_{k i} \big(\log 2 \cosh B_{ki} - B_{ki} m_{ki}\big) \Big]
+
+    that is, Bethe's free entropy at the fixed point of the messages: B the field of a weight,
+    m = tanh B, V the variance of a field, g its derivative of log Z. For large random patterns its
+    mean is the replica-symmetric entropy, which for the perceptron vanishes at P = 0.833 N
+    [Krauth and Mezard, 1989].
+
+    A field of 0 counts as positive. A pattern that has components of one size only, and an even
+    number of them, has fields at even multiples of that size; the bound of the Gaussian ones is
+    then put between 0 and the next.
+
+    Args:
+      x: patterns, shape (P, N), with components of order 1.
+      y: labels, -1 or 1, shape (P,).
+      key: PRNG key of the first messages.
+      num_units: K, odd. Units may remain alike, which only shows how they may be permuted.
+      max_iterations: of 10 K N P operations each.
+      damping: share of the old fields that is kept, in [0, 1).
+      tolerance: of the change of the means.
+
+    Returns:
+      The entropy; can be vmapped.
+
+    Raises:
+      ValueError: see `binary_bp`; unless traced, an x that is not finite or has a pattern that is
+        0.
+      TypeError: a number of units or iterations is not an int.
+
+    Examples:
+      >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (50, 501)))
+      >>> found = binary_entropy(x, jnp.ones(50), jax.random.key(1))
+      >>> bool(found.converged), round(float(found.entropy), 1)  # log 2 without patterns
+      (True, 0.6)
+    """
+    check_binary(x, y, num_units, damping)
+    _checks.check_scalar("tolerance", tolerance)
+    nothing = schedule_values("gamma", 0.0, max_iterations)
+    solve = functools.partial(_entropy, num_units=num_units)
+    schedules = Schedules(nothing, nothing, nothing)
+    found = in_float64(solve)(key, x, y, schedules, damping, tolerance)
+    if is_traced(x, y):
+        return found
+    # Which several units need not notice.
+    return found._replace(converged=found.converged & (not contradictory(signed(x, y))))
+
+
+def _entropy(key, x, y, schedules, damping, tolerance, *, num_units) -> BinaryEntropy:
+    if num_units * x.shape[1] <= COUNTED:
+        return _counted(x, y, num_units)
+    limits = {"damping": damping, "tolerance": tolerance, "message_tolerance": tolerance}
+    last = iterate(
+        *(key, x, y, schedules),
+        num_units=num_units,
+        stop_when_solved=False,
+        offset=_half_distance(x, y),
+        **limits,
+    )
+    b, m = last.cavity, jnp.tanh(last.cavity)
+    of_weights = jnp.logaddexp(b, -b) - b * m
+    total = jnp.sum(last.log_z) + jnp.sum(last.variance * last.g**2) / 2 + jnp.sum(of_weights)
+    entropy = total / m.size
+    converged = (last.change < tolerance) & (last.message_change <= tolerance)
+    converged &= (entropy > -POSSIBLE) & (entropy < np.log(2) + POSSIBLE)
+    return BinaryEntropy(entropy, m, last.change, last.iteration, converged)
+
+
+def _counted(x, y, num_units) -> BinaryEntropy:
+    num_weights = num_units * x.shape[1]
+    bits = np.arange(2**num_weights)[:, None] >> np.arange(num_weights) & 1
+    weights = jnp.asarray(2.0 * bits - 1).reshape(-1, num_units, x.shape[1])
+
+    def keep(right, pattern):
+        x, y = pattern
+        votes = jnp.where(weights @ x < 0, -1, 1).sum(axis=-1)
+        return right & (votes * y > 0), None
+
+    right, _ = jax.lax.scan(keep, jnp.full(len(weights), True), (x, y))
+    number = jnp.sum(right, dtype=float)
+    mean = jnp.sum(jnp.where(right[:, None, None], weights, 0.0), axis=0) / number
+    entropy = jnp.log(number) / num_weights
+    # Of all instances of a `jax.vmap`, as the other values are.
+    nothing = 0 * number
+    return BinaryEntropy(entropy, mean, nothing, nothing.astype(int), number > 0)
+
+
+def _half_distance(x, y):
+    """By how much fields are moved, shape (P,): see `binary_entropy`."""
+    size = jnp.max(jnp.abs(x), axis=1)
+    alike = jnp.all((x == 0) | (jnp.abs(x) == size[:, None]), axis=1)
+    even = jnp.sum(x != 0, axis=1) % 2 == 0
+    return jnp.where(alike & even, y * size / np.sqrt(x.shape[1]), 0.0)
