@@ -7,6 +7,7 @@ The core works on pytrees and composes with optax; it imports no neural-network 
 from flatjax import batch_stats, communication, schedules
 from flatjax._alias import esgd, parle, replicated_sgd
 from flatjax._averaging import AverageParamsState, average_params
+from flatjax._center import replica_center, replica_distance
 from flatjax._coupling import (
     CoupleReplicasState,
     PullToCenterState,
@@ -21,8 +22,6 @@ from flatjax._langevin import langevin_noise
 from flatjax._placement import map_replicas
 from flatjax._replicas import (
     per_replica,
-    replica_center,
-    replica_distance,
     replica_mesh,
     stack_replicas,
     unstack_replicas,

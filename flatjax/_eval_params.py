@@ -11,8 +11,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from flatjax._averaging import AverageParamsState
+from flatjax._center import replica_center
 from flatjax._entropy_sgd import EntropySGDState
-from flatjax._replicas import replica_center
 from flatjax._states import find_states
 
 Which: TypeAlias = Literal["auto", "average", "anchor", "params"]

@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax._replicas import replica_center
+from flatjax._center import replica_center
 
 __all__ = ["average", "reestimate"]
 
