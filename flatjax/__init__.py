@@ -16,7 +16,7 @@ from flatjax._coupling import (
 )
 from flatjax._diagnostics import coupling_diagnostics
 from flatjax._entropy_sgd import EntropySGDState, entropy_sgd
-from flatjax._eval_params import eval_params
+from flatjax._eval_params import eval_params, set_params
 from flatjax._evaluation import EvalFn, evaluate
 from flatjax._langevin import langevin_noise
 from flatjax._placement import map_replicas
@@ -57,6 +57,7 @@ __all__ = [
     "replicated_sgd",
     "sam",
     "schedules",
+    "set_params",
     "stack_replicas",
     "unstack_replicas",
 ]

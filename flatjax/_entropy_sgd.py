@@ -26,11 +26,22 @@ import jax.numpy as jnp
 import optax
 
 from flatjax import _center, _checks, _cpu, _keys, _masks, _precision, _replicas, schedules
+from flatjax._direction import check_direction
 from flatjax._langevin import make_langevin_step
 from flatjax._masks import Mask, of_weights
 from flatjax._schedules import as_scoping, at_step, loss_of
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
+
+_INNER_DESCENDS = (
+    "inner must be an optimizer without its learning rate, such as optax.trace(0.9) for SGD or "
+    "optax.scale_by_adam() for Adam: inner_learning_rate multiplies its output, against which the "
+    "weights move. Got one that turns the gradient of params{path} round, as optax.sgd(0.1) does."
+)
+_OUTER_ASCENDS = (
+    "outer must be an optimizer with its learning rate, such as optax.sgd(1.0): its output is "
+    "added to the anchor. Got one that moves params{path} along its gradient."
+)
 
 
 class EntropySGDState(NamedTuple):
@@ -45,8 +56,9 @@ class EntropySGDState(NamedTuple):
       outer_state: state of the outer optimizer; changes at outer steps only.
       gamma: the gamma of the last step, for logging.
       gamma_state: state of the schedule of gamma; changes at outer steps only.
-      key: numbers of the random key of the noise (`jax.random.key_data`), which any file format can
-        hold, or the key that was put in their place; never changes (the step is folded in).
+      key: numbers of the random key of the noise (`jax.random.key_data`, as scalars), which any
+        file format holds, or the key that was put in their place; never changes (the step is
+        folded in).
     """
 
     step: jax.Array
@@ -57,7 +69,7 @@ class EntropySGDState(NamedTuple):
     outer_state: optax.OptState
     gamma: jax.Array
     gamma_state: optax.OptState
-    key: jax.Array
+    key: tuple[jax.Array, ...] | chex.PRNGKey
 
 
 def entropy_sgd(
@@ -124,7 +136,8 @@ def entropy_sgd(
 
     Raises:
       ValueError: a negative, non-finite or out-of-range argument, an unknown `outer_scaling`,
-        leaves that disagree on the number of replicas, missing params or `grad_fn`.
+        leaves that disagree on the number of replicas or with `num_replicas`, missing params or
+        `grad_fn`. By `init`: an `inner` with a learning rate, or an `outer` without.
 
     References:
       Chaudhari et al., `Entropy-SGD: biasing gradient descent into wide valleys
@@ -173,6 +186,8 @@ def entropy_sgd(
 
     def init_fn(params):
         _replicas.check_num_replicas(params, num_replicas, **where)
+        check_direction(inner, params, +1, _INNER_DESCENDS)
+        check_direction(outer, params, -1, _OUTER_ASCENDS)
         return EntropySGDState(
             step=jnp.zeros([], jnp.int32),
             inner_step=jnp.zeros([], jnp.int32),

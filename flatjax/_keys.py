@@ -58,24 +58,29 @@ def implementation(key: Any) -> Any:
     return jax.random.key_impl(key) if hasattr(key, "dtype") and is_typed(key) else None
 
 
-def numbers_of(key: chex.PRNGKey) -> jax.Array:
-    """The numbers of a key, a copy: the caller's key outlives a state that is donated."""
-    return jnp.copy(jax.random.key_data(key) if is_typed(key) else key)
+def numbers_of(key: chex.PRNGKey) -> tuple[jax.Array, ...]:
+    """The numbers of a key, which any file format holds, as scalars.
+
+    Scalars, because what has axes in the state of stacked replicas has a replica axis, and is
+    sharded along it.
+    """
+    return tuple(jax.random.key_data(key) if is_typed(key) else key)
 
 
-def from_numbers(name: str, data: jax.Array, impl: Any) -> chex.PRNGKey:
-    """The key of these numbers; a key of the new style is taken as it is.
+def from_numbers(name: str, numbers: Any, impl: Any) -> chex.PRNGKey:
+    """The key of these numbers.
 
     Args:
       name: of the numbers, for errors.
-      data: the numbers of one key.
-      impl: its generator, see `implementation`.
+      numbers: scalars, or an array of them; a key of the new style is taken as it is.
+      impl: the generator, see `implementation`.
 
     Raises:
       ValueError: the numbers are those of another generator.
     """
-    if is_typed(data):
-        return data
+    if hasattr(numbers, "dtype") and is_typed(numbers):
+        return numbers
+    data = jnp.asarray(numbers)
     expected = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl)))
     if (data.shape, data.dtype) != (expected.shape, expected.dtype):
         raise ValueError(

@@ -169,11 +169,6 @@ ALGORITHMS: dict[str, Algorithm] = {
 def seed_noise(opt_state: optax.OptState, key: chex.PRNGKey) -> optax.OptState:
     """Gives the run's key to the transformations that draw noise, if any."""
     is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
-
-    def replace(node):
-        if not is_noisy(node):
-            return node
-        is_new = jnp.issubdtype(node.key.dtype, jax.dtypes.prng_key)
-        return node._replace(key=key if is_new else jax.random.key_data(key))
-
+    numbers = tuple(jax.random.key_data(key))
+    replace = lambda node: node._replace(key=numbers) if is_noisy(node) else node
     return jax.tree.map(replace, opt_state, is_leaf=is_noisy)

@@ -153,7 +153,7 @@ class ThermalNoiseState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
-    key: jax.Array
+    key: tuple[jax.Array, ...]
 
 
 def add_thermal_noise(
