@@ -8,7 +8,7 @@ import optax
 from flatjax import _checks
 from flatjax._coupling import couple_replicas, pull_to_center
 from flatjax._entropy_sgd import entropy_sgd
-from flatjax._masks import Mask
+from flatjax._masks import Mask, of_weights
 from flatjax.schedules import BalancedScoping
 
 
@@ -74,8 +74,10 @@ def replicated_sgd(
     decay = optax.add_decayed_weights(weight_decay, decay_mask)
     sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)
     if decoupled:
-        return optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
-    return optax.chain(couple_replicas(gamma, **where), decay, sgd)
+        tx = optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
+    else:
+        tx = optax.chain(couple_replicas(gamma, **where), decay, sgd)
+    return of_weights(tx.init, tx.update)
 
 
 def esgd(
