@@ -59,10 +59,14 @@ def check_scalar(name: str, value: Any, *, minimum: float = 0.0, **bounds: Any) 
     number = check_number(
         name, value, minimum=minimum, expected="a real number or a schedule", **bounds
     )
-    if math.isfinite(number) and abs(number) > jnp.finfo(jax.dtypes.canonicalize_dtype(float)).max:
+    if math.isfinite(number) and abs(number) > _largest_float():
         raise ValueError(f"{name} must be finite in JAX's default float type, got {number}.")
     is_array = jnp.issubdtype(getattr(value, "dtype", int), jnp.floating)
     return value if is_array else number
+
+
+def _largest_float() -> float:
+    return float(jnp.finfo(jax.dtypes.canonicalize_dtype(float)).max)
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -31,7 +31,8 @@ def map_replicas(
       plain ones; `flatjax.models.conv_general_dilated` does not, but the maps of y networks
       together no longer fit a cache.
     - `"mesh"`: each device of the mesh axis `"replica"` runs its own replicas; other axes of the
-      mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica.
+      mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica. There
+      JAX refuses collectives over a vmapped axis of `fn`, such as Equinox's batch norm makes.
     - `"auto"` (default): mesh where one is given, else vmapped; if the function contains a
       convolution, it is unrolled in programs for CPU. It is then traced for both.
 

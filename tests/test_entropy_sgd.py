@@ -392,7 +392,7 @@ def test_optimizers_with_a_learning_rate_are_refused(inner):
     tx = flatjax.entropy_sgd(optax.sgd(1.0), inner, 0.1, inner_learning_rate=0.1)
     for init in (tx.init, jax.jit(tx.init), functools.partial(jax.eval_shape, tx.init)):
         with pytest.raises(
-            ValueError, match=r"inner must be .* without its learning rate.*\['w'\]"
+            ValueError, match=r"inner must be .* without its learning rate.*params\['\w'\]"
         ):
             init(ABSTRACT if isinstance(init, functools.partial) else PARAMS)
 

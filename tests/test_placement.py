@@ -180,8 +180,11 @@ def nnx_state():
     return (state, graph), step, jax.vmap(step, in_axes=(0, None, 0))
 
 
-@pytest.mark.parametrize("make", [equinox_state, haiku_state, nnx_state])
-@pytest.mark.parametrize("placement", ["vmap", "unroll", "auto", "4x2"])
+@pytest.mark.parametrize(
+    ("placement", "make"),
+    [(place, make) for place in PLACEMENTS for make in (haiku_state, nnx_state)]
+    + [(place, equinox_state) for place in ("vmap", "unroll", "auto")],
+)
 def test_states_of_other_libraries(placement, make):
     """Parameters, statistics, keys and counters go in and come out."""
     arguments, step, vmapped = make()
