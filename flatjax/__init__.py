@@ -8,6 +8,7 @@ from flatjax import batch_stats, communication, schedules
 from flatjax._alias import esgd, parle, replicated_sgd
 from flatjax._averaging import AverageParamsState, average_params
 from flatjax._center import replica_center, replica_distance
+from flatjax._chain import check_chain
 from flatjax._coupling import (
     CoupleReplicasState,
     PullToCenterState,
@@ -39,6 +40,7 @@ __all__ = [
     "TrainState",
     "average_params",
     "batch_stats",
+    "check_chain",
     "communication",
     "couple_replicas",
     "coupling_diagnostics",
