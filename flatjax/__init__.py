@@ -7,6 +7,8 @@ The core works on pytrees and composes with optax; it imports no neural-network 
 from flatjax import batch_stats, communication, schedules
 from flatjax._alias import esgd, parle, replicated_sgd
 from flatjax._averaging import AverageParamsState, average_params
+from flatjax._center import replica_center, replica_distance
+from flatjax._chain import check_chain
 from flatjax._coupling import (
     CoupleReplicasState,
     PullToCenterState,
@@ -15,14 +17,12 @@ from flatjax._coupling import (
 )
 from flatjax._diagnostics import coupling_diagnostics
 from flatjax._entropy_sgd import EntropySGDState, entropy_sgd
-from flatjax._eval_params import eval_params
+from flatjax._eval_params import eval_params, set_params
 from flatjax._evaluation import EvalFn, evaluate
 from flatjax._langevin import langevin_noise
 from flatjax._placement import map_replicas
 from flatjax._replicas import (
     per_replica,
-    replica_center,
-    replica_distance,
     replica_mesh,
     stack_replicas,
     unstack_replicas,
@@ -40,6 +40,7 @@ __all__ = [
     "TrainState",
     "average_params",
     "batch_stats",
+    "check_chain",
     "communication",
     "couple_replicas",
     "coupling_diagnostics",
@@ -58,6 +59,7 @@ __all__ = [
     "replicated_sgd",
     "sam",
     "schedules",
+    "set_params",
     "stack_replicas",
     "unstack_replicas",
 ]

@@ -8,7 +8,7 @@ import optax
 from flatjax import _checks
 from flatjax._coupling import couple_replicas, pull_to_center
 from flatjax._entropy_sgd import entropy_sgd
-from flatjax._masks import Mask
+from flatjax._masks import Mask, of_weights
 from flatjax.schedules import BalancedScoping
 
 
@@ -25,6 +25,7 @@ def replicated_sgd(
     period: int = 1,
     mask: Mask = None,
     decoupled: bool = False,
+    num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replicated-SGD: coupling, weight decay and SGD with momentum, in the paper's order.
 
@@ -40,6 +41,7 @@ def replicated_sgd(
       period: see `couple_replicas`.
       mask: see `couple_replicas`.
       decoupled: couple by `pull_to_center` after SGD instead of in the gradient.
+      num_replicas: see `couple_replicas`.
 
     Returns:
       The transformation. The final model is `flatjax.replica_center` of the parameters.
@@ -64,14 +66,18 @@ def replicated_sgd(
       >>> flatjax.replica_center(params, replica_axis=0).round(2)
       Array([1.], dtype=float32)
     """
-    _checks.check_scalar("weight_decay", weight_decay)
+    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
+    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
+    _checks.check_flag("decoupled", decoupled)
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
-    where |= {"period": period, "mask": mask}
+    where |= {"period": period, "mask": mask, "num_replicas": num_replicas}
     decay = optax.add_decayed_weights(weight_decay, decay_mask)
     sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)
     if decoupled:
-        return optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
-    return optax.chain(couple_replicas(gamma, **where), decay, sgd)
+        tx = optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
+    else:
+        tx = optax.chain(couple_replicas(gamma, **where), decay, sgd)
+    return of_weights(tx.init, tx.update)
 
 
 def esgd(
@@ -94,6 +100,7 @@ def esgd(
     replica_axis: int | None = None,
     mask: Mask = None,
     opaque_mode: bool = False,
+    num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Entropy-SGD with the paper's defaults: momentum inside, the anchor moved to the mean.
 
@@ -122,6 +129,7 @@ def esgd(
       replica_axis: see `entropy_sgd`.
       mask: see `entropy_sgd`.
       opaque_mode: see `entropy_sgd`.
+      num_replicas: see `couple_replicas`.
 
     Returns:
       The transformation, to be last in a chain.
@@ -145,7 +153,8 @@ def esgd(
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
-    _checks.check_scalar("weight_decay", weight_decay)
+    outer_learning_rate = _checks.check_scalar("outer_learning_rate", outer_learning_rate)
+    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
     return entropy_sgd(
         optax.sgd(
             outer_learning_rate,
@@ -165,6 +174,7 @@ def esgd(
         replica_axis=replica_axis,
         mask=mask,
         opaque_mode=opaque_mode,
+        num_replicas=num_replicas,
     )
 
 
@@ -187,6 +197,7 @@ def parle(
     replica_axis: int | None = None,
     mask: Mask = None,
     opaque_mode: bool = False,
+    num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Parle: replicas of Entropy-SGD, whose anchors are attracted to their center.
 
@@ -222,6 +233,7 @@ def parle(
       replica_axis: see `couple_replicas`.
       mask: leaves coupled, in both places.
       opaque_mode: see `entropy_sgd`.
+      num_replicas: see `couple_replicas`.
 
     Returns:
       The transformation, to be last in a chain. The final model is the center of the anchors,
@@ -245,8 +257,8 @@ def parle(
       >>> flatjax.replica_center(anchors, replica_axis=0).round(2)
       Array([1.], dtype=float32)
     """
-    _checks.check_scalar("learning_rate", learning_rate)
-    _checks.check_scalar("weight_decay", weight_decay)
+    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
+    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
     _checks.check_count("inner_steps", inner_steps)
     outer_learning_rate = learning_rate
     if callable(learning_rate):
@@ -261,6 +273,7 @@ def parle(
         replica_axis=replica_axis,
         mask=mask,
         decoupled=decoupled,
+        num_replicas=num_replicas,
     )
     return entropy_sgd(
         outer,
@@ -277,6 +290,7 @@ def parle(
         replica_axis=replica_axis,
         mask=mask,
         opaque_mode=opaque_mode,
+        num_replicas=num_replicas,
     )
 
 

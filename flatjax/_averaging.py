@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from flatjax import _checks
-from flatjax._replicas import at_least_float32
+from flatjax._masks import of_weights
+from flatjax._precision import at_least_float32
 
 
 class AverageParamsState(NamedTuple):
@@ -62,15 +63,14 @@ def average_params(
     _checks.check_count("start", start, minimum=0)
     _checks.check_count("period", period)
     if decay is not None:
-        _checks.check_scalar("decay", decay, maximum=1.0)
+        decay = _checks.check_scalar("decay", decay, maximum=1.0)
 
     def init_fn(params):
         average = jax.tree.map(lambda w: jnp.array(at_least_float32(w), copy=True), params)
         return AverageParamsState(jnp.zeros([], jnp.int32), average)
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(updates, state, params, **extra_args):
         del extra_args
-        _checks.check_updates(updates, params)
         since_start = state.count - start
         averaged_before = jnp.maximum(since_start // period, 0)
         equal_weight = 1 / (averaged_before + 1).astype(float)
@@ -86,4 +86,4 @@ def average_params(
         average = jax.tree.map(move, state.average, params, updates)
         return updates, AverageParamsState(optax.safe_increment(state.count), average)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return of_weights(init_fn, update_fn)

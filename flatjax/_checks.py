@@ -28,7 +28,10 @@ def check_number(
         raise TypeError(f"{name} must be {expected}, got {value!r}.")
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.copysign(math.inf, value)
     low_enough = number > minimum if exclusive_minimum else number >= minimum
     high_enough = number < maximum if exclusive_maximum else number <= maximum
     if not (low_enough and high_enough) or (finite and not math.isfinite(number)):
@@ -44,15 +47,37 @@ def check_number(
     return number
 
 
-def check_scalar(name: str, value: Any, *, minimum: float = 0.0, **bounds: Any) -> None:
-    """Raises unless `value` is a schedule, a traced value or a real scalar within the bounds.
+def check_scalar(name: str, value: Any, *, minimum: float = 0.0, **bounds: Any) -> Any:
+    """Returns `value`; raises unless it is a schedule, traced, or a scalar within the bounds.
 
     Schedules and traced values (as `optax.inject_hyperparams` makes them) cannot be read here
-    and pass. Bounds are those of `check_number`.
+    and pass. Bounds are those of `check_number`. An integer is returned as a float, because JAX
+    takes none beyond 32 bits.
     """
-    if not callable(value) and not isinstance(value, jax.core.Tracer):
-        expected = "a real number or a schedule"
-        check_number(name, value, minimum=minimum, expected=expected, **bounds)
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return value
+    number = check_number(
+        name, value, minimum=minimum, expected="a real number or a schedule", **bounds
+    )
+    if math.isfinite(number) and abs(number) > _largest_float():
+        raise ValueError(f"{name} must be finite in JAX's default float type, got {number}.")
+    is_array = jnp.issubdtype(getattr(value, "dtype", int), jnp.floating)
+    return value if is_array else number
+
+
+def _largest_float() -> float:
+    return float(jnp.finfo(jax.dtypes.canonicalize_dtype(float)).max)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises unless `value` is True or False, not traced."""
+    if isinstance(value, jax.core.Tracer | jax.Array):
+        raise TypeError(
+            f"{name} must be True or False, got {value}. It shapes the program: inside "
+            f"optax.inject_hyperparams, list it in static_args."
+        )
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
 
 
 def real_array(name: str, values: Any) -> np.ndarray:
@@ -103,6 +128,8 @@ def check_key(name: str, key: Any) -> None:
         raise TypeError(f"{name} must be a random key or an integer seed, got {key!r}.")
     if np.ndim(key) != 0 and not (np.ndim(key) == 1 and dtype == np.uint32):
         raise ValueError(f"{name} must be one key, got shape {np.shape(key)} of {dtype}.")
+    if isinstance(key, numbers.Integral) and not -(2**63) <= int(key) < 2**63:
+        raise ValueError(f"{name} must be a seed of 64 bits, in [-2**63, 2**63), got {key}.")
 
 
 def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> None:

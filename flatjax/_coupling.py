@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from flatjax import _checks, _replicas, communication, schedules
-from flatjax._masks import Mask, map_masked
+from flatjax import _center, _checks, _replicas, communication, schedules
+from flatjax._masks import Mask, map_masked, of_weights
 from flatjax._schedules import as_scoping, loss_of
 
 
@@ -72,6 +72,7 @@ def couple_replicas(
     mask: Mask = None,
     communication_dtype: DTypeLike | None = None,
     delayed: bool = False,
+    num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adds the force towards the center to the gradients: the coupling of Replicated-SGD.
 
@@ -101,13 +102,15 @@ def couple_replicas(
       delayed: apply the force computed at the previous coupling, K steps ago (zero at the first),
         so that a step never waits for communication. Stable only while learning_rate * K gamma < 1
         (plain SGD). Costs one more copy of the parameters.
+      num_replicas: y, if it is to be checked: `init` and `update` then refuse parameters that hold
+        another number of replicas, as those inside `optax.flatten` do.
 
     Returns:
       The transformation. `update` needs `params`.
 
     Raises:
       ValueError: negative or non-finite gamma, period < 1, neither `axis_name` nor `replica_axis`,
-        leaves that disagree on the number of replicas, or missing params.
+        leaves that disagree on the number of replicas or with `num_replicas`, or missing params.
 
     Examples:
       Stacked replicas:
@@ -134,14 +137,15 @@ def couple_replicas(
       Array([[-0.1],
              [ 0.1]], dtype=float32)
     """
-    _checks.check_scalar("gamma", gamma)
+    gamma = _checks.check_scalar("gamma", gamma)
     _checks.check_count("period", period)
-    where = _Where(axis_name, replica_axis)
+    _checks.check_flag("delayed", delayed)
+    where = _where(axis_name, replica_axis, num_replicas)
     displacement = _displacement(where, communication_dtype)
     scoping = as_scoping(gamma)
 
     def init_fn(params):
-        _check_start(scoping, params, where)
+        _check_start(scoping, params, where, num_replicas, mask)
         return CoupleReplicasState(
             count=jnp.zeros([], jnp.int32),
             gamma=jnp.zeros([]),
@@ -149,9 +153,9 @@ def couple_replicas(
             pending=jax.tree.map(jnp.zeros_like, params) if delayed else (),
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
-        _checks.check_updates(updates, params)
-        measure = functools.partial(_measure, params, extra_args, where)
+    def update_fn(updates, state, params, **extra_args):
+        _replicas.check_num_replicas(params, num_replicas, **where._asdict())
+        measure = functools.partial(_measure, params, extra_args, where, mask)
         gamma_t, gamma_state = scoping.step(state.gamma_state, measure, extra_args)
 
         def add_force(g, d):
@@ -173,7 +177,7 @@ def couple_replicas(
             pending=pending,
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return of_weights(init_fn, update_fn)
 
 
 def pull_to_center(
@@ -186,6 +190,7 @@ def pull_to_center(
     mask: Mask = None,
     communication_dtype: DTypeLike | None = None,
     overlapped: bool = False,
+    num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Contracts the replicas towards their center: the decoupled, always stable coupling.
 
@@ -214,13 +219,15 @@ def pull_to_center(
         :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) (w_a - \bar w)`, so that
         communication overlaps with the computation of the gradient. Stable for every gamma; at
         gamma = inf the replicas differ by their last updates.
+      num_replicas: see `couple_replicas`.
 
     Returns:
       The transformation. `update` needs `params`.
 
     Raises:
       ValueError: negative gamma or learning rate, period < 1, neither `axis_name` nor
-        `replica_axis`, leaves that disagree on the number of replicas, or missing params.
+        `replica_axis`, leaves that disagree on the number of replicas or with `num_replicas`, or
+        missing params.
 
     Examples:
       >>> import jax.numpy as jnp, optax, flatjax
@@ -233,22 +240,23 @@ def pull_to_center(
       Array([[1.],
              [1.]], dtype=float32)
     """
-    _checks.check_scalar("gamma", gamma, finite=False)
-    _checks.check_scalar("learning_rate", learning_rate)
+    gamma = _checks.check_scalar("gamma", gamma, finite=False)
+    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
     _checks.check_count("period", period)
-    where = _Where(axis_name, replica_axis)
+    _checks.check_flag("overlapped", overlapped)
+    where = _where(axis_name, replica_axis, num_replicas)
     displacement = _displacement(where, communication_dtype)
     scoping = as_scoping(gamma)
 
     def init_fn(params):
-        _check_start(scoping, params, where)
+        _check_start(scoping, params, where, num_replicas, mask)
         return PullToCenterState(
             count=jnp.zeros([], jnp.int32), gamma=jnp.zeros([]), gamma_state=scoping.init()
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
-        _checks.check_updates(updates, params)
-        measure = functools.partial(_measure, params, extra_args, where)
+    def update_fn(updates, state, params, **extra_args):
+        _replicas.check_num_replicas(params, num_replicas, **where._asdict())
+        measure = functools.partial(_measure, params, extra_args, where, mask)
         gamma_t, gamma_state = scoping.step(state.gamma_state, measure, extra_args)
         eta_t = learning_rate(state.count) if callable(learning_rate) else learning_rate
         # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
@@ -268,7 +276,7 @@ def pull_to_center(
             gamma_state=gamma_state,
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return of_weights(init_fn, update_fn)
 
 
 # --- shared by the two forms ----------------------------------------------------------------------
@@ -281,35 +289,42 @@ class _Where(NamedTuple):
     replica_axis: int | None
 
 
+def _where(axis_name: str | None, replica_axis: int | None, num_replicas: int | None) -> _Where:
+    """The two knobs, checked."""
+    _checks.check_replica_placement(axis_name, replica_axis)
+    if num_replicas is not None:
+        _checks.check_count("num_replicas", num_replicas)
+    return _Where(axis_name, replica_axis)
+
+
 def _displacement(
     where: _Where, communication_dtype: DTypeLike | None
 ) -> Callable[[jax.Array], jax.Array]:
-    _checks.check_replica_placement(**where._asdict())
     _checks.check_communication_dtype(communication_dtype)
     return functools.partial(
         communication.displacement, **where._asdict(), dtype=communication_dtype
     )
 
 
-def _check_start(scoping, params, where):
-    """Raises on stacks of different sizes, and on a start that no gamma_0 balances."""
-    if where.replica_axis is None:
-        return
-    _replicas.stacked_size(params, where.replica_axis)
+def _check_start(scoping, params, where, num_replicas, mask):
+    """Raises on stacks of wrong sizes, and on a start that no gamma_0 balances."""
+    _replicas.check_num_replicas(params, num_replicas, **where._asdict())
     leaves = jax.tree.leaves(params)
     can_be_seen = leaves and all(_is_concrete(leaf) for leaf in leaves)
     if can_be_seen and where.axis_name is None:
-        scoping.check_start(lambda: _replicas.replica_distance(params, **where._asdict()))
+        scoping.check_start(lambda: _center.replica_distance(params, **where._asdict(), mask=mask))
 
 
 def _is_concrete(leaf) -> bool:
     return not isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct)
 
 
-def _measure(params, extra_args, where):
+def _measure(params, extra_args, where, mask):
     """The loss and the distance of the replicas, from which `BalancedScoping` starts."""
-    value = _replicas.mean_over_replicas(loss_of(extra_args), **where._asdict())
-    return value, _replicas.replica_distance(params, **where._asdict())
+    is_stacked = where.replica_axis is not None
+    stacked = _replicas.stacked_size(params, where.replica_axis) if is_stacked else None
+    value = _center.mean_over_replicas(loss_of(extra_args, stacked), **where._asdict())
+    return value, _center.replica_distance(params, **where._asdict(), mask=mask)
 
 
 def _every(period: int, count: jax.Array, couple: Callable[..., Any], *operands: Any) -> Any:

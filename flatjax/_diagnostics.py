@@ -4,8 +4,10 @@ import chex
 import jax
 import optax
 
-from flatjax import _replicas
+from flatjax import _checks
+from flatjax._center import replica_distance
 from flatjax._coupling import CoupleReplicasState, PullToCenterState
+from flatjax._masks import Mask
 from flatjax._states import find_state
 
 
@@ -16,6 +18,7 @@ def coupling_diagnostics(
     *,
     axis_name: str | None = None,
     replica_axis: int | None = None,
+    mask: Mask = None,
 ) -> dict[str, jax.Array]:
     r"""What to log of a replicated run: is it stable, and have the replicas collapsed?
 
@@ -25,13 +28,15 @@ def coupling_diagnostics(
       learning_rate: the present learning rate.
       axis_name: see `couple_replicas`.
       replica_axis: see `couple_replicas`.
+      mask: that of the coupling; leaves marked False do not count.
 
     Returns:
       `gamma`; `lr_gamma`, to be compared with the stability limits of the in-gradient form;
       `replica_distance` :math:`D`; `coupling_energy` :math:`\frac{\gamma}{2} D`, a replica's share.
 
     Raises:
-      ValueError: there is no coupling in the state, or neither knob is given.
+      ValueError: there is no coupling in the state, neither knob is given, or the learning rate
+        is negative or not finite.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -43,7 +48,8 @@ def coupling_diagnostics(
       {'gamma': 0.5, 'lr_gamma': 0.05, 'replica_distance': 1.0, 'coupling_energy': 0.25}
     """
     gamma = find_state(state, CoupleReplicasState, PullToCenterState).gamma
-    distance = _replicas.replica_distance(params, axis_name=axis_name, replica_axis=replica_axis)
+    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
+    distance = replica_distance(params, axis_name=axis_name, replica_axis=replica_axis, mask=mask)
     return {
         "gamma": gamma,
         "lr_gamma": learning_rate * gamma,

@@ -25,12 +25,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks, _cpu, _replicas, schedules
+from flatjax import _center, _checks, _cpu, _keys, _masks, _precision, _replicas, schedules
+from flatjax._direction import check_direction
 from flatjax._langevin import make_langevin_step
-from flatjax._masks import Mask
-from flatjax._schedules import as_scoping, loss_of
+from flatjax._masks import Mask, of_weights
+from flatjax._schedules import as_scoping, at_step, loss_of
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
+
+_INNER_DESCENDS = (
+    "inner must be an optimizer without its learning rate, such as optax.trace(0.9) for SGD or "
+    "optax.scale_by_adam() for Adam: inner_learning_rate multiplies its output, against which the "
+    "weights move. Got one that turns the gradient of params{path} round, as optax.sgd(0.1) does."
+)
+_OUTER_ASCENDS = (
+    "outer must be an optimizer with its learning rate, such as optax.sgd(1.0): its output is "
+    "added to the anchor. Got one that moves params{path} along its gradient."
+)
 
 
 class EntropySGDState(NamedTuple):
@@ -45,7 +56,9 @@ class EntropySGDState(NamedTuple):
       outer_state: state of the outer optimizer; changes at outer steps only.
       gamma: the gamma of the last step, for logging.
       gamma_state: state of the schedule of gamma; changes at outer steps only.
-      key: random key of the noise; never changes (the step is folded in).
+      key: numbers of the random key of the noise (`jax.random.key_data`, as scalars), which any
+        file format holds, or the key that was put in their place; never changes (the step is
+        folded in).
     """
 
     step: jax.Array
@@ -56,7 +69,7 @@ class EntropySGDState(NamedTuple):
     outer_state: optax.OptState
     gamma: jax.Array
     gamma_state: optax.OptState
-    key: chex.PRNGKey
+    key: tuple[jax.Array, ...] | chex.PRNGKey
 
 
 def entropy_sgd(
@@ -75,6 +88,7 @@ def entropy_sgd(
     replica_axis: int | None = None,
     mask: Mask = None,
     opaque_mode: bool = False,
+    num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Entropy-SGD as a wrapper of two optax optimizers; its equations open this module.
 
@@ -99,7 +113,8 @@ def entropy_sgd(
       averaging_decay: :math:`\alpha`, the weight of the *old* mean, in [0, 1).
       noise_scale: :math:`\epsilon`; the noise of a weight and step has standard deviation
         :math:`\epsilon \sqrt{2 \eta'}` and is added after momentum.
-      key: random key (or a seed) of the noise. Kept in the state: `optax.tree.set(state, key=...)`.
+      key: random key (or a seed, up to 64 bits) of the noise. The state keeps its numbers;
+        `optax.tree.set(state, key=...)` puts another key, or its numbers, in their place.
       outer_scaling: what multiplies :math:`w - \mu` before `outer`: `"none"`; `"gamma"`, the
         gradient of the local entropy itself, which freezes the anchor while gamma is small;
         `"learning_rate"`, :math:`1 / \eta'`, in units of a gradient of the loss, as in Parle.
@@ -114,13 +129,15 @@ def entropy_sgd(
       opaque_mode: one `update` makes a whole loop. It takes the gradient at `params` and
         `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere). It is
         traced for both: i may be a tracer, which indexes arrays but not Python lists.
+      num_replicas: y, if it is to be checked, see `couple_replicas`.
 
     Returns:
       The transformation. `update` needs `params` (and in opaque mode `grad_fn`).
 
     Raises:
       ValueError: a negative, non-finite or out-of-range argument, an unknown `outer_scaling`,
-        leaves that disagree on the number of replicas, missing params or `grad_fn`.
+        leaves that disagree on the number of replicas or with `num_replicas`, missing params or
+        `grad_fn`. By `init`: an `inner` with a learning rate, or an `outer` without.
 
     References:
       Chaudhari et al., `Entropy-SGD: biasing gradient descent into wide valleys
@@ -147,19 +164,30 @@ def entropy_sgd(
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
-    _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key)
+    gamma = _checks.check_scalar("gamma", gamma)
+    inner_learning_rate = _checks.check_scalar("inner_learning_rate", inner_learning_rate)
+    averaging_decay = _checks.check_scalar(
+        "averaging_decay", averaging_decay, maximum=1.0, exclusive_maximum=True
+    )
+    noise_scale = _checks.check_scalar("noise_scale", noise_scale)
+    _check_arguments(inner_steps, key, decoupled, opaque_mode, num_replicas)
     if outer_scaling not in OUTER_SCALINGS:
         raise ValueError(f"outer_scaling must be one of {OUTER_SCALINGS}, got {outer_scaling!r}.")
     scoping = as_scoping(gamma)
     inner = optax.with_extra_args_support(inner)
     outer = optax.with_extra_args_support(outer)
     where = {"axis_name": axis_name, "replica_axis": replica_axis}
-    langevin_step = make_langevin_step(inner, noise_scale, decoupled=decoupled, mask=mask, **where)
+    impl = _keys.implementation(key)
+    key_of = lambda state: _keys.from_numbers("state.key", state.key, impl)
+    langevin_step = make_langevin_step(
+        inner, noise_scale, key_of, decoupled=decoupled, mask=mask, **where
+    )
     outer_step = _make_outer_step(outer, outer_scaling)
 
     def init_fn(params):
-        if replica_axis is not None:
-            _replicas.stacked_size(params, replica_axis)
+        _replicas.check_num_replicas(params, num_replicas, **where)
+        check_direction(inner, params, +1, _INNER_DESCENDS)
+        check_direction(outer, params, -1, _OUTER_ASCENDS)
         return EntropySGDState(
             step=jnp.zeros([], jnp.int32),
             inner_step=jnp.zeros([], jnp.int32),
@@ -170,20 +198,20 @@ def entropy_sgd(
             outer_state=outer.init(params),
             gamma=jnp.zeros([]),
             gamma_state=scoping.init(),
-            key=_as_key(key),
+            key=_keys.numbers_of(_keys.as_key("key", key)),
         )
 
     def next_gamma(gamma_state, moved, anchor, extra_args):
         """The state of gamma after an outer step; the first one measures gamma_0, if asked to."""
-        measure = lambda: _measure(moved, anchor, extra_args, **where)
+        measure = lambda: _measure(moved, anchor, mask, extra_args, **where)
         return scoping.step(gamma_state, measure, extra_args)[1]
 
     def one_step(grads, state, params, is_last, extra_args):
         """One step of w', and of w if it is the last of a loop."""
+        _replicas.check_num_replicas(params, num_replicas, **where)
         alpha = averaging_decay
         gamma_t = scoping.current(state.gamma_state, extra_args)
-        eta = inner_learning_rate
-        eta = jnp.asarray(eta(state.step) if callable(eta) else eta)
+        eta = at_step(inner_learning_rate, state.step)
 
         moved, inner_state = langevin_step(grads, state, params, gamma_t, eta, extra_args)
         average = lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype)
@@ -218,14 +246,13 @@ def entropy_sgd(
         return optax.tree.sub(new_params, params), new_state
 
     make_update = _make_opaque_update if opaque_mode else _make_transparent_update
-    return optax.GradientTransformationExtraArgs(init_fn, make_update(one_step, inner_steps))
+    return of_weights(init_fn, make_update(one_step, inner_steps))
 
 
 def _make_transparent_update(one_step, inner_steps):
     """update_fn of one gradient and one step."""
 
-    def update_fn(grads, state, params=None, **extra_args):
-        _checks.check_updates(grads, params)
+    def update_fn(grads, state, params, **extra_args):
         is_last = state.inner_step == inner_steps - 1
         return one_step(grads, state, params, is_last, extra_args)
 
@@ -235,8 +262,7 @@ def _make_transparent_update(one_step, inner_steps):
 def _make_opaque_update(one_step, inner_steps):
     """update_fn of a whole loop, which takes all its gradients but the first from `grad_fn`."""
 
-    def update_fn(grads, state, params=None, *, grad_fn=None, **extra_args):
-        _checks.check_updates(grads, params)
+    def update_fn(grads, state, params, *, grad_fn=None, **extra_args):
         if grad_fn is None:
             raise ValueError(
                 "grad_fn must be passed to update(grads, state, params, grad_fn=...) in opaque "
@@ -285,27 +311,20 @@ def _make_outer_step(outer, outer_scaling):
     return outer_step
 
 
-def _measure(moved, anchor, extra_args, axis_name, replica_axis):
+def _measure(moved, anchor, mask, extra_args, axis_name, replica_axis):
     """The loss and the squared distance to the anchor, from which `BalancedScoping` starts."""
     where = {"axis_name": axis_name, "replica_axis": replica_axis}
-    squared = optax.tree.norm(optax.tree.sub(moved, anchor), squared=True)
-    stacked = 1 if replica_axis is None else _replicas.stacked_size(moved, replica_axis)
-    value = _replicas.mean_over_replicas(loss_of(extra_args), **where)
-    return value, _replicas.mean_over_replicas(squared / stacked, **where)
+    displacement = _precision.difference(_masks.moving(moved, mask), _masks.moving(anchor, mask))
+    squared = _precision.norm(displacement, squared=True)
+    stacked = None if replica_axis is None else _replicas.stacked_size(moved, replica_axis)
+    value = _center.mean_over_replicas(loss_of(extra_args, stacked), **where)
+    return value, _center.mean_over_replicas(squared / (stacked or 1), **where)
 
 
-def _check_arguments(gamma, inner_learning_rate, inner_steps, averaging_decay, noise_scale, key):
-    _checks.check_scalar("gamma", gamma)
-    _checks.check_scalar("inner_learning_rate", inner_learning_rate)
+def _check_arguments(inner_steps, key, decoupled, opaque_mode, num_replicas):
     _checks.check_count("inner_steps", inner_steps)
-    _checks.check_scalar("averaging_decay", averaging_decay, maximum=1.0, exclusive_maximum=True)
-    _checks.check_scalar("noise_scale", noise_scale)
     _checks.check_key("key", key)
-
-
-def _as_key(key):
-    """A seed becomes a key; keys of the new and the old style stay."""
-    key = jnp.asarray(key)
-    is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim == 1
-    # A copy: the caller's key outlives the state where that is donated.
-    return jnp.copy(key) if is_key else jax.random.key(key)
+    _checks.check_flag("decoupled", decoupled)
+    _checks.check_flag("opaque_mode", opaque_mode)
+    if num_replicas is not None:
+        _checks.check_count("num_replicas", num_replicas)

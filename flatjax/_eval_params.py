@@ -1,4 +1,4 @@
-"""What to evaluate and save: the anchor, the average or the center, whatever the optimizer."""
+"""The weights that an optimizer keeps: which of them to evaluate and save, how to replace them."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias, get_args
@@ -11,8 +11,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from flatjax._averaging import AverageParamsState
+from flatjax._center import replica_center
+from flatjax._coupling import CoupleReplicasState
 from flatjax._entropy_sgd import EntropySGDState
-from flatjax._replicas import replica_center
 from flatjax._states import find_states
 
 Which: TypeAlias = Literal["auto", "average", "anchor", "params"]
@@ -88,6 +89,58 @@ def eval_params(
     return replica_center(points, axis_name=axis_name, replica_axis=replica_axis)
 
 
+def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
+    """The optimizer state for parameters that were replaced.
+
+    `entropy_sgd` keeps an anchor and returns to it, `average_params` an average. Where you replace
+    the parameters after `init` (by pretrained weights, by their center, by a projection), replace
+    them in the state as well: otherwise training goes back to the old ones, or mixes them in.
+
+    Counts, schedules and momenta stay as they are. A transformation that is wrapped is found as by
+    `eval_params`.
+
+    Args:
+      state: the optimizer state.
+      params: the new parameters, with the structure and the shapes of the old ones.
+
+    Returns:
+      The state in which anchors, means and averages are these parameters, and in which the delayed
+      force of `couple_replicas` is 0.
+
+    Raises:
+      ValueError: the state belongs to other parameters.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> tx = flatjax.esgd(0.1, gamma=0.01)
+      >>> state = tx.init({"w": jnp.zeros(2)})
+      >>> pretrained = {"w": jnp.ones(2)}
+      >>> state = flatjax.set_params(state, pretrained)
+      >>> flatjax.eval_params(state, pretrained)
+      {'w': Array([1., 1.], dtype=float32)}
+    """
+
+    def replace(node):
+        if isinstance(node, EntropySGDState):
+            return node._replace(
+                anchor=_like("anchor", node.anchor, params),
+                mean=_like("anchor", node.mean, params),
+                inner_state=set_params(node.inner_state, params),
+                outer_state=set_params(node.outer_state, params),
+            )
+        if isinstance(node, AverageParamsState):
+            return node._replace(average=_like("average", node.average, params))
+        if isinstance(node, CoupleReplicasState):
+            return node._replace(pending=jax.tree.map(jnp.zeros_like, node.pending))
+        if isinstance(node, optax.contrib.SAMState):
+            inner = set_params(node.opt_state, params)
+            return node._replace(cache=_like("cache", node.cache, params), opt_state=inner)
+        return node
+
+    kinds = (EntropySGDState, AverageParamsState, CoupleReplicasState, optax.contrib.SAMState)
+    return jax.tree.map(replace, state, is_leaf=lambda node: isinstance(node, kinds))
+
+
 def _overlay(name, trees, points, params, *, is_required):
     """`points`, with the leaves that the trees of a state have replaced by theirs."""
     if is_required and not trees:
@@ -127,6 +180,25 @@ def _matched(name: str, tree: Any, params: optax.Params) -> Iterator[tuple[int, 
         raise _mismatch(name, f"the state has one of {_show(unknown[0])}, which params lack")
 
 
+def _like(name: str, tree: Any, params: optax.Params) -> Any:
+    """A tree of a state with the parameters in it, copied: the state outlives those donated."""
+    if _is_flattened(tree, params):
+        return ravel_pytree(params)[0].astype(tree.dtype)
+    for _ in _matched(name, tree, params):
+        pass  # raises where the two do not fit
+    found = {_path(path): leaf for path, leaf in _flatten(params)}
+
+    def take(path, leaf):
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        new = jnp.asarray(found[_path(path)])
+        if _is_pair(leaf):
+            return leaf._replace(real=new.real, imaginary=new.imag)
+        return jnp.array(new, leaf.dtype, copy=True)
+
+    return jax.tree_util.tree_map_with_path(take, tree, is_leaf=_is_leaf)
+
+
 def _mismatch(name: str, how: str) -> ValueError:
     return ValueError(
         f"params must be those of the {name} in the state: {how}. Of an nnx.Optimizer, pass "
@@ -136,11 +208,18 @@ def _mismatch(name: str, how: str) -> ValueError:
 
 def _flatten(tree):
     """Paths and leaves; masked nodes and complex numbers in two parts count as leaves."""
-    is_pair = lambda node: getattr(node, "_fields", None) == ("real", "imaginary")
-    is_leaf = lambda node: isinstance(node, optax.MaskedNode) or is_pair(node)
-    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-    join = lambda leaf: jax.lax.complex(*leaf) if is_pair(leaf) else leaf
+    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_leaf)
+    join = lambda leaf: jax.lax.complex(*leaf) if _is_pair(leaf) else leaf
     return [(path, join(leaf)) for path, leaf in flat]
+
+
+def _is_leaf(node):
+    return isinstance(node, optax.MaskedNode) or _is_pair(node)
+
+
+def _is_pair(node):
+    """Whether it is a complex number of `optax.contrib.split_real_and_imaginary`."""
+    return getattr(node, "_fields", None) == ("real", "imaginary")
 
 
 def _path(path) -> _Path:

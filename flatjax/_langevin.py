@@ -7,9 +7,11 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from flatjax import _cpu, _replicas
+from flatjax import _checks, _cpu, _masks, _replicas
+from flatjax._keys import as_key, is_typed
 from flatjax._masks import Mask, map_masked
 from flatjax._vectors import normal_like
 
@@ -30,7 +32,8 @@ def langevin_noise(
 
     Args:
       key: the step's key, common to the replicas.
-      tree: a pytree with the shapes and dtypes of the noise.
+      tree: a pytree with the shapes and dtypes of the noise. Of complex leaves, the real and the
+        imaginary part get noise of this strength each; integers and bools get zeros.
       learning_rate: :math:`\eta`, the step size.
       noise_scale: :math:`\epsilon`; the standard deviation of a weight's noise is
         :math:`\epsilon \sqrt{2 \eta}`.
@@ -41,7 +44,8 @@ def langevin_noise(
       A pytree like `tree`.
 
     Raises:
-      ValueError: the leaves disagree on the number of replicas.
+      TypeError: a leaf holds random keys.
+      ValueError: the leaves disagree on the number of replicas, or a negative or non-finite number.
 
     Examples:
       >>> import jax, jax.numpy as jnp, flatjax
@@ -49,31 +53,67 @@ def langevin_noise(
       >>> round(float(noise.std()), 3)
       0.1
     """
-    if not jax.tree.leaves(tree):
-        return tree
-    local_replicas, one = 1, tree
+    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
+    noise_scale = _checks.check_scalar("noise_scale", noise_scale)
+    key = as_key("key", key)
+    weights = _masks.moving(tree, None)
+    if not jax.tree.leaves(weights):
+        return _complete(weights, tree)
+    local_replicas = 1
     if replica_axis is not None:
         local_replicas = _replicas.stacked_size(tree, replica_axis, "tree")
-        one = jax.tree.map(functools.partial(_without_axis, replica_axis), tree)
+    one = jax.tree.map(functools.partial(_one_replica, replica_axis), weights)
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_replicas
     scale = noise_scale * jnp.sqrt(2 * jnp.asarray(learning_rate))
 
     def draw(index):
-        noise = normal_like(jax.random.fold_in(key, index), one, scale=scale)
-        return jax.tree.map(lambda z, leaf: z.astype(leaf.dtype), noise, one)
+        parts = jax.tree.map(_real_parts, one)
+        noise = normal_like(jax.random.fold_in(key, index), parts, scale=scale)
+        return jax.tree.map(_from_real_parts, noise, one)
 
     if replica_axis is None:
-        return draw(first)
-    return jax.vmap(draw, out_axes=replica_axis)(first + jnp.arange(local_replicas))
+        return _complete(draw(first), tree)
+    noise = jax.vmap(draw, out_axes=replica_axis)(first + jnp.arange(local_replicas))
+    return _complete(noise, tree)
 
 
-def _without_axis(axis, leaf):
-    return jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
+def _one_replica(replica_axis, leaf):
+    """Shape and dtype of the leaf without its replica axis, if it has one."""
+    shape = list(np.shape(leaf))
+    if replica_axis is not None:
+        del shape[replica_axis]
+    return jax.ShapeDtypeStruct(tuple(shape), jnp.result_type(leaf))
+
+
+def _real_parts(leaf):
+    """The real and the imaginary part of a complex leaf as one array."""
+    is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    return jax.ShapeDtypeStruct((2, *leaf.shape), float) if is_complex else leaf
+
+
+def _from_real_parts(noise, leaf):
+    is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    return (jax.lax.complex(noise[0], noise[1]) if is_complex else noise).astype(leaf.dtype)
+
+
+def _complete(noise, tree):
+    """The noise, and zeros for the leaves that have none."""
+
+    def complete(path, z, leaf):
+        if z is None and hasattr(leaf, "dtype") and is_typed(leaf):
+            where = f"tree{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{where} must hold numbers, got random keys, which take no noise.")
+        return jnp.zeros_like(leaf) if z is None and leaf is not None else z
+
+    return jax.tree_util.tree_map_with_path(
+        complete, noise, tree, is_leaf=lambda leaf: leaf is None
+    )
 
 
 def make_langevin_step(
     inner: optax.GradientTransformationExtraArgs,
     noise_scale: chex.Numeric,
+    key_of: Callable[[Any], chex.PRNGKey],
     *,
     decoupled: bool,
     mask: Mask,
@@ -84,6 +124,7 @@ def make_langevin_step(
     Args:
       inner: optimizer of the inner loop without its learning rate.
       noise_scale: without noise, none is drawn.
+      key_of: the random key in a state.
       decoupled: contract towards the anchor after the inner optimizer's step.
       mask: leaves marked False feel neither coupling nor noise.
       **where: `axis_name` and `replica_axis`.
@@ -105,7 +146,7 @@ def make_langevin_step(
             moved = map_masked(contract, mask, params, moved, state.anchor)
         if has_noise:
             step = _cpu.after(moved, state.step)  # not beside the convolutions of the gradient
-            step_key = jax.random.fold_in(state.key, step)
+            step_key = jax.random.fold_in(key_of(state), step)
             noise = langevin_noise(step_key, params, eta, noise_scale, **where)
             noise = _cpu.once(noise, state.step)
             moved = map_masked(jnp.add, mask, params, moved, noise)

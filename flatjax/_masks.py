@@ -1,13 +1,28 @@
-"""Masks: which leaves of a pytree something acts on."""
+"""Masks: which leaves of a pytree something acts on.
+
+Only *weights* are ever acted on: leaves of real or complex floats. Integers, bools and random keys
+(counters, the state of a dropout layer) pass, whatever the mask.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
+from flatjax import _checks
+
 Mask: TypeAlias = chex.ArrayTree | Callable[[optax.Params], chex.ArrayTree] | None
+
+
+def is_weight(leaf: Any) -> bool:
+    """Whether a leaf is a real or complex float, or an array of them."""
+    if not hasattr(leaf, "dtype"):
+        return isinstance(leaf, float | complex)
+    return jax.dtypes.issubdtype(leaf.dtype, np.inexact)
 
 
 def map_masked(
@@ -28,18 +43,64 @@ def map_masked(
     """
     if mask is None:
         return jax.tree.map(fn, first, *rest)
-    mask = mask(params) if callable(mask) else mask
+    mask = mask(params) if _is_function(mask) else mask
     masked_fn = lambda is_marked, x, *xs: jax.tree.map(fn, x, *xs) if is_marked else x
     return jax.tree.map(masked_fn, mask, first, *rest)
 
 
+def _is_function(mask) -> bool:
+    """Whether to call it: not if it is a callable pytree, as an Equinox module of bools is."""
+    leaves = jax.tree.leaves(mask)
+    return bool(leaves) and all(callable(leaf) for leaf in leaves)
+
+
 def moving(params: chex.ArrayTree, mask: Mask) -> chex.ArrayTree:
-    """The leaves that the mask marks True; in place of the others None, a pytree of no leaves."""
-    if mask is None:
-        return params
+    """The weights that the mask marks True; in place of the others None, a pytree of no leaves."""
     fixed = jax.tree.map(lambda w: False, params)
-    moves = map_masked(lambda w: True, mask, params, fixed)
+    moves = map_masked(lambda _, w: is_weight(w), mask, params, fixed, params)
     return jax.tree.map(lambda is_moving, w: w if is_moving else None, moves, params)
+
+
+def of_weights(
+    init_fn: optax.TransformInitFn, update_fn: optax.TransformUpdateExtraArgsFn
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation that sees the weights alone, as arrays; the updates of other leaves pass.
+
+    As with `optax.masked`, an `optax.MaskedNode` is in the state in place of each other leaf.
+
+    Args:
+      init_fn: of the transformation.
+      update_fn: of the transformation; it may take the extra argument `grad_fn`, a function of the
+        parameters. It is called with updates like the parameters, which are not None.
+    """
+
+    def init(params):
+        return init_fn(_weights(params, params))
+
+    def update(updates, state, params=None, **extra_args):
+        _checks.check_updates(updates, params)
+        if extra_args.get("grad_fn") is not None:
+            grad_fn = extra_args["grad_fn"]
+            gradient = lambda weights, i: _weights(grad_fn(_complete(weights, params), i), params)
+            extra_args["grad_fn"] = gradient
+        weights = _weights(params, params)
+        new, state = update_fn(_weights(updates, params), state, weights, **extra_args)
+        return _complete(new, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _weights(tree, params):
+    """The leaves of a tree that are weights in `params`; a masked node in place of the others."""
+    as_array = lambda x: x if hasattr(x, "dtype") else jnp.asarray(x, jnp.result_type(x))
+    keep = lambda w, x: as_array(x) if is_weight(w) else optax.MaskedNode()
+    return jax.tree.map(keep, params, tree)
+
+
+def _complete(weights, tree):
+    """The inverse: the leaves of `tree` in place of the masked nodes."""
+    is_masked = lambda node: isinstance(node, optax.MaskedNode)
+    return jax.tree.map(lambda w, x: x if is_masked(w) else w, weights, tree, is_leaf=is_masked)
 
 
 def map_moving(

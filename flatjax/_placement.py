@@ -1,6 +1,7 @@
 """One function of one replica, run for all replicas: vmapped, unrolled or spread over a mesh."""
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,15 +31,21 @@ def map_replicas(
       plain ones; `flatjax.models.conv_general_dilated` does not, but the maps of y networks
       together no longer fit a cache.
     - `"mesh"`: each device of the mesh axis `"replica"` runs its own replicas; other axes of the
-      mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica.
+      mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica. There
+      JAX refuses collectives over a vmapped axis of `fn`, such as Equinox's batch norm makes.
     - `"auto"` (default): mesh where one is given, else vmapped; if the function contains a
       convolution, it is unrolled in programs for CPU. It is then traced for both.
 
+    Arguments are pytrees, those of Haiku, Equinox and NNX among them. Leaves that are no arrays
+    (functions, strings, numbers, a flag such as `train=True`) are shared by the replicas and reach
+    `fn` as they are, not traced. Likewise, leaves of results that are neither arrays nor numbers.
+
     Args:
-      fn: a function of one replica's arguments (pytrees), returning a pytree of arrays.
+      fn: a function of one replica's arguments, returning a pytree.
       placement: one of the above.
       in_axes: 0 for arguments stacked along their leading axis, None for shared ones; one value or
-        one for each positional argument.
+        one for each positional argument. Arrays in keyword arguments are stacked, as those of
+        `jax.vmap` are.
       mesh: the mesh of the `"mesh"` placement, see `flatjax.replica_mesh`.
 
     Returns:
@@ -61,19 +68,12 @@ def map_replicas(
         raise ValueError("placement='mesh' needs mesh, see flatjax.replica_mesh.")
 
     @functools.wraps(fn)
-    def mapped(*args):
-        axes = _argument_axes(in_axes, args)
-        size = _replicas.stacked_size(
-            [arg for arg, axis in zip(args, axes, strict=True) if axis == 0], 0, "arguments"
-        )
-        if size == 0:
-            raise ValueError("arguments stacked by in_axes must hold arrays, got none.")
+    def mapped(*args, **kwargs):
+        call = _Call(fn, args, kwargs, _argument_axes(in_axes, args))
         if placement == "mesh" or (placement == "auto" and mesh is not None):
-            return _over_mesh(fn, args, axes, size, mesh)
-        if placement == "vmap":
-            return jax.vmap(fn, in_axes=axes)(*args)
-        place = _unroll if placement == "unroll" else _auto
-        return place(fn, args, axes, size)
+            return call.results(_over_mesh(call, mesh))
+        place = {"vmap": _vmap, "unroll": _unroll, "auto": _auto}[placement]
+        return call.results(place(call, call.arrays, call.size))
 
     return mapped
 
@@ -82,52 +82,108 @@ def _argument_axes(in_axes, args) -> tuple[int | None, ...]:
     axes = (in_axes,) * len(args) if in_axes is None or isinstance(in_axes, int) else tuple(in_axes)
     if len(axes) != len(args):
         raise ValueError(f"in_axes has {len(axes)} entries for {len(args)} positional arguments.")
-    if any(axis not in (0, None) for axis in axes) or all(axis is None for axis in axes):
+    if any(axis not in (0, None) for axis in axes) or (args and set(axes) == {None}):
         raise ValueError(f"in_axes must hold 0 and None, and at least one 0; got {in_axes!r}.")
     return axes
 
 
-def _take(args, axes, index):
-    return [
-        arg if axis is None else jax.tree.map(lambda leaf: leaf[index], arg)
-        for arg, axis in zip(args, axes, strict=True)
-    ]
+class _Call:
+    """A function and its arguments: called, it is a function of the arrays of one replica.
+
+    Attributes:
+      arrays: those among the leaves of all arguments.
+      axes: 0 for each of them that is stacked, None for each that is shared.
+      size: the number of replicas.
+    """
+
+    def __init__(self, fn, args, kwargs, axes):
+        stacked = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0] + [kwargs]
+        only_arrays = lambda arg: arg if _is_leaf(arg) else jax.tree.map(_array_or_none, arg)
+        self.size = _replicas.stacked_size([only_arrays(arg) for arg in stacked], 0, "arguments")
+        if self.size == 0:
+            raise ValueError("arguments stacked by in_axes must hold arrays, got none.")
+        self._fn = fn
+        self._leaves, self._treedef = jax.tree.flatten((args, kwargs))
+        leaf_axes = [
+            axis
+            for arg, axis in zip((*args, kwargs), (*axes, 0), strict=True)
+            for _ in jax.tree.leaves(arg)
+        ]
+        pairs = list(zip(self._leaves, leaf_axes, strict=True))
+        self.arrays = [leaf for leaf, _ in pairs if _is_array(leaf)]
+        self.axes = tuple(axis for leaf, axis in pairs if _is_array(leaf))
+
+    def __call__(self, *arrays):
+        """The arrays and numbers among the results of one replica."""
+        given = iter(arrays)
+        leaves = [next(given) if _is_array(leaf) else leaf for leaf in self._leaves]
+        args, kwargs = jax.tree.unflatten(self._treedef, leaves)
+        results, self._result_treedef = jax.tree.flatten(self._fn(*args, **kwargs))
+        is_mapped = lambda leaf: _is_array(leaf) or isinstance(leaf, numbers.Number)
+        self._static_results = [None if is_mapped(leaf) else leaf for leaf in results]
+        return [leaf for leaf in results if is_mapped(leaf)]
+
+    def results(self, stacked):
+        """What the function returns, with stacked arrays."""
+        given = iter(stacked)
+        leaves = [next(given) if leaf is None else leaf for leaf in self._static_results]
+        return jax.tree.unflatten(self._result_treedef, leaves)
 
 
-def _auto(fn, args, axes, size):
-    vmapped = lambda: jax.vmap(fn, in_axes=axes)(*args)
-    unrolled = lambda: _unroll(fn, args, axes, size)
+def _is_array(leaf):
+    return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+
+
+def _array_or_none(leaf):
+    return leaf if _is_array(leaf) else None
+
+
+def _is_leaf(arg):
+    return jax.tree.structure(arg) == jax.tree.structure(0)
+
+
+def _take(call, arrays, index):
+    """The arrays of one replica."""
+    pairs = zip(arrays, call.axes, strict=True)
+    return [array if axis is None else array[index] for array, axis in pairs]
+
+
+def _vmap(call, arrays, size):
+    del size
+    return jax.vmap(call, in_axes=call.axes)(*arrays)
+
+
+def _auto(call, arrays, size):
+    vmapped = lambda: _vmap(call, arrays, size)
+    unrolled = lambda: _unroll(call, arrays, size)
     if size == 1:
         return unrolled()
     # Traced where it runs, on the arguments themselves: inside a shard_map their types say more
     # than shape and dtype.
-    one_replica = lambda *args: fn(*_take(args, axes, 0))
-    if not _cpu.contains_convolution(one_replica, *args):
+    one_replica = lambda *arrays: call(*_take(call, arrays, 0))
+    if not _cpu.contains_convolution(one_replica, *arrays):
         return vmapped()
     return _cpu.unrolled_or(unrolled, vmapped)
 
 
-def _unroll(fn, args, axes, size):
+def _unroll(call, arrays, size):
     results = []
     for a in range(size):
-        replica_args = _take(args, axes, a)
+        own = _take(call, arrays, a)
         if results:
-            replica_args = _cpu.after(results[-1], replica_args)
-        results.append(fn(*replica_args))
+            own = _cpu.after(results[-1], own)
+        results.append(call(*own))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
-def _over_mesh(fn, args, axes, size, mesh):
-    _replicas.check_mesh_fit(size, mesh)
-
-    def local(*args):
-        return map_replicas(fn, in_axes=axes)(*args)
-
-    specs = tuple(PartitionSpec() if axis is None else PartitionSpec("replica") for axis in axes)
+def _over_mesh(call, mesh):
+    _replicas.check_mesh_fit(call.size, mesh)
+    local_size = call.size // mesh.shape["replica"]
+    spec_of = lambda axis: PartitionSpec() if axis is None else PartitionSpec("replica")
     return jax.shard_map(
-        local,
+        lambda *arrays: _auto(call, arrays, local_size),
         mesh=mesh,
-        in_specs=specs,
+        in_specs=tuple(map(spec_of, call.axes)),
         out_specs=PartitionSpec("replica"),
         axis_names={"replica"},
-    )(*args)
+    )(*call.arrays)

@@ -38,106 +38,32 @@ def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
                 f"other leaves have {size}: all leaves must agree."
             )
         size = shape[replica_axis]
+        if size == 0:
+            raise ValueError(f"{where} must hold at least one replica, got shape {shape}.")
     return size
 
 
-def at_least_float32(leaf: jax.Array) -> jax.Array:
-    """Means and distances of half-precision weights are lost in half precision."""
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+def check_num_replicas(
+    tree: Any, num_replicas: int | None, axis_name: str | None, replica_axis: int | None
+) -> None:
+    """Raises if leaves disagree on the number of replicas, or have another than the one given.
 
-
-def leaf_center(
-    leaf: jax.Array, *, axis_name: str | None = None, replica_axis: int | None = None
-) -> jax.Array:
-    """The mean over replicas of one array, in at least float32; a stacked axis is kept as 1."""
-    center = at_least_float32(leaf)
-    if replica_axis is not None:
-        center = jnp.mean(center, axis=replica_axis, keepdims=True)
+    The size of a named axis counts where it is known: not in `init`, which may run outside of it.
+    """
+    size = 1 if replica_axis is None else stacked_size(tree, replica_axis)
+    if num_replicas is None or size == 0:
+        return
     if axis_name is not None:
-        center = jax.lax.pmean(center, axis_name)
-    return center
-
-
-def mean_over_replicas(
-    value: chex.Numeric, *, axis_name: str | None = None, replica_axis: int | None = None
-) -> jax.Array:
-    """The mean of a scalar of each replica; a stack of scalars where replicas are stacked."""
-    mean = jnp.mean(value) if replica_axis is not None else jnp.asarray(value)
-    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-
-
-def replica_center(
-    tree: chex.ArrayTree,
-    *,
-    axis_name: str | None = None,
-    replica_axis: int | None = None,
-    keepdims: bool = False,
-) -> chex.ArrayTree:
-    r"""The center of the replicas, :math:`\bar w = \frac{1}{y} \sum_a w_a`.
-
-    Args:
-      tree: the replicas' parameters, or any pytree of one array per replica and leaf.
-      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
-      replica_axis: axis of the leaves along which replicas are stacked.
-      keepdims: keep the stacked axis with size 1, so that the center broadcasts against `tree`.
-
-    Returns:
-      A pytree like one replica (or like `tree` with a replica axis of size 1), in the dtypes of
-      `tree`. The mean itself is taken in at least float32.
-
-    Raises:
-      ValueError: neither knob is given, or the leaves disagree on the number of replicas.
-
-    Examples:
-      >>> import jax.numpy as jnp, flatjax
-      >>> flatjax.replica_center({"w": jnp.array([[0.0, 1.0], [2.0, 5.0]])}, replica_axis=0)
-      {'w': Array([1., 3.], dtype=float32)}
-    """
-    _checks.check_replica_placement(axis_name, replica_axis)
-    if replica_axis is not None:
-        stacked_size(tree, replica_axis, "tree")
-
-    def center(leaf):
-        mean = leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis).astype(leaf.dtype)
-        drop = replica_axis is not None and not keepdims
-        return jnp.squeeze(mean, replica_axis) if drop else mean
-
-    return jax.tree.map(center, tree)
-
-
-def replica_distance(
-    params: chex.ArrayTree, *, axis_name: str | None = None, replica_axis: int | None = None
-) -> jax.Array:
-    r"""Mean squared distance to the center, :math:`\langle \lVert w_a - \bar w \rVert^2 \rangle_a`.
-
-    Args:
-      params: the replicas' parameters.
-      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
-      replica_axis: axis of the leaves along which replicas are stacked.
-
-    Returns:
-      A scalar in at least float32, the same on every replica.
-
-    Raises:
-      ValueError: neither knob is given, or the leaves disagree on the number of replicas.
-
-    Examples:
-      >>> import jax.numpy as jnp, flatjax
-      >>> float(flatjax.replica_distance(jnp.array([[1.0, 1.0], [3.0, 5.0]]), replica_axis=0))
-      5.0
-    """
-    _checks.check_replica_placement(axis_name, replica_axis)
-    local_replicas = 1
-    if replica_axis is not None:
-        local_replicas = stacked_size(params, replica_axis)
-
-    def squared(leaf):
-        center = leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
-        return jnp.sum(jnp.square(jnp.abs(at_least_float32(leaf) - center)))
-
-    total = sum(jax.tree.leaves(jax.tree.map(squared, params)), start=jnp.zeros(()))
-    distance = total / max(local_replicas, 1)
-    return distance if axis_name is None else jax.lax.pmean(distance, axis_name)
+        try:
+            size *= jax.lax.axis_size(axis_name)
+        except NameError:
+            return
+    if size != num_replicas:
+        raise ValueError(
+            f"params must hold num_replicas = {num_replicas} replicas, found {size}. Inside "
+            "optax.flatten every weight would be a replica: flatten the optimizer of one replica, "
+            "per_replica(optax.flatten(...)), and leave the coupling outside."
+        )
 
 
 def stack_replicas(

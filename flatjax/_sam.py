@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _checks
+from flatjax import _checks, _precision
+from flatjax._keys import is_typed
+from flatjax._masks import of_weights
 
 
 def sam(
@@ -25,7 +27,7 @@ def sam(
     <https://arxiv.org/abs/2010.01412>`_].
 
     This is a thin adapter of `optax.contrib.sam(..., sync_period=2)`. That one refuses extra
-    arguments such as `value` and optimizer states with typed random keys (`entropy_sgd` has one),
+    arguments such as `value` and optimizer states with typed random keys,
     gives NaN on a zero gradient, keeps the caller's parameters in its state (so that they cannot be
     donated), restarts a schedule of rho with every pair, and takes one norm over all replicas.
 
@@ -56,7 +58,7 @@ def sam(
       >>> float(loss(params)) < 1e-2
       True
     """
-    _checks.check_scalar("rho", rho)
+    rho = _checks.check_scalar("rho", rho)
     optimizer = optax.with_extra_args_support(optimizer)
     adversary = optax.chain(_normalize(replica_axis), optax.sgd(rho))
 
@@ -80,18 +82,17 @@ def sam(
         # A copy: the state outlives the parameters where those are donated.
         return wrapped({}).init(jax.tree.map(jnp.copy, params))
 
-    def update_fn(updates, state, params=None, **extra_args):
-        _checks.check_updates(updates, params)
+    def update_fn(updates, state, params, **extra_args):
         return wrapped(extra_args).update(updates, state, params)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return of_weights(init_fn, update_fn)
 
 
 def _normalize(replica_axis: int | None) -> optax.GradientTransformation:
     """Divides the gradient, of each replica on its own, by its norm; 0 stays 0."""
 
     def normalize(grads: chex.ArrayTree) -> chex.ArrayTree:
-        norm = optax.tree.norm(grads)
+        norm = _precision.norm(grads)
         norm = jnp.where(norm == 0, 1, norm)
         return jax.tree.map(lambda g: (g / norm).astype(g.dtype), grads)
 
@@ -100,12 +101,8 @@ def _normalize(replica_axis: int | None) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: normalize(updates))
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _key_numbers(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_typed(leaf) else leaf
 
 
 def _with_impl(leaf: jax.Array, impl: Any) -> jax.Array:
@@ -118,7 +115,7 @@ def _key_impls(init: Callable[[optax.Params], optax.OptState], params: optax.Par
 
     def note(params):
         for leaf in jax.tree.leaves(init(params)):
-            found.append(jax.random.key_impl(leaf) if _is_key(leaf) else None)
+            found.append(jax.random.key_impl(leaf) if is_typed(leaf) else None)
 
     jax.eval_shape(note, params)
     return found

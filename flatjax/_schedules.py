@@ -52,9 +52,9 @@ def scoping(
       >>> [round(float(gamma(t)), 4) for t in (0, 50, 100, 200)]
       [0.001, 0.1, 10.0, 10.0]
     """
-    _checks.check_scalar("init_value", init_value)
+    init_value = _checks.check_scalar("init_value", init_value)
     _checks.check_count("steps", steps)
-    _checks.check_scalar("factor", factor, exclusive_minimum=True)
+    factor = _checks.check_scalar("factor", factor, exclusive_minimum=True)
     if kind not in SCOPING_KINDS:
         raise ValueError(f"kind must be one of {SCOPING_KINDS}, got {kind!r}.")
 
@@ -90,8 +90,8 @@ def balanced_gamma(value: chex.Numeric, distance: chex.Numeric) -> jax.Array:
       >>> float(flatjax.schedules.balanced_gamma(2.0, 100.0))
       0.04...
     """
-    _checks.check_scalar("value", value)
-    _checks.check_scalar("distance", distance)
+    value = _checks.check_scalar("value", value)
+    distance = _checks.check_scalar("distance", distance)
     if not isinstance(distance, jax.core.Tracer) and float(distance) == 0.0:
         raise ValueError(
             "distance must be positive, got 0: with a common initialisation the replicas coincide "
@@ -104,8 +104,8 @@ class BalancedScopingState(NamedTuple):
     """State of `BalancedScoping`.
 
     Attributes:
-      count: number of updates so far.
-      gamma_0: the measured start of gamma; 0 until it is measured, by the first update.
+      count: number of updates since gamma_0 was measured.
+      gamma_0: the measured start of gamma; 0 until it is measured.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -119,6 +119,9 @@ class BalancedScoping:
     `couple_replicas` measures gamma_0 at its first update, `entropy_sgd` at the end of its first
     inner loop (which runs uncoupled). In both, gamma_0 is `balanced_gamma(value, distance)` and
     grows as :math:`\gamma_t = \gamma_0 g(t)`. It is an `optax.schedules.StatefulSchedule`.
+
+    Where the loss is negative or one of the two is not finite, no gamma balances them: gamma stays
+    0 and the next update measures again. Replicas that coincide at the first update stay uncoupled.
 
     Attributes:
       growth: g, a schedule that starts at 1.
@@ -158,7 +161,7 @@ class BalancedScoping:
                 "value and distance must be passed, as flatjax's transformations do. Inside "
                 "optax.inject_hyperparams, list gamma in static_args."
             )
-        return self.step(state, lambda: (value, distance), {})[1]
+        return self.step(state, lambda: (loss_of({"value": value}), distance), {})[1]
 
     def __call__(
         self,
@@ -172,7 +175,7 @@ class BalancedScoping:
         del extra_args
         if value is None or distance is None:
             return self.current(state, {})
-        return self.step(state, lambda: (value, distance), {})[0]
+        return self.step(state, lambda: (loss_of({"value": value}), distance), {})[0]
 
     # --- what the transformations call, see `Scoping` ---------------------------------------------
 
@@ -192,16 +195,20 @@ class BalancedScoping:
         del extra_args
 
         def balance():
-            value, distance = measure()
+            value, distance = (jnp.asarray(one) for one in measure())
+            can_balance = (value >= 0) & jnp.isfinite(value) & jnp.isfinite(distance)
             # A zero distance (the replicas still coincide) leaves gamma_0 unmeasured, at 0.
-            is_apart = distance > 0
-            gamma_0 = jnp.where(is_apart, value / (0.5 * jnp.where(is_apart, distance, 1.0)), 0.0)
-            return gamma_0.astype(state.gamma_0.dtype)
+            is_apart = can_balance & (distance > 0)
+            gamma_0 = value / (0.5 * jnp.where(is_apart, distance, 1.0))
+            gamma_0 = jnp.where(is_apart, gamma_0, 0.0)
+            return gamma_0.astype(state.gamma_0.dtype), can_balance
 
         # A cond, not a select: replicas on different devices communicate for it only once.
-        gamma_0 = jax.lax.cond(state.count == 0, balance, lambda: state.gamma_0)
-        counted = BalancedScopingState(optax.safe_increment(state.count), gamma_0)
-        return gamma_0 * self.growth(state.count), counted
+        gamma_0, is_balanced = jax.lax.cond(
+            state.count == 0, balance, lambda: (state.gamma_0, jnp.asarray(True))
+        )
+        counted = jnp.where(is_balanced, optax.safe_increment(state.count), state.count)
+        return gamma_0 * self.growth(state.count), BalancedScopingState(counted, gamma_0)
 
 
 class Scoping:
@@ -215,7 +222,7 @@ class Scoping:
         if hasattr(gamma, "init"):
             self._schedule = gamma
         else:
-            constant = lambda count: jnp.asarray(gamma)
+            constant = lambda count: gamma
             self._schedule = optax.schedules.WrappedSchedule(gamma if callable(gamma) else constant)
 
     def init(self) -> optax.OptState:
@@ -228,7 +235,7 @@ class Scoping:
 
     def current(self, state: optax.OptState, extra_args: Mapping[str, Any]) -> jax.Array:
         """Returns the gamma of this step."""
-        return jnp.asarray(self._schedule(state, **extra_args))
+        return as_array(self._schedule(state, **extra_args))
 
     def step(
         self, state: optax.OptState, measure: Measure, extra_args: Mapping[str, Any]
@@ -243,11 +250,30 @@ def as_scoping(gamma: Any) -> Scoping | BalancedScoping:
     return gamma if isinstance(gamma, BalancedScoping) else Scoping(gamma)
 
 
-def loss_of(extra_args: Mapping[str, Any]) -> Any:
-    """Returns the loss that was passed to `update`; raises if there is none."""
+def at_step(schedule: Any, count: jax.Array) -> jax.Array:
+    """The value of a number or a schedule at a step."""
+    return as_array(schedule(count) if callable(schedule) else schedule)
+
+
+def as_array(number: chex.Numeric) -> jax.Array:
+    """An array of the number; of a Python integer beyond 32 bits one of floats."""
+    return jnp.asarray(float(number) if isinstance(number, int) else number)
+
+
+def loss_of(extra_args: Mapping[str, Any], num_stacked: int | None = None) -> jax.Array:
+    """Returns the loss that was passed to `update`; raises if there is none.
+
+    Args:
+      extra_args: of `update`.
+      num_stacked: the number of stacked replicas, which may have a loss each; None if none are.
+    """
     if extra_args.get("value") is None:
         raise ValueError(
             "value (the loss) must be passed to update(updates, state, params, value=...): "
             "BalancedScoping measures gamma_0 from it."
         )
-    return extra_args["value"]
+    value = as_array(extra_args["value"])
+    if value.ndim and value.shape != (num_stacked,):
+        expected = "a scalar" if num_stacked is None else f"a scalar or of shape ({num_stacked},)"
+        raise ValueError(f"value (the loss) must be {expected}, got shape {value.shape}.")
+    return value

@@ -1,6 +1,7 @@
 """A small training state: parameters, batch statistics, optimizer state and step."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -14,6 +15,9 @@ import optax
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """State of a training loop, a pytree. Unlike flax's, it forwards extra arguments to optax.
+
+    Its leaves are arrays of numbers, which every file format holds. `flax.serialization` takes it
+    too, if flax was imported before the state was made.
 
     Attributes:
       step: number of updates so far.
@@ -42,6 +46,9 @@ class TrainState:
     batch_stats: chex.ArrayTree
     apply_fn: Callable[..., Any] = dataclasses.field(metadata={"static": True})
     tx: optax.GradientTransformationExtraArgs = dataclasses.field(metadata={"static": True})
+
+    def __post_init__(self):
+        _register_with_flax(type(self))
 
     @classmethod
     def create(
@@ -88,3 +95,34 @@ class TrainState:
             opt_state=opt_state,
             batch_stats=self.batch_stats if batch_stats is None else batch_stats,
         )
+
+
+_KNOWN_TO_FLAX: set[type] = set()
+
+
+def _register_with_flax(kind: type[TrainState]) -> None:
+    """Tells `flax.serialization` of the class, where a program has imported it: the core does not.
+
+    Unlike pytrees, it has to be told of every class.
+    """
+    serialization = sys.modules.get("flax.serialization")
+    if serialization is None or kind in _KNOWN_TO_FLAX:
+        return
+    _KNOWN_TO_FLAX.add(kind)
+    fields = dataclasses.fields(kind)
+    names = [field.name for field in fields if not field.metadata.get("static")]
+
+    def to_dict(state):
+        return {name: serialization.to_state_dict(getattr(state, name)) for name in names}
+
+    def from_dict(state, saved):
+        if set(saved) != set(names):
+            raise ValueError(
+                f"a saved {kind.__name__} must have fields {names}, got {list(saved)}."
+            )
+        restore = lambda name: serialization.from_state_dict(
+            getattr(state, name), saved[name], name=name
+        )
+        return dataclasses.replace(state, **{name: restore(name) for name in names})
+
+    serialization.register_serialization_state(kind, to_dict, from_dict)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax._replicas import replica_center
+from flatjax._center import replica_center
 from flatjax._running_statistics import is_float, measure, settled
 
 __all__ = ["average", "reestimate"]

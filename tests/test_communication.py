@@ -130,6 +130,15 @@ def test_rounding_neither_moves_the_center_nor_parts_replicas(dtype):
     assert 0 < error < np.abs(w).max() * (2**-8 if dtype == "bfloat16" else 1 / 127)
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "int8"])
+def test_complex_weights_are_sent_as_two_parts(dtype):
+    real, imaginary = START["w"], MINIMA["w"]
+    send = lambda w: communication.displacement(w, replica_axis=0, dtype=dtype)
+    found = send(jax.lax.complex(real, imaginary))
+    np.testing.assert_allclose(found.real, send(real), rtol=1e-6)
+    np.testing.assert_allclose(found.imag, send(imaginary), rtol=1e-6)
+
+
 def test_weights_that_are_not_finite_are_not_hidden():
     w = jnp.array([[1.0, jnp.nan], [0.0, 2.0]])
     assert np.isnan(displace(w, dtype="int8")[0]).all()

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import equinox
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -182,6 +185,106 @@ def test_converges(name):
     jax.tree.map(lambda w, end: near(w.astype(jnp.float32), end), found, both)
 
 
+# ------------------------------------------------------------------------- any kind of leaves
+
+
+def arguments_of(name):
+    return inspect.signature(CASES[name].factory).parameters
+
+
+def alone(name, **arguments):
+    """The transformation without its chain, and no Adam, which takes a complex number for one."""
+    case = CASES[name]
+    if "inner" in case.arguments:
+        arguments = {"inner": optax.trace(0.8)} | arguments
+    return case.factory(**case.arguments | arguments)
+
+
+def three_steps(tx, params):
+    """Of the gradient of a parabola, in one program."""
+
+    @jax.jit
+    def run(params):
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(params, state, params, grad_fn=lambda params, i: params)
+            params = jax.tree.map(lambda w, u: w - 0.1 * u, params, updates)
+        return params, flatjax.eval_params(state, params)
+
+    return run(params)
+
+
+OTHERS = {"count": jnp.full(2, 2**25 + 1), "flag": jnp.array([True, False])}
+OTHERS |= {"key": jax.random.split(jax.random.key(0))}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "per_replica"])
+def test_leaves_that_are_no_weights(name):
+    """Their updates pass, weights move as if they were alone, the leaves are evaluated as they are.
+
+    Not where another optimizer gets them, as in `per_replica`.
+    """
+    tx, params = alone(name), PARAMS | OTHERS
+    grad_fn = lambda params, i: params
+    (updates, state), (expected_updates, _) = (
+        jax.jit(lambda p: tx.update(p, tx.init(p), p, grad_fn=grad_fn))(tree)
+        for tree in (params, PARAMS)
+    )
+    passed = {key: updates.pop(key) for key in OTHERS}
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), passed, OTHERS)))
+    assert_close(updates, expected_updates)
+    evaluated = flatjax.eval_params(state, params)
+    assert all((evaluated[key] == OTHERS[key]).all() for key in OTHERS)
+    if "replica_axis" in CASES[name].arguments:
+        center = flatjax.eval_params(state, params, replica_axis=0)
+        assert int(center["count"]) == 2**25 + 1
+
+
+@each_case
+def test_complex_weights_are_pairs_of_real_ones(name):
+    tx = alone(name, **({"noise_scale": 0.0} if "noise_scale" in arguments_of(name) else {}))
+    parts = {"real": PARAMS, "imaginary": jax.tree.map(lambda w: 3 - w, PARAMS)}
+    join = lambda parts: jax.tree.map(jax.lax.complex, parts["real"], parts["imaginary"])
+    expected = [join(tree) for tree in three_steps(tx, parts)]
+    assert_close(list(three_steps(tx, join(parts))), expected)
+
+
+SINGLE = [name for name, case in CASES.items() if "replica_axis" not in case.arguments]
+
+
+@pytest.mark.parametrize("name", [name for name in SINGLE if name != "per_replica"])
+def test_python_numbers_as_parameters(name):
+    tx = alone(name)
+    params = {"w": 1.5, "b": (2.0, -1.0)}
+    update = lambda p: tx.update(p, tx.init(p), p, grad_fn=lambda params, i: params)
+    assert_close(update(params)[0], update(jax.tree.map(jnp.array, params))[0])
+
+
+class CallableNetwork(equinox.Module):
+    """A pytree that is a function; so is a mask of its structure."""
+
+    w: Any
+    b: Any
+
+    def __call__(self, x):
+        """Never called by an optimizer."""
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [(name, a) for name in CASES for a in ("mask", "decay_mask") if a in arguments_of(name)],
+)
+def test_masks_that_are_callable_pytrees(name, argument):
+    arguments = {argument: CallableNetwork(True, False)}
+    if argument == "decay_mask":
+        arguments["weight_decay"] = 0.5
+    params = CallableNetwork(PARAMS["w"], PARAMS["b"])
+    found = three_steps(alone(name, **arguments), params)
+    as_function = arguments | {argument: lambda params: CallableNetwork(True, False)}
+    assert_close(found, three_steps(alone(name, **as_function), params))
+
+
 # ------------------------------------------------------------------ its program and its state
 
 
@@ -277,6 +380,54 @@ STATES = (
 @pytest.mark.parametrize("state", STATES)
 def test_fields_of_states_are_documented(state):
     assert re.findall(r"^ +(\w+): ", state.__doc__, re.MULTILINE) == list(state._fields)
+
+
+def by_flax(state, like, path):
+    path.write_bytes(flax.serialization.to_bytes(state))
+    return flax.serialization.from_bytes(like, path.read_bytes())
+
+
+def by_numpy(state, like, path):
+    with path.open("wb") as file:
+        np.savez(file, *jax.tree.leaves(state))
+    with np.load(path) as saved:
+        return jax.tree.unflatten(jax.tree.structure(like), saved.values())
+
+
+def by_equinox(state, like, path):
+    equinox.tree_serialise_leaves(path, state)
+    return equinox.tree_deserialise_leaves(path, like)
+
+
+def by_orbax(state, like, path):
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, state)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(path, like)
+
+
+@pytest.mark.parametrize("save", [by_flax, by_numpy, by_equinox, by_orbax])
+@pytest.mark.parametrize("name", BASIC)
+def test_states_survive_serialisation(name, save, tmp_path):
+    """As a `flatjax.TrainState`, restored into the start of another run."""
+    arguments = {"key": 1} if "key" in CASES[name].arguments else {}
+    start = flatjax.TrainState.create(
+        apply_fn=parabola, params=PARAMS, tx=CASES[name].make(**arguments)
+    )
+    state = start.apply_gradients(grads=PARAMS)
+    restored = save(state, jax.tree.map(jnp.zeros_like, start), tmp_path / "state")
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    types = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    assert types(restored) == types(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+@each_case
+def test_parameters_replaced_after_init(name):
+    """`set_params` makes the state of an optimizer that has started from the new ones."""
+    tx = CASES[name].make()
+    new = jax.tree.map(lambda w: 3 - w, PARAMS)
+    assert_close(flatjax.set_params(tx.init(PARAMS), new), tx.init(new))
 
 
 # -------------------------------------------------------------------------------- it composes

@@ -294,6 +294,58 @@ def test_automatic_gamma_refuses():
         tx.update(STACK, tx.init(STACK), STACK)
 
 
+@pytest.mark.parametrize("form", ["couple_replicas", "pull_to_center"])
+def test_automatic_gamma_balances_the_coupled_leaves(form):
+    """Others may be as far apart as they like: gamma_0 = 3 / (1 / 2)."""
+    params = {"w": jnp.array([[0.0], [2.0]]), "bn": jnp.array([[0.0], [200.0]])}
+    mask = {"w": True, "bn": False}
+    tx = FORMS[form](gamma=balanced, replica_axis=0, mask=mask)
+    _, state = tx.update(params, tx.init(params), params, value=3.0)
+    assert float(state.gamma) == 6.0
+    found = flatjax.coupling_diagnostics(params, state, 1, replica_axis=0, mask=mask)
+    assert jax.tree.map(float, found) == {
+        "gamma": 6.0,
+        "lr_gamma": 6.0,
+        "replica_distance": 1.0,
+        "coupling_energy": 3.0,
+    }
+    together = {"w": jnp.ones((2, 1)), "bn": params["bn"]}
+    with pytest.raises(ValueError, match="common initialisation"):
+        tx.init(together)
+
+
+def test_the_number_of_replicas_is_checked_where_it_is_given():
+    """Inside `optax.flatten` every weight is a replica, whose center is 0.5 in place of 0, 1."""
+    params = {"w": jnp.array([[0.0, 1.0], [0.0, 1.0]])}
+    rsgd = functools.partial(flatjax.replicated_sgd, 0.1, 1.0, replica_axis=0)
+    for make in (rsgd, functools.partial(flatjax.esgd, 0.1, 0.1, replica_axis=0)):
+        make(num_replicas=2).init(params)
+        with pytest.raises(ValueError, match=r"num_replicas = 2 .* found 4.*per_replica"):
+            optax.flatten(make(num_replicas=2)).init(params)
+    tx = flatjax.couple_replicas(1.0, axis_name="replica", num_replicas=3)
+    run = jax.vmap(lambda w: tx.update(w, tx.init(w), w), axis_name="replica")
+    with pytest.raises(ValueError, match=r"num_replicas = 3 replicas, found 2"):
+        run(params)
+    # The form that the page on optax gives.
+    flat = flatjax.per_replica(optax.flatten(optax.sgd(0.1)))
+    tx = optax.chain(flatjax.couple_replicas(1.0, replica_axis=0, num_replicas=2), flat)
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert_close(updates, {"w": -0.1 * params["w"]})
+
+
+@pytest.mark.parametrize("number", [2**40, np.int64(2**40)])
+def test_integers_beyond_32_bits(number):
+    params = jnp.array([[0.0], [2.0]])
+    tx = flatjax.couple_replicas(number, replica_axis=0)
+    updates, _ = tx.update(0 * params, tx.init(params), params)
+    assert_close(updates, 2.0**40 * jnp.array([[-1.0], [1.0]]))
+    tx = flatjax.pull_to_center(1, number, replica_axis=0)
+    assert_close(tx.update(0 * params, tx.init(params), params)[0], 1 - params)
+    tx = flatjax.replicated_sgd(number, 0, momentum=None, weight_decay=number, replica_axis=0)
+    updates, _ = tx.update(0 * params, tx.init(params), params)
+    assert_close(updates, -(2.0**80) * params)
+
+
 # ---------------------------------------------------------------------- diagnostics, bad input
 
 
@@ -318,6 +370,7 @@ BAD = [
     ({"period": 0}, ValueError, "period must be"),
     ({"period": 1.5}, TypeError, "period must be"),
     ({"period": jnp.array(2)}, TypeError, "period must be a Python int.*static_args"),
+    ({"num_replicas": 0}, ValueError, "num_replicas must be"),
     ({"replica_axis": None}, ValueError, "axis_name or replica_axis"),
     ({"replica_axis": -1}, ValueError, "replica_axis must be"),
 ]
@@ -341,6 +394,12 @@ def test_couplings_refuse_leaves_that_disagree(form):
 
 
 def test_more_is_refused():
+    with pytest.raises(ValueError, match="gamma must be finite in JAX's default float type"):
+        flatjax.couple_replicas(1e300, replica_axis=0)
+    with pytest.raises(TypeError, match="delayed must be True or False, got 1e"):
+        flatjax.couple_replicas(1.0, replica_axis=0, delayed=1e300)
+    with pytest.raises(TypeError, match="overlapped must be True or False"):
+        flatjax.pull_to_center(1.0, 0.1, replica_axis=0, overlapped=0.5)
     with pytest.raises(ValueError, match="gamma must be finite"):
         flatjax.couple_replicas(INF, replica_axis=0)
     with pytest.raises(ValueError, match="learning_rate must be"):

@@ -281,6 +281,128 @@ def test_automatic_gamma_is_the_balanced_one(stacked):
     assert not np.any(found[1].gamma[:INNER])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_automatic_gamma_is_measured_in_single_precision(dtype):
+    """On marked leaves: the square of 2**-13 is 0 in half precision, that of 300 is infinite."""
+    for step in (2.0**-13, 300.0):
+        gamma = BalancedScoping(lambda count: 1.0)
+        tx = flatjax.entropy_sgd(
+            optax.sgd(1.0),
+            optax.identity(),
+            gamma,
+            inner_learning_rate=1.0,
+            inner_steps=1,
+            noise_scale=0.0,
+            mask={"w": True, "bn": False},
+        )
+        params = {"w": jnp.zeros(2, dtype), "bn": jnp.zeros(2, dtype)}
+        grads = {"w": jnp.array([step, 0], dtype), "bn": jnp.full(2, 20, dtype)}
+        _, state = tx.update(grads, tx.init(params), params, value=1.0)
+        assert float(state.gamma_state.gamma_0) == pytest.approx(2 / step**2, rel=1e-5)
+
+
+def test_seeds_have_64_bits():
+    numbers = lambda key: tuple(map(int, flatjax.esgd(0.1, 0.1, key=key).init(PARAMS).key))
+    assert numbers(7) == tuple(jax.random.key_data(jax.random.key(7)).tolist())
+    assert numbers(2**40 + 7) == numbers(np.int64(2**40 + 7)) == (256, 7)
+    assert numbers(1_795_000_000_000_000_000) != numbers(1_795_000_000_000_000_001)
+    with pytest.raises(ValueError, match="key must be a seed of 64 bits"):
+        flatjax.esgd(0.1, 0.1, key=2**63)
+
+
+def test_integers_beyond_32_bits():
+    tx = flatjax.esgd(
+        2**40, 2**40, noise_scale=2**40, weight_decay=2**40, outer_learning_rate=2**40
+    )
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert np.all(np.isfinite(updates["w"]))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys_of_any_generator_survive_as_numbers(impl):
+    make = lambda seed: flatjax.esgd(0.1, 0.1, noise_scale=0.1, key=jax.random.key(seed, impl=impl))
+    tx, zeros = make(3), zero_gradient(PARAMS, None)
+    state = tx.init(PARAMS)
+    assert all(leaf.dtype.kind in "fiu" for leaf in jax.tree.leaves(state))
+    expected, _ = tx.update(zeros, state, PARAMS)
+    # The numbers alone, in an optimizer of another key of that generator.
+    read = jax.tree.unflatten(
+        jax.tree.structure(state), [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    )
+    assert_close(make(4).update(zeros, read, PARAMS)[0], expected)
+    # States of earlier versions hold the key itself.
+    earlier = state._replace(key=jax.random.key(3, impl=impl))
+    assert_close(make(4).update(zeros, earlier, PARAMS)[0], expected)
+    if impl != "threefry2x32":
+        with pytest.raises(ValueError, match=r"state.key must hold the numbers .* generator"):
+            flatjax.esgd(0.1, 0.1).update(zeros, state, PARAMS)
+
+
+def test_noise_of_complex_weights_has_two_parts():
+    tree = {"z": jnp.zeros((2, 20_000), jnp.complex64), "n": jnp.arange(2), "x": jnp.zeros(2)}
+    noise = flatjax.langevin_noise(2**40, tree, 0.5, 0.1, replica_axis=0)
+    np.testing.assert_allclose([noise["z"].real.std(), noise["z"].imag.std()], 0.1, rtol=0.02)
+    assert abs(jnp.mean(noise["z"].real * noise["z"].imag)) < 1e-3
+    np.testing.assert_array_equal(noise["n"], [0, 0])
+    with pytest.raises(TypeError, match=r"tree\['k'\] must hold numbers, got random keys"):
+        flatjax.langevin_noise(0, {"k": jax.random.key(0), "x": 0.0}, 0.5, 0.1)
+
+
+# ----------------------------------------------------------------------------- wrong compositions
+
+
+def labelled(tx):
+    return optax.partition({"train": tx, "rest": optax.identity()}, {"w": "train", "b": "rest"})
+
+
+INNER_RIGHT = {
+    "sgd": optax.identity(),
+    "momentum": optax.trace(0.9, nesterov=True),
+    "adam": optax.scale_by_adam(),
+    "injected": optax.inject_hyperparams(optax.trace)(0.9),
+    "masked": optax.masked(optax.trace(0.9), {"w": True, "b": False}),
+    "partitioned": labelled(optax.trace(0.9)),
+    "of another kind": optax.GradientTransformationExtraArgs(
+        optax.init_empty_state, lambda g, state, params, *, unknown: (g, state)
+    ),
+}
+INNER_WRONG = {
+    "sgd": optax.sgd(0.1),
+    "warmup": optax.adam(lambda count: 0.1 * count),
+    "accumulated": optax.MultiSteps(optax.sgd(0.1), 3).gradient_transformation(),
+    "injected": optax.inject_hyperparams(optax.sgd)(0.1),
+    "masked": optax.masked(optax.sgd(0.1), {"w": True, "b": False}),
+    "partitioned": labelled(optax.sgd(0.1)),
+}
+ABSTRACT = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS)
+
+
+@pytest.mark.parametrize("inner", INNER_RIGHT)
+def test_optimizers_without_a_learning_rate_are_taken_for_the_inner_one(inner):
+    inner = INNER_RIGHT[inner]
+    tx = flatjax.entropy_sgd(optax.sgd(1.0), inner, 0.1, inner_learning_rate=0.1)
+    tx.init(PARAMS)
+    jax.eval_shape(tx.init, ABSTRACT)
+
+
+@pytest.mark.parametrize("inner", INNER_WRONG)
+def test_optimizers_with_a_learning_rate_are_refused(inner):
+    """They would ascend: the weights move against the output of the inner optimizer."""
+    inner = INNER_WRONG[inner]
+    tx = flatjax.entropy_sgd(optax.sgd(1.0), inner, 0.1, inner_learning_rate=0.1)
+    for init in (tx.init, jax.jit(tx.init), functools.partial(jax.eval_shape, tx.init)):
+        with pytest.raises(
+            ValueError, match=r"inner must be .* without its learning rate.*params\['\w'\]"
+        ):
+            init(ABSTRACT if isinstance(init, functools.partial) else PARAMS)
+
+
+def test_an_outer_optimizer_must_descend():
+    tx = flatjax.entropy_sgd(optax.trace(0.9), optax.identity(), 0.1, inner_learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"outer must be .* with its learning rate"):
+        tx.init(PARAMS)
+
+
 # ------------------------------------------------------------------------------------ bad input
 
 BAD = [
@@ -297,6 +419,8 @@ BAD = [
     ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
     ({"key": 0.5}, TypeError, "key must be"),
     ({"key": None}, TypeError, "key must be"),
+    ({"decoupled": 0.1}, TypeError, "decoupled must be True or False"),
+    ({"opaque_mode": 5}, TypeError, "opaque_mode must be True or False"),
     ({"key": jax.random.split(jax.random.key(0), 2)}, ValueError, "key must be one key"),
     ({"key": jax.random.split(jax.random.PRNGKey(0), 2)}, ValueError, "key must be one key"),
 ]

@@ -95,3 +95,41 @@ def test_schedule_free_is_evaluated_at_its_average():
     evaluated = contrib.schedule_free_eval_params(state, params)
     assert float(parabola(evaluated)) < 0.02 * float(parabola(PARAMS))
     assert distance(evaluated) < 1e-3
+
+
+ESGD = {"replica_axis": 0, "inner_steps": 3}
+RIGHT = {
+    "esgd": flatjax.esgd(RATE, 0.1, **ESGD),
+    "in MultiSteps": optax.MultiSteps(flatjax.esgd(RATE, 0.1, **ESGD), 2).gradient_transformation(),
+    "clipped": optax.chain(optax.clip(0.5), flatjax.esgd(RATE, 0.1, **ESGD)),
+    "averaged": optax.chain(flatjax.esgd(RATE, 0.1, **ESGD), flatjax.average_params()),
+    "parle": flatjax.parle(RATE, 0.1, 1.0, replica_axis=0),
+    "rsgd": rsgd(1.0),
+    "adamw": FEATURES["adamw"](1.0),
+    "partitioned": optax.partition(
+        {"a": flatjax.esgd(RATE, 0.1, **ESGD), "b": optax.sgd(RATE)}, {"w": "a", "b": "b"}
+    ),
+}
+WRONG = {
+    "scaled": (optax.chain(RIGHT["esgd"], optax.scale(0.5)), "on the anchor"),
+    "clipped behind": (optax.chain(RIGHT["esgd"], optax.clip(1e-3)), "on the anchor"),
+    "scaled in MultiSteps": (
+        optax.MultiSteps(optax.chain(RIGHT["esgd"], optax.scale(0.5)), 2).gradient_transformation(),
+        "on the anchor",
+    ),
+    "force behind": (optax.chain(optax.sgd(RATE), couple(1.0)), "replicas apart"),
+    "pull before": (optax.chain(pull(1.0), optax.sgd(RATE)), "replicas apart"),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_chains_that_are_right(name):
+    flatjax.check_chain(RIGHT[name], PARAMS, replica_axis=0)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_chains_that_are_refused(name):
+    tx, message = WRONG[name]
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    with pytest.raises(ValueError, match=message):
+        flatjax.check_chain(tx, half, replica_axis=0)

@@ -71,6 +71,48 @@ def test_distance_of_half_precision_replicas():
     assert float(flatjax.replica_distance(stack, replica_axis=0)) == 4 * 300.0**2
 
 
+COUNTERS = {
+    "same": jnp.full(3, 2**25 + 1),
+    "apart": jnp.array([2**25 + 1, 2**25 + 3, 2**25 + 5]),
+    "rounded": jnp.array([0, 0, 2], jnp.int8),
+    "flag": jnp.array([True, True, False]),
+    "key": jax.random.split(jax.random.key(0), 3),
+}
+
+
+@pytest.mark.parametrize("place", ["stack", "vmap", "both"])
+def test_center_of_what_is_no_weight(place):
+    """Exact for integers; a key is the first replica's."""
+    if place == "stack":
+        center = flatjax.replica_center(COUNTERS, replica_axis=0)
+    elif place == "vmap":
+        run = lambda tree: flatjax.replica_center(tree, axis_name="replica")
+        center = jax.tree.map(lambda leaf: leaf[1], jax.vmap(run, axis_name="replica")(COUNTERS))
+    else:
+        run = lambda tree: flatjax.replica_center(tree, axis_name="replica", replica_axis=0)
+        blocks = jax.tree.map(lambda leaf: leaf[:, None], COUNTERS)
+        center = jax.tree.map(lambda leaf: leaf[1], jax.vmap(run, axis_name="replica")(blocks))
+    key = center.pop("key")
+    assert jax.tree.map(int, center) == {
+        "same": 2**25 + 1,
+        "apart": 2**25 + 3,
+        "rounded": 0,
+        "flag": 0,
+    }
+    assert {name: leaf.dtype for name, leaf in center.items()} == {
+        name: COUNTERS[name].dtype for name in center
+    }
+    assert key == COUNTERS["key"][0]
+
+
+def test_distance_of_the_weights_that_are_marked():
+    params = COUNTERS | {"w": jnp.array([0.0, 2.0, 4.0]), "bn": jnp.array([0.0, 200.0, 400.0])}
+    distance = lambda **mask: float(flatjax.replica_distance(params, replica_axis=0, **mask))
+    assert distance() == pytest.approx((4 + 4 + 4e4 + 4e4) / 3)
+    marked = {name: name == "w" for name in params}
+    assert distance(mask=marked) == distance(mask=lambda params: marked) == pytest.approx(8 / 3)
+
+
 def test_one_replica_is_the_center():
     stack = jax.tree.map(lambda leaf: leaf[:1], STACK)
     assert_close(flatjax.replica_center(stack, replica_axis=0), unstacked(STACK)[0])
@@ -79,6 +121,8 @@ def test_one_replica_is_the_center():
 
 @pytest.mark.parametrize("fn", [flatjax.replica_center, flatjax.replica_distance])
 def test_center_and_distance_refuse(fn):
+    with pytest.raises(ValueError, match=r"\['w'\] must hold at least one replica, got .*\(0, 3\)"):
+        fn({"w": jnp.ones((0, 3))}, replica_axis=0)
     with pytest.raises(ValueError, match="axis_name or replica_axis"):
         fn(STACK)
     with pytest.raises(ValueError, match=r"\['w'\].* replica axis 0"):

@@ -75,6 +75,18 @@ def test_optimizers_with_keys(make_key):
     assert_trees_all_close(flatjax.eval_params(state, one), one, atol=1e-6)  # a loop has ended
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64"])
+@pytest.mark.parametrize("size", [2.0**-14, 300.0])
+def test_the_ascent_has_its_length_in_any_precision(dtype, size):
+    """The square of the gradient is 0 or infinite in half precision."""
+    tx, params = flatjax.sam(optax.sgd(0.1), 0.5), jnp.zeros(2, dtype)
+    grads = (size * (jnp.array([3j, 4.0]) if dtype == "complex64" else jnp.array([3, 4.0]))).astype(
+        dtype
+    )
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(np.abs(updates.astype(complex)), [0.3, 0.4], rtol=5e-3)
+
+
 def test_zero_gradients_move_nothing():
     found, _ = train(
         flatjax.sam(optax.sgd(0.1), RHO), grad=lambda w: jax.tree.map(jnp.zeros_like, w)

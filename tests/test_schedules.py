@@ -152,3 +152,44 @@ def test_balanced_scoping_in_inject_hyperparams():
     assert gamma_after_one_update(("replica_axis", "period", "gamma")) == pytest.approx(6.0)
     with pytest.raises(ValueError, match="static_args"):
         gamma_after_one_update(("replica_axis", "period"))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -1.0])
+def test_a_loss_that_nothing_balances_is_measured_again(value):
+    """The gamma of the next update is that of its own loss."""
+    tx = optax.apply_if_finite(
+        flatjax.couple_replicas(
+            schedules.BalancedScoping(lambda count: 1.0 + count), replica_axis=0
+        ),
+        3,
+    )
+    params = jnp.array([[0.0], [2.0]])
+    state, gammas = tx.init(params), []
+    for loss in (value, 3.0, 5.0):
+        _, state = tx.update(params, state, params, value=loss)
+        gammas.append(float(state.inner_state.gamma))
+    assert gammas == [0.0, 6.0, 12.0]
+
+
+def test_the_loss_must_be_a_scalar():
+    gamma = schedules.BalancedScoping(lambda count: 1.0)
+    tx, params = flatjax.couple_replicas(gamma, replica_axis=0), jnp.array([[0.0], [2.0]])
+    update = lambda value: tx.update(params, tx.init(params), params, value=value)[1].gamma
+    assert float(update(2**40)) == 2.0**41
+    assert float(update(jnp.array([2.0, 4.0]))) == 6.0  # of each replica
+    with pytest.raises(
+        ValueError, match=r"value .* must be a scalar or of shape \(2,\), got .*\(3,\)"
+    ):
+        update(jnp.ones(3))
+    tx = flatjax.couple_replicas(gamma, axis_name="replica")
+    run = lambda p: tx.update(p, tx.init(p), p, value=jnp.ones(2))
+    with pytest.raises(ValueError, match=r"value .* must be a scalar, got shape \(2,\)"):
+        jax.vmap(run, axis_name="replica")(params)
+    with pytest.raises(ValueError, match="value"):
+        gamma.update(gamma.init(), value=jnp.ones(3), distance=1.0)
+
+
+def test_integers_beyond_32_bits():
+    assert float(schedules.scoping(2**40, 10)(0)) == 2.0**40
+    assert float(schedules.scoping(1.0, 10, 2**40)(10)) == pytest.approx(2.0**40, rel=1e-5)
+    assert float(schedules.balanced_gamma(2**40, 2**41)) == 1.0

@@ -10,7 +10,6 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import optax
 
 import flatjax
@@ -169,11 +168,12 @@ ALGORITHMS: dict[str, Algorithm] = {
 def seed_noise(opt_state: optax.OptState, key: chex.PRNGKey) -> optax.OptState:
     """Gives the run's key to the transformations that draw noise, if any."""
     is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
-
-    def replace(node):
-        if not is_noisy(node):
-            return node
-        is_new = jnp.issubdtype(node.key.dtype, jax.dtypes.prng_key)
-        return node._replace(key=key if is_new else jax.random.key_data(key))
-
+    is_sam = lambda node: isinstance(node, optax.contrib.SAMState)
+    # A key, as checkpoints of earlier versions hold it; its numbers inside SAM, which takes no key.
+    given = tuple(jax.random.key_data(key)) if _contains(opt_state, is_sam) else key
+    replace = lambda node: node._replace(key=given) if is_noisy(node) else node
     return jax.tree.map(replace, opt_state, is_leaf=is_noisy)
+
+
+def _contains(tree, is_wanted):
+    return any(map(is_wanted, jax.tree.leaves(tree, is_leaf=is_wanted)))

@@ -14,7 +14,6 @@ whence :math:`v = 1 / (\lambda + A + \rho)` and :math:`m = m_c`, lambda such tha
 :math:`|w_k|^2 = N`.
 """
 
-import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from numpy.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._float64 import in_float64
+from flatjax._keys import as_key
 from flatjax.committee._amp import amp_step, error_of_fields, first_messages, is_possible
 from flatjax.committee._checks import (
     check_damping,
@@ -218,8 +218,7 @@ def _check(x, y, key, num_units):
     """Signed patterns and normal noise, of which the first means are made; or an error."""
     patterns = signed_patterns(x, y)
     check_units(num_units)
-    _checks.check_key("key", key)
-    key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
+    key = as_key("key", key)
     return patterns, jax.random.normal(key, (num_units, patterns.shape[1]))
 
 

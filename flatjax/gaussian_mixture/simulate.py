@@ -4,7 +4,6 @@ What the theory says of infinitely many features is confirmed here with some hun
 """
 
 import functools
-import numbers
 from typing import NamedTuple
 
 import chex
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flatjax import _checks
+from flatjax import _checks, _keys
 from flatjax._float64 import in_float64
 from flatjax._langevin import langevin_noise
 from flatjax.gaussian_mixture._checks import check_mixture
@@ -150,11 +149,11 @@ class ThermalNoiseState(NamedTuple):
 
     Attributes:
       count: number of steps so far.
-      key: PRNG key; never changes (the step is folded in).
+      key: numbers of the random key; never changes (the step is folded in).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
-    key: chex.PRNGKey
+    key: tuple[jax.Array, ...]
 
 
 def add_thermal_noise(
@@ -190,13 +189,14 @@ def add_thermal_noise(
 
     def init(params):
         del params
-        is_seed = isinstance(key, numbers.Integral)
-        return ThermalNoiseState(jnp.zeros([], jnp.int32), jax.random.key(key) if is_seed else key)
+        numbers = _keys.numbers_of(_keys.as_key("key", key))
+        return ThermalNoiseState(jnp.zeros([], jnp.int32), numbers)
 
     def update(updates, state, params=None):
         del params
+        own_key = _keys.from_numbers("state.key", state.key, _keys.implementation(key))
         noise = langevin_noise(
-            jax.random.fold_in(state.key, state.count),
+            jax.random.fold_in(own_key, state.count),
             updates,
             learning_rate,
             1 / np.sqrt(beta),

@@ -1,0 +1,108 @@
+"""Whether an optimizer is chained in an order that trains what its parts say."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from flatjax import _masks, _precision, _vectors
+from flatjax._center import replica_distance
+from flatjax._coupling import CoupleReplicasState, PullToCenterState
+from flatjax._entropy_sgd import EntropySGDState
+from flatjax._eval_params import eval_params
+from flatjax._states import find_states
+
+_MOST_STEPS = 100
+
+
+def check_chain(
+    tx: optax.GradientTransformation, params: optax.Params, *, replica_axis: int | None = None
+) -> None:
+    """Raises if a transformation is in the wrong place of a chain, where it trains all the same.
+
+    `entropy_sgd` replaces the parameters: what follows it (a scale, a clip) moves them away from
+    its anchor. `couple_replicas` adds a force to the gradient: behind the learning rate it drives
+    replicas apart, and so does `pull_to_center` before it. No transformation sees the others. This
+    function therefore tries the whole optimizer for some steps on random numbers. Call it once,
+    before training.
+
+    Args:
+      tx: the optimizer.
+      params: what it will train. Structure and shapes count.
+      replica_axis: axis of the leaves along which replicas are stacked; without it, the coupling is
+        not tried.
+
+    Raises:
+      ValueError: the parameters are not on the anchor when it has moved, or coupled replicas part.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> params = {"w": jnp.ones((2, 3))}
+      >>> flatjax.check_chain(flatjax.esgd(0.1, gamma=0.1), params)
+      >>> tx = optax.chain(optax.sgd(0.1), flatjax.couple_replicas(1.0, replica_axis=0))
+      >>> flatjax.check_chain(tx, params, replica_axis=0)
+      Traceback (most recent call last):
+      ...
+      ValueError: tx must not drive replicas apart, ...
+    """
+    tx = optax.with_extra_args_support(tx)
+    start, grads = (_random(seed, params) for seed in (0, 1))
+
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params, value=1.0, grad_fn=lambda *_: grads)
+        return optax.apply_updates(params, updates), state
+
+    _check_anchor(step, start, tx.init(start), grads)
+    if replica_axis is not None:
+        still = jax.tree.map(jnp.zeros_like, grads)
+        _check_coupling(step, start, tx.init(start), still, replica_axis)
+
+
+def _random(seed: int, params: optax.Params) -> chex.ArrayTree:
+    """Weights in at least float32, so that rounding does not count; zeros for other leaves."""
+    weights = _masks.moving(params, None)
+    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(jnp.shape(w), jnp.result_type(w)), weights)
+    numbers = _vectors.normal_like(jax.random.key(seed), shapes)
+    draw = lambda w, z: z.astype(jnp.promote_types(w.dtype, jnp.float32))
+    numbers = jax.tree.map(draw, shapes, numbers)
+    is_none = lambda leaf: leaf is None
+    zero = lambda z, w: jnp.zeros_like(w) if z is None and w is not None else z
+    return jax.tree.map(zero, numbers, params, is_leaf=is_none)
+
+
+def _check_anchor(step, params, state, grads):
+    """When the anchor has moved, at the end of a loop, the parameters are on it."""
+    if not find_states(state, EntropySGDState):
+        return
+    anchors = lambda state: [found.anchor for found in find_states(state, EntropySGDState)]
+    for _ in range(_MOST_STEPS):
+        before = anchors(state)
+        params, state = step(params, state, grads)
+        moved = _distance(anchors(state), before)
+        if moved > 0:
+            if _distance(eval_params(state, params, which="anchor"), params) > 0.05 * moved:
+                raise ValueError(
+                    "tx must leave the parameters on the anchor of entropy_sgd, esgd or parle when "
+                    "it moves: put it last in the chain, behind what scales or clips gradients."
+                )
+            return
+
+
+def _check_coupling(step, params, state, still, replica_axis):
+    """Without a gradient, coupled replicas come nearer to each other."""
+    if not find_states(state, CoupleReplicasState, PullToCenterState):
+        return
+    before = replica_distance(params, replica_axis=replica_axis)
+    for _ in range(_MOST_STEPS):
+        params, state = step(params, state, still)
+    if replica_distance(params, replica_axis=replica_axis) > (1 + 1e-5) * before:
+        raise ValueError(
+            "tx must not drive replicas apart, as it does without a gradient: put couple_replicas "
+            "first in the chain, before the learning rate, and pull_to_center last."
+        )
+
+
+def _distance(tree, other):
+    weights = lambda tree: _masks.moving(tree, None)
+    return float(_precision.norm(_precision.difference(weights(tree), weights(other))))
