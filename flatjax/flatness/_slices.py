@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from flatjax import _checks
-from flatjax._evaluation import EvalFn, evaluate
-from flatjax.flatness._inputs import Batches, repeatable
+from flatjax import _checks, _masks
+from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
+from flatjax.flatness import _inputs
+from flatjax.flatness._inputs import Batches
 
 
 class Slice1D(NamedTuple):
@@ -247,6 +248,7 @@ def _mark(ax, points, labels):
 
 def _values_at(eval_fn, state_fn):
     """values_at(points, origin, directions, batches, state) -> {name: means at the points}."""
+    check_eval_fn(eval_fn)
     eval_fn = jax.jit(eval_fn)
 
     @jax.jit
@@ -255,10 +257,13 @@ def _values_at(eval_fn, state_fn):
             step = sum(a * d for a, d in zip(coordinates, ds, strict=True))
             return (w + step).astype(w.dtype)
 
-        return jax.tree.map(move_leaf, origin, *directions)
+        weights = (_inputs.weights(tree, None) for tree in (origin, *directions))
+        return _masks.merge(jax.tree.map(move_leaf, *weights), origin)
 
     def values_at(points, origin, directions, batches, state):
-        data = repeatable(batches)
+        data = _inputs.repeatable(batches)
+        origin = _inputs.measured(origin, None, "origin")
+        directions = [_inputs.measured(d, None, "direction") for d in directions]
 
         def evaluate_at(coordinates):
             params = move(origin, directions, coordinates)
