@@ -11,8 +11,10 @@ from flatjax import _checks
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
-EXPECTED = "a list of batches, a loader that can be iterated again, or a function of nothing that "
-EXPECTED += "returns a fresh iterator"
+EXPECTED = (
+    "a list of batches, a loader that can be iterated again, or a function of nothing that returns "
+    "a fresh iterator"
+)
 
 
 class Data:
@@ -38,7 +40,7 @@ class Data:
 
     def __iter__(self) -> Iterator[Any]:
         """One pass over the data; raises if there are none, or not from the start."""
-        batches = self._batches
+        batches: Any = self._batches
         if not _is_iterable(batches):
             batches = batches()
             self._check_form(batches, "it returned")

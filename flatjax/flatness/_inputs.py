@@ -20,10 +20,12 @@ __all__ = [
     "Batches",
     "Data",
     "check_grid",
+    "is_real",
     "measured",
     "random_key",
     "repeatable",
     "weights",
+    "widened",
     "zeros_like",
 ]
 
@@ -42,13 +44,14 @@ def measured(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.A
     Raises:
       TypeError: there is no leaf of real numbers, or a leaf that moves is complex.
     """
-    if not any(_is_real(leaf) for leaf in jax.tree.leaves(params)):
+    moving = weights(params, mask, name)
+    if not any(is_real(leaf) for leaf in jax.tree.leaves(params)):
         kinds = sorted({_checks.described(leaf) for leaf in jax.tree.leaves(params)})
         raise TypeError(
             f"{name} must be a pytree with weights, real floating-point arrays; got leaves "
             f"{', '.join(kinds) or 'none'}."
         )
-    return _masks.merge(jax.tree.map(widened, weights(params, mask, name)), params)
+    return _masks.merge(jax.tree.map(widened, moving), params)
 
 
 def weights(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.ArrayTree:
@@ -65,7 +68,12 @@ def weights(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.Ar
                 f"{_checks.described(leaf)}: give real and imaginary part as leaves of their own "
                 "and join them in eval_fn, or mask the leaf."
             )
-    return jax.tree.map(lambda leaf: leaf if _is_real(leaf) else None, moving)
+    return jax.tree.map(lambda leaf: leaf if is_real(leaf) else None, moving)
+
+
+def is_real(leaf: Any) -> bool:
+    """Whether a leaf is of real floating-point numbers; a Python float is."""
+    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
 
 
 def widened(leaf: Any) -> jax.Array:
@@ -76,15 +84,18 @@ def widened(leaf: Any) -> jax.Array:
 
 def zeros_like(params: chex.ArrayTree) -> chex.ArrayTree:
     """A direction in which nothing moves: zeros; random keys, which have none, stay."""
-    is_key = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
-    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else jnp.zeros_like(leaf), params)
+    return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else jnp.zeros_like(leaf), params)
 
 
 def random_key(key: Any) -> chex.PRNGKey:
     """A seed becomes a key, as `flatjax.esgd` takes it; keys of the new and the old style pass."""
     _checks.check_key("key", key)
-    is_seed = np.ndim(key) == 0 and not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
-    return jax.random.key(key) if is_seed else key
+    if np.ndim(key) or (isinstance(key, jax.Array) and _is_key(key)):
+        return key
+    if isinstance(key, jax.Array) or -(2**31) <= key < 2**32:
+        return jax.random.key(key)
+    with jax.enable_x64(True):  # or bits above the 32nd would be dropped
+        return jax.random.key(int(key))
 
 
 def check_grid(name: str, values: Any) -> np.ndarray:
@@ -95,6 +106,5 @@ def check_grid(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def _is_real(leaf: Any) -> bool:
-    """Whether a leaf is of real floating-point numbers; a Python float is."""
-    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jax.dtypes.prng_key)
