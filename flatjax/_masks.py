@@ -107,11 +107,14 @@ def map_moving(
     fn: Callable[[jax.Array, jax.Array], jax.Array], params: chex.ArrayTree, moves: chex.ArrayTree
 ) -> chex.ArrayTree:
     """`params` with w replaced by fn(w, m), in the dtype of w, where `moves` has a leaf m."""
-    is_none = lambda leaf: leaf is None
     new = lambda m, w: w if m is None else fn(w, m).astype(w.dtype)
-    return jax.tree.map(new, moves, params, is_leaf=is_none)
+    return jax.tree.map(new, moves, params, is_leaf=_is_none)
 
 
 def merge(weights: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
     """`params` with the leaves of `weights` in place of its own, where these are not None."""
-    return map_moving(lambda _, new: new, params, weights)
+    return jax.tree.map(lambda new, w: w if new is None else new, weights, params, is_leaf=_is_none)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

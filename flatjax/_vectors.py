@@ -55,6 +55,6 @@ def normal_like(
 
 
 def unit(tree: chex.ArrayTree) -> tuple[chex.ArrayTree, jax.Array]:
-    """(tree / norm, norm); zeros stay zeros."""
+    """(tree / norm, norm); zeros stay zeros. Leaves of float32 at least: the norm is in theirs."""
     norm = optax.tree.norm(tree)
     return optax.tree.scale(jnp.where(norm == 0, 0.0, 1 / norm), tree), norm

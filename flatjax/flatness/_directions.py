@@ -11,6 +11,7 @@ import optax
 from flatjax import _masks, _vectors
 from flatjax._masks import Mask
 from flatjax._vectors import normal_like
+from flatjax.flatness import _inputs
 
 NORMALIZATIONS = ("filter", "layer", "none")
 
@@ -74,7 +75,7 @@ def random_direction(
         move.
 
     Returns:
-      The direction, a pytree like `params`.
+      The direction, a pytree like `params`, in float32 at least.
 
     Raises:
       ValueError: an unknown normalization.
@@ -99,9 +100,9 @@ def random_direction(
         norm = lambda x: jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
         return (d * norm(w) / norm(d)).astype(w.dtype)
 
-    weights = _masks.moving(params, mask)
-    direction = jax.tree.map(normalize, weights, normal_like(key, weights))
-    return _masks.merge(direction, optax.tree.zeros_like(params))
+    weights = _inputs.weights(_inputs.measured(params, mask), mask)
+    noise = normal_like(_inputs.random_key(key), weights)
+    return _direction(jax.tree.map(normalize, weights, noise), params)
 
 
 def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
@@ -126,10 +127,12 @@ def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
       array([0., 5.])
     """
     _check_shapes(start, end)
-    direction, distance = _unit(optax.tree.sub(end, start))
-    if not distance > 0:
-        raise ValueError("start and end must be different solutions, got twice the same.")
-    return Line(start, direction, np.array([0.0, distance]))
+    direction, distance = _unit(optax.tree.sub(_weights(end, "end"), _weights(start, "start")))
+    if not 0 < distance < np.inf:
+        raise ValueError(
+            f"start and end must be different solutions, got a distance of {distance}."
+        )
+    return Line(start, _direction(direction, start), np.array([0.0, distance]))
 
 
 def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
@@ -159,7 +162,9 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
     """
     _check_shapes(p0, p1)
     _check_shapes(p0, p2)
-    towards_p1, towards_p2 = optax.tree.sub(p1, p0), optax.tree.sub(p2, p0)
+    origin = _weights(p0, "p0")
+    towards_p1 = optax.tree.sub(_weights(p1, "p1"), origin)
+    towards_p2 = optax.tree.sub(_weights(p2, "p2"), origin)
     first, length = _unit(towards_p1)
     # Gram and Schmidt's, twice, for solutions that are almost on one line.
     along = optax.tree.vdot(first, towards_p2)
@@ -169,7 +174,17 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
     if not (length > 0 and height > 1e-5 * max(length, float(optax.tree.norm(towards_p2)))):
         raise ValueError("p0, p1 and p2 must not lie on one line.")
     coordinates = np.array([[0.0, 0.0], [length, 0.0], [float(along + correction), height]])
-    return Plane(p0, (first, second), coordinates)
+    return Plane(p0, (_direction(first, p0), _direction(second, p0)), coordinates)
+
+
+def _weights(params, name):
+    """The weights, in float32 at least; None in place of other leaves."""
+    return _inputs.weights(_inputs.measured(params, None, name), None)
+
+
+def _direction(weights, params):
+    """A direction in which these weights move, and no other leaf."""
+    return _masks.merge(weights, _inputs.zeros_like(params))
 
 
 def _unit(tree):

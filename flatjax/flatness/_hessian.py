@@ -21,9 +21,9 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
-from flatjax.flatness._inputs import Batches
+from flatjax.flatness._inputs import Batches, random_key
 from flatjax.flatness._lanczos import tridiagonalize
-from flatjax.flatness._operators import Operator
+from flatjax.flatness._operators import Operator, operator_at
 
 WHICH = ("largest", "smallest", "magnitude")
 
@@ -125,7 +125,7 @@ def top_eigenvalues(
     def measure(
         params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> Eigenvalues:
-        operator = operator_fn(params, batches, *state)
+        operator, key = operator_at(operator_fn, params, batches, *state), random_key(key)
         like, matvec, unravel = _flatten(operator)
         if like.size < num:
             raise ValueError(f"num must be at most the matrix's {like.size} rows, got {num}.")
@@ -182,7 +182,8 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
     _checks.check_count("num_samples", num_samples, minimum=2)
 
     def measure(params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any) -> Trace:
-        like, matvec, _ = _flatten(operator_fn(params, batches, *state))
+        like, matvec, _ = _flatten(operator_at(operator_fn, params, batches, *state))
+        key = random_key(key)
 
         def sample(s):
             v = jax.random.rademacher(jax.random.fold_in(key, s), like.shape, like.dtype)
@@ -245,7 +246,8 @@ def spectral_density(
     def measure(
         params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> SpectralDensity:
-        like, matvec, _ = _flatten(operator_fn(params, batches, *state))
+        like, matvec, _ = _flatten(operator_at(operator_fn, params, batches, *state))
+        key = random_key(key)
         samples = []
         for s in range(num_samples):
             start = jax.random.normal(jax.random.fold_in(key, s), like.shape, like.dtype)
@@ -278,11 +280,9 @@ def _smooth(nodes, weights, width, num_points):
 
 
 def _flatten(operator):
-    """The matrix in flat vectors of float32 or wider: (a vector, product, back to the pytree)."""
-    flat, unravel_narrow = ravel_pytree(operator.like)
-    like = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
-    unravel = lambda v: unravel_narrow(v.astype(flat.dtype))
-    matvec = lambda v: ravel_pytree(operator.matvec(unravel(v)))[0].astype(like.dtype)
+    """The matrix in flat vectors: (a vector, product, back to the pytree)."""
+    like, unravel = ravel_pytree(operator.like)
+    matvec = lambda v: ravel_pytree(operator.matvec(unravel(v)))[0]
     return like, matvec, unravel
 
 

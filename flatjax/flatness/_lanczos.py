@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
+from flatjax.flatness import _inputs
 
 
 class Tridiagonalization(NamedTuple):
@@ -54,10 +55,12 @@ def lanczos(num_matvecs: int) -> Callable[..., Tridiagonalization]:
 
     Returns:
       `fn(matvec, vector, *parameters) -> Tridiagonalization`, with
-      `matvec(vector, *parameters)` and any pytree of floating-point arrays as `vector`.
+      `matvec(vector, *parameters)` and any pytree of real floating-point arrays as `vector`.
+      Vectors are of float32 at least.
 
     Raises:
       ValueError: num_matvecs < 1.
+      TypeError: (when called) `vector` is not of real floating-point numbers.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -70,7 +73,7 @@ def lanczos(num_matvecs: int) -> Callable[..., Tridiagonalization]:
     _checks.check_count("num_matvecs", num_matvecs)
 
     def decompose(matvec, vector, *parameters):
-        flat, unravel = ravel_pytree(vector)
+        flat, unravel = ravel_pytree(_inputs.measured(vector, None, "vector"))
         flat_matvec = lambda v: ravel_pytree(matvec(unravel(v), *parameters))[0]
         basis, alphas, betas, residual = tridiagonalize(flat_matvec, flat, num_matvecs)
         dense = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)

@@ -13,8 +13,8 @@ from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax.batch_stats import UpdateStatsFn
 from flatjax.flatness import _inputs
+from flatjax.flatness._quantities import check_quantity
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
-from flatjax.flatness._sums import check_quantity
 
 # A standard error of fewer draws (or pairs of them) is no ground on which to stop.
 LEAST_ADAPTIVE_UNITS = 10
@@ -73,7 +73,7 @@ def local_energy(
     quantity: str = "error",
     max_samples: int | None = None,
     update_stats: UpdateStatsFn | None = None,
-    stats_batches: Sequence[Any] | None = None,
+    stats_batches: _inputs.Batches | None = None,
     stacked: bool = False,
 ) -> Callable[..., LocalEnergy]:
     r"""The local energy of a minimum, as a function of (params, batches, key).
@@ -106,8 +106,8 @@ def local_energy(
 
     *Batch norm*: networks are evaluated with the running statistics fixed, passed as `state`,
     unless `update_stats` is given: then the first of `state` is re-estimated on `stats_batches`
-    for each perturbed network, and for the reference, as `flatjax.batch_stats.reestimate` does:
-    `len(stats_batches) + 1` more forward passes for each. (With batches that are not a sequence,
+    for each perturbed network, and for the reference, as `flatjax.batch_stats.reestimate` does: one
+    more forward pass for each batch, and one besides. (With batches that are not a sequence,
     the statistics of all perturbed networks are kept.)
 
     Args:
@@ -171,6 +171,7 @@ def local_energy(
     ) -> LocalEnergy:
         is_adaptive = target_sem is not None
         data = _inputs.repeatable(batches) if is_adaptive else _inputs.Data(batches)
+        key = _inputs.random_key(key)
         solution = Solution(params, data, key, state)
         reference, draws = None, dict[str, np.ndarray]()
         active, taken = np.arange(len(grid)), np.zeros(len(grid), int)

@@ -13,7 +13,7 @@ from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._sampling import diagnostics, free_energy
 from flatjax.flatness import _tempering
-from flatjax.flatness._inputs import Batches, check_grid
+from flatjax.flatness._inputs import Batches, check_grid, random_key
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
 
@@ -183,7 +183,7 @@ def local_entropy(
     def measure(
         params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> LocalEntropy:
-        near = landscape.around(params, batches, state)
+        near, key = landscape.around(params, batches, state), random_key(key)
         rows = [
             at_distance(near, distance, jax.random.fold_in(key, d))
             for d, distance in enumerate(radii)

@@ -12,7 +12,7 @@ from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._sampling import direct
-from flatjax.flatness._inputs import Batches, check_grid
+from flatjax.flatness._inputs import Batches, check_grid, random_key
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
 
@@ -119,7 +119,7 @@ def log_fraction_direct(
     def measure(
         params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> LogFraction:
-        near = landscape.around(params, batches, state)
+        near, key = landscape.around(params, batches, state), random_key(key)
         energy = direct.draw_energies(
             key,
             lambda noise, distance: landscape.energies(near, noise, distance),

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
-from flatjax import _masks
-from flatjax._evaluation import EvalFn
+from flatjax import _masks, _sums
+from flatjax._evaluation import EvalFn, check_eval_fn
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs
-from flatjax.flatness._sums import differentiable
+from flatjax.flatness._quantities import differentiable
 
 
 class Operator(NamedTuple):
@@ -25,7 +24,8 @@ class Operator(NamedTuple):
 
     Attributes:
       matvec: product with a vector, itself a vector; a Python loop over batches.
-      like: a vector, for its structure: the parameters, with None in place of masked leaves.
+      like: a vector, for its structure: the weights that move, in float32 at least, with None in
+        place of other leaves.
       embed: the parameters' pytree of a vector, zero where masked.
     """
 
@@ -34,9 +34,40 @@ class Operator(NamedTuple):
     embed: Callable[[chex.ArrayTree], chex.ArrayTree]
 
 
-def hessian_operator(
-    eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = None
-) -> Callable[..., Operator]:
+class OperatorFn:
+    """A function `fn(params, batches, *state) -> Operator`: what measures of curvature take."""
+
+    def __init__(self, bind: Callable[..., Operator]):
+        self._bind = bind
+
+    def __call__(self, params: chex.ArrayTree, batches: _inputs.Batches, *state: Any) -> Operator:
+        """The matrix at a solution."""
+        return self._bind(params, batches, *state)
+
+
+def operator_at(
+    operator_fn: Callable[..., Operator],
+    params: chex.ArrayTree,
+    batches: _inputs.Batches,
+    *state: Any,
+) -> Operator:
+    """The matrix at a solution; raises if `operator_fn` makes none, as an `eval_fn` does not."""
+    if isinstance(operator_fn, OperatorFn):
+        return operator_fn(params, batches, *state)
+    expected = (
+        "operator_fn must return the products of a matrix: give hessian_operator(eval_fn) or "
+        "gauss_newton_operator(predict_fn, loss_fn), not eval_fn itself"
+    )
+    try:
+        found = operator_fn(params, batches, *state)
+    except Exception as error:  # of a function that was not made for these arguments
+        raise TypeError(f"{expected}; it raised {error!r}.") from error
+    if not isinstance(found, Operator):
+        raise TypeError(f"{expected}; got {type(found).__name__}.")
+    return found
+
+
+def hessian_operator(eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = None) -> OperatorFn:
     r"""The Hessian of the mean loss, :math:`\frac{1}{N} \sum_i \nabla^2 \ell_i(w)`.
 
     Cost of a product: one pass of forward over reverse differentiation [Pearlmutter, 1994]: on CPU
@@ -66,6 +97,7 @@ def hessian_operator(
       >>> operator.matvec({"w": jnp.array(1.0)})
       {'w': Array(4., dtype=float32)}
     """
+    check_eval_fn(eval_fn)
 
     def product(vector, to_params, weights, batch, state):
         def loss(weights):
@@ -85,7 +117,7 @@ def gauss_newton_operator(
     *,
     quantity: str = "loss",
     mask: Mask = None,
-) -> Callable[..., Operator]:
+) -> OperatorFn:
     r"""The generalised Gauss-Newton matrix of the mean loss.
 
     .. math:: \frac{1}{N} \sum_i J_i^\top \, \nabla_z^2 \ell_i \, J_i
@@ -132,7 +164,7 @@ def gauss_newton_operator(
 
         def loss(outputs):
             sums = loss_fn(outputs, batch)
-            return differentiable(sums, quantity), sums["count"]
+            return differentiable(sums, quantity, "loss_fn"), sums["count"]
 
         gradient = jax.grad(loss, has_aux=True)
         tangent = push_forward(vector)
@@ -146,24 +178,26 @@ def _operator(product, mask):
     """The Operator of sums over batches of product(vector, to_params, weights, batch, state)."""
 
     def total(vector, params, batch, state):
-        weights = _masks.moving(params, mask)
+        weights = _inputs.weights(params, mask)
+        vector = jax.tree.map(lambda v, w: jnp.asarray(v, w.dtype), vector, weights)
         return product(vector, lambda weights: _masks.merge(weights, params), weights, batch, state)
 
     total = jax.jit(total)  # traced once, not again for the shapes of each pass's sums
 
     @jax.jit
     def accumulate(totals, vector, params, batch, state):
-        return jax.tree.map(jnp.add, totals, total(vector, params, batch, state))
+        return _sums.add(totals, total(vector, params, batch, state))
 
     @jax.jit
     def mean(totals):
         product, count = totals
-        return jax.tree.map(lambda x: x / count, product)
+        return jax.tree.map(lambda total: _sums.mean(total, count), product, is_leaf=_sums.is_sum)
 
     def bind(params: chex.ArrayTree, batches: _inputs.Batches, *state: Any) -> Operator:
+        params = _inputs.measured(params, mask)
         data = _inputs.repeatable(batches)
-        like = _masks.moving(params, mask)
-        zeros = optax.tree.zeros_like(jax.eval_shape(total, like, params, next(iter(data)), state))
+        like = _inputs.weights(params, mask)
+        zeros = _sums.zeros(jax.eval_shape(total, like, params, next(iter(data)), state))
 
         def matvec(vector):
             totals = zeros
@@ -171,7 +205,7 @@ def _operator(product, mask):
                 totals = accumulate(totals, vector, params, batch, state)
             return mean(totals)
 
-        embed = lambda vector: _masks.merge(vector, optax.tree.zeros_like(params))
+        embed = lambda vector: _masks.merge(vector, _inputs.zeros_like(params))
         return Operator(matvec, like, embed)
 
-    return bind
+    return OperatorFn(bind)

@@ -10,9 +10,9 @@ import numpy as np
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax.flatness._inputs import Batches, repeatable
+from flatjax.flatness._inputs import Batches, random_key, repeatable
+from flatjax.flatness._quantities import check_quantity
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
-from flatjax.flatness._sums import check_quantity
 
 
 class PacBayesSigma(NamedTuple):
@@ -117,7 +117,7 @@ def pac_bayes_sigma(
     def measure(
         params: chex.ArrayTree, batches: Batches, key: chex.PRNGKey, *state: Any
     ) -> PacBayesSigma:
-        solution = Solution(params, repeatable(batches), key, state)
+        solution = Solution(params, repeatable(batches), random_key(key), state)
         reference, tried = None, {}
 
         def is_tolerated(sigma):

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _masks, _replicas, _vectors
-from flatjax._evaluation import EvalFn
+from flatjax import _masks, _replicas, _sums, _vectors
+from flatjax._evaluation import EvalFn, check_eval_fn, check_sums
 from flatjax._masks import Mask
 from flatjax._placement import map_replicas
 from flatjax.batch_stats import UpdateStatsFn, reestimate
@@ -58,7 +58,7 @@ def make_rises(
     mask: Mask,
     antithetic: bool = False,
     update_stats: UpdateStatsFn | None = None,
-    stats_batches: Sequence[Any] | None = None,
+    stats_batches: _inputs.Batches | None = None,
     stacked: bool = False,
 ) -> Callable[..., tuple[Values, Values]]:
     """Makes a function that measures rises, by programs that serve all solutions of equal shapes.
@@ -84,10 +84,12 @@ def make_rises(
         other, no `stats_batches`; later: no batches, sums that are not scalars or lack a count, no
         state where `update_stats` needs it.
     """
+    check_eval_fn(eval_fn)
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {NOISES}, got {noise!r}.")
     signs = (1, -1) if antithetic else (1,)
     draw = _make_draw(noise, mask, stacked)
+    widen = _make_widen(mask, stacked)
     statistics = _make_statistics(update_stats, stats_batches, stacked)
     means_of = _make_means(eval_fn, num_draws * num_sigmas + 1, statistics, stacked)
 
@@ -107,6 +109,7 @@ def make_rises(
             raise ValueError("update_stats needs batch statistics, the first of state; got none.")
         if stacked:
             _replicas.stacked_size((solution.params, solution.state))
+        solution = solution._replace(params=widen(solution.params))
         is_first = reference is None
         means = means_of(solution, lambda: perturbations(solution, draws, sigmas, is_first))
         if is_first:
@@ -144,11 +147,17 @@ def _move(params, direction, sigma):
 _jitted_move = jax.jit(_move)
 
 
+def _make_widen(mask, stacked):
+    """widen(params) -> the network that is measured, see `flatjax.flatness._inputs.measured`."""
+    widen = lambda params: _inputs.measured(params, mask)
+    return jax.vmap(widen) if stacked else widen
+
+
 def _make_draw(noise, mask, stacked):
     """draw(params, key) -> the direction d; the same z for all of M stacked solutions."""
 
     def draw(params, key):
-        moving = _masks.moving(params, mask)
+        moving = _inputs.weights(params, mask)
         z = _vectors.normal_like(key, moving)
         return jax.tree.map(jnp.multiply, z, moving) if noise == "multiplicative" else z
 
@@ -161,13 +170,13 @@ def _make_statistics(update_stats, stats_batches, stacked):
         raise ValueError("update_stats and stats_batches must be given together.")
     if update_stats is None:
         return None
-    if not len(stats_batches):
-        raise ValueError("stats_batches must hold at least one batch, got none.")
+    data = _inputs.repeatable(stats_batches, "stats_batches")
+    next(iter(data))  # raises if there are none
     update = map_replicas(update_stats, in_axes=(0, 0, None)) if stacked else update_stats
     update = jax.jit(update)
 
     def statistics(network, state):
-        return (reestimate(update, network, state[0], stats_batches), *state[1:])
+        return (reestimate(update, network, state[0], data), *state[1:])
 
     return statistics
 
@@ -177,8 +186,9 @@ def _make_means(eval_fn, num_slots, statistics, stacked):
 
     def evaluate(params, batch, *state):
         if not stacked:
-            return eval_fn(params, batch, *state)
-        return map_replicas(eval_fn, in_axes=(0, None, *(0 for _ in state)))(params, batch, *state)
+            return dict(check_sums(eval_fn(params, batch, *state)))
+        mapped = map_replicas(eval_fn, in_axes=(0, None, *(0 for _ in state)))
+        return dict(check_sums(mapped(params, batch, *state)))
 
     # Traced once, not again for the shapes of each pass's sums.
     evaluate = jax.jit(evaluate, inline=True)
@@ -188,7 +198,7 @@ def _make_means(eval_fn, num_slots, statistics, stacked):
         # One buffer of sums for all perturbed networks: each pass then waits for the last one,
         # next to which it would run slower on CPU.
         sums = evaluate(params, batch, *state)
-        return jax.tree.map(lambda total, s: total.at[..., slot].add(s), totals, sums)
+        return _sums.add_at(totals, slot, sums)
 
     @jax.jit
     def move_and_accumulate(totals, slot, params, direction, sigma, batch, *state):
@@ -221,24 +231,14 @@ def _make_means(eval_fn, num_slots, statistics, stacked):
         params, data, _, state = solution
         in_any_order = data.in_memory and len(data) > 1
         sum_up = network_by_network if in_any_order else batch_by_batch
-        return _means(sum_up(params, data, state, perturbations))
+        return _sums.host_means(sum_up(params, data, state, perturbations))
 
     return means_of
 
 
 def _zeros(sums, num_slots):
     """Totals of sums of these shapes, {name: (..., slots)}."""
-    if "count" not in sums:
-        raise ValueError(f"eval_fn must return a dict with 'count', got {sorted(sums)}.")
     for name, total in sums.items():
         if total.shape != sums["count"].shape:
             raise ValueError(f"eval_fn must return scalars, got {name!r} of shape {total.shape}.")
-    return {name: jnp.zeros((*s.shape, num_slots), s.dtype) for name, s in sums.items()}
-
-
-def _means(sums):
-    count = np.asarray(sums["count"], dtype=float)
-    with np.errstate(invalid="ignore"):  # 0 / 0 in slots that were not used
-        return {
-            name: np.asarray(s, dtype=float) / count for name, s in sums.items() if name != "count"
-        }
+    return _sums.zeros(sums, (num_slots,))

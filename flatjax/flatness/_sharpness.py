@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flatjax import _checks, _masks, _vectors
-from flatjax._evaluation import EvalFn, evaluate
+from flatjax import _checks, _masks, _sums, _vectors
+from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
 from flatjax._masks import Mask
 from flatjax._vectors import normal_like
 from flatjax.flatness import _inputs
-from flatjax.flatness._sums import check_quantity, differentiable
+from flatjax.flatness._quantities import check_quantity, differentiable
 
 
 class SamSharpness(NamedTuple):
@@ -100,12 +100,13 @@ def sam_sharpness(
       0.105
     """
     _checks.check_scalar("rho", rho, exclusive_minimum=True)
+    check_eval_fn(eval_fn)
     gradient = _gradient_of_mean(eval_fn, quantity, mask)
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
     def measure(params: chex.ArrayTree, batches: _inputs.Batches, *state: Any) -> SamSharpness:
-        data = _inputs.repeatable(batches)
+        params, data = _inputs.measured(params, mask), _inputs.repeatable(batches)
         grads, reference = gradient(params, data, state)
         zeros = optax.tree.zeros_like(grads)
         _, perturbed, norm = ascend(params, zeros, grads, rho, zeros)
@@ -185,15 +186,21 @@ def worst_case_sharpness(
     _checks.check_scalar("step_size", step_size, exclusive_minimum=True)
     _checks.check_count("steps", steps)
     _checks.check_count("num_restarts", num_restarts)
+    check_eval_fn(eval_fn)
     gradient = _gradient_of_mean(eval_fn, quantity, mask)
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
     @jax.jit
     def draw_direction(params, key):
-        weights = _masks.moving(params, mask)
+        weights = _inputs.weights(params, mask)
         noise = normal_like(key, weights)
         return _vectors.unit(jax.tree.map(lambda z, w: z.astype(w.dtype), noise, weights))[0]
+
+    @jax.jit
+    def difference(point, params):
+        moved, weights = (_inputs.weights(tree, mask) for tree in (point, params))
+        return _masks.merge(optax.tree.sub(moved, weights), _inputs.zeros_like(params))
 
     def climb(params, u, direction, data, state):
         """The points of one ascent and the means there, one after another."""
@@ -207,7 +214,8 @@ def worst_case_sharpness(
     def measure(
         params: chex.ArrayTree, batches: _inputs.Batches, key: chex.PRNGKey, *state: Any
     ) -> WorstCaseSharpness:
-        data = _inputs.repeatable(batches)
+        params, data = _inputs.measured(params, mask), _inputs.repeatable(batches)
+        key = _inputs.random_key(key)
         reference = _to_numpy(evaluate(eval_fn, params, data, *state))
         check_quantity(quantity, reference)
         worst, worst_point, restart_rises = reference, params, np.zeros(num_restarts)
@@ -223,7 +231,7 @@ def worst_case_sharpness(
             rise=_difference(worst, reference),
             reference=reference,
             restart_rises=restart_rises,
-            perturbation=optax.tree.sub(worst_point, params),
+            perturbation=difference(worst_point, params),
         )
 
     return measure
@@ -239,23 +247,28 @@ def _gradient_of_mean(eval_fn, quantity, mask):
     def differentiate(params, batch, state):
         def total(weights):
             sums = eval_fn(_masks.merge(weights, params), batch, *state)
-            return differentiable(sums, quantity), sums
+            return differentiable(sums, quantity), dict(sums)
 
-        return jax.grad(total, has_aux=True)(_masks.moving(params, mask))
+        return jax.grad(total, has_aux=True)(_inputs.weights(params, mask))
 
     @jax.jit
     def accumulate(totals, params, batch, *state):
-        return jax.tree.map(jnp.add, totals, differentiate(params, batch, state))
+        return _sums.add(totals, differentiate(params, batch, state))
+
+    @jax.jit
+    def means(totals):
+        grads, sums = totals
+        count = sums.pop("count")
+        mean = lambda total: _sums.mean(total, count)
+        return jax.tree.map(mean, (grads, sums), is_leaf=_sums.is_sum)
 
     def gradient(params, data, state):
         shapes = jax.eval_shape(differentiate, params, next(iter(data)), state)
-        totals = optax.tree.zeros_like(shapes)
+        totals = _sums.zeros(shapes)
         for batch in data:
             totals = accumulate(totals, params, batch, *state)
-        grads, sums = totals
-        count = sums.pop("count")
-        mean = lambda total: total / count
-        return jax.tree.map(mean, grads), _to_numpy(jax.tree.map(mean, sums))
+        grads, values = means(totals)
+        return grads, _to_numpy(values)
 
     return gradient
 
@@ -271,7 +284,7 @@ def _ascent(rho, adaptive, mask):
 
     @jax.jit
     def ascend(params, u, grads, step, fallback):
-        scaled = jax.tree.map(scale, _masks.moving(params, mask), grads)
+        scaled = jax.tree.map(scale, _inputs.weights(params, mask), grads)
         unit, norm = _vectors.unit(scaled)
         unit = optax.tree.where(norm == 0, fallback, unit)
         u = optax.tree.add_scale(u, step, unit)

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from flatjax import _checks
-from flatjax._evaluation import EvalFn, evaluate
-from flatjax.flatness._inputs import Batches, repeatable
+from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
+from flatjax.flatness import _inputs
+from flatjax.flatness._inputs import Batches
 
 
 class Slice1D(NamedTuple):
@@ -173,7 +175,7 @@ def plot_slice(
         `line` or `plane`.
       labels: P names of the marked solutions.
       log: whether the values (in two dimensions, the levels and colours) are on a logarithmic
-        scale. Values of 0 and below are then left blank.
+        scale. Values of 0 and below are then left blank. Infinite values always are.
       levels: in two dimensions, the number of contours, or their values.
       **style: passed on to `ax.plot` or `ax.contourf`.
 
@@ -182,7 +184,7 @@ def plot_slice(
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: an unknown name, or points, labels of the wrong shape.
+      ValueError: an unknown name, points or labels of the wrong shape, or no value to draw.
 
     Examples:
       >>> import matplotlib
@@ -208,9 +210,11 @@ def plot_slice(
     if len(labels) != len(points):
         raise ValueError(f"labels must name {len(points)} points, got {len(labels)}.")
 
-    values = found.values[name]
-    if log:
-        values = np.where(values > 0, values, np.nan)
+    values = np.asarray(found.values[name], dtype=float)
+    values = np.where(np.isfinite(values) & ((values > 0) | (not log)), values, np.nan)
+    if np.isnan(values).all():
+        kind = "positive and finite: draw them with log=False" if log else "finite"
+        raise ValueError(f"found must have a value of {name!r} to draw, got none that is {kind}.")
     ax = plt.figure(layout="constrained").add_subplot() if ax is None else ax
     if num_axes == 1:
         ax.plot(found.x, values, **style)
@@ -227,14 +231,24 @@ def _draw_contours(ax, found, values, name, levels, log, style):
     from matplotlib import colors, ticker
 
     extend = "both" if np.ndim(levels) else "neither"  # only the caller's may leave values out
-    if log and np.ndim(levels) == 0:
-        levels = np.geomspace(np.nanmin(values), np.nanmax(values), levels)
+    if np.ndim(levels) == 0:
+        levels = _levels(np.nanmin(values), np.nanmax(values), levels, log)
     style = {"norm": colors.LogNorm() if log else None, "extend": extend, **style}
     masked = np.ma.masked_invalid(values)
     filled = ax.contourf(found.x, found.y, masked, levels, **style)
     ax.contour(found.x, found.y, masked, filled.levels, colors="white", linewidths=0.4)
     ax.figure.colorbar(filled, ax=ax, label=name, format=ticker.FormatStrFormatter("%.3g"))
     ax.set(xlabel="x", ylabel="y", aspect="equal")
+
+
+def _levels(low, high, number, log):
+    """Levels from the lowest to the highest value, or around a value that is constant."""
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        margin = abs(low) / 2 or 1.0
+        low, high = low - margin, high + margin
+    elif not log:
+        return number  # matplotlib chooses round ones
+    return np.geomspace(low, high, number) if log else np.linspace(low, high, number)
 
 
 def _mark(ax, points, labels):
@@ -247,18 +261,26 @@ def _mark(ax, points, labels):
 
 def _values_at(eval_fn, state_fn):
     """values_at(points, origin, directions, batches, state) -> {name: means at the points}."""
+    check_eval_fn(eval_fn)
     eval_fn = jax.jit(eval_fn)
 
     @jax.jit
     def move(origin, directions, coordinates):
         def move_leaf(w, *ds):
+            if not jnp.issubdtype(w.dtype, jnp.inexact):
+                return w
             step = sum(a * d for a, d in zip(coordinates, ds, strict=True))
             return (w + step).astype(w.dtype)
 
         return jax.tree.map(move_leaf, origin, *directions)
 
+    def measured(tree, name):  # complex leaves move too, and are wide enough
+        return _inputs.measured(tree, lambda tree: jax.tree.map(_inputs.is_real, tree), name)
+
     def values_at(points, origin, directions, batches, state):
-        data = repeatable(batches)
+        data = _inputs.repeatable(batches)
+        origin = measured(origin, "origin")
+        directions = [measured(direction, "direction") for direction in directions]
 
         def evaluate_at(coordinates):
             params = move(origin, directions, coordinates)

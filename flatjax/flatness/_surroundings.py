@@ -8,10 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax import _cpu, _masks, _vectors
-from flatjax._evaluation import EvalFn
+from flatjax import _cpu, _masks, _sums, _vectors
+from flatjax._evaluation import EvalFn, check_eval_fn
 from flatjax._masks import Mask
-from flatjax.flatness import _inputs, priors
+from flatjax.flatness import _inputs, _quantities, priors
 
 PRIORS = MappingProxyType(
     {
@@ -50,6 +50,7 @@ class Landscape:
     """Energies of configurations, by programs that serve all solutions of the same shapes."""
 
     def __init__(self, eval_fn: EvalFn, quantity: str, prior: str | priors.Prior, mask: Mask):
+        check_eval_fn(eval_fn)
         self._eval_fn, self._quantity, self._mask = eval_fn, quantity, mask
         self._prior = _as_prior(prior)
         self._place = jax.jit(jax.vmap(self._place_one, in_axes=(None, 0, None)))
@@ -60,13 +61,8 @@ class Landscape:
         self, params: chex.ArrayTree, batches: _inputs.Batches, state: tuple[Any, ...]
     ) -> Surroundings:
         """Checks a solution and its data."""
-        data = _inputs.Data(batches)
-        if not data.repeatable:
-            raise ValueError(
-                "batches must be passed over many times, got an iterator: give a sequence, or a "
-                "function that returns a fresh iterator."
-            )
-        num_weights = _vectors.size(_masks.moving(params, self._mask))
+        params, data = _inputs.measured(params, self._mask), _inputs.repeatable(batches)
+        num_weights = _vectors.size(_inputs.weights(params, self._mask))
         if not num_weights:
             raise ValueError("params must hold weights that move, got none: all are masked.")
         one_by_one = _cpu.prefers_unrolled(self._energy, params, next(iter(data)), *state)
@@ -85,31 +81,28 @@ class Landscape:
         return float(self._sums(near, only, 1)[0])
 
     def _sums(self, near, networks, count):
-        totals = jnp.zeros(count)
+        totals = _sums.zeros(jax.ShapeDtypeStruct((count,), jnp.result_type(float)))
         for batch in near.batches:
             if near.one_by_one:
                 for index in range(count):
                     totals = self._add_one(totals, index, networks, batch, *near.state)
             else:
                 totals = self._add_all(totals, networks, batch, *near.state)
-        return totals
+        return totals.high
 
     def _add_to_all(self, totals, networks, batch, *state):
-        return totals + jax.vmap(lambda params: self._energy(params, batch, *state))(networks)
+        energy = jax.vmap(lambda params: self._energy(params, batch, *state))(networks)
+        return _sums.add(totals, energy)
 
     def _add_to_one(self, totals, index, networks, batch, *state):
         network = jax.tree.map(lambda leaf: leaf[index], networks)
-        return totals.at[index].add(self._energy(network, batch, *state))
+        return _sums.add_at(totals, index, self._energy(network, batch, *state))
 
     def _energy(self, params, batch, *state):
-        sums = self._eval_fn(params, batch, *state)
-        names = sorted(set(sums) - {"count"})
-        if self._quantity not in names:
-            raise ValueError(f"quantity must be one of {names}, got {self._quantity!r}.")
-        return sums[self._quantity]
+        return _quantities.scalar(self._eval_fn(params, batch, *state), self._quantity)
 
     def _place_one(self, params, noise, distance):
-        moving = _masks.moving(params, self._mask)
+        moving = _inputs.weights(params, self._mask)
         moved = self._prior(moving, _vectors.unravel(noise, moving), distance)
         return _masks.map_moving(lambda w, new: new, params, moved)
 

@@ -1,0 +1,141 @@
+r"""Sums over a data set that neither round nor overflow, and their means.
+
+A running sum is a pair of numbers of the same precision, :math:`s = high + low` with
+:math:`|low| \le \mathrm{ulp}(high) / 2`. Knuth's two-sum gives the rounding error of an addition
+exactly,
+
+.. math::
+  t = a + b, \qquad e = (a - (t - (t - a))) + (b - (t - a)), \qquad t + e = a + b, \tag{1}
+
+and `low` keeps it. A pair of float32 holds 48 bits: counts are exact up to :math:`2^{48}`. The
+precision of the pair is that of the summand, float32 at least, so that sums of half-precision
+numbers do not overflow either.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Sum(NamedTuple):
+    """A running sum.
+
+    Attributes:
+      high: the sum, rounded to its dtype.
+      low: the rest, of the same shape and dtype.
+    """
+
+    high: jax.Array
+    low: jax.Array
+
+
+def is_sum(x: Any) -> bool:
+    """Whether this is a `Sum`: the leaves of a pytree of sums."""
+    return isinstance(x, Sum)
+
+
+def zeros(like: chex.ArrayTree, add_axes: tuple[int, ...] = ()) -> Any:
+    """Empty sums of numbers like these (arrays, or their shapes and dtypes).
+
+    Args:
+      like: a pytree of what is to be summed.
+      add_axes: sizes of axes that follow those of the numbers, one sum for each index.
+
+    Returns:
+      The pytree with a `Sum` for each leaf.
+    """
+
+    def zero(x):
+        x = x.high if isinstance(x, Sum) else x
+        nothing = jnp.zeros((*x.shape, *add_axes), _dtype_of_sum(x))
+        return Sum(nothing, nothing)
+
+    return jax.tree.map(zero, like, is_leaf=is_sum)
+
+
+def add(totals: Any, summands: Any) -> Any:
+    """Adds a pytree of numbers to the sums; numbers may be sums, as `on_device` makes them."""
+    return jax.tree.map(_add, totals, summands, is_leaf=is_sum)
+
+
+def add_at(totals: Any, index: Any, summands: Any) -> Any:
+    """Adds a pytree of numbers to the sums at an index of their last axis."""
+
+    def add_one(total, x):
+        new = _add(Sum(total.high[..., index], total.low[..., index]), x)
+        return Sum(*(old.at[..., index].set(part) for old, part in zip(total, new, strict=True)))
+
+    return jax.tree.map(add_one, totals, summands, is_leaf=is_sum)
+
+
+def on_device(summands: Any) -> Any:
+    """Makes sums of Python and NumPy numbers, as a 32-bit integer cannot count beyond 2^31.
+
+    Arrays on a device pass.
+    """
+
+    def convert(x):
+        if isinstance(x, jax.Array) or np.iscomplexobj(x):
+            return x
+        exact = np.asarray(x, np.float64)
+        high = exact.astype(jax.dtypes.canonicalize_dtype(np.float64))
+        with np.errstate(invalid="ignore"):
+            low = np.where(np.isfinite(high), exact - high, 0.0)
+        return Sum(high, low.astype(high.dtype))
+
+    return jax.tree.map(convert, summands)
+
+
+def mean(total: Sum, count: Sum) -> jax.Array:
+    """Divides a sum by a count; axes of the count are the first of the sum."""
+    shape = count.high.shape + (1,) * (total.high.ndim - count.high.ndim)
+    return total.high / count.high.reshape(shape).astype(total.high.dtype)
+
+
+def host_means(sums: Mapping[str, Sum]) -> dict[str, np.ndarray]:
+    """{name: sum / sum of `"count"`} in float64; NaN where nothing was counted."""
+    exact = {name: np.asarray(s.high, float) + np.asarray(s.low, float) for name, s in sums.items()}
+    count = exact.pop("count")
+    with np.errstate(invalid="ignore"):
+        return {name: total / count for name, total in exact.items()}
+
+
+def _add(total: Sum, x: Any) -> Sum:
+    high, low = total
+    for part in _parts(x):
+        high, error = _two_sum(high, part.astype(high.dtype))
+        high, low = _two_sum(high, low + error)
+    return Sum(high, low)
+
+
+def _two_sum(a, b):
+    """The rounded sum, and its rounding error: eq. (1)."""
+    total = a + b
+    of_b = total - a
+    error = (a - (total - of_b)) + (b - of_b)
+    return total, jnp.where(jnp.isfinite(total), error, jnp.zeros_like(error))
+
+
+def _parts(x: Any) -> tuple[jax.Array, ...]:
+    """Floating-point numbers, of the precision of the sum, that add up to x exactly."""
+    if isinstance(x, Sum):
+        return tuple(x)
+    x = jnp.asarray(x)
+    dtype = _dtype_of_sum(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return (x.astype(dtype),)
+    half = 4 * x.dtype.itemsize  # bits: a float32 holds 24 of the 32 of an integer
+    lowest = x & ((1 << half) - 1)
+    return (x - lowest).astype(dtype), lowest.astype(dtype)
+
+
+def _dtype_of_sum(x: Any) -> np.dtype:
+    dtype = jnp.dtype(x.dtype)
+    if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32:
+        return dtype
+    is_wide = jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize == 8
+    return jnp.dtype(jnp.float64 if is_wide else jnp.float32)

@@ -1,0 +1,37 @@
+"""What measures ask of the sums that `eval_fn` returns."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flatjax._evaluation import check_sums
+
+
+def check_quantity(quantity: str, names: Iterable[str]) -> None:
+    """Raises unless the quantity is one of those that `eval_fn` sums."""
+    if quantity not in names:
+        raise ValueError(f"quantity must be one of {sorted(names)}, got {quantity!r}.")
+
+
+def scalar(sums: Any, quantity: str, source: str = "eval_fn") -> jax.Array:
+    """The sum called `quantity`; raises if it is missing, or no real scalar."""
+    check_quantity(quantity, set(check_sums(sums, source)) - {"count"})
+    total = jnp.asarray(sums[quantity])
+    if total.shape or jnp.iscomplexobj(total):
+        raise ValueError(
+            f"{source} must return a real scalar as {quantity!r}, summed over the batch; got "
+            f"{total.dtype}{total.shape}."
+        )
+    return total
+
+
+def differentiable(sums: Any, quantity: str, source: str = "eval_fn") -> jax.Array:
+    """The sum called `quantity`; raises if it is missing, no real scalar or has no derivative."""
+    total = scalar(sums, quantity, source)
+    if not jnp.issubdtype(total.dtype, jnp.floating):
+        raise ValueError(
+            f"quantity must be a differentiable one, got {quantity!r} of {total.dtype}."
+        )
+    return total
