@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax._center import at_least_float32
+from flatjax._precision import at_least_float32
 
 REMAINDER = 1e-8  # share of their start in averages that are returned as if of many updates
 LARGEST_ERROR = 0.02  # of 1 - m, relative
