@@ -18,6 +18,7 @@ import tyro
 from experiments.configs import committee as committee_configs
 from experiments.configs import contest as contest_configs
 from experiments.configs import flatness_study as flatness_configs
+from experiments.engine import console
 from experiments.engine.task import dataset_fingerprint
 from experiments.report import store
 from experiments.studies.committee import records
@@ -39,15 +40,11 @@ class Convert:
     """Where."""
 
     def run(self) -> int:
-        """Converts what is not converted yet; the exit status is 1 if a file does not fit."""
+        """Converts what is not converted yet."""
         convert = {"contest": contest, "flatness-study": flatness_study, "committee": committee}
-        try:
-            if self.study in convert:
-                convert[self.study](self.directory)
-            others(self.directory)
-        except ValueError as error:
-            print(error, file=sys.stderr)
-            return 1
+        if self.study in convert:
+            convert[self.study](self.directory)
+        others(self.directory)
         return 0
 
 
@@ -140,4 +137,4 @@ def others(out: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(Convert, prog="python -m experiments.convert").run())
+    sys.exit(console.run(Convert, "python -m experiments.convert"))

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
-import tyro
 
+from experiments.engine import console
 from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import read_config, read_result
 from experiments.engine.train import load_run
@@ -180,4 +180,4 @@ def differences(straight: pathlib.Path, other: pathlib.Path) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(Faults, prog="python -m experiments.faults").run())
+    sys.exit(console.run(Faults, "python -m experiments.faults"))

@@ -13,7 +13,7 @@ IDENTITY = {"config": {"epochs": 3, "seed": 0}, "seeds": (0, 1)}
 
 
 def outcome(read, wanted):
-    """ "harmless" where the value is the same, else "detected"; another value fails."""
+    """The word "harmless" where the value is the same, else "detected"; another value fails."""
     try:
         found = read()
     except ValueError as error:
