@@ -1,45 +1,40 @@
 """Command line of the experiments; `python -m experiments --help`."""
 
+import contextlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
-import tyro
 
-from experiments.commands.committee import Committee
-from experiments.commands.compare import Compare
-from experiments.commands.contest import Contest
-from experiments.commands.cost_model import CostModel
-from experiments.commands.flatness import Flatness
-from experiments.commands.flatness_study import FlatnessStudy
-from experiments.commands.gaussian_mixture import GaussianMixture
-from experiments.commands.ladder import Ladder
-from experiments.commands.reproduce import Reproduce
-from experiments.commands.train import Train
-from experiments.commands.tune import Tune
-from experiments.engine import interruption, processes
+@contextlib.contextmanager
+def _quiet_sigint() -> Iterator[None]:
+    """Ends the process in one line if SIGINT comes while modules are imported, for seconds.
 
-Training = Train | Compare | Tune | Reproduce
-Studies = Contest | Ladder | Flatness | FlatnessStudy | GaussianMixture | Committee | CostModel
+    Where an exception would be raised, in the middle of an import, others could swallow it.
+    """
+
+    def leave(signum, frame):
+        del signum, frame
+        os.write(2, b"SIGINT: stopped before anything was started.\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
-    command = tyro.cli(
-        Training | Studies,
-        prog="python -m experiments",
-        description=__doc__,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    try:
-        return command.run()
-    except interruption.Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_status
-    except processes.ProcessLostError as error:
-        processes.leave(f"{type(error).__name__}: {error}")
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    return 1
+    with _quiet_sigint():
+        from experiments.commands import command_line
+    return command_line.main(arguments)
 
 
 if __name__ == "__main__":

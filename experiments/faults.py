@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
-import tyro
 
+from experiments.engine import console
 from experiments.engine.config import TrainConfig
-from experiments.engine.run_directory import read_result
+from experiments.engine.run_directory import read_config, read_result
 from experiments.engine.train import load_run
 from experiments.engine.trainer import arrays_of
 from experiments.report.store import read_json
@@ -52,7 +52,7 @@ def _saved(run: pathlib.Path) -> set[str]:
 
 def _epochs(run: pathlib.Path) -> int:
     """Of each replica: as many lines has a run that is trained."""
-    config = TrainConfig.from_json(read_json(run / "config.json"))
+    config = read_config(run / "config.json")
     return round(config.epochs / config.num_replicas)
 
 
@@ -105,6 +105,13 @@ class Faults:
             lines.append([algorithm, *counts, str(len(moments)), str(arrays), str(numbers)])
         print(markdown_table(lines))
         return int(different > 0)
+
+
+def flip(path: pathlib.Path, bit: int) -> None:
+    """Flips a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(content))
 
 
 def start(config: TrainConfig, directory: pathlib.Path, **options: Any) -> subprocess.Popen:
@@ -173,4 +180,4 @@ def differences(straight: pathlib.Path, other: pathlib.Path) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(Faults, prog="python -m experiments.faults").run())
+    sys.exit(console.run(Faults, "python -m experiments.faults"))

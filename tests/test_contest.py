@@ -37,7 +37,7 @@ def test_it_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
     one = dataclasses.replace(TINY, settings={"MLP, 20% noise": {"label_noise": 0.2}})
     results = run.run_contest(one, tmp_path, progress=False)
     path = tmp_path / "mlp-20-noise" / "swa"
-    tuning = json.loads((path / "tuning.json").read_text())
+    tuning = json.loads((path / "tuning.json").read_text())["value"]
     errors = [row["validation_error"][0] for row in tuning]
     assert errors == sorted(errors)
     found = results["MLP, 20% noise"]["swa"]

@@ -20,6 +20,7 @@ from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import RunDirectory
 from experiments.engine.train import train
 from experiments.engine.trainer import Trainer, TrainingDivergedError
+from experiments.report import store
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.run import compare
 
@@ -192,9 +193,10 @@ def test_divergence_stops_with_step_and_quantity(model, tmp_path):
     "change", [{"replicas": 3}, {"learning_rate": 0.2}, {"seed": 1}, {"algorithm": "parle"}]
 )
 def test_a_directory_belongs_to_one_run(tmp_path, change):
-    RunDirectory(tmp_path, replace(algorithm="rsgd"))
+    with RunDirectory(tmp_path, replace(algorithm="rsgd")).claimed():
+        pass
     (name,) = change
-    with pytest.raises(ValueError, match=f"{name}: .* asked for"):
+    with pytest.raises(ValueError, match=f"{name}: wanted .*, found"):
         RunDirectory(tmp_path, replace(**{"algorithm": "rsgd"} | change))
 
 
@@ -204,7 +206,7 @@ def test_fields_newer_than_a_run_have_their_defaults(tmp_path):
     del fields["period"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
     RunDirectory(tmp_path, config)
-    with pytest.raises(ValueError, match="period: 1 there, 2 asked for"):
+    with pytest.raises(ValueError, match="period: wanted 2, found 1"):
         RunDirectory(tmp_path, replace(config, period=2))
 
 
@@ -245,9 +247,9 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
     assert not (killed / "result.json").exists()
     faults.finish(config, killed)
     assert faults.differences(straight, killed) == (0, 0)
-    result = json.loads((killed / "result.json").read_text())
+    result = store.read_json(killed / "result.json")
     result["history"][2]["train_loss"] += 1e-6
-    (killed / "result.json").write_text(json.dumps(result))
+    store.write_json(killed / "result.json", result)
     assert faults.differences(straight, killed) == (0, 1)
 
 

@@ -60,7 +60,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(trainer, monkeypatch, tmp_path
     assert faults.differences(tmp_path / "straight", tmp_path / "stopped") == (0, 0)
     for name in ("straight", "stopped"):
         like = arrays_of(trainer.start(0))
-        assert RunDirectory(tmp_path / name, trainer.config).restore(like)[1] == []
+        assert RunDirectory(tmp_path / name, trainer.config).restore(like).losses == []
 
 
 def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):

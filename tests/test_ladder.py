@@ -50,7 +50,7 @@ def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     assert records[0]["settings"] == TINY.candidates()[records[0]["candidate"]]
     text = report(records, path.parent)
     assert text.count("| MLP ") == 2
-    assert json.loads((path.parent / "ladder.json").read_text())[0]["length"] == 1
+    assert json.loads((path.parent / "ladder.json").read_text())["rows"][0]["length"] == 1
 
     monkeypatch.setattr(run, "_train", None)
     run.run_ladder(TINY, path, progress=False)

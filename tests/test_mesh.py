@@ -1,7 +1,6 @@
 """Runs on a mesh of devices: the same result as on one, resumed across meshes, clear refusals."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from test_coupling import where_it_communicates
 from experiments import __main__ as command_line
 from experiments.engine.config import TrainConfig
 from experiments.engine.placement import OnMesh, make_mesh
+from experiments.engine.run_directory import read_result
 from experiments.engine.train import train
 from experiments.engine.trainer import Trainer
 from experiments.faults import raw
@@ -143,7 +143,7 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     assert steps == [(0, 2), None, (4, 4), None, (8, 1)]
     assert "test_error" in capsys.readouterr().out
     monkeypatch.undo()
-    assert_same(json.loads((tmp_path / "result.json").read_text()), train(Trainer(PLAIN)))
+    assert_same(read_result(tmp_path), train(Trainer(PLAIN)))
 
 
 def assert_same(found, expected):

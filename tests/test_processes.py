@@ -1,6 +1,5 @@
 """Two processes on this machine train as one does, and stop together when one is killed."""
 
-import json
 import os
 import pathlib
 import signal
@@ -14,6 +13,7 @@ from test_mesh import assert_same
 from experiments.engine import processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.placement import make_mesh
+from experiments.engine.run_directory import read_result
 from experiments.engine.train import train
 from experiments.engine.trainer import Trainer
 
@@ -102,7 +102,7 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
     assert codes == [0, 0], texts
     assert "test_error" in texts[0]
     assert "test_error" not in texts[1]
-    found = json.loads((run / "result.json").read_text())
+    found = read_result(run)
     assert [record["step"] for record in found["history"]] == list(range(4, 81, 4))
     assert max(saved) < 80
 

@@ -2,9 +2,8 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any, Literal
-
-import tyro
 
 from experiments.benchmarks import convolution, steps, suite_figure
 from experiments.benchmarks.convolution import Convolution
@@ -13,6 +12,7 @@ from experiments.benchmarks.machine import describe_machine, torch_version
 from experiments.benchmarks.race import Clock
 from experiments.benchmarks.scaling import Scaling
 from experiments.benchmarks.steps import Steps
+from experiments.engine import console
 from experiments.report.store import FIGURES, RESULTS, read_if_there, write_json
 from experiments.report.tables import markdown_table
 
@@ -98,4 +98,4 @@ def _local_energy(models):
 
 
 if __name__ == "__main__":
-    tyro.cli(Suite, prog="python -m experiments.benchmarks").run()
+    sys.exit(console.run(Suite, "python -m experiments.benchmarks"))

@@ -10,15 +10,16 @@ for a fair comparison.
 import dataclasses
 import functools
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-import tyro
 
 from experiments.benchmarks.machine import describe_machine
 from experiments.benchmarks.race import Clock, race
+from experiments.engine import console
 from experiments.report.store import write_json
 from experiments.report.tables import markdown_table
 from flatjax.committee._amp import amp, majority_in_chunks, to_patterns, to_weights
@@ -203,4 +204,4 @@ def constrained_in_numpy(a, b, reference, overlap, log_excess):
 
 
 if __name__ == "__main__":
-    tyro.cli(AmpBenchmark).run()
+    sys.exit(console.run(AmpBenchmark, "python -m experiments.benchmarks.committee"))

@@ -2,16 +2,17 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments.benchmarks.machine import available_cores, describe_machine, torch_version
 from experiments.benchmarks.race import Clock, race
+from experiments.engine import console
 from experiments.report.store import write_json
 from experiments.report.tables import markdown_table
 from flatjax import models
@@ -152,4 +153,4 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(Convolution, prog="python -m experiments.benchmarks.convolution").run()
+    sys.exit(console.run(Convolution, "python -m experiments.benchmarks.convolution"))

@@ -6,14 +6,15 @@ Both integrate on the same nodes and stop at the same residual; the baseline is 
 
 import dataclasses
 import pathlib
+import sys
 import time
 
 import numpy as np
 import scipy.optimize
 import scipy.special
-import tyro
 
 from experiments.benchmarks.machine import describe_machine
+from experiments.engine import console
 from experiments.report.store import write_json
 from flatjax.gaussian_mixture import erm, losses
 from flatjax.gaussian_mixture._quadrature import gaussian_grid
@@ -112,4 +113,4 @@ def _timed(fn):
 
 
 if __name__ == "__main__":
-    tyro.cli(GridBenchmark).run()
+    sys.exit(console.run(GridBenchmark, "python -m experiments.benchmarks.gaussian_mixture"))

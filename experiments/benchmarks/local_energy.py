@@ -2,17 +2,18 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import flatjax
 from experiments.benchmarks.machine import available_cores, describe_machine, hint_at_torch
 from experiments.benchmarks.race import Clock, race
+from experiments.engine import console
 from experiments.report.store import write_json
 from flatjax import flatness, models
 
@@ -129,4 +130,4 @@ def _torch_candidates(torch, name, images, labels, draws) -> dict[str, Callable[
 
 
 if __name__ == "__main__":
-    tyro.cli(LocalEnergyBenchmark).run()
+    sys.exit(console.run(LocalEnergyBenchmark, "python -m experiments.benchmarks.local_energy"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import flatjax
 from experiments.benchmarks.machine import describe_machine
 from experiments.configs.deep import ROWS, row_of
+from experiments.engine import console
 from experiments.engine.networks import Network, make_network
 from experiments.report.store import read_if_there, write_json
 from experiments.report.tables import markdown_table
@@ -163,4 +164,4 @@ def _timed(cost: Cost) -> list[str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(Networks, prog="python -m experiments.benchmarks.networks").run()
+    sys.exit(console.run(Networks, "python -m experiments.benchmarks.networks"))

@@ -8,17 +8,18 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 import tqdm
-import tyro
 
 from experiments.benchmarks import scaling_report
 from experiments.benchmarks.machine import available_cores, describe_machine
 from experiments.benchmarks.scaling_worker import Work, Workers
+from experiments.engine import console
 from experiments.report.store import FIGURES, RESULTS, read_json, write_json
 from experiments.studies.scale import cost_model
 
@@ -304,4 +305,4 @@ def counted_bytes(name: str, parameters: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    tyro.cli(Scaling, prog="python -m experiments.benchmarks.scaling").run()
+    sys.exit(console.run(Scaling, "python -m experiments.benchmarks.scaling"))

@@ -2,16 +2,17 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
 from experiments.benchmarks.jax_steps import JaxSteps
 from experiments.benchmarks.machine import available_cores, describe_machine, hint_at_torch
 from experiments.benchmarks.race import Clock, race
+from experiments.engine import console
 from experiments.report.store import write_json
 from experiments.report.tables import markdown_table
 
@@ -170,4 +171,4 @@ def table(models: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(Steps, prog="python -m experiments.benchmarks.steps").run()
+    sys.exit(console.run(Steps, "python -m experiments.benchmarks.steps"))

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from experiments.commands.in_parts import require_at_least
 from experiments.configs.comparisons import study_of
 from experiments.studies.compare.run import compare
 from experiments.studies.study import chosen
@@ -37,6 +38,8 @@ class Compare:
 
     def run(self) -> int:
         """Runs and reports; 1 if a run failed."""
+        require_at_least(1, seeds=self.seeds)
+        require_at_least(0, epochs_scale=self.epochs_scale)
         study = study_of(self.dataset)
         runs = chosen(self.only, study.runs)
         if self.epochs_scale != 1.0:

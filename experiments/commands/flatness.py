@@ -5,6 +5,7 @@ import pathlib
 
 import tyro
 
+from experiments.commands.in_parts import require_at_least
 from experiments.studies.flatness.description import Effort
 from experiments.studies.flatness.run import measure_runs
 
@@ -31,6 +32,7 @@ class Flatness:
 
     def run(self) -> int:
         """Measures and prints the table."""
+        require_at_least(2, samples=self.samples)
         effort = Effort(num_samples=self.samples, num_probes=self.samples)
         if not self.runs:
             raise ValueError("runs must name at least one directory of a run.")

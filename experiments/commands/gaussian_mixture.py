@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from experiments.commands.in_parts import directory
+from experiments.commands.in_parts import directory, require_at_least
 from experiments.configs import gaussian_mixture as configs
 from experiments.studies.gaussian_mixture.chapter import run_chapter
 from experiments.studies.gaussian_mixture.description import Chapter, Part
@@ -36,6 +36,7 @@ class GaussianMixture:
 
     def run(self) -> int:
         """Simulates, compares, draws."""
+        require_at_least(2, features=self.features, seeds=self.seeds)
         whole = configs.SMALL if self.small else configs.STUDY
         chapter = Chapter(
             parts=self.parts or whole.parts,

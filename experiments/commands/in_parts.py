@@ -10,6 +10,17 @@ def directory(out: pathlib.Path | None, command: str, *, small: bool) -> pathlib
     return pathlib.Path("runs", name) if out is None else out
 
 
+def require_at_least(least: float, **values: float | None) -> None:
+    """Refuses options below a limit; None is not given.
+
+    Raises:
+      ValueError: the message names the option.
+    """
+    for name, value in values.items():
+        if value is not None and not least <= value < float("inf"):
+            raise ValueError(f"{name} must be a number >= {least}, got {value}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class InParts:
     """A study of hours that can be run in parts, in several processes, and goes on where it was."""

@@ -5,9 +5,8 @@ import pathlib
 
 from experiments.commands.in_parts import directory
 from experiments.configs import ladder as configs
-from experiments.report import store
 from experiments.studies.ladder.report import report
-from experiments.studies.ladder.run import run_ladder
+from experiments.studies.ladder.run import read_records, run_ladder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +32,10 @@ class Ladder:
         """Runs and reports."""
         out = directory(self.out, "ladder", small=self.small)
         path = out / "sgd.jsonl"
+        ladder = configs.SMALL if self.small else configs.STUDY
         if not self.report_only:
-            ladder = configs.SMALL if self.small else configs.STUDY
             run_ladder(ladder, path, progress=self.progress)
-        records = store.read_lines(path, mend=False)
+        records = read_records(ladder, path, mend=False)
         if not records:
             raise ValueError(f"out ({out}) holds no run of this ladder yet.")
         print(report(records, out))

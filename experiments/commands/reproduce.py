@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from experiments.commands.in_parts import require_at_least
 from experiments.configs import deep
 from experiments.studies.reproduce.report import default_directory, table
 from experiments.studies.reproduce.run import available_dataset, reproduce
@@ -42,6 +43,8 @@ class Reproduce:
 
     def run(self) -> int:
         """Runs and reports; 1 if a run failed."""
+        require_at_least(1, seeds=self.seeds)
+        require_at_least(1e-9, teraflops=self.teraflops)
         if self.table:
             print(table(deep.ROWS, teraflops=self.teraflops))
             return 0

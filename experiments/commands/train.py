@@ -8,6 +8,7 @@ from typing import Annotated
 import jax
 import tyro
 
+from experiments.commands.in_parts import require_at_least
 from experiments.engine import processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
@@ -53,6 +54,7 @@ class Train:
 
     def run(self) -> int:
         """Trains and prints the result as one JSON line."""
+        require_at_least(0, checkpoint_seconds=self.checkpoint_seconds)
         processes.join(self.coordinator, self.num_processes, self.process_id)
         with processes.explained():
             return self._run()

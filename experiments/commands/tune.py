@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from experiments.commands.in_parts import require_at_least
 from experiments.configs.comparisons import study_of
 from experiments.studies.study import chosen
 from experiments.studies.tune import report, tune
@@ -28,6 +29,7 @@ class Tune:
 
     def run(self) -> int:
         """Searches and prints the candidates, best first."""
+        require_at_least(1, seeds=self.seeds)
         study = study_of(self.dataset)
         labels = tuple(chosen(self.only, study.grids))
         out = pathlib.Path("runs", f"tune-{self.dataset}") if self.out is None else self.out

@@ -19,6 +19,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_seed(value: Any) -> bool:
+    # JAX drops the bits above.
+    return isinstance(value, int) and 0 <= value < 2**32
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A training run. All algorithms share these settings; some concern only some of them."""
@@ -151,7 +156,7 @@ class TrainConfig:
             ("local_energy_examples train_size", whole, "a whole number >= 1"),
             ("held_out_size curve_examples", whole, "a whole number >= 1"),
             ("local_energy_samples", lambda v: whole(v) and v >= 2, "a whole number >= 2"),
-            ("seed data_seed", lambda v: isinstance(v, int) and v >= 0, "a whole number >= 0"),
+            ("seed data_seed", _is_seed, "a whole number from 0 to 2^32 - 1"),
             ("epochs learning_rate gamma_factor sam_rho milestone_factor", lambda v: v > 0, "> 0"),
             ("weight_decay noise_scale gamma replica_gamma", lambda v: v >= 0, ">= 0"),
             ("momentum averaging_decay ema_decay warmup", lambda v: 0 <= v < 1, "in [0, 1)"),

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 # A process that has been silent for this long is taken for dead, and the others stop.
@@ -99,6 +100,13 @@ def as_main(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(flag))
+
+
+def largest(value: int) -> int:
+    """The largest of the values that all processes have."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 @contextlib.contextmanager

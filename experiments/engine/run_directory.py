@@ -3,126 +3,246 @@
 Of several processes, which must see one directory, the first writes; checkpoints all together.
 
 config.json     the configuration; a directory belongs to one
-metrics.jsonl   one line for each epoch
-checkpoints/    the last states, by orbax, each with the losses of its epoch so far
+metrics.jsonl   one line for each epoch, for people and plots
+checkpoints/    the last states, by orbax; "about" in each holds the configuration, the data's
+                fingerprint, the history, the losses of the epoch so far and the state's digest
 result.json     written last: a run that has one is complete
+run.lock        while a process trains there
+
+Directories without digests, of earlier versions, are read and continued as they are.
 """
 
+import contextlib
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.engine import processes
+from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
-from experiments.report import store
+from experiments.report import lock, store
+
+
+class Saved(NamedTuple):
+    """A checkpoint.
+
+    Attributes:
+      state: arrays, as they were saved.
+      losses: of the steps of the epoch so far, (steps, y).
+      history: the records of the epochs before.
+    """
+
+    state: Any
+    losses: list[list[float]]
+    history: list[dict[str, Any]]
 
 
 class RunDirectory:
     """The files of one run.
 
     Attributes:
-      path: the directory; made if missing.
+      path: the directory.
+
+    Args:
+      path: the directory; `claimed` makes it.
+      config: of the run.
+      data: fingerprint of the data, see `Task.fingerprint`; not compared if None.
 
     Raises:
       ValueError: the directory holds a run of another configuration; the message names the fields.
     """
 
-    def __init__(self, path: str | os.PathLike[str], config: TrainConfig):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: TrainConfig,
+        data: Mapping[str, Any] | None = None,
+    ):
         self.path = pathlib.Path(path).absolute()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._check_same_run(config)
+        self._identity = {"config": config.to_json()} | ({} if data is None else {"data": data})
+        self._check_same_run()
 
-    def _check_same_run(self, config: TrainConfig) -> None:
+    @property
+    def _is_sealed(self) -> bool:
+        """Whether all files must carry digests, as they do but for runs of earlier versions."""
         path = self.path / "config.json"
-        wanted = config.to_json()
-        if not path.exists():
-            if processes.is_main():
-                store.write_json(path, wanted)
-            return
-        # Fields that are newer than the run had their defaults.
-        found = TrainConfig().to_json() | store.read_json(path)
-        names = sorted(found.keys() | wanted.keys())
-        changed = [
-            f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} asked for"
-            for name in names
-            if found.get(name) != wanted.get(name)
-        ]
-        if changed:
-            raise ValueError(
-                f"{self.path} holds a run of another configuration ({'; '.join(changed)}). A run "
+        return not path.exists() or store.is_sealed(path)
+
+    def _check_same_run(self) -> None:
+        path = self.path / "config.json"
+        if path.exists():
+            self._check_identity({"config": read_config(path).to_json()})
+
+    def _check_identity(self, found, of: str = ""):
+        """Refuses files of another run; fields that are newer than them had their defaults."""
+        config = TrainConfig().to_json() | found["config"]
+        wanted = self._identity if "data" in found else {"config": self._identity["config"]}
+        if lines := store.differences(wanted, found | {"config": config}):
+            lines = [line.removeprefix("config.") for line in lines]
+            raise store.OtherIdentityError(
+                f"{self.path}{of} holds a run of another configuration ({'; '.join(lines)}). A run "
                 "resumes with the configuration it was started with, its number of replicas "
                 "included: choose another directory, or delete this one."
             )
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other processes from writing there; makes the directory and its configuration.
+
+        Raises:
+          lock.InUseError: another process trains there.
+        """
+        problem = None
+        with contextlib.ExitStack() as stack:
+            if processes.is_main():
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(lock.held(self.path / "run.lock"))
+                except (OSError, lock.InUseError) as error:
+                    problem = error
+            if processes.as_main(problem is not None):
+                raise problem or lock.InUseError(f"{self.path} cannot be written by process 0.")
+            self._check_same_run()
+            path = self.path / "config.json"
+            if processes.is_main() and not path.exists():
+                store.write_json(path, self._identity["config"])
+            yield
+
+    # --- checkpoints ----------------------------------------------------------------------------
 
     def _manager(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         return ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
-    def save(self, step: int, state: Any, losses: np.ndarray) -> None:
-        """Saves a pytree of arrays, and losses (steps, y); the two newest are kept."""
+    def save(
+        self, step: int, state: Any, losses: np.ndarray, history: list[dict[str, Any]]
+    ) -> None:
+        """Saves a pytree of arrays, losses (steps, y) and records; the two newest are kept."""
+        about = self._identity | {
+            "step": step,
+            "state": fingerprints.of_arrays(state),
+            "losses": losses.tolist(),
+            "history": history,
+        }
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            losses=ocp.args.JsonSave({"losses": losses.tolist()}),
+            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(store.sealed(about))
         )
         with self._manager() as manager:
             manager.save(step, args=items)
 
-    def restore(self, like: Any) -> tuple[Any, list[list[float]]] | None:
-        """The newest state, with structure, shapes, dtypes and shardings of `like`, and its losses.
+    def restore(self, like: Any) -> Saved | None:
+        """The newest checkpoint, with structure, shapes, dtypes and shardings of `like`.
 
         Returns:
           None if there is no checkpoint.
 
         Raises:
-          ValueError: the checkpoint cannot be read, or does not fit.
+          ValueError: the checkpoint cannot be read, is damaged, or belongs to another run.
         """
         if not (self.path / "checkpoints").exists():
             return None
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
-            losses=ocp.args.JsonRestore(),
-        )
         with self._manager() as manager:
             step = manager.latest_step()
             if step is None:
                 return None
+            path = self.path / "checkpoints" / str(step)
             try:
-                restored = manager.restore(step, args=items)
-                return restored["state"], restored["losses"]["losses"]
+                return self._restore(manager, step, path, like)
+            except store.OtherIdentityError:
+                raise
             except Exception as error:
                 raise ValueError(
-                    f"checkpoint {self.path / 'checkpoints' / str(step)} cannot be restored: "
-                    f"{error}. Delete it to go on from the one before, or from the start."
+                    f"checkpoint {path} cannot be restored: {error}. Delete it to go on from the "
+                    "one before, or from the start."
                 ) from error
 
+    def _restore(self, manager, step, path, like) -> Saved:
+        state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        if not (path / "about").exists() and not self._is_sealed:
+            items = ocp.args.Composite(state=state, losses=ocp.args.JsonRestore())
+            found = manager.restore(step, args=items)
+            return Saved(found["state"], found["losses"]["losses"], self._old_history(step))
+        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        about = store.unsealed(about["about"], f"{path / 'about'}")
+        self._check_identity(about, of=f"/checkpoints/{step}")
+        restored = manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+        if not about["step"] == step == int(restored["step"]):
+            raise store.DamagedFileError(
+                f"it is of step {int(restored['step'])}, its record of step {about['step']}"
+            )
+        if (found := fingerprints.of_arrays(restored)) != about["state"]:
+            raise store.DamagedFileError(
+                f"its values are damaged (digest {found}, {about['state']} was saved)"
+            )
+        return Saved(restored, about["losses"], about["history"])
+
+    # --- metrics and result ---------------------------------------------------------------------
+
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl."""
+        """Adds a line to metrics.jsonl; it is on the disk when this returns."""
         if processes.is_main():
             store.append_line(self.path / "metrics.jsonl", record)
 
-    def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops the lines after a step, and one half written; returns those that stay."""
+    def _old_history(self, step: int) -> list[dict[str, Any]]:
+        """The lines up to a step: checkpoints of earlier versions do not hold their history."""
         path = self.path / "metrics.jsonl"
-        # The main process alone changes the file, which all of them read.
-        records = [line for line in store.read_lines(path, mend=False) if line["step"] <= step]
+        history = [line for line in store.read_lines(path, mend=False) if line["step"] <= step]
+        if not history:
+            raise store.DamagedFileError(f"{path} has no line of an epoch before step {step}")
+        return history
+
+    def reset_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Makes metrics.jsonl hold the history of the checkpoint, whatever came after it."""
         if processes.is_main():
-            store.write_lines(path, records)
-        return records
+            store.write_lines(self.path / "metrics.jsonl", history)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as complete."""
         if processes.is_main():
-            store.write_json(self.path / "result.json", result)
+            store.write_json(self.path / "result.json", self._identity | result)
 
     def read_result(self) -> dict[str, Any] | None:
-        """The result of a complete run, else None."""
-        return read_result(self.path)
+        """The result of a complete run, else None.
+
+        Raises:
+          ValueError: it is damaged, or belongs to another run.
+        """
+        path = self.path / "result.json"
+        result = store.read_if_there(path, must_be_sealed=self._is_sealed)
+        if result is None:
+            return None
+        if not {"config", "history", "test_error"} <= result.keys():
+            raise store.DamagedFileError(f"{path} is damaged: it holds no result. Delete it.")
+        self._check_identity(result, of="/result.json")
+        result.pop("data", None)
+        return result
 
 
 def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
-    """The result in a run's directory, None if the run is not complete; makes no directory."""
-    return store.read_if_there(directory / "result.json")
+    """The result in a run's directory, None if the run is not complete; makes no directory.
+
+    Raises:
+      ValueError: a file is damaged, or the result is not that of the configuration there.
+    """
+    if not (directory / "result.json").exists():
+        return None
+    return RunDirectory(directory, read_config(directory / "config.json")).read_result()
+
+
+def read_config(path: pathlib.Path) -> TrainConfig:
+    """The configuration in a file config.json.
+
+    Raises:
+      ValueError: it is damaged, or of another version; the message names the file.
+    """
+    fields = store.read_json(path)
+    try:
+        if "algorithm" not in fields:
+            raise ValueError("there is no algorithm in it")
+        return TrainConfig.from_json(fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds no configuration: {error}") from error

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import flatjax
+from experiments.engine import fingerprints
 from experiments.engine.config import TrainConfig
 from experiments.engine.networks import Network, make_network
 from flatjax import data, flatness
@@ -37,6 +38,12 @@ class Task:
     held_out: data.Split
     normalization: data.Normalization
     augment: Callable[[chex.PRNGKey, jax.Array], jax.Array] | None
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the data of a run: numbers of examples and digests, as JSON holds it."""
+        splits = {"train": self.train, "held_out": self.held_out}
+        return {name: fingerprints.of_split(split) for name, split in splits.items()}
 
     # --- training -------------------------------------------------------------------------------
 
@@ -212,6 +219,16 @@ def _sums(logits, batch) -> dict[str, jax.Array]:
 
 # Studies make many tasks of one data set, whose arrays nobody changes.
 _load = functools.lru_cache(maxsize=1)(data.load)
+
+
+@functools.lru_cache(maxsize=1)
+def dataset_fingerprint(name: str) -> dict[str, Any]:
+    """What identifies a whole data set, as JSON holds it."""
+    dataset = _load(name)
+    splits = {"train": dataset.train, "test": dataset.test}
+    return {"dataset": name} | {
+        split: fingerprints.of_split(examples) for split, examples in splits.items()
+    }
 
 
 def load_splits(config: TrainConfig) -> tuple[data.Split, data.Split, int]:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +15,8 @@ import flatjax
 from experiments.engine import evaluate, interruption, loggers, processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
-from experiments.engine.run_directory import RunDirectory
+from experiments.engine.run_directory import RunDirectory, read_config
 from experiments.engine.trainer import Trainer, arrays_of
-from experiments.report import store
 
 
 def train(
@@ -51,18 +49,34 @@ def train(
 
     Raises:
       TrainingDivergedError: the loss is not finite; what was saved before stays.
-      ValueError: the directory belongs to another run, or is missing and wanted by a logger.
+      ValueError: the directory belongs to another run, holds damaged files, or is missing and
+        wanted by a logger.
+      InUseError: another process trains in the directory.
       ImportError: a logger is not installed.
       interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
     config = trainer.config if seed is None else dataclasses.replace(trainer.config, seed=seed)
-    files = None if directory is None else RunDirectory(directory, config)
-    if files is not None and (result := files.read_result()) is not None:
+    if directory is None:
+        return _train(_Run(trainer, config, None), progress, evaluate_epochs, None, log)
+    files = RunDirectory(directory, config, trainer.task.fingerprint)
+    if (result := files.read_result()) is not None:
         return result
-    run = _Run(trainer, config, files)
+    with files.claimed():
+        # Another process may have ended the run before this one claimed the directory.
+        if (result := files.read_result()) is not None:
+            return result
+        run = _Run(trainer, config, files)
+        result = _train(run, progress, evaluate_epochs, checkpoint_seconds, log)
+        files.write_result(result)
+    return result
+
+
+def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str, Any]:
+    """From where a run is to its end; saves after so many seconds, or never if that is None."""
+    trainer, files = run.trainer, run.files
     log = log if processes.is_main() else ()
     with (
-        loggers.opened(log, files and files.path, config) as tell,
+        loggers.opened(log, files and files.path, run.config) as tell,
         _bar(run, progress) as bar,
         interruption.deferred(enabled=files is not None) as stop,
     ):
@@ -83,15 +97,15 @@ def train(
                     loss = f"{record['train_loss']:.3f}"
                     bar.set_postfix(loss=loss, error=record["test_error"])
                 tell(record)
+            if files is None:
+                continue
+            signum = processes.largest(stop.signum or 0)  # whichever process was asked to stop
             is_over = run.step == trainer.total_steps
-            if files is not None and (is_over or processes.as_main(must_save())):
+            if is_over or signum or processes.as_main(must_save()):
                 run.save()
-                if processes.as_main(stop.signum is not None):
-                    raise interruption.Interrupted(stop.signum or signal.SIGTERM, files.path)
-    result = evaluate.final_result(trainer, config, run.state, run.history)
-    if files is not None:
-        files.write_result(result)
-    return result
+                if signum:
+                    raise interruption.Interrupted(signum, files.path)
+    return evaluate.final_result(trainer, run.config, run.state, run.history)
 
 
 class _Run:
@@ -103,6 +117,7 @@ class _Run:
       losses: of the steps of this epoch so far, (steps, y).
       seconds: spent on steps.
       saved_at: when the last checkpoint was written, or the run was started.
+      files: of the run, if it has any.
 
     Args:
       trainer: takes the steps.
@@ -111,7 +126,7 @@ class _Run:
     """
 
     def __init__(self, trainer: Trainer, config: TrainConfig, files: RunDirectory | None):
-        self.trainer, self.config, self._files = trainer, config, files
+        self.trainer, self.config, self.files = trainer, config, files
         self.state = trainer.start(config.seed)
         self.history: list[dict[str, Any]] = []
         self.losses = np.zeros((0, config.num_replicas), np.float32)
@@ -122,15 +137,13 @@ class _Run:
 
     def _resume(self, files):
         """Continues from the last checkpoint, if there is one."""
-        found = files.restore(arrays_of(self.state))
-        if found is None:
-            files.truncate_metrics(0)
-            return
-        restored, losses = found
-        self.history = files.truncate_metrics(int(restored["step"]))
-        losses = np.asarray(losses, self.losses.dtype).reshape(-1, self.losses.shape[1])
-        self.losses = np.concatenate([self.losses, losses])
-        self.state = dataclasses.replace(self.state, **restored)
+        saved = files.restore(arrays_of(self.state))
+        if saved is not None:
+            losses = np.asarray(saved.losses, self.losses.dtype)
+            self.losses = losses.reshape(-1, self.losses.shape[1])
+            self.state = dataclasses.replace(self.state, **saved.state)
+            self.history = saved.history
+        files.reset_metrics(self.history)
 
     @property
     def step(self) -> int:
@@ -165,13 +178,13 @@ class _Run:
             record |= evaluate.held_out_errors(self.trainer, self.state, batches)
         self.history.append(record)
         self.losses = self.losses[:0]
-        if self._files is not None:
-            self._files.append_metrics(record)
+        if self.files is not None:
+            self.files.append_metrics(record)
         return record
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self._files.save(self.step, arrays_of(self.state), self.losses)
+        self.files.save(self.step, arrays_of(self.state), self.losses, self.history)
         self.saved_at = time.perf_counter()
 
 
@@ -193,14 +206,11 @@ def load_run(directory: pathlib.Path) -> tuple[Trainer, flatjax.TrainState, Trai
             f"{directory} holds no run (no config.json): give a directory that "
             "`python -m experiments train` or `compare` wrote."
         )
-    try:
-        config = TrainConfig.from_json(store.read_json(directory / "config.json"))
-    except ValueError as error:
-        raise ValueError(f"{directory / 'config.json'}: {error}") from error
+    config = read_config(directory / "config.json")
     trainer = Trainer(config)
     state = trainer.init_state(config.seed)
-    found = RunDirectory(directory, config).restore(arrays_of(state))
-    if found is None:
+    files = RunDirectory(directory, config, trainer.task.fingerprint)
+    saved = files.restore(arrays_of(state))
+    if saved is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
-    restored, _ = found
-    return trainer, dataclasses.replace(state, **restored), config
+    return trainer, dataclasses.replace(state, **saved.state), config

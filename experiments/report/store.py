@@ -1,21 +1,40 @@
-"""The one place that reads and writes results: whole files, lines of records, what is made once.
+"""The one place that reads and writes results: whole files, lines of records, cached values.
 
-A whole file is written atomically: after a crash the old file or the new one is there. Records of a
-long study are lines of JSON, appended as they come, so that an interrupted study continues where
-it stopped.
+- A whole file is written atomically, as UTF-8: after a crash the old file or the new one is there.
+- Every record carries a digest (`SEAL`) of its content, which is checked when it is read.
+- A cached value carries its identity: the settings that it was made with. Values of other settings
+  are refused, and the message says which setting differs.
+- Records of a long study are lines of JSON, appended as they come, so that an interrupted study
+  continues where it stopped.
+
+Files that were recorded before digests (up to November 2026) are read without that check, except
+cached values: those have no identity, and `python -m experiments.convert` adds it.
 """
 
+import contextlib
+import glob
+import hashlib
 import json
 import os
 import pathlib
 import re
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from experiments.report import lock
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1]
 RESULTS = _EXPERIMENTS / "results"  # recorded results, in the repository
 FIGURES = _EXPERIMENTS / "figures"  # the pictures of the pages
+SEAL = "digest"
+
+
+class DamagedFileError(ValueError):
+    """A file does not hold what was written to it; the message names the file."""
+
+
+class OtherIdentityError(ValueError):
+    """A file belongs to other settings; the message names the file and the settings."""
 
 
 def slug(label: str) -> str:
@@ -28,103 +47,273 @@ def slug(label: str) -> str:
     return re.sub(r"[^a-z0-9.=_]+", "-", label.lower()).strip("-")
 
 
+# --- digests and identities ---------------------------------------------------------------------
+
+
+def digest(value: Any) -> str:
+    """A digest of a JSON value; the order of keys and white space do not matter.
+
+    Examples:
+      >>> digest({"a": 1, "b": 2.0}) == digest({"b": 2.0, "a": 1})
+      True
+    """
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its digest."""
+    content = {name: value for name, value in record.items() if name != SEAL}
+    return content | {SEAL: digest(content)}
+
+
+def unsealed(record: Any, place: str, *, must_be_sealed: bool = True) -> dict[str, Any]:
+    """A record without its digest, which is checked.
+
+    Args:
+      record: what was read.
+      place: names file (and line) in errors.
+      must_be_sealed: refuse a record without a digest.
+
+    Raises:
+      DamagedFileError: it is no record, or not the one that was written.
+    """
+    damaged = f"{place} is damaged"
+    if not isinstance(record, dict) or not record:
+        shown = json.dumps(record)[:20]
+        raise DamagedFileError(f"{damaged}: expected a JSON object, got {shown}. Delete it.")
+    content = {name: value for name, value in record.items() if name != SEAL}
+    if SEAL in record and record[SEAL] != digest(content):
+        raise DamagedFileError(
+            f"{damaged}: its content does not fit its digest. Delete it, or restore it from a copy."
+        )
+    if SEAL not in record and must_be_sealed:
+        raise DamagedFileError(f"{damaged}: it has no digest. Delete it.")
+    return content
+
+
+def _parsed(content: bytes, place: str, *, must_be_sealed: bool) -> dict[str, Any]:
+    try:
+        record = json.loads(content.decode())
+    except ValueError as error:
+        raise DamagedFileError(
+            f"{place} is damaged: not valid JSON ({error}). Delete it."
+        ) from error
+    return unsealed(record, place, must_be_sealed=must_be_sealed)
+
+
+def differences(wanted: Any, found: Any, name: str = "") -> list[str]:
+    """How two identities differ, field by field; fields that are not wanted do not matter.
+
+    Examples:
+      >>> differences({"config": {"seed": 1, "epochs": 2}}, {"config": {"seed": 0, "epochs": 2}})
+      ['config.seed: wanted 1, found 0']
+    """
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        join = lambda key: f"{name}.{key}" if name else str(key)
+        missing = object()
+        return [
+            line
+            for key, value in wanted.items()
+            for line in differences(value, found.get(key, missing), join(key))
+        ]
+    plain = lambda value: list(value) if isinstance(value, tuple) else value
+    if plain(wanted) == plain(found):
+        return []
+    is_there = isinstance(found, str | int | float | bool | list | dict | tuple | None)
+    return [f"{name}: wanted {_short(wanted)}, found {_short(found) if is_there else 'nothing'}"]
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_identity(wanted: Any, found: Any, place: str) -> None:
+    """Refuses what belongs to other settings.
+
+    Raises:
+      OtherIdentityError: the identities differ; the message says in which fields.
+    """
+    wanted = json.loads(json.dumps(wanted))  # tuples as lists, numbers of NumPy not at all
+    if lines := differences(wanted, found):
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise OtherIdentityError(
+            f"{place} belongs to other settings ({'; '.join(lines[:5])}{more}). Choose another "
+            "directory, or delete this file to make it again."
+        )
+
+
 # --- whole files --------------------------------------------------------------------------------
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        try:
+    """Writes a UTF-8 file whole or not at all."""
+    beginning = f".{path.name}.{lock.host()}."
+    _remove_leftovers(path.parent, beginning)
+    temporary = path.with_name(f"{beginning}{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def _remove_leftovers(directory, beginning):
+    """Removes what writers of the same file left that were killed."""
+    for name in glob.glob(f"{glob.escape(beginning)}*.tmp", root_dir=directory):
+        pid = name[len(beginning) : -len(".tmp")]
+        if pid.isdigit() and not lock.is_alive(int(pid)):
+            (directory / name).unlink(missing_ok=True)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a JSON file.
+def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON object with its digest, whole or not at all."""
+    write_text(path, json.dumps(sealed(record), indent=1) + "\n")
+
+
+def read_json(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, Any]:
+    """Reads a JSON object and checks its digest, which is not returned.
+
+    Args:
+      path: the file.
+      must_be_sealed: refuse an object without a digest.
 
     Raises:
-      ValueError: the file is damaged; the message names it.
+      DamagedFileError: the file is damaged.
     """
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): delete it to start over.") from error
+    return _parsed(path.read_bytes(), str(path), must_be_sealed=must_be_sealed)
 
 
-def read_if_there(path: pathlib.Path) -> Any | None:
-    """Reads a JSON file; None if it is missing."""
-    return read_json(path) if path.exists() else None
+def is_sealed(path: pathlib.Path) -> bool:
+    """Whether a JSON object carries a digest: all that were written since there are digests do."""
+    return f'"{SEAL}"' in path.read_text(encoding="utf-8", errors="replace")
 
 
-def cached(path: pathlib.Path, make: Callable[[], Any]) -> Any:
-    """Reads a JSON file, and makes its value first if the file is missing.
+def read_if_there(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, Any] | None:
+    """Reads a JSON object as `read_json`; None if the file is missing."""
+    return read_json(path, must_be_sealed=must_be_sealed) if path.exists() else None
+
+
+# --- cached values ------------------------------------------------------------------------------
+
+
+def cached(path: pathlib.Path, identity: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    """Reads a cached value, and makes it first if the file is missing.
+
+    One process makes it: another one that asks meanwhile is refused.
 
     Args:
       path: the file; its directory is made with it.
+      identity: all settings that the value depends on.
       make: called without arguments for the value.
 
     Returns:
       The value as the file holds it, so that it does not matter who made it.
 
+    Raises:
+      OtherIdentityError: the file belongs to other settings.
+      DamagedFileError: the file is damaged.
+      lock.InUseError: another process is making the value.
+
     Examples:
       >>> path = pathlib.Path(tempfile.mkdtemp()) / "sgd" / "test.json"
-      >>> cached(path, lambda: (1, 2)), cached(path, lambda: (3, 4))
+      >>> cached(path, {"seed": 0}, lambda: (1, 2)), cached(path, {"seed": 0}, lambda: (3, 4))
       ([1, 2], [1, 2])
     """
     if not path.exists():
-        value = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, value)
-    return read_json(path)
+        with claimed(path):
+            if not path.exists():
+                write_json(path, {"identity": dict(identity), "value": make()})
+    return read_cached(path, identity)
+
+
+def read_cached(path: pathlib.Path, identity: Mapping[str, Any]) -> Any | None:
+    """Reads a cached value of the given identity; None if the file is missing.
+
+    Raises:
+      OtherIdentityError: the file belongs to other settings.
+      DamagedFileError: the file is damaged, or older than identities.
+    """
+    if not path.exists():
+        return None
+    try:
+        record = read_json(path, must_be_sealed=True)
+        found = record["identity"], record["value"]
+    except (DamagedFileError, KeyError) as error:
+        raise DamagedFileError(
+            f"{path} is no cached value that knows its settings ({error}). If it was recorded "
+            "before November 2026, `python -m experiments.convert` adds them; else delete it to "
+            "make it again."
+        ) from error
+    check_identity(identity, found[0], str(path))
+    return found[1]
+
+
+@contextlib.contextmanager
+def claimed(path: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from writing a file of records; makes its directory.
+
+    Raises:
+      lock.InUseError: another process writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock.held(path.with_name(f"{path.name}.lock")):
+        yield
 
 
 # --- lines of records ---------------------------------------------------------------------------
 
 
-def append_line(path: pathlib.Path, record: dict[str, Any]) -> None:
-    """Adds a record to a file of JSON lines."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+def append_line(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Adds a record to a file of JSON lines; it is on the disk when this returns."""
+    with path.open("ab") as file:
+        file.write(_line(record).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def read_lines(path: pathlib.Path, *, mend: bool = True) -> list[dict[str, Any]]:
+def _line(record):
+    return json.dumps(sealed(record)) + "\n"
+
+
+def read_lines(
+    path: pathlib.Path, *, mend: bool = True, must_be_sealed: bool = False
+) -> list[dict[str, Any]]:
     r"""Reads the records of a file of JSON lines; none if the file is missing.
 
     Args:
       path: the file.
-      mend: removes a line that was half written, so that the next record starts a line of its own.
-        With False it is skipped, and the file stays as it is.
+      mend: removes a last line that was half written, so that the next record starts a line of its
+        own. With False it is skipped, and the file stays as it is.
+      must_be_sealed: refuse a record without a digest.
+
+    Raises:
+      DamagedFileError: a line that was written whole is damaged.
 
     Examples:
       >>> path = pathlib.Path(tempfile.mkdtemp()) / "records.jsonl"
       >>> append_line(path, {"seed": 0})
       >>> _ = path.write_text(path.read_text() + '{"se')
-      >>> read_lines(path), path.read_text()
-      ([{'seed': 0}], '{"seed": 0}\n')
+      >>> read_lines(path), path.read_text().count("\n")
+      ([{'seed': 0}], 1)
     """
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    records = []
-    for number, line in enumerate(lines):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if mend:
-                write_text(path, "".join(lines[:number]))
-            break
+    content = path.read_bytes() if path.exists() else b""
+    *lines, rest = content.split(b"\n")
+    records = [
+        _parsed(line, f"{path}, line {number}", must_be_sealed=must_be_sealed)
+        for number, line in enumerate(lines, start=1)
+    ]
+    if rest and mend:
+        with path.open("r+b") as file:
+            file.truncate(len(content) - len(rest))
     return records
 
 
-def write_lines(path: pathlib.Path, records: Iterable[dict[str, Any]]) -> None:
+def write_lines(path: pathlib.Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of JSON lines whole or not at all."""
-    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    write_text(path, "".join(map(_line, records)))

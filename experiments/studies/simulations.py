@@ -60,6 +60,11 @@ def simulate_points(
     Returns:
       Name of a point -> its simulations: seed, values and seconds.
     """
+    with store.claimed(path):
+        return _simulate_missing(points, path, progress)
+
+
+def _simulate_missing(points, path, progress):
     done = read_simulations(path)
     wanted = [(seed, point) for point in points for seed in range(point.seeds)]
     known = {(name, run["seed"]) for name, runs in done.items() for run in runs}
@@ -77,11 +82,11 @@ def simulate_points(
 
 
 def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """The simulations that a file holds, by the name of their point."""
-    done: dict[str, list[dict[str, Any]]] = {}
+    """The simulations that a file holds, each once, by the name of their point."""
+    done: dict[str, dict[int, dict[str, Any]]] = {}
     for run in store.read_lines(path):
-        done.setdefault(run.pop("point"), []).append(run)
-    return done
+        done.setdefault(run.pop("point"), {}).setdefault(run["seed"], run)
+    return {name: list(runs.values()) for name, runs in done.items()}
 
 
 def compare(

@@ -71,7 +71,7 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
             error = None
         found.append({"settings": candidate, "validation_error": error})
         found.sort(key=lambda row: (row["validation_error"] is None, row["validation_error"]))
-        write_json(out / f"{slug(label)}.json", found)
+        write_json(out / f"{slug(label)}.json", {"candidates": found})
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.report import plots, store
 from experiments.report.statistics import mean_and_sem
 from experiments.report.tables import markdown_table
+from experiments.studies.committee import records
 from experiments.studies.committee.description import CommitteeStudy
 from flatjax.flatness import kendall_tau
 
@@ -33,11 +34,12 @@ COLORS = {
 
 def report(study: CommitteeStudy, out: pathlib.Path) -> str:
     """Writes committee.md and committee.png, returns the tables."""
-    solutions = store.read_lines(out / "solutions.jsonl")
+    chosen = records.choose(study, out / "tuning.jsonl")
+    solutions = records.read(study, chosen, out / "solutions.jsonl")
     if not solutions:
         raise ValueError(f"out ({out}) holds no solution of this study yet.")
-    estimators = store.read_lines(out / "estimators.jsonl")
-    tempering = store.read_lines(out / "tempering.jsonl")
+    estimators = records.read(study, chosen, out / "estimators.jsonl")
+    tempering = records.read(study, chosen, out / "tempering.jsonl")
     parts = [algorithms_table(study, solutions), ranking_table(study, solutions)]
     parts += [estimators_table(estimators, tempering)] if estimators else []
     text = "\n\n".join(parts)

@@ -1,7 +1,5 @@
 """Committees learn two classes by every algorithm, and their flatness is measured in every way."""
 
-import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Mapping
@@ -12,10 +10,10 @@ import numpy as np
 import tqdm
 
 from experiments.report import store
+from experiments.studies.committee import records
 from experiments.studies.committee.description import CommitteeStudy, Solver
 from experiments.studies.committee.solvers import solve
 from experiments.studies.committee.task import Patterns, make_patterns
-from experiments.studies.spaces import grid
 from flatjax import committee, flatness
 
 
@@ -27,28 +25,26 @@ def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True
       out: directory of tuning.jsonl, solutions.jsonl, estimators.jsonl and tempering.jsonl.
       progress: show progress bars.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    chosen = tune(study, out / "tuning.jsonl", progress=progress)
-    measure_solutions(study, chosen, out / "solutions.jsonl", progress=progress)
-    compare_estimators(study, chosen, out / "estimators.jsonl", progress=progress)
-    temper(study, chosen, out / "tempering.jsonl", progress=progress)
+    with store.claimed(out / "committee"):
+        chosen = tune(study, out / "tuning.jsonl", progress=progress)
+        measure_solutions(study, chosen, out / "solutions.jsonl", progress=progress)
+        compare_estimators(study, chosen, out / "estimators.jsonl", progress=progress)
+        temper(study, chosen, out / "tempering.jsonl", progress=progress)
 
 
-def _missing(path, wanted, progress):
+def _missing(study, chosen, path, wanted, progress):
     """The wanted records, keys each, that the file does not hold, and a bar on the way."""
-    known = store.read_lines(path)
+    known = records.read(study, chosen, path)
     is_known = lambda keys: any(keys.items() <= record.items() for record in known)
     missing = [keys for keys in wanted if not is_known(keys)]
     return tqdm.tqdm(missing, desc=path.stem, disable=not progress)
 
 
+def _append(study, solver, path, record):
+    store.append_line(path, record | {"identity": records.identity(study, path.stem, solver)})
+
+
 # --- settings -----------------------------------------------------------------------------------
-
-
-def candidates(study: CommitteeStudy, label: str) -> list[Solver]:
-    """The settings that are tried for one label: all combinations of its space."""
-    solver = study.solvers[label]
-    return [dataclasses.replace(solver, **values) for values in grid(study.spaces.get(label, {}))]
 
 
 def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) -> dict[str, Solver]:
@@ -59,46 +55,25 @@ def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) ->
     Returns:
       label -> settings.
     """
-    tried = {label: candidates(study, label) for label in study.solvers}
+    tried = {label: records.candidates(study, label) for label in study.solvers}
     wanted = [
-        {"solver": label, "settings": _as_json(solver), "subset": subset}
+        {"solver": label, "settings": records.as_json(solver), "subset": subset}
         for label, solvers in tried.items()
         if len(solvers) > 1
         for solver in solvers
         for subset in study.tuning_subsets
     ]
-    for keys in (bar := _missing(path, wanted, progress)):
+    for keys in (bar := _missing(study, {}, path, wanted, progress)):
         bar.set_postfix_str(keys["solver"])
         train, validation, _ = make_patterns(study.task, keys["subset"])
-        kind = type(study.solvers[keys["solver"]])
-        weights = solve(
-            kind.from_json(keys["settings"]), study.num_units, train, jax.random.key(keys["subset"])
-        )
+        solver = type(study.solvers[keys["solver"]]).from_json(keys["settings"])
+        weights = solve(solver, study.num_units, train, jax.random.key(keys["subset"]))
         found = {
             "train_error": _error(weights, train),
             "validation_error": _error(weights, validation),
         }
-        store.append_line(path, keys | found)
-    records = store.read_lines(path)
-
-    def errors(label, solver):
-        keys = {"solver": label, "settings": _as_json(solver)}
-        found = [record for record in records if keys.items() <= record.items()]
-        names = ("validation_error", "train_error")
-        return [np.mean([record[name] for record in found]) if found else 0.0 for name in names]
-
-    return {
-        label: min(solvers, key=functools.partial(errors, label))
-        for label, solvers in tried.items()
-    }
-
-
-def _as_json(solver):
-    return {name: _plain(value) for name, value in vars(solver).items()}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+        _append(study, solver, path, keys | found)
+    return records.choose(study, path)
 
 
 def _error(weights, patterns: Patterns) -> float:
@@ -125,7 +100,7 @@ def measure_solutions(
     local_energy = flatness.local_energy(
         _eval_fn, sigmas=study.sigmas, num_samples=study.num_samples
     )
-    for keys in (bar := _missing(path, wanted, progress)):
+    for keys in (bar := _missing(study, chosen, path, wanted, progress)):
         bar.set_postfix_str(keys["solver"])
         train, _, test = make_patterns(study.task, keys["subset"])
         weights, seconds = _timed_solution(study, chosen, keys, train)
@@ -148,7 +123,7 @@ def measure_solutions(
             "seconds": round(seconds, 3),
             "phi_seconds": round(time.perf_counter() - start, 2),
         }
-        store.append_line(path, keys | found)
+        _append(study, chosen[keys["solver"]], path, keys | found)
 
 
 def _unit_overlap(weights) -> float:
@@ -218,7 +193,7 @@ def compare_estimators(
             found |= {f"sampled_{name}": float(getattr(sampled, name)[0]) for name in names}
         converged = {"amp": amp.converged, "ep": ep.converged}
         found |= {f"{name}_converged": bool(value[0]) for name, value in converged.items()}
-        store.append_line(path, keys | {"solved": True} | found)
+        _append(study, chosen[keys["solver"]], path, keys | {"solved": True} | found)
 
 
 def temper(
@@ -263,7 +238,7 @@ def temper(
             "converged": bool(found.converged[0]),
             "seconds": round(time.perf_counter() - start, 1),
         }
-        store.append_line(path, keys | {"solved": True} | record)
+        _append(study, chosen[keys["solver"]], path, keys | {"solved": True} | record)
 
 
 def _first_solutions(study, chosen, path, train, progress):
@@ -276,10 +251,10 @@ def _first_solutions(study, chosen, path, train, progress):
         for label in study.solvers
         for overlap in study.sampled_overlaps
     ]
-    for keys in (bar := _missing(path, wanted, progress)):
+    for keys in (bar := _missing(study, chosen, path, wanted, progress)):
         bar.set_postfix_str(keys["solver"])
         weights, _ = _timed_solution(study, chosen, keys | {"seed": study.seeds[0]}, train)
         if _error(weights, train) > 0:
-            store.append_line(path, keys | {"solved": False})
+            _append(study, chosen[keys["solver"]], path, keys | {"solved": False})
         else:
             yield keys, weights

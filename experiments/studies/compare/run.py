@@ -1,5 +1,6 @@
 """Runs what a comparison does not have yet, and reports."""
 
+import dataclasses
 import pathlib
 import sys
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import tqdm
 
 from experiments.engine.config import TrainConfig
-from experiments.engine.run_directory import read_result
+from experiments.engine.run_directory import RunDirectory
 from experiments.engine.task import Task, make_task
 from experiments.engine.train import train
 from experiments.engine.trainer import Trainer
@@ -48,6 +49,7 @@ def run_study(
     """
     results: dict[str, list[dict[str, Any]]] = {label: [] for label in study.runs}
     failures = []
+    configs = study.configs()
     trainers = _Trainers(study)
     # Seeds outside: a study that is stopped early has all algorithms with fewer seeds.
     runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
@@ -56,7 +58,8 @@ def run_study(
         bar.set_postfix_str(f"{label}, seed {seed}")
         directory = out / slug(label) / f"seed-{seed}"
         if report_only:
-            if (result := read_result(directory)) is not None:
+            config = dataclasses.replace(configs[label], seed=seed)
+            if (result := RunDirectory(directory, config).read_result()) is not None:
                 results[label].append(result)
             continue
         try:

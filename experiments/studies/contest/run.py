@@ -1,5 +1,6 @@
 """Tunes every algorithm alike on validation data, then tests each once, on fresh seeds."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -7,10 +8,12 @@ import jax
 import numpy as np
 
 from experiments.engine.population import Population, Trained, make_tasks
+from experiments.engine.task import dataset_fingerprint
 from experiments.report import store
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
+from experiments.studies.units import run_units
 
 
 def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
@@ -22,33 +25,80 @@ def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -
       progress: show progress bars.
 
     Returns:
-      setting -> algorithm -> what test.json holds.
+      setting -> algorithm -> what test.json holds, without what other processes are at.
+
+    Raises:
+      ValueError: a file in `out` is damaged, or of another contest.
     """
-    return {
-        setting: {
-            name: _tune_and_test(contest, setting, name, out / slug(setting) / slug(name), progress)
-            for name in contest.spaces
-        }
+    units = [
+        ((setting, name), functools.partial(_tune_and_test, contest, setting, name, out, progress))
         for setting in contest.settings
+        for name in contest.spaces
+    ]
+    results: dict[str, Any] = {setting: {} for setting in contest.settings}
+    for (setting, name), found in run_units(units):
+        results[setting][name] = found
+    return results
+
+
+def _tune_and_test(contest, setting, algorithm, out, progress):
+    part = (contest, setting, algorithm)
+    directory = directory_of(out, setting, algorithm)
+    data = {"data": dataset_fingerprint(contest.base.dataset)}
+    best, *_ = store.cached(
+        directory / "tuning.json", tuning_identity(*part) | data, lambda: _tune(*part, progress)
+    )
+    settings = best["settings"]
+    return store.cached(
+        directory / "test.json",
+        test_identity(*part, settings) | data,
+        lambda: _test(*part, progress, settings),
+    )
+
+
+def directory_of(out: pathlib.Path, setting: str, algorithm: str) -> pathlib.Path:
+    """Where a contestant has its files."""
+    return out / slug(setting) / slug(algorithm)
+
+
+def tuning_identity(contest: Contest, setting: str, algorithm: str) -> dict[str, Any]:
+    """What the candidates' errors depend on."""
+    return {
+        "config": contest.config(setting, algorithm, "validation").to_json(),
+        "candidates": contest.candidates(algorithm),
+        "seeds": list(contest.tuning_seeds),
     }
 
 
-def _tune_and_test(contest, setting, algorithm, directory, progress):
-    part = (contest, setting, algorithm, progress)
-    best, *_ = store.cached(directory / "tuning.json", lambda: _tune(*part))
-    return store.cached(directory / "test.json", lambda: _test(*part, best["settings"]))
+def test_identity(
+    contest: Contest, setting: str, algorithm: str, settings: dict[str, float]
+) -> dict[str, Any]:
+    """What the test errors depend on."""
+    return {
+        "config": contest.config(setting, algorithm, "test").to_json(),
+        "settings": settings,
+        "seeds": list(contest.test_seeds),
+    }
 
 
 def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
     """The results that are complete, as `run_contest` returns them."""
     results: dict[str, Any] = {}
     for setting in contest.settings:
-        paths = {name: out / slug(setting) / slug(name) / "test.json" for name in contest.spaces}
-        found = {name: store.read_if_there(path) for name, path in paths.items()}
-        found = {name: test for name, test in found.items() if test is not None}
+        tests = {name: _read_test(contest, setting, name, out) for name in contest.spaces}
+        found = {name: test for name, test in tests.items() if test is not None}
         if "sgd" in found:
             results[setting] = found
     return results
+
+
+def _read_test(contest, setting, algorithm, out) -> dict[str, Any] | None:
+    part, directory = (contest, setting, algorithm), directory_of(out, setting, algorithm)
+    tuning = store.read_cached(directory / "tuning.json", tuning_identity(*part))
+    if tuning is None:
+        return None
+    identity = test_identity(*part, tuning[0]["settings"])
+    return store.read_cached(directory / "test.json", identity)
 
 
 def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:

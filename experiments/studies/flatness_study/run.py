@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from experiments.engine.population import Population, make_tasks
+from experiments.engine.task import dataset_fingerprint
 from experiments.report import store
 from experiments.report.store import slug
 from experiments.studies.flatness.measures import Measures
 from experiments.studies.flatness_study.description import FlatnessStudy
 from experiments.studies.spaces import grid
+from experiments.studies.units import run_units
 
 
 def run_study(
@@ -30,9 +32,15 @@ def run_study(
       task -> its solutions: factors, test error and measures.
     """
     measures: dict[str, Measures] = {}
-    for block in itertools.product(study.tasks, study.algorithms, study.batch_sizes):
+    data = {"data": dataset_fingerprint(study.base.dataset)}
+
+    def unit(block):
         make = functools.partial(_run_block, study, *block, measures, progress)
-        store.cached(_block(out, *block), make)
+        return store.cached(path_of(out, *block), identity_of(study, *block) | data, make)
+
+    blocks = itertools.product(study.tasks, study.algorithms, study.batch_sizes)
+    for _ in run_units((block, functools.partial(unit, block)) for block in blocks):
+        pass
     return read_study(study, out)
 
 
@@ -40,16 +48,33 @@ def read_study(study: FlatnessStudy, out: pathlib.Path) -> dict[str, list[dict[s
     """The solutions of the blocks that are complete, by task."""
     solutions = {}
     for task in study.tasks:
-        blocks = itertools.product(study.algorithms, study.batch_sizes)
-        paths = [_block(out, task, *block) for block in blocks]
-        found = [row for path in paths for row in store.read_if_there(path) or ()]
+        blocks = itertools.product([task], study.algorithms, study.batch_sizes)
+        rows = [
+            store.read_cached(path_of(out, *block), identity_of(study, *block)) for block in blocks
+        ]
+        found = [row for block in rows for row in block or ()]
         if found:
             solutions[task] = found
     return solutions
 
 
-def _block(out, task, algorithm, batch_size):
+def path_of(out: pathlib.Path, task: str, algorithm: str, batch_size: int) -> pathlib.Path:
+    """The file of a block."""
     return out / slug(task) / f"{slug(algorithm)}-{batch_size}.json"
+
+
+def identity_of(study: FlatnessStudy, task: str, algorithm: str, batch_size: int) -> dict[str, Any]:
+    """What the solutions of a block and their measures depend on."""
+    return {
+        "config": study.config(task, algorithm, batch_size).to_json(),
+        "factors": dict(study.factors),
+        "seeds": list(study.seeds),
+        "effort": dataclasses.asdict(_effort(study, task)),
+    }
+
+
+def _effort(study, task):
+    return dataclasses.replace(study.effort, **study.efforts.get(task, {}))
 
 
 def _run_block(study, task, algorithm, batch_size, measures, progress):
@@ -57,8 +82,7 @@ def _run_block(study, task, algorithm, batch_size, measures, progress):
     config = study.config(task, algorithm, batch_size)
     tasks = make_tasks(config, [study.base.data_seed])
     if task not in measures:
-        effort = dataclasses.replace(study.effort, **study.efforts.get(task, {}))
-        measures[task] = Measures(tasks[0], effort)
+        measures[task] = Measures(tasks[0], _effort(study, task))
     runs = list(itertools.product(grid(study.factors), study.seeds))
     population = Population(config, tasks, list(study.factors))
     trained = population.train(

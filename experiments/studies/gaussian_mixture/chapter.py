@@ -51,7 +51,7 @@ def run_chapter(
     names = [name for part in chapter.parts for name in PARTS[part][1]]
     paths = figures.draw(names, rows, out)
     text = f"{table(rows)}\n\n{agreement(rows)}"
-    store.write_json(out / "comparison.json", rows)
+    store.write_json(out / "comparison.json", {"rows": rows})
     store.write_text(out / "comparison.md", text + "\n")
     written = ", ".join(path.name for path in paths)
     return f"{text}\n\nwritten: {out}/comparison.json, comparison.md, {written}"

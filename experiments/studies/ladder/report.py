@@ -32,7 +32,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def report(records: Records, out: pathlib.Path) -> str:
     """Writes ladder.json and ladder.md; returns the table."""
     rows = summarize(records)
-    store.write_json(out / "ladder.json", rows)
+    store.write_json(out / "ladder.json", {"rows": rows})
     text = table(rows)
     store.write_text(out / "ladder.md", text + "\n")
     return text

@@ -28,13 +28,41 @@ def run_ladder(ladder: Ladder, path: pathlib.Path, *, progress: bool = True) -> 
       path: a file of JSON lines, one for each run.
       progress: show progress bars.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for length in ladder.lengths:
-        for setting in ladder.settings:
-            if is_decided(ladder, store.read_lines(path), setting, length):
-                continue
-            for keep, seeds in ladder.rounds:
-                _run_round(ladder, path, setting, length, keep, seeds, progress)
+    with store.claimed(path):
+        for length in ladder.lengths:
+            for setting in ladder.settings:
+                if is_decided(ladder, read_records(ladder, path), setting, length):
+                    continue
+                for keep, seeds in ladder.rounds:
+                    _run_round(ladder, path, setting, length, keep, seeds, progress)
+
+
+def read_records(ladder: Ladder, path: pathlib.Path, *, mend: bool = True) -> list[dict[str, Any]]:
+    """The records of a file, all of which must belong to the ladder.
+
+    Raises:
+      ValueError: a record is damaged, or of other settings; the message names file and line.
+    """
+    records = store.read_lines(path, mend=mend)
+    candidates = ladder.candidates()
+    for number, record in enumerate(records, start=1):
+        place = f"{path}, line {number}"
+        keys = {
+            "setting": record["setting"] in ladder.settings,
+            "length": record["length"] in ladder.lengths,
+            "candidate": record["candidate"] < len(candidates),
+        }
+        for key, is_known in keys.items():
+            if not is_known:
+                raise store.OtherIdentityError(
+                    f"{place} belongs to another ladder: {key} {record[key]!r} is none of this one."
+                )
+        wanted = {
+            "config": ladder.config(record["setting"], record["length"]).to_json(),
+            "settings": candidates[record["candidate"]],
+        }
+        store.check_identity(wanted, record, place)
+    return records
 
 
 def is_decided(ladder: Ladder, records: list[dict[str, Any]], setting: str, length: int) -> bool:
@@ -51,7 +79,7 @@ def is_decided(ladder: Ladder, records: list[dict[str, Any]], setting: str, leng
 
 def _run_round(ladder, path, setting, length, keep, seeds, progress):
     """The best `keep` candidates on seeds 0 ... seeds - 1, as far as they are missing."""
-    known = records_of(store.read_lines(path), setting, length)
+    known = records_of(read_records(ladder, path), setting, length)
     candidates = ladder.candidates()
     ranked = ranking(known) or list(range(len(candidates)))
     done = {(record["candidate"], record["seed"]) for record in known}

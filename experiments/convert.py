@@ -1,0 +1,140 @@
+"""Gives results that were recorded before November 2026 the digests and identities of today.
+
+Results of the contest, the flatness study and the committees get the identity of that study in
+`experiments/configs`, after a check that the settings and seeds which they do record are those of
+the study; their data are taken to be those that the same name loads now. Other files get digests.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import tyro
+
+from experiments.configs import committee as committee_configs
+from experiments.configs import contest as contest_configs
+from experiments.configs import flatness_study as flatness_configs
+from experiments.engine import console
+from experiments.engine.task import dataset_fingerprint
+from experiments.report import store
+from experiments.studies.committee import records
+from experiments.studies.contest import run as contest_run
+from experiments.studies.flatness_study import run as flatness_run
+from experiments.studies.spaces import grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Give results recorded before November 2026 digests, and the identity of their study.
+
+    Example: python -m experiments.convert contest runs/contest
+    """
+
+    study: tyro.conf.Positional[Literal["contest", "flatness-study", "committee", "other"]]
+    """What was recorded; "other" adds digests only."""
+    directory: tyro.conf.Positional[pathlib.Path]
+    """Where."""
+
+    def run(self) -> int:
+        """Converts what is not converted yet."""
+        convert = {"contest": contest, "flatness-study": flatness_study, "committee": committee}
+        if self.study in convert:
+            convert[self.study](self.directory)
+        others(self.directory)
+        return 0
+
+
+def _wrap(
+    path: pathlib.Path, identity: dict[str, Any], is_of: Callable[[Any], bool]
+) -> dict[str, Any] | None:
+    """Makes an old file a cached value, if it is there and of the study."""
+    if not path.exists():
+        return None
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(value, dict) and store.SEAL in value:
+        return value["value"]
+    if not is_of(value):
+        raise ValueError(f"{path} is not of the study in experiments/configs: left as it is.")
+    store.write_json(path, {"identity": identity, "value": value})
+    return value
+
+
+def contest(out: pathlib.Path) -> None:
+    """Converts tuning.json and test.json of every setting and contestant."""
+    study = contest_configs.STUDY
+    data = {"data": dataset_fingerprint(study.base.dataset)}
+    as_set = lambda settings: {json.dumps(one, sort_keys=True) for one in settings}
+    for part in itertools.product([study], study.settings, study.spaces):
+        directory = contest_run.directory_of(out, *part[1:])
+        identity = contest_run.tuning_identity(*part)
+        candidates = as_set(identity["candidates"])
+        tuning = _wrap(
+            directory / "tuning.json",
+            identity | data,
+            lambda rows, wanted=candidates: as_set(row["settings"] for row in rows) == wanted,
+        )
+        if tuning is not None:
+            identity = contest_run.test_identity(*part, tuning[0]["settings"])
+            _wrap(
+                directory / "test.json",
+                identity | data,
+                lambda test, wanted=identity: (
+                    test["settings"] == wanted["settings"]
+                    and [run["seed"] for run in test["runs"]] == wanted["seeds"]
+                ),
+            )
+
+
+def flatness_study(out: pathlib.Path) -> None:
+    """Converts the file of every block."""
+    study = flatness_configs.STUDY
+    data = {"data": dataset_fingerprint(study.base.dataset)}
+    for block in itertools.product(study.tasks, study.algorithms, study.batch_sizes):
+        _, algorithm, batch_size = block
+        wanted = [
+            ({"algorithm": algorithm, "batch_size": batch_size, **factors}, seed)
+            for factors, seed in itertools.product(grid(study.factors), study.seeds)
+        ]
+        _wrap(
+            flatness_run.path_of(out, *block),
+            flatness_run.identity_of(study, *block) | data,
+            lambda rows, wanted=wanted: [(row["factors"], row["seed"]) for row in rows] == wanted,
+        )
+
+
+def committee(out: pathlib.Path) -> None:
+    """Converts the records of spherical weights."""
+    study = committee_configs.STUDY
+    chosen: dict[str, Any] = {}
+    for kind in records.DEPENDENCIES:
+        path = out / f"{kind}.jsonl"
+        lines = store.read_lines(path)
+        for line in lines:
+            solver = study.solvers[line["solver"]]
+            if kind == "tuning":
+                solver = type(solver).from_json(line["settings"])
+            else:
+                solver = chosen[line["solver"]]
+            line.setdefault("identity", records.identity(study, kind, solver))
+        if lines:
+            store.write_lines(path, lines)
+        if kind == "tuning":
+            chosen = records.choose(study, path)
+
+
+def others(out: pathlib.Path) -> None:
+    """Adds digests to the JSON files that have none; a list becomes the `rows` of an object."""
+    for path in sorted(out.rglob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, list) or store.SEAL not in found:
+            store.write_json(path, {"rows": found} if isinstance(found, list) else found)
+    for path in sorted(out.rglob("*.jsonl")):
+        store.write_lines(path, store.read_lines(path))
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(Convert, "python -m experiments.convert"))

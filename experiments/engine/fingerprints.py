@@ -1,0 +1,48 @@
+"""Digests of arrays: of a state, wherever its parts lie, and of data."""
+
+import hashlib
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from flatjax import data
+
+
+def of_arrays(tree: Any) -> str:
+    """A digest of a pytree of arrays: of paths, dtypes, shapes and every bit.
+
+    It does not depend on the mesh or on the number of processes, all of which must call this.
+
+    Examples:
+      >>> of_arrays({"w": np.zeros(3)}) == of_arrays({"w": np.array([0.0, -0.0, 0.0])})
+      False
+    """
+    value = hashlib.blake2b(digest_size=8)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = _on_host(leaf)
+        # 15 ms for 25 MB, where saving takes 180; BLAKE2 would take 70.
+        content = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        name = (jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape, content)
+        value.update(repr(name).encode())
+    return value.hexdigest()
+
+
+def _on_host(leaf):
+    """The whole of an array or of random keys, wherever its parts lie."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
+
+
+def of_split(split: data.Split) -> dict[str, Any]:
+    """How many examples, and a digest of images and labels."""
+    value = 0
+    for array in (split.image, split.label):
+        value = zlib.crc32(np.ascontiguousarray(array), value)
+    return {"examples": len(split), "crc32": f"{value:08x}"}

@@ -1,0 +1,143 @@
+"""One writer at a time: a lock file names the process that writes.
+
+The file holds host, process and time; its age is a heartbeat, renewed by a thread. A lock is stale
+if its process is dead (on the same host), or if it has had no heartbeat for `STALE_SECONDS`
+(elsewhere). A stale lock is taken over.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 120.0
+
+
+class InUseError(RuntimeError):
+    """Another process writes there; the message says which."""
+
+
+def host() -> str:
+    """Name of this machine."""
+    return socket.gethostname()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path) -> Iterator[None]:
+    """Holds a lock file during the body, and removes it afterwards.
+
+    Args:
+      path: the lock file; its directory exists.
+
+    Raises:
+      InUseError: another process holds it.
+    """
+    owner = _take(path)
+    ended = threading.Event()
+
+    def beat():
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        if _owner(path) == owner:
+            path.unlink(missing_ok=True)
+
+
+def _take(path):
+    """Makes the lock file, unless somebody holds it; returns what it says."""
+    me = {
+        "pid": os.getpid(),
+        "host": host(),
+        "namespace": _namespace(),
+        "born": _born(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    # Of processes that find the same stale lock, one takes it over.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if path.exists():
+            if (reason := _in_use(path)) is not None:
+                raise InUseError(f"{path.with_suffix('')} is in use by {reason}. ({path})")
+            path.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError as error:  # another host was faster
+            raise InUseError(f"{path.with_suffix('')} is in use. ({path})") from error
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps(me) + "\n")
+    finally:
+        os.close(directory)
+    return me
+
+
+def _in_use(path) -> str | None:
+    """Who holds the lock; None if it is stale."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    owner = _owner(path)
+    if owner is None:  # being written, or damaged
+        return "another process" if age < STALE_SECONDS else None
+    is_here = (owner.get("host"), owner.get("namespace")) == (host(), _namespace())
+    if is_here:
+        pid = owner.get("pid")
+        alive = isinstance(pid, int) and is_alive(pid) and owner.get("born") == _born(pid)
+    else:
+        alive = age < STALE_SECONDS
+    if not alive:
+        return None
+    who = f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
+    return who if is_here else f"{who} (last heartbeat {age:.0f} s ago)"
+
+
+def _owner(path) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return owner if isinstance(owner, dict) else None
+
+
+def _namespace() -> str | None:
+    """Where process numbers mean something: containers of one host count for themselves."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
+def _born(pid: int) -> str | None:
+    """When a process was started, in ticks since the machine was: numbers are used again."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]

@@ -1,0 +1,104 @@
+"""The records of the study of committees: each says which settings it was made with."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.report import store
+from experiments.studies.committee.description import CommitteeStudy, Solver
+from experiments.studies.spaces import grid
+
+# What the records of a file depend on, beside the task, the number of units and the solver.
+DEPENDENCIES = {
+    "tuning": (),
+    "solutions": ("overlaps", "sampled_overlaps", "sigmas", "num_samples", "direct_samples"),
+    "estimators": ("sampled_overlaps", "direct_samples"),
+    "tempering": ("betas", "chain_steps"),
+}
+
+
+def identity(study: CommitteeStudy, kind: str, solver: Solver) -> dict[str, Any]:
+    """What a record depends on, as JSON holds it.
+
+    Args:
+      study: of the record.
+      kind: a name of `DEPENDENCIES`: that of the file, without its suffix.
+      solver: that found the solution.
+    """
+    found = {
+        "task": {name: plain(value) for name, value in dataclasses.asdict(study.task).items()},
+        "num_units": study.num_units,
+        "settings": as_json(solver),
+    }
+    if kind in ("estimators", "tempering"):  # of one solution of each algorithm
+        found |= {"subset": study.subsets[0], "seed": study.seeds[0]}
+    return found | {name: plain(getattr(study, name)) for name in DEPENDENCIES[kind]}
+
+
+def read(
+    study: CommitteeStudy, chosen: Mapping[str, Solver], path: pathlib.Path
+) -> list[dict[str, Any]]:
+    """The records of a file, without their identities, which are checked.
+
+    Args:
+      study: that the records must belong to.
+      chosen: label -> settings.
+      path: tuning.jsonl, solutions.jsonl, estimators.jsonl or tempering.jsonl.
+
+    Raises:
+      ValueError: a record is damaged, or belongs to other settings.
+    """
+    records = store.read_lines(path)
+    for number, record in enumerate(records, start=1):
+        place = f"{path}, line {number}"
+        label = record["solver"]
+        if label not in study.solvers:
+            raise store.OtherIdentityError(
+                f"{place} belongs to another study: this one has no solver {label!r}."
+            )
+        if "identity" not in record:
+            raise store.DamagedFileError(
+                f"{place} does not know its settings. If it was recorded before November 2026, "
+                "`python -m experiments.convert` adds them; else delete the file."
+            )
+        solver = study.solvers[label] if path.stem == "tuning" else chosen[label]
+        if path.stem == "tuning":
+            solver = type(solver).from_json(record["settings"])
+        store.check_identity(identity(study, path.stem, solver), record.pop("identity"), place)
+    return records
+
+
+def candidates(study: CommitteeStudy, label: str) -> list[Solver]:
+    """The settings that are tried for one label: all combinations of its space."""
+    solver = study.solvers[label]
+    return [dataclasses.replace(solver, **values) for values in grid(study.spaces.get(label, {}))]
+
+
+def choose(study: CommitteeStudy, path: pathlib.Path) -> dict[str, Solver]:
+    """The settings of least validation error by the records in tuning.jsonl; see `run.tune`."""
+    records = read(study, {}, path)
+
+    def errors(label, solver):
+        keys = {"solver": label, "settings": as_json(solver)}
+        found = [record for record in records if keys.items() <= record.items()]
+        names = ("validation_error", "train_error")
+        return [np.mean([record[name] for record in found]) if found else 0.0 for name in names]
+
+    return {
+        label: min(candidates(study, label), key=functools.partial(errors, label))
+        for label in study.solvers
+    }
+
+
+def as_json(solver: Solver) -> dict[str, Any]:
+    """The settings of a solver as JSON holds them."""
+    return {name: plain(value) for name, value in vars(solver).items()}
+
+
+def plain(value: Any) -> Any:
+    """A tuple as JSON holds it."""
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,225 @@
+"""A run's directory: no file in it can be wrong without a word."""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import faults
+from experiments.engine import fingerprints
+from experiments.engine.config import TrainConfig
+from experiments.engine.run_directory import RunDirectory, read_result
+from experiments.engine.train import load_run, train
+from experiments.engine.trainer import Trainer, arrays_of
+from experiments.report import lock, store
+
+CONFIG = TrainConfig(
+    algorithm="sgd",
+    train_size=100,
+    batch_size=50,
+    epochs=4,
+    held_out_size=100,
+    curve_examples=50,
+    local_energy_samples=2,
+    local_energy_examples=50,
+)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def finished(trainer, tmp_path_factory):
+    """A run that was saved after every epoch, and what it ended in."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    return path, train(trainer, directory=path, progress=False, checkpoint_seconds=0)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy to be damaged."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def without_seconds(result):
+    history = [record | {"seconds": 0} for record in result["history"]]
+    return result | {"seconds": 0, "history": history}
+
+
+def resume(trainer, run, **options):
+    return without_seconds(train(trainer, directory=run, progress=False, **options))
+
+
+def test_flips_in_what_is_read_are_detected_or_harmless(trainer, finished, run):
+    """Of files that Python reads; `python -m experiments.faults damage` flips all, in processes."""
+    good = without_seconds(finished[1])
+    draw, counts = random.Random(0), {"detected": 0, "harmless": 0}
+    paths = [run / "result.json", run / "config.json", run / "metrics.jsonl"]
+    paths += sorted((run / "checkpoints" / "8" / "about").iterdir())
+    for path in paths:
+        content = path.read_bytes()
+        for _ in range(8):
+            faults.flip(path, draw.randrange(8 * len(content)))
+            if path.name != "result.json":
+                (run / "result.json").unlink(missing_ok=True)
+            message = None
+            try:
+                assert resume(trainer, run) == good
+            except ValueError as error:
+                message = str(error)
+            counts["harmless" if message is None else "detected"] += 1
+            assert message is None or str(run) in message
+            path.write_bytes(content)
+    assert counts["detected"] >= 20
+
+
+def test_another_state_under_the_same_digest_is_refused(trainer, run):
+    (run / "result.json").unlink()
+    older, newer = run / "checkpoints" / "6", run / "checkpoints" / "8"
+    shutil.rmtree(newer / "state")
+    shutil.copytree(older / "state", newer / "state")
+    with pytest.raises(ValueError, match=r"checkpoints/8 .*of step 6, its record of step 8"):
+        resume(trainer, run)
+    shutil.rmtree(newer)
+    older.rename(newer)
+    with pytest.raises(ValueError, match=r"checkpoints/8 .*its record of step 6"):
+        resume(trainer, run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"learning_rate": 0.2}, {"weight_decay": 0.0}, {"train_size": 99}, {"epochs": 5}],
+    ids=str,
+)
+def test_checkpoints_and_results_know_their_configuration(change, run, finished):
+    (name,) = change
+    other = dataclasses.replace(CONFIG, **change)
+    (run / "config.json").unlink()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"{name}: wanted .*, found"):
+            train(Trainer(other), directory=run, progress=False)
+        (run / "result.json").unlink(missing_ok=True)
+    # As does a configuration that was put in the place of another one.
+    run = shutil.copytree(finished[0], run.parent / "other")
+    store.write_json(run / "config.json", other.to_json())
+    with pytest.raises(ValueError, match=rf"{name}: wanted .*, found"):
+        read_result(run)
+    with pytest.raises(ValueError, match=rf"{name}: wanted .*, found"):
+        load_run(run)
+
+
+def test_checkpoints_know_their_data(trainer, run):
+    (run / "result.json").unlink()
+    image = trainer.task.train.image.copy()
+    image[0, 0, 0] ^= 1
+    split = dataclasses.replace(trainer.task.train, image=image)
+    task = dataclasses.replace(trainer.task, train=split)
+    with pytest.raises(ValueError, match=r"data\.train\.crc32: wanted .*, found"):
+        train(Trainer(CONFIG, task), directory=run, progress=False)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"seed": 0}', "\xff"])
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_damaged_files_are_named(name, content, run, trainer):
+    (run / name).write_bytes(content.encode("latin1"))
+    with pytest.raises(ValueError, match=name):
+        train(trainer, directory=run, progress=False)
+
+
+def test_metrics_follow_the_checkpoint(trainer, finished, run):
+    (run / "result.json").unlink()
+    metrics = run / "metrics.jsonl"
+    good = metrics.read_text()
+    for bad in (good.replace("5", "6", 1), "", good[:-20], None):
+        metrics.unlink() if bad is None else metrics.write_text(bad)
+        assert resume(trainer, run) == without_seconds(finished[1])
+        (run / "result.json").unlink()
+        assert metrics.read_text() == good
+
+
+def old(run):
+    """A directory as it was before there were digests: the history stood in metrics.jsonl alone."""
+    unsealed = lambda path: path.write_text(json.dumps(store.read_json(path)))
+    unsealed(run / "config.json")
+    (run / "result.json").unlink()
+    lines = store.read_lines(run / "metrics.jsonl")
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for path in (run / "checkpoints").iterdir():
+        (path / "about").rename(path / "losses")
+        (path / "losses" / "metadata").write_text('{"losses": []}')
+
+
+def test_directories_of_earlier_versions_are_continued(trainer, finished, run):
+    old(run)
+    shutil.rmtree(run / "checkpoints" / "8")
+    good = without_seconds(finished[1])
+    assert resume(trainer, run) == good
+    assert resume(trainer, run) == good  # complete
+    old_again = run / "metrics.jsonl"
+    assert len(store.read_lines(old_again)) == 4
+
+
+def test_old_histories_that_are_missing_are_named(trainer, run):
+    old(run)
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
+        resume(trainer, run)
+
+
+def test_a_checkpoint_must_have_its_digest(trainer, run):
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "8" / "about")
+    with pytest.raises(ValueError, match="checkpoints/8"):
+        resume(trainer, run)
+
+
+DTYPES = ["float32", "bfloat16", "int8", "uint32", "bool", "complex64"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fingerprints_see_every_bit(dtype):
+    rng = np.random.default_rng(0)
+    array = jnp.asarray(rng.integers(0, 2, (3, 5)), dtype)
+    whole = fingerprints.of_arrays({"a": array})
+    for bit in range(0, 8 * array.nbytes, 8 if dtype == "bool" else 1):
+        content = bytearray(np.asarray(array).tobytes())
+        content[bit // 8] ^= 1 << bit % 8
+        other = np.frombuffer(bytes(content), array.dtype).reshape(array.shape)
+        assert fingerprints.of_arrays({"a": jnp.asarray(other)}) != whole
+    assert fingerprints.of_arrays({"b": array}) != whole
+    assert fingerprints.of_arrays({"a": array.reshape(5, 3)}) != whole
+    assert fingerprints.of_arrays({"a": array[::-1]}) != whole
+
+
+def test_fingerprints_do_not_depend_on_the_mesh():
+    mesh = jax.make_mesh((4, 2), ("replica", "data"))
+    spec = jax.sharding.PartitionSpec("replica", "data")
+    array = jax.random.normal(jax.random.key(0), (8, 6))
+    spread = jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
+    tree = lambda leaf: {"w": leaf, "key": jax.random.key(1), "step": 3 * jnp.ones((), jnp.int32)}
+    assert fingerprints.of_arrays(tree(spread)) == fingerprints.of_arrays(tree(array))
+
+
+def test_a_restored_state_has_the_digest_that_was_saved(trainer, run):
+    saved = RunDirectory(run, CONFIG).restore(arrays_of(trainer.start(0)))
+    about = json.loads((run / "checkpoints" / "8" / "about" / "metadata").read_text())
+    assert fingerprints.of_arrays(saved.state) == about["state"]
+
+
+def test_one_process_trains_in_a_directory(trainer, run):
+    (run / "result.json").unlink()
+    with (
+        RunDirectory(run, CONFIG).claimed(),
+        pytest.raises(lock.InUseError, match=f"{run}/run is in use by process {os.getpid()} on"),
+    ):
+        train(trainer, directory=run, progress=False)
+    resume(trainer, run)
+    assert not (run / "run.lock").exists()
