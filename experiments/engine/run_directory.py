@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+import flatjax
 from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
 from experiments.report import lock, store
@@ -163,9 +164,11 @@ class RunDirectory:
     def _restore(self, manager, step, path, like) -> Saved:
         state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         if not (path / "about").exists() and not self._is_sealed:
+            state = ocp.args.StandardRestore(_as_earlier_versions_saved(state.item))
             items = ocp.args.Composite(state=state, losses=ocp.args.JsonRestore())
             found = manager.restore(step, args=items)
-            return Saved(found["state"], found["losses"]["losses"], self._old_history(step))
+            restored = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(found["state"]))
+            return Saved(restored, found["losses"]["losses"], self._old_history(step))
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         about = store.unsealed(about["about"], f"{path / 'about'}")
         self._check_identity(about, of=f"/checkpoints/{step}")
@@ -246,3 +249,10 @@ def read_config(path: pathlib.Path) -> TrainConfig:
         return TrainConfig.from_json(fields)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} holds no configuration: {error}") from error
+
+
+def _as_earlier_versions_saved(state: Any) -> Any:
+    """The same arrays in the containers of runs without digests: one state of both couplings."""
+    is_pull = lambda node: isinstance(node, flatjax.PullToCenterState)
+    rename = lambda node: flatjax.CoupleReplicasState(*node, ()) if is_pull(node) else node
+    return jax.tree.map(rename, state, is_leaf=is_pull)
