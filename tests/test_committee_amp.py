@@ -302,7 +302,8 @@ def test_random_perceptrons_of_few_inputs_against_counting(around):
         x, y = rng.standard_normal((6, num)), rng.choice([-1, 1], 6)
         z, given = rng.standard_normal((100_000, num)), {}
         if around:
-            axis = z[0] / np.linalg.norm(z[0])
+            axis = rng.standard_normal(num)
+            axis /= np.linalg.norm(axis)
             given = {"reference": axis[None], "overlap": overlap}
             y = np.where(rng.random(6) < 0.2, y, np.sign(x @ axis))
             z -= (z @ axis)[:, None] * axis
