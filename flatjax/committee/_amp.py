@@ -95,6 +95,10 @@ def amp(
     may look plausible: see `converged`. Without reference units stay alike, which is the state of a
     committee that has not specialised.
 
+    *Few inputs.* Count the weights, by `direct_log_fraction`, where N is small: of samples with
+    N = 5 and P = 6 Phi was off by up to 0.1, and at the overlap 0.8 by up to 0.8 where the share
+    was one in a thousand. Units have the norm and the overlap only on average.
+
     *Cost.* Four matrix products, 8 P N K operations an iteration for each point, and the channel:
     1.5 ms for P = 500, N = 784, K = 9 on two cores, 21 ms for P = 5000. 32 P N bytes of memory, and
     some 10 (P + N) K numbers for each of 8 points at a time: 400 MB at P = 12000.
