@@ -81,7 +81,7 @@ def _check_anchor(step, params, state, grads):
         params, state = step(params, state, grads)
         moved = _distance(anchors(state), before)
         if moved > 0:
-            rounding = 1e-6 * _distance(params, jax.tree.map(jnp.zeros_like, params))
+            rounding = 1e-6 * float(_precision.norm(_masks.moving(params, None)))
             off = _distance(eval_params(state, params, which="anchor"), params)
             if off > 1e-3 * moved + rounding:
                 raise ValueError(
