@@ -81,7 +81,9 @@ def _check_anchor(step, params, state, grads):
         params, state = step(params, state, grads)
         moved = _distance(anchors(state), before)
         if moved > 0:
-            if _distance(eval_params(state, params, which="anchor"), params) > 0.05 * moved:
+            rounding = 1e-6 * float(_precision.norm(_masks.moving(params, None)))
+            off = _distance(eval_params(state, params, which="anchor"), params)
+            if off > 1e-3 * moved + rounding:
                 raise ValueError(
                     "tx must leave the parameters on the anchor of entropy_sgd, esgd or parle when "
                     "it moves: put it last in the chain, behind what scales or clips gradients."

@@ -138,6 +138,64 @@ def test_center():
     jax.tree.map(np.testing.assert_allclose, found, flatjax.replica_center(params, replica_axis=0))
 
 
+NEW = jax.tree.map(lambda w: 5 - w, PARAMS)
+HELD = NESTED | {
+    "alone": esgd(),
+    "average": optax.chain(esgd(), flatjax.average_params()),
+    "average_of_anchors": flatjax.entropy_sgd(
+        optax.chain(optax.sgd(1.0), flatjax.average_params()),
+        optax.identity(),
+        0.5,
+        inner_learning_rate=0.1,
+        noise_scale=0.0,
+    ),
+    "masked": optax.masked(esgd(), {"a": True, "z": False}),
+    "sam": flatjax.sam(esgd(), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_replaced_parameters_stay_where_they_are_put(name):
+    """A gradient of 0 leaves them there; they were drawn back to the anchor before."""
+    tx = optax.with_extra_args_support(HELD[name])
+    _, state = train(tx, steps=0)
+    state = flatjax.set_params(state, NEW)
+    assert_trees_all_equal(flatjax.eval_params(state, NEW), NEW)
+    params = NEW
+    decay = lambda params: jax.tree.map(lambda w: -5e-4 * w, params)  # undoes the weight decay
+    for _ in range(8):
+        updates, state = tx.update(decay(params), state, params)
+        params = optax.apply_updates(params, updates)
+    close = lambda w, new: np.testing.assert_allclose(w, new, rtol=5e-3)
+    jax.tree.map(close, flatjax.eval_params(state, params), NEW)
+
+
+def test_replaced_parameters_of_other_kinds():
+    params = {
+        "w": jnp.array([1.0 + 2.0j, -3.0j]),
+        "x": jnp.ones(2, jnp.bfloat16),
+        "n": jnp.array(3),
+    }
+    new = {"w": 2 * params["w"], "x": jnp.zeros(2, jnp.bfloat16), "n": jnp.array(4)}
+    for tx in (esgd(), optax.contrib.split_real_and_imaginary(esgd())):
+        state = flatjax.set_params(tx.init(params), new)
+        assert_trees_all_equal(flatjax.eval_params(state, new), new)
+    delayed = flatjax.couple_replicas(1.0, replica_axis=0, delayed=True)
+    replicas = {"w": jnp.array([[0.0], [2.0]])}
+    _, state = delayed.update(replicas, delayed.init(replicas), replicas)
+    assert np.any(state.pending["w"])
+    assert not np.any(flatjax.set_params(state, replicas).pending["w"])
+    with pytest.raises(ValueError, match=r"those of the anchor .*\[z\] has shape"):
+        flatjax.set_params(STATE, PARAMS | {"z": jnp.ones(3)})
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, esgd(), wrt=nnx.Param)
+    new = jax.tree.map(lambda w: w + 1, nnx.state(model, nnx.Param))
+    state = flatjax.set_params(optimizer.opt_state, new)
+    assert jax.tree.structure(state) == jax.tree.structure(optimizer.opt_state)
+    for leaf, w in zip(jax.tree.leaves(state.anchor), jax.tree.leaves(new), strict=True):
+        np.testing.assert_array_equal(leaf, w)
+
+
 def test_in_jit():
     found = jax.jit(flatjax.eval_params)(STATE, PARAMS_AFTER)
     assert_trees_all_equal(found, ANCHOR)
