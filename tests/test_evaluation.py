@@ -119,7 +119,7 @@ def test_small_summands_are_not_lost():
 def test_sums_of_integers_are_exact(dtype):
     numbers = RNG.integers(0, 2, 50) if dtype == "bool" else RNG.integers(-(2**7), 2**7, 50)
     top = 1 if dtype == "bool" else np.iinfo(dtype).max
-    numbers = [jnp.asarray(number).astype(dtype) for number in [*numbers, *[top] * 50]]
+    numbers = [jnp.asarray(np.asarray(number).astype(dtype)) for number in [*numbers, *[top] * 50]]
     add = jax.jit(_sums.add)
     total = _sums.zeros(numbers[0])
     for number in numbers:
