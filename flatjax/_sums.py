@@ -67,8 +67,9 @@ def add_at(totals: Any, index: Any, summands: Any) -> Any:
 
     def add_one(total, x):
         # Zeros elsewhere: XLA fuses this into the additions, but not two scatters.
-        is_there = jnp.arange(total.high.shape[-1]) == index
-        spread = lambda part: jnp.where(is_there, part[..., None], jnp.zeros_like(part))
+        shape = total.high.shape
+        is_there = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) == index
+        spread = lambda part: jnp.where(is_there, part[..., None], jnp.zeros([], part.dtype))
         return _add_parts(total, map(spread, _parts(x)))
 
     return jax.tree.map(add_one, totals, summands, is_leaf=is_sum)
