@@ -12,7 +12,7 @@ precision of the pair is that of the summand, float32 at least, so that sums of 
 numbers do not overflow either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -66,8 +66,11 @@ def add_at(totals: Any, index: Any, summands: Any) -> Any:
     """Adds a pytree of numbers to the sums at an index of their last axis."""
 
     def add_one(total, x):
-        new = _add(Sum(total.high[..., index], total.low[..., index]), x)
-        return Sum(*(old.at[..., index].set(part) for old, part in zip(total, new, strict=True)))
+        # Zeros elsewhere: XLA fuses this into the additions, but not two scatters.
+        shape = total.high.shape
+        is_there = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) == index
+        spread = lambda part: jnp.where(is_there, part[..., None], jnp.zeros([], part.dtype))
+        return _add_parts(total, map(spread, _parts(x)))
 
     return jax.tree.map(add_one, totals, summands, is_leaf=is_sum)
 
@@ -105,8 +108,12 @@ def host_means(sums: Mapping[str, Sum]) -> dict[str, np.ndarray]:
 
 
 def _add(total: Sum, x: Any) -> Sum:
+    return _add_parts(total, _parts(x))
+
+
+def _add_parts(total: Sum, parts: Iterable[jax.Array]) -> Sum:
     high, low = total
-    for part in _parts(x):
+    for part in parts:
         high, error = _two_sum(high, part.astype(high.dtype))
         high, low = _two_sum(high, low + error)
     return Sum(high, low)

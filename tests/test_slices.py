@@ -305,6 +305,24 @@ def test_values_of_zero_are_blank_on_a_logarithmic_scale(found_2d):
     plot_slice(found_2d, log=True).figure.canvas.draw()
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("kind", ["infinite", "constant", "zeros", "one positive"])
+def test_slices_of_unusual_values_are_drawn(found_1d, found_2d, kind, log):
+    values = {
+        "infinite": np.where(found_2d.values["loss"] > 3, np.inf, found_2d.values["loss"]),
+        "constant": np.full((9, 11), 2.5),
+        "zeros": np.zeros((9, 11)),
+        "one positive": np.eye(9, 11, k=10),
+    }[kind]
+    curve = Slice1D(found_1d.x, {"loss": values[0]})
+    for found in (curve, found_2d._replace(values={"loss": values})):
+        if kind == "zeros" and log:
+            with pytest.raises(ValueError, match=r"'loss' to draw, got none .*log=False"):
+                plot_slice(found, log=log)
+        else:
+            plot_slice(found, log=log).figure.canvas.draw()
+
+
 def test_bad_plots_are_named(found_1d, found_2d, monkeypatch):
     with pytest.raises(ValueError, match="name"):
         plot_slice(found_1d, "accuracy")

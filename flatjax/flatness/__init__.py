@@ -1,4 +1,8 @@
-"""How flat is a minimum: measures of any pytree of parameters and any evaluation function."""
+"""How flat is a minimum: measures of any pytree of parameters and any evaluation function.
+
+All measures take the same parameters, batches and keys, and evaluate half-precision weights at
+float32 copies, since a small perturbation of them would be rounded away.
+"""
 
 from flatjax.flatness import priors
 from flatjax.flatness._directions import line, plane, random_direction

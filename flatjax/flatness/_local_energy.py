@@ -124,7 +124,7 @@ def local_energy(
       quantity: what `target_sem` refers to, a name of `eval_fn`.
       max_samples: the most draws at any sigma with `target_sem`; 10 `num_samples` by default.
       update_stats: `update_stats(params, stats, batch) -> stats`, see `flatjax.batch_stats`.
-      stats_batches: training batches for `update_stats`.
+      stats_batches: training batches for `update_stats`, in any form that can be passed over again.
       stacked: leaves of params, and of state, carry a leading axis of M solutions, which are
         measured together: the same numbers as one by one with the same key (with `target_sem`, with
         as many draws as the noisiest of them needs). Vmapped, or unrolled where
@@ -133,7 +133,7 @@ def local_energy(
     Returns:
       `fn(params, batches, key, *state) -> LocalEnergy`. It loops over batches in Python around
       jitted steps, and is not to be jitted itself. `batches`: a sequence, a function of nothing
-      that returns an iterable, or an iterable.
+      that returns an iterable, or an iterable. `key`: a random key or an integer seed.
 
     Raises:
       ValueError: sigmas that are empty or not positive and finite; num_samples < 2, or odd or < 4

@@ -128,7 +128,7 @@ def local_entropy(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       distances: D distances, in the unit of the prior.
       betas: inverse temperatures, per unit of E; 0 is added if missing.
       quantity: what E sums, a name of `eval_fn`.

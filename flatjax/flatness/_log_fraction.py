@@ -77,7 +77,7 @@ def log_fraction_direct(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluation`.
+        `flatjax.evaluate`.
       distances: D distances, in the unit of the prior.
       threshold: the largest E (a total: 0 errors, say) of the configurations to be counted.
       quantity: what E sums, a name of `eval_fn`.
