@@ -6,12 +6,24 @@ tests start inherit it. Set before the first use of a backend.
 """
 
 import os
+import tempfile
 
 import jax
 import jaxlib
+import pytest
 
 FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 if jaxlib.__version__.startswith("0.10."):  # later ones have the new emitters only
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_folder(tmp_path_factory):
+    """Temporary files of libraries, here and in processes that tests start, go with pytest's."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", folder)
+        patch.setenv("TMPDIR", folder)
+        yield

@@ -1,7 +1,10 @@
 """Fashion-MNIST: IDX files and our TFDS builder, which needs no TensorFlow."""
 
 import gzip
+import hashlib
+import random
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +86,7 @@ def nothing_installed(monkeypatch, tmp_path):
     monkeypatch.delenv("FLATJAX_FASHION_MNIST", raising=False)
     monkeypatch.setattr(_fashion_mnist, "DEBIAN_FOLDER", tmp_path / "not installed")
     monkeypatch.setattr(FashionMNIST, "NUM_EXAMPLES", NUM_EXAMPLES)
+    monkeypatch.setattr(FashionMNIST, "SHA256", {})
 
 
 @pytest.fixture
@@ -181,6 +185,65 @@ def test_an_interruption_while_writing_leaves_nothing_behind(monkeypatch, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         load("fashion_mnist", data_dir=tmp_path / "data")
     assert files_under(tmp_path / "data") == []
+
+
+IDX_FILES = [f"{name}-{kind}-ubyte" for name in FILES.values() for kind in KINDS]
+
+
+@pytest.mark.parametrize("file", IDX_FILES)
+def test_a_flipped_bit_in_a_plain_file_is_noticed(monkeypatch, tmp_path, arrays, file):
+    folder = write_idx_files(tmp_path / "idx", arrays, compress=False)
+    digest = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(FashionMNIST, "SHA256", {p.name: digest(p) for p in folder.iterdir()})
+    monkeypatch.setenv("FLATJAX_FASHION_MNIST", str(folder))
+    content = bytearray((folder / file).read_bytes())
+    content[-1] ^= 1
+    (folder / file).write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=f"{file}: expected the published file, of SHA-256"):
+        load("fashion_mnist", data_dir=tmp_path / "data")
+    assert files_under(tmp_path / "data") == []
+
+
+@with_debian_package
+def test_published_digests_are_those_of_the_files():
+    for file, digest in FashionMNIST.SHA256.items():
+        content = gzip.decompress((_fashion_mnist.DEBIAN_FOLDER / f"{file}.gz").read_bytes())
+        assert hashlib.sha256(content).hexdigest() == digest
+
+
+def test_flips_in_prepared_files_are_noticed(monkeypatch, tmp_path, arrays, idx_folder):
+    monkeypatch.setenv("FLATJAX_FASHION_MNIST", str(idx_folder))
+    data_dir = tmp_path / "data"
+    good = load("fashion_mnist", data_dir=data_dir)
+    draw, detected = random.Random(0), 0
+    for path in files_under(data_dir):
+        content = path.read_bytes()
+        for _ in range(6):
+            damaged = bytearray(content)
+            damaged[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+            path.write_bytes(bytes(damaged))
+            message = None
+            try:
+                found = load("fashion_mnist", data_dir=data_dir)
+                assert found.num_classes == good.num_classes
+                assert_holds(found, arrays)
+            except (ValueError, FileNotFoundError) as error:
+                message = str(error)
+            detected += message is not None
+            assert message is None or str(data_dir) in message
+        path.write_bytes(content)
+    assert detected > 10
+    assert_holds(load("fashion_mnist", data_dir=data_dir), arrays)
+
+
+def test_preparing_leaves_no_temporary_folder(monkeypatch, tmp_path, arrays, idx_folder):
+    monkeypatch.setenv("FLATJAX_FASHION_MNIST", str(idx_folder))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    load("fashion_mnist", data_dir=tmp_path / "data")
+    with pytest.raises((ImportError, ConnectionError)):
+        load("cifar10", data_dir=tmp_path / "data")
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_labels_must_be_classes(monkeypatch, tmp_path, arrays):

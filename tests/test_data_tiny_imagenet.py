@@ -6,7 +6,6 @@ import zipfile
 import numpy as np
 import PIL.Image
 import pytest
-import requests
 
 from flatjax.data import _tiny_imagenet, load
 from flatjax.data._tiny_imagenet import TinyImageNet
@@ -82,7 +81,7 @@ def test_images_are_those_of_pillow_in_the_order_of_the_lists(
     source = write(tmp_path / "source", files, packed=packed, prefix=prefix)
     monkeypatch.setenv("FLATJAX_TINY_IMAGENET", str(source))
     assert_holds(load("tiny_imagenet", data_dir=tmp_path / "data"), files)
-    monkeypatch.setenv("FLATJAX_TINY_IMAGENET", "nowhere")  # it is prepared once
+    monkeypatch.delenv("FLATJAX_TINY_IMAGENET")  # it is prepared once
     dataset = load("tiny_imagenet", data_dir=tmp_path / "data")
     assert_holds(dataset, files)
     grey = dataset.train.image[4]
@@ -220,42 +219,51 @@ def test_the_missing_source_is_named(monkeypatch, tmp_path):
         load("tiny_imagenet", data_dir=tmp_path / "data")
 
 
-# Downloading
+def test_it_is_not_downloaded(monkeypatch, tmp_path):
+    monkeypatch.delenv("FLATJAX_TINY_IMAGENET", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"no source is named.*set FLATJAX_TINY_IMAGENET"):
+        load("tiny_imagenet", data_dir=tmp_path / "data")
+    assert files_under(tmp_path / "data") == []
 
 
-class FakeDownloadManager:
-    """Stands for the network: a file, or an error."""
-
-    downloaded_size = 0
-
-    def __init__(self, answer):
-        self._answer = answer
-
-    def download(self, url):  # noqa: D102
-        assert url == _tiny_imagenet.URL
-        if isinstance(self._answer, Exception):
-            raise self._answer
-        return self._answer
-
-
-@pytest.fixture
-def network(monkeypatch):
-    def answers(answer):
-        monkeypatch.delenv("FLATJAX_TINY_IMAGENET", raising=False)
-        monkeypatch.setattr(
-            TinyImageNet, "_make_download_manager", lambda *_, **__: FakeDownloadManager(answer)
-        )
-
-    return answers
-
-
-def test_it_is_downloaded_where_no_source_is_named(network, tmp_path, files):
-    network(write(tmp_path / "tiny.zip", files, packed=True))
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_of_macos_are_not_read(monkeypatch, tmp_path, files, packed):
+    more = {f"train/{WNIDS[0]}/images/._{WNIDS[0]}_0.JPEG": b"fork", "val/images/.DS_Store": b"x"}
+    source = write(tmp_path / "source", files | more, packed=packed)
+    monkeypatch.setenv("FLATJAX_TINY_IMAGENET", str(source))
     assert_holds(load("tiny_imagenet", data_dir=tmp_path / "data"), files)
 
 
-def test_without_network_the_error_says_how_to_get_it(network, tmp_path):
-    network(requests.ConnectionError("no route to host"))
-    with pytest.raises(ConnectionError, match=r"no route to host.*set FLATJAX_TINY_IMAGENET"):
+def test_other_files_among_the_images_are_named(monkeypatch, tmp_path, files):
+    files[f"train/{WNIDS[1]}/images/{WNIDS[1]}_1.JPEE"] = files.pop(GREY)
+    monkeypatch.setenv("FLATJAX_TINY_IMAGENET", str(write(tmp_path / "s.zip", files, packed=True)))
+    with pytest.raises(ValueError, match=r"n04067472_1\.JPEE: expected images"):
         load("tiny_imagenet", data_dir=tmp_path / "data")
-    assert files_under(tmp_path / "data") == []
+
+
+def test_the_official_set_has_its_number_of_images(monkeypatch, tmp_path, files):
+    monkeypatch.setenv("FLATJAX_TINY_IMAGENET", str(write(tmp_path / "s.zip", files, packed=True)))
+    monkeypatch.setattr(_tiny_imagenet, "_OFFICIAL_CLASSES", 3)
+    monkeypatch.setattr(_tiny_imagenet, "_OFFICIAL_TRAIN", 4)
+    with pytest.raises(ValueError, match=r"train/n02124075/images: expected 4 images, got 3"):
+        load("tiny_imagenet", data_dir=tmp_path / "data")
+    monkeypatch.setattr(_tiny_imagenet, "_OFFICIAL_TRAIN", 3)
+    with pytest.raises(ValueError, match=r"val/images: expected 10000 images, got 5"):
+        load("tiny_imagenet", data_dir=tmp_path / "data")
+
+
+def test_another_source_is_not_ignored_once_prepared(monkeypatch, tmp_path, files):
+    source = write(tmp_path / "s.zip", files, packed=True)
+    load_from = lambda place: (
+        monkeypatch.setenv("FLATJAX_TINY_IMAGENET", str(place)),
+        load("tiny_imagenet", data_dir=tmp_path / "data"),
+    )[1]
+    assert_holds(load_from(source), files)
+    same = write(tmp_path / "unpacked", files, packed=False)
+    assert_holds(load_from(same), files)
+    part = {name: content for name, content in files.items() if not name.endswith("val_4.JPEG")}
+    for other in (write(tmp_path / "t.zip", part, packed=True), tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=rf"prepared from {source}, and {other}, which is"):
+            load_from(other)
+    source.unlink()
+    assert_holds(load_from(source), files)

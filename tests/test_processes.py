@@ -111,6 +111,28 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
     assert_same(found, expected)
 
 
+def test_a_signal_to_any_process_stops_all(tmp_path):
+    started = start(tmp_path, 60, from_arguments)
+    try:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert started[0].poll() is None, (tmp_path / "0.txt").read_text()
+            assert time.monotonic() < deadline, "the run made no progress"
+            time.sleep(0.01)
+        started[1].send_signal(signal.SIGTERM)
+        codes = [process.wait(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    texts = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
+    assert codes == [143, 143], texts
+    assert all("SIGTERM: saved in" in text for text in texts)
+    assert saved_steps(tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import __main__ as command_line
 from experiments import faults
 from experiments.engine import fingerprints
 from experiments.engine.config import TrainConfig
@@ -223,3 +224,20 @@ def test_one_process_trains_in_a_directory(trainer, run):
         train(trainer, directory=run, progress=False)
     resume(trainer, run)
     assert not (run / "run.lock").exists()
+
+
+@pytest.mark.parametrize("name", ["strange", "package.strange"])
+def test_foreign_modules_are_imported_only_where_trusted(name, run, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "code" / f"{name.replace('.', '/')}.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("raise RuntimeError('strange was imported')")
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    config = store.read_json(run / "config.json") | {"model": f"{name}:Model"}
+    store.write_json(run / "config.json", config)
+    command = ["flatness", str(run), "--out", str(tmp_path / "out")]
+    assert command_line.main(command) == 1
+    error = capsys.readouterr().err
+    assert f"module {name} ({path})" in error
+    assert "pass --trust" in error
+    assert command_line.main([*command, "--trust"]) == 1
+    assert "strange was imported" in capsys.readouterr().err

@@ -27,6 +27,8 @@ class Flatness:
     """Draws of the noise, and random vectors of the traces."""
     out: pathlib.Path = pathlib.Path("runs", "flatness")
     """Directory of the report."""
+    trust: bool = False
+    """Import the modules that the runs' configurations name, where models are not flatjax's."""
     progress: bool = True
     """Print a line as each run is measured."""
 
@@ -36,5 +38,9 @@ class Flatness:
         effort = Effort(num_samples=self.samples, num_probes=self.samples)
         if not self.runs:
             raise ValueError("runs must name at least one directory of a run.")
-        print(measure_runs(list(self.runs), self.out, effort, progress=self.progress))
+        print(
+            measure_runs(
+                list(self.runs), self.out, effort, progress=self.progress, trust=self.trust
+            )
+        )
         return 0

@@ -4,7 +4,9 @@ import ast
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import inspect
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,6 +115,26 @@ def make_network(
             "for a batch of 2."
         )
     return network
+
+
+def foreign_module(model: str) -> str | None:
+    """The module of a model that is not flatjax's, and its file; None for flatjax's own.
+
+    Nothing is imported: this is for those who have to decide whether it shall be.
+    """
+    module = model.partition(":")[0]
+    top, *parts = module.split(".")
+    if ":" not in model or top == "flatjax":
+        return None
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return f"{module} (which is not installed)"
+    for folder in spec.submodule_search_locations or ():
+        path = pathlib.Path(folder, *parts)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.exists():
+                return f"{module} ({file})"
+    return f"{module} ({spec.origin})"
 
 
 def parse_option(option: str) -> tuple[str, Any]:

@@ -15,6 +15,7 @@ import flatjax
 from experiments.engine import evaluate, interruption, loggers, processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
+from experiments.engine.networks import foreign_module
 from experiments.engine.run_directory import RunDirectory, read_config
 from experiments.engine.trainer import Trainer, arrays_of
 
@@ -199,14 +200,30 @@ def _bar(run, progress):
     )
 
 
-def load_run(directory: pathlib.Path) -> tuple[Trainer, flatjax.TrainState, TrainConfig]:
-    """The trainer of a saved run, its newest state and its configuration."""
+def load_run(
+    directory: pathlib.Path, *, trust: bool = False
+) -> tuple[Trainer, flatjax.TrainState, TrainConfig]:
+    """The trainer of a saved run, its newest state and its configuration.
+
+    Args:
+      directory: of the run.
+      trust: import the module that the configuration names, if the model is not one of flatjax.
+
+    Raises:
+      FileNotFoundError: there is no run, or no checkpoint.
+      ValueError: a file is damaged, or a module would have to be imported that is not trusted.
+    """
     if not (directory / "config.json").exists():
         raise FileNotFoundError(
             f"{directory} holds no run (no config.json): give a directory that "
             "`python -m experiments train` or `compare` wrote."
         )
     config = read_config(directory / "config.json")
+    if not trust and (module := foreign_module(config.model)) is not None:
+        raise ValueError(
+            f"{directory}: the run's model {config.model} is not one of flatjax: to load it, the "
+            f"module {module} would be imported and run. If you trust it, pass --trust."
+        )
     trainer = Trainer(config)
     state = trainer.init_state(config.seed)
     files = RunDirectory(directory, config, trainer.task.fingerprint)

@@ -221,8 +221,10 @@ def cached(path: pathlib.Path, identity: Mapping[str, Any], make: Callable[[], A
       lock.InUseError: another process is making the value.
 
     Examples:
-      >>> path = pathlib.Path(tempfile.mkdtemp()) / "sgd" / "test.json"
-      >>> cached(path, {"seed": 0}, lambda: (1, 2)), cached(path, {"seed": 0}, lambda: (3, 4))
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "sgd", "test.json")
+      ...     cached(path, {"seed": 0}, lambda: (1, 2)), cached(path, {"seed": 0}, lambda: (3, 4))
       ([1, 2], [1, 2])
     """
     if not path.exists():
@@ -296,10 +298,12 @@ def read_lines(
       DamagedFileError: a line that was written whole is damaged.
 
     Examples:
-      >>> path = pathlib.Path(tempfile.mkdtemp()) / "records.jsonl"
-      >>> append_line(path, {"seed": 0})
-      >>> _ = path.write_text(path.read_text() + '{"se')
-      >>> read_lines(path), path.read_text().count("\n")
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "records.jsonl")
+      ...     append_line(path, {"seed": 0})
+      ...     _ = path.write_text(path.read_text() + '{"se')
+      ...     read_lines(path), path.read_text().count("\n")
       ([{'seed': 0}], 1)
     """
     content = path.read_bytes() if path.exists() else b""

@@ -7,6 +7,7 @@ dimensions as big-endian 32-bit integers, then the bytes; it may be compressed w
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import struct
 import zlib
@@ -18,12 +19,19 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 8
 
 
-def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...], *, hint: str = "") -> np.ndarray:
+def read_idx(
+    path: str | os.PathLike[str],
+    shape: tuple[int, ...],
+    *,
+    sha256: str | None = None,
+    hint: str = "",
+) -> np.ndarray:
     """Reads an IDX file of unsigned bytes whose shape is known beforehand.
 
     Args:
       path: the file, plain or compressed with gzip (told by its first bytes, not by its name).
       shape: the shape that it must have.
+      sha256: published digest of the unpacked file; not checked if None.
       hint: how to get a good file, added to every error message.
 
     Returns:
@@ -32,7 +40,7 @@ def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...], *, hint: str 
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: if it is not an IDX file of this shape: wrong magic number, other dimensions, too
-        short, too long, or damaged in its compression.
+        short, too long, damaged in its compression, or not the published file.
 
     Examples:
       >>> import pathlib, tempfile
@@ -77,6 +85,9 @@ def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...], *, hint: str 
     if len(content) != size:
         came = "more" if len(content) > size else str(len(content))
         raise ValueError(_message(path, f"expected {size} bytes, got {came}", hint))
+    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        problem = f"expected the published file, of SHA-256 {sha256}, got {found}: it is damaged"
+        raise ValueError(_message(path, problem, hint))
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 

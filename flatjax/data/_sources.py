@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import re
+import tempfile
 import urllib.error
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,14 +38,15 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     - `"fashion_mnist"`: 60,000 + 10,000 28x28 images, from IDX files where they are, else from
       upstream; see `flatjax.data._fashion_mnist.FashionMNIST`. TensorFlow is not needed.
     - `"tiny_imagenet"`: 100,000 + 10,000 64x64 colour images in 200 classes, from the official zip
-      file or a folder unpacked from it (environment variable FLATJAX_TINY_IMAGENET), else from
-      upstream; see `flatjax.data._tiny_imagenet.TinyImageNet`. TensorFlow is not needed.
+      file or a folder unpacked from it (environment variable FLATJAX_TINY_IMAGENET); see
+      `flatjax.data._tiny_imagenet.TinyImageNet`. TensorFlow is not needed.
     - Any image-classification set known to TFDS, one's own registered builders included:
       `"cifar10"`, `"cifar100"`, `"mnist"`, `"emnist/letters"`, ... Its images must have one shape
       and 8 bits. Where there is no `test` split, `validation` is taken for it. *Preparing* most of
       them needs TensorFlow (`pip install 'flatjax[tensorflow]'`), reading them again does not.
 
     All but the first are prepared once under `data_dir` as ArrayRecord files, and read from there.
+    What was prepared is recorded with digests, and checked each time it is read.
     Only builders whose code is installed are used: nothing is executed that came with the data.
 
     Args:
@@ -51,8 +58,9 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
       The whole data set, as NumPy arrays.
 
     Raises:
-      ValueError: if the name is unknown, the set is not one of image classification, or a source
-        file is damaged.
+      ValueError: if the name is unknown, the set is not one of image classification, a source file
+        or a prepared one is damaged, or FLATJAX_TINY_IMAGENET names another source than the one
+        that was prepared.
       FileNotFoundError: if a source file is missing.
       ConnectionError: if the sources could not be downloaded.
       ImportError: if a library needed to prepare it is missing.
@@ -65,21 +73,24 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     """
     if name == "digits":
         return _digits()
+    origin = None
     if name == "fashion_mnist":
         from flatjax.data._fashion_mnist import HOW_TO_GET_IT, FashionMNIST
 
-        builder = FashionMNIST(data_dir=data_dir)
+        builder = _built(name, FashionMNIST, data_dir)
         _prepare(name, builder, hint=HOW_TO_GET_IT, force_checksums_validation=True)
     elif name == "tiny_imagenet":
         from flatjax.data import _tiny_imagenet
 
-        builder = _tiny_imagenet.TinyImageNet(data_dir=data_dir)
-        _prepare(name, builder, hint=_tiny_imagenet.HOW_TO_GET_IT)
+        builder = _built(name, _tiny_imagenet.TinyImageNet, data_dir)
+        is_new = _prepare(name, builder, hint=_tiny_imagenet.HOW_TO_GET_IT)
+        if source := os.environ.get(_tiny_imagenet.ENVIRONMENT_VARIABLE):
+            origin = _tiny_imagenet.origin(source) | {"is_new": is_new}
     else:
         builder = _tfds_builder(name, data_dir)
         _check_features(name, builder)
         _prepare(name, builder, hint="Prepare it once on a machine with network, or pass data_dir")
-    return _read(name, builder)
+    return _verified(_read(name, builder), builder.data_path, origin)
 
 
 def _digits() -> Dataset:
@@ -119,7 +130,34 @@ def _tfds_builder(
         builder_cls = tfds.builder_cls(short_name)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(f"name is not a known data set, got {name!r}: {known}") from None
-    return builder_cls(config=config or None, data_dir=data_dir)
+    with _temporary_files_removed():
+        return _built(name, builder_cls, data_dir, config=config or None)
+
+
+@contextlib.contextmanager
+def _temporary_files_removed() -> Iterator[None]:
+    """Removes what is put into the temporary folder meanwhile: TFDS leaves a folder each time."""
+    with tempfile.TemporaryDirectory(prefix="flatjax-") as folder:
+        before, tempfile.tempdir = tempfile.tempdir, folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+def _built(name: str, builder_cls: Any, data_dir: Any, **options: Any) -> Any:
+    """The builder, which reads its prepared information if there is any."""
+    try:
+        return builder_cls(data_dir=data_dir, **options)
+    except (ImportError, NotImplementedError, OSError):
+        raise
+    except Exception as error:
+        if "BuilderConfig" in str(error):  # an unknown one was asked for
+            raise
+        raise ValueError(
+            f"{name}: the information in its prepared folder (under {data_dir or 'TFDS_DATA_DIR'}, "
+            f"*.json and *.txt) is damaged ({error}). Delete the folder to prepare it again"
+        ) from error
 
 
 def _check_features(name: str, builder: tfds.core.GeneratorBasedBuilder) -> None:
@@ -151,10 +189,10 @@ def _prepare(
     *,
     hint: str,
     force_checksums_validation: bool = False,
-) -> None:
-    """Downloads and writes the data set, unless it is there; all of it or nothing."""
+) -> bool:
+    """Downloads and writes the data set, all of it or nothing; False if it is there."""
     if builder.data_path.exists():  # TFDS moves it there when it is complete
-        return
+        return False
 
     import requests
     import tensorflow_datasets as tfds
@@ -187,6 +225,8 @@ def _prepare(
         # files where they wanted to put the same.
         if not builder.data_path.exists():
             raise
+        return False
+    return True
 
 
 def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:
@@ -194,12 +234,63 @@ def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
         raise ValueError(f"{name}: expected splits train and test (or validation), got {splits}")
-    return Dataset(
-        name,
-        train=_read_split(builder, "train"),
-        test=_read_split(builder, test),
-        num_classes=builder.info.features[_supervised_keys(builder)[1]].num_classes,
-    )
+    try:
+        return Dataset(
+            name,
+            train=_read_split(builder, "train"),
+            test=_read_split(builder, test),
+            num_classes=builder.info.features[_supervised_keys(builder)[1]].num_classes,
+        )
+    except (ImportError, NotImplementedError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of any kind, from the readers of ArrayRecord and protocol buffers
+        raise ValueError(
+            f"{name}: a prepared file in {builder.data_path} is damaged ({error}). "
+            "Delete the folder to prepare it again"
+        ) from error
+
+
+def _verified(dataset: Dataset, folder: Any, origin: dict[str, Any] | None) -> Dataset:
+    """Compares a data set with the record of when it was first read, or makes that record."""
+    path = Path(os.fspath(folder), "flatjax.json")
+    found: dict[str, Any] = {"num_classes": dataset.num_classes}
+    for name in ("train", "test"):
+        split = getattr(dataset, name)
+        content = zlib.crc32(split.label, zlib.crc32(split.image))
+        found[name] = {"examples": len(split), "crc32": f"{content:08x}"}
+    if not path.exists():
+        with contextlib.suppress(OSError):  # a folder that is only read
+            # Where it was prepared earlier, nobody knows from what.
+            known = origin if origin and origin.pop("is_new") else None
+            text = json.dumps({"origin": known} | found)
+            temporary = path.with_name(f"flatjax.json.{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        return dataset
+    again = f"Delete {path.parent} to prepare it again"
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        before = recorded.pop("origin")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged ({error}). {again}") from error
+    if recorded != found:
+        raise ValueError(
+            f"{dataset.name}: what is read is not what was prepared, a file in {path.parent} is "
+            f"damaged (recorded {recorded}, found {found}). {again}"
+        )
+    if origin and before and not _same_origin(origin, before):
+        raise ValueError(
+            f"{dataset.name} was prepared from {before['path']}, and {origin['path']}, which is "
+            "named now, does not hold the same files. Unset the environment variable to read what "
+            f"is prepared. {again}"
+        )
+    return dataset
+
+
+def _same_origin(wanted: dict[str, Any], found: dict[str, Any]) -> bool:
+    if wanted["files"] is None:  # gone since
+        return wanted["path"] == found["path"]
+    return wanted["files"] == found["files"]
 
 
 def _read_split(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Split:

@@ -10,6 +10,7 @@ This module imports TFDS; `flatjax.data.load("tiny_imagenet")` imports it only w
 from __future__ import annotations
 
 import collections
+import hashlib
 import io
 import os
 import re
@@ -23,9 +24,11 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
+from flatjax.data._fashion_mnist import LocalInfo
+
 ENVIRONMENT_VARIABLE = "FLATJAX_TINY_IMAGENET"
-# Its checksum is not registered in checksums.tsv, since the file was not at hand: a download is not
-# validated against one. The zip file's own sums (CRC-32) are checked on reading.
+# Not downloaded here: no checksum of it is published that a download could be validated against.
+# The zip file's own sums (CRC-32) are checked on reading.
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"
 IMAGE_SHAPE = (64, 64, 3)
@@ -35,6 +38,7 @@ HOW_TO_GET_IT = (
 )
 
 _LARGEST_FILE = 2**24  # bytes; the largest in the official file, of annotations, has less than 2^22
+_OFFICIAL_CLASSES, _OFFICIAL_TRAIN, _OFFICIAL_VAL = 200, 500, 10_000
 _Example = tuple[str, int]  # file and label
 
 
@@ -44,8 +48,7 @@ class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     The zip file, or a folder in its layout, is taken from the first of
 
     1. `source`;
-    2. the path in the environment variable FLATJAX_TINY_IMAGENET;
-    3. upstream, through TFDS's download manager.
+    2. the path in the environment variable FLATJAX_TINY_IMAGENET.
 
     It must hold `wnids.txt` (the classes, one WordNet id a line), `train/<wnid>/images/*.JPEG` and
     `val/images/*.JPEG` with their classes in `val/val_annotations.txt`; all of it may lie in a
@@ -57,7 +60,8 @@ class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     the WordNet ids. There are as many classes as lines, so that a part of the set in the same
     layout may be used as well. Training images come class by class in that order, in each class
     sorted by file name; test images in the order of their annotations. Grey images get three equal
-    channels.
+    channels. Files whose names begin with a dot, which macOS adds, are not read; of the official
+    200 classes, each must have its 500 images, and there must be 10,000 for validation.
 
     Lists of files are checked before anything is written, images as they are; a bad one leaves no
     half-written data set.
@@ -82,7 +86,7 @@ class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description="200 classes of ImageNet, 500 training images each, at 64x64 pixels.",
             features=tfds.features.FeaturesDict(
@@ -106,7 +110,10 @@ class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        source = self._source or os.environ.get(ENVIRONMENT_VARIABLE) or dl_manager.download(URL)
+        del dl_manager  # nothing is downloaded
+        source = self._source or os.environ.get(ENVIRONMENT_VARIABLE)
+        if not source:
+            raise FileNotFoundError(f"no source is named. {HOW_TO_GET_IT}")
         files = _Files(Path(source).expanduser())
         classes = _classes(files)
         self.info.features["label"].names = list(classes)
@@ -151,7 +158,24 @@ class _Files:
             listing = [path.name for path in (self._folder / folder).glob("*")]
         else:
             listing = self._listings[folder]
-        return sorted(f"{folder}/{file}" for file in listing if file.endswith(".JPEG"))
+        images = sorted(file for file in listing if file and not file.startswith("."))
+        for file in images:
+            if not file.endswith(".JPEG"):
+                raise self.error("expected images *.JPEG only", f"{folder}/{file}")
+        return [f"{folder}/{file}" for file in images]
+
+    def listing(self) -> str:
+        """A digest of the names and sizes of all files: the same for a folder and its zip file."""
+        if self._zip is None:
+            paths = (path for path in self._folder.rglob("*") if path.is_file())
+            sizes = {
+                path.relative_to(self._folder).as_posix(): path.stat().st_size for path in paths
+            }
+        else:
+            infos = (info for info in self._zip.infolist() if not info.is_dir())
+            sizes = {info.filename.removeprefix(self._root): info.file_size for info in infos}
+        lines = sorted(f"{name} {size}" for name, size in sizes.items() if "/." not in f"/{name}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self, name: str) -> bytes:
         """Content of a file."""
@@ -185,6 +209,15 @@ class _Files:
         return kind(f"{self._source}: {name}: {problem}. {HOW_TO_GET_IT}")
 
 
+def origin(source: str) -> dict[str, str | None]:
+    """What tells a source from another one: its path, and a digest of the list of its files.
+
+    The digest is None where the source is no longer there.
+    """
+    path = Path(source).expanduser().absolute()
+    return {"path": str(path), "files": _Files(path).listing() if path.exists() else None}
+
+
 def _classes(files: _Files) -> dict[str, int]:
     """Label of each WordNet id."""
     wnids = [line.strip() for line in files.lines("wnids.txt")]
@@ -202,8 +235,14 @@ def _train_examples(files: _Files, classes: dict[str, int]) -> list[_Example]:
         images = files.images_under(folder)
         if not images:
             raise files.error("there are no images *.JPEG", folder, FileNotFoundError)
+        _check_count(files, folder, len(images), _OFFICIAL_TRAIN, classes)
         examples += [(image, label) for image in images]
     return examples
+
+
+def _check_count(files, folder, count, official, classes):
+    if len(classes) == _OFFICIAL_CLASSES and count != official:
+        raise files.error(f"expected {official} images, got {count}", folder)
 
 
 def _val_examples(files: _Files, classes: dict[str, int]) -> list[_Example]:
@@ -225,6 +264,7 @@ def _val_examples(files: _Files, classes: dict[str, int]) -> list[_Example]:
         raise files.error(f"has no annotation in {annotations}", unknown[0])
     if missing := sorted(labels.keys() - present):
         raise files.error("there is no such file", missing[0], FileNotFoundError)
+    _check_count(files, "val/images", len(labels), _OFFICIAL_VAL, classes)
     return list(labels.items())
 
 

@@ -12,7 +12,12 @@ from experiments.studies.flatness.report import report
 
 
 def measure_runs(
-    directories: list[pathlib.Path], out: pathlib.Path, effort: Effort, *, progress: bool = True
+    directories: list[pathlib.Path],
+    out: pathlib.Path,
+    effort: Effort,
+    *,
+    progress: bool = True,
+    trust: bool = False,
 ) -> str:
     """Measures saved runs; writes flatness.json, flatness.md and flatness.png.
 
@@ -20,6 +25,7 @@ def measure_runs(
       directories: of complete or interrupted runs; the newest checkpoint of each is taken.
       out: directory of the report.
       effort: how accurately.
+      trust: import the modules of models that are not flatjax's.
       progress: print a line for each run as it is measured.
 
     Returns:
@@ -27,11 +33,12 @@ def measure_runs(
 
     Raises:
       FileNotFoundError: a directory that holds no run, or no checkpoint.
+      ValueError: a damaged file, or a module that is not trusted.
     """
     rows = []
     measures = None
     for directory in directories:
-        trainer, state, config = load_run(directory)
+        trainer, state, config = load_run(directory, trust=trust)
         params, batch_stats = final_model(trainer, state)
         task = trainer.task
         held_out = task.evaluate(params, batch_stats)
