@@ -14,6 +14,7 @@ import numpy as np
 
 from flatjax import _checks, _masks
 from flatjax._batches import Batches, Data, repeatable
+from flatjax._keys import as_key
 from flatjax._masks import Mask
 
 __all__ = [
@@ -89,13 +90,7 @@ def zeros_like(params: chex.ArrayTree) -> chex.ArrayTree:
 
 def random_key(key: Any) -> chex.PRNGKey:
     """A seed becomes a key, as `flatjax.esgd` takes it; keys of the new and the old style pass."""
-    _checks.check_key("key", key)
-    if np.ndim(key) or (isinstance(key, jax.Array) and _is_key(key)):
-        return key
-    if isinstance(key, jax.Array) or -(2**31) <= key < 2**32:
-        return jax.random.key(key)
-    with jax.enable_x64(True):  # or bits above the 32nd would be dropped
-        return jax.random.key(int(key))
+    return as_key("key", key)
 
 
 def check_grid(name: str, values: Any) -> np.ndarray:
