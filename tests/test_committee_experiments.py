@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.configs.committee import TASKS
+from experiments.report.store import OtherIdentityError
 from experiments.studies.committee import run
 from experiments.studies.committee.description import (
     CommitteeStudy,
@@ -110,6 +111,11 @@ def test_the_study_goes_on_where_it_was(tmp_path, monkeypatch):
     assert (tmp_path / "committee.png").stat().st_size > 10_000
     for found in lines(tmp_path / "solutions.jsonl"):
         assert found["train_error"] < 0.1
+
+    for change in ({"num_samples": 6}, {"num_units": 5}, {"overlaps": (0.9,)}):
+        (name,) = change
+        with pytest.raises(OtherIdentityError, match=rf"jsonl, line 1 .*{name}: wanted"):
+            report(make_study(**change), tmp_path)
         assert np.shape(found["phi"]) == (2,)
         assert np.shape(found["counted_phi"]) == (1,)
 

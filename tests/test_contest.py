@@ -9,6 +9,7 @@ import scipy.stats
 
 from experiments.configs.contest import SMALL, STUDY
 from experiments.engine.config import TrainConfig
+from experiments.report import store
 from experiments.report.statistics import holm
 from experiments.studies.contest import report, run
 from experiments.studies.contest.description import Contest
@@ -47,6 +48,14 @@ def test_it_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
     text = report.report(one, results, tmp_path)
     assert "swa" in text
     assert (tmp_path / "contest.png").stat().st_size > 1000
+    # A contest of more trials, or of more epochs, is another one.
+    for change in ({"trials": 3}, {"base": dataclasses.replace(TINY.base, epochs=3)}):
+        other = dataclasses.replace(one, **change)
+        field = "candidates" if "trials" in change else r"config\.epochs: wanted 3, found 2"
+        with pytest.raises(store.OtherIdentityError, match=rf"sgd/tuning\.json .*{field}"):
+            run.read_contest(other, tmp_path)
+        with pytest.raises(store.OtherIdentityError, match=field):
+            run.run_contest(other, tmp_path, progress=False)
     # Nothing is left to do but what is missing.
     assert run.read_contest(TINY, tmp_path) == results
     monkeypatch.setattr(run, "_tune", None)

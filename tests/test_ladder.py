@@ -52,6 +52,12 @@ def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     assert text.count("| MLP ") == 2
     assert json.loads((path.parent / "ladder.json").read_text())["rows"][0]["length"] == 1
 
+    base = dataclasses.replace(TINY.base, momentum=0.5)
+    with pytest.raises(store.OtherIdentityError, match=r"line 1 .*config\.momentum: wanted 0\.5"):
+        run.read_records(dataclasses.replace(TINY, base=base), path)
+    with pytest.raises(store.OtherIdentityError, match="another ladder: length 2"):
+        run.read_records(dataclasses.replace(TINY, lengths=(1, 3)), path)
+
     monkeypatch.setattr(run, "_train", None)
     run.run_ladder(TINY, path, progress=False)
     assert store.read_lines(path) == records
