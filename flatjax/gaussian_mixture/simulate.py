@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from flatjax import _checks, _keys
+from flatjax._entropy_sgd import EntropySGDState
 from flatjax._float64 import in_float64
 from flatjax._langevin import langevin_noise
 from flatjax.gaussian_mixture._checks import check_mixture
@@ -335,7 +336,15 @@ def _train(
 
 def _reseed(opt_state, key):
     """Gives every PRNG key of an optimizer's state a key of its own."""
-    leaves, treedef = jax.tree.flatten(opt_state)
-    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    fresh = [jax.random.fold_in(key, i) if is_key(leaf) else leaf for i, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(treedef, fresh)
+    is_noisy = lambda node: isinstance(node, EntropySGDState)
+    nodes, treedef = jax.tree.flatten(opt_state, is_leaf=is_noisy)
+
+    def fresh(i, node):
+        own = jax.random.fold_in(key, i)
+        if is_noisy(node):  # which holds the numbers of its key
+            inner, outer = jax.random.split(own)
+            inner, outer = _reseed(node.inner_state, inner), _reseed(node.outer_state, outer)
+            return node._replace(key=own, inner_state=inner, outer_state=outer)
+        return own if jnp.issubdtype(node.dtype, jax.dtypes.prng_key) else node
+
+    return jax.tree.unflatten(treedef, [fresh(i, node) for i, node in enumerate(nodes)])
