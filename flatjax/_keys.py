@@ -49,13 +49,13 @@ def _seed(key):
 
 
 def is_typed(key: Any) -> bool:
-    """Whether an array is a key of the new style."""
-    return jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    """Whether a leaf of any kind is a key, or keys, of the new style."""
+    return jax.dtypes.issubdtype(getattr(key, "dtype", type(key)), jax.dtypes.prng_key)
 
 
 def implementation(key: Any) -> Any:
     """The generator of a key of the new style; None, JAX's default, of all else."""
-    return jax.random.key_impl(key) if hasattr(key, "dtype") and is_typed(key) else None
+    return jax.random.key_impl(key) if is_typed(key) else None
 
 
 def numbers_of(key: chex.PRNGKey) -> tuple[jax.Array, ...]:
@@ -78,7 +78,7 @@ def from_numbers(name: str, numbers: Any, impl: Any) -> chex.PRNGKey:
     Raises:
       ValueError: the numbers are those of another generator.
     """
-    if hasattr(numbers, "dtype") and is_typed(numbers):
+    if is_typed(numbers):
         return numbers
     data = jnp.asarray(numbers)
     expected = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl)))

@@ -100,7 +100,7 @@ def _complete(noise, tree):
     """The noise, and zeros for the leaves that have none."""
 
     def complete(path, z, leaf):
-        if z is None and hasattr(leaf, "dtype") and is_typed(leaf):
+        if z is None and is_typed(leaf):
             where = f"tree{jax.tree_util.keystr(path)}"
             raise TypeError(f"{where} must hold numbers, got random keys, which take no noise.")
         return jnp.zeros_like(leaf) if z is None and leaf is not None else z

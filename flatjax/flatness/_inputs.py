@@ -14,7 +14,7 @@ import numpy as np
 
 from flatjax import _checks, _masks
 from flatjax._batches import Batches, Data, repeatable
-from flatjax._keys import as_key
+from flatjax._keys import as_key, is_typed
 from flatjax._masks import Mask
 
 __all__ = [
@@ -85,7 +85,7 @@ def widened(leaf: Any) -> jax.Array:
 
 def zeros_like(params: chex.ArrayTree) -> chex.ArrayTree:
     """A direction in which nothing moves: zeros; random keys, which have none, stay."""
-    return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else jnp.zeros_like(leaf), params)
+    return jax.tree.map(lambda leaf: leaf if is_typed(leaf) else jnp.zeros_like(leaf), params)
 
 
 def random_key(key: Any) -> chex.PRNGKey:
@@ -99,7 +99,3 @@ def check_grid(name: str, values: Any) -> np.ndarray:
     if array.ndim != 1 or not array.size or not (np.isfinite(array) & (array > 0)).all():
         raise ValueError(f"{name} must be a list of positive finite numbers, got {array}.")
     return array
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jax.dtypes.prng_key)

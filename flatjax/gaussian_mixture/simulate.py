@@ -15,6 +15,7 @@ import optax
 from flatjax import _checks, _keys
 from flatjax._entropy_sgd import EntropySGDState
 from flatjax._float64 import in_float64
+from flatjax._keys import is_typed
 from flatjax._langevin import langevin_noise
 from flatjax.gaussian_mixture._checks import check_mixture
 from flatjax.gaussian_mixture._mixture import Sample
@@ -345,6 +346,6 @@ def _reseed(opt_state, key):
             inner, outer = jax.random.split(own)
             inner, outer = _reseed(node.inner_state, inner), _reseed(node.outer_state, outer)
             return node._replace(key=own, inner_state=inner, outer_state=outer)
-        return own if jnp.issubdtype(node.dtype, jax.dtypes.prng_key) else node
+        return own if is_typed(node) else node
 
     return jax.tree.unflatten(treedef, [fresh(i, node) for i, node in enumerate(nodes)])
