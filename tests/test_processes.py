@@ -1,5 +1,6 @@
 """Two processes on this machine train as one does, and stop together when one is killed."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -47,11 +48,11 @@ def from_slurm(i, coordinator):
     return ["--coordinator", "auto"], {f"SLURM_{name}": str(value) for name, value in step.items()}
 
 
-def start(directory, checkpoint_seconds, launcher):
+def start(directory, checkpoint_seconds, launcher, config=CONFIG):
     """Two processes with a device each; what they print goes to files."""
     arguments = ["--out", str(directory / "run"), "--no-progress", "--checkpoint-seconds"]
     arguments += [str(checkpoint_seconds)]
-    arguments += CONFIG.to_arguments()
+    arguments += config.to_arguments()
     coordinator = processes.free_address()
     started = []
     for i in range(2):
@@ -112,7 +113,9 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
 
 
 def test_a_signal_to_any_process_stops_all(tmp_path):
-    started = start(tmp_path, 60, from_arguments)
+    # Too long to end by itself before the signal has reached both.
+    endless = dataclasses.replace(CONFIG, epochs=100_000)
+    started = start(tmp_path, 60, from_arguments, endless)
     try:
         deadline = time.monotonic() + 240
         while not (tmp_path / "run" / "metrics.jsonl").exists():
