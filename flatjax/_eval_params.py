@@ -140,8 +140,13 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
             return node._replace(cache=_like("cache", node.cache, params), opt_state=inner)
         return node
 
-    kinds = (EntropySGDState, AverageParamsState, CoupleReplicasState, OuterPullState)
-    kinds += (optax.contrib.SAMState,)
+    kinds = (
+        EntropySGDState,
+        AverageParamsState,
+        CoupleReplicasState,
+        OuterPullState,
+        optax.contrib.SAMState,
+    )
     return jax.tree.map(replace, state, is_leaf=lambda node: isinstance(node, kinds))
 
 

@@ -22,6 +22,7 @@ a device each) in bfloat16 and below 8 in int8.
 """
 
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def displacement(
       Array([[-1., -2.],
              [ 1.,  2.]], dtype=float32)
     """
-    where = {"axis_name": axis_name, "replica_axis": replica_axis}
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     if dtype is None:
         return leaf - leaf_center(leaf, **where)
     return _of_parts(lambda part: operator.sub(*_exchange(part, **where, dtype=dtype)), leaf)
@@ -88,7 +89,7 @@ def mean(
       >>> mean(jnp.array([[0.0, 1.0], [2.0, 5.0]]), replica_axis=0)
       Array([[1., 3.]], dtype=float32)
     """
-    where = {"axis_name": axis_name, "replica_axis": replica_axis}
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     if dtype is None:
         return leaf_center(leaf, **where)
     return _of_parts(lambda part: _exchange(part, **where, dtype=dtype)[1], leaf)

@@ -102,6 +102,40 @@ def test_elastic_averaging():
     assert departure(found, path) < TOLERANCE
 
 
+def averaged(coupled):
+    """SGD that averages the replicas after the steps for which `coupled(t)` holds."""
+    w, path = as_points(PARAMS), []
+    for t in range(STEPS):
+        w = [w_a - RATE * numpy_loops.gradient_by_hand(w_a, a, t) for a, w_a in enumerate(w)]
+        if coupled(t):
+            w = [reference.barycentre(w)] * len(w)
+        path.append(w)
+    return path
+
+
+FORK = 20  # the step before which replicas are one
+until_the_fork = flatjax.pull_to_center(
+    lambda count: jnp.where(count < FORK, jnp.inf, 0.0), 1.0, replica_axis=0
+)
+
+
+def test_post_local_sgd():
+    local = flatjax.pull_to_center(jnp.inf, 1.0, period=PERIOD, replica_axis=0)
+    found = numpy_loops.train_stack(optax.chain(optax.sgd(RATE), until_the_fork, local))
+    coupled = lambda t: t < FORK or (t + 1) % PERIOD == 0
+    assert departure(found, averaged(coupled)) < TOLERANCE
+
+
+def test_swap():
+    found = numpy_loops.train_stack(optax.chain(optax.sgd(RATE), until_the_fork))
+    path = averaged(lambda t: t < FORK)
+    assert departure(found, path) < TOLERANCE
+    last = jax.tree.map(lambda leaf: leaf[-1], found)
+    center = flatjax.replica_center(last, replica_axis=0)
+    for leaf, expected in zip(center.values(), reference.barycentre(path[-1]), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-9)
+
+
 def test_lookahead_is_one_worker():
     """Its slow weights go half of the way to the fast ones, every K steps."""
     start = {name: leaf[:1] for name, leaf in PARAMS.items()}
