@@ -9,7 +9,10 @@ import optax
 import pytest
 import reference
 import test_against_numpy as numpy_loops
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from test_against_numpy import COLUMNS, PARAMS, REPLICAS, STEPS, as_points, departure
+from test_cost_model import sent_in
 
 import flatjax
 
@@ -229,7 +232,7 @@ def test_memory_is_a_copy_for_the_center_and_one_for_the_momentum():
 
 def test_replicas_communicate_in_the_conditional_only():
     mesh = numpy_loops.mesh_of(REPLICAS)
-    spec = jax.sharding.PartitionSpec("replica")
+    spec = P("replica")
     tx = diloco(axis_name="replica", delay=2)
 
     step = lambda params: tx.update(params, tx.init(params), params)[0]
@@ -238,6 +241,29 @@ def test_replicas_communicate_in_the_conditional_only():
     outside, inside = _psums(program.jaxpr, False)
     assert outside == 0
     assert inside == 2 * len(jax.tree.leaves(PARAMS))  # once for centers that differ
+
+
+@pytest.mark.parametrize(("dtype", "scale_bytes"), [("float32", 0), ("bfloat16", 0), ("int8", 4)])
+def test_bytes_sent(dtype, scale_bytes):
+    """At a coupled step: (y - 1) b for each weight, or a ring all-reduce in float32."""
+    options = {} if dtype == "float32" else {"communication_dtype": dtype}
+    tx = flatjax.pull_to_center(jnp.inf, 1.0, outer=NESTEROV, replica_axis=0, **options)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), PARAMS)
+    state = jax.eval_shape(tx.init, params)
+    spread = NamedSharding(numpy_loops.mesh_of(REPLICAS), P("replica"))
+    shared = NamedSharding(spread.mesh, P())
+    shardings = jax.tree.map(
+        lambda leaf: spread if leaf.shape[:1] == (REPLICAS,) else shared, (params, state)
+    )
+    step = lambda params, state: tx.update(jax.tree.map(jnp.tanh, params), state, params)
+    with jax.set_mesh(spread.mesh), jax.enable_x64(False):
+        step = jax.jit(step, in_shardings=shardings, out_shardings=shardings)
+        program = step.lower(params, state).compile().as_text()
+    leaves = jax.tree.leaves(params)
+    size, y = sum(leaf.size for leaf in leaves) // REPLICAS, REPLICAS
+    each_sends = size * jnp.dtype(dtype).itemsize + scale_bytes * len(leaves)
+    expected = 2 * (y - 1) / y * 4 * size if dtype == "float32" else (y - 1) * each_sends
+    assert sent_in(program, REPLICAS) == expected
 
 
 def _psums(jaxpr, is_inside):
