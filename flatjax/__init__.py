@@ -9,18 +9,16 @@ from flatjax._alias import esgd, parle, replicated_sgd
 from flatjax._averaging import AverageParamsState, average_params
 from flatjax._center import replica_center, replica_distance
 from flatjax._chain import check_chain
-from flatjax._coupling import (
-    CoupleReplicasState,
-    PullToCenterState,
-    couple_replicas,
-    pull_to_center,
-)
+from flatjax._couple_replicas import CoupleReplicasState, couple_replicas
 from flatjax._diagnostics import coupling_diagnostics
+from flatjax._diloco import diloco
 from flatjax._entropy_sgd import EntropySGDState, entropy_sgd
 from flatjax._eval_params import eval_params, set_params
 from flatjax._evaluation import EvalFn, evaluate
 from flatjax._langevin import langevin_noise
+from flatjax._outer import OuterPullState
 from flatjax._placement import map_replicas
+from flatjax._pull_to_center import PullToCenterState, pull_to_center
 from flatjax._replicas import (
     per_replica,
     replica_mesh,
@@ -36,6 +34,7 @@ __all__ = [
     "CoupleReplicasState",
     "EntropySGDState",
     "EvalFn",
+    "OuterPullState",
     "PullToCenterState",
     "TrainState",
     "average_params",
@@ -44,6 +43,7 @@ __all__ = [
     "communication",
     "couple_replicas",
     "coupling_diagnostics",
+    "diloco",
     "entropy_sgd",
     "esgd",
     "eval_params",

@@ -6,9 +6,10 @@ import chex
 import optax
 
 from flatjax import _checks
-from flatjax._coupling import couple_replicas, pull_to_center
+from flatjax._couple_replicas import couple_replicas
 from flatjax._entropy_sgd import entropy_sgd
 from flatjax._masks import Mask, of_weights
+from flatjax._pull_to_center import pull_to_center
 from flatjax.schedules import BalancedScoping
 
 
@@ -100,6 +101,7 @@ def esgd(
     replica_axis: int | None = None,
     mask: Mask = None,
     opaque_mode: bool = False,
+    reset_inner: bool = True,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Entropy-SGD with the paper's defaults: momentum inside, the anchor moved to the mean.
@@ -113,7 +115,7 @@ def esgd(
         gradients.
       gamma: coupling to the anchor; a number, a schedule of the count of outer steps, or
         `flatjax.schedules.BalancedScoping`.
-      momentum: of the inner SGD, reset at each outer step; None for none.
+      momentum: of the inner SGD, reset at each outer step (see `reset_inner`); None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
       decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
@@ -129,6 +131,7 @@ def esgd(
       replica_axis: see `entropy_sgd`.
       mask: see `entropy_sgd`.
       opaque_mode: see `entropy_sgd`.
+      reset_inner: see `entropy_sgd`.
       num_replicas: see `couple_replicas`.
 
     Returns:
@@ -174,6 +177,7 @@ def esgd(
         replica_axis=replica_axis,
         mask=mask,
         opaque_mode=opaque_mode,
+        reset_inner=reset_inner,
         num_replicas=num_replicas,
     )
 

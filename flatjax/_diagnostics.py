@@ -6,8 +6,10 @@ import optax
 
 from flatjax import _checks
 from flatjax._center import replica_distance
-from flatjax._coupling import CoupleReplicasState, PullToCenterState
+from flatjax._couple_replicas import CoupleReplicasState
 from flatjax._masks import Mask
+from flatjax._outer import OuterPullState
+from flatjax._pull_to_center import PullToCenterState
 from flatjax._states import find_state
 
 
@@ -47,7 +49,7 @@ def coupling_diagnostics(
       >>> {name: round(float(value), 3) for name, value in found.items()}
       {'gamma': 0.5, 'lr_gamma': 0.05, 'replica_distance': 1.0, 'coupling_energy': 0.25}
     """
-    gamma = find_state(state, CoupleReplicasState, PullToCenterState).gamma
+    gamma = find_state(state, CoupleReplicasState, PullToCenterState, OuterPullState).gamma
     learning_rate = _checks.check_scalar("learning_rate", learning_rate)
     distance = replica_distance(params, axis_name=axis_name, replica_axis=replica_axis, mask=mask)
     return {

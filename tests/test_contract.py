@@ -63,6 +63,10 @@ pull_to_center = Case(
     ("gamma", "learning_rate"),
     before=(optax.adam(0.05),),
 )
+NESTEROV = optax.sgd(0.7, momentum=0.5, nesterov=True)
+diloco = Case(
+    flatjax.diloco, {"inner": PLAIN_SGD, "outer": NESTEROV, "period": 3, "blend": 0.3, **STACKED}
+)
 replicated_sgd = Case(flatjax.replicated_sgd, RSGD, ("learning_rate", "gamma"))
 esgd = Case(flatjax.esgd, ESGD, ("learning_rate", "gamma", "outer_learning_rate"))
 parle = Case(flatjax.parle, PARLE, ("learning_rate", "gamma", "replica_gamma"))
@@ -74,6 +78,8 @@ CASES = {
     "pull_to_center_int8_overlapped": pull_to_center.but(
         communication_dtype="int8", overlapped=True
     ),
+    "pull_to_center_outer": pull_to_center.but(outer=NESTEROV, period=3, delay=1),
+    "diloco": diloco,
     "replicated_sgd": replicated_sgd,
     "replicated_sgd_decoupled": replicated_sgd.but(decoupled=True),
     "per_replica": Case(flatjax.per_replica, {"tx": CLIPPED_SGD}),
@@ -87,7 +93,7 @@ CASES = {
     "sam": Case(flatjax.sam, {"optimizer": PLAIN_SGD, "rho": 0.01}, ("rho",)),
     "average_params": Case(flatjax.average_params, {"decay": 0.9}, before=(PLAIN_SGD,)),
 }
-VARIANTS = ("every_third", "delayed", "overlapped", "stacked", "opaque")
+VARIANTS = ("every_third", "delayed", "outer", "overlapped", "stacked", "opaque")
 BASIC = [name for name in CASES if not name.endswith(VARIANTS)]
 each_case = pytest.mark.parametrize("name", CASES)
 
@@ -372,6 +378,7 @@ STATES = (
     flatjax.AverageParamsState,
     flatjax.CoupleReplicasState,
     flatjax.EntropySGDState,
+    flatjax.OuterPullState,
     flatjax.PullToCenterState,
     flatjax.schedules.BalancedScopingState,
 )
@@ -435,11 +442,12 @@ def test_parameters_replaced_after_init(name):
 
 @each_case
 def test_map_params(name):
-    """Finds in the state what is like the parameters."""
+    """Finds in the state what is like the parameters, or like the center of the replicas."""
     tx = CASES[name].make()
     state = tx.init(PARAMS)
     marked = optax.tree.map_params(tx, lambda _: True, state, transform_non_params=lambda _: False)
     shapes = [leaf.shape for leaf in jax.tree.leaves(PARAMS)]
+    shapes += [(1, *shape[1:]) for shape in shapes]
     assert jax.tree.leaves(marked) == [leaf.shape in shapes for leaf in jax.tree.leaves(state)]
 
 
@@ -454,6 +462,9 @@ def test_inject_hyperparams(name):
         "delayed",
         "overlapped",
         "communication_dtype",
+        "blend",
+        "delay",
+        "offset",
     }
     static = shaping.intersection(inspect.signature(case.factory).parameters)
     factory = optax.inject_hyperparams(case.factory, static_args=static)

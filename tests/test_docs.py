@@ -60,3 +60,10 @@ def test_the_examples_of_the_quickstart_run_and_learn():
     namespace["batches"] = [jnp.ones((4, 1))]
     exec(measured, namespace)
     assert namespace["found"].mean["error"].shape == (2,)
+
+
+def test_the_example_of_diloco_runs_and_learns(capsys):
+    (program,) = examples("diloco")
+    program = program.replace('jax.config.update("jax_num_cpu_devices", 8)', "")
+    exec(program, {})
+    assert float(capsys.readouterr().out.split()[-1]) < 0.01
