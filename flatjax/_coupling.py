@@ -29,7 +29,7 @@ from jax.typing import DTypeLike
 
 from flatjax import _center, _checks, _replicas, communication, schedules
 from flatjax._masks import Mask, map_masked, of_weights
-from flatjax._schedules import as_scoping, loss_of
+from flatjax._schedules import as_scoping, at_step, loss_of
 
 
 class CoupleReplicasState(NamedTuple):
@@ -137,7 +137,7 @@ def couple_replicas(
       Array([[-0.1],
              [ 0.1]], dtype=float32)
     """
-    gamma = _checks.check_scalar("gamma", gamma)
+    gamma = _checks.check_schedule("gamma", gamma)
     _checks.check_count("period", period)
     _checks.check_flag("delayed", delayed)
     where = _where(axis_name, replica_axis, num_replicas)
@@ -240,8 +240,8 @@ def pull_to_center(
       Array([[1.],
              [1.]], dtype=float32)
     """
-    gamma = _checks.check_scalar("gamma", gamma, finite=False)
-    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
+    gamma = _checks.check_schedule("gamma", gamma, finite=False)
+    learning_rate = _checks.check_schedule("learning_rate", learning_rate)
     _checks.check_count("period", period)
     _checks.check_flag("overlapped", overlapped)
     where = _where(axis_name, replica_axis, num_replicas)
@@ -258,7 +258,7 @@ def pull_to_center(
         _replicas.check_num_replicas(params, num_replicas, **where._asdict())
         measure = functools.partial(_measure, params, extra_args, where, mask)
         gamma_t, gamma_state = scoping.step(state.gamma_state, measure, extra_args)
-        eta_t = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        eta_t = at_step(learning_rate, state.count)
         # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
         is_infinite = jnp.isinf(gamma_t)
         exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)
