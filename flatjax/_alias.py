@@ -67,8 +67,8 @@ def replicated_sgd(
       >>> flatjax.replica_center(params, replica_axis=0).round(2)
       Array([1.], dtype=float32)
     """
-    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
-    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
+    learning_rate = _checks.check_schedule("learning_rate", learning_rate)
+    weight_decay = _checks.check_schedule("weight_decay", weight_decay)
     _checks.check_flag("decoupled", decoupled)
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     where |= {"period": period, "mask": mask, "num_replicas": num_replicas}
@@ -156,8 +156,8 @@ def esgd(
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
-    outer_learning_rate = _checks.check_scalar("outer_learning_rate", outer_learning_rate)
-    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
+    outer_learning_rate = _checks.check_schedule("outer_learning_rate", outer_learning_rate)
+    weight_decay = _checks.check_schedule("weight_decay", weight_decay)
     return entropy_sgd(
         optax.sgd(
             outer_learning_rate,
@@ -261,8 +261,8 @@ def parle(
       >>> flatjax.replica_center(anchors, replica_axis=0).round(2)
       Array([1.], dtype=float32)
     """
-    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
-    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
+    learning_rate = _checks.check_schedule("learning_rate", learning_rate)
+    weight_decay = _checks.check_schedule("weight_decay", weight_decay)
     _checks.check_count("inner_steps", inner_steps)
     outer_learning_rate = learning_rate
     if callable(learning_rate):

@@ -110,7 +110,7 @@ def couple_replicas(
       Array([[-0.1],
              [ 0.1]], dtype=float32)
     """
-    gamma = _checks.check_scalar("gamma", gamma)
+    gamma = _checks.check_schedule("gamma", gamma)
     _checks.check_flag("delayed", delayed)
     coupling = Coupling(
         axis_name, replica_axis, period, offset, mask, communication_dtype, num_replicas

@@ -168,8 +168,8 @@ def entropy_sgd(
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
-    gamma = _checks.check_scalar("gamma", gamma)
-    inner_learning_rate = _checks.check_scalar("inner_learning_rate", inner_learning_rate)
+    gamma = _checks.check_schedule("gamma", gamma)
+    inner_learning_rate = _checks.check_schedule("inner_learning_rate", inner_learning_rate)
     averaging_decay = _checks.check_scalar(
         "averaging_decay", averaging_decay, maximum=1.0, exclusive_maximum=True
     )

@@ -13,7 +13,7 @@ from flatjax import _checks, schedules
 from flatjax._coupling import Coupling
 from flatjax._masks import Mask, map_masked, of_weights
 from flatjax._outer import pull_to_outer_center
-from flatjax._schedules import as_scoping
+from flatjax._schedules import as_scoping, at_step
 
 
 class PullToCenterState(NamedTuple):
@@ -102,8 +102,8 @@ def pull_to_center(
       Array([[1.],
              [1.]], dtype=float32)
     """
-    gamma = _checks.check_scalar("gamma", gamma, finite=False)
-    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
+    gamma = _checks.check_schedule("gamma", gamma, finite=False)
+    learning_rate = _checks.check_schedule("learning_rate", learning_rate)
     _checks.check_flag("overlapped", overlapped)
     coupling = Coupling(
         axis_name, replica_axis, period, offset, mask, communication_dtype, num_replicas
@@ -112,7 +112,7 @@ def pull_to_center(
 
     def contraction(count, gamma_t):
         """e^{-K eta gamma} - 1."""
-        eta_t = learning_rate(count) if callable(learning_rate) else learning_rate
+        eta_t = at_step(learning_rate, count)
         # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
         is_infinite = jnp.isinf(gamma_t)
         exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)

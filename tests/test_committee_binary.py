@@ -101,6 +101,17 @@ def count(x, y, num_units):
     return total
 
 
+def test_random_committees_converge_only_where_there_are_any():
+    """Of 15 weights, which are not counted."""
+    outcomes = []
+    for seed in range(12):
+        x, y = random_data(seed, 5, 10, gaussian=True)
+        found = binary_entropy(x, y, jax.random.key(seed), num_units=3)
+        outcomes.append((bool(found.converged), count(np.asarray(x), np.asarray(y), 3) > 0))
+    assert (True, False) not in outcomes
+    assert {(True, True), (False, False)} <= set(outcomes)
+
+
 @pytest.mark.parametrize(
     ("num_inputs", "num_patterns", "num_units"),
     [(1, 3, 1), (2, 3, 1), (6, 4, 1), (9, 40, 1), (12, 5, 1), (4, 5, 3)],

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from test_committee_amp import contradictory, degenerate, instance, log_fraction
+from test_committee_amp import degenerate, instance, log_fraction
+from test_committee_existence import contradictory
 
 from flatjax.committee._amp import amp
 from flatjax.committee._expectation_propagation import expectation_propagation

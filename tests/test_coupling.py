@@ -1,7 +1,6 @@
-"""Both couplings: their special cases, their stability, when they communicate, bad input."""
+"""Both couplings: special cases, stability, automatic gamma, bad input."""
 
 import functools
-import re
 
 import chex
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flatjax
@@ -25,6 +23,8 @@ center = functools.partial(flatjax.replica_center, replica_axis=0, keepdims=True
 distance = functools.partial(flatjax.replica_distance, replica_axis=0)
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 assert_equal = chex.assert_trees_all_equal
+MESH = flatjax.replica_mesh(4, jax.devices()[:4])
+balanced = flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, 10))
 
 
 def gradient(params):
@@ -188,68 +188,6 @@ def test_stability_limits_of_the_force(momentum, nesterov, limit):
 def test_the_pull_is_always_stable(momentum, nesterov, limit, rate):
     del limit
     assert final_distance(rate, momentum, nesterov, decoupled=True) < 1e-10
-
-
-# ------------------------------------------------------------------------------ communication
-
-MESH = flatjax.replica_mesh(4, jax.devices()[:4])
-COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
-
-
-def compiled(tx, placement, **extra_args):
-    """The program of an update, one replica on each of four devices."""
-    state = jax.eval_shape(tx.init, STACK)
-    specs = jax.tree.map(lambda leaf: P("replica") if leaf.ndim else P(), (STACK, state))
-
-    def step(params, state):
-        return tx.update(jax.tree.map(jnp.tanh, params), state, params, **extra_args)
-
-    if placement == "shard_map":
-        step = jax.shard_map(step, mesh=MESH, in_specs=specs, out_specs=specs)
-    shardings = jax.tree.map(lambda spec: NamedSharding(MESH, spec), specs)
-    step = jax.jit(step, in_shardings=shardings, out_shardings=shardings)
-    return step.lower(STACK, state).compile().as_text()
-
-
-def where_it_communicates(program):
-    """Names of the computations with a collective: of branches of a conditional, and of others."""
-    computations = re.findall(r"^(?:ENTRY )?%(\S+) [^\n]*\{\n(.*?)^\}", program, re.M | re.S)
-    talking = {name for name, body in computations if re.search(COLLECTIVE, body)}
-    branches = re.findall(r"(?:branch_computations=\{|\w+_computation=)([^}\n]*)", program)
-    branches = set(re.findall(r"%([\w.\-]+)", " ".join(branches)))
-    return talking & branches, talking - branches
-
-
-balanced = flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, 10))
-SELDOM = {
-    "couple_replicas": functools.partial(flatjax.couple_replicas, 1.0, period=3),
-    "pull_to_center": functools.partial(flatjax.pull_to_center, 1.0, 0.1, period=3),
-    "delayed": functools.partial(flatjax.couple_replicas, 1.0, period=3, delayed=True),
-    "int8": functools.partial(
-        flatjax.pull_to_center, 1.0, 0.1, period=3, communication_dtype="int8"
-    ),
-    "automatic_gamma": functools.partial(flatjax.couple_replicas, balanced, period=3),
-    "parle": functools.partial(flatjax.parle, 0.1, 1.0, 1.0, noise_scale=0.0),
-}
-PLACES = {"shard_map": {"axis_name": "replica"}, "jit": {"replica_axis": 0}}
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", SELDOM)
-def test_devices_communicate_at_coupled_steps_only(name, place):
-    program = compiled(SELDOM[name](**PLACES[place]), place, value=1.0)
-    in_branches, elsewhere = where_it_communicates(program)
-    assert in_branches
-    assert not elsewhere
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_devices_communicate_at_each_step_without_a_period(place):
-    in_branches, elsewhere = where_it_communicates(
-        compiled(flatjax.couple_replicas(1.0, **PLACES[place]), place)
-    )
-    assert elsewhere
-    assert not in_branches
 
 
 # ------------------------------------------------------------------------------ automatic gamma

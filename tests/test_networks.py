@@ -1,6 +1,7 @@
 """Networks of a configuration: options, modules of the user's own, parts of a batch."""
 
 import dataclasses
+import functools
 
 import chex
 import flax.linen as nn
@@ -130,6 +131,32 @@ def test_a_network_with_another_number_of_classes_is_refused():
 )
 def test_options_are_python_literals_or_text(option, value):
     assert parse_option(option)[1] == value
+
+
+def test_gradients_of_parts_are_added_in_float32():
+    """And rounded once, to the half precision of the parameters."""
+    task = Trainer(dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=4)).task
+    to_half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+    params = to_half(task.init(jax.random.key(0))["params"])
+    order = jnp.arange(40).reshape(1, 40)
+    batch = task.batch(task.device_train, order, jax.random.key(0))
+    batch = jax.tree.map(lambda leaf: leaf[0], batch)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:]), batch)
+    gradient = lambda i: jax.grad(task.loss, has_aux=True)(
+        params, {}, jax.tree.map(lambda leaf: leaf[i], parts)
+    )[0]
+    total = sum_of([jax.tree.map(jnp.float32, gradient(i)) for i in range(4)])
+    found = task.value_and_grad(params, {}, batch)[1]
+    expected = to_half(jax.tree.map(lambda leaf: leaf / 4, total))
+    near = lambda a, b: np.testing.assert_allclose(
+        np.float32(a), np.float32(b), rtol=2**-8, atol=1e-6
+    )
+    jax.tree.map(near, found, expected)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(found))
+
+
+def sum_of(trees):
+    return functools.reduce(functools.partial(jax.tree.map, jnp.add), trees)
 
 
 def test_parts_of_a_batch_make_the_gradient_of_the_whole():

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,6 +167,27 @@ def test_directories_of_earlier_versions_are_continued(trainer, finished, run):
     assert resume(trainer, run) == good  # complete
     old_again = run / "metrics.jsonl"
     assert len(store.read_lines(old_again)) == 4
+
+
+def test_keys_inside_sam_that_were_arrays_are_continued(tmp_path):
+    """As checkpoints of earlier versions hold them."""
+    options = {"algorithm": "esam", "gamma": 0.3, "epochs": 10}
+    trainer, path = Trainer(dataclasses.replace(CONFIG, **options)), tmp_path / "run"
+    state = arrays_of(trainer.init_state(3))
+    inside = state["opt_state"].opt_state
+    saved = inside._replace(key=jnp.stack(inside.key))
+    before = state | {"opt_state": state["opt_state"]._replace(opt_state=saved)}
+    run = RunDirectory(path, trainer.config, trainer.task.fingerprint)
+    with run.claimed():
+        run.save(0, before, np.zeros((0, 1)), [])
+    about = path / "checkpoints" / "0" / "about"
+    about.rename(about.with_name("losses"))
+    about.with_name("losses").joinpath("metadata").write_text('{"losses": []}')
+    (path / "metrics.jsonl").write_text('{"step": 0}\n')
+    unsealed = store.read_json(path / "config.json")
+    (path / "config.json").write_text(json.dumps(unsealed))
+    found = RunDirectory(path, trainer.config, trainer.task.fingerprint).restore(state)
+    chex.assert_trees_all_equal(found.state, state)
 
 
 def test_old_histories_that_are_missing_are_named(trainer, run):

@@ -167,7 +167,8 @@ class RunDirectory:
             state = ocp.args.StandardRestore(_as_earlier_versions_saved(state.item))
             items = ocp.args.Composite(state=state, losses=ocp.args.JsonRestore())
             found = manager.restore(step, args=items)
-            restored = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(found["state"]))
+            leaves = jax.tree.leaves(_as_now(found["state"]))
+            restored = jax.tree.unflatten(jax.tree.structure(like), leaves)
             return Saved(restored, found["losses"]["losses"], self._old_history(step))
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         about = store.unsealed(about["about"], f"{path / 'about'}")
@@ -252,7 +253,30 @@ def read_config(path: pathlib.Path) -> TrainConfig:
 
 
 def _as_earlier_versions_saved(state: Any) -> Any:
-    """The same arrays in the containers of runs without digests: one state of both couplings."""
-    is_pull = lambda node: isinstance(node, flatjax.PullToCenterState)
-    rename = lambda node: flatjax.CoupleReplicasState(*node, ()) if is_pull(node) else node
-    return jax.tree.map(rename, state, is_leaf=is_pull)
+    """Specs of the same numbers in the containers of runs without digests.
+
+    Both couplings had one state, and the numbers of a key inside SAM were an array.
+    """
+
+    def rename(node):
+        if isinstance(node, flatjax.PullToCenterState):
+            return flatjax.CoupleReplicasState(*node, ())
+        if isinstance(node, flatjax.EntropySGDState) and isinstance(node.key, tuple):
+            return node._replace(key=node.key[0].update(shape=(len(node.key),)))
+        return node
+
+    return jax.tree.map(rename, state, is_leaf=_is_renamed)
+
+
+def _as_now(state: Any) -> Any:
+    """Such arrays of the numbers of a key as the scalars that they are now."""
+
+    def split(node):
+        is_array = isinstance(node, flatjax.EntropySGDState) and np.ndim(node.key) == 1
+        return node._replace(key=tuple(node.key)) if is_array else node
+
+    return jax.tree.map(split, state, is_leaf=_is_renamed)
+
+
+def _is_renamed(node):
+    return isinstance(node, flatjax.PullToCenterState | flatjax.EntropySGDState)

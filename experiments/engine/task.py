@@ -106,11 +106,14 @@ class Task:
             (value, stats), grads = gradient(params, stats, part)
             return (stats, jax.tree.map(jnp.add, total, grads)), value
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        # In half precision, the sum would be rounded with every part.
+        wide = lambda w: jnp.zeros_like(w, jnp.promote_types(w.dtype, jnp.float32))
+        zeros = jax.tree.map(wide, params)
         # XLA's own convolutions are about ten times slower on a CPU inside a loop than outside.
         unroll = parts if jax.default_backend() == "cpu" else 1
         (stats, total), values = jax.lax.scan(add, (batch_stats, zeros), batches, unroll=unroll)
-        return (values.mean(), stats), jax.tree.map(lambda leaf: leaf / parts, total)
+        mean = lambda g, w: (g / parts).astype(w.dtype)
+        return (values.mean(), stats), jax.tree.map(mean, total, params)
 
     # --- evaluation -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Sequence
 
@@ -143,6 +144,11 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
     return Split(split.image[chosen], is_class[chosen].argmax(axis=1).astype(np.int32))
 
 
+def _check_seed(seed: int) -> int:
+    """Returns the seed; raises unless NumPy takes it."""
+    return check_count("seed", seed, minimum=0, maximum=math.inf)
+
+
 def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split, Split]:
     """Sets a stratified validation set aside.
 
@@ -175,7 +181,7 @@ def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split,
             f"size must set aside at least 1 and at most {len(split) - 1} of {len(split)} "
             f"examples, got {size!r}"
         )
-    rng = np.random.default_rng(check_count("seed", seed, minimum=0))
+    rng = np.random.default_rng(_check_seed(seed))
     validation = np.zeros(len(split), bool)
     for class_label, class_count in enumerate(stratified_counts(split.label, int(count))):
         members = np.flatnonzero(split.label == class_label)
@@ -209,9 +215,7 @@ def subset(split: Split, count: int, seed: int) -> Split:
     count = check_count("count", count, minimum=1)
     if count > len(split):
         raise ValueError(f"count must be at most {len(split)}, got {count}")
-    chosen = np.random.default_rng(check_count("seed", seed, minimum=0)).permutation(len(split))[
-        :count
-    ]
+    chosen = np.random.default_rng(_check_seed(seed)).permutation(len(split))[:count]
     return split[np.sort(chosen)]
 
 
@@ -246,7 +250,7 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
     check_number("fraction", fraction, minimum=0, maximum=1)
     check_count("num_classes", num_classes, minimum=2)
     _check_labels("split", split, num_classes)
-    rng = np.random.default_rng(check_count("seed", seed, minimum=0))
+    rng = np.random.default_rng(_check_seed(seed))
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     label = split.label.copy()
     # A shift by 1 to C - 1 modulo C reaches each other class once, and never the class itself.
