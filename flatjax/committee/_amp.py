@@ -76,7 +76,10 @@ def amp(
 
     *Few inputs.* Count the weights, by `direct_log_fraction`, where N is small: of samples with
     N = 5 and P = 6 Phi was off by up to 0.1, and at the overlap 0.8 by up to 0.8 where the share
-    was one in a thousand. Units have the norm and the overlap only on average.
+    was one in a thousand. Units have the norm and the overlap only on average. Of several units
+    the iteration also converges where there are no error-free weights: of 15 random labels of 8
+    patterns of 2 inputs 12 had none, and Phi was -1.4. Draws tell, where the share is large enough
+    to be seen; see `Marginals.converged`.
 
     *Cost.* Four matrix products, 8 P N K operations an iteration for each point, and the channel:
     1.5 ms for P = 500, N = 784, K = 9 on two cores, 21 ms for P = 5000. 32 P N bytes of memory, and
