@@ -102,11 +102,11 @@ COLUMNS = {
     "jit_of_sharded": Placement(STACKED, stacked_gradient, automatic),
 }
 ROWS = {
-    "replicated_sgd": replicated_sgd(weight_decay=0.01, **NESTEROV),
-    "every_third": replicated_sgd(weight_decay=0.01, period=3, **NESTEROV),
-    "decoupled_every_third": replicated_sgd(
-        weight_decay=0.01, period=3, decoupled=True, **NESTEROV
+    "in_gradient": replicated_sgd(weight_decay=0.01, decoupled=False, **NESTEROV),
+    "in_gradient_every_third": replicated_sgd(
+        weight_decay=0.01, period=3, decoupled=False, **NESTEROV
     ),
+    "every_third": replicated_sgd(weight_decay=0.01, period=3, **NESTEROV),
     "esgd": esgd(**ENTROPIC),
     "parle": parle(**ENTROPIC),
 }
