@@ -65,7 +65,7 @@ def held(path: pathlib.Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 os.utime(path)
 
-    heart = threading.Thread(target=beat, daemon=True)
+    heart = threading.Thread(target=beat, name=f"heart of {path}", daemon=True)
     heart.start()
     try:
         yield
