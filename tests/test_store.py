@@ -1,12 +1,15 @@
 """The store: what it writes it recognises, and what was not written so it refuses."""
 
+import errno
 import json
+import os
 import random
 
 import pytest
 
+import flatjax
 from experiments import faults
-from experiments.report import lock, store
+from experiments.report import lock, provenance, store
 
 RECORD = {"settings": {"learning_rate": 0.1}, "runs": [{"seed": 0, "error": 12.5}, {"seed": 1}]}
 IDENTITY = {"config": {"epochs": 3, "seed": 0}, "seeds": (0, 1)}
@@ -97,6 +100,55 @@ def test_cached_values_know_what_they_belong_to(tmp_path):
     path.write_text(json.dumps([1, 2]))  # as before November 2026
     with pytest.raises(store.DamagedFileError, match=r"experiments\.convert"):
         store.cached(path, IDENTITY, lambda: None)
+
+
+@pytest.mark.parametrize("found", [{}, {"revision": 1}], ids=["old", "first"])
+def test_values_of_another_revision_are_refused(found, tmp_path):
+    path = tmp_path / "tuning.json"
+    store.cached(path, {"seed": 0} | found, lambda: 1)
+    assert store.read_cached(path, {"seed": 0, "revision": 1}) == 1
+    message = r"revision: wanted 2, found 1. The revision counts .*provenance\.py"
+    with pytest.raises(store.OtherIdentityError, match=message):
+        store.read_cached(path, {"seed": 0, "revision": 2})
+
+
+def test_records_say_what_made_them(tmp_path):
+    made_by = provenance.made_by()
+    assert made_by["flatjax"] == flatjax.__version__
+    path = tmp_path / "found.json"
+    store.write_json(path, RECORD)
+    assert json.loads(path.read_text())["made_by"] == made_by
+    assert store.read_json(path) == RECORD
+    store.write_json(path, RECORD | {store.MADE_BY: None})  # an old one, converted
+    assert json.loads(path.read_text())["made_by"] is None
+    lines = tmp_path / "records.jsonl"
+    store.append_line(lines, store.signed(RECORD))
+    assert json.loads(lines.read_text())["made_by"] == made_by
+    assert store.read_lines(lines) == [RECORD]
+
+
+def test_the_commit_is_that_of_the_program(monkeypatch, tmp_path):
+    """Not of the repository that the user stands in; none where there is no git."""
+    here = provenance._commit.__wrapped__()
+    monkeypatch.chdir(tmp_path)
+    assert provenance._commit.__wrapped__() == here
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._commit.__wrapped__() is None
+
+
+def test_a_failed_append_leaves_the_lines(monkeypatch, tmp_path):
+    path = tmp_path / "records.jsonl"
+    store.append_line(path, RECORD)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*records\.jsonl'"):
+            store.append_line(path, RECORD)
+    store.append_line(path, RECORD)
+    assert store.read_lines(path) == [RECORD, RECORD]
 
 
 def test_recorded_results_carry_digests():

@@ -14,8 +14,12 @@ Directories without digests, of earlier versions, are read and continued as they
 """
 
 import contextlib
+import errno
+import io
+import logging
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -142,7 +146,7 @@ class RunDirectory:
         Raises:
           lock.InUseError: another process has taken over the directory.
         """
-        self._raise_together(lambda: lock.check(self.path / "checkpoints"))
+        self._raise_together(lambda: self._check_can_save(state))
         about = self._identity | {
             "step": step,
             "state": fingerprints.of_arrays(state),
@@ -153,8 +157,16 @@ class RunDirectory:
             state=ocp.args.StandardSave(state),
             about=ocp.args.JsonSave(store.sealed(store.signed(about))),
         )
-        with self._manager() as manager:
+        with _quiet(), self._manager() as manager:
             manager.save(step, args=items)
+
+    def _check_can_save(self, state):
+        """Refuses to begin a checkpoint that could not be ended: orbax would leave half of one."""
+        lock.check(self.path / "checkpoints")
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**17
+        if (free := shutil.disk_usage(self.path).free) < needed:
+            problem = f"{os.strerror(errno.ENOSPC)} ({needed} bytes are needed, {free} are free)"
+            raise OSError(errno.ENOSPC, problem, str(self.path / "checkpoints"))
 
     def restore(self, like: Any) -> Saved | None:
         """The newest checkpoint, with structure, shapes, dtypes and shardings of `like`.
@@ -167,7 +179,7 @@ class RunDirectory:
         """
         if not (self.path / "checkpoints").exists():
             return None
-        with self._manager() as manager:
+        with _quiet(), self._manager() as manager:
             step = manager.latest_step()
             if step is None:
                 return None
@@ -243,6 +255,19 @@ class RunDirectory:
             raise store.DamagedFileError(f"{path} is damaged: it holds no result. Delete it.")
         self._check_identity({"revision": 1} | result, of="/result.json")
         return {name: value for name, value in result.items() if name not in ("data", "revision")}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the log and the tracebacks of orbax's threads off the screen: one error is raised."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def read_result(directory: pathlib.Path) -> dict[str, Any] | None:

@@ -1,8 +1,10 @@
 """Writes whole files: after a crash or on a full disk, the old file or the new one is there."""
 
+import contextlib
 import glob
 import os
 import pathlib
+from collections.abc import Iterator
 
 from experiments.report import lock
 
@@ -17,7 +19,7 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
     _remove_leftovers(path.parent, beginning)
     temporary = path.with_name(f"{beginning}{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -25,6 +27,17 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Lets errors of writing name the file: those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -43,7 +56,7 @@ def append_bytes(path: pathlib.Path, content: bytes) -> None:
       lock.InUseError: another process has taken over a lock of this one.
     """
     lock.check(path)
-    with path.open("ab", buffering=0) as file:
+    with _named(path), path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
             while content:

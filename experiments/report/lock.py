@@ -130,8 +130,9 @@ def _take(path):
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(json.dumps(me) + "\n")
-        except OSError:  # a full disk: a lock that names nobody would keep everybody out
+        except OSError as error:  # a full disk: a lock that names nobody would keep everybody out
             path.unlink(missing_ok=True)
+            error.filename = str(path)
             raise
     finally:
         os.close(directory)
