@@ -136,7 +136,7 @@ def test_runs_of_another_revision_are_measured_but_not_continued(
     assert resume(trainer, run) == without_seconds(finished[1])
     assert "revision" not in finished[1]
     monkeypatch.setattr(provenance, "TRAINING", provenance.TRAINING + 1)
-    message = r"revision: wanted 2, found 1\). .*provenance\.py"
+    message = r"revision: wanted 2, found 1\. .*provenance\.py\)"
     with pytest.raises(ValueError, match=f"result.json holds .*{message}"):
         train(trainer, directory=run, progress=False)
     (run / "result.json").unlink()

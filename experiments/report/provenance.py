@@ -20,7 +20,7 @@ SIMULATIONS = 1  # points of the Gaussian mixture and of binary weights
 
 EXPLANATION = (
     "The revision counts the changes of the program that change numbers: "
-    "experiments/report/provenance.py."
+    "experiments/report/provenance.py"
 )
 _ROOT = pathlib.Path(__file__).parents[2]
 
