@@ -57,7 +57,7 @@ def start(directory, checkpoint_seconds, launcher, config=CONFIG):
     coordinator = processes.free_address()
     started = []
     for i in range(2):
-        with open(directory / f"{i}.txt", "w") as output:
+        with open(directory / f"{i}.txt", "w", encoding="utf-8") as output:
             command = [sys.executable, "-m", "experiments", "train", *arguments]
             options, variables = launcher(i, coordinator)
             started.append(

@@ -182,7 +182,7 @@ def _namespace() -> str | None:
 def _born(pid: int) -> str | None:
     """When a process was started, in ticks since the machine was: numbers are used again."""
     try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     return text.rpartition(")")[2].split()[19]
