@@ -235,8 +235,8 @@ def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:
     if "train" not in splits or test not in splits:
         again = "" if splits else ". Its dataset_info.json is missing: delete the folder"
         raise ValueError(
-            f"{name}: expected splits train and test (or validation) in {builder.data_path}, "
-            f"got {splits}{again}"
+            f"{name}: expected splits train and test (or validation), got {splits} "
+            f"in {builder.data_path}{again}"
         )
     try:
         return Dataset(
