@@ -172,9 +172,10 @@ class _Files:
 
         Otherwise a damaged name in the list would hide an image.
         """
-        for info in self._zip.infolist() if self._zip is not None else ():
+        archive = self._zip
+        for info in archive.infolist() if archive is not None else ():
             try:
-                self._zip.open(info).close()
+                archive.open(info).close()
             except _UNREADABLE as error:
                 raise self.error(f"damaged ({error})", info.filename) from error
 
