@@ -60,7 +60,7 @@ def resume(trainer, run, **options):
 
 
 def test_flips_in_what_is_read_are_detected_or_harmless(trainer, finished, run):
-    """Of files that Python reads; `python -m experiments.faults damage` flips all, in processes."""
+    """Of files that Python reads; `python -m experiments.damage` flips all."""
     good = without_seconds(finished[1])
     draw, counts = random.Random(0), {"detected": 0, "harmless": 0}
     paths = [run / "result.json", run / "config.json", run / "metrics.jsonl"]
