@@ -226,7 +226,7 @@ def load_run(
         )
     trainer = Trainer(config)
     state = trainer.init_state(config.seed)
-    files = RunDirectory(directory, config, trainer.task.fingerprint)
+    files = RunDirectory(directory, config, trainer.task.fingerprint, of_any_revision=True)
     saved = files.restore(arrays_of(state))
     if saved is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet.")

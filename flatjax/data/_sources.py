@@ -233,7 +233,11 @@ def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:
     splits = list(builder.info.splits)
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
-        raise ValueError(f"{name}: expected splits train and test (or validation), got {splits}")
+        again = "" if splits else ". Its dataset_info.json is missing: delete the folder"
+        raise ValueError(
+            f"{name}: expected splits train and test (or validation), got {splits} "
+            f"in {builder.data_path}{again}"
+        )
     try:
         return Dataset(
             name,
@@ -264,13 +268,18 @@ def _verified(dataset: Dataset, folder: Any, origin: dict[str, Any] | None) -> D
             known = origin if origin and origin.pop("is_new") else None
             text = json.dumps({"origin": known} | found)
             temporary = path.with_name(f"flatjax.json.{os.getpid()}")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return dataset
     again = f"Delete {path.parent} to prepare it again"
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         before = recorded.pop("origin")
+        if before is not None and before.keys() != {"path", "files"}:
+            raise ValueError("the origin must have a path and files")
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: damaged ({error}). {again}") from error
     if recorded != found:
