@@ -172,10 +172,11 @@ class _Files:
 
         Otherwise a damaged name in the list would hide an image.
         """
-        archive = self._zip
-        for info in archive.infolist() if archive is not None else ():
+        if self._zip is None:
+            return
+        for info in self._zip.infolist():
             try:
-                archive.open(info).close()
+                self._zip.open(info).close()
             except _UNREADABLE as error:
                 raise self.error(f"damaged ({error})", info.filename) from error
 
