@@ -6,6 +6,8 @@ config.json     the configuration; a directory belongs to one
 metrics.jsonl   one line for each epoch, for people and plots
 checkpoints/    the last states, by orbax; "about" in each holds the configuration, the data's
                 fingerprint, the history, the losses of the epoch so far and the state's digest
+model/          the final model, for `flatjax.models.load`, with the configuration and the data's
+                fingerprint
 result.json     written last: a run that has one is complete
 run.lock        while a process trains there
 
@@ -26,6 +28,7 @@ import flatjax
 from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
 from experiments.report import lock, store
+from flatjax import models
 
 
 class Saved(NamedTuple):
@@ -182,6 +185,36 @@ class RunDirectory:
                 f"its values are damaged (digest {found}, {about['state']} was saved)"
             )
         return Saved(restored, about["losses"], about["history"])
+
+    # --- the final model ------------------------------------------------------------------------
+
+    def write_model(self, params: Any, batch_stats: Any, **description: Any) -> None:
+        """Writes the final model.
+
+        Args:
+          params: its parameters.
+          batch_stats: its batch statistics, if it has any.
+          **description: of the network; see `flatjax.models.save`.
+        """
+        if processes.is_main():
+            state = {"batch_stats": batch_stats}
+            path = self.path / "model"
+            models.save(path, params, state, about=self._identity, **description)
+
+    def read_model(self, *, trust: bool = False) -> tuple[Any, Any] | None:
+        """Parameters and batch statistics of the final model; None if the run has none.
+
+        Args:
+          trust: import the module that the model names, if it is not one of flatjax.
+
+        Raises:
+          ValueError: a file is damaged, belongs to another run, or a module is not trusted.
+        """
+        if not (self.path / "model").exists():
+            return None
+        predict, params, state = models.load(self.path / "model", trust=trust)
+        self._check_identity(dict(predict.about), of="/model")
+        return params, state.get("batch_stats", {})
 
     # --- metrics and result ---------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ import optax
 import flatjax
 from experiments.engine import fingerprints
 from experiments.engine.config import TrainConfig
-from experiments.engine.networks import Network, make_network
 from flatjax import data, flatness
+from flatjax.models._network import Network, make_network
 
 STATISTICS_BATCHES = 20
 
@@ -30,6 +30,7 @@ class Task:
       held_out: what models are evaluated on.
       normalization: of the images, measured on the training images.
       augment: random change of a batch of uint8 images, (key, images) -> images; or None.
+      class_names: names of the classes, if they have any.
     """
 
     config: TrainConfig
@@ -38,12 +39,27 @@ class Task:
     held_out: data.Split
     normalization: data.Normalization
     augment: Callable[[chex.PRNGKey, jax.Array], jax.Array] | None
+    class_names: tuple[str, ...] | None = None
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the data of a run: numbers of examples and digests, as JSON holds it."""
         splits = {"train": self.train, "held_out": self.held_out}
         return {name: fingerprints.of_split(split) for name, split in splits.items()}
+
+    def description(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, Any]:
+        """What `flatjax.models.save` wants to know of a model of this task."""
+        image_shape = self.train.image.shape[1:]
+        batch = {"image": jnp.zeros((1, *image_shape))}
+        logits = jax.eval_shape(self.logits, params, batch_stats, batch)
+        return {
+            "model": self.config.model,
+            "options": self.config.model_options,
+            "num_classes": logits.shape[-1],
+            "image_shape": image_shape,
+            "normalization": self.normalization,
+            "class_names": self.class_names,
+        }
 
     # --- training -------------------------------------------------------------------------------
 
@@ -265,6 +281,7 @@ def make_task(config: TrainConfig) -> Task:
         held_out=held_out,
         normalization=data.Normalization.from_images(train.image),
         augment=_augmentation(config.augment, side=shape[0]),
+        class_names=_load(config.dataset).class_names,
     )
 
 

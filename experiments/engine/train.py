@@ -5,8 +5,9 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import numpy as np
 import tqdm
@@ -15,9 +16,10 @@ import flatjax
 from experiments.engine import evaluate, interruption, loggers, processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
-from experiments.engine.networks import foreign_module
 from experiments.engine.run_directory import RunDirectory, read_config
+from experiments.engine.task import Task, make_task
 from experiments.engine.trainer import Trainer, arrays_of
+from flatjax.models._network import foreign_module
 
 
 def train(
@@ -106,7 +108,11 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str,
                 run.save()
                 if signum:
                     raise interruption.Interrupted(signum, files.path)
-    return evaluate.final_result(trainer, run.config, run.state, run.history)
+    model = evaluate.final_model(trainer, run.state)
+    result = evaluate.final_result(trainer, run.config, run.state, run.history, model)
+    if files is not None:
+        files.write_model(*model, **trainer.task.description(model[0], model[1]))
+    return result
 
 
 class _Run:
@@ -213,6 +219,48 @@ def load_run(
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: a file is damaged, or a module would have to be imported that is not trusted.
     """
+    config = _trusted_config(directory, trust)
+    trainer = Trainer(config)
+    state = trainer.init_state(config.seed)
+    files = RunDirectory(directory, config, trainer.task.fingerprint)
+    saved = files.restore(arrays_of(state))
+    if saved is None:
+        raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
+    return trainer, dataclasses.replace(state, **saved.state), config
+
+
+class FinalModel(NamedTuple):
+    """The final model of a saved run.
+
+    Attributes:
+      config: configuration of the run.
+      task: what it was trained on.
+      params: parameters of the model.
+      batch_stats: its batch statistics; empty without batch norm.
+    """
+
+    config: TrainConfig
+    task: Task
+    params: chex.ArrayTree
+    batch_stats: chex.ArrayTree
+
+
+def load_final_model(directory: pathlib.Path, *, trust: bool = False) -> FinalModel:
+    """The model in the directory of a run; of an incomplete run, that of its newest checkpoint.
+
+    Arguments and errors are those of `load_run`.
+    """
+    config = _trusted_config(directory, trust)
+    task = make_task(config)
+    model = RunDirectory(directory, config, task.fingerprint).read_model(trust=trust)
+    if model is None:
+        trainer, state, _ = load_run(directory, trust=trust)
+        task, model = trainer.task, evaluate.final_model(trainer, state)
+    return FinalModel(config, task, *model)
+
+
+def _trusted_config(directory, trust) -> TrainConfig:
+    """The configuration of a run, if no module has to be imported that is not trusted."""
     if not (directory / "config.json").exists():
         raise FileNotFoundError(
             f"{directory} holds no run (no config.json): give a directory that "
@@ -224,10 +272,4 @@ def load_run(
             f"{directory}: the run's model {config.model} is not one of flatjax: to load it, the "
             f"module {module} would be imported and run. If you trust it, pass --trust."
         )
-    trainer = Trainer(config)
-    state = trainer.init_state(config.seed)
-    files = RunDirectory(directory, config, trainer.task.fingerprint)
-    saved = files.restore(arrays_of(state))
-    if saved is None:
-        raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
-    return trainer, dataclasses.replace(state, **saved.state), config
+    return config

@@ -7,6 +7,7 @@ what is evaluated into batches of one shape. `enlarge` gives small images the sh
 TensorFlow Datasets is imported only when a data set is loaded that needs it.
 """
 
+from flatjax._normalization import Normalization
 from flatjax.data._arrays import from_arrays
 from flatjax.data._augment import compose, cutout, random_crop, random_flip
 from flatjax.data._autoaugment import autoaugment
@@ -21,7 +22,6 @@ from flatjax.data._dataset import (
 )
 from flatjax.data._enlarge import enlarge
 from flatjax.data._folder import from_folder
-from flatjax.data._normalization import Normalization
 from flatjax.data._sources import load
 
 __all__ = [

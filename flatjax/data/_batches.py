@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax._checks import check_count
+from flatjax._normalization import Normalization
 from flatjax.data._dataset import Split
-from flatjax.data._normalization import Normalization
 
 
 class DeviceSplit(NamedTuple):
