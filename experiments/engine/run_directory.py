@@ -38,11 +38,13 @@ class Saved(NamedTuple):
       state: arrays, as they were saved.
       losses: of the steps of the epoch so far, (steps, y).
       history: the records of the epochs before.
+      position: in the stream of training data, if there is one; see `feed.Feed`.
     """
 
     state: Any
     losses: list[list[float]]
     history: list[dict[str, Any]]
+    position: dict[str, Any] | None = None
 
 
 class RunDirectory:
@@ -123,14 +125,23 @@ class RunDirectory:
         return ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
     def save(
-        self, step: int, state: Any, losses: np.ndarray, history: list[dict[str, Any]]
+        self,
+        step: int,
+        state: Any,
+        losses: np.ndarray,
+        history: list[dict[str, Any]],
+        position: dict[str, Any] | None = None,
     ) -> None:
-        """Saves a pytree of arrays, losses (steps, y) and records; the two newest are kept."""
+        """Saves a pytree of arrays, losses (steps, y), records and the position in a stream.
+
+        The two newest checkpoints are kept.
+        """
         about = self._identity | {
             "step": step,
             "state": fingerprints.of_arrays(state),
             "losses": losses.tolist(),
             "history": history,
+            "position": position,
         }
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(store.sealed(about))
@@ -184,7 +195,7 @@ class RunDirectory:
             raise store.DamagedFileError(
                 f"its values are damaged (digest {found}, {about['state']} was saved)"
             )
-        return Saved(restored, about["losses"], about["history"])
+        return Saved(restored, about["losses"], about["history"], about.get("position"))
 
     # --- the final model ------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 import flatjax
-from experiments.engine import evaluate, interruption, loggers, processes
+from experiments.engine import datasets, evaluate, interruption, loggers, processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
 from experiments.engine.run_directory import RunDirectory, read_config
@@ -137,6 +137,7 @@ class _Run:
         self.state = trainer.start(config.seed)
         self.history: list[dict[str, Any]] = []
         self.losses = np.zeros((0, config.num_replicas), np.float32)
+        self._feed = trainer.feed()
         if files is not None:
             self._resume(files)
         self.seconds = self.history[-1]["seconds"] if self.history else 0.0
@@ -150,6 +151,8 @@ class _Run:
             self.losses = losses.reshape(-1, self.losses.shape[1])
             self.state = dataclasses.replace(self.state, **saved.state)
             self.history = saved.history
+            if self._feed is not None:
+                self._feed.resume(saved.position)
         files.reset_metrics(self.history)
 
     @property
@@ -163,8 +166,13 @@ class _Run:
         step, trainer = self.step, self.trainer
         epoch_steps = trainer.batches_per_epoch * trainer.algorithm.batch_repeats
         until = min(trainer.total_steps, (step // epoch_steps + 1) * epoch_steps)
+        stop, window = until, None
+        if self._feed is not None:
+            repeats = trainer.algorithm.batch_repeats
+            window = self._feed.window(step // repeats)
+            stop = min(until, repeats * self._feed.end(step // repeats))
         self.state, losses = trainer.train_epoch(
-            self.state, self.config.seed, until - step, bar, pause
+            self.state, self.config.seed, stop - step, bar, pause, window
         )
         self.losses = np.concatenate([self.losses, losses])
         self.seconds += time.perf_counter() - start
@@ -191,7 +199,8 @@ class _Run:
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self.files.save(self.step, arrays_of(self.state), self.losses, self.history)
+        position = None if self._feed is None else self._feed.position
+        self.files.save(self.step, arrays_of(self.state), self.losses, self.history, position)
         self.saved_at = time.perf_counter()
 
 
@@ -267,9 +276,11 @@ def _trusted_config(directory, trust) -> TrainConfig:
             "`python -m experiments train` or `compare` wrote."
         )
     config = read_config(directory / "config.json")
-    if not trust and (module := foreign_module(config.model)) is not None:
-        raise ValueError(
-            f"{directory}: the run's model {config.model} is not one of flatjax: to load it, the "
-            f"module {module} would be imported and run. If you trust it, pass --trust."
-        )
+    for what, name in (("model", config.model), ("dataset", config.dataset)):
+        is_module = what == "model" or datasets.is_function(name)
+        if not trust and is_module and (module := foreign_module(name)) is not None:
+            raise ValueError(
+                f"{directory}: the run's {what} {name} is not one of flatjax: to load it, the "
+                f"module {module} would be imported and run. If you trust it, pass --trust."
+            )
     return config

@@ -2,7 +2,8 @@
 
 `load` gives NumPy arrays, `from_folder` and `from_arrays` those of your own data. `to_device`,
 `epoch_order` and `take_batch` feed a training loop without a host in the loop; `eval_batches` cuts
-what is evaluated into batches of one shape. `enlarge` gives small images the shape of CIFAR's.
+what is evaluated into batches of one shape. `Stream` is for what does not fit into memory.
+`enlarge` gives small images the shape of CIFAR's.
 
 TensorFlow Datasets is imported only when a data set is loaded that needs it.
 """
@@ -23,12 +24,15 @@ from flatjax.data._dataset import (
 from flatjax.data._enlarge import enlarge
 from flatjax.data._folder import from_folder
 from flatjax.data._sources import load
+from flatjax.data._stream import Stream, StreamReader
 
 __all__ = [
     "Dataset",
     "DeviceSplit",
     "Normalization",
     "Split",
+    "Stream",
+    "StreamReader",
     "autoaugment",
     "choose_classes",
     "compose",

@@ -55,9 +55,9 @@ def from_arrays(
       Dataset(name='arrays', train=Split(image=float32(80, 1, 1, 5), label=int32(80,)),
               test=Split(image=float32(20, 1, 1, 5), label=int32(20,)), num_classes=3)
     """
-    first = _split("train", train)
+    first = make_split("train", train)
     if isinstance(test, tuple | list):
-        splits = first, _split("test", test)
+        splits = first, make_split("test", test)
     else:
         splits = split_validation(first, test, seed=0)
     names = None if class_names is None else tuple(map(str, class_names))
@@ -121,7 +121,8 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _split(name: str, pair: Any) -> Split:
+def make_split(name: str, pair: Any) -> Split:
+    """Images and labels as a split, with axes and dtypes as `from_arrays` says."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"{name} must be a pair of images and labels, got {type(pair).__name__}")
     return Split(_image(f"{name} images", pair[0]), _label(f"{name} labels", pair[1]))

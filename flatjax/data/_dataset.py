@@ -111,7 +111,7 @@ class Dataset:
                 f"got {self.train.image.dtype} and {self.test.image.dtype}"
             )
         for name in ("train", "test"):
-            _check_labels(name, getattr(self, name), self.num_classes)
+            check_labels(name, getattr(self, name), self.num_classes)
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"class_names must be {self.num_classes}, one for each class, "
@@ -258,7 +258,7 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
     """
     check_number("fraction", fraction, minimum=0, maximum=1)
     check_count("num_classes", num_classes, minimum=2)
-    _check_labels("split", split, num_classes)
+    check_labels("split", split, num_classes)
     rng = np.random.default_rng(check_count("seed", seed, minimum=0))
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     label = split.label.copy()
@@ -291,7 +291,8 @@ def stratified_counts(label: np.ndarray, count: int) -> np.ndarray:
     return shares
 
 
-def _check_labels(name: str, split: Split, num_classes: int) -> None:
+def check_labels(name: str, split: Split, num_classes: int) -> None:
+    """Refuses labels that are no classes."""
     if split.label.max() >= num_classes:
         raise ValueError(
             f"{name} labels must be below num_classes={num_classes}, "
