@@ -10,7 +10,8 @@ import pytest
 from experiments.__main__ import main
 from experiments.engine import feed
 from experiments.engine.config import TrainConfig
-from experiments.engine.task import make_task
+from experiments.engine.population import Population
+from experiments.engine.task import dataset_fingerprint, make_task
 from experiments.engine.train import _Run, load_final_model, train
 from experiments.engine.trainer import Trainer, arrays_of
 from flatjax import data
@@ -197,3 +198,10 @@ def test_a_data_set_in_memory_by_name():
 def test_what_streams_cannot_do_is_refused(change, error, message):
     with pytest.raises(error, match=message):
         make_task(dataclasses.replace(CONFIG, **change))
+
+
+def test_who_needs_all_examples_in_memory_refuses_a_stream(trainer):
+    with pytest.raises(ValueError, match="dataset must be in memory here"):
+        Population(CONFIG, [trainer.task], ())
+    with pytest.raises(ValueError, match="dataset must be in memory here"):
+        dataset_fingerprint(CONFIG.dataset)

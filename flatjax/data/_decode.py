@@ -57,7 +57,7 @@ def decode_files(
     starts = range(0, len(names), _CHUNK)
     bar = tqdm.tqdm(total=len(names), desc="decoding", delay=_SHOW_PROGRESS_AFTER, disable=None)
     problems: list[str] = []
-    with bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with bar, ThreadPoolExecutor(_num_cores()) as pool:
         for found in pool.map(decode_chunk, starts):
             problems += found
             bar.update(_CHUNK)
@@ -66,6 +66,11 @@ def decode_files(
         shown = "; ".join(problems[:_SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
         raise ValueError(f"{folder}: {len(problems)} of {len(names)} images are refused: {shown}")
     return images
+
+
+def _num_cores() -> int:
+    """The cores that this process may use; all, where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_image(path: Path, size: tuple[int, int], channels: int, resize: bool) -> np.ndarray:

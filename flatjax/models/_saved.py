@@ -125,7 +125,7 @@ def save(
     network = make_network(model, options, num_classes, image_shape)
     arrays = _flat({"params": params, **(state or {})})
     _check_arrays(arrays, network, image_shape, "params and state")
-    folder = Path(path)
+    folder = Path(path).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{os.getpid()}.npz"
     np.savez(temporary, **arrays)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
       ValueError: a file is damaged, or does not belong to the other one; or a module would have to
         be imported that is not trusted. Files are named.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not (folder / DESCRIPTION).exists() and (folder / "model" / DESCRIPTION).exists():
         folder = folder / "model"
     if not (folder / DESCRIPTION).exists():
