@@ -55,7 +55,7 @@ def from_folder(
 
     Images are decoded on all cores. The result is kept in a cache that knows the path, the options,
     and name, size and time of change of each file: where any of them differs, images are decoded
-    again. 60,000 JPEG files of 32x32 pixels take 19 s of CPU time, and 1.2 s from the cache.
+    again. 60,000 JPEG files of 32x32 pixels take 22 s of CPU time, and 0.9 s from the cache.
 
     Args:
       path: the folder.
