@@ -141,8 +141,9 @@ def _parts(root: Path) -> tuple[str, str | None]:
 def _explained(root: Path, test: Any, test_folder: str | None) -> str:
     if test is None:
         return (
-            f"test must say how many of the images in {root} are for testing (0.2, or a number): "
-            f"there is no folder of test images ({', '.join(_TEST_FOLDERS)}) next to a folder train"
+            f"test must say how many of the images in {root} are for testing (test=0.2, or a "
+            f"number; by name folder,test=0.2:{root}): there is no folder of test images "
+            f"({', '.join(_TEST_FOLDERS)}) next to a folder train"
         )
     return f"test must not be given: {root / str(test_folder)} holds test images"
 
