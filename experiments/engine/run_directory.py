@@ -7,6 +7,8 @@ metrics.jsonl   one line for each epoch, for people and plots
 checkpoints/    the last states, by orbax; "about" in each holds the configuration, the data's
                 fingerprint, the program's revision, version and commit, the history, the losses of
                 the epoch so far and the state's digest
+model/          the final model, for `flatjax.models.load`, with the configuration and the data's
+                fingerprint
 result.json     written last: a run that has one is complete
 run.lock        while a process trains there
 
@@ -27,10 +29,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-import flatjax
-from experiments.engine import fingerprints, processes
+from experiments.engine import earlier_versions, fingerprints, processes
 from experiments.engine.config import TrainConfig
 from experiments.report import lock, provenance, store
+from flatjax import models
 
 
 class Saved(NamedTuple):
@@ -40,11 +42,13 @@ class Saved(NamedTuple):
       state: arrays, as they were saved.
       losses: of the steps of the epoch so far, (steps, y).
       history: the records of the epochs before.
+      position: in the stream of training data, if there is one; see `feed.Feed`.
     """
 
     state: Any
     losses: list[list[float]]
     history: list[dict[str, Any]]
+    position: dict[str, Any] | None = None
 
 
 class RunDirectory:
@@ -139,9 +143,16 @@ class RunDirectory:
         return ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
     def save(
-        self, step: int, state: Any, losses: np.ndarray, history: list[dict[str, Any]]
+        self,
+        step: int,
+        state: Any,
+        losses: np.ndarray,
+        history: list[dict[str, Any]],
+        position: dict[str, Any] | None = None,
     ) -> None:
-        """Saves a pytree of arrays, losses (steps, y) and records; the two newest are kept.
+        """Saves a pytree of arrays, losses (steps, y), records and the position in a stream.
+
+        The two newest checkpoints are kept.
 
         Raises:
           lock.InUseError: another process has taken over the directory.
@@ -152,6 +163,7 @@ class RunDirectory:
             "state": fingerprints.of_arrays(state),
             "losses": losses.tolist(),
             "history": history,
+            "position": position,
         }
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -197,10 +209,10 @@ class RunDirectory:
     def _restore(self, manager, step, path, like) -> Saved:
         state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         if not (path / "about").exists() and not self._is_sealed:
-            state = ocp.args.StandardRestore(_as_earlier_versions_saved(state.item))
+            state = ocp.args.StandardRestore(earlier_versions.as_saved(state.item))
             items = ocp.args.Composite(state=state, losses=ocp.args.JsonRestore())
             found = manager.restore(step, args=items)
-            leaves = jax.tree.leaves(_as_now(found["state"]))
+            leaves = jax.tree.leaves(earlier_versions.as_now(found["state"]))
             restored = jax.tree.unflatten(jax.tree.structure(like), leaves)
             return Saved(restored, found["losses"]["losses"], self._old_history(step))
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
@@ -215,7 +227,37 @@ class RunDirectory:
             raise store.DamagedFileError(
                 f"its values are damaged (digest {found}, {about['state']} was saved)"
             )
-        return Saved(restored, about["losses"], about["history"])
+        return Saved(restored, about["losses"], about["history"], about.get("position"))
+
+    # --- the final model ------------------------------------------------------------------------
+
+    def write_model(self, params: Any, batch_stats: Any, **description: Any) -> None:
+        """Writes the final model.
+
+        Args:
+          params: its parameters.
+          batch_stats: its batch statistics, if it has any.
+          **description: of the network; see `flatjax.models.save`.
+        """
+        if processes.is_main():
+            state = {"batch_stats": batch_stats}
+            path = self.path / "model"
+            models.save(path, params, state, about=self._identity, **description)
+
+    def read_model(self, *, trust: bool = False) -> tuple[Any, Any] | None:
+        """Parameters and batch statistics of the final model; None if the run has none.
+
+        Args:
+          trust: import the module that the model names, if it is not one of flatjax.
+
+        Raises:
+          ValueError: a file is damaged, belongs to another run, or a module is not trusted.
+        """
+        if not (self.path / "model").exists():
+            return None
+        predict, params, state = models.load(self.path / "model", trust=trust)
+        self._check_identity(dict(predict.about), of="/model")
+        return params, state.get("batch_stats", {})
 
     # --- metrics and result ---------------------------------------------------------------------
 
@@ -295,33 +337,3 @@ def read_config(path: pathlib.Path) -> TrainConfig:
         return TrainConfig.from_json(fields)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} holds no configuration: {error}") from error
-
-
-def _as_earlier_versions_saved(state: Any) -> Any:
-    """Specs of the same numbers in the containers of runs without digests.
-
-    Both couplings had one state, and the numbers of a key inside SAM were an array.
-    """
-
-    def rename(node):
-        if isinstance(node, flatjax.PullToCenterState):
-            return flatjax.CoupleReplicasState(*node, ())
-        if isinstance(node, flatjax.EntropySGDState) and isinstance(node.key, tuple):
-            return node._replace(key=node.key[0].update(shape=(len(node.key),)))
-        return node
-
-    return jax.tree.map(rename, state, is_leaf=_is_renamed)
-
-
-def _as_now(state: Any) -> Any:
-    """Such arrays of the numbers of a key as the scalars that they are now."""
-
-    def split(node):
-        is_array = isinstance(node, flatjax.EntropySGDState) and np.ndim(node.key) == 1
-        return node._replace(key=tuple(node.key)) if is_array else node
-
-    return jax.tree.map(split, state, is_leaf=_is_renamed)
-
-
-def _is_renamed(node):
-    return isinstance(node, flatjax.PullToCenterState | flatjax.EntropySGDState)
