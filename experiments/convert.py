@@ -26,6 +26,8 @@ from experiments.studies.contest import run as contest_run
 from experiments.studies.flatness_study import run as flatness_run
 from experiments.studies.spaces import grid
 
+_UNKNOWN = {store.MADE_BY: None}  # which program made an old result
+
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
@@ -59,7 +61,7 @@ def _wrap(
         return value["value"]
     if not is_of(value):
         raise ValueError(f"{path} is not of the study in experiments/configs: left as it is.")
-    store.write_json(path, {"identity": identity, "value": value})
+    store.write_json(path, {"identity": identity, "value": value} | _UNKNOWN)
     return value
 
 
@@ -131,7 +133,8 @@ def others(out: pathlib.Path) -> None:
     for path in sorted(out.rglob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, list) or store.SEAL not in found:
-            store.write_json(path, {"rows": found} if isinstance(found, list) else found)
+            found = {"rows": found} if isinstance(found, list) else found
+            store.write_json(path, found | _UNKNOWN)
     for path in sorted(out.rglob("*.jsonl")):
         store.write_lines(path, store.read_lines(path))
 

@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 600
 
 def _lines(run: pathlib.Path) -> int:
     metrics = run / "metrics.jsonl"
-    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
 
 
 def _saved(run: pathlib.Path) -> set[str]:

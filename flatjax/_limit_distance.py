@@ -34,7 +34,7 @@ def limit_distance(
     axis_name: str | None = None,
     replica_axis: int | None = None,
     period: int = 1,
-    offset: int = 0,
+    offset: int | None = None,
     mask: Mask = None,
     communication_dtype: DTypeLike | None = None,
     num_replicas: int | None = None,

@@ -172,7 +172,11 @@ LIMITS = {
 def final_distance(rate, momentum, nesterov, decoupled):
     """Relative to its start, after 150 steps at learning_rate * gamma = rate, without loss."""
     options = {"momentum": momentum, "nesterov": nesterov, "decoupled": decoupled}
-    tx = flatjax.replicated_sgd(0.1, rate / 0.1, replica_axis=0, **options)
+    if decoupled:
+        tx = flatjax.replicated_sgd(0.1, rate / 0.1, replica_axis=0, **options)
+    else:  # which would refuse what diverges
+        force = flatjax.couple_replicas(rate / 0.1, replica_axis=0)
+        tx = optax.chain(force, optax.sgd(0.1, momentum=momentum, nesterov=nesterov))
     path = run(tx, steps=150, gradient=zero_gradient)
     return float(distance(jax.tree.map(lambda leaf: leaf[-1], path)) / distance(STACK))
 

@@ -172,6 +172,8 @@ def test_states_change_when_they_should():
 ONE_STEP = {"inner_steps": 1, "averaging_decay": 0.0, "noise_scale": 0.0, "momentum": None}
 
 
+# Short trainings, in which no force grows large.
+@pytest.mark.filterwarnings("ignore:learning_rate . gamma is")
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_parle_with_one_replica_is_esgd(decoupled):
     one, minima = (jax.tree.map(lambda leaf: leaf[None], PARAMS), at(STACK_MINIMA, np.s_[:, :1]))
@@ -181,6 +183,7 @@ def test_parle_with_one_replica_is_esgd(decoupled):
     assert_close(run(parle, one, minima)[0], run(esgd, one, minima)[0])
 
 
+@pytest.mark.filterwarnings("ignore:learning_rate . gamma is")
 @pytest.mark.parametrize("momentum", [None, 0.9])
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_parle_with_one_inner_step_is_replicated_sgd(decoupled, momentum):

@@ -34,7 +34,7 @@ def signalled_at(trainer, step, signum, monkeypatch):
     def signalling(*arguments):
         taken.append(None)
         if len(taken) == step:
-            os.kill(os.getpid(), signum)
+            signal.raise_signal(signum)  # which acts at once, on this thread
         return jitted(*arguments)
 
     monkeypatch.setitem(trainer.__dict__, "_jitted_step", signalling)
@@ -80,10 +80,10 @@ def test_the_second_signal_acts_at_once():
     try:
         handlers = [signal.getsignal(signum) for signum in interruption.SIGNALS]
         with interruption.deferred() as request:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             assert request.signum == signal.SIGTERM
             with pytest.raises(TimeoutError):
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
         assert [signal.getsignal(signum) for signum in interruption.SIGNALS] == handlers
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -11,10 +11,10 @@ import pytest
 
 from experiments.engine.algorithms import decay_mask, learning_rate_schedule
 from experiments.engine.config import TrainConfig
-from experiments.engine.networks import make_network, parse_option
 from experiments.engine.task import Task
 from experiments.engine.train import train
 from experiments.engine.trainer import Trainer
+from flatjax.models._network import make_network, parse_option
 
 SHAPE = (8, 8, 1)
 SMALL = TrainConfig(

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def start(directory, checkpoint_seconds, launcher, config=CONFIG):
     coordinator = processes.free_address()
     started = []
     for i in range(2):
-        with open(directory / f"{i}.txt", "w") as output:
+        with open(directory / f"{i}.txt", "w", encoding="utf-8") as output:
             command = [sys.executable, "-m", "experiments", "train", *arguments]
             options, variables = launcher(i, coordinator)
             started.append(
@@ -76,26 +77,39 @@ def saved_steps(run):
     return [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
 
 
-def test_two_processes_stop_together_and_end_as_one(tmp_path):
-    run = tmp_path / "run"
-    first, second = start(tmp_path, 0, from_arguments)
+def kill_one(directory):
+    """Kills a process of two after a checkpoint; returns the steps of those that are saved."""
+    run = directory / "run"
+    first, second = start(directory, 0, from_arguments)
     try:
         deadline = time.monotonic() + 240
         while not (saved := saved_steps(run)):
-            assert first.poll() is None, (tmp_path / "0.txt").read_text()
+            assert first.poll() is None, (directory / "0.txt").read_text()
             assert time.monotonic() < deadline, "the run made no progress"
             time.sleep(0.01)
-        if hasattr(os, "SCHED_BATCH"):
+        if hasattr(os, "SCHED_BATCH") and first.poll() is None:
             assert os.sched_getscheduler(first.pid) == os.SCHED_BATCH
         second.send_signal(signal.SIGKILL)
         # At once where it was talking to the other, else after some missed heartbeats.
-        assert first.wait(timeout=4 * processes.HEARTBEAT_SECONDS) != 0
+        status = first.wait(timeout=4 * processes.HEARTBEAT_SECONDS)
     finally:
         for process in (first, second):
             process.kill()
             process.wait()
-    message = (tmp_path / "0.txt").read_text()
-    assert "another one died" in message or "another task died" in message
+    if not (run / "result.json").exists():
+        assert status != 0
+        message = (directory / "0.txt").read_text()
+        assert "another one died" in message or "another task died" in message
+    return saved
+
+
+def test_two_processes_stop_together_and_end_as_one(tmp_path):
+    run = tmp_path / "run"
+    for _ in range(5):  # on a machine so busy that the run ends before it is killed, once more
+        saved = kill_one(tmp_path)
+        if not (run / "result.json").exists():
+            break
+        shutil.rmtree(run)
     assert not (run / "result.json").exists()
 
     codes = [process.wait(timeout=240) for process in start(tmp_path, 60, from_slurm)]
@@ -118,7 +132,9 @@ def test_a_signal_to_any_process_stops_all(tmp_path):
     started = start(tmp_path, 60, from_arguments, endless)
     try:
         deadline = time.monotonic() + 240
-        while not (tmp_path / "run" / "metrics.jsonl").exists():
+        # After an epoch, which both train: it is written without a line before they start.
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size):
             assert started[0].poll() is None, (tmp_path / "0.txt").read_text()
             assert time.monotonic() < deadline, "the run made no progress"
             time.sleep(0.01)

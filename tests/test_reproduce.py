@@ -11,10 +11,10 @@ import pytest
 from experiments import __main__ as command_line
 from experiments.configs.comparisons import study_of
 from experiments.configs.deep import ROWS, row_of
-from experiments.engine.networks import Network, make_network
 from experiments.studies.reproduce import costs, report
 from experiments.studies.reproduce.run import reproduce
 from flatjax import models
+from flatjax.models._network import Network, make_network
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -19,7 +19,7 @@ from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import RunDirectory, read_result
 from experiments.engine.train import load_run, train
 from experiments.engine.trainer import Trainer, arrays_of
-from experiments.report import lock, store
+from experiments.report import lock, provenance, store
 
 CONFIG = TrainConfig(
     algorithm="sgd",
@@ -61,7 +61,7 @@ def resume(trainer, run, **options):
 
 
 def test_flips_in_what_is_read_are_detected_or_harmless(trainer, finished, run):
-    """Of files that Python reads; `python -m experiments.faults damage` flips all, in processes."""
+    """Of files that Python reads; `python -m experiments.damage` flips all."""
     good = without_seconds(finished[1])
     draw, counts = random.Random(0), {"detected": 0, "harmless": 0}
     paths = [run / "result.json", run / "config.json", run / "metrics.jsonl"]
@@ -126,6 +126,62 @@ def test_checkpoints_know_their_data(trainer, run):
     task = dataclasses.replace(trainer.task, train=split)
     with pytest.raises(ValueError, match=r"data\.train\.crc32: wanted .*, found"):
         train(Trainer(CONFIG, task), directory=run, progress=False)
+
+
+def test_runs_of_another_revision_are_measured_but_not_continued(
+    trainer, finished, run, monkeypatch
+):
+    about = json.loads((run / "checkpoints" / "8" / "about" / "metadata").read_text())
+    for made_by in (about["made_by"], json.loads((run / "result.json").read_text())["made_by"]):
+        assert made_by == provenance.made_by()
+    assert resume(trainer, run) == without_seconds(finished[1])
+    assert "revision" not in finished[1]
+    monkeypatch.setattr(provenance, "TRAINING", provenance.TRAINING + 1)
+    message = r"revision: wanted 2, found 1\. .*provenance\.py\)"
+    with pytest.raises(ValueError, match=f"result.json holds .*{message}"):
+        train(trainer, directory=run, progress=False)
+    (run / "result.json").unlink()
+    with pytest.raises(ValueError, match=f"checkpoints/8 holds .*{message}"):
+        train(trainer, directory=run, progress=False)
+    assert load_run(run)[2] == CONFIG
+
+
+def test_checkpoints_without_a_revision_are_of_the_first(trainer, finished, run):
+    (run / "result.json").unlink()
+    path = run / "checkpoints" / "8" / "about" / "metadata"
+    about = store.unsealed(json.loads(path.read_text()), "about")
+    del about["revision"]
+    path.write_text(json.dumps(store.sealed(about)))
+    assert resume(trainer, run) == without_seconds(finished[1])
+
+
+def test_a_run_that_was_taken_over_saves_nothing(trainer, run):
+    (run / "result.json").unlink()
+    files = RunDirectory(run, CONFIG)
+    before = sorted((run / "checkpoints").iterdir())
+    with files.claimed():
+        (run / "run.lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+        for write in (
+            lambda: files.save(99, arrays_of(trainer.start(0)), np.zeros((0, 1)), []),
+            lambda: files.append_metrics({"step": 99}),
+            lambda: files.reset_metrics([]),
+            lambda: files.write_result({"test_error": 0.0}),
+        ):
+            with pytest.raises(lock.InUseError, match="now in use by process 1 on elsewhere"):
+                write()
+    assert sorted((run / "checkpoints").iterdir()) == before
+    assert not (run / "result.json").exists()
+    assert (run / "run.lock").exists()
+
+
+def test_checkpoints_that_do_not_fit_are_not_begun(trainer, run, monkeypatch):
+    files = RunDirectory(run, CONFIG)
+    before = sorted((run / "checkpoints").rglob("*"))
+    usage = shutil.disk_usage(run)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"No space left .* 1000 are free\): .*/checkpoints"):
+        files.save(99, arrays_of(trainer.start(0)), np.zeros((0, 1)), [])
+    assert sorted((run / "checkpoints").rglob("*")) == before
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"seed": 0}', "\xff"])

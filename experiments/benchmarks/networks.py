@@ -16,11 +16,11 @@ import flatjax
 from experiments.benchmarks.machine import describe_machine
 from experiments.configs.deep import ROWS, row_of
 from experiments.engine import console
-from experiments.engine.networks import Network, make_network
 from experiments.report.store import read_if_there, write_json
 from experiments.report.tables import markdown_table
 from experiments.studies.reproduce.costs import RECORD, Cost, flops_per_example
 from experiments.studies.reproduce.description import Row
+from flatjax.models._network import Network, make_network
 
 
 @dataclasses.dataclass(frozen=True)

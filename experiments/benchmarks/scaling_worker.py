@@ -209,7 +209,7 @@ class Workers:
         self._steps: dict[str, int] = {}
 
     def _start(self, setting, errors):
-        with open(errors, "w") as file:
+        with open(errors, "w", encoding="utf-8") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", __spec__.name, json.dumps(setting)],
                 cwd=pathlib.Path(__file__).parents[2],
@@ -247,7 +247,10 @@ class Workers:
         except BrokenPipeError:
             answers = [""]
         if not all(answers):
-            said = "\n".join(errors.read_text()[-2000:] for errors in self._errors)
+            said = "\n".join(
+                errors.read_text(encoding="utf-8", errors="replace")[-2000:]
+                for errors in self._errors
+            )
             raise RuntimeError(f"a process of the benchmark ended:\n{said}")
         return [json.loads(answer) for answer in answers]
 

@@ -22,9 +22,10 @@ from experiments.report.store import slug
 class Train:
     """Train one network (or y replicas) with one algorithm, and measure it.
 
-    Metrics, checkpoints and the result are written to --out; an interrupted run resumes there and
-    ends in the same parameters, bit for bit. It may resume on another mesh, or on another number
-    of devices or processes: it is the same run, to rounding.
+    Metrics, checkpoints, the result and the final model (model/, for flatjax.models.load) are
+    written to --out; an interrupted run resumes there and ends in the same parameters, bit for bit.
+    It may resume on another mesh, or on another number of devices or processes: it is the same run,
+    to rounding.
 
     Example: python -m experiments train --algorithm rsgd --dataset fashion_mnist
     --model small_convnet --epochs 10

@@ -33,8 +33,11 @@ class TrainConfig:
     (Replicated-SGD); rsam (replicas of SAM, coupled); parle (replicas of Entropy-SGD); esam (SAM in
     the loop of Entropy-SGD)."""
     dataset: str = "digits"
-    """digits (embedded), fashion_mnist, tiny_imagenet, or any image classification set of
-    TensorFlow Datasets (cifar10, cifar100, ...)."""
+    """digits (embedded), fashion_mnist, tiny_imagenet, any image classification set of TensorFlow
+    Datasets (cifar10, cifar100, ...), or your own data: folder:PATH (train/CLASS/*.jpg, test/...;
+    folder,size=64,test=0.2:PATH brings images to one size and sets some aside for testing) or
+    npz:PATH (x_train, y_train, x_test, y_test), or package.module:function, which returns a
+    flatjax.data.Dataset or, if it does not fit into memory, a Stream. See docs/your_data.md."""
     model: str = "mlp"
     """A name of flatjax.models (mlp, small_convnet, resnet18, ...), or a linen module of your own,
     package.module:Class."""

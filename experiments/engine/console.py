@@ -26,12 +26,12 @@ def run(command: Any, prog: str, arguments: list[str] | None = None, **options: 
     Returns:
       The exit status.
     """
-    import tyro
-
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what it cannot encode is replaced
-            stream.reconfigure(errors="replace")
     try:
+        import tyro
+
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what it cannot encode is replaced
+                stream.reconfigure(errors="replace")
         status = tyro.cli(command, prog=prog, args=arguments, **options).run() or 0
         sys.stdout.flush()
         return status

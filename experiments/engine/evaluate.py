@@ -75,17 +75,19 @@ def final_result(
     config: TrainConfig,
     state: flatjax.TrainState,
     history: list[dict[str, Any]],
+    model: tuple[chex.ArrayTree, chex.ArrayTree],
 ) -> dict[str, Any]:
     """Everything that is recorded of a complete run, as JSON holds it.
 
     Errors are in %. `test_*` is measured on the held-out examples (`config.evaluate_on` says
-    which), `train_*` and `local_energy` on the first training examples.
+    which), `train_*` and `local_energy` on the first training examples. `model` is the final one,
+    see `final_model`.
 
     Raises:
       ValueError: the final model is not finite.
     """
     task = trainer.task
-    params, batch_stats = final_model(trainer, state)
+    params, batch_stats = model
     test = task.evaluate(params, batch_stats)
     if not math.isfinite(test["loss"]):
         raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")

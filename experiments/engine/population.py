@@ -66,6 +66,8 @@ class Population:
     """
 
     def __init__(self, config: TrainConfig, tasks: Sequence[Task], names: Sequence[str]):
+        if any(task.stream is not None for task in tasks):
+            raise ValueError(f"dataset must be in memory here, but {config.dataset} is a stream.")
         self.config = config
         self.tasks = list(tasks)
         self.names = tuple(names)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 import flatjax
-from experiments.engine import fingerprints
+from experiments.engine import datasets, fingerprints
 from experiments.engine.config import TrainConfig
-from experiments.engine.networks import Network, make_network
 from flatjax import data, flatness
+from flatjax.models._network import Network, make_network
 
 STATISTICS_BATCHES = 20
 
@@ -26,10 +26,13 @@ class Task:
     Attributes:
       config: the configuration.
       network: the linen module, behind one interface.
-      train: the training examples, with their label noise, in host memory.
+      train: the training examples, with their label noise, in host memory; the first of them, if
+        they come from a stream.
       held_out: what models are evaluated on.
       normalization: of the images, measured on the training images.
       augment: random change of a batch of uint8 images, (key, images) -> images; or None.
+      class_names: names of the classes, if they have any.
+      stream: where all training examples come from, if they are not in memory.
     """
 
     config: TrainConfig
@@ -38,12 +41,36 @@ class Task:
     held_out: data.Split
     normalization: data.Normalization
     augment: Callable[[chex.PRNGKey, jax.Array], jax.Array] | None
+    class_names: tuple[str, ...] | None = None
+    stream: data.Stream | None = None
+
+    @property
+    def num_train(self) -> int:
+        """Training examples in a pass."""
+        if self.stream is None:
+            return len(self.train)
+        return self.stream.num_batches * self.config.batch_size
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the data of a run: numbers of examples and digests, as JSON holds it."""
         splits = {"train": self.train, "held_out": self.held_out}
-        return {name: fingerprints.of_split(split) for name, split in splits.items()}
+        found = {name: fingerprints.of_split(split) for name, split in splits.items()}
+        return found if self.stream is None else found | {"examples_in_a_pass": self.num_train}
+
+    def description(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, Any]:
+        """What `flatjax.models.save` wants to know of a model of this task."""
+        image_shape = self.train.image.shape[1:]
+        batch = {"image": jnp.zeros((1, *image_shape))}
+        logits = jax.eval_shape(self.logits, params, batch_stats, batch)
+        return {
+            "model": self.config.model,
+            "options": self.config.model_options,
+            "num_classes": logits.shape[-1],
+            "image_shape": image_shape,
+            "normalization": self.normalization,
+            "class_names": self.class_names,
+        }
 
     # --- training -------------------------------------------------------------------------------
 
@@ -220,14 +247,10 @@ def _sums(logits, batch) -> dict[str, jax.Array]:
     }
 
 
-# Studies make many tasks of one data set, whose arrays nobody changes.
-_load = functools.lru_cache(maxsize=1)(data.load)
-
-
 @functools.lru_cache(maxsize=1)
 def dataset_fingerprint(name: str) -> dict[str, Any]:
     """What identifies a whole data set, as JSON holds it."""
-    dataset = _load(name)
+    dataset = datasets.load_in_memory(name)
     splits = {"train": dataset.train, "test": dataset.test}
     return {"dataset": name} | {
         split: fingerprints.of_split(examples) for split, examples in splits.items()
@@ -236,7 +259,7 @@ def dataset_fingerprint(name: str) -> dict[str, Any]:
 
 def load_splits(config: TrainConfig) -> tuple[data.Split, data.Split, int]:
     """Training and held-out examples of a configuration, and the number of classes."""
-    dataset = _load(config.dataset)
+    dataset = datasets.load_in_memory(config.dataset)
     train, held_out = dataset.train, dataset.test
     if config.validation > 0:
         train, validation = data.split_validation(train, config.validation, config.data_seed)
@@ -259,7 +282,12 @@ def make_task(config: TrainConfig) -> Task:
       TypeError: likewise.
       FileNotFoundError: data that are missing; the message says how to get them.
     """
-    train, held_out, num_classes = load_splits(config)
+    dataset = datasets.load(config.dataset)
+    stream = dataset if isinstance(dataset, data.Stream) else None
+    if stream is None:
+        train, held_out, num_classes = load_splits(config)
+    else:
+        train, held_out, num_classes = _streamed_splits(config, stream)
     shape = train.image.shape[1:]
     return Task(
         config=config,
@@ -268,7 +296,26 @@ def make_task(config: TrainConfig) -> Task:
         held_out=held_out,
         normalization=data.Normalization.from_images(train.image),
         augment=_augmentation(config.augment, side=shape[0]),
+        class_names=dataset.class_names,
+        stream=stream,
     )
+
+
+def _streamed_splits(
+    config: TrainConfig, stream: data.Stream
+) -> tuple[data.Split, data.Split, int]:
+    """The first training examples, held-out examples, and the number of classes."""
+    for field, neutral in (("validation", 0), ("label_noise", 0), ("train_size", None)):
+        if (value := getattr(config, field)) != neutral:
+            raise ValueError(
+                f"{field} must be {neutral} for the stream {config.dataset}, got {value}: its "
+                "training examples are not in memory."
+            )
+    if config.rgb32:
+        raise ValueError(f"rgb32 is not for the stream {config.dataset}: enlarge in the loader.")
+    measured = max(STATISTICS_BATCHES * config.batch_size, config.local_energy_examples)
+    train = datasets.first_examples(stream, config.batch_size, measured)
+    return train, stream.test[: config.held_out_size], stream.num_classes
 
 
 def _augmentation(names, side):

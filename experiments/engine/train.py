@@ -5,19 +5,21 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import numpy as np
 import tqdm
 
 import flatjax
-from experiments.engine import evaluate, interruption, loggers, processes
+from experiments.engine import datasets, evaluate, interruption, loggers, processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
-from experiments.engine.networks import foreign_module
 from experiments.engine.run_directory import RunDirectory, read_config
+from experiments.engine.task import Task, make_task
 from experiments.engine.trainer import Trainer, arrays_of
+from flatjax.models._network import foreign_module
 
 
 def train(
@@ -106,7 +108,11 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str,
                 run.save()
                 if signum:
                     raise interruption.Interrupted(signum, files.path)
-    return evaluate.final_result(trainer, run.config, run.state, run.history)
+    model = evaluate.final_model(trainer, run.state)
+    result = evaluate.final_result(trainer, run.config, run.state, run.history, model)
+    if files is not None:
+        files.write_model(*model, **trainer.task.description(model[0], model[1]))
+    return result
 
 
 class _Run:
@@ -131,6 +137,7 @@ class _Run:
         self.state = trainer.start(config.seed)
         self.history: list[dict[str, Any]] = []
         self.losses = np.zeros((0, config.num_replicas), np.float32)
+        self._feed = trainer.feed()
         if files is not None:
             self._resume(files)
         self.seconds = self.history[-1]["seconds"] if self.history else 0.0
@@ -144,6 +151,8 @@ class _Run:
             self.losses = losses.reshape(-1, self.losses.shape[1])
             self.state = dataclasses.replace(self.state, **saved.state)
             self.history = saved.history
+            if self._feed is not None:
+                self._feed.resume(saved.position)
         files.reset_metrics(self.history)
 
     @property
@@ -157,8 +166,13 @@ class _Run:
         step, trainer = self.step, self.trainer
         epoch_steps = trainer.batches_per_epoch * trainer.algorithm.batch_repeats
         until = min(trainer.total_steps, (step // epoch_steps + 1) * epoch_steps)
+        stop, window = until, None
+        if self._feed is not None:
+            repeats = trainer.algorithm.batch_repeats
+            window = self._feed.window(step // repeats)
+            stop = min(until, repeats * self._feed.end(step // repeats))
         self.state, losses = trainer.train_epoch(
-            self.state, self.config.seed, until - step, bar, pause
+            self.state, self.config.seed, stop - step, bar, pause, window
         )
         self.losses = np.concatenate([self.losses, losses])
         self.seconds += time.perf_counter() - start
@@ -185,7 +199,8 @@ class _Run:
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self.files.save(self.step, arrays_of(self.state), self.losses, self.history)
+        position = None if self._feed is None else self._feed.position
+        self.files.save(self.step, arrays_of(self.state), self.losses, self.history, position)
         self.saved_at = time.perf_counter()
 
 
@@ -213,21 +228,59 @@ def load_run(
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: a file is damaged, or a module would have to be imported that is not trusted.
     """
+    config = _trusted_config(directory, trust)
+    trainer = Trainer(config)
+    state = trainer.init_state(config.seed)
+    files = RunDirectory(directory, config, trainer.task.fingerprint, of_any_revision=True)
+    saved = files.restore(arrays_of(state))
+    if saved is None:
+        raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
+    return trainer, dataclasses.replace(state, **saved.state), config
+
+
+class FinalModel(NamedTuple):
+    """The final model of a saved run.
+
+    Attributes:
+      config: configuration of the run.
+      task: what it was trained on.
+      params: parameters of the model.
+      batch_stats: its batch statistics; empty without batch norm.
+    """
+
+    config: TrainConfig
+    task: Task
+    params: chex.ArrayTree
+    batch_stats: chex.ArrayTree
+
+
+def load_final_model(directory: pathlib.Path, *, trust: bool = False) -> FinalModel:
+    """The model in the directory of a run; of an incomplete run, that of its newest checkpoint.
+
+    Arguments and errors are those of `load_run`.
+    """
+    config = _trusted_config(directory, trust)
+    task = make_task(config)
+    model = RunDirectory(directory, config, task.fingerprint).read_model(trust=trust)
+    if model is None:
+        trainer, state, _ = load_run(directory, trust=trust)
+        task, model = trainer.task, evaluate.final_model(trainer, state)
+    return FinalModel(config, task, *model)
+
+
+def _trusted_config(directory, trust) -> TrainConfig:
+    """The configuration of a run, if no module has to be imported that is not trusted."""
     if not (directory / "config.json").exists():
         raise FileNotFoundError(
             f"{directory} holds no run (no config.json): give a directory that "
             "`python -m experiments train` or `compare` wrote."
         )
     config = read_config(directory / "config.json")
-    if not trust and (module := foreign_module(config.model)) is not None:
-        raise ValueError(
-            f"{directory}: the run's model {config.model} is not one of flatjax: to load it, the "
-            f"module {module} would be imported and run. If you trust it, pass --trust."
-        )
-    trainer = Trainer(config)
-    state = trainer.init_state(config.seed)
-    files = RunDirectory(directory, config, trainer.task.fingerprint)
-    saved = files.restore(arrays_of(state))
-    if saved is None:
-        raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
-    return trainer, dataclasses.replace(state, **saved.state), config
+    for what, name in (("model", config.model), ("dataset", config.dataset)):
+        is_module = what == "model" or datasets.is_function(name)
+        if not trust and is_module and (module := foreign_module(name)) is not None:
+            raise ValueError(
+                f"{directory}: the run's {what} {name} is not one of flatjax: to load it, the "
+                f"module {module} would be imported and run. If you trust it, pass --trust."
+            )
+    return config

@@ -13,6 +13,7 @@ import numpy as np
 import flatjax
 from experiments.engine.algorithms import ALGORITHMS, seed_noise
 from experiments.engine.config import TrainConfig
+from experiments.engine.feed import Feed, rows_in_window, window_order
 from experiments.engine.placement import OneDevice, OnMesh, check_fit
 from experiments.engine.task import Task, make_task
 from flatjax import data, models
@@ -54,7 +55,7 @@ class Trainer:
         self.config = config
         self.task = make_task(config) if task is None else task
         self.algorithm = ALGORITHMS[config.algorithm]
-        num_train = len(self.task.train)
+        num_train = self.task.num_train
         if config.batch_size > num_train:
             raise ValueError(
                 f"batch_size must be at most the {num_train} training examples, "
@@ -127,10 +128,26 @@ class Trainer:
     @functools.cached_property
     def _train(self) -> data.DeviceSplit:
         """The training examples, where the run lives."""
+        return self.task.device_train if self.placement.mesh is None else self._put(self.task.train)
+
+    def _put(self, split: data.Split) -> data.DeviceSplit:
+        """Examples, where the run lives."""
         if self.placement.mesh is None:
-            return self.task.device_train
-        train = self.task.train
-        return self.placement.replicate(data.DeviceSplit(train.image, train.label))
+            return data.to_device(split)
+        return self.placement.replicate(data.DeviceSplit(split.image, split.label))
+
+    @functools.cached_property
+    def _window_rows(self) -> int:
+        """How many rows of batches of a stream are on the device at once; see `feed`."""
+        config, rows = self.config, self.batches_per_epoch
+        example = self.task.train.image[0]
+        return rows_in_window(example, config.num_replicas, config.batch_size, rows)
+
+    def feed(self) -> Feed | None:
+        """Reads the stream of the task for one run; None if training examples are in memory."""
+        if self.task.stream is None:
+            return None
+        return Feed(self.task.stream, self.config.num_replicas, self._window_rows, self._put)
 
     @functools.cached_property
     def _draw_epoch(self):
@@ -176,8 +193,11 @@ class Trainer:
     def epoch_order(self, seed: int, epoch: int) -> jax.Array:
         """The order of the data in an epoch, (batches, y, B); depends on seed and epoch alone.
 
-        Both may be traced.
+        Both may be traced. Of a stream it is the order in its windows.
         """
+        if self.task.stream is not None:
+            sizes = self.batches_per_epoch, self.config.num_replicas, self.config.batch_size
+            return window_order(*sizes, self._window_rows)
         return data.epoch_order(
             jax.random.fold_in(run_keys(seed).order, epoch),
             len(self.task.train),
@@ -192,15 +212,19 @@ class Trainer:
         num_steps: int,
         progress: Any = None,
         pause: Callable[[], bool] = lambda: False,
+        train: data.DeviceSplit | None = None,
     ) -> tuple[flatjax.TrainState, np.ndarray]:
         """Steps of one epoch, from where `state` is, fewer if a pause is asked for in between.
+
+        The training examples are all of them, or `train`, the window of a stream.
 
         Returns:
           The state and the losses, (steps, y).
         """
         first = int(state.step)
         epoch = first // self.algorithm.batch_repeats // self.batches_per_epoch
-        arguments = (self._train, *self._draw_epoch(seed, epoch))
+        train = self._train if train is None else train
+        arguments = (train, *self._draw_epoch(seed, epoch))
         if self.loops_on_device:
             state, losses = self._jitted_steps(state, *arguments, num_steps)
             losses = np.asarray(self.placement.local(losses)).T[:num_steps]

@@ -17,7 +17,7 @@ class Split:
     """Labelled images in host memory.
 
     Attributes:
-      image: the images, uint8 of shape (N, H, W, C), 0 to 255.
+      image: the images, of shape (N, H, W, C): uint8, 0 to 255, or float32 of any range.
       label: the classes, int32 of shape (N,), counted from 0.
 
     Raises:
@@ -37,14 +37,14 @@ class Split:
     label: np.ndarray
 
     def __post_init__(self) -> None:
-        for name, dtype, ndim, axes in (
-            ("image", np.uint8, 4, "(N, H, W, C)"),
-            ("label", np.int32, 1, "(N,)"),
+        for name, dtypes, ndim, axes in (
+            ("image", ("uint8", "float32"), 4, "(N, H, W, C)"),
+            ("label", ("int32",), 1, "(N,)"),
         ):
             array = getattr(self, name)
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            if not isinstance(array, np.ndarray) or array.dtype not in dtypes:
                 raise TypeError(
-                    f"{name} must be a NumPy array of {np.dtype(dtype)}, got {described(array)}"
+                    f"{name} must be a NumPy array of {' or '.join(dtypes)}, got {described(array)}"
                 )
             if array.ndim != ndim or array.size == 0:
                 raise ValueError(
@@ -78,9 +78,11 @@ class Dataset:
       train: the training examples.
       test: the test examples.
       num_classes: number of classes; labels are below it.
+      class_names: the name of each class, in the order of the labels; None if they have none.
 
     Raises:
-      ValueError: if images of the two splits differ in shape, or a label is not a class.
+      ValueError: if images of the two splits differ in shape or dtype, a label is not a class, or
+        there is another number of names than of classes.
 
     Examples:
       >>> from flatjax.data import load
@@ -88,14 +90,15 @@ class Dataset:
       >>> digits
       Dataset(name='digits', train=Split(image=uint8(1297, 8, 8, 1), label=int32(1297,)),
               test=Split(image=uint8(500, 8, 8, 1), label=int32(500,)), num_classes=10)
-      >>> digits.image_shape
-      (8, 8, 1)
+      >>> digits.image_shape, digits.class_names[:3]
+      ((8, 8, 1), ('0', '1', '2'))
     """
 
     name: str
     train: Split
     test: Split
     num_classes: int
+    class_names: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.train.image.shape[1:] != self.test.image.shape[1:]:
@@ -103,8 +106,18 @@ class Dataset:
                 "train and test images must have one shape (H, W, C), "
                 f"got {self.train.image.shape[1:]} and {self.test.image.shape[1:]}"
             )
+        if self.train.image.dtype != self.test.image.dtype:
+            raise ValueError(
+                "train and test images must have one dtype, "
+                f"got {self.train.image.dtype} and {self.test.image.dtype}"
+            )
         for name in ("train", "test"):
-            _check_labels(name, getattr(self, name), self.num_classes)
+            check_labels(name, getattr(self, name), self.num_classes)
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"class_names must be {self.num_classes}, one for each class, "
+                f"got {len(self.class_names)}"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -249,7 +262,7 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
     """
     check_number("fraction", fraction, minimum=0, maximum=1)
     check_count("num_classes", num_classes, minimum=2)
-    _check_labels("split", split, num_classes)
+    check_labels("split", split, num_classes)
     rng = np.random.default_rng(_check_seed(seed))
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     label = split.label.copy()
@@ -282,7 +295,8 @@ def stratified_counts(label: np.ndarray, count: int) -> np.ndarray:
     return shares
 
 
-def _check_labels(name: str, split: Split, num_classes: int) -> None:
+def check_labels(name: str, split: Split, num_classes: int) -> None:
+    """Refuses labels that are no classes."""
     if split.label.max() >= num_classes:
         raise ValueError(
             f"{name} labels must be below num_classes={num_classes}, "

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.engine.population import Population, Trained, make_tasks
 from experiments.engine.task import dataset_fingerprint
-from experiments.report import store
+from experiments.report import provenance, store
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
@@ -67,6 +67,7 @@ def tuning_identity(contest: Contest, setting: str, algorithm: str) -> dict[str,
         "config": contest.config(setting, algorithm, "validation").to_json(),
         "candidates": contest.candidates(algorithm),
         "seeds": list(contest.tuning_seeds),
+        "revision": provenance.TRAINING,
     }
 
 
@@ -78,6 +79,7 @@ def test_identity(
         "config": contest.config(setting, algorithm, "test").to_json(),
         "settings": settings,
         "seeds": list(contest.test_seeds),
+        "revision": provenance.TRAINING,
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.engine.population import Population, make_tasks
 from experiments.engine.task import dataset_fingerprint
-from experiments.report import store
+from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.flatness.measures import Measures
 from experiments.studies.flatness_study.description import FlatnessStudy
@@ -70,6 +70,7 @@ def identity_of(study: FlatnessStudy, task: str, algorithm: str, batch_size: int
         "factors": dict(study.factors),
         "seeds": list(study.seeds),
         "effort": dataclasses.asdict(_effort(study, task)),
+        "revision": provenance.TRAINING,
     }
 
 

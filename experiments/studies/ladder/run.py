@@ -5,14 +5,15 @@ it is done, and the same command continues from the records.
 """
 
 import pathlib
-import subprocess
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from experiments.engine.population import Population, Trained, make_tasks
-from experiments.report import store
+from experiments.engine.task import dataset_fingerprint
+from experiments.report import provenance, store
 from experiments.studies.ladder.description import Ladder
 from experiments.studies.ladder.ranking import best, ranking, records_of
 
@@ -28,22 +29,30 @@ def run_ladder(ladder: Ladder, path: pathlib.Path, *, progress: bool = True) -> 
       path: a file of JSON lines, one for each run.
       progress: show progress bars.
     """
+    data = dataset_fingerprint(ladder.base.dataset)
     with store.claimed(path):
         for length in ladder.lengths:
             for setting in ladder.settings:
-                if is_decided(ladder, read_records(ladder, path), setting, length):
+                if is_decided(ladder, read_records(ladder, path, data), setting, length):
                     continue
                 for keep, seeds in ladder.rounds:
                     _run_round(ladder, path, setting, length, keep, seeds, progress)
 
 
-def read_records(ladder: Ladder, path: pathlib.Path, *, mend: bool = True) -> list[dict[str, Any]]:
+def read_records(
+    ladder: Ladder, path: pathlib.Path, data: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """The records of a file, all of which must belong to the ladder.
+
+    Args:
+      ladder: of the records.
+      path: the file.
+      data: fingerprint of the data set; not compared if None, nor with records that have none.
 
     Raises:
       ValueError: a record is damaged, or of other settings; the message names file and line.
     """
-    records = store.read_lines(path, mend=mend)
+    records = store.read_lines(path)
     candidates = ladder.candidates()
     for number, record in enumerate(records, start=1):
         place = f"{path}, line {number}"
@@ -60,7 +69,9 @@ def read_records(ladder: Ladder, path: pathlib.Path, *, mend: bool = True) -> li
         wanted = {
             "config": ladder.config(record["setting"], record["length"]).to_json(),
             "settings": candidates[record["candidate"]],
+            "revision": provenance.TRAINING,
         }
+        wanted |= {"data": data} if data is not None and "data" in record else {}
         store.check_identity(wanted, record, place)
     return records
 
@@ -95,7 +106,9 @@ def _run_round(ladder, path, setting, length, keep, seeds, progress):
         for (candidate, seed), changed, model in zip(unit, settings, trained, strict=True):
             keys = {"setting": setting, "length": length, "candidate": candidate, "seed": seed}
             about = {"settings": changed, "seconds": seconds, "config": config.to_json()}
-            store.append_line(path, keys | _errors(model) | about | {"commit": _commit()})
+            about |= {"revision": provenance.TRAINING}
+            about |= {"data": dataset_fingerprint(ladder.base.dataset)}
+            store.append_line(path, store.signed(keys | _errors(model) | about))
 
 
 def _train(config, settings, seeds, progress):
@@ -115,9 +128,3 @@ def _errors(model: Trained) -> dict[str, float | None]:
         "validation_loss": float(found["loss"]) if finite else None,
         "train_loss": model.train_loss if np.isfinite(model.train_loss) else None,
     }
-
-
-def _commit():
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
