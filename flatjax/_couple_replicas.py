@@ -52,9 +52,9 @@ def couple_replicas(
     on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
     devices communicate on those steps only.
 
-    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `offset`, `mask`, `delayed`,
-    `communication_dtype` and a `BalancedScoping` in its `static_args`, where you give them; likewise
-    for all transformations of flatjax (`delay`, `blend`, ...).
+    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask`, `delayed`,
+    `communication_dtype`, a `BalancedScoping` and an `offset`, if you give one, in its
+    `static_args`; likewise for all transformations of flatjax.
 
     Args:
       gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
