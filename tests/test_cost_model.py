@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import devices
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -192,7 +193,7 @@ def test_couplings_send_what_is_counted(name):
     plan = PLANS[name]
     tx = transformation(plan)
     mesh = Mesh(
-        np.array(jax.devices()[: plan.devices]).reshape(plan.replica, plan.data),
+        np.array(devices(plan.devices)).reshape(plan.replica, plan.data),
         ("replica", "data"),
     )
     spec = P("replica", "data") if plan.sharded else P("replica")
@@ -213,7 +214,7 @@ def test_couplings_send_what_is_counted(name):
 def test_gradients_send_what_is_counted():
     """Of a replica on eight devices; the loss is not asked for."""
     plan = Plan("sgd", data=8)
-    mesh = Mesh(np.array(jax.devices()), ("data",))
+    mesh = Mesh(np.array(devices(8)), ("data",))
     loss = lambda w, x: jnp.mean(jnp.tanh(x @ w))
     shardings = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     gradient = jax.jit(jax.grad(loss), in_shardings=shardings, out_shardings=shardings[0])
