@@ -105,6 +105,7 @@ FAST += ["esgd-plain-in_gradient", "esgd-scaled_by_gamma", "esgd-scaled_by_rate"
 
 
 @pytest.mark.parametrize("row", only(FAST, OPTIONS))
+@pytest.mark.claim("README.md", "to plain NumPy loops, in float64 to 1e-10")
 def test_options(row):
     make, path = OPTIONS[row]
     assert departure(train_stack(make(replica_axis=0)), path(1.0)) < TOLERANCE

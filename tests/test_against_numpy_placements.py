@@ -128,6 +128,7 @@ FAST += [("every_third", "jit_of_sharded"), ("esgd", "shard_map_of_stacks")]
 @pytest.mark.parametrize(
     ("row", "column"), only(FAST, [(row, column) for row in ROWS for column in COLUMNS])
 )
+@pytest.mark.claim("README.md", "in every placement")
 def test_placements(row, column):
     axes, gradient, lift = COLUMNS[column]
     run = lift(functools.partial(train, ROWS[row].make(**axes), gradient))

@@ -90,6 +90,7 @@ def test_before_any_update_the_average_is_the_start():
     assert_close(flatjax.eval_params(flatjax.average_params().init(PARAMS), PARAMS), PARAMS)
 
 
+@pytest.mark.claim("docs/optax.md", "test_average_around_entropy_sgd_averages_its_iterates")
 def test_average_around_entropy_sgd_averages_its_iterates():
     """Whatever precedes it in the chain."""
     tx = optax.chain(flatjax.esgd(0.1, 0.1, key=1), flatjax.average_params())

@@ -89,6 +89,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_study_goes_on_where_it_was(tmp_path, monkeypatch):
     run_study(make_study(seeds=(0,)), tmp_path, progress=False)
     tried = lines(tmp_path / "tuning.jsonl")

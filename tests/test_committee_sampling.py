@@ -68,6 +68,7 @@ def test_direct_sampling_of_one_pattern_is_exact():
     np.testing.assert_allclose(found.phi, found.log_fraction / 10)
 
 
+@pytest.mark.slow
 def test_direct_sampling_is_uniform():
     """The mean number of errors, drawn by NumPy."""
     overlap, (x, y, reference) = 0.95, teacher_data(5, 9, num_inputs=60, num_patterns=30)

@@ -130,6 +130,7 @@ displace = functools.partial(communication.displacement, replica_axis=0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.claim("docs/distributed.md", "sums to zero")
 def test_rounding_neither_moves_the_center_nor_parts_replicas(dtype):
     w = START["w"]
     np.testing.assert_allclose(displace(w, dtype=dtype).sum(axis=0), 0.0, atol=1e-6)
@@ -172,6 +173,7 @@ def spread_after(form, gamma, steps=150):
     return float(distance(params) / distance(START))
 
 
+@pytest.mark.claim("docs/distributed.md", "K gamma < 1")
 def test_stability_of_delayed_couplings():
     """The force up to learning_rate * gamma = 1, the pull always."""
     assert spread_after("force", 0.9 / RATE) < 1e-3

@@ -70,6 +70,8 @@ def test_converges(name):
 
 
 @each_case_if_slow
+@pytest.mark.claim("README.md", "Every transformation accepts")
+@pytest.mark.claim("docs/optax.md", "one compilation")
 def test_one_compilation_with_unknown_arguments_and_donation(name):
     tx = CASES[name].make()
     jitted = jax.jit(functools.partial(step, tx), donate_argnums=(0, 1))
@@ -104,6 +106,7 @@ def test_params_are_asked_for(name):
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/optax.md", "optax.inject_hyperparams")
 def test_inject_hyperparams(name):
     case = CASES[name]
     shaping = {
@@ -126,6 +129,7 @@ def test_inject_hyperparams(name):
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/optax.md", "two halves of a step are one step")
 def test_multi_steps(name):
     """Two halves of a step, on the same gradient, are one step."""
     found = train(optax.MultiSteps(CASES[name].make(), 2), PARAMS, 2 * STEPS)
@@ -147,6 +151,7 @@ def partition(tx, trained):
     ("name", "wrapper"),
     slow_variants(partition) + only([("parle", masked)], [(name, masked) for name in BASIC]),
 )
+@pytest.mark.claim("docs/optax.md", "frozen leaves stay")
 def test_frozen_leaves(name, wrapper):
     """The others move as if they were alone."""
     trained = {"w": True, "frozen": False, "b": True, "nothing": None}
@@ -157,6 +162,7 @@ def test_frozen_leaves(name, wrapper):
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/optax.md", "a gradient that is not finite changes nothing")
 def test_apply_if_finite(name):
     """A gradient that is not finite changes nothing."""
     tx = optax.apply_if_finite(CASES[name].make(), max_consecutive_errors=3)
@@ -174,6 +180,7 @@ def test_apply_if_finite(name):
         [(name, a) for name in BASIC for a in CASES[name].scheduled],
     ),
 )
+@pytest.mark.claim("docs/optax.md", "a constant schedule is the number")
 def test_schedules(name, argument):
     """A constant schedule is the number; another one is not."""
 
@@ -191,6 +198,7 @@ STACKED_CASES = [name for name, case in CASES.items() if "replica_axis" in case.
 
 
 @pytest.mark.parametrize("name", only(["pull_to_center", "diloco", "parle"], STACKED_CASES))
+@pytest.mark.claim("docs/optax.md", "gives what `replica_axis` gives")
 def test_axis_name(name):
     """One replica a program, under a name, is as good as the stack."""
     tx = CASES[name].make(axis_name="replica", replica_axis=None)

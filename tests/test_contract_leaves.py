@@ -47,6 +47,7 @@ OTHERS |= {"key": jax.random.split(jax.random.key(0))}
         [name for name in CASES if name != "per_replica"],
     ),
 )
+@pytest.mark.claim("docs/optax.md", "are never moved")
 def test_leaves_that_are_no_weights(name):
     """Their updates pass, weights move as if they were alone, the leaves are evaluated as they are.
 
@@ -69,6 +70,7 @@ def test_leaves_that_are_no_weights(name):
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/optax.md", "move as pairs of real ones")
 def test_complex_weights_are_pairs_of_real_ones(name):
     tx = alone(name, **({"noise_scale": 0.0} if "noise_scale" in arguments_of(name) else {}))
     parts = {"real": PARAMS, "imaginary": jax.tree.map(lambda w: 3 - w, PARAMS)}
@@ -129,6 +131,7 @@ DTYPES |= {"double": ("float64", "float32")}
         [(name, precision) for name in CASES for precision in DTYPES],
     ),
 )
+@pytest.mark.claim("docs/optax.md", "the types of the state do not change")
 def test_types_are_stable(name, precision):
     """Of updates and state. On abstract values, and without leaks or implicit broadcasts."""
     dtypes = dict(zip(("w", "b"), DTYPES[precision], strict=True))

@@ -31,6 +31,7 @@ import flatjax
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/optax.md", "the state is sharded like them")
 def test_shardings_are_stable(name):
     """All in the state that is like the parameters is sharded like them, and stays so."""
     mesh = jax.make_mesh((2,), ("replica",), (AxisType.Explicit,), devices=devices(2))
@@ -108,6 +109,7 @@ VARIANTS = [name for name in CASES if name not in BASIC]
         + [(name, by_flax) for name in VARIANTS],
     ),
 )
+@pytest.mark.claim("docs/optax.md", "come back bit for bit")
 def test_states_survive_serialisation(name, save, tmp_path):
     """As a `flatjax.TrainState`, restored into the start of another run."""
     arguments = {"key": 1} if "key" in CASES[name].arguments else {}

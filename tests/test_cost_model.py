@@ -188,6 +188,7 @@ DTYPES = {"f32": np.float32, "u16": np.uint16, "s8": np.int8}
 
 
 @pytest.mark.parametrize("name", [name for name in PLANS if name != "sgd"])
+@pytest.mark.claim("docs/scale.md", "compiles the transformations on virtual devices")
 def test_couplings_send_what_is_counted(name):
     """The updates of the transformations alone, on a mesh of virtual devices."""
     plan = PLANS[name]
@@ -226,6 +227,7 @@ def test_gradients_send_what_is_counted():
 # ------------------------------------------------------------------------------------ the report
 
 
+@pytest.mark.claim("docs/scale.md", "cost-model")
 def test_the_document_says_what_the_command_prints(tmp_path, capsys):
     assert command_line.main(["cost-model", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out

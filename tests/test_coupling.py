@@ -76,6 +76,7 @@ both = pytest.mark.parametrize("decoupled", [False, True], ids=["in_gradient", "
 @both
 @pytest.mark.parametrize("period", [1, slow(3)])
 @pytest.mark.parametrize("base", ["adamw", slow("sgd"), slow("momentum")])
+@pytest.mark.claim("docs/optax.md", "the base optimizer, for every replica")
 def test_without_gamma_it_is_the_base_optimizer(base, period, decoupled):
     tx = coupled(BASES[base], 0.0, decoupled, period=period)
     with jax.disable_jit():  # compiled, the two are fused differently, and round differently
@@ -179,6 +180,7 @@ def final_distance(rate, momentum, nesterov, decoupled):
 
 
 @pytest.mark.parametrize(("momentum", "nesterov", "limit"), LIMITS.values(), ids=LIMITS)
+@pytest.mark.claim("docs/choosing.md", "below 2 without momentum")
 def test_stability_limits_of_the_force(momentum, nesterov, limit):
     assert final_distance(0.98 * limit, momentum, nesterov, decoupled=False) < 1e-3
     assert final_distance(1.02 * limit, momentum, nesterov, decoupled=False) > 1e4
@@ -186,6 +188,8 @@ def test_stability_limits_of_the_force(momentum, nesterov, limit):
 
 @pytest.mark.parametrize("rate", [1.0, 4.0, 1e3, INF])
 @pytest.mark.parametrize(("momentum", "nesterov", "limit"), LIMITS.values(), ids=LIMITS)
+@pytest.mark.claim("README.md", "stable for every gamma")
+@pytest.mark.claim("docs/choosing.md", "any, infinity included")
 def test_the_pull_is_always_stable(momentum, nesterov, limit, rate):
     del limit
     assert final_distance(rate, momentum, nesterov, decoupled=True) < 1e-10
@@ -196,6 +200,7 @@ def test_the_pull_is_always_stable(momentum, nesterov, limit, rate):
 
 @pytest.mark.parametrize("form", ["couple_replicas", slow("pull_to_center")])
 @pytest.mark.parametrize("place", ["stack", "vmap", "shard_map"])
+@pytest.mark.claim("docs/choosing.md", "coupling energy and loss are equal")
 def test_automatic_gamma_is_the_balanced_one(form, place):
     """Measured at the first update, from each replica's own loss."""
     losses = jnp.arange(1.0, 5.0)
@@ -220,10 +225,8 @@ def test_automatic_gamma_is_the_balanced_one(form, place):
         run = jax.vmap(functools.partial(updates_of, tx), axis_name="replica")
     else:
         tx = make(gamma=gamma, axis_name="replica")
-        specs = {"in_specs": P("replica"), "out_specs": P("replica")}
-        run = jax.shard_map(
-            functools.partial(updates_of, tx), mesh=flatjax.replica_mesh(4, devices(4)), **specs
-        )
+        placed = {"mesh": flatjax.replica_mesh(4, devices(4)), "in_specs": P("replica")}
+        run = jax.shard_map(functools.partial(updates_of, tx), out_specs=P("replica"), **placed)
     assert_close(jax.jit(run)(STACK, losses), expected)
 
 
@@ -244,12 +247,8 @@ def test_automatic_gamma_balances_the_coupled_leaves(form):
     _, state = tx.update(params, tx.init(params), params, value=3.0)
     assert float(state.gamma) == 6.0
     found = flatjax.coupling_diagnostics(params, state, 1, replica_axis=0, mask=mask)
-    assert jax.tree.map(float, found) == {
-        "gamma": 6.0,
-        "lr_gamma": 6.0,
-        "replica_distance": 1.0,
-        "coupling_energy": 3.0,
-    }
+    expected = {"gamma": 6.0, "lr_gamma": 6.0, "replica_distance": 1.0, "coupling_energy": 3.0}
+    assert jax.tree.map(float, found) == expected
     together = {"w": jnp.ones((2, 1)), "bn": params["bn"]}
     with pytest.raises(ValueError, match="common initialisation"):
         tx.init(together)

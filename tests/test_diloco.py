@@ -94,6 +94,7 @@ def test_the_mean_is_sgd_with_learning_rate_1():
     assert departure(run_in("stacked", pulled(None)), local_sgd) < TOLERANCE
 
 
+@pytest.mark.claim("docs/relations.md", "EASGD")
 def test_elastic_averaging():
     alpha, beta = 0.2, 0.6
     pull = lambda **axes: flatjax.pull_to_center(
@@ -141,6 +142,7 @@ def test_swap():
         np.testing.assert_allclose(leaf, expected, rtol=1e-9)
 
 
+@pytest.mark.claim("docs/relations.md", "Lookahead")
 def test_lookahead_is_one_worker():
     """Its slow weights go half of the way to the fast ones, every K steps."""
     start = {name: leaf[:1] for name, leaf in PARAMS.items()}
@@ -220,6 +222,7 @@ def test_int8_messages_are_of_the_displacement():
         assert np.all(error <= step.max() / 2 + 1e-9)
 
 
+@pytest.mark.claim("docs/diloco.md", "in at least float32")
 def test_memory_is_a_copy_for_the_center_and_one_for_the_momentum():
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(PARAMS))
     bytes_of = lambda **options: sum(
@@ -232,6 +235,7 @@ def test_memory_is_a_copy_for_the_center_and_one_for_the_momentum():
     assert bytes_of(replica_axis=0) == 2 * size / REPLICAS
 
 
+@pytest.mark.claim("docs/diloco.md", "inside a conditional")
 def test_replicas_communicate_in_the_conditional_only():
     mesh = mesh_of(REPLICAS)
     spec = P("replica")

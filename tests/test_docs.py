@@ -6,6 +6,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import flatjax
 
@@ -62,6 +63,7 @@ def test_the_examples_of_the_quickstart_run_and_learn():
     assert namespace["found"].mean["error"].shape == (2,)
 
 
+@pytest.mark.claim("docs/diloco.md", "It prints a loss below 0.01")
 def test_the_example_of_diloco_runs_and_learns(capsys):
     (program,) = examples("diloco")
     program = program.replace('jax.config.update("jax_num_cpu_devices", 8)', "")

@@ -63,6 +63,7 @@ PLAIN = QUIET | {"momentum": None, "weight_decay": 0.0}
 @pytest.mark.parametrize(
     ("gamma", "decoupled"), [(0.7, False), (0.7, True), slow(0.0, False), slow(0.0, True)]
 )
+@pytest.mark.claim("docs/mathematics.md", "test_one_inner_step_is_sgd")
 def test_one_inner_step_is_sgd(gamma, decoupled):
     """The iterate starts on the anchor, so that nothing pulls on it but, decoupled, afterwards."""
     if decoupled and gamma:
@@ -130,6 +131,7 @@ def test_opaque_mode_is_transparent_mode_on_the_same_batches(inner_steps):
         assert_close(state._replace(key=0), at(states, last)._replace(key=0))
 
 
+@pytest.mark.claim("docs/choosing.md", "test_a_strong_decoupled_pull_is_stable")
 def test_a_strong_decoupled_pull_is_stable():
     path, states = run(flatjax.esgd(0.1, 1e4, decoupled=True, **QUIET))
     assert_close(path, states.anchor)
@@ -175,6 +177,7 @@ ONE_STEP = {"inner_steps": 1, "averaging_decay": 0.0, "noise_scale": 0.0, "momen
 
 
 @pytest.mark.parametrize("decoupled", [False, slow(True)])
+@pytest.mark.claim("docs/relations.md", "one replica is `esgd`")
 def test_parle_with_one_replica_is_esgd(decoupled):
     one, minima = (jax.tree.map(lambda leaf: leaf[None], PARAMS), at(STACK_MINIMA, np.s_[:, :1]))
     options = {"noise_scale": 0.1, "key": 2, "replica_axis": 0, "decoupled": decoupled}
@@ -186,6 +189,7 @@ def test_parle_with_one_replica_is_esgd(decoupled):
 @pytest.mark.parametrize(
     ("momentum", "decoupled"), [(None, False), (0.9, True), slow(None, True), slow(0.9, False)]
 )
+@pytest.mark.claim("docs/relations.md", "one inner step `replicated_sgd`")
 def test_parle_with_one_inner_step_is_replicated_sgd(decoupled, momentum):
     """Its outer momentum being theirs."""
     gamma = 0.0 if decoupled else 0.4  # decoupled, the anchor pulls after the step

@@ -240,6 +240,7 @@ def test_a_complete_run_is_not_repeated(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.claim("docs/faq.md", "test_killed_runs_resume_to_the_same_bits")
 def test_killed_runs_resume_to_the_same_bits(tmp_path):
     config = dataclasses.replace(faults.CONFIG, algorithm="parle")
     straight, killed = tmp_path / "straight", tmp_path / "killed"

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from fast import slow
 from gaussian_mixture_replicas import (
     STEP,
     UNIT,
@@ -47,11 +48,12 @@ def coupled_many():
     return Solved(replicated, points, loss=LOGISTIC, y=np.inf, fit_bias=True)
 
 
-def test_reference_values_of_the_logistic_loss():
+@pytest.mark.parametrize("number", [1, slow(14)])
+def test_reference_values_of_the_logistic_loss(number):
     assert len(COUPLED_ROWS) == 14
-    points = unique([row_point(row) for row in COUPLED_ROWS])
+    points = unique([row_point(row) for row in COUPLED_ROWS[:number]])
     solved = Solved(replicated, points, loss=LOGISTIC, fit_bias=True)
-    for row in COUPLED_ROWS:
+    for row in COUPLED_ROWS[:number]:
         check_row(row, solved(**row_point(row)))
 
 

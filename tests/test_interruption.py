@@ -41,6 +41,7 @@ def signalled_at(trainer, step, signum, monkeypatch):
     monkeypatch.setitem(trainer.__dict__, "_jitted_step", signalling)
 
 
+@pytest.mark.claim("README.md", "it resumes, bit for bit")
 def test_an_interrupted_run_ends_in_the_same_bits(trainer, monkeypatch, tmp_path):
     run = lambda name, **options: train(
         trainer, directory=tmp_path / name, progress=False, evaluate_epochs=False, **options

@@ -84,6 +84,10 @@ def rescaled(params, factor):
     }
 
 
+@pytest.mark.claim(
+    "docs/mathematics.md",
+    "test_multiplicative_noise_ignores_the_rescaling_of_relu_networks",
+)
 def test_multiplicative_noise_ignores_the_rescaling_of_relu_networks(network):
     params, batches = network
     measure = local_energy(relu_network, sigmas=[0.2, 0.5], num_samples=10)
@@ -93,6 +97,7 @@ def test_multiplicative_noise_ignores_the_rescaling_of_relu_networks(network):
     np.testing.assert_array_equal(one.mean["error"], other.mean["error"])
 
 
+@pytest.mark.claim("docs/flatness.md", "test_additive_noise_does_not")
 def test_additive_noise_does_not(network):
     params, batches = network
     measure = local_energy(relu_network, sigmas=[0.2], num_samples=10, noise="additive")

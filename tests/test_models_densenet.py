@@ -46,6 +46,7 @@ def test_number_of_parameters_is_the_published_one(model, expected):
         ("densenet_imagenet", "train"),
     ],
 )
+@pytest.mark.claim("README.md", "give the logits of their PyTorch counterparts")
 def test_logits_are_those_of_torch(name, mode):
     model, size = {"densenet121": (models.densenet121(), 32), "densenet_imagenet": (SMALL, 38)}[
         name

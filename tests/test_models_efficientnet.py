@@ -59,6 +59,7 @@ def test_number_of_parameters_is_the_published_one(variant, expected):
 
 
 @pytest.mark.parametrize("name", [slow("efficientnet_b0"), "scaled"])
+@pytest.mark.claim("README.md", "give the logits of their PyTorch counterparts")
 def test_logits_are_those_of_torch(name):
     # By statistics of the batch: with the running ones of `weights.py` images hardly matter.
     model, size = {

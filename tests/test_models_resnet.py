@@ -46,6 +46,7 @@ def test_number_of_parameters_is_the_published_one(model, size, expected):
         slow("resnet50", "eval"),
     ],
 )
+@pytest.mark.claim("README.md", "give the logits of their PyTorch counterparts")
 def test_logits_are_those_of_torch(name, mode):
     model, size = {
         "resnet18": (models.resnet18(), 32),

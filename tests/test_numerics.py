@@ -145,6 +145,7 @@ assert_same = functools.partial(chex.assert_trees_all_close, rtol=0.0, atol=0.0)
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/faq.md", "draw what new ones do")
 def test_strict_switches_and_old_keys_change_no_bit(name):
     with contextlib.ExitStack() as strict:
         strict.enter_context(jax.debug_nans(True))
@@ -168,6 +169,7 @@ def test_again_and_bit_for_bit(name):
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/faq.md", "what is float32 stays float32")
 def test_in_x64_what_is_float32_stays_so(name):
     with jax.enable_x64(True):
         found = CASES[name](jax.random.key(0))

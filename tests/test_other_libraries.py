@@ -69,6 +69,7 @@ LIBRARIES = [nnx_network, equinox_network, haiku_network]
         itertools.product(["rsgd", "esgd", "parle"], LIBRARIES),
     ),
 )
+@pytest.mark.claim("README.md", "NNX, Equinox and Haiku networks train alike")
 def test_networks_train(name, make):
     init, predict = make()
     loss = lambda params: jnp.mean((predict(params) - Y) ** 2)

@@ -155,6 +155,7 @@ def test_a_network_with_batch_norm(placement):
 
 
 @pytest.mark.parametrize("name", only(["4x2"], MESHES))
+@pytest.mark.claim("docs/choosing.md", "All give the same parameters")
 def test_batches_sharded_over_data(name):
     """Batch norm sees the whole batch of its replica, and each device holds its part alone."""
     place = lambda *axes: NamedSharding(mesh(name), P(*axes))
@@ -189,6 +190,7 @@ def convolutions(fn, *args, platform="cpu"):
     return [int(count) for count in re.findall(r"feature_group_count = (\d+)", lowered.as_text())]
 
 
+@pytest.mark.claim("docs/choosing.md", "convolutions on CPU")
 def test_auto_unrolls_convolutions_on_cpu():
     """Four plain convolutions, where vmap makes a grouped one."""
     forward = lambda variables, images: Network().apply(variables, images, mutable=True)[0]

@@ -76,6 +76,8 @@ def saved_steps(run):
     return [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
 
 
+@pytest.mark.slow
+@pytest.mark.claim("docs/faq.md", "gives the same to rounding")
 def test_two_processes_stop_together_and_end_as_one(tmp_path):
     run = tmp_path / "run"
     first, second = start(tmp_path, 0, from_arguments)
@@ -112,6 +114,7 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_stops_all(tmp_path):
     # Too long to end by itself before the signal has reached both.
     endless = dataclasses.replace(CONFIG, epochs=100_000)

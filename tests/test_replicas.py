@@ -176,6 +176,7 @@ def test_stacks_refuse():
 # -------------------------------------------------------------------------------- per_replica
 
 
+@pytest.mark.claim("docs/optax.md", "each replica's own norm")
 def test_norms_are_clipped_replica_by_replica():
     grads = jax.tree.map(lambda leaf: leaf * np.float32(10.0) ** (a_axis(leaf) - 1), STACK)
     tx = flatjax.per_replica(optax.clip_by_global_norm(1.0))

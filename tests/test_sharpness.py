@@ -171,6 +171,7 @@ def rescaled(params):
 
 
 @pytest.mark.parametrize("kind", ["sam", slow("worst case")])
+@pytest.mark.claim("docs/flatness.md", "ignores_the_rescaling_of_relu_networks")
 def test_adaptive_sharpness_alone_ignores_the_rescaling_of_relu_networks(network, kind):
     params, batches = network
     for adaptive in (True, False):
