@@ -4,6 +4,8 @@ import pathlib
 import re
 import types
 
+import pytest
+
 import flatjax
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -52,6 +54,7 @@ def test_the_programs_of_the_quickstart_run_and_learn(capsys):
     assert "Entropy-SGD" in printed
 
 
+@pytest.mark.claim("docs/diloco.md", "It prints a loss below 0.01")
 def test_the_example_of_diloco_runs_and_learns(capsys):
     (program,) = examples("diloco")
     program = program.replace('jax.config.update("jax_num_cpu_devices", 8)', "")
