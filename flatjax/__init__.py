@@ -10,12 +10,13 @@ from flatjax._averaging import AverageParamsState, average_params
 from flatjax._center import replica_center, replica_distance
 from flatjax._chain import check_chain
 from flatjax._couple_replicas import CoupleReplicasState, couple_replicas
-from flatjax._diagnostics import coupling_diagnostics
+from flatjax._diagnostics import Collapse, check_collapsed, coupling_diagnostics
 from flatjax._diloco import diloco
 from flatjax._entropy_sgd import EntropySGDState, entropy_sgd
 from flatjax._eval_params import eval_params, set_params
 from flatjax._evaluation import EvalFn, evaluate
 from flatjax._langevin import langevin_noise
+from flatjax._limit_distance import LimitDistanceState, limit_distance
 from flatjax._outer import OuterPullState
 from flatjax._placement import map_replicas
 from flatjax._pull_to_center import PullToCenterState, pull_to_center
@@ -31,15 +32,18 @@ from flatjax._version import __version__ as __version__
 
 __all__ = [
     "AverageParamsState",
+    "Collapse",
     "CoupleReplicasState",
     "EntropySGDState",
     "EvalFn",
+    "LimitDistanceState",
     "OuterPullState",
     "PullToCenterState",
     "TrainState",
     "average_params",
     "batch_stats",
     "check_chain",
+    "check_collapsed",
     "communication",
     "couple_replicas",
     "coupling_diagnostics",
@@ -49,6 +53,7 @@ __all__ = [
     "eval_params",
     "evaluate",
     "langevin_noise",
+    "limit_distance",
     "map_replicas",
     "parle",
     "per_replica",

@@ -5,7 +5,7 @@ from typing import Any
 import chex
 import optax
 
-from flatjax import _checks
+from flatjax import _checks, _strength
 from flatjax._couple_replicas import couple_replicas
 from flatjax._entropy_sgd import entropy_sgd
 from flatjax._masks import Mask, of_weights
@@ -15,8 +15,9 @@ from flatjax.schedules import BalancedScoping
 
 def replicated_sgd(
     learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
     *,
+    steps: int | None = None,
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 0.0,
@@ -25,14 +26,19 @@ def replicated_sgd(
     replica_axis: int | None = None,
     period: int = 1,
     mask: Mask = None,
-    decoupled: bool = False,
+    decoupled: bool = True,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Replicated-SGD: coupling, weight decay and SGD with momentum, in the paper's order.
+    """Replicated-SGD: weight decay, SGD with momentum, and the coupling of the replicas.
+
+    The shortest call, `replicated_sgd(learning_rate, steps=...)`, takes the gamma of
+    `flatjax.schedules.meeting`: replicas are free for about half of the steps and have met at the
+    end. Then evaluate their center.
 
     Args:
       learning_rate: a number or a schedule of the step count.
-      gamma: coupling, see `couple_replicas`.
+      gamma: coupling, see `pull_to_center`; if None, `steps` must be given.
+      steps: number of updates of the training, for a gamma that needs no tuning.
       momentum: of SGD; None for none.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: added to the gradient as `weight_decay * params` (L2 regularisation).
@@ -41,21 +47,26 @@ def replicated_sgd(
       replica_axis: see `couple_replicas`.
       period: see `couple_replicas`.
       mask: see `couple_replicas`.
-      decoupled: couple by `pull_to_center` after SGD instead of in the gradient.
+      decoupled: couple by `pull_to_center` after SGD, which is stable for every gamma. If False, by
+        `couple_replicas` in the gradient, before weight decay and momentum: the paper's form, in
+        which momentum b amplifies gamma by 1 / (1 - b).
       num_replicas: see `couple_replicas`.
 
     Returns:
       The transformation. The final model is `flatjax.replica_center` of the parameters.
 
     Raises:
-      ValueError: as `couple_replicas`.
+      ValueError: as `couple_replicas`; neither gamma nor steps, or both; a force in the gradient
+        that diverges (learning_rate * gamma above `flatjax.schedules.stability_limit`).
+
+    Warns:
+      UserWarning: a schedule takes the force in the gradient above that limit.
 
     Examples:
       Two replicas, each with its own gradient, on a parabola each of its own:
 
       >>> import jax, jax.numpy as jnp, optax, flatjax
-      >>> gamma = flatjax.schedules.scoping(1e-3, steps=200)
-      >>> tx = flatjax.replicated_sgd(0.1, gamma, momentum=None, replica_axis=0)
+      >>> tx = flatjax.replicated_sgd(0.05, steps=200, replica_axis=0)
       >>> params, minima = jnp.array([[5.0], [-2.0]]), jnp.array([[0.0], [2.0]])
       >>> @jax.jit
       ... def step(params, state):
@@ -72,6 +83,17 @@ def replicated_sgd(
     _checks.check_flag("decoupled", decoupled)
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     where |= {"period": period, "mask": mask, "num_replicas": num_replicas}
+    _strength.check_given("gamma", gamma, steps)
+    if steps is not None:
+        gamma = _strength.meeting(
+            learning_rate,
+            steps,
+            momentum=None if decoupled else momentum or 0.0,
+            nesterov=nesterov,
+            period=period,
+        )
+    elif not decoupled:
+        _strength.check_stability(gamma, learning_rate, period, momentum, nesterov)
     decay = optax.add_decayed_weights(weight_decay, decay_mask)
     sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)
     if decoupled:
@@ -83,8 +105,9 @@ def replicated_sgd(
 
 def esgd(
     learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
     *,
+    steps: int | None = None,
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
@@ -96,7 +119,7 @@ def esgd(
     noise_scale: float = 1e-4,
     key: chex.PRNGKey | int = 0,
     outer_scaling: str = "none",
-    decoupled: bool = False,
+    decoupled: bool = True,
     axis_name: str | None = None,
     replica_axis: int | None = None,
     mask: Mask = None,
@@ -114,7 +137,9 @@ def esgd(
       learning_rate: :math:`\eta'`, of the inner loop; a number or a schedule of the count of
         gradients.
       gamma: coupling to the anchor; a number, a schedule of the count of outer steps, or
-        `flatjax.schedules.BalancedScoping`.
+        `flatjax.schedules.BalancedScoping`. If None, `steps` must be given.
+      steps: number of gradients of the training, for a gamma that needs no tuning: the pull of an
+        inner step grows from 0.1% to 63%.
       momentum: of the inner SGD, reset at each outer step (see `reset_inner`); None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
@@ -142,8 +167,7 @@ def esgd(
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, flatjax
-      >>> gamma = flatjax.schedules.scoping(1e-3, steps=40)  # 40 outer steps, 200 gradients
-      >>> tx = flatjax.esgd(0.05, gamma)
+      >>> tx = flatjax.esgd(0.05, steps=200)
       >>> loss = lambda params: jnp.sum(params["w"] ** 2)
       >>> @jax.jit
       ... def step(params, state):
@@ -157,6 +181,7 @@ def esgd(
       True
     """
     outer_learning_rate = _checks.check_schedule("outer_learning_rate", outer_learning_rate)
+    gamma = _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov)
     weight_decay = _checks.check_schedule("weight_decay", weight_decay)
     return entropy_sgd(
         optax.sgd(
@@ -184,9 +209,10 @@ def esgd(
 
 def parle(
     learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
-    replica_gamma: chex.Numeric | optax.Schedule,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
+    replica_gamma: chex.Numeric | optax.Schedule | None = None,
     *,
+    steps: int | None = None,
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
@@ -196,7 +222,7 @@ def parle(
     averaging_decay: float = 0.75,
     noise_scale: float = 1e-4,
     key: chex.PRNGKey | int = 0,
-    decoupled: bool = False,
+    decoupled: bool = True,
     axis_name: str | None = None,
     replica_axis: int | None = None,
     mask: Mask = None,
@@ -223,6 +249,8 @@ def parle(
       gamma: coupling of the inner iterate to its anchor, as in `esgd`.
       replica_gamma: :math:`\gamma_r`, coupling of the anchors to their center; a number or a
         schedule of the count of outer steps.
+      steps: number of gradients of the training, in place of both gammas, see `esgd` and
+        `replicated_sgd`.
       momentum: of the inner SGD, reset at each outer step; None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
@@ -268,6 +296,17 @@ def parle(
     if callable(learning_rate):
         # That of the last gradient of the loop which the outer step ends.
         outer_learning_rate = lambda count: learning_rate(count * inner_steps + inner_steps - 1)
+    if replica_gamma is None and steps is not None:
+        loops = max(steps // inner_steps, 1)
+        replica_gamma = _strength.meeting(
+            outer_learning_rate,
+            loops,
+            momentum=None if decoupled else outer_momentum or 0.0,
+            nesterov=nesterov,
+        )
+    elif replica_gamma is None or steps is not None:
+        raise ValueError("either steps, or both gamma and replica_gamma must be given.")
+    gamma = _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov)
     outer = replicated_sgd(
         outer_learning_rate,
         replica_gamma,
@@ -296,6 +335,19 @@ def parle(
         opaque_mode=opaque_mode,
         num_replicas=num_replicas,
     )
+
+
+def _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov):
+    """The coupling to the anchor: the one that was given, checked, or that for so many steps."""
+    _checks.check_flag("decoupled", decoupled)
+    _checks.check_count("inner_steps", inner_steps)
+    _strength.check_given("gamma", gamma, steps)
+    if steps is not None:
+        most = None if decoupled else 0.5 * _strength.stability_limit(momentum, nesterov)
+        return _strength.anchoring(learning_rate, steps, inner_steps, most)
+    if not decoupled:
+        _strength.check_stability(gamma, learning_rate, 1, momentum, nesterov)
+    return gamma
 
 
 def _inner_sgd(momentum, nesterov, weight_decay, decay_mask):

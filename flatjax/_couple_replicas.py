@@ -38,7 +38,7 @@ def couple_replicas(
     axis_name: str | None = None,
     replica_axis: int | None = None,
     period: int = 1,
-    offset: int = 0,
+    offset: int | None = None,
     mask: Mask = None,
     communication_dtype: DTypeLike | None = None,
     delayed: bool = False,
@@ -52,9 +52,9 @@ def couple_replicas(
     on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
     devices communicate on those steps only.
 
-    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `offset`, `mask`, `delayed`,
-    `communication_dtype` and a `BalancedScoping` in its `static_args`; likewise for all
-    transformations of flatjax (`delay`, `blend`, ...).
+    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask`, `delayed`,
+    `communication_dtype`, a `BalancedScoping` and an `offset`, if you give one, in its
+    `static_args`; likewise for all transformations of flatjax.
 
     Args:
       gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
@@ -65,7 +65,7 @@ def couple_replicas(
         must be given; both for local stacks on each device of a mesh axis.
       period: K, the number of steps between couplings.
       offset: shifts them within the period: the steps with count = K - 1 + offset (modulo K) end in
-        a coupling. In [0, K).
+        a coupling. In [0, K); 0 if None.
       mask: pytree of bools (or a function of params returning one); leaves marked False, such as
         frozen ones or the biases, are not coupled.
       communication_dtype: what replicas send is rounded to it: a floating-point dtype, or int8 with

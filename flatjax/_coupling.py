@@ -40,7 +40,7 @@ class Coupling:
     axis_name: str | None
     replica_axis: int | None
     period: int
-    offset: int
+    offset: int | None
     mask: Mask
     communication_dtype: DTypeLike | None
     num_replicas: int | None
@@ -48,8 +48,9 @@ class Coupling:
     def __post_init__(self) -> None:
         _checks.check_replica_placement(self.axis_name, self.replica_axis)
         _checks.check_count("period", self.period)
-        _checks.check_count("offset", self.offset, minimum=0)
-        if self.offset >= self.period:
+        if self.offset is not None:
+            _checks.check_count("offset", self.offset, minimum=0)
+        if (self.offset or 0) >= self.period:
             raise ValueError(f"offset must be < period = {self.period}, got {self.offset}.")
         _checks.check_communication_dtype(self.communication_dtype)
         if self.num_replicas is not None:
@@ -98,7 +99,7 @@ class Coupling:
     @property
     def last_step(self) -> int:
         """The first step that ends in a coupling; steps count from 0."""
-        return (self.period - 1 + self.offset) % self.period
+        return (self.period - 1 + (self.offset or 0)) % self.period
 
 
 def when(is_coupled: jax.Array, couple: Callable[..., Any], *operands: Any) -> Any:

@@ -83,7 +83,7 @@ def entropy_sgd(
     noise_scale: chex.Numeric = 1e-4,
     key: chex.PRNGKey | int = 0,
     outer_scaling: str = "none",
-    decoupled: bool = False,
+    decoupled: bool = True,
     axis_name: str | None = None,
     replica_axis: int | None = None,
     mask: Mask = None,
@@ -120,8 +120,8 @@ def entropy_sgd(
         gradient of the local entropy itself, which freezes the anchor while gamma is small;
         `"learning_rate"`, :math:`1 / \eta'`, in units of a gradient of the loss, as in Parle.
       decoupled: contract :math:`w' - w` by :math:`e^{-\eta' \gamma}` after the inner optimizer's
-        step (before the noise) instead of adding :math:`\gamma (w' - w)` to its gradient: stable
-        for every :math:`\eta' \gamma`.
+        step (before the noise), which is stable for every :math:`\eta' \gamma`. If False, add
+        :math:`\gamma (w' - w)` to its gradient: the paper's form, which momentum amplifies.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if there are
         any; each then draws noise of its own.
       replica_axis: axis of the leaves along which replicas are stacked, if they are.

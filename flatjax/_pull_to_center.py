@@ -37,12 +37,12 @@ def pull_to_center(
     axis_name: str | None = None,
     replica_axis: int | None = None,
     period: int = 1,
-    offset: int = 0,
+    offset: int | None = None,
     mask: Mask = None,
     communication_dtype: DTypeLike | None = None,
     overlapped: bool = False,
     outer: optax.GradientTransformation | None = None,
-    delay: int = 0,
+    delay: int | None = None,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Contracts the replicas towards their center: the decoupled, always stable coupling.
@@ -79,7 +79,7 @@ def pull_to_center(
         pulled to it. `optax.sgd(1.0)` moves it to the mean, which is the pull without `outer`.
         See `diloco`, and `flatjax.OuterPullState` for what is stored.
       delay: with `outer`, :math:`\tau` < K: the displacement that was measured at one step is used
-        :math:`\tau` steps later, so that communication has that long.
+        :math:`\tau` steps later, so that communication has that long. 0 if None.
       num_replicas: see `couple_replicas`.
 
     Returns:
@@ -120,7 +120,7 @@ def pull_to_center(
 
     _check_delay(delay, period, outer, overlapped)
     if outer is not None:
-        return pull_to_outer_center(coupling, scoping, contraction, outer, delay)
+        return pull_to_outer_center(coupling, scoping, contraction, outer, delay or 0)
     return _pull_to_mean(coupling, scoping, contraction, overlapped)
 
 
@@ -155,6 +155,8 @@ def _pull_to_mean(coupling, scoping, contraction, overlapped):
 
 
 def _check_delay(delay, period, outer, overlapped):
+    if delay is None:
+        delay = 0
     _checks.check_count("delay", delay, minimum=0)
     if delay >= period and delay > 0:
         raise ValueError(f"delay must be < period = {period}, got {delay}.")

@@ -157,7 +157,7 @@ _ = report("masked", masked)
 # a new compilation. Arguments that shape the program are named in `static_args`.
 
 # %%
-shaping = ("replica_axis", "period", "offset", "overlapped", "delay")
+shaping = ("replica_axis", "period", "overlapped")
 make = optax.inject_hyperparams(flatjax.pull_to_center, static_args=shaping)
 injected = optax.chain(
     optax.sgd(learning_rate, momentum=0.9, nesterov=True),

@@ -88,12 +88,15 @@ CASES = {
 }
 VARIANTS = ("every_third", "delayed", "outer", "overlapped", "stacked", "opaque")
 BASIC = [name for name in CASES if not name.endswith(VARIANTS)]
+# Each transformation, alone or as a part: `esgd` and the coupling are in `parle`.
+COVERING = ["pull_to_center", "diloco", "replicated_sgd", "per_replica", "entropy_sgd"]
+COVERING += ["parle", "sam", "average_params"]
 each_case = pytest.mark.parametrize("name", CASES)
 
 
 def slow_variants(*more):
-    """Parameters of a test of all cases; variants of others run where there is time."""
-    marks = {name: () if name in BASIC else pytest.mark.slow for name in CASES}
+    """Parameters of a test of all cases; those that do not cover more are slow."""
+    marks = {name: () if name in COVERING else pytest.mark.slow for name in CASES}
     return [pytest.param(name, *more, marks=marks[name]) for name in CASES]
 
 

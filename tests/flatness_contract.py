@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import only
 
 from flatjax import flatness
 
@@ -108,6 +109,10 @@ MEASURES = {
 }
 WITH_KEY = [name for name in MEASURES if name != "sam"]
 every = pytest.mark.parametrize("name", MEASURES)
+# One for each way in which a measure treats parameters: draws, gradients, products, directions.
+every_if_slow = pytest.mark.parametrize(
+    "name", only(["local_energy", "sam", "trace", "slices"], MEASURES)
+)
 
 
 @functools.cache

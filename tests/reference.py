@@ -55,7 +55,7 @@ def replicated_sgd(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     period: int = 1,
-    decoupled: bool = False,
+    decoupled: bool = True,
 ) -> list[list[Point]]:
     """SGD on sum_a L(w_a) + (gamma/2) sum_a ||w_a - wbar||^2, y replicas from w = [w_1, ..., w_y].
 
@@ -95,7 +95,7 @@ def langevin(
     weight_decay: float = 0.0,
     averaging_decay: float = 0.75,
     noise_scale: float = 1e-4,
-    decoupled: bool = False,
+    decoupled: bool = True,
 ) -> tuple[Point, list[Point]]:
     """One inner loop of Entropy-SGD, from w' = mu = anchor: returns mu and the path of w'.
 
@@ -166,7 +166,7 @@ def parle(
     noise: Sequence[Sequence[Point]] | None = None,
     outer_momentum: float | None = None,
     outer_nesterov: bool = False,
-    decoupled: bool = False,
+    decoupled: bool = True,
     **inner,
 ) -> list[list[Point]]:
     """Parle: y replicas of Entropy-SGD whose anchors w_a are coupled to their barycentre wbar.

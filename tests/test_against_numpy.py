@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+from fast import only, slow
 from numpy_rows import (
     BATCHES,
     ENTROPIC,
@@ -97,7 +98,14 @@ OPTIONS |= {
 }
 
 
-@pytest.mark.parametrize("row", OPTIONS)
+# Each option in the row where it is least like the default, and both forms of the coupling.
+FAST = ["replicated_sgd-nesterov-every_3-in_gradient", "replicated_sgd-plain-every_1-decoupled"]
+FAST += ["couple_replicas-weights_only", "pull_to_center-matrices", "esgd-weights_only-decoupled"]
+FAST += ["esgd-plain-in_gradient", "esgd-scaled_by_gamma", "esgd-scaled_by_rate"]
+
+
+@pytest.mark.parametrize("row", only(FAST, OPTIONS))
+@pytest.mark.claim("README.md", "to plain NumPy loops, in float64 to 1e-10")
 def test_options(row):
     make, path = OPTIONS[row]
     assert departure(train_stack(make(replica_axis=0)), path(1.0)) < TOLERANCE
@@ -162,7 +170,7 @@ AVERAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", AVERAGES)
+@pytest.mark.parametrize("kind", ["swa_every_third", "ema", slow("swa")])
 def test_average_params(kind):
     options, average = AVERAGES[kind]
     sgd = optax.sgd(schedule(RATE), momentum=0.9)

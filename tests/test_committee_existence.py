@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.optimize
+from fast import only, slow
 from test_committee_amp import instance
 
 from flatjax.committee import amp, belief_propagation, expectation_propagation
@@ -34,7 +35,7 @@ def test_contradictions_leave_nothing(sign):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("max_iterations", [500, 5000])
+@pytest.mark.parametrize("max_iterations", [500, slow(5000)])
 def test_three_patterns_that_cancel_leave_nothing(solver, max_iterations):
     """At 120 degrees: no two of them exclude each other, and their messages add up to 0."""
     angles = 2 * np.pi * np.arange(3) / 3
@@ -42,9 +43,10 @@ def test_three_patterns_that_cancel_leave_nothing(solver, max_iterations):
     assert not SOLVERS[solver](x, np.ones(3), max_iterations=max_iterations).converged
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("factor", [2.0, 3.7])
-@pytest.mark.parametrize("num_units", [1, 3])
+@pytest.mark.parametrize(
+    ("solver", "factor", "num_units"),
+    only([(solver, 2.0, 1) for solver in SOLVERS], itertools.product(SOLVERS, [2.0, 3.7], [1, 3])),
+)
 def test_contradictions_of_any_length(solver, factor, num_units):
     x, y, _ = instance(0, 4, 20, 1)
     x, y = np.vstack([x, factor * x[:1]]), np.append(y, -y[0])
@@ -60,8 +62,10 @@ def separable(x, y):
     ).success
 
 
-@pytest.mark.parametrize("num_inputs", [2, 12])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("solver", "num_inputs"),
+    only([(solver, 2) for solver in SOLVERS], itertools.product(SOLVERS, [2, 12])),
+)
 def test_random_perceptrons_converge_only_where_there_are_any(solver, num_inputs):
     rng = np.random.default_rng(num_inputs)
     num_patterns, outcomes = 2 * num_inputs, []
@@ -76,6 +80,7 @@ def test_random_perceptrons_converge_only_where_there_are_any(solver, num_inputs
 
 
 @pytest.mark.parametrize("around", [False, True])
+@pytest.mark.slow
 def test_random_perceptrons_of_few_inputs_against_counting(around):
     """Where they converge there are such weights; numbers are those of the docstring of `amp`."""
     rng, num, overlap = np.random.default_rng(0), 5, 0.8
@@ -109,7 +114,7 @@ def exist_in_the_plane(x, y, num_units):
     return bool((votes[np.array(list(rows))].sum(axis=1) * y > 0).all(axis=1).any())
 
 
-@pytest.mark.parametrize("solver", ["amp", "expectation_propagation"])
+@pytest.mark.parametrize("solver", ["amp", slow("expectation_propagation")])
 def test_random_committees_converge_only_where_there_are_any(solver):
     rng, outcomes = np.random.default_rng(0), []
     for _ in range(12):

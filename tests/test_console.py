@@ -25,6 +25,7 @@ def start(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_files_are_utf8_and_shown_whatever_the_locale(tmp_path):
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     process = start("cost-model", "--out", str(tmp_path), **plain, PYTHONIOENCODING="ascii")
@@ -35,6 +36,7 @@ def test_files_are_utf8_and_shown_whatever_the_locale(tmp_path):
     assert "?" in out.decode("ascii")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_quietly(tmp_path):
     process = start("cost-model", "--out", str(tmp_path))
     process.stdout.close()

@@ -7,7 +7,17 @@ import equinox
 import jax
 import jax.numpy as jnp
 import pytest
-from contract import CASES, PARAMS, alone, arguments_of, assert_close, each_case
+from contract import (
+    CASES,
+    COVERING,
+    PARAMS,
+    alone,
+    arguments_of,
+    assert_close,
+    each_case,
+    each_case_if_slow,
+)
+from fast import only
 
 import flatjax
 
@@ -30,7 +40,14 @@ OTHERS = {"count": jnp.full(2, 2**25 + 1), "flag": jnp.array([True, False])}
 OTHERS |= {"key": jax.random.split(jax.random.key(0))}
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "per_replica"])
+@pytest.mark.parametrize(
+    "name",
+    only(
+        [name for name in COVERING if name != "per_replica"],
+        [name for name in CASES if name != "per_replica"],
+    ),
+)
+@pytest.mark.claim("docs/optax.md", "are never moved")
 def test_leaves_that_are_no_weights(name):
     """Their updates pass, weights move as if they were alone, the leaves are evaluated as they are.
 
@@ -52,7 +69,8 @@ def test_leaves_that_are_no_weights(name):
         assert int(center["count"]) == 2**25 + 1
 
 
-@each_case
+@each_case_if_slow
+@pytest.mark.claim("docs/optax.md", "move as pairs of real ones")
 def test_complex_weights_are_pairs_of_real_ones(name):
     tx = alone(name, **({"noise_scale": 0.0} if "noise_scale" in arguments_of(name) else {}))
     parts = {"real": PARAMS, "imaginary": jax.tree.map(lambda w: 3 - w, PARAMS)}
@@ -64,7 +82,9 @@ def test_complex_weights_are_pairs_of_real_ones(name):
 SINGLE = [name for name, case in CASES.items() if "replica_axis" not in case.arguments]
 
 
-@pytest.mark.parametrize("name", [name for name in SINGLE if name != "per_replica"])
+@pytest.mark.parametrize(
+    "name", only(["entropy_sgd", "sam"], [name for name in SINGLE if name != "per_replica"])
+)
 def test_python_numbers_as_parameters(name):
     tx = alone(name)
     params = {"w": 1.5, "b": (2.0, -1.0)}
@@ -85,7 +105,10 @@ class CallableNetwork(equinox.Module):
 
 @pytest.mark.parametrize(
     ("name", "argument"),
-    [(name, a) for name in CASES for a in ("mask", "decay_mask") if a in arguments_of(name)],
+    only(
+        [("pull_to_center", "mask"), ("esgd", "mask"), ("parle", "decay_mask")],
+        [(name, a) for name in CASES for a in ("mask", "decay_mask") if a in arguments_of(name)],
+    ),
 )
 def test_masks_that_are_callable_pytrees(name, argument):
     arguments = {argument: CallableNetwork(True, False)}
@@ -101,11 +124,17 @@ DTYPES = {"half": ("bfloat16", "float16"), "single": ("float32", "bfloat16")}
 DTYPES |= {"double": ("float64", "float32")}
 
 
-@pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES)
-@each_case
-def test_types_are_stable(name, dtypes):
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    only(
+        [(name, "single") for name in COVERING] + [("parle", "half"), ("parle", "double")],
+        [(name, precision) for name in CASES for precision in DTYPES],
+    ),
+)
+@pytest.mark.claim("docs/optax.md", "the types of the state do not change")
+def test_types_are_stable(name, precision):
     """Of updates and state. On abstract values, and without leaks or implicit broadcasts."""
-    dtypes = dict(zip(("w", "b"), dtypes, strict=True))
+    dtypes = dict(zip(("w", "b"), DTYPES[precision], strict=True))
     params = {k: jax.ShapeDtypeStruct(PARAMS[k].shape, dtype) for k, dtype in dtypes.items()}
     # Schedules, whose values are strongly typed.
     tx = CASES[name].make(**{a: lambda count: jnp.float32(0.1) for a in CASES[name].scheduled})

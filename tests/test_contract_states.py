@@ -11,17 +11,30 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from contract import BASIC, CASES, PARAMS, assert_close, each_case, parabola, step
+from contract import (
+    BASIC,
+    CASES,
+    COVERING,
+    PARAMS,
+    assert_close,
+    each_case,
+    each_case_if_slow,
+    parabola,
+    step,
+)
+from devices import devices
+from fast import only
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flatjax
 
 
-@each_case
+@each_case_if_slow
+@pytest.mark.claim("docs/optax.md", "the state is sharded like them")
 def test_shardings_are_stable(name):
     """All in the state that is like the parameters is sharded like them, and stays so."""
-    mesh = jax.make_mesh((2,), ("replica",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    mesh = jax.make_mesh((2,), ("replica",), (AxisType.Explicit,), devices=devices(2))
     sharding = NamedSharding(mesh, P("replica"))
     with jax.set_mesh(mesh):
         params = jax.device_put(PARAMS, sharding)
@@ -90,8 +103,13 @@ VARIANTS = [name for name in CASES if name not in BASIC]
 
 @pytest.mark.parametrize(
     ("name", "save"),
-    [(name, save) for name in BASIC for save in FORMATS] + [(name, by_flax) for name in VARIANTS],
+    only(
+        [("parle", save) for save in FORMATS] + [(name, by_flax) for name in COVERING],
+        [(name, save) for name in BASIC for save in FORMATS]
+        + [(name, by_flax) for name in VARIANTS],
+    ),
 )
+@pytest.mark.claim("docs/optax.md", "come back bit for bit")
 def test_states_survive_serialisation(name, save, tmp_path):
     """As a `flatjax.TrainState`, restored into the start of another run."""
     arguments = {"key": 1} if "key" in CASES[name].arguments else {}

@@ -5,13 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy_rows as numpy_loops
 import optax
 import pytest
 import reference
-import test_against_numpy as numpy_loops
+from fast import slow
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_against_numpy import COLUMNS, PARAMS, REPLICAS, STEPS, as_points, departure
+from numpy_rows import PARAMS, REPLICAS, STEPS, as_points, departure
+from test_against_numpy_placements import COLUMNS, double_precision, mesh_of
 from test_cost_model import sent_in
 
 import flatjax
@@ -20,7 +22,7 @@ RATE, PERIOD = 0.05, 6
 TOLERANCE = 1e-10
 NESTEROV = optax.sgd(0.7, momentum=0.9, nesterov=True)
 STREAMS = ({"bias": True, "weight": False}, {"bias": False, "weight": True})
-double_precision = numpy_loops.double_precision
+__all__ = ["double_precision"]  # a fixture of all tests here
 
 
 def loop(**options):
@@ -61,7 +63,7 @@ def run_in(column, tx):
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("row", ["diloco", "streaming"])
+@pytest.mark.parametrize("row", ["streaming", slow("diloco")])
 def test_placements(row, column):
     found = run_in(column, functools.partial(diloco, **ROWS[row][0]))
     assert departure(found, path_of(row)) < TOLERANCE
@@ -92,6 +94,7 @@ def test_the_mean_is_sgd_with_learning_rate_1():
     assert departure(run_in("stacked", pulled(None)), local_sgd) < TOLERANCE
 
 
+@pytest.mark.claim("docs/relations.md", "EASGD")
 def test_elastic_averaging():
     alpha, beta = 0.2, 0.6
     pull = lambda **axes: flatjax.pull_to_center(
@@ -139,6 +142,7 @@ def test_swap():
         np.testing.assert_allclose(leaf, expected, rtol=1e-9)
 
 
+@pytest.mark.claim("docs/relations.md", "Lookahead")
 def test_lookahead_is_one_worker():
     """Its slow weights go half of the way to the fast ones, every K steps."""
     start = {name: leaf[:1] for name, leaf in PARAMS.items()}
@@ -159,7 +163,7 @@ def test_lookahead_is_one_worker():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
 
 
-@pytest.mark.parametrize("inner", ["sgd", "adam"])
+@pytest.mark.parametrize("inner", ["adam", slow("sgd")])
 def test_entropy_sgd_that_keeps_its_inner_state_is_one_worker(inner):
     scale = {"sgd": optax.trace(0.9), "adam": optax.scale_by_adam()}[inner]
     start = {name: leaf[0] for name, leaf in PARAMS.items()}
@@ -218,6 +222,7 @@ def test_int8_messages_are_of_the_displacement():
         assert np.all(error <= step.max() / 2 + 1e-9)
 
 
+@pytest.mark.claim("docs/diloco.md", "in at least float32")
 def test_memory_is_a_copy_for_the_center_and_one_for_the_momentum():
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(PARAMS))
     bytes_of = lambda **options: sum(
@@ -230,8 +235,9 @@ def test_memory_is_a_copy_for_the_center_and_one_for_the_momentum():
     assert bytes_of(replica_axis=0) == 2 * size / REPLICAS
 
 
+@pytest.mark.claim("docs/diloco.md", "inside a conditional")
 def test_replicas_communicate_in_the_conditional_only():
-    mesh = numpy_loops.mesh_of(REPLICAS)
+    mesh = mesh_of(REPLICAS)
     spec = P("replica")
     tx = diloco(axis_name="replica", delay=2)
 
@@ -250,7 +256,7 @@ def test_bytes_sent(dtype, scale_bytes):
     tx = flatjax.pull_to_center(jnp.inf, 1.0, outer=NESTEROV, replica_axis=0, **options)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), PARAMS)
     state = jax.eval_shape(tx.init, params)
-    spread = NamedSharding(numpy_loops.mesh_of(REPLICAS), P("replica"))
+    spread = NamedSharding(mesh_of(REPLICAS), P("replica"))
     shared = NamedSharding(spread.mesh, P())
     shardings = jax.tree.map(
         lambda leaf: spread if leaf.shape[:1] == (REPLICAS,) else shared, (params, state)

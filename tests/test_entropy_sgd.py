@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import slow
 
 import flatjax
 from flatjax.schedules import BalancedScoping, scoping
@@ -59,8 +60,10 @@ QUIET = {"noise_scale": 0.0, "key": 1}
 PLAIN = QUIET | {"momentum": None, "weight_decay": 0.0}
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.7])
-@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize(
+    ("gamma", "decoupled"), [(0.7, False), (0.7, True), slow(0.0, False), slow(0.0, True)]
+)
+@pytest.mark.claim("docs/mathematics.md", "test_one_inner_step_is_sgd")
 def test_one_inner_step_is_sgd(gamma, decoupled):
     """The iterate starts on the anchor, so that nothing pulls on it but, decoupled, afterwards."""
     if decoupled and gamma:
@@ -84,7 +87,7 @@ def test_without_gamma_and_averaging_it_is_sgd_that_restarts():
             state = sgd.init(params)
 
 
-@pytest.mark.parametrize("outer_rate", [0.0, 0.3])
+@pytest.mark.parametrize("outer_rate", [slow(0.0), 0.3])
 def test_outer_optimizer_moves_the_anchor_towards_the_mean(outer_rate):
     moved = run(flatjax.esgd(0.1, 0.5, outer_learning_rate=outer_rate, **QUIET))
     full = run(flatjax.esgd(0.1, 0.5, **QUIET))
@@ -105,7 +108,7 @@ def test_outer_scaling_at_a_learning_rate_of_zero():
     assert_close(at(path, -1), STACK)
 
 
-@pytest.mark.parametrize("inner_steps", [1, INNER])
+@pytest.mark.parametrize("inner_steps", [slow(1), INNER])
 def test_opaque_mode_is_transparent_mode_on_the_same_batches(inner_steps):
     make = functools.partial(
         flatjax.esgd, RATE, scoping(0.1, 3), inner_steps=inner_steps, noise_scale=0.1, key=1
@@ -128,6 +131,7 @@ def test_opaque_mode_is_transparent_mode_on_the_same_batches(inner_steps):
         assert_close(state._replace(key=0), at(states, last)._replace(key=0))
 
 
+@pytest.mark.claim("docs/choosing.md", "test_a_strong_decoupled_pull_is_stable")
 def test_a_strong_decoupled_pull_is_stable():
     path, states = run(flatjax.esgd(0.1, 1e4, decoupled=True, **QUIET))
     assert_close(path, states.anchor)
@@ -172,7 +176,10 @@ def test_states_change_when_they_should():
 ONE_STEP = {"inner_steps": 1, "averaging_decay": 0.0, "noise_scale": 0.0, "momentum": None}
 
 
-@pytest.mark.parametrize("decoupled", [False, True])
+# Short trainings, in which no force grows large.
+@pytest.mark.filterwarnings("ignore:learning_rate . gamma is")
+@pytest.mark.parametrize("decoupled", [False, slow(True)])
+@pytest.mark.claim("docs/relations.md", "one replica is `esgd`")
 def test_parle_with_one_replica_is_esgd(decoupled):
     one, minima = (jax.tree.map(lambda leaf: leaf[None], PARAMS), at(STACK_MINIMA, np.s_[:, :1]))
     options = {"noise_scale": 0.1, "key": 2, "replica_axis": 0, "decoupled": decoupled}
@@ -181,8 +188,11 @@ def test_parle_with_one_replica_is_esgd(decoupled):
     assert_close(run(parle, one, minima)[0], run(esgd, one, minima)[0])
 
 
-@pytest.mark.parametrize("momentum", [None, 0.9])
-@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.filterwarnings("ignore:learning_rate . gamma is")
+@pytest.mark.parametrize(
+    ("momentum", "decoupled"), [(None, False), (0.9, True), slow(None, True), slow(0.9, False)]
+)
+@pytest.mark.claim("docs/relations.md", "one inner step `replicated_sgd`")
 def test_parle_with_one_inner_step_is_replicated_sgd(decoupled, momentum):
     """Its outer momentum being theirs."""
     gamma = 0.0 if decoupled else 0.4  # decoupled, the anchor pulls after the step
@@ -218,7 +228,7 @@ def test_automatic_gamma_is_the_balanced_one(stacked):
     assert not np.any(found[1].gamma[:INNER])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", slow("bfloat16"), slow("float32")])
 def test_automatic_gamma_is_measured_in_single_precision(dtype):
     """On marked leaves: the square of 2**-13 is 0 in half precision, that of 300 is infinite."""
     for step in (2.0**-13, 300.0):

@@ -70,7 +70,8 @@ def test_an_outer_optimizer_must_descend():
 
 BAD = [
     ({"gamma": -0.1}, ValueError, "gamma must be"),
-    ({"gamma": None}, TypeError, "gamma must be"),
+    ({"gamma": "0.1"}, TypeError, "gamma must be"),
+    ({"gamma": None}, ValueError, "steps"),
     ({"learning_rate": -0.1}, ValueError, "learning_rate must be"),
     ({"inner_steps": 0}, ValueError, "inner_steps must be"),
     ({"inner_steps": 2.5}, TypeError, "inner_steps must be"),

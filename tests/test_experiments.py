@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from fast import only, slow
 
 import flatjax
 from experiments import __main__ as command_line
@@ -44,7 +45,7 @@ def replace(config=SMALL, **changes):
     return dataclasses.replace(config, **changes)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", only(["rsgd", "swa"], ALGORITHMS))
 def test_every_algorithm_spends_its_budget_and_learns(algorithm):
     trainer = Trainer(replace(algorithm=algorithm, epochs=24, learning_rate=0.1, ema_decay=0.9))
     result = train(trainer, progress=False)
@@ -63,7 +64,7 @@ def test_equal_budgets_whatever_the_number_of_replicas():
     assert set(budgets.values()) == {30}
 
 
-@pytest.mark.parametrize("gamma_0", [None, 0.01])
+@pytest.mark.parametrize("gamma_0", [slow(None), 0.01])
 def test_the_recorded_coupling_is_that_of_the_schedule(gamma_0):
     trainer = Trainer(replace(algorithm="rsgd", gamma=gamma_0))
     history = train(trainer, progress=False)["history"]
@@ -88,7 +89,7 @@ def test_every_example_is_seen_once_an_epoch_by_each_replica():
     assert not np.array_equal(order[:, 0], order[:, 1])
 
 
-@pytest.mark.parametrize("algorithm", ["sam", "rsam", "esam"])
+@pytest.mark.parametrize("algorithm", [slow("sam"), slow("rsam"), "esam"])
 def test_sam_takes_both_gradients_on_one_batch(algorithm):
     options = {"schedule": "constant", "gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
     config = replace(algorithm=algorithm, **options)
@@ -116,6 +117,7 @@ def test_sam_takes_both_gradients_on_one_batch(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ["rsgd", "esgd"])
+@pytest.mark.slow
 def test_the_final_model_has_batch_statistics_of_its_own(algorithm):
     config = replace(algorithm=algorithm, augment=("crop",), **NORMED)
     trainer = Trainer(config)
@@ -177,7 +179,7 @@ def test_configurations_that_do_not_fit_the_data_are_refused(changes, named):
         Trainer(replace(**changes))
 
 
-@pytest.mark.parametrize("model", ["mlp", "small_convnet"])
+@pytest.mark.parametrize("model", ["mlp", slow("small_convnet")])
 def test_divergence_stops_with_step_and_quantity(model, tmp_path):
     config = replace(algorithm="sgd", learning_rate=1e8, model=model)
     with pytest.raises(
@@ -210,6 +212,7 @@ def test_fields_newer_than_a_run_have_their_defaults(tmp_path):
         RunDirectory(tmp_path, replace(config, period=2))
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named(tmp_path):
     config = replace(algorithm="sgd")
     train(Trainer(config), directory=tmp_path, progress=False)
@@ -237,6 +240,7 @@ def test_a_complete_run_is_not_repeated(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.claim("docs/faq.md", "test_killed_runs_resume_to_the_same_bits")
 def test_killed_runs_resume_to_the_same_bits(tmp_path):
     config = dataclasses.replace(faults.CONFIG, algorithm="parle")
     straight, killed = tmp_path / "straight", tmp_path / "killed"

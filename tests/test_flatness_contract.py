@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import only
 from flatness_contract import (
     BATCHES,
     COUNT,
@@ -18,6 +19,7 @@ from flatness_contract import (
     check,
     eval_fn,
     every,
+    every_if_slow,
     plain,
 )
 
@@ -34,7 +36,7 @@ def test_what_is_no_weight_never_moves(name):
     check(name, plain(name)(given, BATCHES, KEY), rtol=1e-4)
 
 
-@every
+@every_if_slow
 def test_masked_leaves_may_be_of_any_kind(name):
     given = PARAMS | {"count": COUNT, "z": jnp.array([1j]), "key": jax.random.key(5)}
     mask = {"w": True, "b": True, "count": True, "z": False, "key": False}
@@ -55,7 +57,7 @@ class CallableNetwork(equinox.Module):
         raise AssertionError
 
 
-@every
+@every_if_slow
 def test_masks_that_are_callable_pytrees(name):
     as_dict = lambda network, batch: eval_fn({"b": network.b, "w": network.w}, batch)
     measure = MEASURES[name](as_dict, CallableNetwork(True, True))
@@ -136,7 +138,7 @@ def test_an_iterator_is_not_continued(name):
 # --- keys -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", WITH_KEY)
+@pytest.mark.parametrize("name", only(["local_energy", "trace", "slices"], WITH_KEY))
 def test_all_kinds_of_keys(name):
     for key in (0, np.int64(0), jax.random.PRNGKey(0)):
         check(name, plain(name)(PARAMS, BATCHES, key))

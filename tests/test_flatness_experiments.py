@@ -28,6 +28,7 @@ def report(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_saved_runs_are_measured(report):
     found = json.loads((report / "report" / "flatness.json").read_text())["runs"]
     assert [row["seed"] for row in found] == [0, 1]

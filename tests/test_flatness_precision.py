@@ -1,16 +1,19 @@
 """Every measure in half precision: norms, perturbations and sums are those of float32."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flatness_contract import BATCHES, COUNT, KEY, MEASURES, PARAMS, check, every, plain
+from fast import only, slow
+from flatness_contract import BATCHES, COUNT, KEY, MEASURES, PARAMS, check, every_if_slow, plain
 
 from flatjax import flatness
 
 
-@every
+@every_if_slow
 def test_half_precision_is_measured_as_float32(name):
     for dtype in (jnp.bfloat16, jnp.float16):
         half = jax.tree.map(lambda w, dtype=dtype: w.astype(dtype), PARAMS)
@@ -20,7 +23,7 @@ def test_half_precision_is_measured_as_float32(name):
 # --- directions -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.float16, slow(jnp.bfloat16), slow(jnp.float32)])
 def test_directions_and_distances_are_of_float32(dtype):
     """In float16 the square of a distance of 300 is infinite."""
     points = [jnp.array(p, dtype) for p in ([0.0, 0.0, 0.0], [300.0, 0.0, 0.0], [0.0, 400.0, 0.0])]
@@ -66,9 +69,17 @@ def test_lanczos_iterates_in_float32():
 # --- sums -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURES if name != "local_entropy"])
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_sums_of_half_precision_over_many_batches(name, dtype):
+SUMMED = [name for name in MEASURES if name != "local_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    only(
+        [("float16", "slices"), ("bfloat16", "trace")],
+        itertools.product(["float16", "bfloat16"], SUMMED),
+    ),
+)
+def test_sums_of_half_precision_over_many_batches(dtype, name):
     """They overflow in float16 at 65504, and stop to grow in bfloat16 at 256 summands."""
 
     def in_half(params, batch):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from fast import only, slow
 from hypothesis import strategies as st
 from properties import holds, trees_of
 
@@ -199,9 +200,10 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize(
-    "check", EVERY, ids=[check.__name__.removeprefix("check_") for check in EVERY]
-)
+FAST = (check_sam, check_trace, check_slice)
+
+
+@pytest.mark.parametrize("check", [check if check in FAST else slow(check) for check in EVERY])
 def test_any_tree_is_measured(check):
     holds(check, 4, params=trees())
 
@@ -217,7 +219,7 @@ MEASURES = {
 }
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", only(["local_energy", "slice"], MEASURES))
 def test_nan_is_not_hidden(name):
     params = {"a": jnp.ones(3), "b": jnp.full((2,), jnp.nan)}
     assert all(np.isnan(value).all() for value in jax.tree.leaves(MEASURES[name](params)))
@@ -235,7 +237,7 @@ OVER_DATA = {
 }
 
 
-@pytest.mark.parametrize("name", OVER_DATA)
+@pytest.mark.parametrize("name", only(["trace", "slice"], OVER_DATA))
 def test_data_are_streamed_if_they_can_be_passed_over_again(name):
     measure = OVER_DATA[name]
     chex.assert_trees_all_close(measure(lambda: iter(BATCHES)), measure(BATCHES), rtol=1e-5)

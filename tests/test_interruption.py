@@ -8,6 +8,7 @@ import signal
 import threading
 
 import pytest
+from fast import slow
 
 from experiments import __main__ as command_line
 from experiments import faults
@@ -20,7 +21,7 @@ from experiments.report.store import read_json, write_json
 CONFIG = dataclasses.replace(faults.CONFIG, model="mlp", model_options=())
 
 
-@pytest.fixture(params=[pytest.param("sgd", marks=pytest.mark.slow), "parle"])
+@pytest.fixture(params=[slow("parle"), "sgd"])
 def trainer(request, monkeypatch):
     """Of an algorithm; a step a program, so that epochs can be interrupted."""
     monkeypatch.setattr(Trainer, "loops_on_device", False)
@@ -40,6 +41,7 @@ def signalled_at(trainer, step, signum, monkeypatch):
     monkeypatch.setitem(trainer.__dict__, "_jitted_step", signalling)
 
 
+@pytest.mark.claim("README.md", "it resumes, bit for bit")
 def test_an_interrupted_run_ends_in_the_same_bits(trainer, monkeypatch, tmp_path):
     run = lambda name, **options: train(
         trainer, directory=tmp_path / name, progress=False, evaluate_epochs=False, **options

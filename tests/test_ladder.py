@@ -37,6 +37,7 @@ def record(candidate, seed, error, *, setting="MLP", length=1):
     return keys | {"validation_error": error, "settings": {"learning_rate": 0.1 * (1 + candidate)}}
 
 
+@pytest.mark.slow
 def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     path = tmp_path / "ladder" / "sgd.jsonl"
     run.run_ladder(TINY, path, progress=False)

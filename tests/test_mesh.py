@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
-from test_coupling import where_it_communicates
+from test_coupling_communication import where_it_communicates
 
 from experiments import __main__ as command_line
 from experiments.engine.config import TrainConfig
@@ -82,6 +82,7 @@ MESHES = {"rsgd": ["replica=2,data=2"], "esgd": ["data=2"], "parle": ["data=4"]}
 
 
 @pytest.mark.parametrize("algorithm", MESHES)
+@pytest.mark.claim("docs/faq.md", "gives the same to rounding")
 def test_devices_change_nothing(algorithm):
     """Weights, statistics, optimizer state and losses, with noise and dropout."""
     config = replace(algorithm=algorithm)
@@ -106,6 +107,7 @@ def test_less_communication_trains_alike_on_a_mesh():
     assert np.abs(pending["Dense_0"]["kernel"]).max() > 1e-2
 
 
+@pytest.mark.claim("docs/distributed.md", "contain none at all")
 def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
     """With a device or more for each replica, and its batch on one of them."""
     config = replace(PLAIN, period=2)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import slow
 
 from experiments.engine.algorithms import decay_mask, learning_rate_schedule
 from experiments.engine.config import TrainConfig
@@ -187,7 +188,7 @@ def test_learning_rates_warm_up_and_fall_at_milestones():
     np.testing.assert_allclose(found, [0.1, 0.15, 0.2, 0.2, 0.02, 0.002], rtol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["sgd", "rsgd", "esgd", "parle"])
+@pytest.mark.parametrize("algorithm", [slow("sgd"), "rsgd", slow("esgd"), slow("parle")])
 def test_biases_are_left_out_of_weight_decay(algorithm):
     config = dataclasses.replace(
         *(SMALL,),

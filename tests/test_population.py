@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fast import slow
 
 from experiments.engine.config import TrainConfig
 from experiments.engine.population import Population, make_tasks
@@ -34,9 +35,7 @@ def tasks():
     return make_tasks(BASE, [0, 1])
 
 
-@pytest.mark.parametrize(
-    "algorithm", ["sam", pytest.param("rsam", marks=pytest.mark.slow), "parle"]
-)
+@pytest.mark.parametrize("algorithm", ["sam", slow("rsam"), slow("parle")])
 def test_runs_are_those_of_the_trainer(tasks, algorithm):
     config = dataclasses.replace(BASE, algorithm=algorithm)
     population = Population(config, tasks, NAMES)

@@ -103,6 +103,8 @@ def kill_one(directory):
     return saved
 
 
+@pytest.mark.slow
+@pytest.mark.claim("docs/faq.md", "gives the same to rounding")
 def test_two_processes_stop_together_and_end_as_one(tmp_path):
     run = tmp_path / "run"
     for _ in range(5):  # on a machine so busy that the run ends before it is killed, once more
@@ -126,6 +128,7 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_stops_all(tmp_path):
     # Too long to end by itself before the signal has reached both.
     endless = dataclasses.replace(CONFIG, epochs=100_000)

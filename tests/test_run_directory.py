@@ -60,6 +60,7 @@ def resume(trainer, run, **options):
     return without_seconds(train(trainer, directory=run, progress=False, **options))
 
 
+@pytest.mark.slow
 def test_flips_in_what_is_read_are_detected_or_harmless(trainer, finished, run):
     """Of files that Python reads; `python -m experiments.damage` flips all."""
     good = without_seconds(finished[1])

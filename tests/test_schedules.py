@@ -138,6 +138,7 @@ def test_balanced_scoping_refuses():
         gamma.update(gamma.init(), value=1.0)
 
 
+@pytest.mark.claim("docs/optax.md", "BalancedScoping")
 def test_balanced_scoping_in_inject_hyperparams():
     """It is a schedule that only the transformation itself can feed, and says so."""
     gamma = schedules.BalancedScoping(schedules.scoping(1.0, 4))

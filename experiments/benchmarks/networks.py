@@ -92,7 +92,7 @@ class _Step:
         images = rng.standard_normal((replicas, batch_size, *shape), dtype=np.float32)
         labels = np.zeros((replicas, batch_size), np.int32)
         key = jax.random.key(0)
-        tx = flatjax.replicated_sgd(0.01, 1e-3, replica_axis=0)
+        tx = flatjax.replicated_sgd(0.01, 1e-3, replica_axis=0, decoupled=False)
 
         def loss(params, batch_stats, images, labels):
             variables = {"params": params, "batch_stats": batch_stats}

@@ -142,8 +142,9 @@ def _transformation(work):
     if work.algorithm == "sgd":
         return optax.sgd(1e-6, **momentum)
     if work.algorithm == "esgd":
-        return flatjax.esgd(1e-6, 0.1, replica_axis=0, **momentum)
-    return flatjax.replicated_sgd(1e-6, 0.1, replica_axis=0, period=work.period, **momentum)
+        return flatjax.esgd(1e-6, 0.1, replica_axis=0, decoupled=False, **momentum)
+    options = {"replica_axis": 0, "period": work.period, "decoupled": False}
+    return flatjax.replicated_sgd(1e-6, 0.1, **options, **momentum)
 
 
 def _bytes(tree):
