@@ -125,7 +125,7 @@ def test_a_loader_that_gives_other_batches_again_is_found_out():
         (BATCHES, {"num_batches": -1}, ValueError, "num_batches must be"),
         (BATCHES, {"num_classes": 0}, ValueError, "test labels must be below num_classes=0"),
     ],
-    ids=str,
+    ids=["iterator", "number", "no length", "negative length", "no classes"],
 )
 def test_other_streams_are_refused(batches, options, error, message):
     with pytest.raises(error, match=message):
