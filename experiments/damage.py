@@ -19,8 +19,8 @@ import tqdm
 from experiments import faults
 from experiments.engine import console
 from experiments.engine.config import TrainConfig
+from experiments.engine.task import make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 from experiments.report import store
 from experiments.report.tables import markdown_table
 from flatjax.data._idx import read_idx
@@ -94,14 +94,17 @@ class Damage:
     # --- a run's directory ----------------------------------------------------------------------
 
     def _damage_run(self, place, draw, rows):
-        trainer = Trainer(CONFIG)
+        task = make_task(CONFIG)
         good, other = place / "good", place / "other"
-        wanted = _numbers(train(trainer, directory=good, progress=False, checkpoint_seconds=0))
-        train(trainer, 1, directory=other, progress=False, checkpoint_seconds=0)
+        wanted = _numbers(train(CONFIG, task, directory=good, progress=False, checkpoint_seconds=0))
+        second = dataclasses.replace(CONFIG, seed=1)
+        train(second, task, directory=other, progress=False, checkpoint_seconds=0)
         run = place / "run"
 
         def look():
-            return _numbers(train(trainer, directory=run, progress=False, evaluate_epochs=True))
+            return _numbers(
+                train(CONFIG, task, directory=run, progress=False, evaluate_epochs=True)
+            )
 
         step = max(int(path.name) for path in (good / "checkpoints").iterdir())
         names = ["config.json", "result.json", "metrics.jsonl"]
@@ -203,8 +206,8 @@ def _race(run: pathlib.Path) -> str:
     racers = [faults.start(CONFIG, run, **options) for _ in range(2)]
     errors = [racer.communicate()[1] for racer in racers]
     codes = [racer.returncode for racer in racers]
-    wanted = _numbers(train(Trainer(CONFIG), progress=False))
-    if _numbers(train(Trainer(CONFIG), directory=run, progress=False)) != wanted:
+    wanted = _numbers(train(CONFIG, progress=False))
+    if _numbers(train(CONFIG, directory=run, progress=False)) != wanted:
         return "silent"
     if sorted(codes) == [0, 1]:
         return "detected" if "in use by process" in errors[codes.index(1)] else "unnamed"

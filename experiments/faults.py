@@ -18,8 +18,8 @@ import tqdm
 from experiments.engine import console
 from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import read_config, read_result
+from experiments.engine.steps import arrays_of
 from experiments.engine.train import load_run
-from experiments.engine.trainer import arrays_of
 from experiments.report.store import read_json
 from experiments.report.tables import markdown_table
 
@@ -168,8 +168,8 @@ def differences(straight: pathlib.Path, other: pathlib.Path) -> tuple[int, int]:
     """How many arrays, and how many lines of the result, differ in a single bit."""
     arrays, results = [], []
     for directory in (straight, other):
-        _, state, _ = load_run(directory)
-        arrays.append([raw(leaf).tobytes() for leaf in jax.tree.leaves(arrays_of(state))])
+        arrays_saved = arrays_of(load_run(directory).state)
+        arrays.append([raw(leaf).tobytes() for leaf in jax.tree.leaves(arrays_saved)])
         result = read_json(directory / "result.json")
         for record in (result, *result["history"]):
             del record["seconds"]

@@ -1,6 +1,7 @@
 """Runs on a mesh of devices: the same result as on one, resumed across meshes, clear refusals."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,18 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
+from runs import started
 from test_coupling import where_it_communicates
 
 from experiments import __main__ as command_line
+from experiments.engine import steps
 from experiments.engine.config import TrainConfig
+from experiments.engine.loop import Run, device_train
 from experiments.engine.placement import OnMesh, make_mesh
+from experiments.engine.plan import hyper_of
+from experiments.engine.programs import programs_of
 from experiments.engine.run_directory import read_result
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 from experiments.faults import raw
 
 SMALL = TrainConfig(
@@ -64,17 +69,24 @@ def start_large(seed):
     return jnp.full((2, 1000, 1000), seed / 1000)
 
 
-def trained(config, mesh, steps=4):
+def trained(config, mesh, num_steps=4):
     """The state after one epoch and its losses."""
-    trainer = Trainer(config, mesh=None if mesh is None else make_mesh(mesh, config))
-    return trainer.train_epoch(trainer.start(3), 3, steps)
+    run = started(replace(config, seed=3), placed(mesh, config))
+    losses = run.take_steps(num_steps)
+    return run.state, losses
+
+
+def placed(mesh, config):
+    """The placement on a mesh; on one device if it is None."""
+    return None if mesh is None else OnMesh(make_mesh(mesh, config))
 
 
 def test_virtual_devices_finish_a_step_before_the_next():
     """Two steps under way can wait for each other's threads, and XLA ends the process."""
     placement = OnMesh(make_mesh("replica=2", PLAIN))
-    step = placement.jit_training(lambda x: (jnp.tanh(x @ x), x[:, 0, 0]), start_large)
-    found = step(placement.start(start_large, 0))
+    like = jax.eval_shape(start_large, 0)
+    step = placement.jit_training(lambda _, x: (jnp.tanh(x @ x), x[:, 0, 0]), like)
+    found = step({}, placement.jit_init(start_large, like)(0))
     assert all(leaf.is_ready() for leaf in found)
 
 
@@ -109,12 +121,14 @@ def test_less_communication_trains_alike_on_a_mesh():
 def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
     """With a device or more for each replica, and its batch on one of them."""
     config = replace(PLAIN, period=2)
-    trainer = Trainer(config, mesh=make_mesh("replica=2", config))
-    state = trainer.start(0)
+    run = started(config, placed("replica=2", config))
+    plan, state = run.plan, run.state
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(trainer.train_step, out_shardings=(shardings, trainer.placement.stacked))
-    order, key = trainer._draw_epoch(0, 0)
-    program = step.lower(state, trainer._train, order, key).compile().as_text()
+    step = functools.partial(steps.train_next, plan)
+    step = jax.jit(step, out_shardings=(shardings, plan.placement.stacked))
+    draw = programs_of(plan).draw(0, 0)
+    lowered = step.lower(hyper_of(config), state, device_train(plan, run.task), draw)
+    program = lowered.compile().as_text()
     in_branches, elsewhere = where_it_communicates(program)
     assert in_branches
     assert not elsewhere
@@ -127,23 +141,23 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     """An epoch on two devices, one on four, the last on one: as all of them on one."""
     arguments = ["train", "--no-progress", "--checkpoint-seconds", "0", "--out", str(tmp_path)]
     arguments += PLAIN.to_arguments()
-    train_epoch, steps = Trainer.train_epoch, []
+    advance, epochs = Run.advance, []
 
-    def interrupted(self, state, *rest):
-        if len(steps) in (1, 3):
-            steps.append(None)
+    def interrupted(self, *rest):
+        if len(epochs) in (1, 3):
+            epochs.append(None)
             raise RuntimeError("stopped")
-        steps.append((int(state.step), len(state.params["Dense_0"]["bias"].devices())))
-        return train_epoch(self, state, *rest)
+        epochs.append((self.step, len(self.state.params["Dense_0"]["bias"].devices())))
+        return advance(self, *rest)
 
-    monkeypatch.setattr(Trainer, "train_epoch", interrupted)
+    monkeypatch.setattr(Run, "advance", interrupted)
     assert command_line.main([*arguments, "--mesh", "replica=2"]) == 1
     assert command_line.main([*arguments, "--mesh", "data=2,replica=2"]) == 1
     assert command_line.main(arguments) == 0
-    assert steps == [(0, 2), None, (4, 4), None, (8, 1)]
+    assert epochs == [(0, 2), None, (4, 4), None, (8, 1)]
     assert "test_error" in capsys.readouterr().out
     monkeypatch.undo()
-    assert_same(read_result(tmp_path), train(Trainer(PLAIN)))
+    assert_same(read_result(tmp_path), train(PLAIN))
 
 
 def assert_same(found, expected):
@@ -193,4 +207,4 @@ def test_auto_takes_all_devices():
 
 def test_the_axes_of_a_mesh_have_names():
     with pytest.raises(ValueError, match="axes"):
-        Trainer(SMALL, mesh=jax.make_mesh((2,), ("x",), devices=jax.devices()[:2]))
+        started(SMALL, OnMesh(jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])))

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import started
 
 from experiments.engine.algorithms import decay_mask, learning_rate_schedule
 from experiments.engine.config import TrainConfig
 from experiments.engine.networks import make_network, parse_option
+from experiments.engine.plan import hyper_of
+from experiments.engine.task import make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 
 SHAPE = (8, 8, 1)
 SMALL = TrainConfig(
@@ -70,7 +72,7 @@ def test_networks_of_the_users_own_train():
         algorithm="rsgd",
         epochs=20,
     )
-    result = train(Trainer(config), progress=False)
+    result = train(config, progress=False)
     assert result["test_error"] < 40  # chance is 90
 
 
@@ -94,9 +96,10 @@ def test_dropout_acts_in_training_only_and_by_the_key():
 
 def test_replicas_and_steps_draw_their_own_noise():
     config = dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=2)
-    task = Trainer(config).task
+    task = make_task(config)
     indices = jnp.zeros((2, 40), jnp.int32)
-    keys = [task.batch(task.device_train, indices, jax.random.key(i))["key"] for i in (0, 1)]
+    draw = task.objective.batch
+    keys = [draw(task.device_train, indices, jax.random.key(i))["key"] for i in (0, 1)]
     data = np.concatenate([np.asarray(jax.random.key_data(key)).reshape(4, -1) for key in keys])
     assert len(np.unique(data, axis=0)) == 8
 
@@ -135,29 +138,30 @@ def test_options_are_python_literals_or_text(option, value):
 def test_parts_of_a_batch_make_the_gradient_of_the_whole():
     states = []
     for parts in (1, 4):
-        trainer = Trainer(dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=parts))
-        state, losses = trainer.train_epoch(trainer.init_state(0), 0, 2)
-        states.append((state.params, losses))
+        run = started(dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=parts))
+        losses = run.take_steps(2)
+        states.append((run.state.params, losses))
     chex.assert_trees_all_close(*states, rtol=1e-7, atol=1e-6)
 
 
 def test_half_precision_keeps_weights_and_center_in_float32():
     config = dataclasses.replace(SMALL, algorithm="rsgd", model_options=("dtype=bfloat16",))
-    trainer = Trainer(config)
-    assert trainer.task.network.module.dtype == jnp.bfloat16
-    state, _ = trainer.train_epoch(trainer.init_state(0), 0, 2)
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    assert train(trainer, progress=False)["test_loss"] < 3
+    run = started(config)
+    assert run.task.objective.network.module.dtype == jnp.bfloat16
+    run.take_steps(2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.state.params)} == {jnp.dtype("float32")}
+    assert train(config, run.task, progress=False)["test_loss"] < 3
 
 
 def test_smoothed_labels():
-    task = Trainer(dataclasses.replace(SMALL, label_smoothing=0.1)).task
+    task = make_task(dataclasses.replace(SMALL, label_smoothing=0.1))
+    objective = task.objective
     batch = jax.tree.map(lambda leaf: leaf[:5], task.train_batches[0])
-    params = task.init(jax.random.key(0))["params"]
-    log_p = jax.nn.log_softmax(task.logits(params, {}, batch))
+    params = objective.network.init(jax.random.key(0), batch["image"])["params"]
+    log_p = jax.nn.log_softmax(objective.logits(params, {}, batch))
     truth = np.take_along_axis(np.asarray(log_p), np.asarray(batch["label"])[:, None], 1)[:, 0]
     expected = -np.mean(0.9 * truth + 0.1 * np.mean(log_p, axis=1))
-    np.testing.assert_allclose(task.loss(params, {}, batch)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(objective.loss(params, {}, batch)[0], expected, rtol=1e-5)
 
 
 def test_learning_rates_warm_up_and_fall_at_milestones():
@@ -171,7 +175,7 @@ def test_learning_rates_warm_up_and_fall_at_milestones():
         warmup=0.1,
         warmup_start=0.5,
     )
-    schedule = learning_rate_schedule(config, 100)
+    schedule = learning_rate_schedule(config, hyper_of(config), 100)
     found = [float(schedule(step)) for step in (0, 5, 10, 59, 60, 80)]
     np.testing.assert_allclose(found, [0.1, 0.15, 0.2, 0.2, 0.02, 0.002], rtol=1e-5)
 
@@ -188,12 +192,12 @@ def test_biases_are_left_out_of_weight_decay(algorithm):
         replica_gamma=0.0,
         decay_matrices_only=True,
     )
-    trainer = Trainer(config)
-    state = trainer.init_state(0)
-    params = jax.tree.map(jnp.ones_like, state.params)
-    opt_state = trainer.tx.init(params)
+    run = started(config)
+    params = jax.tree.map(jnp.ones_like, run.state.params)
+    optimizer = run.plan.optimizer(hyper_of(config))
+    opt_state = optimizer.init(params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = trainer.tx.update(zeros, opt_state, params, value=jnp.ones(()))
+    updates, _ = optimizer.update(zeros, opt_state, params, value=jnp.ones(()))
     for leaf, decays in zip(
         *map(jax.tree.leaves, (updates, decay_mask(config)(params))), strict=True
     ):

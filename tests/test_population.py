@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from experiments.engine import programs
 from experiments.engine.config import TrainConfig
-from experiments.engine.population import Population, make_tasks
+from experiments.engine.population import Population
+from experiments.engine.task import make_tasks
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 
 BASE = TrainConfig(
     dataset="digits",
@@ -22,7 +23,6 @@ BASE = TrainConfig(
     validation=0.2,
     evaluate_on="validation",
 )
-NAMES = ("learning_rate", "weight_decay", "gamma", "sam_rho")
 SETTINGS = [
     {"learning_rate": 0.05, "weight_decay": 1e-3, "gamma": 0.3, "sam_rho": 0.1},
     {"learning_rate": 0.02, "weight_decay": 1e-2, "gamma": 0.01, "sam_rho": 0.3},
@@ -39,11 +39,11 @@ def tasks():
 )
 def test_runs_are_those_of_the_trainer(tasks, algorithm):
     config = dataclasses.replace(BASE, algorithm=algorithm)
-    population = Population(config, tasks, NAMES)
+    population = Population(config, tasks)
     found = population.train(SETTINGS, [3, 4], [0, 1], progress=False)
     for settings, seed, task, run in zip(SETTINGS, [3, 4], tasks, found, strict=True):
-        trainer = Trainer(dataclasses.replace(config, **settings, seed=seed), task)
-        expected = train(trainer, progress=False, evaluate_epochs=False)
+        own = dataclasses.replace(config, **settings, seed=seed)
+        expected = train(own, task, progress=False, evaluate_epochs=False)
         held_out = run.task.evaluate(run.params, run.batch_stats)
         assert float(held_out["loss"]) == pytest.approx(expected["test_loss"], rel=1e-3)
         assert run.train_loss == pytest.approx(expected["history"][-1]["train_loss"], rel=1e-3)
@@ -53,8 +53,8 @@ def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
     config = dataclasses.replace(BASE, algorithm="rsgd")
     losses = []
     for loops in (True, False):
-        monkeypatch.setattr(Trainer, "loops_on_device", loops)
-        found = Population(config, tasks, NAMES).train(SETTINGS, [3, 4], [1, 0], progress=False)
+        monkeypatch.setattr(programs, "loops_on_device", lambda plan, loops=loops: loops)
+        found = Population(config, tasks).train(SETTINGS, [3, 4], [1, 0], progress=False)
         losses.append([float(run.task.evaluate(run.params, {})["loss"]) for run in found])
         losses[-1] += [run.train_loss for run in found]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -63,13 +63,16 @@ def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
 def test_tasks_have_their_own_data_and_share_programs(tasks):
     first, second = tasks
     assert not np.array_equal(first.train.label, second.train.label)
-    assert first.eval_fn is second.eval_fn
-    assert first.local_energy is second.local_energy
-    assert first.normalization is second.normalization
+    assert first.objective is second.objective
 
 
 def test_divergence_is_seen(tasks):
     settings = [SETTINGS[0] | {"learning_rate": 1e6}, SETTINGS[1]]
-    bad, good = Population(BASE, tasks, NAMES).train(settings, [0, 0], [0, 0], progress=False)
+    bad, good = Population(BASE, tasks).train(settings, [0, 0], [0, 0], progress=False)
     assert not np.isfinite(bad.train_loss)
     assert np.isfinite(good.train_loss)
+
+
+def test_what_shapes_the_program_is_refused(tasks):
+    with pytest.raises(ValueError, match=r"settings must hold hyperparameters only.*batch_size"):
+        Population(BASE, tasks).train([{"batch_size": 64}], [0], [0], progress=False)

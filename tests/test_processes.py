@@ -13,10 +13,9 @@ from test_mesh import assert_same
 
 from experiments.engine import processes
 from experiments.engine.config import TrainConfig
-from experiments.engine.placement import make_mesh
+from experiments.engine.placement import OnMesh, make_mesh
 from experiments.engine.run_directory import read_result
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = TrainConfig(
@@ -108,7 +107,8 @@ def test_two_processes_stop_together_and_end_as_one(tmp_path):
     assert max(saved) < 80
 
     # One process, with two devices.
-    expected = train(Trainer(CONFIG, mesh=make_mesh("replica=2", CONFIG)), progress=False)
+    on_two = OnMesh(make_mesh("replica=2", CONFIG))
+    expected = train(CONFIG, placement=on_two, progress=False)
     assert_same(found, expected)
 
 

@@ -12,9 +12,8 @@ from experiments.commands.in_parts import require_at_least
 from experiments.engine import processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
-from experiments.engine.placement import make_mesh
+from experiments.engine.placement import OnMesh, make_mesh
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 from experiments.report.store import slug
 
 
@@ -64,9 +63,9 @@ class Train:
         name = f"{c.dataset}-{c.model}-{c.algorithm}-seed-{c.seed}"
         out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
         mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
-        trainer = Trainer(c, mesh=None if mesh is None else make_mesh(mesh, c))
         result = train(
-            trainer,
+            c,
+            placement=None if mesh is None else OnMesh(make_mesh(mesh, c)),
             directory=out,
             progress=self.progress,
             checkpoint_seconds=self.checkpoint_seconds,

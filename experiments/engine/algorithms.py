@@ -6,7 +6,7 @@ Every run trains a stack of y replicas (y = 1 for most algorithms), so that one 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import chex
 import jax
@@ -15,25 +15,30 @@ import optax
 import flatjax
 from experiments.engine.config import TrainConfig
 
+# Name -> number, possibly traced; None stands for a number that is measured or not used.
+Hyper: TypeAlias = dict[str, Any]
+Make: TypeAlias = Callable[[TrainConfig, Hyper, int], optax.GradientTransformation]
+
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
     """How an algorithm optimizes, and where its result is.
 
     Attributes:
-      make: (config, total_steps) -> transformation; total_steps counts gradients of one replica.
+      make: (config, hyper, total_steps) -> transformation; total_steps counts gradients of one
+        replica. Numbers that are in `hyper` are not read in `config`.
       batch_repeats: consecutive gradients that are taken on the same batch.
       round_steps_to: (config) -> the number of gradients after which the result is complete.
     """
 
-    make: Callable[[TrainConfig, int], optax.GradientTransformationExtraArgs]
+    make: Make
     batch_repeats: int = 1
     round_steps_to: Callable[[TrainConfig], int] = lambda config: 1
 
 
-def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step of one replica."""
-    peak = config.learning_rate
+    peak = hyper["learning_rate"]
     if config.algorithm == "swa":
         # High until the end, so that the averaged weights differ.
         return optax.linear_schedule(peak, peak / 2, round(config.average_start * total_steps))
@@ -51,7 +56,7 @@ def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Sched
     return lambda step: growth(step) * schedule(step)
 
 
-def _gamma(config: TrainConfig, initial: float | None, steps: int) -> Any:
+def _gamma(config: TrainConfig, initial: chex.Numeric | None, steps: int) -> Any:
     """Scoping over `steps` steps of the transformation; measured at the start where not given."""
     if initial is None:
         return flatjax.schedules.BalancedScoping(
@@ -67,11 +72,11 @@ def decay_mask(config: TrainConfig) -> Callable[[chex.ArrayTree], chex.ArrayTree
     return lambda params: jax.tree.map(lambda leaf: leaf.ndim - 1 >= 2, params)
 
 
-def _sgd(config: TrainConfig, total_steps: int):
+def _sgd(config: TrainConfig, hyper: Hyper, total_steps: int):
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, decay_mask(config)),
+        optax.add_decayed_weights(hyper["weight_decay"], decay_mask(config)),
         optax.sgd(
-            learning_rate_schedule(config, total_steps),
+            learning_rate_schedule(config, hyper, total_steps),
             momentum=config.momentum,
             nesterov=config.momentum > 0,
         ),
@@ -79,23 +84,26 @@ def _sgd(config: TrainConfig, total_steps: int):
 
 
 def _sharpness_aware(
-    make: Callable[[TrainConfig, int], Any], config: TrainConfig, total_steps: int
+    make: Make, config: TrainConfig, hyper: Hyper, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
     """SAM around an optimizer: every second gradient is one where the loss is high near by."""
-    return flatjax.sam(make(config, total_steps // 2), config.sam_rho, replica_axis=0)
+    optimizer = make(config, hyper, total_steps // 2)
+    return flatjax.sam(optimizer, hyper["sam_rho"], replica_axis=0)
 
 
-def _swa(config: TrainConfig, total_steps: int):
+def _swa(config: TrainConfig, hyper: Hyper, total_steps: int):
     start = round(config.average_start * total_steps)
-    return optax.chain(_sgd(config, total_steps), flatjax.average_params(start=start))
+    return optax.chain(_sgd(config, hyper, total_steps), flatjax.average_params(start=start))
 
 
-def _ema(config: TrainConfig, total_steps: int):
-    return optax.chain(_sgd(config, total_steps), flatjax.average_params(decay=config.ema_decay))
+def _ema(config: TrainConfig, hyper: Hyper, total_steps: int):
+    return optax.chain(
+        _sgd(config, hyper, total_steps), flatjax.average_params(decay=hyper["ema_decay"])
+    )
 
 
-def _rsgd(config: TrainConfig, total_steps: int):
-    gamma = _gamma(config, config.gamma, total_steps)
+def _rsgd(config: TrainConfig, hyper: Hyper, total_steps: int):
+    gamma = _gamma(config, hyper["gamma"], total_steps)
     is_rounded = config.communication_dtype != "float32"
     options = {
         "replica_axis": 0,
@@ -105,37 +113,37 @@ def _rsgd(config: TrainConfig, total_steps: int):
     if config.decoupled:
         # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
         options["overlapped"] = config.delayed
-        pull = flatjax.pull_to_center(gamma, config.learning_rate, **options)
-        return optax.chain(_sgd(config, total_steps), pull)
+        pull = flatjax.pull_to_center(gamma, hyper["learning_rate"], **options)
+        return optax.chain(_sgd(config, hyper, total_steps), pull)
     force = flatjax.couple_replicas(gamma, delayed=config.delayed, **options)
-    return optax.chain(force, _sgd(config, total_steps))
+    return optax.chain(force, _sgd(config, hyper, total_steps))
 
 
-def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:
+def _inner_loop(config: TrainConfig, hyper: Hyper, total_steps: int) -> dict[str, Any]:
     """What esgd and parle share."""
     outer_steps = total_steps // config.inner_steps
     return {
-        "learning_rate": learning_rate_schedule(config, total_steps),
-        "gamma": _gamma(config, config.gamma, outer_steps),
+        "learning_rate": learning_rate_schedule(config, hyper, total_steps),
+        "gamma": _gamma(config, hyper["gamma"], outer_steps),
         "momentum": config.momentum,
-        "weight_decay": config.weight_decay,
+        "weight_decay": hyper["weight_decay"],
         "decay_mask": decay_mask(config),
         "inner_steps": config.inner_steps,
-        "averaging_decay": config.averaging_decay,
-        "noise_scale": config.noise_scale,
+        "averaging_decay": hyper["averaging_decay"],
+        "noise_scale": 0.0 if hyper["noise_scale"] is None else hyper["noise_scale"],
         "decoupled": config.decoupled,
         "replica_axis": 0,
     }
 
 
-def _esgd(config: TrainConfig, total_steps: int):
-    return flatjax.esgd(**_inner_loop(config, total_steps))
+def _esgd(config: TrainConfig, hyper: Hyper, total_steps: int):
+    return flatjax.esgd(**_inner_loop(config, hyper, total_steps))
 
 
-def _parle(config: TrainConfig, total_steps: int):
+def _parle(config: TrainConfig, hyper: Hyper, total_steps: int):
     outer_steps = total_steps // config.inner_steps
-    replica_gamma = _gamma(config, config.replica_gamma, outer_steps)
-    return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, total_steps))
+    replica_gamma = _gamma(config, hyper["replica_gamma"], outer_steps)
+    return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, hyper, total_steps))
 
 
 _loop = lambda config: config.inner_steps

@@ -1,43 +1,38 @@
-"""What is learned: data, network, loss and evaluation of a run, as pure functions."""
+"""A task: an objective and its data, loaded as a configuration asks."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
-import optax
 
 import flatjax
 from experiments.engine import fingerprints
 from experiments.engine.config import TrainConfig
-from experiments.engine.networks import Network, make_network
-from flatjax import data, flatness
+from experiments.engine.networks import make_network
+from experiments.engine.objective import Objective
+from flatjax import data
 
 STATISTICS_BATCHES = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Data, network, loss and evaluation of a configuration.
+    """An objective with training and held-out examples.
 
     Attributes:
       config: the configuration.
-      network: the linen module, behind one interface.
+      objective: network, loss and evaluation; tasks that differ in their data may share it.
       train: the training examples, with their label noise, in host memory.
-      held_out: what models are evaluated on.
-      normalization: of the images, measured on the training images.
-      augment: random change of a batch of uint8 images, (key, images) -> images; or None.
+      held_out: the examples on which models are evaluated.
     """
 
     config: TrainConfig
-    network: Network
+    objective: Objective
     train: data.Split
     held_out: data.Split
-    normalization: data.Normalization
-    augment: Callable[[chex.PRNGKey, jax.Array], jax.Array] | None
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -45,74 +40,10 @@ class Task:
         splits = {"train": self.train, "held_out": self.held_out}
         return {name: fingerprints.of_split(split) for name, split in splits.items()}
 
-    # --- training -------------------------------------------------------------------------------
-
-    def init(self, key: chex.PRNGKey) -> dict[str, chex.ArrayTree]:
-        """Variables of one network: `params`, and `batch_stats` if it has any."""
-        images = jnp.zeros((1, *self.train.image.shape[1:]))
-        return self.network.init(key, images)
-
     @functools.cached_property
     def device_train(self) -> data.DeviceSplit:
         """The training examples on the device."""
         return data.to_device(self.train)
-
-    def batch(
-        self, train: data.DeviceSplit, indices: jax.Array, key: chex.PRNGKey
-    ) -> dict[str, jax.Array]:
-        """The training batch of each replica.
-
-        Returns:
-          Images (y, B, H, W, C), labels (y, B), and a key for what is random in the network on
-          each of the micro-batches, (y, parts).
-        """
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(indices.shape[0]))
-        parts = self.config.micro_batches
-        network_keys = jax.vmap(lambda key: jax.random.split(key, parts))(keys)
-        if self.augment is None:
-            batch = data.take_batch(train, indices, self.normalization)
-        else:
-            batch = data.take_batch(train, indices, None)
-            images = jax.vmap(self.augment)(keys, batch["image"])
-            batch |= {"image": self.normalization.normalize(images)}
-        return batch | {"key": network_keys}
-
-    def loss(
-        self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
-    ) -> tuple[jax.Array, chex.ArrayTree]:
-        """Mean cross-entropy of one network on a batch, and its new batch statistics.
-
-        Without a `"key"` (1,) in the batch, what is random in the network is the same every time.
-        """
-        variables = {"params": params, "batch_stats": batch_stats}
-        key = batch["key"][0] if "key" in batch else jax.random.key(0)
-        logits, batch_stats = self.network.train_logits(variables, batch["image"], key)
-        targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-        targets = optax.smooth_labels(targets, self.config.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean(), batch_stats
-
-    def value_and_grad(
-        self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
-    ) -> tuple[tuple[jax.Array, chex.ArrayTree], chex.ArrayTree]:
-        """Loss, new statistics and gradient of one network, over the parts of a batch in turn."""
-        gradient = jax.value_and_grad(self.loss, has_aux=True)
-        parts = self.config.micro_batches
-        if parts == 1:
-            return gradient(params, batch_stats, batch)
-        batches = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
-
-        def add(carry, part):
-            stats, total = carry
-            (value, stats), grads = gradient(params, stats, part)
-            return (stats, jax.tree.map(jnp.add, total, grads)), value
-
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        # XLA's own convolutions are about ten times slower on a CPU inside a loop than outside.
-        unroll = parts if jax.default_backend() == "cpu" else 1
-        (stats, total), values = jax.lax.scan(add, (batch_stats, zeros), batches, unroll=unroll)
-        return (values.mean(), stats), jax.tree.map(lambda leaf: leaf / parts, total)
-
-    # --- evaluation -----------------------------------------------------------------------------
 
     @functools.cached_property
     def held_out_batches(self) -> list[dict[str, jax.Array]]:
@@ -139,35 +70,7 @@ class Task:
 
     def _eval_batches(self, split, count, batch_size):
         head = data.Split(split.image[:count], split.label[:count])
-        return data.eval_batches(head, self.normalization, min(batch_size, len(head)))
-
-    def logits(
-        self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
-    ) -> jax.Array:
-        """Logits of one network in evaluation mode, (B, classes)."""
-        variables = {"params": params, "batch_stats": batch_stats}
-        return self.network.logits(variables, batch["image"])
-
-    @functools.cached_property
-    def eval_fn(self) -> flatjax.EvalFn:
-        """(params, batch, batch_stats) -> sums of loss and error; see `flatjax.evaluation`."""
-        return jax.jit(
-            lambda params, batch, batch_stats: _sums(self.logits(params, batch_stats, batch), batch)
-        )
-
-    @functools.cached_property
-    def local_energy(self) -> Callable[..., flatness.LocalEnergy]:
-        """(params, batches, key, batch_stats) -> local energy; see `flatjax.flatness`."""
-        return flatness.local_energy(
-            self.eval_fn,
-            sigmas=self.config.sigmas,
-            num_samples=self.config.local_energy_samples,
-        )
-
-    @functools.cached_property
-    def update_stats(self) -> flatjax.batch_stats.UpdateStatsFn:
-        """(params, batch_stats, batch) -> batch_stats; see `flatjax.batch_stats`."""
-        return jax.jit(lambda params, stats, batch: self.loss(params, stats, batch)[1])
+        return data.eval_batches(head, self.objective.normalization, min(batch_size, len(head)))
 
     def evaluate(
         self,
@@ -177,44 +80,20 @@ class Task:
     ) -> dict[str, jax.Array]:
         """Mean loss and error of one network, on the held-out examples by default."""
         batches = self.held_out_batches if batches is None else batches
-        return flatjax.evaluate(self.eval_fn, params, batches, batch_stats)
+        return flatjax.evaluate(self.objective.eval_fn, params, batches, batch_stats)
 
     def ensemble_error(
         self, members: list[chex.ArrayTree], member_stats: list[chex.ArrayTree]
     ) -> jax.Array:
         """Held-out error of the average of the networks' probabilities."""
-        return flatjax.evaluate(
-            self._ensemble_eval_fn, members, self.held_out_batches, member_stats
-        )["error"]
-
-    @functools.cached_property
-    def _ensemble_eval_fn(self):
-        def eval_fn(members, batch, member_stats):
-            log_probabilities = [
-                jax.nn.log_softmax(self.logits(params, stats, batch))
-                for params, stats in zip(members, member_stats, strict=True)
-            ]
-            # A constant shift, log y, changes no argmax, but the loss is that of the mean.
-            total = jax.nn.logsumexp(jnp.stack(log_probabilities), axis=0)
-            return _sums(total - jnp.log(len(members)), batch)
-
-        return jax.jit(eval_fn)
+        eval_fn = self.objective.ensemble_eval_fn
+        return flatjax.evaluate(eval_fn, members, self.held_out_batches, member_stats)["error"]
 
 
 def eval_batch_size() -> int:
     """Examples that are evaluated at once."""
     # A CPU's caches hold what a small conv net makes of 125 images; 500 take three times as long.
     return 125 if jax.default_backend() == "cpu" else 500
-
-
-def _sums(logits, batch) -> dict[str, jax.Array]:
-    weight, label = batch["weight"], batch["label"]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return {
-        "loss": jnp.sum(weight * losses),
-        "error": jnp.sum(weight * (logits.argmax(-1) != label)),
-        "count": jnp.sum(weight),
-    }
 
 
 # Studies make many tasks of one data set, whose arrays nobody changes.
@@ -258,14 +137,33 @@ def make_task(config: TrainConfig) -> Task:
     """
     train, held_out, num_classes = load_splits(config)
     shape = train.image.shape[1:]
-    return Task(
-        config=config,
+    objective = Objective(
         network=make_network(config.model, config.model_options, num_classes, shape),
-        train=train,
-        held_out=held_out,
+        image_shape=shape,
         normalization=data.Normalization.from_images(train.image),
         augment=_augmentation(config.augment, side=shape[0]),
+        label_smoothing=config.label_smoothing,
+        micro_batches=config.micro_batches,
+        sigmas=config.sigmas,
+        local_energy_samples=config.local_energy_samples,
     )
+    return Task(config, objective, train, held_out)
+
+
+def make_tasks(config: TrainConfig, data_seeds: Sequence[int]) -> list[Task]:
+    """One task for each data seed: its own subset, label noise and validation set.
+
+    All share the objective of the first: its normalization, and the compiled programs.
+    """
+    first, *others = data_seeds
+    task = make_task(dataclasses.replace(config, data_seed=first))
+    return [task] + [_with_data_of(task, seed) for seed in others]
+
+
+def _with_data_of(task: Task, data_seed: int) -> Task:
+    config = dataclasses.replace(task.config, data_seed=data_seed)
+    train, held_out, _ = load_splits(config)
+    return Task(config, task.objective, train, held_out)
 
 
 def _augmentation(names, side):

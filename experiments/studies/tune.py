@@ -6,9 +6,9 @@ from typing import Any
 
 import tqdm
 
+from experiments.engine.loop import TrainingDivergedError
 from experiments.engine.task import Task, make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer, TrainingDivergedError
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug, write_json
 from experiments.studies.compare.description import Comparison
@@ -54,12 +54,11 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
     for candidate in tqdm.tqdm(study.candidates(label), desc=label, disable=not progress):
         config = dataclasses.replace(base, **(study.runs[label] | study.tuning | candidate))
         name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
-        trainer = Trainer(config, task)
         try:
             results = [
                 train(
-                    trainer,
-                    seed,
+                    dataclasses.replace(config, seed=seed),
+                    task,
                     directory=directory / name / f"seed-{seed}",
                     progress=False,
                     evaluate_epochs=False,

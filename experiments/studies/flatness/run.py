@@ -38,12 +38,11 @@ def measure_runs(
     rows = []
     measures = None
     for directory in directories:
-        trainer, state, config = load_run(directory, trust=trust)
-        params, batch_stats = final_model(trainer, state)
-        task = trainer.task
+        config, plan, task, state = load_run(directory, trust=trust)
+        params, batch_stats = final_model(plan, task, state)
         held_out = task.evaluate(params, batch_stats)
-        if measures is None or task.network != measures.task.network:
-            measures = Measures(task, effort)
+        if measures is None or task.objective.network != measures.objective.network:
+            measures = Measures(task.objective, effort)
         found = measures(task, params, batch_stats)
         rows.append(
             {

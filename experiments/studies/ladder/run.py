@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.engine.population import Population, Trained, make_tasks
+from experiments.engine.population import Population, Trained
+from experiments.engine.task import make_tasks
 from experiments.report import store
 from experiments.studies.ladder.description import Ladder
 from experiments.studies.ladder.ranking import best, ranking, records_of
@@ -101,7 +102,7 @@ def _run_round(ladder, path, setting, length, keep, seeds, progress):
 def _train(config, settings, seeds, progress):
     """One run for each of the settings; a seed draws the data as well."""
     data_seeds = sorted(set(seeds))
-    population = Population(config, make_tasks(config, data_seeds), list(settings[0]))
+    population = Population(config, make_tasks(config, data_seeds))
     tasks = [data_seeds.index(seed) for seed in seeds]
     return population.train(settings, seeds, tasks, progress=progress)
 

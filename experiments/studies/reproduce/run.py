@@ -38,13 +38,13 @@ def _check(directory: pathlib.Path) -> dict[str, Any] | None:
     result = read_result(directory)
     if result is None:
         return None
-    trainer, state, _ = load_run(directory)
+    run = load_run(directory)
     losses = [record["train_loss"] for record in result["history"]]
     found = {
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "test_error": result["test_error"],
-        "restored_test_error": held_out_errors(trainer, state)["test_error"],
+        "restored_test_error": held_out_errors(run.plan, run.task, run.state)["test_error"],
         "local_energy": result["local_energy"]["error"][-1],
         "seconds": result["seconds"],
     }
