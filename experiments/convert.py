@@ -66,7 +66,7 @@ def _wrap(
 def contest(out: pathlib.Path) -> None:
     """Converts tuning.json and test.json of every setting and contestant."""
     study = contest_configs.STUDY
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
     as_set = lambda settings: {json.dumps(one, sort_keys=True) for one in settings}
     for part in itertools.product([study], study.settings, study.spaces):
         directory = contest_run.directory_of(out, *part[1:])
@@ -92,7 +92,7 @@ def contest(out: pathlib.Path) -> None:
 def flatness_study(out: pathlib.Path) -> None:
     """Converts the file of every block."""
     study = flatness_configs.STUDY
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
     for block in itertools.product(study.tasks, study.algorithms, study.batch_sizes):
         _, algorithm, batch_size = block
         wanted = [

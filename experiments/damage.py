@@ -25,7 +25,7 @@ from experiments.report import store
 from experiments.report.tables import markdown_table
 from flatjax.data._idx import read_idx
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     algorithm="rsgd",
     gamma=0.01,
     train_size=200,

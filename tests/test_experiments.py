@@ -1,6 +1,5 @@
 """The training loop, its files on disk and the command line, on small pieces of digits."""
 
-import dataclasses
 import json
 import random
 import subprocess
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import started
+from runs import changed, started
 
 import flatjax
 from experiments import __main__ as command_line
@@ -28,29 +27,29 @@ from experiments.report import store
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.run import compare
 
-SMALL = TrainConfig(
+SMALL = TrainConfig.of(
     train_size=200,
     batch_size=40,
     epochs=6,
     replicas=2,
-    inner_steps=2,
     gamma=0.01,
-    replica_gamma=0.01,
     sigmas=(0.1,),
     local_energy_samples=2,
     local_energy_examples=100,
 )
 
+# Settings of the algorithms that have them.
+OWN = {"replicas": 2, "inner_steps": 2, "gamma": 0.01, "replica_gamma": 0.01, "ema_decay": 0.9}
 NORMED = {"model": "small_convnet", "model_options": ("batch_norm=True",)}
 
 
 def replace(config=SMALL, **changes):
-    return dataclasses.replace(config, **changes)
+    return changed(config, OWN, **changes)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_spends_its_budget_and_learns(algorithm):
-    config = replace(algorithm=algorithm, epochs=24, learning_rate=0.1, ema_decay=0.9)
+    config = replace(algorithm=algorithm, epochs=24, learning_rate=0.1)
     result = train(config, progress=False)
     assert result["gradient_evaluations"] == 24 * 5
     assert result["history"][-1]["gradients"] == 24 * 5
@@ -94,8 +93,9 @@ def test_every_example_is_seen_once_an_epoch_by_each_replica():
 
 @pytest.mark.parametrize("algorithm", ["sam", "rsam", "esam"])
 def test_sam_takes_both_gradients_on_one_batch(algorithm):
-    options = {"schedule": "constant", "gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
-    config = replace(algorithm=algorithm, **options)
+    own = OWN | {"gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
+    config = changed(SMALL, own, algorithm=algorithm, schedule="constant")
+    gamma = getattr(config.algorithm, "gamma", 0.0)
     run = started(config)
     objective, params = run.task.objective, jax.tree.map(jnp.copy, run.state.params)
     draw = steps.draw_epoch(run.plan, 0, 0)
@@ -105,12 +105,14 @@ def test_sam_takes_both_gradients_on_one_batch(algorithm):
         """Of one replica. Coupling and decay act from where it was, not from where it looked."""
         gradient = jax.grad(lambda params: objective.loss(params, {}, batch)[0])
         g = gradient(w)
-        radius = config.sam_rho / optax.tree.norm(g)
+        radius = config.algorithm.sam_rho / optax.tree.norm(g)
         g = gradient(jax.tree.map(lambda w, g: w + radius * g, w, g))
-        eta = config.learning_rate * (1 + config.momentum)  # the first step of Nesterov's
-        decay = config.weight_decay
+        eta = config.optimizer.learning_rate * (
+            1 + config.optimizer.momentum
+        )  # the first step of Nesterov's
+        decay = config.optimizer.weight_decay
         return jax.tree.map(
-            lambda w, g, c: w - eta * (g + config.gamma * (w - c) + decay * w), w, g, center
+            lambda w, g, c: w - eta * (g + gamma * (w - c) + decay * w), w, g, center
         )
 
     # A single replica is its own center.
@@ -161,6 +163,12 @@ def _flat(tree):
         ({"label_noise": 1.5}, "label_noise"),
         ({"evaluate_on": "validation", "validation": 0.0}, "validation"),
         ({"common_init": True, "gamma": None}, "gamma"),
+        ({"algorithm": "sgd", "gamma": 3.0}, "gamma is not a setting of sgd, but of esgd, rsgd, "),
+        ({"algorithm": "sam", "replicas": 7}, "replicas is not .* sam, but of rsgd, rsam, parle:"),
+        ({"algorithm": "rsam", "gamma": None}, "gamma"),
+        ({"algorithm": "swa", "warmup": 0.1}, "warmup is not a setting of swa"),
+        ({"milestones": (0.5,)}, "milestones is only for schedule milestones"),
+        ({"momentun": 0.9}, "momentun"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, named):
@@ -243,7 +251,7 @@ def test_a_complete_run_is_not_repeated(tmp_path):
 
 @pytest.mark.slow
 def test_killed_runs_resume_to_the_same_bits(tmp_path):
-    config = dataclasses.replace(faults.CONFIG, algorithm="parle")
+    config = faults.config_of("parle")
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     faults.finish(config, straight)
     delays = random.Random(0)
@@ -264,15 +272,15 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
 @pytest.mark.parametrize("dataset", ["digits", "fashion_mnist", "cifar10"])
 def test_studies_compare_at_equal_gradients(dataset):
     study = study_of(dataset)
-    assert study.base.dataset == dataset
-    assert study.sigma in study.base.sigmas
+    assert study.base.data.dataset == dataset
+    assert study.sigma in study.base.measures.sigmas
     for label, config in study.configs().items():
         factor = int(label.split(" x ")[1]) if " x " in label else 1
         assert config.epochs == factor * study.base.epochs
     for label in study.grids:
         assert label in study.runs
         for candidate in study.candidates(label):
-            dataclasses.replace(study.base, **candidate)
+            study.changed(study.runs[label], candidate)
 
 
 def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
@@ -280,7 +288,7 @@ def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
         base=SMALL,
         runs={
             "SGD": {"algorithm": "sgd"},
-            "rSGD": {"algorithm": "rsgd"},
+            "rSGD": {"algorithm": "rsgd", "replicas": 2},
             "broken": {"algorithm": "sgd", "learning_rate": 1e8},
         },
         seeds=2,

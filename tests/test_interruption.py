@@ -1,6 +1,5 @@
 """Runs that are asked to stop: they save first, in the middle of an epoch, and end the same."""
 
-import dataclasses
 import errno
 import os
 import pathlib
@@ -18,14 +17,14 @@ from experiments.engine.steps import arrays_of
 from experiments.engine.train import train
 from experiments.report.store import read_json, write_json
 
-CONFIG = dataclasses.replace(faults.CONFIG, model="mlp", model_options=())
+CONFIG = faults.CONFIG.changed(model="mlp", model_options=())
 
 
 @pytest.fixture(params=[pytest.param("sgd", marks=pytest.mark.slow), "parle"])
 def run(request, monkeypatch):
     """Of an algorithm; a step a program, so that epochs can be interrupted."""
     monkeypatch.setattr(programs, "loops_on_device", lambda plan: False)
-    return started(dataclasses.replace(CONFIG, algorithm=request.param))
+    return started(faults.config_of(request.param, model="mlp", model_options=()))
 
 
 def signalled_at(run, step, signum, monkeypatch):
@@ -126,7 +125,7 @@ def test_directories_that_are_refused_stay_as_they_are(damage, tmp_path, capsys)
     if damage == "a file in the way":
         path.write_text("precious")
     else:
-        config = CONFIG.to_json() | {"algorithm": "sgd"}
+        config = CONFIG.changed(algorithm="sgd").to_json()
         config |= {"a_field_of_2031": 1} if damage == "a future field" else {"epochs": 2.0}
         path.mkdir()
         write_json(path / "config.json", config)

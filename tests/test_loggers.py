@@ -14,7 +14,7 @@ from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import open_logger, scalars
 from experiments.engine.train import train
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     algorithm="sgd",
     model_options=("hidden=(4,)",),
     train_size=160,

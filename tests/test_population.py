@@ -1,32 +1,37 @@
 """Many runs in one program: the same as one after another, whatever the algorithm."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from runs import changed
 
 from experiments.engine import programs
+from experiments.engine.algorithm_settings import takers
 from experiments.engine.config import TrainConfig
 from experiments.engine.population import Population
 from experiments.engine.task import make_tasks
 from experiments.engine.train import train
 
-BASE = TrainConfig(
+BASE = TrainConfig.of(
     dataset="digits",
     epochs=4,
     batch_size=32,
     train_size=200,
     gamma=0.1,
-    replica_gamma=0.1,
-    inner_steps=3,
     local_energy_samples=2,
     validation=0.2,
     evaluate_on="validation",
 )
+OWN = {"gamma": 0.1, "replica_gamma": 0.1, "inner_steps": 3}
 SETTINGS = [
     {"learning_rate": 0.05, "weight_decay": 1e-3, "gamma": 0.3, "sam_rho": 0.1},
     {"learning_rate": 0.02, "weight_decay": 1e-2, "gamma": 0.01, "sam_rho": 0.3},
 ]
+
+
+def settings_of(algorithm):
+    """Those of the settings that an algorithm has."""
+    has = lambda name: not takers(name) or algorithm in takers(name)
+    return [{name: value for name, value in one.items() if has(name)} for one in SETTINGS]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +43,10 @@ def tasks():
     "algorithm", ["sam", pytest.param("rsam", marks=pytest.mark.slow), "parle"]
 )
 def test_runs_are_those_of_the_trainer(tasks, algorithm):
-    config = dataclasses.replace(BASE, algorithm=algorithm)
-    population = Population(config, tasks)
-    found = population.train(SETTINGS, [3, 4], [0, 1], progress=False)
-    for settings, seed, task, run in zip(SETTINGS, [3, 4], tasks, found, strict=True):
-        own = dataclasses.replace(config, **settings, seed=seed)
+    config, varied = changed(BASE, OWN, algorithm=algorithm), settings_of(algorithm)
+    found = Population(config, tasks).train(varied, [3, 4], [0, 1], progress=False)
+    for settings, seed, task, run in zip(varied, [3, 4], tasks, found, strict=True):
+        own = config.changed(**settings, seed=seed)
         expected = train(own, task, progress=False, evaluate_epochs=False)
         held_out = run.task.evaluate(run.params, run.batch_stats)
         assert float(held_out["loss"]) == pytest.approx(expected["test_loss"], rel=1e-3)
@@ -50,11 +54,11 @@ def test_runs_are_those_of_the_trainer(tasks, algorithm):
 
 
 def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
-    config = dataclasses.replace(BASE, algorithm="rsgd")
+    varied = settings_of("rsgd")
     losses = []
     for loops in (True, False):
         monkeypatch.setattr(programs, "loops_on_device", lambda plan, loops=loops: loops)
-        found = Population(config, tasks).train(SETTINGS, [3, 4], [1, 0], progress=False)
+        found = Population(BASE, tasks).train(varied, [3, 4], [1, 0], progress=False)
         losses.append([float(run.task.evaluate(run.params, {})["loss"]) for run in found])
         losses[-1] += [run.train_loss for run in found]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -67,7 +71,8 @@ def test_tasks_have_their_own_data_and_share_programs(tasks):
 
 
 def test_divergence_is_seen(tasks):
-    settings = [SETTINGS[0] | {"learning_rate": 1e6}, SETTINGS[1]]
+    first, second = settings_of("rsgd")
+    settings = [first | {"learning_rate": 1e6}, second]
     bad, good = Population(BASE, tasks).train(settings, [0, 0], [0, 0], progress=False)
     assert not np.isfinite(bad.train_loss)
     assert np.isfinite(good.train_loss)

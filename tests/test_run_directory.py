@@ -22,7 +22,7 @@ from experiments.engine.task import make_task
 from experiments.engine.train import load_run, train
 from experiments.report import lock, store
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     algorithm="sgd",
     train_size=100,
     batch_size=50,
@@ -104,7 +104,7 @@ def test_another_state_under_the_same_digest_is_refused(task, run):
 )
 def test_checkpoints_and_results_know_their_configuration(change, run, finished):
     (name,) = change
-    other = dataclasses.replace(CONFIG, **change)
+    other = CONFIG.changed(**change)
     (run / "config.json").unlink()
     for _ in range(2):
         with pytest.raises(ValueError, match=rf"{name}: wanted .*, found"):

@@ -96,7 +96,7 @@ def final_result(
     replica_errors = [
         task.evaluate(*member)["error"] for member in zip(members, member_stats, strict=True)
     ]
-    energy = measure_local_energy(task, params, batch_stats, seed=config.data_seed)
+    energy = measure_local_energy(task, params, batch_stats, seed=config.data.data_seed)
     return {
         "config": config.to_json(),
         "gradient_evaluations": plan.gradient_evaluations,

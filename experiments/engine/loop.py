@@ -150,7 +150,7 @@ class Run:
             raise TrainingDivergedError(
                 f"the loss of replica {replica} became {losses[step, replica]} at step "
                 f"{first + step} of {self.plan.total_steps} (epoch {epoch}). Lower learning_rate"
-                f" (now {self.config.learning_rate}) or the coupling."
+                f" (now {self.config.optimizer.learning_rate}) or the coupling."
             )
 
     def close_epoch(self, with_errors: bool) -> dict[str, Any]:

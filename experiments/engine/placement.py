@@ -70,7 +70,7 @@ def _check_sizes(replica, data, config):
         nearest = _nearest_divisor(config.num_replicas, replica)
         raise ValueError(
             f"mesh: replica={replica} does not divide the {config.num_replicas} replicas of "
-            f"{config.algorithm}; the nearest size that does is replica={nearest}."
+            f"{config.algorithm.name}; the nearest size that does is replica={nearest}."
         )
     if config.batch_size % data:
         below = config.batch_size // data * data

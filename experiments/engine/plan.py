@@ -64,7 +64,7 @@ class Plan:
     @property
     def algorithm(self) -> Algorithm:
         """How the run optimizes."""
-        return ALGORITHMS[self.config.algorithm]
+        return ALGORITHMS[self.config.algorithm.name]
 
     @property
     def num_replicas(self) -> int:
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def _unit(self) -> int:
-        return self.algorithm.round_steps_to(self.config)
+        return self.algorithm.gradients_per_cycle(self.config)
 
     @property
     def total_steps(self) -> int:
@@ -129,10 +129,12 @@ def _without_hyper(config: TrainConfig) -> TrainConfig:
     given: dict[str, Any] = {
         name: 0.5 for name, value in hyper_of(config).items() if value is not None
     }
-    return dataclasses.replace(config, seed=0, data_seed=0, **given)
+    return config.changed(seed=0, data_seed=0, **given)
 
 
 def hyper_of(config: TrainConfig) -> Hyper:
-    """The hyperparameters of a configuration, a pytree of numbers."""
-    hyper = {name: getattr(config, name) for name in HYPERPARAMETERS}
-    return hyper | {"noise_scale": hyper["noise_scale"] or None}
+    """The hyperparameters that the algorithm of a configuration has, a pytree of numbers."""
+    hyper = {name: value for name, value in config.flat().items() if name in HYPERPARAMETERS}
+    if hyper.get("noise_scale") == 0:
+        hyper["noise_scale"] = None
+    return hyper

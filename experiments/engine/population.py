@@ -77,7 +77,7 @@ class Population:
         Raises:
           ValueError: a setting shapes the program, or is no value of its field.
         """
-        configs = [dataclasses.replace(self.config, **own) for own in settings]
+        configs = [self.config.changed(**own) for own in settings]
         for config, own in zip(configs, settings, strict=True):
             if make_plan(config, self.tasks[0]) != self.plan:
                 raise ValueError(f"settings must hold hyperparameters only, got {dict(own)}.")
@@ -85,7 +85,7 @@ class Population:
         runs = list(zip(hypers, seeds, [self.tasks[task] for task in tasks], strict=True))
         if programs.loops_on_device(self.plan):
             return _train_together(self.plan, runs, progress)
-        bar = tqdm.tqdm(runs, desc=self.config.algorithm, disable=not progress, leave=False)
+        bar = tqdm.tqdm(runs, desc=self.config.algorithm.name, disable=not progress, leave=False)
         return [_train_alone(self.plan, *run) for run in bar]
 
 
@@ -99,7 +99,7 @@ def _train_together(plan, runs, progress) -> list[Trained]:
     train = stack([task.device_train for task in tasks])
     state = compiled.init(hyper, seeds)
     lengths = plan.epoch_lengths()
-    bar = tqdm.tqdm(lengths, desc=plan.config.algorithm, disable=not progress, leave=False)
+    bar = tqdm.tqdm(lengths, desc=plan.config.algorithm.name, disable=not progress, leave=False)
     for epoch, num_steps in enumerate(bar):
         state, losses = compiled.epoch(hyper, state, train, seeds, epoch, num_steps)
     means = np.asarray(losses).sum((1, 2)) / (plan.num_replicas * num_steps)

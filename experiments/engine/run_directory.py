@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 import flatjax
 from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
+from experiments.engine.earlier_versions import converted
 from experiments.report import lock, store
 
 
@@ -80,7 +81,7 @@ class RunDirectory:
 
     def _check_identity(self, found, of: str = ""):
         """Refuses files of another run; fields that are newer than them had their defaults."""
-        config = TrainConfig().to_json() | found["config"]
+        config = TrainConfig.from_json(converted(found["config"])).to_json()
         wanted = self._identity if "data" in found else {"config": self._identity["config"]}
         if lines := store.differences(wanted, found | {"config": config}):
             lines = [line.removeprefix("config.") for line in lines]
@@ -246,7 +247,7 @@ def read_config(path: pathlib.Path) -> TrainConfig:
     try:
         if "algorithm" not in fields:
             raise ValueError("there is no algorithm in it")
-        return TrainConfig.from_json(fields)
+        return TrainConfig.from_json(converted(fields))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} holds no configuration: {error}") from error
 

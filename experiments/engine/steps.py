@@ -65,7 +65,7 @@ def init_state(plan: Plan, hyper: Hyper, seed: chex.Numeric) -> State:
     """The state before the first step: replicas from independent weights, unless asked."""
     own = _run_keys(seed)
     keys = jax.random.split(own.weights, plan.num_replicas)
-    if plan.config.common_init:
+    if getattr(plan.config.algorithm, "common_init", False):
         keys = jnp.broadcast_to(keys[0], keys.shape)
     images = jnp.zeros((1, *plan.objective.image_shape))
     variables = flatjax.stack_replicas(lambda key: plan.objective.network.init(key, images), keys)

@@ -13,6 +13,7 @@ from experiments.engine import fingerprints
 from experiments.engine.config import TrainConfig
 from experiments.engine.networks import make_network
 from experiments.engine.objective import Objective
+from experiments.engine.settings import Data
 from flatjax import data
 
 STATISTICS_BATCHES = 20
@@ -53,12 +54,14 @@ class Task:
     @functools.cached_property
     def curve_batches(self) -> list[dict[str, jax.Array]]:
         """The held-out examples on which training is followed."""
-        return self._eval_batches(self.held_out, self.config.curve_examples, eval_batch_size())
+        return self._eval_batches(
+            self.held_out, self.config.measures.curve_examples, eval_batch_size()
+        )
 
     @functools.cached_property
     def train_batches(self) -> list[dict[str, jax.Array]]:
         """The training examples on which local energy is measured."""
-        count = self.config.local_energy_examples
+        count = self.config.measures.local_energy_examples
         return self._eval_batches(self.train, count, eval_batch_size())
 
     @functools.cached_property
@@ -110,8 +113,8 @@ def dataset_fingerprint(name: str) -> dict[str, Any]:
     }
 
 
-def load_splits(config: TrainConfig) -> tuple[data.Split, data.Split, int]:
-    """Training and held-out examples of a configuration, and the number of classes."""
+def load_splits(config: Data) -> tuple[data.Split, data.Split, int]:
+    """Training and held-out examples, and the number of classes."""
     dataset = _load(config.dataset)
     train, held_out = dataset.train, dataset.test
     if config.validation > 0:
@@ -135,17 +138,17 @@ def make_task(config: TrainConfig) -> Task:
       TypeError: likewise.
       FileNotFoundError: data that are missing; the message says how to get them.
     """
-    train, held_out, num_classes = load_splits(config)
-    shape = train.image.shape[1:]
+    train, held_out, num_classes = load_splits(config.data)
+    shape, network = train.image.shape[1:], config.network
     objective = Objective(
-        network=make_network(config.model, config.model_options, num_classes, shape),
+        network=make_network(network.model, network.model_options, num_classes, shape),
         image_shape=shape,
         normalization=data.Normalization.from_images(train.image),
-        augment=_augmentation(config.augment, side=shape[0]),
-        label_smoothing=config.label_smoothing,
+        augment=_augmentation(config.data.augment, side=shape[0]),
+        label_smoothing=config.optimizer.label_smoothing,
         micro_batches=config.micro_batches,
-        sigmas=config.sigmas,
-        local_energy_samples=config.local_energy_samples,
+        sigmas=config.measures.sigmas,
+        local_energy_samples=config.measures.local_energy_samples,
     )
     return Task(config, objective, train, held_out)
 
@@ -156,14 +159,23 @@ def make_tasks(config: TrainConfig, data_seeds: Sequence[int]) -> list[Task]:
     All share the objective of the first: its normalization, and the compiled programs.
     """
     first, *others = data_seeds
-    task = make_task(dataclasses.replace(config, data_seed=first))
+    task = make_task(config.changed(data_seed=first))
     return [task] + [_with_data_of(task, seed) for seed in others]
 
 
 def _with_data_of(task: Task, data_seed: int) -> Task:
-    config = dataclasses.replace(task.config, data_seed=data_seed)
-    train, held_out, _ = load_splits(config)
+    config = task.config.changed(data_seed=data_seed)
+    train, held_out, _ = load_splits(config.data)
     return Task(config, task.objective, train, held_out)
+
+
+def is_task_of(task: Task, config: TrainConfig) -> bool:
+    """Whether a configuration has this task, whatever its algorithm and its budget are."""
+    parts = lambda config: (
+        *(config.data, config.network, config.measures, config.batch_size),
+        *(config.micro_batches, config.optimizer.label_smoothing),
+    )
+    return parts(config) == parts(task.config)
 
 
 def _augmentation(names, side):

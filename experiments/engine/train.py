@@ -120,7 +120,7 @@ def _bar(run, progress):
     return tqdm.tqdm(
         total=run.plan.total_steps,
         initial=run.step,
-        desc=f"{run.config.algorithm}, seed {run.config.seed}",
+        desc=f"{run.config.algorithm.name}, seed {run.config.seed}",
         unit="step",
         disable=not (progress and processes.is_main()),
         leave=False,
@@ -160,10 +160,10 @@ def load_run(directory: pathlib.Path, *, trust: bool = False) -> Loaded:
             "`python -m experiments train` or `compare` wrote."
         )
     config = read_config(directory / "config.json")
-    if not trust and (module := foreign_module(config.model)) is not None:
+    if not trust and (module := foreign_module(config.network.model)) is not None:
         raise ValueError(
-            f"{directory}: the run's model {config.model} is not one of flatjax: to load it, the "
-            f"module {module} would be imported and run. If you trust it, pass --trust."
+            f"{directory}: the run's model {config.network.model} is not one of flatjax: to load "
+            f"it, the module {module} would be imported and run. If you trust it, pass --trust."
         )
     task = make_task(config)
     plan = make_plan(config, task)

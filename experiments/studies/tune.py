@@ -39,7 +39,7 @@ def tune(
       a candidate that diverged has None and stands last.
     """
     out.mkdir(parents=True, exist_ok=True)
-    validation = study.base.validation or VALIDATION
+    validation = study.base.data.validation or VALIDATION
     base = study.changed({"validation": validation, "evaluate_on": "validation"}, study.tuning)
     task = make_task(base)
     return {
@@ -52,7 +52,7 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
     found = []
     directory = out / slug(label)
     for candidate in tqdm.tqdm(study.candidates(label), desc=label, disable=not progress):
-        config = dataclasses.replace(base, **(study.runs[label] | study.tuning | candidate))
+        config = base.changed(**(study.runs[label] | study.tuning | candidate))
         name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
         try:
             results = [

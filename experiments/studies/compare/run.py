@@ -7,9 +7,8 @@ from typing import Any
 
 import tqdm
 
-from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import RunDirectory
-from experiments.engine.task import Task, make_task
+from experiments.engine.task import Task, is_task_of, make_task
 from experiments.engine.train import train
 from experiments.report.store import slug
 from experiments.studies.compare.description import Comparison
@@ -78,33 +77,6 @@ class _Tasks:
 
     def __getitem__(self, label: str) -> Task:
         config = self._configs[label]
-        if self._task is None or not _same_task(config, self._task.config):
+        if self._task is None or not is_task_of(self._task, config):
             self._task = make_task(config)
         return self._task
-
-
-# What a task depends on; runs that agree on these share data on the device and compiled programs.
-_TASK_FIELDS = [
-    "dataset",
-    "model",
-    "model_options",
-    "rgb32",
-    "batch_size",
-    "micro_batches",
-    "label_smoothing",
-    "augment",
-    "train_size",
-    "label_noise",
-    "validation",
-    "evaluate_on",
-    "held_out_size",
-    "curve_examples",
-    "data_seed",
-    "sigmas",
-    "local_energy_samples",
-    "local_energy_examples",
-]
-
-
-def _same_task(config: TrainConfig, other: TrainConfig) -> bool:
-    return all(getattr(config, field) == getattr(other, field) for field in _TASK_FIELDS)

@@ -44,7 +44,7 @@ def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -
 def _tune_and_test(contest, setting, algorithm, out, progress):
     part = (contest, setting, algorithm)
     directory = directory_of(out, setting, algorithm)
-    data = {"data": dataset_fingerprint(contest.base.dataset)}
+    data = {"data": dataset_fingerprint(contest.base.data.dataset)}
     best, *_ = store.cached(
         directory / "tuning.json", tuning_identity(*part) | data, lambda: _tune(*part, progress)
     )

@@ -47,7 +47,7 @@ def measure_runs(
         rows.append(
             {
                 "run": str(directory),
-                "algorithm": config.algorithm,
+                "algorithm": config.algorithm.name,
                 "seed": config.seed,
                 "test_error": 100 * float(held_out["error"]),
                 **found,

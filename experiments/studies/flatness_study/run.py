@@ -32,7 +32,7 @@ def run_study(
       task -> its solutions: factors, test error and measures.
     """
     measures: dict[str, Measures] = {}
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
 
     def unit(block):
         make = functools.partial(_run_block, study, *block, measures, progress)
@@ -80,7 +80,7 @@ def _effort(study, task):
 def _run_block(study, task, algorithm, batch_size, measures, progress):
     """Solutions of one program; the measures of a task are compiled for the first of its blocks."""
     config = study.config(task, algorithm, batch_size)
-    tasks = make_tasks(config, [study.base.data_seed])
+    tasks = make_tasks(config, [study.base.data.data_seed])
     if task not in measures:
         measures[task] = Measures(tasks[0].objective, _effort(study, task))
     runs = list(itertools.product(grid(study.factors), study.seeds))
