@@ -3,6 +3,8 @@
 Results of the contest, the flatness study and the committees get the identity of that study in
 `experiments/configs`, after a check that the settings and seeds which they do record are those of
 the study; their data are taken to be those that the same name loads now. Other files get digests.
+Configurations of runs need no conversion here: `engine.earlier_versions` converts them whenever
+they are read.
 """
 
 import dataclasses

@@ -7,6 +7,8 @@ from runs import changed
 from experiments.engine import programs
 from experiments.engine.algorithm_settings import takers
 from experiments.engine.config import TrainConfig
+from experiments.engine.loop import Run
+from experiments.engine.plan import make_plan
 from experiments.engine.population import Population
 from experiments.engine.task import make_tasks
 from experiments.engine.train import train
@@ -68,6 +70,20 @@ def test_tasks_have_their_own_data_and_share_programs(tasks):
     first, second = tasks
     assert not np.array_equal(first.train.label, second.train.label)
     assert first.objective is second.objective
+
+
+def test_seed_and_hyperparameters_share_a_plan_and_its_programs(tasks):
+    plan = make_plan(BASE, tasks[0])
+    for changes in ({"seed": 1}, {"learning_rate": 0.1}, {"gamma": 2.0, "weight_decay": 0.0}):
+        assert make_plan(BASE.changed(**changes), tasks[0]) == plan
+    for changes in ({"gamma": None}, {"period": 2}, {"momentum": 0.5}, {"epochs": 8}):
+        assert make_plan(BASE.changed(**changes), tasks[0]) != plan
+    losses = {}
+    for rate in (0.01, 0.02):
+        run = Run(plan, BASE.changed(learning_rate=rate), tasks[0])
+        losses[rate] = run.take_steps(2)[1].mean()
+    assert losses[0.01] > losses[0.02]
+    assert programs.programs_of(plan).steps._cache_size() == 1
 
 
 def test_divergence_is_seen(tasks):
