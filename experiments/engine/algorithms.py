@@ -112,7 +112,7 @@ def _rsgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
     own = config.algorithm
     gamma = _gamma(own.gamma_factor, hyper["gamma"], total_steps)
     is_rounded = own.communication_dtype != "float32"
-    options = {
+    options: dict[str, Any] = {
         "replica_axis": 0,
         "period": own.period,
         "communication_dtype": own.communication_dtype if is_rounded else None,

@@ -98,7 +98,7 @@ class TrainConfig(Generic[A]):
         for setting, value in settings.items():
             parts[_owner(setting)][setting] = value
         own, direct = parts.pop("algorithm"), parts.pop("")
-        algorithm = settings_of(name, **own) if is_new else replace(self.algorithm, **own)
+        algorithm: Any = settings_of(name, **own) if is_new else replace(self.algorithm, **own)
         groups = {
             group: replace(getattr(self, group), **changes) for group, changes in parts.items()
         }
@@ -160,7 +160,7 @@ def _owner(setting: str) -> str:
     raise ValueError(f"there is no setting {setting!r}.")
 
 
-def _defaults(algorithm: type[AlgorithmSettings]) -> dict[str, Any]:
+def _defaults(algorithm: type[Any]) -> dict[str, Any]:
     """The defaults of all settings of an algorithm."""
     kinds = (TrainConfig, *_GROUPS.values(), algorithm)
     fields = [field for kind in kinds for field in dataclasses.fields(kind)]
