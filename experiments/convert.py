@@ -3,6 +3,8 @@
 Results of the contest, the flatness study and the committees get the identity of that study in
 `experiments/configs`, after a check that the settings and seeds which they do record are those of
 the study; their data are taken to be those that the same name loads now. Other files get digests.
+Configurations of runs need no conversion here: `engine.earlier_versions` converts them whenever
+they are read.
 """
 
 import dataclasses
@@ -68,7 +70,7 @@ def _wrap(
 def contest(out: pathlib.Path) -> None:
     """Converts tuning.json and test.json of every setting and contestant."""
     study = contest_configs.STUDY
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
     as_set = lambda settings: {json.dumps(one, sort_keys=True) for one in settings}
     for part in itertools.product([study], study.settings, study.spaces):
         directory = contest_run.directory_of(out, *part[1:])
@@ -94,7 +96,7 @@ def contest(out: pathlib.Path) -> None:
 def flatness_study(out: pathlib.Path) -> None:
     """Converts the file of every block."""
     study = flatness_configs.STUDY
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
     for block in itertools.product(study.tasks, study.algorithms, study.batch_sizes):
         _, algorithm, batch_size = block
         wanted = [

@@ -55,10 +55,10 @@ def test_configurations_import_descriptions_only():
 
 
 def test_descriptions_run_nothing():
-    """They reach other descriptions, what descriptions share, and the configuration of a run."""
-    shared = {
-        f"experiments.{name}" for name in ("engine.config", "studies.spaces", "studies.study")
-    }
+    """They reach other descriptions, what descriptions share, and the settings of a run."""
+    names = ("config", "settings", "algorithm_settings", "checks")
+    shared = {f"experiments.engine.{name}" for name in names}
+    shared |= {"experiments.studies.spaces", "experiments.studies.study"}
     for module in ARROWS:
         if module.endswith(".description"):
             for target in architecture.reachable(ARROWS, module):

@@ -15,7 +15,7 @@ from experiments.studies.contest import report, run
 from experiments.studies.contest.description import Contest
 
 TINY = Contest(
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="digits",
         batch_size=32,
         train_size=100,

@@ -15,7 +15,7 @@ from experiments.studies.ladder.ranking import best, ranking
 from experiments.studies.ladder.report import report
 
 TINY = Ladder(
-    base=TrainConfig(
+    base=TrainConfig.of(
         algorithm="sgd",
         batch_size=32,
         train_size=100,

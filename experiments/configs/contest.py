@@ -81,7 +81,7 @@ OWN_SPACES = {
 }
 
 STUDY = Contest(
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="fashion_mnist",
         batch_size=128,
         validation=0.1,

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.engine.population import Population, Trained, make_tasks
-from experiments.engine.task import dataset_fingerprint
+from experiments.engine.population import Population, Trained
+from experiments.engine.task import dataset_fingerprint, make_tasks
 from experiments.report import provenance, store
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug
@@ -44,7 +44,7 @@ def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -
 def _tune_and_test(contest, setting, algorithm, out, progress):
     part = (contest, setting, algorithm)
     directory = directory_of(out, setting, algorithm)
-    data = {"data": dataset_fingerprint(contest.base.dataset)}
+    data = {"data": dataset_fingerprint(contest.base.data.dataset)}
     best, *_ = store.cached(
         directory / "tuning.json", tuning_identity(*part) | data, lambda: _tune(*part, progress)
     )
@@ -108,7 +108,7 @@ def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
     candidates = contest.candidates(algorithm)
     seeds = list(contest.tuning_seeds)
     config = contest.config(setting, algorithm, "validation")
-    population = Population(config, make_tasks(config, seeds), list(contest.spaces[algorithm]))
+    population = Population(config, make_tasks(config, seeds))
     runs = [(candidate, position) for candidate in candidates for position in range(len(seeds))]
     trained = population.train(
         [candidate for candidate, _ in runs],
@@ -127,13 +127,13 @@ def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
 def _test(contest, setting, algorithm, progress, settings) -> dict[str, Any]:
     seeds = list(contest.test_seeds)
     config = contest.config(setting, algorithm, "test")
-    population = Population(config, make_tasks(config, seeds), list(settings))
+    population = Population(config, make_tasks(config, seeds))
     trained = population.train(
         [settings] * len(seeds), seeds, list(range(len(seeds))), progress=progress
     )
     return {
         "settings": settings,
-        "gradient_evaluations": population.trainer.gradient_evaluations,
+        "gradient_evaluations": population.plan.gradient_evaluations,
         "runs": [
             {"seed": seed} | _errors(run) | _local_energy(run)
             for seed, run in zip(seeds, trained, strict=True)
@@ -153,7 +153,8 @@ def _errors(run: Trained) -> dict[str, float]:
 
 def _local_energy(run: Trained) -> dict[str, Any]:
     task = run.task
-    energy = task.local_energy(run.params, task.train_batches, jax.random.key(0), run.batch_stats)
+    measure, key = task.objective.local_energy, jax.random.key(0)
+    energy = measure(run.params, task.train_batches, key, run.batch_stats)
     return {
         "train_error": 100 * float(energy.reference["error"]),
         "train_loss": float(energy.reference["loss"]),

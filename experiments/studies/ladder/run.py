@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.engine.population import Population, Trained, make_tasks
-from experiments.engine.task import dataset_fingerprint
+from experiments.engine.population import Population, Trained
+from experiments.engine.task import dataset_fingerprint, make_tasks
 from experiments.report import provenance, store
 from experiments.studies.ladder.description import Ladder
 from experiments.studies.ladder.ranking import best, ranking, records_of
@@ -29,7 +29,7 @@ def run_ladder(ladder: Ladder, path: pathlib.Path, *, progress: bool = True) -> 
       path: a file of JSON lines, one for each run.
       progress: show progress bars.
     """
-    data = dataset_fingerprint(ladder.base.dataset)
+    data = dataset_fingerprint(ladder.base.data.dataset)
     with store.claimed(path):
         for length in ladder.lengths:
             for setting in ladder.settings:
@@ -107,14 +107,14 @@ def _run_round(ladder, path, setting, length, keep, seeds, progress):
             keys = {"setting": setting, "length": length, "candidate": candidate, "seed": seed}
             about = {"settings": changed, "seconds": seconds, "config": config.to_json()}
             about |= {"revision": provenance.TRAINING}
-            about |= {"data": dataset_fingerprint(ladder.base.dataset)}
+            about |= {"data": dataset_fingerprint(ladder.base.data.dataset)}
             store.append_line(path, store.signed(keys | _errors(model) | about))
 
 
 def _train(config, settings, seeds, progress):
     """One run for each of the settings; a seed draws the data as well."""
     data_seeds = sorted(set(seeds))
-    population = Population(config, make_tasks(config, data_seeds), list(settings[0]))
+    population = Population(config, make_tasks(config, data_seeds))
     tasks = [data_seeds.index(seed) for seed in seeds]
     return population.train(settings, seeds, tasks, progress=progress)
 
