@@ -6,7 +6,6 @@ Every test runs over all measures. `MEASURES` has a function for each of them,
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +35,22 @@ def of_noise(eval_fn, mask):
         eval_fn, sigmas=[1e-3], num_samples=4, antithetic=True, mask=mask
     )
     return lambda *given: measure(*given).mean["loss"]
+
+
+def of_weight_noise(eval_fn, mask):
+    options = {"sigmas": [0.1, 3.0], "target_rise": [1e-3], "num_samples": 2}
+    measure = flatness.weight_noise(eval_fn, quantity="loss", mask=mask, **options)
+    return lambda *given: measure(*given).tolerance
+
+
+def of_quantization(eval_fn, mask):
+    measure = flatness.quantization(eval_fn, bits=[3], mask=True if mask is None else mask)
+    return lambda params, batches, key: measure(params, batches).rise["loss"]
+
+
+def of_pruning(eval_fn, mask):
+    measure = flatness.pruning(eval_fn, sparsity=[0.4], mask=True if mask is None else mask)
+    return lambda params, batches, key: measure(params, batches).rise["loss"]
 
 
 def of_pac_bayes(eval_fn, mask):
@@ -94,6 +109,9 @@ SHORT = {"num_chains": 2, "num_steps": 10, "num_warmup": 1}
 MEASURES = {
     "local_energy": of_noise,
     "pac_bayes": of_pac_bayes,
+    "weight_noise": of_weight_noise,
+    "quantization": of_quantization,
+    "pruning": of_pruning,
     "sam": of_sam,
     "worst_case": of_worst_case,
     "eigenvalues": of_hessian(
@@ -108,7 +126,9 @@ MEASURES = {
     "log_fraction": of_log_fraction,
     "slices": of_slices,
 }
-WITH_KEY = [name for name in MEASURES if name != "sam"]
+WITHOUT_KEY = ("sam", "quantization", "pruning")
+WITH_KEY = [name for name in MEASURES if name not in WITHOUT_KEY]
+IN_ONE_PASS = ("local_energy", "weight_noise")
 every = pytest.mark.parametrize("name", MEASURES)
 
 
@@ -220,7 +240,7 @@ def test_what_are_no_batches_is_refused_by_name(name):
 def test_an_iterator_is_not_continued(name):
     """The shapes of a first batch would be taken from one pass, and the sums from the rest."""
     once = iter(BATCHES * 100)
-    if name == "local_energy":  # one pass is enough
+    if name in IN_ONE_PASS:
         check(name, plain(name)(PARAMS, lambda: once, KEY), rtol=1e-3)
     with pytest.raises(ValueError, match=r"batches must .*(one iterator twice|used up)"):
         plain(name)(PARAMS, lambda: once, KEY)
@@ -282,52 +302,6 @@ def test_the_order_of_arguments_of_a_random_direction():
         flatness.random_direction(KEY, PARAMS)
     with pytest.raises(TypeError, match="key must be"):
         flatness.random_direction(PARAMS, PARAMS)
-
-
-# --- directions -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
-def test_directions_and_distances_are_of_float32(dtype):
-    """In float16 the square of a distance of 300 is infinite."""
-    points = [jnp.array(p, dtype) for p in ([0.0, 0.0, 0.0], [300.0, 0.0, 0.0], [0.0, 400.0, 0.0])]
-    found = flatness.line(*points[:2])
-    np.testing.assert_array_equal(found.coordinates, [0, 300])
-    found = flatness.plane(*points)
-    np.testing.assert_allclose(found.coordinates, [[0, 0], [300, 0], [0, 400]])
-    kernel = 300 * jnp.ones((2, 2), dtype)
-    direction = flatness.random_direction(kernel, KEY)
-    assert direction.dtype == jnp.float32
-    np.testing.assert_allclose(jnp.linalg.norm(direction, axis=0), 300 * np.sqrt(2), rtol=1e-6)
-
-
-def test_lines_pass_by_what_is_no_weight():
-    others = {"count": jnp.int32(COUNT), "flag": True, "key": KEY}
-    start, end = {"w": jnp.zeros(2)} | others, {"w": jnp.array([3.0, 4.0])} | others
-    found = flatness.line(start, end)
-    assert found.coordinates[1] == 5
-    assert found.direction["count"] == 0
-    with pytest.raises(TypeError, match=r"end\['w'\] must be real"):
-        flatness.line(start, end | {"w": jnp.array([1j, 0])})
-
-
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_priors_measure_norms_in_float32(dtype):
-    weights, noise = jnp.full(4, 300.0, dtype), jnp.array([1.0, -1.0, 1.0, -1.0])
-    moved = flatness.priors.relative_sphere(weights, noise, 0.01)
-    np.testing.assert_allclose(moved, 300 + 3 * noise, rtol=1e-6)
-    chex.assert_trees_all_close(
-        flatness.priors.fixed_overlap(0)(weights, noise, 0.5),
-        flatness.priors.fixed_overlap(0)(weights.astype(jnp.float32), noise, 0.5),
-    )
-
-
-def test_lanczos_iterates_in_float32():
-    spectrum = jnp.linspace(1.0, 2.0, 30)
-    found = flatness.lanczos(10)(lambda v: spectrum * v, jnp.ones(30, jnp.bfloat16))
-    np.testing.assert_allclose(found.Q_tall @ found.Q_tall.T, np.eye(10), atol=1e-5)
-    with pytest.raises(TypeError, match="vector"):
-        flatness.lanczos(2)(lambda v: v, jnp.arange(3))
 
 
 # --- sums -----------------------------------------------------------------------------------------
