@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -16,6 +17,9 @@ from experiments.engine import evaluate
 from experiments.engine.config import TrainConfig
 from experiments.engine.task import Task, make_task
 from experiments.engine.trainer import Trainer, arrays_of, run_keys
+
+# (run, fraction of the training that is done, function that copies the arrays of the run's state).
+Watch = Callable[[int, float, Callable[[], dict[str, Any]]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Population:
         tasks: Sequence[int],
         *,
         progress: bool = True,
+        watch: Watch | None = None,
     ) -> list[Trained]:
         """Trains one network (or y replicas) for each element of `settings`.
 
@@ -86,6 +91,7 @@ class Population:
           seeds: of the initial weights, the order of the data and noise; one for each run.
           tasks: which of the tasks each run is trained on, by position.
           progress: show a progress bar of epochs.
+          watch: called after every epoch of every run.
 
         Returns:
           The final models, in order.
@@ -95,9 +101,9 @@ class Population:
         }
         seeds = jnp.asarray(seeds)
         if self.trainer.loops_on_device:
-            stacked, losses = self._train_together(values, seeds, tasks, progress)
+            stacked, losses = self._train_together(values, seeds, tasks, progress, watch)
         else:
-            stacked, losses = self._train_in_turn(values, seeds, tasks, progress)
+            stacked, losses = self._train_in_turn(values, seeds, tasks, progress, watch)
         return [
             Trained(self.tasks[task], *model, float(loss))
             for task, model, loss in zip(tasks, stacked, losses, strict=True)
@@ -164,7 +170,8 @@ class Population:
             "members_one": jax.jit(self._members),
         }
 
-    def _train_together(self, values, seeds, tasks, progress):
+    def _train_together(self, values, seeds, tasks, progress, watch):
+        take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
         splits = [self.tasks[task].device_train for task in tasks]
         train = jax.tree.map(lambda *leaves: jnp.stack(leaves), *splits)
         arrays = self._programs["init"](values, seeds)
@@ -174,27 +181,33 @@ class Population:
             arrays, losses = self._programs["epoch"](
                 values, arrays, train, seeds, number, num_steps
             )
+            for run in range(len(tasks)) if watch else ():
+                read = functools.partial(take, arrays, run)
+                watch(run, (number + 1) / len(epochs), read)
         members = self._programs["members"](values, arrays)
-        take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
         models = [
             self._final(take(members, run), take(arrays["batch_stats"], run), task)
             for run, task in enumerate(tasks)
         ]
         return models, np.asarray(losses)
 
-    def _train_in_turn(self, values, seeds, tasks, progress):
+    def _train_in_turn(self, values, seeds, tasks, progress, watch):
         models, last_losses = [], []
         bar = tqdm.tqdm(tasks, desc=self.config.algorithm, disable=not progress, leave=False)
         for run, task in enumerate(bar):
             own = {name: value[run] for name, value in values.items()}
             arrays = self._programs["init_one"](own, seeds[run])
             train, key = self.tasks[task].device_train, run_keys(seeds[run]).augmentation
-            for number, num_steps in enumerate(self._steps_of_epochs()):
+            epochs = self._steps_of_epochs()
+            for number, num_steps in enumerate(epochs):
                 order = self.trainer.epoch_order(seeds[run], number)
                 losses = []
                 for _ in range(num_steps):
                     arrays, loss = self._programs["step"](own, arrays, train, order, key)
                     losses.append(loss)
+                if watch:
+                    read = functools.partial(jax.tree.map, jnp.copy, arrays)
+                    watch(run, (number + 1) / len(epochs), read)
             members = self._programs["members_one"](own, arrays)
             models.append(self._final(members, arrays["batch_stats"], task))
             last_losses.append(np.mean(jax.device_get(losses)))
