@@ -6,6 +6,7 @@ from experiments.commands.committee import Committee
 from experiments.commands.compare import Compare
 from experiments.commands.contest import Contest
 from experiments.commands.cost_model import CostModel
+from experiments.commands.first_contest import FirstContest
 from experiments.commands.flatness import Flatness
 from experiments.commands.flatness_study import FlatnessStudy
 from experiments.commands.gaussian_mixture import GaussianMixture
@@ -16,13 +17,14 @@ from experiments.commands.tune import Tune
 from experiments.engine import console
 
 Training = Train | Compare | Tune | Reproduce
-Studies = Contest | Ladder | Flatness | FlatnessStudy | GaussianMixture | Committee | CostModel
+Measures = Flatness | FlatnessStudy | CostModel
+Studies = Contest | FirstContest | Ladder | GaussianMixture | Committee
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
     return console.run(
-        Training | Studies,
+        Training | Studies | Measures,
         "python -m experiments",
         arguments,
         description="Command line of the experiments.",

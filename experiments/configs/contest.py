@@ -96,16 +96,13 @@ STUDY = Contest(
     ),
 )
 
-# Two settings, few candidates, seeds and epochs.
+# One setting, few candidates, seeds and epochs.
 SMALL = dataclasses.replace(
     STUDY,
-    settings={
-        label: ladder.SETTINGS[label] | {"epochs": 6}
-        for label in ("MLP, 500, clean", "MLP, 500, 20% noise")
-    },
-    lengths={"MLP, 500, clean": 1, "MLP, 500, 20% noise": 1},
+    settings={"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}},
+    lengths={"MLP, 500, 20% noise": 1},
     trials=3,
-    rounds=((3, 1), (1, 2)),
+    rounds=((3, 1), (2, 2)),
     extension_trials=1,
     extensions=1,
     test_seeds={"mlp": 3},
