@@ -88,7 +88,7 @@ def reported(request, fake):
     return out
 
 
-def tested(out, setting, contestant):
+def records_in(out, setting, contestant):
     """{seed: record} of the test, read without the code under test."""
     path = out / store.slug(setting) / f"{store.slug(contestant.split(', ')[0])}.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -103,8 +103,8 @@ def test_every_difference_comes_from_the_records(reported):
     rows = json.loads((reported / "contest.json").read_text())["comparisons"]
     assert rows
     for row in rows:
-        own = tested(reported, row["setting"], row["contestant"])
-        others = tested(reported, row["setting"], row["reference"])
+        own = records_in(reported, row["setting"], row["contestant"])
+        others = records_in(reported, row["setting"], row["reference"])
         assert sorted(own) == sorted(others)
         assert min(own) >= 1000
         assert len(own) == row["seeds"]
@@ -135,7 +135,7 @@ def test_every_correction_is_holms_over_its_family(reported):
 def test_every_outcome_comes_from_the_records(reported):
     rows = json.loads((reported / "contest.json").read_text())["outcomes"]
     for row in rows:
-        records = list(tested(reported, row["setting"], row["contestant"]).values())
+        records = list(records_in(reported, row["setting"], row["contestant"]).values())
         for name in ("test_error", "test_loss", "scaled_loss", "calibration_error"):
             values = [record[name] for record in records]
             mean, sem = row[name]

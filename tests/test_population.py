@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
+import flatjax
 from experiments.engine.config import TrainConfig
 from experiments.engine.population import Population, make_tasks
 from experiments.engine.train import train
@@ -53,8 +55,24 @@ def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
     config = dataclasses.replace(BASE, algorithm="rsgd")
     losses = []
     for loops in (True, False):
+        seen = {}
         monkeypatch.setattr(Trainer, "loops_on_device", loops)
-        found = Population(config, tasks, NAMES).train(SETTINGS, [3, 4], [1, 0], progress=False)
+        found = Population(config, tasks, NAMES).train(
+            SETTINGS,
+            [3, 4],
+            [1, 0],
+            progress=False,
+            watch=lambda run, done, read, seen=seen: seen.setdefault(run, []).append(
+                (done, read())
+            ),
+        )
+        for run, model in enumerate(found):  # what was watched becomes the model
+            done, arrays = zip(*seen[run], strict=True)
+            assert done == (0.5, 1.0)
+            for place, is_same in ((0, False), (1, True)):
+                center = flatjax.replica_center(arrays[place]["params"], replica_axis=0)
+                leaves = zip(*map(jax.tree.leaves, (center, model.params)), strict=True)
+                assert all(np.allclose(a, b, rtol=1e-5) for a, b in leaves) == is_same
         losses.append([float(run.task.evaluate(run.params, {})["loss"]) for run in found])
         losses[-1] += [run.train_loss for run in found]
     np.testing.assert_allclose(*losses, rtol=1e-4)

@@ -96,15 +96,14 @@ STUDY = Contest(
     ),
 )
 
-# One setting, few candidates, seeds and epochs.
+# One setting, few candidates, seeds and epochs: a minute or two of CPU time is compilation.
 SMALL = dataclasses.replace(
     STUDY,
     settings={"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}},
     lengths={"MLP, 500, 20% noise": 1},
     trials=3,
-    rounds=((3, 1), (2, 2)),
-    extension_trials=1,
-    extensions=1,
+    rounds=((3, 1),),
+    extensions=0,
     test_seeds={"mlp": 3},
     outcomes=dataclasses.replace(STUDY.outcomes, noise_samples=2, examples=200, watched=3),
 )

@@ -37,6 +37,7 @@ def train_in_units(
     settings: Sequence[Mapping[str, float]],
     seeds: Sequence[int],
     *,
+    normalized_by: int | None = None,
     progress: bool = True,
     watch: Watch | None = None,
 ) -> Iterator[Unit]:
@@ -47,6 +48,8 @@ def train_in_units(
       settings: the fields that differ, the same ones for all runs. Whole numbers shape the program:
         runs that differ in them are in different units.
       seeds: one for each run.
+      normalized_by: the seed whose data normalise the images of all runs, so that it does not
+        matter which runs are asked for together; by default the least of `seeds`.
       progress: show progress bars.
       watch: called after every epoch, see `experiments.engine.population`; runs are counted as in
         `settings`.
@@ -54,8 +57,8 @@ def train_in_units(
     Yields:
       The units, as they are done.
     """
-    data_seeds = sorted(set(seeds))
-    tasks = make_tasks(config, data_seeds) if data_seeds else []
+    data_seeds = seeds_of_data(seeds, normalized_by)
+    tasks = make_tasks(config, data_seeds)
     for shape, group in _groups(settings).items():
         own = dataclasses.replace(config, **dict(shape))
         names = [name for name in settings[0] if name not in dict(shape)]
@@ -73,6 +76,12 @@ def train_in_units(
             )
             seconds = round((time.perf_counter() - began) / len(unit), 2)
             yield Unit(unit, models, seconds, population.trainer.gradient_evaluations)
+
+
+def seeds_of_data(seeds: Sequence[int], normalized_by: int | None) -> list[int]:
+    """The seeds for which there are tasks; the first one's data normalise the images of all."""
+    others = sorted(set(seeds) - {normalized_by})
+    return others if normalized_by is None else [normalized_by, *others]
 
 
 def validation_errors(model: Trained) -> dict[str, float | None]:

@@ -44,7 +44,7 @@ def log_uniform(space: Mapping[str, Range], number: int) -> list[dict[str, float
       >>> log_uniform({"learning_rate": (0.01, 0.3)}, 2)
       [{'learning_rate': 0.111}, {'learning_rate': 0.0202}]
       >>> log_uniform({"inner_steps": Choice((5, 20))}, 3)
-      [{'inner_steps': 20}, {'inner_steps': 5}, {'inner_steps': 5}]
+      [{'inner_steps': 20}, {'inner_steps': 5}, {'inner_steps': 20}]
     """
     points = scipy.stats.qmc.Halton(len(space), rng=0).random(number)
     return [

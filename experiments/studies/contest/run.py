@@ -19,7 +19,7 @@ from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
 from experiments.studies.contest.outcomes import Measures, batches_of
 from experiments.studies.contest.search import Search, search
-from experiments.studies.runs import commit, train_in_units, validation_errors
+from experiments.studies.runs import commit, seeds_of_data, train_in_units, validation_errors
 from experiments.studies.units import run_units
 
 Records = list[dict[str, Any]]
@@ -134,7 +134,8 @@ def _validate(contest, setting, contestant, path, found, progress):
     config = config_of(contest, setting, contestant, "validation")
     settings = [found.candidates[candidate] for candidate, _ in found.missing]
     seeds = [seed for _, seed in found.missing]
-    for unit in train_in_units(config, settings, seeds, progress=progress):
+    units = train_in_units(config, settings, seeds, normalized_by=0, progress=progress)
+    for unit in units:
         for position, model in zip(unit.positions, unit.models, strict=True):
             keys = {"part": "validation", "candidate": found.missing[position][0]}
             keys |= {"seed": seeds[position]}
@@ -146,14 +147,18 @@ def _test(contest, setting, contestant, path, found, seeds, progress):
     config = config_of(contest, setting, contestant, "test")
     settings = found.candidates[found.chosen]
     held_out = contest.config(setting, contestant, "validation")
-    tasks = dict(zip(seeds, make_tasks(held_out, seeds), strict=True))
+    first = contest.first_test_seed
+    data_seeds = seeds_of_data(seeds, first)
+    tasks = dict(zip(data_seeds, make_tasks(held_out, data_seeds), strict=True))
     validation = lambda position: batches_of(
         tasks[seeds[position]], tasks[seeds[position]].held_out
     )
     is_baseline = contestant == contest.baseline
     follow = _Follow(contest.outcomes.watched, tasks, seeds) if is_baseline else None
     measures = None
-    units = train_in_units(config, [settings] * len(seeds), seeds, progress=progress, watch=follow)
+    units = train_in_units(
+        config, [settings] * len(seeds), seeds, normalized_by=first, progress=progress, watch=follow
+    )
     for unit in units:
         measures = measures or Measures(contest.outcomes, unit.models[0].task)
         for position, model in zip(unit.positions, unit.models, strict=True):
