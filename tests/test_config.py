@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from experiments import __main__ as command_line
 from experiments.commands.train import Train, train_command
-from experiments.configs import contest, flatness_study, ladder
+from experiments.configs import first_contest, flatness_study, ladder
 from experiments.engine.algorithm_settings import SETTINGS, takers
 from experiments.engine.config import TrainConfig
 from experiments.engine.earlier_versions import converted
 from experiments.engine.run_directory import RunDirectory, read_config
 from experiments.engine.train import train
 from experiments.report import store
-from experiments.studies.contest.run import read_contest
+from experiments.studies.first_contest.run import read_contest
 from experiments.studies.flatness_study.run import read_study
 from experiments.studies.ladder.run import read_records
 
@@ -117,7 +117,7 @@ def test_recorded_configurations_load():
 
 def test_recorded_studies_are_those_of_the_configurations():
     """Whatever is compared: candidates, seeds, settings; another identity would be refused."""
-    contests = read_contest(contest.STUDY, store.RESULTS / "contest")
+    contests = read_contest(first_contest.STUDY, store.RESULTS / "first-contest")
     assert sum(map(len, contests.values())) >= 32
     solutions = read_study(flatness_study.STUDY, store.RESULTS / "flatness-study")
     assert sum(map(len, solutions.values())) >= 3 * 112

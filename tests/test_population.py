@@ -1,9 +1,11 @@
 """Many runs in one program: the same as one after another, whatever the algorithm."""
 
+import jax
 import numpy as np
 import pytest
 from runs import changed
 
+import flatjax
 from experiments.engine import programs
 from experiments.engine.algorithm_settings import takers
 from experiments.engine.config import TrainConfig
@@ -59,8 +61,24 @@ def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
     varied = settings_of("rsgd")
     losses = []
     for loops in (True, False):
+        seen = {}
         monkeypatch.setattr(programs, "loops_on_device", lambda plan, loops=loops: loops)
-        found = Population(BASE, tasks).train(varied, [3, 4], [1, 0], progress=False)
+        found = Population(BASE, tasks).train(
+            varied,
+            [3, 4],
+            [1, 0],
+            progress=False,
+            watch=lambda run, done, read, seen=seen: seen.setdefault(run, []).append(
+                (done, read())
+            ),
+        )
+        for run, model in enumerate(found):  # what was watched becomes the model
+            done, arrays = zip(*seen[run], strict=True)
+            assert done == (0.5, 1.0)
+            for place, is_same in ((0, False), (1, True)):
+                center = flatjax.replica_center(arrays[place]["params"], replica_axis=0)
+                leaves = zip(*map(jax.tree.leaves, (center, model.params)), strict=True)
+                assert all(np.allclose(a, b, rtol=1e-5) for a, b in leaves) == is_same
         losses.append([float(run.task.evaluate(run.params, {})["loss"]) for run in found])
         losses[-1] += [run.train_loss for run in found]
     np.testing.assert_allclose(*losses, rtol=1e-4)

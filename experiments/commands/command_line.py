@@ -8,6 +8,7 @@ from experiments.commands.committee import Committee
 from experiments.commands.compare import Compare
 from experiments.commands.contest import Contest
 from experiments.commands.cost_model import CostModel
+from experiments.commands.first_contest import FirstContest
 from experiments.commands.flatness import Flatness
 from experiments.commands.flatness_study import FlatnessStudy
 from experiments.commands.gaussian_mixture import GaussianMixture
@@ -18,7 +19,8 @@ from experiments.commands.tune import Tune
 from experiments.engine import console
 
 Comparisons = Compare | Tune | Reproduce
-Studies = Contest | Ladder | Flatness | FlatnessStudy | GaussianMixture | Committee | CostModel
+Measures = Flatness | FlatnessStudy | CostModel
+Studies = Contest | FirstContest | Ladder | GaussianMixture | Committee
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,4 +36,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(arguments: list[str]) -> Any:
     is_training = arguments[:1] == ["train"]
-    return train_command(arguments if is_training else []) | Comparisons | Studies
+    return train_command(arguments if is_training else []) | Comparisons | Studies | Measures

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -16,6 +17,9 @@ from experiments.engine.config import TrainConfig
 from experiments.engine.loop import take_steps
 from experiments.engine.plan import Plan, hyper_of, make_plan
 from experiments.engine.task import Task
+
+# (run, fraction of the training that is done, function that copies the arrays of the run's state).
+Watch = Callable[[int, float, Callable[[], dict[str, Any]]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Population:
         tasks: Sequence[int],
         *,
         progress: bool = True,
+        watch: Watch | None = None,
     ) -> list[Trained]:
         """Trains one network (or y replicas) for each element of `settings`.
 
@@ -73,6 +78,7 @@ class Population:
           seeds: of the initial weights, the order of the data and noise; one for each run.
           tasks: the position of the task of each run.
           progress: show a progress bar.
+          watch: called after every epoch of every run.
 
         Returns:
           The final models, in order.
@@ -87,14 +93,18 @@ class Population:
         hypers = [hyper_of(config) for config in configs]
         runs = list(zip(hypers, seeds, [self.tasks[task] for task in tasks], strict=True))
         if programs.loops_on_device(self.plan):
-            return _train_together(self.plan, runs, progress)
+            return _train_together(self.plan, runs, progress, watch)
         bar = tqdm.tqdm(runs, desc=self.config.algorithm.name, disable=not progress, leave=False)
-        return [_train_alone(self.plan, *run) for run in bar]
+        return [
+            _train_alone(self.plan, *run, functools.partial(watch, number) if watch else None)
+            for number, run in enumerate(bar)
+        ]
 
 
-def _train_together(plan, runs, progress) -> list[Trained]:
+def _train_together(plan, runs, progress, watch) -> list[Trained]:
     """All runs in one program for each epoch."""
     compiled = _vmapped(plan)
+    take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     all_hyper, all_seeds, tasks = zip(*runs, strict=True)
     hyper = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *all_hyper)
@@ -105,9 +115,11 @@ def _train_together(plan, runs, progress) -> list[Trained]:
     bar = tqdm.tqdm(lengths, desc=plan.config.algorithm.name, disable=not progress, leave=False)
     for epoch, num_steps in enumerate(bar):
         state, losses = compiled.epoch(hyper, state, train, seeds, epoch, num_steps)
+        for run in range(len(runs)) if watch else ():
+            read = functools.partial(take, steps.arrays_of(state), run)
+            watch(run, (epoch + 1) / len(lengths), read)
     means = np.asarray(losses).sum((1, 2)) / (plan.num_replicas * num_steps)
     members = compiled.members(state)
-    take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
     return [
         _final(task, take(members, run), take(state.batch_stats, run), means[run])
         for run, task in enumerate(tasks)
@@ -131,14 +143,18 @@ class _Vmapped:
 _vmapped = functools.lru_cache(maxsize=8)(_Vmapped)
 
 
-def _train_alone(plan, hyper, seed, task) -> Trained:
+def _train_alone(plan, hyper, seed, task, watch) -> Trained:
     """One run, by the programs of ordinary runs."""
     compiled = programs.programs_of(plan)
     hyper = plan.placement.put(hyper)
     state = compiled.init(hyper, seed)
-    for epoch, num_steps in enumerate(plan.epoch_lengths()):
+    lengths = plan.epoch_lengths()
+    for epoch, num_steps in enumerate(lengths):
         draw = compiled.draw(seed, epoch)
         state, losses = take_steps(compiled, hyper, state, task.device_train, draw, num_steps)
+        if watch:
+            read = functools.partial(jax.tree.map, jnp.copy, steps.arrays_of(state))
+            watch((epoch + 1) / len(lengths), read)
     return _final(task, _members(state), state.batch_stats, losses.mean())
 
 
