@@ -4,7 +4,7 @@ The core works on pytrees and composes with optax; it imports no neural-network 
 `flatjax.models` (linen), `flatjax.data` and `flatjax.flatness` are imported on their own.
 """
 
-from flatjax import batch_stats, communication, schedules
+from flatjax import batch_stats, calibration, communication, schedules
 from flatjax._alias import esgd, parle, replicated_sgd
 from flatjax._averaging import AverageParamsState, average_params
 from flatjax._center import replica_center, replica_distance
@@ -42,6 +42,7 @@ __all__ = [
     "TrainState",
     "average_params",
     "batch_stats",
+    "calibration",
     "check_chain",
     "check_collapsed",
     "communication",

@@ -37,6 +37,22 @@ def of_noise(eval_fn, mask):
     return lambda *given: measure(*given).mean["loss"]
 
 
+def of_weight_noise(eval_fn, mask):
+    options = {"sigmas": [0.1, 3.0], "target_rise": [1e-3], "num_samples": 2}
+    measure = flatness.weight_noise(eval_fn, quantity="loss", mask=mask, **options)
+    return lambda *given: measure(*given).tolerance
+
+
+def of_quantization(eval_fn, mask):
+    measure = flatness.quantization(eval_fn, bits=[3], mask=True if mask is None else mask)
+    return lambda params, batches, key: measure(params, batches).rise["loss"]
+
+
+def of_pruning(eval_fn, mask):
+    measure = flatness.pruning(eval_fn, sparsity=[0.4], mask=True if mask is None else mask)
+    return lambda params, batches, key: measure(params, batches).rise["loss"]
+
+
 def of_pac_bayes(eval_fn, mask):
     measure = flatness.pac_bayes_sigma(
         eval_fn, target_rise=1e-4, quantity="loss", num_samples=2, rtol=0.5, mask=mask
@@ -93,6 +109,9 @@ SHORT = {"num_chains": 2, "num_steps": 10, "num_warmup": 1}
 MEASURES = {
     "local_energy": of_noise,
     "pac_bayes": of_pac_bayes,
+    "weight_noise": of_weight_noise,
+    "quantization": of_quantization,
+    "pruning": of_pruning,
     "sam": of_sam,
     "worst_case": of_worst_case,
     "eigenvalues": of_hessian(
@@ -107,7 +126,9 @@ MEASURES = {
     "log_fraction": of_log_fraction,
     "slices": of_slices,
 }
-WITH_KEY = [name for name in MEASURES if name != "sam"]
+WITHOUT_KEY = ("sam", "quantization", "pruning")
+WITH_KEY = [name for name in MEASURES if name not in WITHOUT_KEY]
+IN_ONE_PASS = ("local_energy", "weight_noise")
 every = pytest.mark.parametrize("name", MEASURES)
 # One for each way in which a measure treats parameters: draws, gradients, products, directions.
 every_if_slow = pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from fast import only
 from flatness_contract import (
     BATCHES,
     COUNT,
+    IN_ONE_PASS,
     KEY,
     MEASURES,
     PARAMS,
@@ -129,7 +130,7 @@ def test_what_are_no_batches_is_refused_by_name(name):
 def test_an_iterator_is_not_continued(name):
     """The shapes of a first batch would be taken from one pass, and the sums from the rest."""
     once = iter(BATCHES * 100)
-    if name == "local_energy":  # one pass is enough
+    if name in IN_ONE_PASS:
         check(name, plain(name)(PARAMS, lambda: once, KEY), rtol=1e-3)
     with pytest.raises(ValueError, match=r"batches must .*(one iterator twice|used up)"):
         plain(name)(PARAMS, lambda: once, KEY)

@@ -15,7 +15,7 @@ from experiments.studies.ladder.ranking import best, ranking
 from experiments.studies.ladder.report import report
 
 TINY = Ladder(
-    base=TrainConfig(
+    base=TrainConfig.of(
         algorithm="sgd",
         batch_size=32,
         train_size=100,
@@ -59,7 +59,7 @@ def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     with pytest.raises(store.OtherIdentityError, match="another ladder: length 2"):
         run.read_records(dataclasses.replace(TINY, lengths=(1, 3)), path)
 
-    monkeypatch.setattr(run, "_train", None)
+    monkeypatch.setattr(run, "train_in_units", None)
     run.run_ladder(TINY, path, progress=False)
     assert store.read_lines(path) == records
 

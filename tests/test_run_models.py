@@ -11,10 +11,9 @@ from experiments.__main__ import main
 from experiments.engine.config import TrainConfig
 from experiments.engine.evaluate import final_model
 from experiments.engine.train import load_final_model, load_run, train
-from experiments.engine.trainer import Trainer
 from flatjax import data, models
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     algorithm="rsgd",
     model=f"{__name__}:Normed",
     gamma=0.1,
@@ -44,7 +43,7 @@ class Normed(nn.Module):
 def finished(tmp_path_factory):
     """A complete run: its directory and its result."""
     run = tmp_path_factory.mktemp("model") / "run"
-    return run, train(Trainer(CONFIG), directory=run, progress=False)
+    return run, train(CONFIG, directory=run, progress=False)
 
 
 @pytest.fixture
@@ -63,8 +62,8 @@ def test_the_model_predicts_as_the_result_says(finished):
 
 
 def test_it_is_the_center_with_statistics_of_its_own(finished):
-    trainer, state, _ = load_run(finished[0], trust=True)
-    params, stats = final_model(trainer, state)
+    run = load_run(finished[0], trust=True)
+    params, stats = final_model(run.plan, run.task, run.state)
     found = load_final_model(finished[0], trust=True)
     assert found.config == CONFIG
     for one, other in ((found.params, params), (found.batch_stats, stats)):
@@ -88,8 +87,8 @@ def test_without_a_model_the_checkpoint_is_taken(run):
 
 
 def test_the_model_of_another_run_is_refused(run, tmp_path):
-    config = TrainConfig(**CONFIG.__dict__ | {"seed": 1})
-    train(Trainer(config), directory=tmp_path / "other", progress=False)
+    config = CONFIG.changed(seed=1)
+    train(config, directory=tmp_path / "other", progress=False)
     shutil.rmtree(run / "model")
     shutil.copytree(tmp_path / "other" / "model", run / "model")
     with pytest.raises(ValueError, match=r"run/model holds a run of another .*seed: wanted 0"):
@@ -114,6 +113,6 @@ def test_a_result_that_is_lost_is_made_again_with_the_same_model(run, finished):
     expected = load_final_model(run, trust=True)
     (run / "result.json").unlink()
     shutil.rmtree(run / "model")
-    result = train(Trainer(CONFIG), directory=run, progress=False)
+    result = train(CONFIG, directory=run, progress=False)
     assert result["test_error"] == finished[1]["test_error"]
     chex.assert_trees_all_equal(load_final_model(run, trust=True).batch_stats, expected.batch_stats)

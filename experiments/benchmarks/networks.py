@@ -59,7 +59,9 @@ class Networks:
     def _measure(self, row: Row) -> Cost:
         shape = (row.image_side, row.image_side, row.channels)
         config = row.base
-        network = make_network(config.model, config.model_options, row.num_classes, shape)
+        network = make_network(
+            config.network.model, config.network.model_options, row.num_classes, shape
+        )
         variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         flops = flops_per_example(network, shape)

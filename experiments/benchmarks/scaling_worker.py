@@ -107,7 +107,8 @@ def _training(placement, work):
 
     gradient = flatjax.map_replicas(jax.value_and_grad(loss), mesh=placement.mesh)
 
-    def step(state, images, labels):
+    def step(hyper, state, images, labels):
+        del hyper  # constants, in `tx`
         params, opt_state = state
         losses, grads = gradient(params, images, labels)
         updates, opt_state = tx.update(grads, opt_state, params)
@@ -119,13 +120,14 @@ def _training(placement, work):
         jax.make_array_from_callback(array.shape, placement.batch, lambda at, a=array: a[at])
         for array in (images, np.zeros(batch, np.int32))
     )
-    state = placement.start(init, 0)
-    jitted = placement.jit_training(step, init)
+    like = jax.eval_shape(init, 0)
+    state = placement.jit_init(init, like)(0)
+    jitted = placement.jit_training(step, like)
 
     def run(steps):
         nonlocal state
         for _ in range(steps):
-            state, _ = jitted(state, images, labels)
+            state, _ = jitted({}, state, images, labels)
         jax.block_until_ready(state)
 
     known = {"parameters": _bytes(state[0]) / 4 / work.replicas, "state_bytes": _bytes(state[1])}

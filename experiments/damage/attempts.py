@@ -11,7 +11,7 @@ from experiments.engine.config import TrainConfig
 from experiments.report import store
 from experiments.report.tables import markdown_table
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     algorithm="rsgd",
     gamma=0.01,
     train_size=200,

@@ -1,7 +1,6 @@
 """Races of two processes in one directory, and signals to runs at random moments."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import pathlib
@@ -15,11 +14,11 @@ from typing import Any
 
 from experiments import faults
 from experiments.damage.attempts import CONFIG, Row, outcome, without_times
+from experiments.engine.task import make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 from experiments.report import lock
 
-LONG = dataclasses.replace(CONFIG, epochs=300.0)  # longer than it takes to send a signal
+LONG = CONFIG.changed(epochs=300.0)  # longer than it takes to send a signal
 
 
 def rows(place: pathlib.Path, tries: int, stack: contextlib.ExitStack) -> list[Row]:
@@ -34,17 +33,18 @@ def rows(place: pathlib.Path, tries: int, stack: contextlib.ExitStack) -> list[R
 
 
 @functools.cache
-def _trainer(config):
-    return Trainer(config)
+def _task():
+    """The data of all runs here."""
+    return make_task(CONFIG)
 
 
 @functools.cache
 def _wanted(config):
-    return without_times(train(_trainer(config), progress=False))
+    return without_times(train(config, _task(), progress=False))
 
 
 def _look(config, run):
-    return without_times(train(_trainer(config), directory=run, progress=False))
+    return without_times(train(config, _task(), directory=run, progress=False))
 
 
 # --- races --------------------------------------------------------------------------------------
@@ -97,13 +97,14 @@ def _tell(racer, run):
 
 def _race_on() -> None:
     """What a racer does: trains in each directory that it is told, and answers what came of it."""
-    trainer = Trainer(CONFIG)
-    train(trainer, progress=False)  # compiles
+    task = make_task(CONFIG)
+    train(CONFIG, task, progress=False)  # compiles
     for line in sys.stdin:
         answer: dict[str, Any]
         try:
             directory = pathlib.Path(line.rstrip("\n"))
-            answer = {"found": without_times(train(trainer, directory=directory, progress=False))}
+            found = train(CONFIG, task, directory=directory, progress=False)
+            answer = {"found": without_times(found)}
         except (lock.InUseError, ValueError, OSError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)

@@ -1,6 +1,5 @@
 """Damaged run directories."""
 
-import dataclasses
 import functools
 import pathlib
 import shutil
@@ -8,8 +7,8 @@ from typing import Any
 
 from experiments.damage.attempts import CONFIG, Row, outcome, without_times
 from experiments.damage.damages import DAMAGES, tries_of
+from experiments.engine.task import make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 
 LABELS = (
     "config.json",
@@ -33,14 +32,14 @@ class Run:
         self._place = place
 
     @functools.cached_property
-    def _trainer(self):
-        return Trainer(CONFIG)
+    def _task(self):
+        return make_task(CONFIG)
 
     @functools.cached_property
     def _good(self) -> tuple[pathlib.Path, dict[str, Any]]:
         """A run that was saved after every epoch, and what it ended in."""
         path = self._place / "good"
-        found = train(self._trainer, directory=path, progress=False, checkpoint_seconds=0)
+        found = train(CONFIG, self._task, directory=path, progress=False, checkpoint_seconds=0)
         return path, without_times(found)
 
     @functools.cached_property
@@ -50,12 +49,12 @@ class Run:
         paths = []
         for number, change in enumerate(changes):
             paths.append(self._place / f"other-{number}")
-            trainer = Trainer(dataclasses.replace(CONFIG, **change))
-            train(trainer, directory=paths[-1], progress=False, checkpoint_seconds=0)
+            config = CONFIG.changed(**change)
+            train(config, directory=paths[-1], progress=False, checkpoint_seconds=0)
         return paths
 
     def _outcome(self, run):
-        look = lambda: without_times(train(self._trainer, directory=run, progress=False))
+        look = lambda: without_times(train(CONFIG, self._task, directory=run, progress=False))
         return outcome(look, self._good[1], run)
 
     def _copy(self, *, with_result: bool) -> pathlib.Path:

@@ -1,11 +1,46 @@
-"""Checkpoints of earlier versions: the same numbers in other containers."""
+"""What earlier versions wrote, as this version reads it: configurations and checkpoints.
 
+Until November 2026, configurations held the settings of all algorithms, whatever the algorithm was.
+The settings that the run did not use had no effect; they are dropped.
+
+Checkpoints of runs without digests hold the same numbers in other containers.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 import flatjax
+from experiments.engine.algorithm_settings import takers
+
+# --- configurations -----------------------------------------------------------------------------
+
+_OF_MILESTONES = {"milestones", "milestone_factor"}
+_OF_WARMUP = {"warmup_start"}
+_OF_SCHEDULE = {"schedule", "warmup"} | _OF_MILESTONES | _OF_WARMUP
+
+
+def converted(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration as `TrainConfig.from_json` takes it; one of today keeps its meaning.
+
+    Examples:
+      >>> converted({"algorithm": "sgd", "learning_rate": 0.1, "replicas": 3, "period": 1})
+      {'algorithm': 'sgd', 'learning_rate': 0.1}
+    """
+    algorithm = fields.get("algorithm")
+    unused = {name for name in fields if takers(name) and algorithm not in takers(name)}
+    if algorithm == "swa":
+        unused |= _OF_SCHEDULE
+    if fields.get("schedule") != "milestones":
+        unused |= _OF_MILESTONES
+    if fields.get("warmup", 0) == 0:
+        unused |= _OF_WARMUP
+    return {name: value for name, value in fields.items() if name not in unused}
+
+
+# --- checkpoints --------------------------------------------------------------------------------
 
 
 def as_saved(state: Any) -> Any:

@@ -29,8 +29,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.engine import earlier_versions, fingerprints, processes
+from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
+from experiments.engine.earlier_versions import as_now, as_saved, converted
 from experiments.report import lock, provenance, store
 from flatjax import models
 
@@ -94,7 +95,7 @@ class RunDirectory:
 
     def _check_identity(self, found, of: str = ""):
         """Refuses files of another run; fields that are newer than them had their defaults."""
-        found = found | {"config": TrainConfig().to_json() | found["config"]}
+        found = found | {"config": TrainConfig.from_json(converted(found["config"])).to_json()}
         known = found.keys() - ({"revision"} if self._of_any_revision else set())
         wanted = {name: value for name, value in self._identity.items() if name in known}
         if lines := store.differences(wanted, found):
@@ -209,10 +210,10 @@ class RunDirectory:
     def _restore(self, manager, step, path, like) -> Saved:
         state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         if not (path / "about").exists() and not self._is_sealed:
-            state = ocp.args.StandardRestore(earlier_versions.as_saved(state.item))
+            state = ocp.args.StandardRestore(as_saved(state.item))
             items = ocp.args.Composite(state=state, losses=ocp.args.JsonRestore())
             found = manager.restore(step, args=items)
-            leaves = jax.tree.leaves(earlier_versions.as_now(found["state"]))
+            leaves = jax.tree.leaves(as_now(found["state"]))
             restored = jax.tree.unflatten(jax.tree.structure(like), leaves)
             return Saved(restored, found["losses"]["losses"], self._old_history(step))
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
@@ -334,6 +335,6 @@ def read_config(path: pathlib.Path) -> TrainConfig:
     try:
         if "algorithm" not in fields:
             raise ValueError("there is no algorithm in it")
-        return TrainConfig.from_json(fields)
+        return TrainConfig.from_json(converted(fields))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} holds no configuration: {error}") from error

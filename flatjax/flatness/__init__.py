@@ -20,6 +20,8 @@ from flatjax.flatness._local_entropy import LocalEntropy, local_entropy
 from flatjax.flatness._log_fraction import LogFraction, log_fraction_direct
 from flatjax.flatness._operators import gauss_newton_operator, hessian_operator
 from flatjax.flatness._pac_bayes import PacBayesSigma, pac_bayes_sigma
+from flatjax.flatness._pruning import Pruning, pruning
+from flatjax.flatness._quantization import Quantization, quantization
 from flatjax.flatness._ranking import Ranking, kendall_tau, rank_solutions
 from flatjax.flatness._sharpness import (
     SamSharpness,
@@ -28,6 +30,7 @@ from flatjax.flatness._sharpness import (
     worst_case_sharpness,
 )
 from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
+from flatjax.flatness._weight_noise import WeightNoise, weight_noise
 
 __all__ = [
     "Eigenvalues",
@@ -35,12 +38,15 @@ __all__ = [
     "LocalEntropy",
     "LogFraction",
     "PacBayesSigma",
+    "Pruning",
+    "Quantization",
     "Ranking",
     "SamSharpness",
     "Slice1D",
     "Slice2D",
     "SpectralDensity",
     "Trace",
+    "WeightNoise",
     "WorstCaseSharpness",
     "gauss_newton_operator",
     "hessian_operator",
@@ -55,6 +61,8 @@ __all__ = [
     "plane",
     "plot_slice",
     "priors",
+    "pruning",
+    "quantization",
     "random_direction",
     "rank_solutions",
     "sam_sharpness",
@@ -63,5 +71,6 @@ __all__ = [
     "spectral_density",
     "top_eigenvalues",
     "trace",
+    "weight_noise",
     "worst_case_sharpness",
 ]

@@ -40,13 +40,13 @@ def measure_runs(
     for directory in directories:
         config, task, params, batch_stats = load_final_model(directory, trust=trust)
         held_out = task.evaluate(params, batch_stats)
-        if measures is None or task.network != measures.task.network:
-            measures = Measures(task, effort)
+        if measures is None or task.objective.network != measures.objective.network:
+            measures = Measures(task.objective, effort)
         found = measures(task, params, batch_stats)
         rows.append(
             {
                 "run": str(directory),
-                "algorithm": config.algorithm,
+                "algorithm": config.algorithm.name,
                 "seed": config.seed,
                 "test_error": 100 * float(held_out["error"]),
                 **found,
