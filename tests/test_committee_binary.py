@@ -103,6 +103,7 @@ def count(x, y, num_units):
     return total
 
 
+@pytest.mark.slow
 def test_random_committees_converge_only_where_there_are_any():
     """Of 15 weights, which are not counted."""
     outcomes = []
@@ -241,6 +242,7 @@ def two_instances():
     return x, y, jax.random.split(jax.random.key(2), 2)
 
 
+@pytest.mark.slow
 def test_vmap_over_instances():
     x, y, keys = two_instances()
     # Few iterations: rounding, which differs, grows later.
