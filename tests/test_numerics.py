@@ -132,7 +132,7 @@ CASES = {
 }
 each_case_if_slow = pytest.mark.parametrize(
     "name",
-    only(["esgd", "local_energy"], CASES),
+    only(["local_energy"], CASES),
 )
 
 

@@ -51,7 +51,7 @@ each_coupling = pytest.mark.parametrize("form", COUPLINGS)
 
 def holds_for(form, check, **strategies):
     """Whether a property of a form holds; the loops of Entropy-SGD are compiled for each tree."""
-    holds(check, 40 if form in COUPLINGS else 6, **strategies)
+    holds(check, 15 if form in COUPLINGS else 6, **strategies)
 
 
 @each_form_if_slow
