@@ -103,6 +103,7 @@ def count(x, y, num_units):
     return total
 
 
+@pytest.mark.slow
 def test_random_committees_converge_only_where_there_are_any():
     """Of 15 weights, which are not counted."""
     outcomes = []
@@ -155,7 +156,7 @@ def test_ties_are_counted_as_positive(sign):
 
 @pytest.mark.parametrize(
     ("num_inputs", "num_patterns", "gaussian"),
-    [slow(13, 60, False), (16, 60, True), slow(51, 120, False)],
+    [slow(13, 60, False), slow(16, 60, True), slow(51, 120, False)],
 )
 def test_an_impossible_entropy_has_not_converged(num_inputs, num_patterns, gaussian):
     """Far beyond capacity there are no weights: whatever the messages say, they do not say so."""
@@ -241,6 +242,7 @@ def two_instances():
     return x, y, jax.random.split(jax.random.key(2), 2)
 
 
+@pytest.mark.slow
 def test_vmap_over_instances():
     x, y, keys = two_instances()
     # Few iterations: rounding, which differs, grows later.
@@ -316,6 +318,7 @@ def test_bad_schedules_are_named():
         pseudo_reinforcement(2.5)
 
 
+@pytest.mark.slow
 def test_experiment_is_resumed_tabulated_and_drawn(tmp_path, monkeypatch):
     from experiments.studies.committee import binary as experiment
 

@@ -168,6 +168,7 @@ def test_perceptron_with_a_teacher_against_replicas():
     assert (np.abs(mean - theory) < 6.9 * sem).all()  # as above, 5 degrees of freedom
 
 
+@pytest.mark.slow
 def test_contradictory_labels_have_no_phi():
     x, y, reference = teacher_data(0, num_units=1, num_inputs=60, num_patterns=30)
     x, y = x.at[1].set(x[0]), y.at[1].set(-y[0])

@@ -83,7 +83,7 @@ SINGLE = [name for name, case in CASES.items() if "replica_axis" not in case.arg
 
 
 @pytest.mark.parametrize(
-    "name", only(["entropy_sgd", "sam"], [name for name in SINGLE if name != "per_replica"])
+    "name", only(["esgd", "sam"], [name for name in SINGLE if name != "per_replica"])
 )
 def test_python_numbers_as_parameters(name):
     tx = alone(name)
@@ -106,7 +106,7 @@ class CallableNetwork(equinox.Module):
 @pytest.mark.parametrize(
     ("name", "argument"),
     only(
-        [("pull_to_center", "mask"), ("esgd", "mask"), ("parle", "decay_mask")],
+        [("pull_to_center", "mask"), ("esgd", "decay_mask")],
         [(name, a) for name in CASES for a in ("mask", "decay_mask") if a in arguments_of(name)],
     ),
 )
@@ -127,7 +127,7 @@ DTYPES |= {"double": ("float64", "float32")}
 @pytest.mark.parametrize(
     ("name", "precision"),
     only(
-        [(name, "single") for name in COVERING] + [("parle", "half"), ("parle", "double")],
+        [(name, "single") for name in COVERING] + [("parle", "half"), ("diloco", "double")],
         [(name, precision) for name in CASES for precision in DTYPES],
     ),
 )

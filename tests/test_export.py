@@ -101,8 +101,9 @@ ALGORITHMS = {
     "sgd": functools.partial(optax.sgd, 0.1),
     "opaque": functools.partial(flatjax.esgd, 0.1, 0.1, inner_steps=3, opaque_mode=True),
 }
-CASES = [(stacked, "rsgd"), (stacked, "opaque"), (sharded, "opaque"), (pmapped, "rsgd")]
-SLOW = [(stacked, "esgd"), (sharded, "rsgd"), (pmapped, "opaque"), (one, "opaque")]
+CASES = [(stacked, "opaque"), (pmapped, "rsgd")]
+SLOW = [(stacked, "rsgd"), (stacked, "esgd"), (sharded, "rsgd"), (sharded, "opaque")]
+SLOW += [(pmapped, "opaque"), (one, "opaque")]
 SLOW += [(named, name) for name in ("rsgd", "esgd", "opaque")]
 CASES += [slow(*case) for case in SLOW]
 

@@ -122,6 +122,7 @@ def test_norm_and_ridge_are_two_sides_of_one_solution():
 
 
 @each_loss_if_slow
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_solution(name):
     loss = getattr(losses, name)()
     fields = lambda lam, delta: erm(

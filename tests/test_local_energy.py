@@ -37,6 +37,7 @@ def test_quadratic(noise):
     assert np.all(np.abs(found.mean["loss"] - mean) < 4 * found.sem["loss"])
 
 
+@pytest.mark.slow
 def test_standard_error_is_that_of_repeated_measurements():
     measure = local_energy(quadratic, sigmas=[0.3], num_samples=20)
     found = [measure(PARAMS, BATCHES[:1], jax.random.key(seed)) for seed in range(100)]

@@ -37,6 +37,7 @@ def test_pooling_splits_the_gradient_of_ties():
     np.testing.assert_array_equal(gradient, [[1 / 4, 1 / 4], [0, 1 / 2]])
 
 
+@pytest.mark.slow
 def test_the_gradient_of_pooling_is_finite_where_its_input_is_computed_twice():
     """And rounded differently, as XLA does behind batch norm when it optimizes least."""
 

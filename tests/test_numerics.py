@@ -132,7 +132,7 @@ CASES = {
 }
 each_case_if_slow = pytest.mark.parametrize(
     "name",
-    only(["esgd", "local_energy"], CASES),
+    only(["local_energy"], CASES),
 )
 
 
@@ -154,7 +154,7 @@ def test_strict_switches_and_old_keys_change_no_bit(name):
     assert_same(found, plain(name))
 
 
-@each_case_if_slow
+@pytest.mark.parametrize("name", only(["local_energy"], CASES))
 def test_without_jit(name):
     with jax.disable_jit():
         found = CASES[name](jax.random.key(0))
