@@ -5,6 +5,7 @@ float32 copies, since a small perturbation of them would be rounded away.
 """
 
 from flatjax.flatness import priors
+from flatjax.flatness._coefficient import LearningCoefficient
 from flatjax.flatness._directions import line, plane, random_direction
 from flatjax.flatness._hessian import (
     Eigenvalues,
@@ -15,6 +16,7 @@ from flatjax.flatness._hessian import (
     trace,
 )
 from flatjax.flatness._lanczos import lanczos
+from flatjax.flatness._learning_coefficient import learning_coefficient
 from flatjax.flatness._local_energy import LocalEnergy, local_energy, paired_difference
 from flatjax.flatness._local_entropy import LocalEntropy, local_entropy
 from flatjax.flatness._log_fraction import LogFraction, log_fraction_direct
@@ -31,6 +33,7 @@ from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, sli
 
 __all__ = [
     "Eigenvalues",
+    "LearningCoefficient",
     "LocalEnergy",
     "LocalEntropy",
     "LogFraction",
@@ -46,6 +49,7 @@ __all__ = [
     "hessian_operator",
     "kendall_tau",
     "lanczos",
+    "learning_coefficient",
     "line",
     "local_energy",
     "local_entropy",
