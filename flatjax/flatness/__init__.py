@@ -6,6 +6,10 @@ float32 copies, since a small perturbation of them would be rounded away.
 
 from flatjax.flatness import priors
 from flatjax.flatness._coefficient import LearningCoefficient
+from flatjax.flatness._coefficient_of_training import (
+    TrainingCoefficient,
+    learning_coefficient_of_training,
+)
 from flatjax.flatness._directions import line, plane, random_direction
 from flatjax.flatness._hessian import (
     Eigenvalues,
@@ -44,12 +48,14 @@ __all__ = [
     "Slice2D",
     "SpectralDensity",
     "Trace",
+    "TrainingCoefficient",
     "WorstCaseSharpness",
     "gauss_newton_operator",
     "hessian_operator",
     "kendall_tau",
     "lanczos",
     "learning_coefficient",
+    "learning_coefficient_of_training",
     "line",
     "local_energy",
     "local_entropy",

@@ -9,7 +9,7 @@ from flatjax._sampling import diagnostics
 
 # What a diagnosis looks for: in the temperature, and in the trace in units of its mean and error.
 MOST_TEMPERATURE, MOST_DRIFT, MOST_DRIFT_SEMS = 0.05, 0.1, 4.0
-LEAST_ACCEPTANCE = 0.2
+LEAST_ACCEPTANCE = 0.1
 
 
 class LearningCoefficient(NamedTuple):
@@ -153,6 +153,6 @@ def _problems(found: LearningCoefficient, drift_sem: float) -> tuple[str, ...]:
         )
     if found.acceptance < LEAST_ACCEPTANCE:
         problems.append(
-            f"acceptance {found.acceptance:.2f} < 0.2: the step is too large; give a smaller one."
+            f"acceptance {found.acceptance:.2f} < 0.1: the step is too large; give a smaller one."
         )
     return tuple(problems)
