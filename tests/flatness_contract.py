@@ -85,6 +85,18 @@ def of_local_entropy(eval_fn, mask):
     return lambda *given: measure(*given).mean_energy
 
 
+def of_learning_coefficient(eval_fn, mask):
+    measure = flatness.learning_coefficient(
+        eval_fn, beta=1.0, mask=mask, step_size=1e-3, num_chains=2, num_steps=10, num_warmup=10
+    )
+
+    def read(*given):  # the solution's part, since chains depend on the order of batches
+        found = measure(*given)
+        return np.array([found.loss, float(np.isfinite(found.trace).all())])
+
+    return read
+
+
 def of_log_fraction(eval_fn, mask):
     measure = flatness.log_fraction_direct(
         eval_fn, distances=[1e-3], quantity="loss", mask=mask, num_samples=4, num_parallel=4
@@ -123,6 +135,7 @@ MEASURES = {
         lambda found: found.nodes,
     ),
     "local_entropy": of_local_entropy,
+    "learning_coefficient": of_learning_coefficient,
     "log_fraction": of_log_fraction,
     "slices": of_slices,
 }

@@ -5,6 +5,11 @@ float32 copies, since a small perturbation of them would be rounded away.
 """
 
 from flatjax.flatness import priors
+from flatjax.flatness._coefficient import LearningCoefficient
+from flatjax.flatness._coefficient_of_training import (
+    TrainingCoefficient,
+    learning_coefficient_of_training,
+)
 from flatjax.flatness._directions import line, plane, random_direction
 from flatjax.flatness._hessian import (
     Eigenvalues,
@@ -15,6 +20,7 @@ from flatjax.flatness._hessian import (
     trace,
 )
 from flatjax.flatness._lanczos import lanczos
+from flatjax.flatness._learning_coefficient import learning_coefficient
 from flatjax.flatness._local_energy import LocalEnergy, local_energy, paired_difference
 from flatjax.flatness._local_entropy import LocalEntropy, local_entropy
 from flatjax.flatness._log_fraction import LogFraction, log_fraction_direct
@@ -34,6 +40,7 @@ from flatjax.flatness._weight_noise import WeightNoise, weight_noise
 
 __all__ = [
     "Eigenvalues",
+    "LearningCoefficient",
     "LocalEnergy",
     "LocalEntropy",
     "LogFraction",
@@ -46,12 +53,15 @@ __all__ = [
     "Slice2D",
     "SpectralDensity",
     "Trace",
+    "TrainingCoefficient",
     "WeightNoise",
     "WorstCaseSharpness",
     "gauss_newton_operator",
     "hessian_operator",
     "kendall_tau",
     "lanczos",
+    "learning_coefficient",
+    "learning_coefficient_of_training",
     "line",
     "local_energy",
     "local_entropy",
