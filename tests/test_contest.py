@@ -146,4 +146,4 @@ def test_all_algorithms_have_the_same_number_of_trials():
             assert np.ptp(values) > 0.7 * np.log(high / low)
         for setting in STUDY.settings:
             config = STUDY.config(setting, algorithm, "test")
-            assert config.algorithm == STUDY.algorithm_of(algorithm)
+            assert config.algorithm.name == STUDY.algorithm_of(algorithm)
