@@ -37,6 +37,8 @@ CONFIG = TrainConfig.of(
 OWN: dict[str, dict[str, Any]] = {
     "esgd": {"inner_steps": 3, "gamma": 0.01},
     "rsgd": {"gamma": 0.01},
+    "rsam": {"gamma": 0.01},
+    "esam": {"inner_steps": 3, "gamma": 0.01},
     "parle": {"inner_steps": 3, "gamma": 0.01, "replica_gamma": 0.01},
 }
 PATIENCE_SECONDS = 600

@@ -5,7 +5,7 @@ The core works on pytrees and composes with optax; it imports no neural-network 
 """
 
 from flatjax import batch_stats, calibration, communication, schedules
-from flatjax._alias import esgd, parle, replicated_sgd
+from flatjax._alias import esgd, parle
 from flatjax._averaging import AverageParamsState, average_params
 from flatjax._center import replica_center, replica_distance
 from flatjax._chain import check_chain
@@ -26,6 +26,7 @@ from flatjax._replicas import (
     stack_replicas,
     unstack_replicas,
 )
+from flatjax._replicated_sgd import replicated_sgd
 from flatjax._sam import sam
 from flatjax._train_state import TrainState
 from flatjax._version import __version__ as __version__

@@ -53,7 +53,7 @@ def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     assert text.count("| MLP ") == 2
     assert json.loads((path.parent / "ladder.json").read_text())["rows"][0]["length"] == 1
 
-    base = dataclasses.replace(TINY.base, momentum=0.5)
+    base = TINY.base.changed(momentum=0.5)
     with pytest.raises(store.OtherIdentityError, match=r"line 1 .*config\.momentum: wanted 0\.5"):
         run.read_records(dataclasses.replace(TINY, base=base), path)
     with pytest.raises(store.OtherIdentityError, match="another ladder: length 2"):

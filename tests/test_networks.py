@@ -190,7 +190,7 @@ def test_learning_rates_warm_up_and_fall_at_milestones():
 
 @pytest.mark.parametrize("algorithm", [slow("sgd"), "rsgd", slow("esgd"), slow("parle")])
 def test_biases_are_left_out_of_weight_decay(algorithm):
-    own = {"noise_scale": 0.0, "gamma": 0.0, "replica_gamma": 0.0}
+    own = {"replicas": 2, "noise_scale": 0.0, "gamma": 0.0, "replica_gamma": 0.0}
     options = {"weight_decay": 0.5, "epochs": 4, "decay_matrices_only": True}
     config = changed(SMALL, own, algorithm=algorithm, **options)
     run = started(config)
