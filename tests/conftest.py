@@ -31,3 +31,14 @@ def _temporary_folder(tmp_path_factory):
         patch.setattr(tempfile, "tempdir", folder)
         patch.setenv("TMPDIR", folder)
         yield
+
+
+SOLVERS = ("committee", "gaussian_mixture")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Examples in docstrings are slow in the packages where each compiles a solver of its own."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.path.parent.name in SOLVERS:
+            item.add_marker(pytest.mark.slow)
