@@ -92,6 +92,7 @@ def test_every_example_is_seen_once_an_epoch_by_each_replica():
     assert not np.array_equal(order[:, 0], order[:, 1])
 
 
+@pytest.mark.filterwarnings("ignore:learning_rate . gamma is")  # two steps only
 @pytest.mark.parametrize("algorithm", [slow("sam"), slow("rsam"), "esam"])
 def test_sam_takes_both_gradients_on_one_batch(algorithm):
     own = OWN | {"gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
