@@ -25,7 +25,7 @@ class Page(html.parser.HTMLParser):
         self.links: list[str] = []
         self.anchors: set[str] = set()
         self.equations = 0
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Looks at one element."""

@@ -1,8 +1,10 @@
 """Gives results that were recorded before November 2026 the digests and identities of today.
 
-Results of the contest, the flatness study and the committees get the identity of that study in
-`experiments/configs`, after a check that the settings and seeds which they do record are those of
-the study; their data are taken to be those that the same name loads now. Other files get digests.
+Results of the first contest, the flatness study and the committees get the identity of that study
+in `experiments/configs`, after a check that the settings and seeds which they do record are those
+of the study; their data are taken to be those that the same name loads now. Other files get
+digests. Configurations of runs need no conversion here: `engine.earlier_versions` converts them
+whenever they are read.
 """
 
 import dataclasses
@@ -16,32 +18,38 @@ from typing import Any, Literal
 import tyro
 
 from experiments.configs import committee as committee_configs
-from experiments.configs import contest as contest_configs
+from experiments.configs import first_contest as contest_configs
 from experiments.configs import flatness_study as flatness_configs
 from experiments.engine import console
 from experiments.engine.task import dataset_fingerprint
 from experiments.report import store
 from experiments.studies.committee import records
-from experiments.studies.contest import run as contest_run
+from experiments.studies.first_contest import run as contest_run
 from experiments.studies.flatness_study import run as flatness_run
 from experiments.studies.spaces import grid
+
+_UNKNOWN = {store.MADE_BY: None}  # which program made an old result
 
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
     """Give results recorded before November 2026 digests, and the identity of their study.
 
-    Example: python -m experiments.convert contest runs/contest
+    Example: python -m experiments.convert first-contest runs/first-contest
     """
 
-    study: tyro.conf.Positional[Literal["contest", "flatness-study", "committee", "other"]]
+    study: tyro.conf.Positional[Literal["first-contest", "flatness-study", "committee", "other"]]
     """What was recorded; "other" adds digests only."""
     directory: tyro.conf.Positional[pathlib.Path]
     """Where."""
 
     def run(self) -> int:
         """Converts what is not converted yet."""
-        convert = {"contest": contest, "flatness-study": flatness_study, "committee": committee}
+        convert = {
+            "first-contest": contest,
+            "flatness-study": flatness_study,
+            "committee": committee,
+        }
         if self.study in convert:
             convert[self.study](self.directory)
         others(self.directory)
@@ -59,14 +67,14 @@ def _wrap(
         return value["value"]
     if not is_of(value):
         raise ValueError(f"{path} is not of the study in experiments/configs: left as it is.")
-    store.write_json(path, {"identity": identity, "value": value})
+    store.write_json(path, {"identity": identity, "value": value} | _UNKNOWN)
     return value
 
 
 def contest(out: pathlib.Path) -> None:
     """Converts tuning.json and test.json of every setting and contestant."""
     study = contest_configs.STUDY
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
     as_set = lambda settings: {json.dumps(one, sort_keys=True) for one in settings}
     for part in itertools.product([study], study.settings, study.spaces):
         directory = contest_run.directory_of(out, *part[1:])
@@ -92,7 +100,7 @@ def contest(out: pathlib.Path) -> None:
 def flatness_study(out: pathlib.Path) -> None:
     """Converts the file of every block."""
     study = flatness_configs.STUDY
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
     for block in itertools.product(study.tasks, study.algorithms, study.batch_sizes):
         _, algorithm, batch_size = block
         wanted = [
@@ -131,7 +139,8 @@ def others(out: pathlib.Path) -> None:
     for path in sorted(out.rglob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, list) or store.SEAL not in found:
-            store.write_json(path, {"rows": found} if isinstance(found, list) else found)
+            found = {"rows": found} if isinstance(found, list) else found
+            store.write_json(path, found | _UNKNOWN)
     for path in sorted(out.rglob("*.jsonl")):
         store.write_lines(path, store.read_lines(path))
 

@@ -18,31 +18,40 @@ import tqdm
 from experiments.engine import console
 from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import read_config, read_result
+from experiments.engine.steps import arrays_of
 from experiments.engine.train import load_run
-from experiments.engine.trainer import arrays_of
 from experiments.report.store import read_json
 from experiments.report.tables import markdown_table
 
 # Batch norm, augmentation, and a step a program, so that epochs are interrupted too.
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     model="small_convnet",
     model_options=("batch_norm=True",),
     augment=("crop",),
     train_size=200,
     batch_size=40,
     epochs=9,
-    inner_steps=3,
-    gamma=0.01,
-    replica_gamma=0.01,
     local_energy_samples=2,
     local_energy_examples=100,
 )
+OWN: dict[str, dict[str, Any]] = {
+    "esgd": {"inner_steps": 3, "gamma": 0.01},
+    "rsgd": {"gamma": 0.01},
+    "rsam": {"gamma": 0.01},
+    "esam": {"inner_steps": 3, "gamma": 0.01},
+    "parle": {"inner_steps": 3, "gamma": 0.01, "replica_gamma": 0.01},
+}
 PATIENCE_SECONDS = 600
+
+
+def config_of(algorithm: str, **changes: Any) -> TrainConfig:
+    """The run of an algorithm, with some settings changed."""
+    return CONFIG.changed(algorithm=algorithm, **OWN.get(algorithm, {}), **changes)
 
 
 def _lines(run: pathlib.Path) -> int:
     metrics = run / "metrics.jsonl"
-    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
 
 
 def _saved(run: pathlib.Path) -> set[str]:
@@ -91,7 +100,7 @@ class Faults:
         lines = [["algorithm", *MOMENTS, "resumed", "arrays that differ", "numbers that differ"]]
         different = 0
         for algorithm in self.algorithms:
-            config = dataclasses.replace(CONFIG, algorithm=algorithm)
+            config = config_of(algorithm)
             straight, killed = self.out / algorithm / "straight", self.out / algorithm / "killed"
             finish(config, straight)
             *early, last = MOMENTS
@@ -168,8 +177,8 @@ def differences(straight: pathlib.Path, other: pathlib.Path) -> tuple[int, int]:
     """How many arrays, and how many lines of the result, differ in a single bit."""
     arrays, results = [], []
     for directory in (straight, other):
-        _, state, _ = load_run(directory)
-        arrays.append([raw(leaf).tobytes() for leaf in jax.tree.leaves(arrays_of(state))])
+        arrays_saved = arrays_of(load_run(directory).state)
+        arrays.append([raw(leaf).tobytes() for leaf in jax.tree.leaves(arrays_saved)])
         result = read_json(directory / "result.json")
         for record in (result, *result["history"]):
             del record["seconds"]

@@ -1,89 +1,20 @@
-"""The algorithms of the paper, ready to use: chains of the transformations with its defaults."""
-
-from typing import Any
+"""Entropy-SGD and Parle, ready to use: `entropy_sgd` with the defaults of the paper."""
 
 import chex
 import optax
 
-from flatjax import _checks
-from flatjax._coupling import couple_replicas, pull_to_center
+from flatjax import _checks, _strength
 from flatjax._entropy_sgd import entropy_sgd
-from flatjax._masks import Mask, of_weights
+from flatjax._masks import Mask
+from flatjax._replicated_sgd import replicated_sgd
 from flatjax.schedules import BalancedScoping
-
-
-def replicated_sgd(
-    learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
-    *,
-    momentum: float | None = 0.9,
-    nesterov: bool = True,
-    weight_decay: float = 0.0,
-    decay_mask: Mask = None,
-    axis_name: str | None = None,
-    replica_axis: int | None = None,
-    period: int = 1,
-    mask: Mask = None,
-    decoupled: bool = False,
-    num_replicas: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Replicated-SGD: coupling, weight decay and SGD with momentum, in the paper's order.
-
-    Args:
-      learning_rate: a number or a schedule of the step count.
-      gamma: coupling, see `couple_replicas`.
-      momentum: of SGD; None for none.
-      nesterov: whether the momentum is Nesterov's.
-      weight_decay: added to the gradient as `weight_decay * params` (L2 regularisation).
-      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
-      axis_name: see `couple_replicas`.
-      replica_axis: see `couple_replicas`.
-      period: see `couple_replicas`.
-      mask: see `couple_replicas`.
-      decoupled: couple by `pull_to_center` after SGD instead of in the gradient.
-      num_replicas: see `couple_replicas`.
-
-    Returns:
-      The transformation. The final model is `flatjax.replica_center` of the parameters.
-
-    Raises:
-      ValueError: as `couple_replicas`.
-
-    Examples:
-      Two replicas, each with its own gradient, on a parabola each of its own:
-
-      >>> import jax, jax.numpy as jnp, optax, flatjax
-      >>> gamma = flatjax.schedules.scoping(1e-3, steps=200)
-      >>> tx = flatjax.replicated_sgd(0.1, gamma, momentum=None, replica_axis=0)
-      >>> params, minima = jnp.array([[5.0], [-2.0]]), jnp.array([[0.0], [2.0]])
-      >>> @jax.jit
-      ... def step(params, state):
-      ...     updates, state = tx.update(params - minima, state, params)
-      ...     return optax.apply_updates(params, updates), state
-      >>> state = tx.init(params)
-      >>> for _ in range(200):
-      ...     params, state = step(params, state)
-      >>> flatjax.replica_center(params, replica_axis=0).round(2)
-      Array([1.], dtype=float32)
-    """
-    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
-    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
-    _checks.check_flag("decoupled", decoupled)
-    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
-    where |= {"period": period, "mask": mask, "num_replicas": num_replicas}
-    decay = optax.add_decayed_weights(weight_decay, decay_mask)
-    sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)
-    if decoupled:
-        tx = optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
-    else:
-        tx = optax.chain(couple_replicas(gamma, **where), decay, sgd)
-    return of_weights(tx.init, tx.update)
 
 
 def esgd(
     learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
     *,
+    steps: int | None = None,
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
@@ -95,11 +26,12 @@ def esgd(
     noise_scale: float = 1e-4,
     key: chex.PRNGKey | int = 0,
     outer_scaling: str = "none",
-    decoupled: bool = False,
+    decoupled: bool = True,
     axis_name: str | None = None,
     replica_axis: int | None = None,
     mask: Mask = None,
     opaque_mode: bool = False,
+    reset_inner: bool = True,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Entropy-SGD with the paper's defaults: momentum inside, the anchor moved to the mean.
@@ -112,8 +44,10 @@ def esgd(
       learning_rate: :math:`\eta'`, of the inner loop; a number or a schedule of the count of
         gradients.
       gamma: coupling to the anchor; a number, a schedule of the count of outer steps, or
-        `flatjax.schedules.BalancedScoping`.
-      momentum: of the inner SGD, reset at each outer step; None for none.
+        `flatjax.schedules.BalancedScoping`. If None, `steps` must be given.
+      steps: number of gradients of the training, for a gamma that needs no tuning: the pull of an
+        inner step grows from 0.1% to 63%.
+      momentum: of the inner SGD, reset at each outer step (see `reset_inner`); None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
       decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
@@ -129,6 +63,7 @@ def esgd(
       replica_axis: see `entropy_sgd`.
       mask: see `entropy_sgd`.
       opaque_mode: see `entropy_sgd`.
+      reset_inner: see `entropy_sgd`.
       num_replicas: see `couple_replicas`.
 
     Returns:
@@ -139,8 +74,7 @@ def esgd(
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, flatjax
-      >>> gamma = flatjax.schedules.scoping(1e-3, steps=40)  # 40 outer steps, 200 gradients
-      >>> tx = flatjax.esgd(0.05, gamma)
+      >>> tx = flatjax.esgd(0.05, steps=200)
       >>> loss = lambda params: jnp.sum(params["w"] ** 2)
       >>> @jax.jit
       ... def step(params, state):
@@ -153,8 +87,9 @@ def esgd(
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
-    outer_learning_rate = _checks.check_scalar("outer_learning_rate", outer_learning_rate)
-    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
+    outer_learning_rate = _checks.check_schedule("outer_learning_rate", outer_learning_rate)
+    gamma = _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov)
+    weight_decay = _checks.check_schedule("weight_decay", weight_decay)
     return entropy_sgd(
         optax.sgd(
             outer_learning_rate,
@@ -174,15 +109,17 @@ def esgd(
         replica_axis=replica_axis,
         mask=mask,
         opaque_mode=opaque_mode,
+        reset_inner=reset_inner,
         num_replicas=num_replicas,
     )
 
 
 def parle(
     learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping,
-    replica_gamma: chex.Numeric | optax.Schedule,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
+    replica_gamma: chex.Numeric | optax.Schedule | None = None,
     *,
+    steps: int | None = None,
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
@@ -192,7 +129,7 @@ def parle(
     averaging_decay: float = 0.75,
     noise_scale: float = 1e-4,
     key: chex.PRNGKey | int = 0,
-    decoupled: bool = False,
+    decoupled: bool = True,
     axis_name: str | None = None,
     replica_axis: int | None = None,
     mask: Mask = None,
@@ -219,6 +156,8 @@ def parle(
       gamma: coupling of the inner iterate to its anchor, as in `esgd`.
       replica_gamma: :math:`\gamma_r`, coupling of the anchors to their center; a number or a
         schedule of the count of outer steps.
+      steps: number of gradients of the training, in place of both gammas, see `esgd` and
+        `replicated_sgd`.
       momentum: of the inner SGD, reset at each outer step; None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
@@ -257,13 +196,24 @@ def parle(
       >>> flatjax.replica_center(anchors, replica_axis=0).round(2)
       Array([1.], dtype=float32)
     """
-    learning_rate = _checks.check_scalar("learning_rate", learning_rate)
-    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
+    learning_rate = _checks.check_schedule("learning_rate", learning_rate)
+    weight_decay = _checks.check_schedule("weight_decay", weight_decay)
     _checks.check_count("inner_steps", inner_steps)
     outer_learning_rate = learning_rate
     if callable(learning_rate):
         # That of the last gradient of the loop which the outer step ends.
         outer_learning_rate = lambda count: learning_rate(count * inner_steps + inner_steps - 1)
+    if replica_gamma is None and steps is not None:
+        loops = max(steps // inner_steps, 1)
+        replica_gamma = _strength.meeting(
+            outer_learning_rate,
+            loops,
+            momentum=None if decoupled else outer_momentum or 0.0,
+            nesterov=nesterov,
+        )
+    elif replica_gamma is None or steps is not None:
+        raise ValueError("either steps, or both gamma and replica_gamma must be given.")
+    gamma = _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov)
     outer = replicated_sgd(
         outer_learning_rate,
         replica_gamma,
@@ -292,6 +242,19 @@ def parle(
         opaque_mode=opaque_mode,
         num_replicas=num_replicas,
     )
+
+
+def _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov):
+    """The coupling to the anchor: the one that was given, checked, or that for so many steps."""
+    _checks.check_flag("decoupled", decoupled)
+    _checks.check_count("inner_steps", inner_steps)
+    _strength.check_given("gamma", gamma, steps)
+    if steps is not None:
+        most = None if decoupled else 0.5 * _strength.stability_limit(momentum, nesterov)
+        return _strength.anchoring(learning_rate, steps, inner_steps, most)
+    if not decoupled:
+        _strength.check_stability(gamma, learning_rate, 1, momentum, nesterov)
+    return gamma
 
 
 def _inner_sgd(momentum, nesterov, weight_decay, decay_mask):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flatjax import _checks, _masks
+from flatjax._keys import is_typed
 from flatjax._masks import Mask
 from flatjax._precision import at_least_float32
 from flatjax._replicas import stacked_size
@@ -28,7 +29,8 @@ def mean_over_replicas(
     value: chex.Numeric, *, axis_name: str | None = None, replica_axis: int | None = None
 ) -> jax.Array:
     """The mean of a scalar of each replica; a stack of scalars where replicas are stacked."""
-    mean = jnp.mean(value) if replica_axis is not None else jnp.asarray(value)
+    value = at_least_float32(value)  # in float16 a sum over named replicas overflows at 65504
+    mean = jnp.mean(value) if replica_axis is not None else value
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
@@ -70,7 +72,7 @@ def replica_center(
         leaf = jnp.asarray(leaf)
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             mean = leaf_center(leaf, **where).astype(leaf.dtype)
-        elif jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        elif is_typed(leaf):
             mean = _first(leaf, **where)
         else:
             mean = _whole_mean(leaf, **where)

@@ -7,9 +7,11 @@ import optax
 
 from flatjax import _masks, _precision, _vectors
 from flatjax._center import replica_distance
-from flatjax._coupling import CoupleReplicasState, PullToCenterState
+from flatjax._couple_replicas import CoupleReplicasState
 from flatjax._entropy_sgd import EntropySGDState
 from flatjax._eval_params import eval_params
+from flatjax._outer import OuterPullState
+from flatjax._pull_to_center import PullToCenterState
 from flatjax._states import find_states
 
 _MOST_STEPS = 100
@@ -93,7 +95,7 @@ def _check_anchor(step, params, state, grads):
 
 def _check_coupling(step, params, state, still, replica_axis):
     """Without a gradient, coupled replicas come nearer to each other."""
-    if not find_states(state, CoupleReplicasState, PullToCenterState):
+    if not find_states(state, CoupleReplicasState, PullToCenterState, OuterPullState):
         return
     before = replica_distance(params, replica_axis=replica_axis)
     for _ in range(_MOST_STEPS):

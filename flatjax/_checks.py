@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+LARGEST_COUNT = 2**31 - 1  # of JAX's integers, in which steps are counted
+
 
 def check_number(
     name: str,
@@ -47,18 +49,30 @@ def check_number(
     return number
 
 
-def check_scalar(name: str, value: Any, *, minimum: float = 0.0, **bounds: Any) -> Any:
-    """Returns `value`; raises unless it is a schedule, traced, or a scalar within the bounds.
-
-    Schedules and traced values (as `optax.inject_hyperparams` makes them) cannot be read here
-    and pass. Bounds are those of `check_number`. An integer is returned as a float, because JAX
-    takes none beyond 32 bits.
-    """
-    if callable(value) or isinstance(value, jax.core.Tracer):
+def check_schedule(name: str, value: Any, **bounds: Any) -> Any:
+    """Returns `value`; raises unless it is a schedule, which passes, or as `check_scalar`."""
+    if callable(value):
         return value
-    number = check_number(
-        name, value, minimum=minimum, expected="a real number or a schedule", **bounds
-    )
+    return check_scalar(name, value, expected="a real number or a schedule", **bounds)
+
+
+def check_scalar(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = 0.0,
+    expected: str = "a real number",
+    **bounds: Any,
+) -> Any:
+    """Returns `value`; raises unless it is traced, or a scalar within the bounds.
+
+    Traced values (as `optax.inject_hyperparams` makes them) cannot be read here and pass. Bounds
+    are those of `check_number`. An integer is returned as a float, because JAX takes none beyond
+    32 bits.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    number = check_number(name, value, minimum=minimum, expected=expected, **bounds)
     if math.isfinite(number) and abs(number) > _largest_float():
         raise ValueError(f"{name} must be finite in JAX's default float type, got {number}.")
     is_array = jnp.issubdtype(getattr(value, "dtype", int), jnp.floating)
@@ -93,8 +107,8 @@ def real_array(name: str, values: Any) -> np.ndarray:
     return array.astype(float)
 
 
-def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
-    """Returns `value` as an int; raises unless it is a whole number >= `minimum`, not traced."""
+def check_count(name: str, value: Any, *, minimum: int = 1, maximum: float = LARGEST_COUNT) -> int:
+    """Returns `value` as an int; raises unless it is a whole number in the range, not traced."""
     if isinstance(value, jax.core.Tracer | jax.Array):
         raise TypeError(
             f"{name} must be a Python int, got {value}. It shapes the program: inside "
@@ -102,9 +116,12 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
         )
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an int, got {value!r}.")
-    if value < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {value}.")
-    return int(value)
+    count = int(value)
+    if count < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {count}.")
+    if count > maximum:
+        raise ValueError(f"{name} must be <= {maximum}, got {count}.")
+    return count
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -122,14 +139,19 @@ def described(array: object) -> str:
 
 def check_key(name: str, key: Any) -> None:
     """Raises unless `key` is one random key, of the new or the old style, or an integer seed."""
-    dtype = np.dtype(int) if isinstance(key, numbers.Integral) else getattr(key, "dtype", None)
+    is_seed = isinstance(key, numbers.Integral) and not isinstance(key, bool)
+    dtype = np.dtype(int) if is_seed else getattr(key, "dtype", None)
     kinds = (jax.dtypes.prng_key, np.integer)
     if dtype is None or not any(jax.dtypes.issubdtype(dtype, kind) for kind in kinds):
         raise TypeError(f"{name} must be a random key or an integer seed, got {key!r}.")
     if np.ndim(key) != 0 and not (np.ndim(key) == 1 and dtype == np.uint32):
         raise ValueError(f"{name} must be one key, got shape {np.shape(key)} of {dtype}.")
-    if isinstance(key, numbers.Integral) and not -(2**63) <= int(key) < 2**63:
+    if (is_seed or _is_host_number(key)) and not -(2**63) <= int(key) < 2**63:
         raise ValueError(f"{name} must be a seed of 64 bits, in [-2**63, 2**63), got {key}.")
+
+
+def _is_host_number(key):
+    return isinstance(key, np.ndarray) and key.ndim == 0
 
 
 def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> None:

@@ -1,13 +1,22 @@
 """Diagnostics of a replicated run."""
 
+import warnings
+from typing import Any, NamedTuple
+
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
-from flatjax import _checks
-from flatjax._center import replica_distance
-from flatjax._coupling import CoupleReplicasState, PullToCenterState
+from flatjax import _checks, _masks, _precision
+from flatjax._batches import Batches, repeatable
+from flatjax._center import mean_over_replicas, replica_center, replica_distance
+from flatjax._couple_replicas import CoupleReplicasState
+from flatjax._evaluation import EvalFn, evaluate
 from flatjax._masks import Mask
+from flatjax._outer import OuterPullState
+from flatjax._pull_to_center import PullToCenterState
+from flatjax._replicas import stacked_size, unstack_replicas
 from flatjax._states import find_state
 
 
@@ -31,8 +40,11 @@ def coupling_diagnostics(
       mask: that of the coupling; leaves marked False do not count.
 
     Returns:
-      `gamma`; `lr_gamma`, to be compared with the stability limits of the in-gradient form;
-      `replica_distance` :math:`D`; `coupling_energy` :math:`\frac{\gamma}{2} D`, a replica's share.
+      `gamma`; `lr_gamma`, to be compared with `flatjax.schedules.stability_limit` where the
+      coupling is in the gradient; `replica_distance` :math:`D`; `relative_distance`
+      :math:`\sqrt{D / \langle \lVert w_a \rVert^2 \rangle}`, which is 0 where replicas coincide
+      and :math:`\sqrt{1 - 1/y}` where they are independent; `coupling_energy`
+      :math:`\frac{\gamma}{2} D`, a replica's share.
 
     Raises:
       ValueError: there is no coupling in the state, neither knob is given, or the learning rate
@@ -44,15 +56,131 @@ def coupling_diagnostics(
       >>> tx = flatjax.couple_replicas(0.5, replica_axis=0)
       >>> _, state = tx.update(jnp.zeros((2, 1)), tx.init(params), params)
       >>> found = flatjax.coupling_diagnostics(params, state, 0.1, replica_axis=0)
-      >>> {name: round(float(value), 3) for name, value in found.items()}
-      {'gamma': 0.5, 'lr_gamma': 0.05, 'replica_distance': 1.0, 'coupling_energy': 0.25}
+      >>> for name, value in found.items():
+      ...     print(f"{name}: {value:.3f}")
+      gamma: 0.500
+      lr_gamma: 0.050
+      replica_distance: 1.000
+      relative_distance: 0.707
+      coupling_energy: 0.250
     """
-    gamma = find_state(state, CoupleReplicasState, PullToCenterState).gamma
+    gamma = find_state(state, CoupleReplicasState, PullToCenterState, OuterPullState).gamma
     learning_rate = _checks.check_scalar("learning_rate", learning_rate)
-    distance = replica_distance(params, axis_name=axis_name, replica_axis=replica_axis, mask=mask)
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
+    distance = replica_distance(params, **where, mask=mask)
     return {
         "gamma": gamma,
         "lr_gamma": learning_rate * gamma,
         "replica_distance": distance,
+        "relative_distance": relative_distance(params, **where, mask=mask),
         "coupling_energy": 0.5 * gamma * distance,
     }
+
+
+def relative_distance(
+    params: optax.Params,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    mask: Mask = None,
+) -> jax.Array:
+    """The root mean square distance to the center over the norm of the replicas, in [0, 1]."""
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
+    distance = replica_distance(params, **where, mask=mask)
+    local = 1 if replica_axis is None else max(stacked_size(params, replica_axis), 1)
+    squared = _precision.norm(_masks.moving(params, mask), squared=True) / local
+    squared = mean_over_replicas(squared, **where)
+    return jnp.sqrt(distance / jnp.where(squared > 0, squared, 1.0))
+
+
+class Collapse(NamedTuple):
+    """Whether replicas have become one network.
+
+    Attributes:
+      has_met: whether the center is as good as the replicas, up to the tolerance.
+      center: the quantity at the center.
+      replicas: its mean over the replicas.
+      relative_distance: of the replicas, 0 where they coincide.
+    """
+
+    has_met: bool
+    center: float
+    replicas: float
+    relative_distance: float
+
+
+def check_collapsed(
+    eval_fn: EvalFn,
+    params: optax.Params,
+    batches: Batches,
+    *state: Any,
+    center_state: tuple[Any, ...] | None = None,
+    replica_axis: int = 0,
+    quantity: str = "error",
+    tolerance: float = 0.01,
+) -> Collapse:
+    """Warns if replicas have not met at the end of a training, so that their center is no network.
+
+    Replicated-SGD trains several networks and evaluates their center. Where the coupling was too
+    weak, the center of networks that are each good is bad. Call this once, at the end.
+
+    Args:
+      eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}` of one network, see
+        `flatjax.evaluate`.
+      params: the replicas' parameters, stacked; of Parle, the anchors (`flatjax.eval_params`).
+      batches: batches of examples: a list, or a loader that can be iterated again.
+      *state: other inputs of `eval_fn`, stacked like the parameters (batch statistics).
+      center_state: the same for the center, re-estimated there (`flatjax.batch_stats.reestimate`);
+        must be given where `state` is.
+      replica_axis: axis of the leaves along which replicas are stacked.
+      quantity: what is compared, a name of `eval_fn`; lower is better.
+      tolerance: by how much the center may be worse than the mean of its replicas.
+
+    Returns:
+      What was found.
+
+    Raises:
+      ValueError: no such quantity, a negative tolerance, or a state without `center_state`.
+
+    Warns:
+      UserWarning: the center is worse than the replicas by more than the tolerance.
+
+    Examples:
+      >>> import jax.numpy as jnp, flatjax
+      >>> def eval_fn(params, batch):  # two networks on either side of a barrier
+      ...     return {"error": len(batch) * jnp.abs(jnp.abs(params) - 1), "count": len(batch)}
+      >>> flatjax.check_collapsed(eval_fn, jnp.array([-1.0, -1.0]), [jnp.ones(8)]).has_met
+      True
+    """
+    tolerance = _checks.check_number("tolerance", tolerance, minimum=0.0)
+    if state and center_state is None:
+        raise ValueError(
+            "center_state must be given with state: the center has statistics of its own, see "
+            "flatjax.batch_stats.reestimate."
+        )
+    data = repeatable(batches)
+
+    def measure(params, state):
+        found = evaluate(eval_fn, params, data, *state)
+        if quantity not in found:
+            raise ValueError(f"quantity must be one of {sorted(found)}, got {quantity!r}.")
+        return float(found[quantity])
+
+    replicas = unstack_replicas((params, state), replica_axis)
+    mean = sum(measure(*replica) for replica in replicas) / len(replicas)
+    center = measure(replica_center(params, replica_axis=replica_axis), center_state or ())
+    found = Collapse(
+        has_met=center <= mean + tolerance,
+        center=center,
+        replicas=mean,
+        relative_distance=float(relative_distance(params, replica_axis=replica_axis)),
+    )
+    if not found.has_met:
+        warnings.warn(
+            f"replicas have not met: {quantity} {center:.4g} at the center, {mean:.4g} in the mean "
+            f"of the replicas, relative distance {found.relative_distance:.2g}. Evaluate a "
+            "replica, or train with a coupling that ends strong (replicated_sgd(steps=...), "
+            "schedules.meeting).",
+            stacklevel=2,
+        )
+    return found

@@ -14,7 +14,7 @@ The *anchor* w is held while L inner steps of Langevin dynamics explore around i
   \mu &\leftarrow \alpha \mu + (1 - \alpha) w'
 
 then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, and w' = mu = w start
-again with the inner optimizer's state (its momentum) reset.
+again with the inner optimizer's state (its momentum) reset (`reset_inner`).
 """
 
 import functools
@@ -52,7 +52,7 @@ class EntropySGDState(NamedTuple):
       inner_step: position in the inner loop, in [0, inner_steps); 0 right after an outer step.
       anchor: w, the outer point; changes at outer steps only. What is evaluated and saved.
       mean: mu, the running mean of the inner iterates; equals the anchor when a loop starts.
-      inner_state: state of the inner optimizer; reset when a loop starts.
+      inner_state: state of the inner optimizer; reset when a loop starts, if `reset_inner`.
       outer_state: state of the outer optimizer; changes at outer steps only.
       gamma: the gamma of the last step, for logging.
       gamma_state: state of the schedule of gamma; changes at outer steps only.
@@ -83,11 +83,12 @@ def entropy_sgd(
     noise_scale: chex.Numeric = 1e-4,
     key: chex.PRNGKey | int = 0,
     outer_scaling: str = "none",
-    decoupled: bool = False,
+    decoupled: bool = True,
     axis_name: str | None = None,
     replica_axis: int | None = None,
     mask: Mask = None,
     opaque_mode: bool = False,
+    reset_inner: bool = True,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Entropy-SGD as a wrapper of two optax optimizers; its equations open this module.
@@ -105,7 +106,7 @@ def entropy_sgd(
         moves the anchor onto the mean.
       inner: optimizer of the inner loop *without* its learning rate, for example
         `optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9, nesterov=True))` or
-        `optax.scale_by_adam()`. All its state restarts with every loop.
+        `optax.scale_by_adam()`. See `reset_inner`.
       gamma: coupling :math:`\gamma_t` to the anchor; a number, a schedule of the count of *outer*
         steps, or `flatjax.schedules.BalancedScoping`.
       inner_learning_rate: :math:`\eta'`; a number or a schedule of the count of gradients.
@@ -119,8 +120,8 @@ def entropy_sgd(
         gradient of the local entropy itself, which freezes the anchor while gamma is small;
         `"learning_rate"`, :math:`1 / \eta'`, in units of a gradient of the loss, as in Parle.
       decoupled: contract :math:`w' - w` by :math:`e^{-\eta' \gamma}` after the inner optimizer's
-        step (before the noise) instead of adding :math:`\gamma (w' - w)` to its gradient: stable
-        for every :math:`\eta' \gamma`.
+        step (before the noise), which is stable for every :math:`\eta' \gamma`. If False, add
+        :math:`\gamma (w' - w)` to its gradient: the paper's form, which momentum amplifies.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if there are
         any; each then draws noise of its own.
       replica_axis: axis of the leaves along which replicas are stacked, if they are.
@@ -129,6 +130,9 @@ def entropy_sgd(
       opaque_mode: one `update` makes a whole loop. It takes the gradient at `params` and
         `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere). It is
         traced for both: i may be a tracer, which indexes arrays but not Python lists.
+      reset_inner: start each loop with a fresh state of `inner`, as the paper does. If False, its
+        momentum and its preconditioner are kept; with gamma = 0 and averaging_decay = 0, this is
+        DiLoCo with one worker.
       num_replicas: y, if it is to be checked, see `couple_replicas`.
 
     Returns:
@@ -164,13 +168,13 @@ def entropy_sgd(
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
     """
-    gamma = _checks.check_scalar("gamma", gamma)
-    inner_learning_rate = _checks.check_scalar("inner_learning_rate", inner_learning_rate)
+    gamma = _checks.check_schedule("gamma", gamma)
+    inner_learning_rate = _checks.check_schedule("inner_learning_rate", inner_learning_rate)
     averaging_decay = _checks.check_scalar(
         "averaging_decay", averaging_decay, maximum=1.0, exclusive_maximum=True
     )
     noise_scale = _checks.check_scalar("noise_scale", noise_scale)
-    _check_arguments(inner_steps, key, decoupled, opaque_mode, num_replicas)
+    _check_arguments(inner_steps, key, decoupled, opaque_mode, reset_inner, num_replicas)
     if outer_scaling not in OUTER_SCALINGS:
         raise ValueError(f"outer_scaling must be one of {OUTER_SCALINGS}, got {outer_scaling!r}.")
     scoping = as_scoping(gamma)
@@ -237,7 +241,7 @@ def entropy_sgd(
             inner_step=(state.inner_step + 1) % inner_steps,
             anchor=anchor,
             mean=restart(anchor, mean),
-            inner_state=restart(inner.init(anchor), inner_state),
+            inner_state=restart(inner.init(anchor), inner_state) if reset_inner else inner_state,
             outer_state=outer_state,
             gamma=gamma_t.astype(state.gamma.dtype),
             gamma_state=gamma_state,
@@ -321,10 +325,11 @@ def _measure(moved, anchor, mask, extra_args, axis_name, replica_axis):
     return value, _center.mean_over_replicas(squared / (stacked or 1), **where)
 
 
-def _check_arguments(inner_steps, key, decoupled, opaque_mode, num_replicas):
+def _check_arguments(inner_steps, key, decoupled, opaque_mode, reset_inner, num_replicas):
     _checks.check_count("inner_steps", inner_steps)
     _checks.check_key("key", key)
     _checks.check_flag("decoupled", decoupled)
     _checks.check_flag("opaque_mode", opaque_mode)
+    _checks.check_flag("reset_inner", reset_inner)
     if num_replicas is not None:
         _checks.check_count("num_replicas", num_replicas)

@@ -12,8 +12,9 @@ from jax.flatten_util import ravel_pytree
 
 from flatjax._averaging import AverageParamsState
 from flatjax._center import replica_center
-from flatjax._coupling import CoupleReplicasState
+from flatjax._couple_replicas import CoupleReplicasState
 from flatjax._entropy_sgd import EntropySGDState
+from flatjax._outer import OuterPullState
 from flatjax._states import find_states
 
 Which: TypeAlias = Literal["auto", "average", "anchor", "params"]
@@ -104,8 +105,8 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
       params: the new parameters, with the structure and the shapes of the old ones.
 
     Returns:
-      The state in which anchors, means and averages are these parameters, and in which the delayed
-      force of `couple_replicas` is 0.
+      The state in which anchors, means, averages and centers are these parameters, and in which the
+      delayed force of `couple_replicas` (or displacement of `pull_to_center`) is 0.
 
     Raises:
       ValueError: the state belongs to other parameters.
@@ -132,13 +133,46 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
             return node._replace(average=_like("average", node.average, params))
         if isinstance(node, CoupleReplicasState):
             return node._replace(pending=jax.tree.map(jnp.zeros_like, node.pending))
+        if isinstance(node, OuterPullState):
+            return _restart(node, params)
         if isinstance(node, optax.contrib.SAMState):
             inner = set_params(node.opt_state, params)
             return node._replace(cache=_like("cache", node.cache, params), opt_state=inner)
         return node
 
-    kinds = (EntropySGDState, AverageParamsState, CoupleReplicasState, optax.contrib.SAMState)
+    kinds = (
+        EntropySGDState,
+        AverageParamsState,
+        CoupleReplicasState,
+        OuterPullState,
+        optax.contrib.SAMState,
+    )
     return jax.tree.map(replace, state, is_leaf=lambda node: isinstance(node, kinds))
+
+
+def _restart(state, params):
+    """The state of a center with an outer optimizer, the center at that of new parameters."""
+    found = {_path(path): leaf for path, leaf in _flatten(params)}
+
+    def center(path, theta):
+        new = found.get(_path(path))
+        if new is None:
+            raise _mismatch("center", f"params lack {_show(_path(path))}")
+        new = jnp.asarray(new)
+        # Stacked replicas share a center, whose replica axis has size 1.
+        sizes = zip(new.shape, theta.shape, strict=new.ndim == theta.ndim)
+        axes = tuple(i for i, (size, own) in enumerate(sizes) if size != own)
+        mean = jnp.mean(new.astype(theta.dtype), axis=axes, keepdims=True)
+        if mean.shape != theta.shape or len(axes) > 1:
+            shapes = f"{theta.shape} in the state, {new.shape} in params"
+            raise _mismatch("center", f"{_show(_path(path))} has shape {shapes}")
+        return jnp.array(mean, copy=True)
+
+    return state._replace(
+        center=jax.tree_util.tree_map_with_path(center, state.center),
+        pending=jax.tree.map(jnp.zeros_like, state.pending),
+        is_shared=jax.tree.map(jnp.zeros_like, state.is_shared),
+    )
 
 
 def _overlay(name, trees, points, params, *, is_required):

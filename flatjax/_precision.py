@@ -4,10 +4,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 
-def at_least_float32(leaf: jax.Array) -> jax.Array:
-    """The array in float32, or as it is where it has more digits."""
+def at_least_float32(leaf: ArrayLike) -> jax.Array:
+    """The array, or Python number, in float32; in its own dtype where that has more digits."""
+    leaf = jnp.asarray(leaf)
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 

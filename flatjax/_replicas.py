@@ -11,11 +11,11 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from flatjax import _checks
+from flatjax._keys import is_typed
 
 
 def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
@@ -90,9 +90,7 @@ def stack_replicas(
       >>> flatjax.stack_replicas(init_fn, jax.random.split(jax.random.key(0), 3))["w"].shape
       (3, 4, 2)
     """
-    dtype = getattr(keys, "dtype", None)
-    is_new_style = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if dtype is None or keys.ndim != (1 if is_new_style else 2):
+    if getattr(keys, "ndim", None) != (1 if is_typed(keys) else 2):
         raise ValueError(
             f"keys must be a stack of keys, as jax.random.split(key, y) gives; got {keys!r}."
         )

@@ -101,7 +101,7 @@ def is_float(leaf: Any) -> bool:
 
 
 def _wide(leaf):
-    return at_least_float32(jnp.asarray(leaf)) if is_float(leaf) else leaf
+    return at_least_float32(leaf) if is_float(leaf) else leaf
 
 
 def _step(before, after):

@@ -58,7 +58,7 @@ def sam(
       >>> float(loss(params)) < 1e-2
       True
     """
-    rho = _checks.check_scalar("rho", rho)
+    rho = _checks.check_schedule("rho", rho)
     optimizer = optax.with_extra_args_support(optimizer)
     adversary = optax.chain(_normalize(replica_axis), optax.sgd(rho))
 

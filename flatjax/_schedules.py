@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flatjax import _checks
@@ -256,8 +257,13 @@ def at_step(schedule: Any, count: jax.Array) -> jax.Array:
 
 
 def as_array(number: chex.Numeric) -> jax.Array:
-    """An array of the number; of a Python integer beyond 32 bits one of floats."""
-    return jnp.asarray(float(number) if isinstance(number, int) else number)
+    """An array of the number; one of floats of integers that are not JAX's, which has 32 bits."""
+    if isinstance(number, int):
+        return jnp.asarray(float(number))
+    is_numpy = isinstance(number, np.integer | np.ndarray)
+    if is_numpy and jnp.issubdtype(number.dtype, jnp.integer):
+        number = number.astype(float)
+    return jnp.asarray(number)
 
 
 def loss_of(extra_args: Mapping[str, Any], num_stacked: int | None = None) -> jax.Array:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax._center import replica_center
+from flatjax._keys import is_typed
 from flatjax._running_statistics import is_float, measure, settled
 
 __all__ = ["average", "reestimate"]
@@ -142,7 +143,7 @@ def average(
 def _largest(leaf, axis_name, replica_axis):
     """The largest of the replicas' integers, or flags."""
     leaf = jnp.asarray(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_typed(leaf):
         raise ValueError("stats must not hold random keys: they have no average.")
     if replica_axis is not None:
         leaf = jnp.max(leaf, axis=replica_axis)

@@ -21,7 +21,8 @@ reduced. With b bytes a weight, a device receives (y - 1) b bytes for each weigh
 a device each) in bfloat16 and below 8 in int8.
 """
 
-import functools
+import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from jax.typing import DTypeLike
 
 from flatjax._center import leaf_center
 
-__all__ = ["displacement"]
+__all__ = ["displacement", "mean"]
 
 
 def displacement(
@@ -58,24 +59,60 @@ def displacement(
       Array([[-1., -2.],
              [ 1.,  2.]], dtype=float32)
     """
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     if dtype is None:
-        return leaf - leaf_center(leaf, axis_name=axis_name, replica_axis=replica_axis)
-    if jnp.iscomplexobj(leaf):
-        part = functools.partial(
-            displacement, axis_name=axis_name, replica_axis=replica_axis, dtype=dtype
-        )
-        return jax.lax.complex(part(leaf.real), part(leaf.imag))
+        return leaf - leaf_center(leaf, **where)
+    return _of_parts(lambda part: operator.sub(*_exchange(part, **where, dtype=dtype)), leaf)
+
+
+def mean(
+    leaf: jax.Array,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
+    r"""The mean over replicas of what they send, of one array.
+
+    Args:
+      leaf: what each replica has: weights, or their displacement from a point that all know.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked.
+      dtype: of what replicas send; None for the mean in at least float32.
+
+    Returns:
+      :math:`\frac{1}{y} \sum_b q_b`, in at least float32. A stacked axis is kept with size 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.communication import mean
+      >>> mean(jnp.array([[0.0, 1.0], [2.0, 5.0]]), replica_axis=0)
+      Array([[1., 3.]], dtype=float32)
+    """
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
+    if dtype is None:
+        return leaf_center(leaf, **where)
+    return _of_parts(lambda part: _exchange(part, **where, dtype=dtype)[1], leaf)
+
+
+def _of_parts(fn, leaf):
+    """Applies a function to a real array, or to both parts of a complex one."""
+    return jax.lax.complex(fn(leaf.real), fn(leaf.imag)) if jnp.iscomplexobj(leaf) else fn(leaf)
+
+
+def _exchange(leaf, *, axis_name, replica_axis, dtype):
+    """What a replica has sent, and the mean of what all have sent, of one real array."""
     encode, decode = _codec(leaf, replica_axis, dtype)
     sent = encode(leaf)
     own = decode(sent)
     if replica_axis is not None:
         sent = jax.tree.map(lambda part: _gather_stack(part, replica_axis), sent)
     if axis_name is None:
-        return own - jnp.mean(decode(sent), axis=replica_axis, keepdims=True)
+        return own, jnp.mean(decode(sent), axis=replica_axis, keepdims=True)
     received = jax.vmap(decode)(jax.lax.all_gather(sent, axis_name))
     if replica_axis is not None:
         received = jnp.mean(received, axis=replica_axis + 1, keepdims=True)
-    return own - jnp.mean(received, axis=0)
+    return own, jnp.mean(received, axis=0)
 
 
 def _codec(leaf, replica_axis, dtype):

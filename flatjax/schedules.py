@@ -1,5 +1,13 @@
 """Scoping: how the coupling gamma grows during training, and where it starts."""
 
 from flatjax._schedules import BalancedScoping, BalancedScopingState, balanced_gamma, scoping
+from flatjax._strength import meeting, stability_limit
 
-__all__ = ["BalancedScoping", "BalancedScopingState", "balanced_gamma", "scoping"]
+__all__ = [
+    "BalancedScoping",
+    "BalancedScopingState",
+    "balanced_gamma",
+    "meeting",
+    "scoping",
+    "stability_limit",
+]

@@ -74,18 +74,15 @@ def loss(params, batch):
     return losses.mean()
 
 
-tx = flatjax.replicated_sgd(
-    optax.cosine_decay_schedule(0.1, STEPS),
-    flatjax.schedules.scoping(1e-2, STEPS),
-    replica_axis=0,
-    decoupled=True,
-)
+schedules = optax.cosine_decay_schedule(0.1, STEPS), flatjax.schedules.scoping(1e-2, STEPS)
+tx = flatjax.replicated_sgd(*schedules, replica_axis=0, decoupled=True)
+keys = jax.random.split(jax.random.key(0), Y)
+draws = jax.random.randint(jax.random.key(1), (STEPS, Y, 32), 0, len(images))
 
 
 def train(mesh):
     """On the devices of the mesh: parameters after each step, and the compiled step."""
     stacked, batched = NamedSharding(mesh, P("replica")), NamedSharding(mesh, P("replica", "data"))
-    keys = jax.random.split(jax.random.key(0), Y)
     params = jax.jit(lambda keys: flatjax.stack_replicas(init, keys), out_shardings=stacked)(keys)
     gradient = flatjax.map_replicas(jax.grad(loss), mesh=mesh)
 
@@ -95,7 +92,7 @@ def train(mesh):
         return optax.apply_updates(params, updates), state
 
     state, path = tx.init(params), []
-    for rows in jax.random.randint(jax.random.key(1), (STEPS, Y, 32), 0, len(images)):
+    for rows in draws:
         batch = jax.device_put({"image": images[rows], "label": labels[rows]}, batched)
         params, state = step(params, state, batch)
         path.append(jax.device_get(params))
@@ -136,3 +133,31 @@ left.legend()
 right.semilogy(distances, color="#D55E00")
 right.set(xlabel="steps", ylabel="mean squared distance to the center")
 plt.show()
+
+# %% [markdown]
+# ## The same with `jax.pmap`
+#
+# Under `pmap` each device runs the program of one replica. Nothing is stacked inside the program,
+# and the transformation gets the name of the mapped axis instead of `replica_axis`. For new code
+# `jit` with a mesh is the form to prefer; `pmap` serves programs that already use it.
+
+# %%
+named = flatjax.replicated_sgd(*schedules, axis_name="replica", decoupled=True)
+on_devices = {"axis_name": "replica", "devices": jax.devices()[:Y]}
+
+
+def step_of_one(params, state, batch):
+    """A step of one replica; the coupling communicates over the axis "replica"."""
+    updates, state = named.update(jax.grad(loss)(params, batch), state, params)
+    return optax.apply_updates(params, updates), state
+
+
+step = jax.pmap(step_of_one, **on_devices)
+params = flatjax.stack_replicas(init, keys)
+state = jax.pmap(named.init, **on_devices)(params)
+for rows in draws:
+    params, state = step(params, state, {"image": images[rows], "label": labels[rows]})
+
+devices = params["Dense_0"]["kernel"].sharding.device_set
+difference = largest_difference(jax.device_get(params), one[-1])
+print(f"pmap over {len(devices)} devices; largest difference from one device {difference:.1e}")

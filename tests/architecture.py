@@ -50,7 +50,7 @@ def imports() -> list[Import]:
     return [
         Import(source, target, is_inside)
         for source, path in known.items()
-        for node, is_inside in _statements(ast.parse(path.read_text()))
+        for node, is_inside in _statements(ast.parse(path.read_text(encoding="utf-8")))
         for target in _targets(node, known)
         if target != source
     ]
@@ -154,7 +154,7 @@ def draw(arrows: Arrows, found: list[Import], name: Callable[[str], str]) -> str
     lengths = dict.fromkeys(arrows, 0)
     for module, path in modules().items():
         if name(module) in lengths:
-            lengths[name(module)] += len(path.read_text().splitlines())
+            lengths[name(module)] += len(path.read_text(encoding="utf-8").splitlines())
     at = floors(arrows)
     lines = [f"circle: {', '.join(circle)}" for circle in circles(arrows)]
     for floor in range(max(at.values()), 0, -1):

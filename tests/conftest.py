@@ -3,6 +3,9 @@
 Most of the tests' time is compilation: with fewer optimizations and the older emitters of loops
 they take half of it, and nothing that they check depends on them. Processes that
 tests start inherit it. Set before the first use of a backend.
+
+FLATJAX_TEST_DEFAULTS=1 leaves the flags and the number of devices as users have them: one device,
+and all optimizations. Tests that need more devices (`devices`) are then skipped.
 """
 
 import os
@@ -12,11 +15,12 @@ import jax
 import jaxlib
 import pytest
 
-FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
-if jaxlib.__version__.startswith("0.10."):  # later ones have the new emitters only
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join(FLAGS)
-jax.config.update("jax_num_cpu_devices", 8)
+if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
+    FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    if jaxlib.__version__.startswith("0.10."):  # later ones have the new emitters only
+        FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(FLAGS)
+    jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,3 +31,14 @@ def _temporary_folder(tmp_path_factory):
         patch.setattr(tempfile, "tempdir", folder)
         patch.setenv("TMPDIR", folder)
         yield
+
+
+SOLVERS = ("committee", "gaussian_mixture")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Examples in docstrings are slow in the packages where each compiles a solver of its own."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.path.parent.name in SOLVERS:
+            item.add_marker(pytest.mark.slow)

@@ -1,9 +1,14 @@
-"""What tests of properties share: how many examples are tried, and trees of any form."""
+"""What tests of properties share: how many examples are tried, trees of any form, bad values."""
 
 from collections.abc import Callable
 
 import hypothesis
+import jax.numpy as jnp
+import numpy as np
 from hypothesis import strategies as st
+
+NUMBERS_NO_MORE = [np.nan, np.inf, -1.0, 1j, "0.1", None, True, [0.1], np.ones(2)]
+NO_COUNTS = [0, -1, 2.5, np.nan, "3", None, True, [4], jnp.array(3)]
 
 
 def holds(check: Callable[..., None], examples: int, **strategies: st.SearchStrategy) -> None:

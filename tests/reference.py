@@ -55,7 +55,7 @@ def replicated_sgd(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     period: int = 1,
-    decoupled: bool = False,
+    decoupled: bool = True,
 ) -> list[list[Point]]:
     """SGD on sum_a L(w_a) + (gamma/2) sum_a ||w_a - wbar||^2, y replicas from w = [w_1, ..., w_y].
 
@@ -95,7 +95,7 @@ def langevin(
     weight_decay: float = 0.0,
     averaging_decay: float = 0.75,
     noise_scale: float = 1e-4,
-    decoupled: bool = False,
+    decoupled: bool = True,
 ) -> tuple[Point, list[Point]]:
     """One inner loop of Entropy-SGD, from w' = mu = anchor: returns mu and the path of w'.
 
@@ -166,7 +166,7 @@ def parle(
     noise: Sequence[Sequence[Point]] | None = None,
     outer_momentum: float | None = None,
     outer_nesterov: bool = False,
-    decoupled: bool = False,
+    decoupled: bool = True,
     **inner,
 ) -> list[list[Point]]:
     """Parle: y replicas of Entropy-SGD whose anchors w_a are coupled to their barycentre wbar.
@@ -222,3 +222,81 @@ def exponential_average(path: Sequence[Point], start: int, decay: float) -> list
     for w in path[start + 1 :]:
         averages.append(decay * averages[-1] + (1 - decay) * w)
     return averages
+
+
+class Adam:
+    """The direction of Adam with its corrections of bias; `decay` is AdamW's, on the weights."""
+
+    def __init__(self, first=0.9, second=0.999, epsilon=1e-8, decay=0.0):
+        self.first, self.second, self.epsilon, self.decay = first, second, epsilon, decay
+        self.m, self.v, self.t = 0.0, 0.0, 0
+
+    def direction(self, g: Point, w: Point) -> Point:
+        """Takes in the gradient g at w and returns the direction of descent."""
+        self.t += 1
+        self.m = self.first * self.m + (1 - self.first) * g
+        self.v = self.second * self.v + (1 - self.second) * g**2
+        m, v = self.m / (1 - self.first**self.t), self.v / (1 - self.second**self.t)
+        return m / (v**0.5 + self.epsilon) + self.decay * w
+
+
+def diloco(
+    w: list[Point],
+    gradient: Gradient,
+    learning_rate: Sequence[float],
+    *,
+    period: int,
+    outer_learning_rate: float = 0.7,
+    outer_momentum: float | None = 0.9,
+    outer_nesterov: bool = True,
+    decay: float = 0.0,
+    fragments: Sequence[Sequence[bool]] = ((True, True),),
+    delay: int = 0,
+    blend: float = 0.0,
+    adam: bool = True,
+) -> list[list[Point]]:
+    """DiLoCo: workers with AdamW (or plain SGD) and a center theta, which starts at their mean.
+
+    After the steps K, 2K, ... (counted from 1) the center takes an outer step on theta - mean(w)
+    and w_a <- blend w_a + (1 - blend) theta. Streaming: `fragments` lists which leaves belong to
+    each part; the p-th of P has its theta, momentum and steps K + floor(p K / P), ... (and the one
+    before K, if there is one). A delay of tau uses the theta - mean(w) that was measured tau steps
+    before.
+    """
+    inner = [Adam(decay=decay) for _ in w]
+    theta = [barycentre(w) for _ in fragments]
+    velocity = [Momentum(outer_momentum, outer_nesterov) for _ in fragments]
+    measured = [{} for _ in fragments]
+    path = []
+    for t, eta in enumerate(learning_rate):
+        moved = []
+        for a, w_a in enumerate(w):
+            g = gradient(w_a, a, t)
+            moved.append(w_a - eta * (inner[a].direction(g, w_a) if adam else g))
+        w = moved
+        for p, members in enumerate(fragments):
+            offset = p * period // len(fragments)
+            if (t + 1 - offset) % period == 0:
+                measured[p][t] = theta[p] - barycentre(w)
+            if t - delay in measured[p]:
+                step = velocity[p].direction(measured[p].pop(t - delay))
+                theta[p] = theta[p] - outer_learning_rate * step
+                felt = np.array(members)
+                pulled = [blend * w_a + (1 - blend) * theta[p] for w_a in w]
+                w = [point(np.where(felt, new, old)) for new, old in zip(pulled, w, strict=True)]
+        path.append(w)
+    return path
+
+
+def elastic_averaging(
+    w: list[Point], gradient: Gradient, learning_rate: float, alpha: float, beta: float, steps: int
+) -> list[list[Point]]:
+    """EASGD, the center first: theta += beta (mean(w) - theta), then w_a -= alpha (w_a - theta)."""
+    theta = barycentre(w)
+    path = []
+    for t in range(steps):
+        w = [w_a - learning_rate * gradient(w_a, a, t) for a, w_a in enumerate(w)]
+        theta = theta + beta * (barycentre(w) - theta)
+        w = [w_a - alpha * (w_a - theta) for w_a in w]
+        path.append(w)
+    return path

@@ -138,6 +138,7 @@ def test_average_is_the_mean_over_replicas():
     assert_close(jax.vmap(average, axis_name="replica", out_axes=None)(stats), expected)
 
 
+@pytest.mark.claim("docs/faq.md", "test_averaged_statistics_are_not_those_of_the_averaged_network")
 def test_averaged_statistics_are_not_those_of_the_averaged_network():
     """Three independent networks average to one whose layers vary about three times less."""
     params, stats = three_networks()

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from fast import slow
 
 from flatjax.committee import error
 from flatjax.committee._amp import amp, majority_in_chunks
 from flatjax.committee._channel import majority
-from flatjax.committee._expectation_propagation import expectation_propagation
-from flatjax.committee._focusing import belief_propagation
 
 
 def instance(seed, num_patterns, num_inputs, num_units, correlated=False):
@@ -134,7 +133,7 @@ def test_against_loops():
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1.0])
+@pytest.mark.parametrize("alpha", [0.5, slow(1.0)])
 def test_against_replicas_around_a_teacher(alpha):
     overlaps = [0.5, 0.95]
     instances = [instance(seed, int(400 * alpha), 400, 1) for seed in range(12)]
@@ -144,7 +143,7 @@ def test_against_replicas_around_a_teacher(alpha):
         assert_mean(phi, gardner.around_teacher(alpha, overlap))
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1.0])
+@pytest.mark.parametrize("alpha", [slow(0.5), 1.0])
 def test_against_the_volume_of_gardner(alpha):
     draw = lambda seed: np.random.default_rng(100 + seed).choice([-1, 1], int(400 * alpha))
     found = [amp(instance(seed, int(400 * alpha), 400, 1)[0], draw(seed)) for seed in range(12)]
@@ -168,7 +167,8 @@ def test_gardner_reference_values():
 
 # Units, inputs, patterns, overlap; how far from 200,000 draws AMP may be, relatively: it is not
 # exact at such sizes.
-SMALL = [(1, 20, 10, 0.7, 0.08), (1, 20, 10, 0.9, 0.08), (3, 30, 20, 0.9, 0.05)]
+SMALL = [(1, 20, 10, 0.7, 0.08), (1, 20, 10, 0.9, 0.08)]
+SMALL += [slow(3, 30, 20, 0.9, 0.05)]
 
 
 @pytest.mark.parametrize(("num_units", "num", "num_patterns", "overlap", "tolerance"), SMALL)
@@ -223,99 +223,11 @@ def degenerate(num):
     return np.tile(x, (2, 1)), np.tile(y, 2), teacher
 
 
-def contradictory(num, sign=1):
-    """The first pattern once more with another label, or its negative with the same."""
-    x, y, teacher = instance(0, num - 1, 20, 3)
-    return np.vstack([x, sign * x[:1]]), [*y, -sign * y[0]], teacher
-
-
 def test_degenerate_data():
     x, y, teacher = degenerate(12)
     found = amp(x, y, reference=teacher, overlap=0.9)
     assert found.converged
     assert all(np.all(np.isfinite(values)) for values in found)
-
-
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_contradictions_leave_nothing(sign):
-    x, y, teacher = contradictory(12, sign)
-    found = amp(x, y, reference=teacher, overlap=0.7)
-    assert np.isnan(found.phi)
-    assert not found.converged
-    assert np.all(np.isfinite(found.mean))
-
-
-SOLVERS = {
-    "amp": amp,
-    "expectation_propagation": expectation_propagation,
-    "belief_propagation": functools.partial(belief_propagation, key=0, damping=0.8),
-}
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("max_iterations", [500, 5000])
-def test_three_patterns_that_cancel_leave_nothing(solver, max_iterations):
-    """At 120 degrees: no two of them exclude each other, and their messages add up to 0."""
-    angles = 2 * np.pi * np.arange(3) / 3
-    x = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert not SOLVERS[solver](x, np.ones(3), max_iterations=max_iterations).converged
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("factor", [2.0, 3.7])
-@pytest.mark.parametrize("num_units", [1, 3])
-def test_contradictions_of_any_length(solver, factor, num_units):
-    x, y, _ = instance(0, 4, 20, 1)
-    x, y = np.vstack([x, factor * x[:1]]), np.append(y, -y[0])
-    found = SOLVERS[solver](x, y, num_units=num_units)
-    assert not found.converged
-    assert np.isnan(getattr(found, "phi", np.nan))
-
-
-def separable(x, y):
-    """Whether a perceptron can classify the patterns: by a linear program."""
-    return scipy.optimize.linprog(
-        np.zeros(x.shape[1]), -(y[:, None] * x), -np.ones(len(y)), bounds=(None, None)
-    ).success
-
-
-@pytest.mark.parametrize("num_inputs", [2, 12])
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_random_perceptrons_converge_only_where_there_are_any(solver, num_inputs):
-    rng = np.random.default_rng(num_inputs)
-    num_patterns, outcomes = 2 * num_inputs, []
-    for _ in range(30):
-        x, y = rng.standard_normal((num_patterns, num_inputs)), rng.choice([-1, 1], num_patterns)
-        found = SOLVERS[solver](x, y)
-        outcomes.append((bool(found.converged), separable(x, y)))
-        if found.converged:
-            assert getattr(found, "phi", -1.0) < 0
-    assert (True, False) not in outcomes
-    assert {(True, True), (False, False)} <= set(outcomes)
-
-
-@pytest.mark.parametrize("around", [False, True])
-def test_random_perceptrons_of_few_inputs_against_counting(around):
-    """Where they converge there are such weights; numbers are those of the docstring of `amp`."""
-    rng, num, overlap = np.random.default_rng(0), 5, 0.8
-    for _ in range(15):
-        x, y = rng.standard_normal((6, num)), rng.choice([-1, 1], 6)
-        z, given = rng.standard_normal((100_000, num)), {}
-        if around:
-            axis = rng.standard_normal(num)
-            axis /= np.linalg.norm(axis)
-            given = {"reference": axis[None], "overlap": overlap}
-            y = np.where(rng.random(6) < 0.2, y, np.sign(x @ axis))
-            z -= (z @ axis)[:, None] * axis
-            z *= np.sqrt(1 - overlap**2) / np.linalg.norm(z, axis=1, keepdims=True)
-            z += overlap * axis
-        share = np.mean(np.all((z @ x.T) * y > 0, axis=1))
-        for solver in (amp, expectation_propagation):
-            found = solver(x, y, **given)
-            if found.converged:
-                assert share > 0 or found.phi * num < -8
-                if share > 1e-4:
-                    assert abs(found.phi - np.log(share) / num) < (1.0 if around else 0.15)
 
 
 def test_too_few_iterations_are_told():

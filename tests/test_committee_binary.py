@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from fast import only, slow
 from scipy.special import log_ndtr
 
 from flatjax.committee._binary import (
@@ -57,8 +58,9 @@ def test_replica_entropy_vanishes_at_the_published_capacity():
     assert scipy.optimize.brentq(replica_entropy, 0.8, 0.87) == pytest.approx(0.833, abs=5e-4)
 
 
-@pytest.mark.parametrize("gaussian", [False, True])
-@pytest.mark.parametrize("alpha", [0.25, 0.5])
+@pytest.mark.parametrize(
+    ("alpha", "gaussian"), [(0.25, True), slow(0.25, False), slow(0.5, False), slow(0.5, True)]
+)
 def test_entropy_of_perceptrons_against_replicas(alpha, gaussian):
     entropies = []
     for seed in range(10):
@@ -72,7 +74,7 @@ def test_entropy_of_perceptrons_against_replicas(alpha, gaussian):
     assert abs(mean - replica_entropy(alpha)) < 4.8 * sem
 
 
-@pytest.mark.parametrize(("num_units", "num_inputs"), [(1, 15), (3, 5)])
+@pytest.mark.parametrize(("num_units", "num_inputs"), [slow(1, 15), (3, 5)])
 def test_entropy_of_small_committees_against_enumeration(num_units, num_inputs):
     """Of averages over samples: fields are not Gaussian at such sizes."""
     every = np.array(list(itertools.product([-1, 1], repeat=num_inputs)))
@@ -101,11 +103,29 @@ def count(x, y, num_units):
     return total
 
 
+@pytest.mark.slow
+def test_random_committees_converge_only_where_there_are_any():
+    """Of 15 weights, which are not counted."""
+    outcomes = []
+    for seed in range(12):
+        x, y = random_data(seed, 5, 10, gaussian=True)
+        found = binary_entropy(x, y, jax.random.key(seed), num_units=3)
+        outcomes.append((bool(found.converged), count(np.asarray(x), np.asarray(y), 3) > 0))
+    assert (True, False) not in outcomes
+    assert {(True, True), (False, False)} <= set(outcomes)
+
+
 @pytest.mark.parametrize(
-    ("num_inputs", "num_patterns", "num_units"),
-    [(1, 3, 1), (2, 3, 1), (6, 4, 1), (9, 40, 1), (12, 5, 1), (4, 5, 3)],
+    ("num_inputs", "num_patterns", "num_units", "gaussian"),
+    only(
+        [(1, 3, 1, False), (6, 4, 1, False), (12, 5, 1, True), (4, 5, 3, True)],
+        [
+            (*sizes, gaussian)
+            for sizes in [(1, 3, 1), (2, 3, 1), (6, 4, 1), (9, 40, 1), (12, 5, 1), (4, 5, 3)]
+            for gaussian in (False, True)
+        ],
+    ),
 )
-@pytest.mark.parametrize("gaussian", [False, True])
 def test_small_committees_are_counted(num_inputs, num_patterns, num_units, gaussian):
     """Ties, contradictions and what no weights satisfy; by enumeration, of many instances."""
     data = [random_data(seed, num_inputs, num_patterns, gaussian) for seed in range(12)]
@@ -120,7 +140,7 @@ def test_small_committees_are_counted(num_inputs, num_patterns, num_units, gauss
     assert np.isfinite(found.magnetization[found.converged]).all()
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("sign", [slow(-1), 1])
 def test_ties_are_counted_as_positive(sign):
     """Of an even number of weights; all labels are alike."""
     errors = []
@@ -135,7 +155,8 @@ def test_ties_are_counted_as_positive(sign):
 
 
 @pytest.mark.parametrize(
-    ("num_inputs", "num_patterns", "gaussian"), [(13, 60, False), (16, 60, True), (51, 120, False)]
+    ("num_inputs", "num_patterns", "gaussian"),
+    [slow(13, 60, False), slow(16, 60, True), slow(51, 120, False)],
 )
 def test_an_impossible_entropy_has_not_converged(num_inputs, num_patterns, gaussian):
     """Far beyond capacity there are no weights: whatever the messages say, they do not say so."""
@@ -145,7 +166,7 @@ def test_an_impossible_entropy_has_not_converged(num_inputs, num_patterns, gauss
     assert not found.converged.any()
 
 
-@pytest.mark.parametrize("num_units", [1, 3])
+@pytest.mark.parametrize("num_units", [slow(1), 3])
 def test_contradictory_patterns_have_not_converged(num_units):
     x, y = random_data(0, 101, 3)
     x, y = jnp.concatenate([x, x[:1]]), jnp.append(y, -y[0])
@@ -161,7 +182,7 @@ def test_without_information_all_weights_count():
 
 @pytest.mark.parametrize(
     ("num_units", "num_inputs", "alpha", "gaussian"),
-    [(1, 501, 0.6, False), (3, 167, 0.5, True)],
+    [slow(1, 501, 0.6, False), (3, 167, 0.5, True)],
 )
 def test_reinforced_and_focusing_bp_solve_what_plain_bp_does_not(
     num_units, num_inputs, alpha, gaussian
@@ -214,15 +235,25 @@ def test_message_of_the_center():
     np.testing.assert_allclose(huge, [-1.5, 1.5], rtol=1e-6)
 
 
-def test_vmap_over_instances():
+def two_instances():
     x, y = (
         jnp.stack(parts) for parts in zip(*[random_data(s, 101, 40) for s in (0, 1)], strict=True)
     )
-    keys = jax.random.split(jax.random.key(2), 2)
+    return x, y, jax.random.split(jax.random.key(2), 2)
+
+
+@pytest.mark.slow
+def test_vmap_over_instances():
+    x, y, keys = two_instances()
     # Few iterations: rounding, which differs, grows later.
     solver = functools.partial(binary_reinforced_bp, max_iterations=10)
     together, alone = jax.vmap(solver)(x, y, keys), solver(x[1], y[1], keys[1])
     np.testing.assert_allclose(together.magnetization[1], alone.magnetization, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_vmap_over_instances_of_the_entropy():
+    x, y, keys = two_instances()
     together, alone = jax.vmap(binary_entropy)(x, y, keys), binary_entropy(x[1], y[1], keys[1])
     np.testing.assert_allclose(together.entropy[1], alone.entropy, atol=1e-6)
 
@@ -287,6 +318,7 @@ def test_bad_schedules_are_named():
         pseudo_reinforcement(2.5)
 
 
+@pytest.mark.slow
 def test_experiment_is_resumed_tabulated_and_drawn(tmp_path, monkeypatch):
     from experiments.studies.committee import binary as experiment
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from test_committee_amp import contradictory, degenerate, instance, log_fraction
+from fast import slow
+from test_committee_amp import degenerate, instance, log_fraction
+from test_committee_existence import contradictory
 
 from flatjax.committee._amp import amp
 from flatjax.committee._expectation_propagation import expectation_propagation
@@ -30,7 +32,7 @@ def test_both_spaces_agree():
         np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("overlap", [0.95, None])
+@pytest.mark.parametrize("overlap", [slow(0.95), None])
 def test_agrees_with_amp_on_independent_inputs(overlap):
     x, y, teacher = instance(1, 50, 100, 1)
     around = {} if overlap is None else {"reference": teacher, "overlap": overlap}
@@ -44,9 +46,9 @@ def test_agrees_with_amp_on_independent_inputs(overlap):
 SMALL = [
     (1, 20, 10, False, 0.7, 0.025),
     (1, 20, 10, False, 0.9, 0.03),
-    (3, 30, 20, False, 0.9, 0.025),
-    (9, 30, 30, False, 0.9, 0.025),
-    (3, 30, 20, True, 0.8, 0.06),
+    slow(3, 30, 20, False, 0.9, 0.025),
+    slow(9, 30, 30, False, 0.9, 0.025),
+    slow(3, 30, 20, True, 0.8, 0.06),
 ]
 
 

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from fast import slow
 
 from experiments.configs.committee import TASKS
 from experiments.report.store import OtherIdentityError
@@ -47,7 +48,7 @@ def test_patterns_are_divided_and_scaled():
         make_patterns(dataclasses.replace(DIGITS, num_train=500), 0)
 
 
-@pytest.mark.parametrize("algorithm", ["sgd", "rsgd", "esgd"])
+@pytest.mark.parametrize("algorithm", ["rsgd", slow("sgd"), slow("esgd")])
 def test_gradients_teach_a_committee(algorithm):
     learned, validation, _ = make_patterns(DIGITS, 0)
     replicas = 3 if algorithm == "rsgd" else 1
@@ -88,6 +89,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_study_goes_on_where_it_was(tmp_path, monkeypatch):
     run_study(make_study(seeds=(0,)), tmp_path, progress=False)
     tried = lines(tmp_path / "tuning.jsonl")

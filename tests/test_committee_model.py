@@ -84,6 +84,14 @@ def test_updates_keep_their_dtype():
     assert updates.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_norms_are_measured_in_single_precision(dtype):
+    """The square of 300 is infinite in float16."""
+    weights = jnp.full((1, 4), 300.0, dtype)
+    assert to_sphere(weights).dtype == dtype
+    np.testing.assert_array_equal(to_sphere(weights).astype(jnp.float32), 1)
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="num_units must be odd, got 4"):
         Committee(4)

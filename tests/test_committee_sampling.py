@@ -68,6 +68,7 @@ def test_direct_sampling_of_one_pattern_is_exact():
     np.testing.assert_allclose(found.phi, found.log_fraction / 10)
 
 
+@pytest.mark.slow
 def test_direct_sampling_is_uniform():
     """The mean number of errors, drawn by NumPy."""
     overlap, (x, y, reference) = 0.95, teacher_data(5, 9, num_inputs=60, num_patterns=30)
@@ -85,6 +86,18 @@ def test_direct_sampling_is_uniform():
     assert abs(found.energy - energy.mean()) < 4 * error
 
 
+def test_both_ways_agree_on_a_small_perceptron():
+    data = teacher_data(2, num_units=1, num_inputs=12, num_patterns=8)
+    found = sample_log_fraction(
+        jax.random.key(1), *data, overlap=OVERLAPS, num_steps=60, num_warmup=40
+    )
+    direct = direct_log_fraction(jax.random.key(3), *data, overlap=OVERLAPS, num_samples=20_000)
+    assert (direct.hits >= 10).all()
+    assert found.converged.all()
+    assert (z_score(direct, found) < LIMIT).all()
+
+
+@pytest.mark.slow
 def test_both_ways_agree_where_both_work(committee, sampled):
     """On correlated patterns with constant pixels."""
     direct = direct_log_fraction(
@@ -97,6 +110,7 @@ def test_both_ways_agree_where_both_work(committee, sampled):
         assert (z_score(direct, found)[enough] < LIMIT).all()
 
 
+@pytest.mark.slow
 def test_seeds_agree_beyond_direct_sampling():
     """Some 26 nats deep."""
     data = teacher_data(3, num_units=1, num_inputs=60, num_patterns=60)
@@ -115,6 +129,7 @@ def test_seeds_agree_beyond_direct_sampling():
         np.testing.assert_allclose(one.integrated, one.log_fraction, atol=0.4)
 
 
+@pytest.mark.slow
 def test_agrees_with_small_random_steps(committee, sampled):
     """An independent sampler, by Crank-Nicolson steps."""
     x, y, reference = committee
@@ -138,6 +153,7 @@ def test_agrees_with_small_random_steps(committee, sampled):
     assert (difference < LIMIT * error).all()
 
 
+@pytest.mark.slow
 def test_perceptron_with_a_teacher_against_replicas():
     phis = []
     for seed in range(6):
@@ -152,6 +168,7 @@ def test_perceptron_with_a_teacher_against_replicas():
     assert (np.abs(mean - theory) < 6.9 * sem).all()  # as above, 5 degrees of freedom
 
 
+@pytest.mark.slow
 def test_contradictory_labels_have_no_phi():
     x, y, reference = teacher_data(0, num_units=1, num_inputs=60, num_patterns=30)
     x, y = x.at[1].set(x[0]), y.at[1].set(-y[0])

@@ -1,6 +1,7 @@
 """Couplings that send less, or act later: against NumPy loops, and in compiled programs."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import devices
+from fast import only
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,7 +22,6 @@ RNG = np.random.default_rng(0)
 START = {name: RNG.normal(size=(4, *shape)) for name, shape in {"w": (2, 3), "b": (3,)}.items()}
 START = jax.tree.map(lambda leaf: leaf.astype(np.float32), START)
 MINIMA = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), START)
-MESH = flatjax.replica_mesh(4, jax.devices()[:4])
 
 
 # ------------------------------------------------------------------------------ the same in NumPy
@@ -90,7 +92,7 @@ def placed(form, place, **options):
     if place == "vmap":
         tx = coupled(form, axis_name="replica", **options)
         return jax.vmap(functools.partial(run, tx), axis_name="replica")
-    mesh = flatjax.replica_mesh(4, jax.devices()[: int(place)])
+    mesh = flatjax.replica_mesh(4, devices(int(place)))
     tx = coupled(form, axis_name="replica", replica_axis=0, **options)
     local = functools.partial(run, tx)
     return jax.shard_map(local, mesh=mesh, in_specs=P("replica"), out_specs=P("replica"))
@@ -104,9 +106,15 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("place", ["stack", "vmap", "4", "2"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("form", ["force", "pull"])
+PLACES = ["stack", "vmap", "4", "2"]
+FAST = [(form, way, "stack") for form in ("force", "pull") for way in WAYS]
+FAST += [("force", "int8_delayed", place) for place in PLACES] + [("pull", "bfloat16", "4")]
+
+
+@pytest.mark.parametrize(
+    ("form", "way", "place"),
+    only(FAST, itertools.product(["force", "pull"], WAYS, PLACES)),
+)
 def test_against_loops(form, way, place):
     options = WAYS[way] | {"communication_dtype": WAYS[way]["dtype"]}
     del options["dtype"]
@@ -122,6 +130,7 @@ displace = functools.partial(communication.displacement, replica_axis=0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.claim("docs/distributed.md", "sums to zero")
 def test_rounding_neither_moves_the_center_nor_parts_replicas(dtype):
     w = START["w"]
     np.testing.assert_allclose(displace(w, dtype=dtype).sum(axis=0), 0.0, atol=1e-6)
@@ -164,6 +173,7 @@ def spread_after(form, gamma, steps=150):
     return float(distance(params) / distance(START))
 
 
+@pytest.mark.claim("docs/distributed.md", "K gamma < 1")
 def test_stability_of_delayed_couplings():
     """The force up to learning_rate * gamma = 1, the pull always."""
     assert spread_after("force", 0.9 / RATE) < 1e-3
@@ -196,16 +206,16 @@ def test_what_is_sent(place, dtype, kind, period):
     tx = flatjax.couple_replicas(
         1.0, replica_axis=0, period=period, communication_dtype=dtype, **axes
     )
-    state = jax.eval_shape(tx.init, START)
+    mesh, state = flatjax.replica_mesh(4, devices(4)), jax.eval_shape(tx.init, START)
     specs = jax.tree.map(lambda leaf: P("replica") if leaf.ndim else P(), (START, state))
 
     def step(params, state):
         return tx.update(jax.tree.map(jnp.tanh, params), state, params)
 
     if place == "shard_map":
-        step = jax.shard_map(step, mesh=MESH, in_specs=specs, out_specs=specs)
-    shardings = jax.tree.map(lambda spec: NamedSharding(MESH, spec), specs)
-    with jax.set_mesh(MESH):
+        step = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=specs)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    with jax.set_mesh(mesh):
         step = jax.jit(step, in_shardings=shardings, out_shardings=shardings)
         arrays = sent_in(step.lower(START, state).compile().as_text())
     assert sum(size for found, size in arrays if found == kind) >= 4 * (6 + 3)

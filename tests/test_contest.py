@@ -1,149 +1,169 @@
-"""The contest: fair candidates, paired statistics, resumed where it was stopped."""
+"""The second contest: its runs are recorded, continued, refused where they belong elsewhere."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
-import scipy.stats
 
-from experiments.configs.contest import SMALL, STUDY
+from experiments import __main__ as command_line
+from experiments.configs import ladder
+from experiments.configs.contest import LENGTHS, SMALL, STUDY
 from experiments.engine.config import TrainConfig
+from experiments.engine.train import train
 from experiments.report import store
-from experiments.report.statistics import holm
-from experiments.studies.contest import report, run
-from experiments.studies.contest.description import Contest
+from experiments.studies.contest import run
+from experiments.studies.contest.description import Contestant
+from experiments.studies.contest.report import read_contest, report
+from experiments.studies.spaces import Choice
 
-TINY = Contest(
-    base=TrainConfig(
+RATE = {"learning_rate": (0.02, 0.3)}
+TINY = dataclasses.replace(
+    STUDY,
+    base=TrainConfig.of(
         dataset="digits",
         batch_size=32,
         train_size=100,
-        epochs=2,
         validation=0.2,
-        sigmas=(0.3,),
-        local_energy_samples=2,
-        local_energy_examples=50,
+        model_options=("hidden=(8,)",),
     ),
-    settings={"MLP, 20% noise": {"label_noise": 0.2}, "MLP, clean": {}},
-    spaces={"sgd": {"learning_rate": (0.01, 1.0)}, "swa": {"learning_rate": (0.01, 1.0)}},
+    settings={"MLP": {"model": "mlp", "epochs": 2}},
+    lengths={"MLP": 2},
+    contestants={
+        "sgd": Contestant({"algorithm": "sgd"}, RATE),
+        "esgd": Contestant(
+            {"algorithm": "esgd"}, RATE | {"gamma": (0.1, 10.0), "inner_steps": Choice((2, 3))}
+        ),
+    },
     trials=2,
-    tuning_seeds=(0,),
-    test_seeds=(10, 11),
-    sigma=0.3,
+    rounds=((2, 1), (1, 2)),
+    extensions=0,
+    test_seeds={"mlp": 2},
+    outcomes=dataclasses.replace(STUDY.outcomes, noise_samples=2, examples=50, watched=2),
 )
 
 
-def test_it_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    one = dataclasses.replace(TINY, settings={"MLP, 20% noise": {"label_noise": 0.2}})
-    results = run.run_contest(one, tmp_path, progress=False)
-    path = tmp_path / "mlp-20-noise" / "swa"
-    tuning = json.loads((path / "tuning.json").read_text())["value"]
-    errors = [row["validation_error"][0] for row in tuning]
-    assert errors == sorted(errors)
-    found = results["MLP, 20% noise"]["swa"]
-    assert found["settings"] == tuning[0]["settings"]
-    assert [run["seed"] for run in found["runs"]] == [10, 11]
-
-    text = report.report(one, results, tmp_path)
-    assert "swa" in text
-    assert (tmp_path / "contest.png").stat().st_size > 1000
-    # A contest of more trials, or of more epochs, is another one.
-    for change in ({"trials": 3}, {"base": dataclasses.replace(TINY.base, epochs=3)}):
-        other = dataclasses.replace(one, **change)
-        field = "candidates" if "trials" in change else r"config\.epochs: wanted 3, found 2"
-        with pytest.raises(store.OtherIdentityError, match=rf"sgd/tuning\.json .*{field}"):
-            run.read_contest(other, tmp_path)
-        with pytest.raises(store.OtherIdentityError, match=field):
-            run.run_contest(other, tmp_path, progress=False)
-    # Nothing is left to do but what is missing.
-    assert run.read_contest(TINY, tmp_path) == results
-    monkeypatch.setattr(run, "_tune", None)
-    (path / "test.json").unlink()
-    assert run.run_contest(one, tmp_path, progress=False) == results
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("contest")
+    run.run_contest(TINY, out, progress=False)
+    return out
 
 
-def fake(errors):
-    runs = [
-        {
-            "seed": seed,
-            "test_error": error,
-            "train_error": 1.0,
-            "sigma": [0.3],
-            "local_energy": [2.0],
-        }
-        for seed, error in enumerate(errors)
+def lines(out, name):
+    return store.read_lines(run.path_of(out, "MLP", name))
+
+
+def test_all_rounds_and_the_test_are_recorded(done):
+    for name in TINY.contestants:
+        records = lines(done, name)
+        keys = [(r["part"], r["candidate"], r["seed"]) for r in records]
+        chosen = keys[-1][1]
+        assert sorted(keys[:2]) == [("validation", 0, 0), ("validation", 1, 0)]
+        assert keys[2:] == [
+            ("validation", chosen, 1),
+            ("test", chosen, 1000),
+            ("test", chosen, 1001),
+        ]
+        errors = {r["candidate"]: r["validation_error"] for r in records[:2]}
+        assert errors[chosen] == min(errors.values())
+        for record in records:
+            assert record["settings"] == TINY.candidates(name)[record["candidate"]]
+            assert record["config"]["epochs"] == 4
+            assert record["data"]
+    esgd = lines(done, "esgd")
+    assert {r["settings"]["inner_steps"] for r in esgd[:2]} == {2, 3}  # two programs
+
+
+def test_outcomes_are_those_of_the_model(done):
+    """SGD is trained with an average of its weights along it, which must not change it."""
+    *_, record, _ = lines(done, "sgd")
+    seeds = {"seed": 1000, "data_seed": 1000}
+    config = TINY.config("MLP", "sgd", "test").changed(**record["settings"], **seeds)
+    expected = train(config, progress=False, evaluate_epochs=False)
+    assert record["test_error"] == pytest.approx(expected["test_error"], abs=1e-3)
+    assert record["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-4)
+    assert record["scaled_loss"] <= record["test_loss"] + 0.05
+    assert record["besides"]["ema"]["test_loss"] != record["test_loss"]
+    assert record["besides"]["stopped early"]["stopped_at"] in (0.5, 1.0)
+    assert len(record["local_energy"]) == len(TINY.outcomes.sigmas)
+    rises = record["rises"]
+    assert {"3 bits, channel", "4 bits, clipped", "90% pruned"} < set(rises)
+    assert rises["3 bits, tensor"]["loss"] != rises["3 bits, clipped"]["loss"]
+    assert "besides" not in lines(done, "esgd")[-1]
+
+
+def test_nothing_is_run_twice(done, monkeypatch):
+    before = {name: lines(done, name) for name in TINY.contestants}
+    monkeypatch.setattr(run, "train_in_units", None)
+    run.run_contest(TINY, done, progress=False)
+    assert {name: lines(done, name) for name in TINY.contestants} == before
+
+
+def test_it_continues_from_what_is_there(done, tmp_path):
+    """Cut in the middle of a line of the test, the rest is run and comes out the same."""
+    source, path = (run.path_of(out, "MLP", "esgd") for out in (done, tmp_path))
+    path.parent.mkdir(parents=True)
+    content = source.read_text().splitlines(keepends=True)
+    path.write_text("".join(content[:-1]) + content[-1][:50])
+    only = dataclasses.replace(TINY, contestants={"esgd": TINY.contestants["esgd"]})
+    run.run_contest(only, tmp_path, progress=False)
+    for one, other in zip(lines(done, "esgd"), lines(tmp_path, "esgd"), strict=True):
+        assert one["settings"] == other["settings"]
+        for name in ("test_error", "test_loss", "validation_error", "scaled_loss"):
+            assert one.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-5)
+
+
+def test_records_of_another_contest_are_refused(done):
+    base = TINY.base.changed(momentum=0.5)
+    slower = {"sgd": Contestant({"algorithm": "sgd"}, {"learning_rate": (0.01, 0.1)})}
+    more = dataclasses.replace(TINY, lengths={"MLP": 3})
+    for other, field in (
+        (dataclasses.replace(TINY, base=base), r"config\.momentum: wanted 0\.5"),
+        (dataclasses.replace(TINY, contestants=slower), r"settings\.learning_rate"),
+        (more, r"config\.epochs: wanted 6\.0, found 4\.0"),
+    ):
+        with pytest.raises(store.OtherIdentityError, match=rf"line 1 belongs to .*{field}"):
+            run.read_records(other, "MLP", "sgd", done)
+
+
+def test_it_reports(done):
+    text = report(TINY, read_contest(TINY, done), done)
+    assert "| MLP     | esgd      | sgd | test error" in text
+    assert "sgd, stopped early" in text
+    assert "learning rate" in text
+    assert (done / "map.png").stat().st_size > 5000
+    assert store.read_json(done / "contest.json")["least_detectable"]["MLP"] >= 0
+
+
+def test_settings_without_a_length_are_refused_by_name(tmp_path, capsys):
+    unknown = [label for label in STUDY.settings if label not in LENGTHS]
+    assert set(LENGTHS) <= set(ladder.SETTINGS)
+    assert all(length in ladder.STUDY.lengths for length in LENGTHS.values())
+    for label in unknown[:1]:
+        arguments = ["contest", "--settings", label, "--out", str(tmp_path / "none")]
+        assert command_line.main(arguments) == 1
+        assert f"got ['{label}']" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_protocol_is_the_one_that_was_fixed():
+    assert len(STUDY.settings) * len(STUDY.primary) == 20
+    assert set(STUDY.contestants) == {"sgd", "sam", "swa", "rsgd", "esgd"}
+    assert STUDY.rounds == ((16, 2), (5, 5), (2, 10))
+    assert min(STUDY.seeds_of_test("MLP, 2k, clean")) == 1000
+    assert [
+        len(STUDY.seeds_of_test(one)) for one in ("MLP, 2k, clean", "conv net, 500, clean")
+    ] == [
+        40,
+        20,
     ]
-    return {"settings": {}, "gradient_evaluations": 1, "runs": runs}
-
-
-def test_statistics_are_paired_and_corrected():
-    rng = np.random.default_rng(0)
-    sgd = rng.normal(20, 3, 10)
-    better, same = sgd - 0.5 + rng.normal(0, 0.2, 10), sgd + rng.normal(0, 0.2, 10)
-    results = {"a": {"sgd": fake(sgd), "esgd": fake(better), "rsgd": fake(same)}}
-    _, first, second = report.summarize(TINY, results)
-    test = scipy.stats.ttest_1samp(better - sgd, 0)
-    assert first["p"] == pytest.approx(test.pvalue)
-    assert first["p_holm"] == pytest.approx(2 * test.pvalue)
-    assert first["interval"] == pytest.approx(list(test.confidence_interval()), abs=1e-4)
-    assert first["difference"] == pytest.approx(np.mean(better - sgd), abs=1e-4)
-    assert first["p_holm"] < 0.01 < second["p_holm"]
-
-
-def test_variants_are_compared_with_sam_too_and_corrected_among_themselves():
-    rng = np.random.default_rng(0)
-    sgd = rng.normal(20, 3, 10)
-    sam, esgd, pull = (sgd + shift + rng.normal(0, 0.2, 10) for shift in (-0.5, -0.1, -0.7))
-    errors = {"sgd": sgd, "sam": sam, "esgd": esgd, "rsgd, pull": pull}
-    results = {"a": {name: fake(values) for name, values in errors.items()}}
-    variants = {"rsgd, pull": {"algorithm": "rsgd", "decoupled": True}}
-    found = report.summarize(
-        dataclasses.replace(TINY, variants=variants, against=("sam",)), results
-    )
-    rows = {row["algorithm"]: row for row in found}
-    assert rows["rsgd, pull"]["base"] == "rsgd"
-    assert rows["rsgd, pull"]["p_holm"] == rows["rsgd, pull"]["p"]  # alone in its family
-    assert rows["sam"]["p_holm"] == pytest.approx(2 * rows["sam"]["p"])
-    test = scipy.stats.ttest_1samp(pull - sam, 0).confidence_interval()
-    expected = [np.mean(pull - sam), *test]
-    assert rows["rsgd, pull"]["against"]["sam"] == pytest.approx(expected, abs=1e-4)
-    assert rows["sam"]["against"] == {}
-    assert "to sam" in report.table(found, 0.3)
-
-
-def test_more_trials_hold_the_fewer():
-    more = dataclasses.replace(TINY, trials_of={"sgd": 7})
-    assert more.candidates("sgd")[: TINY.trials] == TINY.candidates("sgd")
-    assert len(more.candidates("sgd")) == 7
-
-
-def test_holm_rejects_what_the_procedure_rejects():
-    p = np.array([0.011, 0.02, 0.3, 0.012, 0.5])
-    corrected = holm(p)
-    # Step down: the smallest against 5 tests, the next against 4, ...
-    level, rejected = 0.05, np.zeros(5, bool)
-    for rank, index in enumerate(np.argsort(p)):
-        if p[index] > level / (5 - rank):
-            break
-        rejected[index] = True
-    np.testing.assert_array_equal(corrected <= level, rejected)
-    assert np.all(corrected >= p)
-
-
-def test_all_algorithms_have_the_same_number_of_trials():
-    assert set(STUDY.variants) < set(STUDY.spaces)
-    assert set(SMALL.spaces) == set(STUDY.spaces) - set(STUDY.variants)
-    assert not set(STUDY.tuning_seeds) & set(STUDY.test_seeds)
-    for algorithm, space in STUDY.spaces.items():
-        candidates = STUDY.candidates(algorithm)
-        assert len(candidates) == (48 if algorithm == "sgd, 48 trials" else STUDY.trials)
-        assert candidates == STUDY.candidates(algorithm)
-        for name, (low, high) in space.items():
-            values = np.log([candidate[name] for candidate in candidates])
-            assert np.log(low) <= values.min() <= values.max() <= np.log(high)
-            # Spread over the whole range, not clumped.
-            assert np.ptp(values) > 0.7 * np.log(high / low)
-        for setting in STUDY.settings:
-            config = STUDY.config(setting, algorithm, "test")
-            assert config.algorithm == STUDY.algorithm_of(algorithm)
+    assert set(SMALL.settings) < set(STUDY.settings)
+    for name, contestant in STUDY.contestants.items():
+        assert contestant.algorithm == name
+        for field, part in contestant.space.items():
+            values = [candidate[field] for candidate in STUDY.candidates(name)]
+            if isinstance(part, Choice):
+                assert set(values) == set(part.values)
+            else:
+                spread = np.ptp(np.log(values)) / np.log(part[1] / part[0])
+                assert 0.7 < spread < 1

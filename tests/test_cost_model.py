@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import devices
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -187,12 +188,13 @@ DTYPES = {"f32": np.float32, "u16": np.uint16, "s8": np.int8}
 
 
 @pytest.mark.parametrize("name", [name for name in PLANS if name != "sgd"])
+@pytest.mark.claim("docs/scale.md", "compiles the transformations on virtual devices")
 def test_couplings_send_what_is_counted(name):
     """The updates of the transformations alone, on a mesh of virtual devices."""
     plan = PLANS[name]
     tx = transformation(plan)
     mesh = Mesh(
-        np.array(jax.devices()[: plan.devices]).reshape(plan.replica, plan.data),
+        np.array(devices(plan.devices)).reshape(plan.replica, plan.data),
         ("replica", "data"),
     )
     spec = P("replica", "data") if plan.sharded else P("replica")
@@ -213,7 +215,7 @@ def test_couplings_send_what_is_counted(name):
 def test_gradients_send_what_is_counted():
     """Of a replica on eight devices; the loss is not asked for."""
     plan = Plan("sgd", data=8)
-    mesh = Mesh(np.array(jax.devices()), ("data",))
+    mesh = Mesh(np.array(devices(8)), ("data",))
     loss = lambda w, x: jnp.mean(jnp.tanh(x @ w))
     shardings = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     gradient = jax.jit(jax.grad(loss), in_shardings=shardings, out_shardings=shardings[0])
@@ -225,6 +227,7 @@ def test_gradients_send_what_is_counted():
 # ------------------------------------------------------------------------------------ the report
 
 
+@pytest.mark.claim("docs/scale.md", "cost-model")
 def test_the_document_says_what_the_command_prints(tmp_path, capsys):
     assert command_line.main(["cost-model", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out

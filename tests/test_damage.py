@@ -1,8 +1,14 @@
-"""The harness that damages files: it sees what is silent, and finds nothing silent in the store."""
+"""The harness that damages files: it sees what is silent, continues, and its table is the docs'."""
 
+import pathlib
 import random
 
-from experiments import damage
+import pytest
+
+from experiments.damage import attempts, damages, files
+from experiments.report import store
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def fail(message):
@@ -10,27 +16,67 @@ def fail(message):
 
 
 def test_outcomes(tmp_path):
-    assert damage._outcome(lambda: 1, 1, tmp_path) == "harmless"
-    assert damage._outcome(lambda: 2, 1, tmp_path) == "silent"
-    assert damage._outcome(lambda: fail(f"{tmp_path}/x is damaged"), 1, tmp_path) == "detected"
-    assert damage._outcome(lambda: fail("something is damaged"), 1, tmp_path) == "unnamed"
+    assert attempts.outcome(lambda: 1, 1, tmp_path) == "harmless"
+    assert attempts.outcome(lambda: 2, 1, tmp_path) == "silent"
+    named = lambda: fail(f"{tmp_path}/x is damaged")
+    assert attempts.outcome(named, 1, tmp_path) == "detected"
+    assert attempts.outcome(lambda: fail("x is damaged"), 1, tmp_path) == "unnamed"
 
 
-def test_files_are_restored_after_each_try(tmp_path):
+@pytest.mark.parametrize("kind", damages.DAMAGES)
+def test_damages(kind, tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(bytes(range(100)))
-    kinds = []
-    for kind in damage.Damage()._damages(path, random.Random(0), 10):
-        assert path.read_bytes() != bytes(range(100))
-        kinds.append(kind)
-    assert path.read_bytes() == bytes(range(100))
-    assert kinds == ["flipped bit"] * 10 + ["cut short"] * 2
+    good = bytes(range(100))
+    path.write_bytes(good)
+    damages.DAMAGES[kind](path, random.Random(0))
+    if kind == "flipped bit":
+        pairs = zip(good, path.read_bytes(), strict=True)
+        assert sum((a ^ b).bit_count() for a, b in pairs) == 1
+    elif kind == "cut short":
+        assert good.startswith(path.read_bytes())
+        assert path.stat().st_size < 100
+    else:
+        assert not path.exists()
 
 
-def test_caches_and_records_are_never_wrong(tmp_path):
-    rows = {}
-    damage.Damage(tries=40)._damage_caches(tmp_path / "caches", random.Random(0), rows)
-    assert len(rows) == 5
-    for counts in rows.values():
-        assert counts["silent"] == counts["unnamed"] == 0
-    assert rows["cached value", "flipped bit"]["detected"] >= 35
+def test_rows_continue_from_what_is_complete(tmp_path):
+    made = []
+
+    def row(name, fails=False):
+        def tries(draw, number):
+            if fails:
+                raise KeyboardInterrupt
+            made.append((name, draw.random()))
+            yield from ["detected"] * (number - 1) + ["silent"]
+
+        return attempts.Row(name, "flipped bit", 3, tries)
+
+    path = tmp_path / "damage" / "damage.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        list(attempts.run_rows([row("a"), row("b", fails=True)], path, seed=0))
+    first, second = attempts.run_rows([row("a"), row("b")], path, seed=0)
+    assert [name for name, _ in made] == ["a", "b"]
+    assert made[0][1] != made[1][1]
+    assert first | {"files": "b"} == second
+    assert (first["tries"], first["detected"], first["silent"]) == (3, 2, 1)
+    assert attempts.is_bad(first)
+    with pytest.raises(store.OtherIdentityError, match="seed: wanted 1, found 0"):
+        list(attempts.run_rows([row("a")], path, seed=1))
+
+
+def test_single_files_are_never_wrong(tmp_path):
+    rows = [row for row in files.rows(tmp_path, 20) if "MNIST" not in row.files]
+    assert len(rows) == 13
+    for row in rows:
+        outcomes = list(row.attempts(random.Random(0), row.tries))
+        assert len(outcomes) == row.tries
+        assert {"silent", "unnamed"}.isdisjoint(outcomes), row
+        if (row.files, row.damage) == ("cached value", "flipped bit"):
+            assert outcomes.count("detected") >= 15
+
+
+def test_the_table_of_the_documentation_is_the_recorded_one():
+    records = store.read_lines(store.RESULTS / "damage" / "damage.jsonl", must_be_sealed=True)
+    page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    assert attempts.table(records) in page
+    assert not any(map(attempts.is_bad, records))

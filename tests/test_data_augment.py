@@ -1,9 +1,12 @@
 """Augmentations against plain NumPy: every outcome is allowed, and all allowed ones come up."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import only, slow
 
 from flatjax.data import compose, cutout, random_crop, random_flip
 
@@ -76,10 +79,10 @@ def frequencies(augmented, images, outcomes_of):
     [
         (random_flip, flips),
         (random_crop(padding=1), lambda image: crops(image, 1)),
-        (random_crop(padding=2), lambda image: crops(image, 2)),
+        slow(random_crop(padding=2), lambda image: crops(image, 2)),
         (random_crop(padding=0), lambda image: crops(image, 0)),
-        (cutout(size=1), lambda image: cutouts(image, 1)),
-        (cutout(size=2), lambda image: cutouts(image, 2)),
+        slow(cutout(size=1), lambda image: cutouts(image, 1)),
+        slow(cutout(size=2), lambda image: cutouts(image, 2)),
         (cutout(size=3), lambda image: cutouts(image, 3)),
     ],
 )
@@ -105,9 +108,14 @@ def test_a_cutout_may_be_as_large_as_the_image_and_larger():
     assert not np.any(cutout(12)(KEY, images))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32, jnp.bfloat16])
-def test_shape_and_dtype_are_kept_and_jit_changes_nothing(name, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    only(
+        [("float32", "cutout"), ("bfloat16", "random_crop"), ("uint8", "random_flip")],
+        itertools.product(["uint8", "float32", "bfloat16"], AUGMENTATIONS),
+    ),
+)
+def test_shape_and_dtype_are_kept_and_jit_changes_nothing(dtype, name):
     augment = AUGMENTATIONS[name]
     images = jnp.asarray(make_images(7), dtype)
     result = augment(KEY, images)
@@ -117,7 +125,7 @@ def test_shape_and_dtype_are_kept_and_jit_changes_nothing(name, dtype):
     np.testing.assert_array_equal(augment(KEY, make_images(7)), result.astype(jnp.uint8))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", only(["random_crop"], AUGMENTATIONS))
 def test_vmap_over_replicas_is_a_loop_over_replicas(name):
     augment = AUGMENTATIONS[name]
     images = make_images(12).reshape(3, 4, 6, 5, 2)
@@ -127,7 +135,7 @@ def test_vmap_over_replicas_is_a_loop_over_replicas(name):
         np.testing.assert_array_equal(together[replica], augment(keys[replica], images[replica]))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", only(["compose"], AUGMENTATIONS))
 def test_replicas_have_their_own_draws_of_the_same_images(name):
     images = np.stack([make_images(30)] * 3)
     results = np.asarray(jax.vmap(AUGMENTATIONS[name])(jax.random.split(KEY, 3), images))

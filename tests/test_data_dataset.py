@@ -37,7 +37,7 @@ LABEL = np.zeros(3, np.int32)
 @pytest.mark.parametrize(
     ("image", "label", "error", "message"),
     [
-        (IMAGE.astype(np.float32), LABEL, TypeError, r"image .* uint8, got float32\(3, 8, 8, 1\)"),
+        (IMAGE.astype(float), LABEL, TypeError, r"uint8 or float32, got float64\(3, 8, 8, 1\)"),
         (IMAGE, LABEL.astype(np.int64), TypeError, r"label .* int32, got int64\(3,\)"),
         (jnp.asarray(IMAGE), LABEL, TypeError, "image must be a NumPy array"),
         (IMAGE, [0, 1, 2], TypeError, "label .* got list"),

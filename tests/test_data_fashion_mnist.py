@@ -333,6 +333,7 @@ def test_registered_checksums_are_those_of_the_upstream_files(monkeypatch, tmp_p
 
 
 @with_debian_package
+@pytest.mark.slow
 def test_real_fashion_mnist(monkeypatch, tmp_path):
     monkeypatch.delenv("FLATJAX_FASHION_MNIST", raising=False)
     dataset = load("fashion_mnist", data_dir=tmp_path)

@@ -4,8 +4,7 @@ import pathlib
 import re
 import types
 
-import jax
-import jax.numpy as jnp
+import pytest
 
 import flatjax
 
@@ -20,7 +19,7 @@ def test_the_reference_is_complete():
     is_module = lambda name: isinstance(getattr(flatjax, name), types.ModuleType)
     assert sorted(documented) == sorted(name for name in flatjax.__all__ if not is_module(name))
     index = (ROOT / "docs" / "api" / "index.md").read_text()
-    for name in (*PACKAGES, "communication", "schedules"):
+    for name in (*PACKAGES, "calibration", "communication", "schedules"):
         assert f"({name}.md)" in index
         page = (ROOT / "docs" / "api" / f"{name}.md").read_text()
         assert f".. automodule:: flatjax.{name}\n   :members:" in page
@@ -43,20 +42,21 @@ def examples(page):
     return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-def test_the_examples_of_the_quickstart_run_and_learn():
-    target = jnp.array([1.0, -2.0])
-    loss = lambda params, batch: jnp.mean(jnp.sum((params["w"] - target * batch) ** 2, axis=-1))
-    init_fn = lambda key: {"w": jax.random.normal(key, (2,))}
-    steps = 150
-    namespace = {"init_fn": init_fn, "loss": loss, "steps": steps}
-    replicated, entropic, measured = examples("quickstart")
-    namespace["data"] = [jnp.ones((3, 4, 1))] * steps
-    exec(replicated, namespace)
-    assert loss(namespace["params"], jnp.ones((1, 1))) < 1e-2
-    namespace |= {"params": init_fn(jax.random.key(1)), "data": [jnp.ones((4, 1))] * steps}
-    exec(entropic, namespace)
-    assert loss(namespace["params"], jnp.ones((1, 1))) < 1e-2
-    namespace["eval_fn"] = lambda params, batch: {"error": loss(params, batch), "count": 1}
-    namespace["batches"] = [jnp.ones((4, 1))]
-    exec(measured, namespace)
+def test_the_programs_of_the_quickstart_run_and_learn(capsys):
+    namespace = {}
+    for program in examples("quickstart"):
+        exec(program, namespace)
+    printed = capsys.readouterr().out
+    errors = [float(error) for error in re.findall(r"test error (\S+)", printed)]
+    assert len(errors) == 2
+    assert max(errors) < 0.09
     assert namespace["found"].mean["error"].shape == (2,)
+    assert "Entropy-SGD" in printed
+
+
+@pytest.mark.claim("docs/diloco.md", "It prints a loss below 0.01")
+def test_the_example_of_diloco_runs_and_learns(capsys):
+    (program,) = examples("diloco")
+    program = program.replace('jax.config.update("jax_num_cpu_devices", 8)', "")
+    exec(program, {})
+    assert float(capsys.readouterr().out.split()[-1]) < 0.01

@@ -17,10 +17,10 @@ ESGD = {"inner_steps": 4, "noise_scale": 0.0}
 def train(tx, params=PARAMS, steps=6):
     """The parameters and the state after some steps: in the middle of the second loop."""
     tx = optax.with_extra_args_support(tx)
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(steps):
         grads = jax.tree.map(lambda w: 0.3 * w, params)
-        updates, state = tx.update(grads, state, params)
+        updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 
@@ -163,8 +163,9 @@ def test_replaced_parameters_stay_where_they_are_put(name):
     assert_trees_all_equal(flatjax.eval_params(state, NEW), NEW)
     params = NEW
     decay = lambda params: jax.tree.map(lambda w: -5e-4 * w, params)  # undoes the weight decay
+    update = jax.jit(tx.update)
     for _ in range(8):
-        updates, state = tx.update(decay(params), state, params)
+        updates, state = update(decay(params), state, params)
         params = optax.apply_updates(params, updates)
     close = lambda w, new: np.testing.assert_allclose(w, new, rtol=5e-3)
     jax.tree.map(close, flatjax.eval_params(state, params), NEW)

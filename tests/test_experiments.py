@@ -1,132 +1,141 @@
 """The training loop, its files on disk and the command line, on small pieces of digits."""
 
-import dataclasses
 import json
 import random
 import subprocess
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import only, slow
 
 import flatjax
 from experiments import __main__ as command_line
 from experiments import faults
 from experiments.configs.comparisons import study_of
-from experiments.engine import evaluate
+from experiments.engine import evaluate, steps
 from experiments.engine.algorithms import ALGORITHMS
 from experiments.engine.config import TrainConfig
+from experiments.engine.loop import TrainingDivergedError
+from experiments.engine.plan import hyper_of, make_plan
 from experiments.engine.run_directory import RunDirectory
+from experiments.engine.task import make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer, TrainingDivergedError
 from experiments.report import store
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.run import compare
+from runs import changed, started
 
-SMALL = TrainConfig(
+SMALL = TrainConfig.of(
     train_size=200,
     batch_size=40,
     epochs=6,
     replicas=2,
-    inner_steps=2,
     gamma=0.01,
-    replica_gamma=0.01,
     sigmas=(0.1,),
     local_energy_samples=2,
     local_energy_examples=100,
 )
 
+# Settings of the algorithms that have them.
+OWN = {"replicas": 2, "inner_steps": 2, "gamma": 0.01, "replica_gamma": 0.01, "ema_decay": 0.9}
 NORMED = {"model": "small_convnet", "model_options": ("batch_norm=True",)}
 
 
 def replace(config=SMALL, **changes):
-    return dataclasses.replace(config, **changes)
+    return changed(config, OWN, **changes)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", only(["rsgd", "swa"], ALGORITHMS))
 def test_every_algorithm_spends_its_budget_and_learns(algorithm):
-    trainer = Trainer(replace(algorithm=algorithm, epochs=24, learning_rate=0.1, ema_decay=0.9))
-    result = train(trainer, progress=False)
+    config = replace(algorithm=algorithm, epochs=24, learning_rate=0.1)
+    result = train(config, progress=False)
     assert result["gradient_evaluations"] == 24 * 5
     assert result["history"][-1]["gradients"] == 24 * 5
     assert result["test_error"] < 45  # chance is 90
-    assert len(result["replica_test_errors"]) == trainer.config.num_replicas
+    assert len(result["replica_test_errors"]) == config.num_replicas
     assert json.loads(json.dumps(result)) == result
 
 
 def test_equal_budgets_whatever_the_number_of_replicas():
-    budgets = {
-        y: Trainer(replace(algorithm="rsgd", replicas=y, epochs=6)).gradient_evaluations
-        for y in (1, 2, 3)
-    }
-    assert set(budgets.values()) == {30}
+    task = make_task(SMALL)
+    configs = [replace(algorithm="rsgd", replicas=y) for y in (1, 2, 3)]
+    assert {make_plan(config, task).gradient_evaluations for config in configs} == {30}
 
 
-@pytest.mark.parametrize("gamma_0", [None, 0.01])
+@pytest.mark.parametrize("gamma_0", [slow(None), 0.01])
 def test_the_recorded_coupling_is_that_of_the_schedule(gamma_0):
-    trainer = Trainer(replace(algorithm="rsgd", gamma=gamma_0))
-    history = train(trainer, progress=False)["history"]
+    config = replace(algorithm="rsgd", gamma=gamma_0)
+    task = make_task(config)
+    plan = make_plan(config, task)
+    history = train(config, task, progress=False)["history"]
     if gamma_0 is None:
-        state = trainer.init_state(0)
+        state = steps.init_state(plan, hyper_of(config), 0)
         distance = flatjax.replica_distance(state.params, replica_axis=0)
-        order = trainer.epoch_order(0, 0)
-        batch = trainer.task.batch(trainer.task.device_train, order[0], jax.random.key(0))
-        loss = jax.vmap(trainer.task.loss)(state.params, state.batch_stats, batch)[0].mean()
-        gamma_0 = float(loss / (0.5 * distance))
-    total = trainer.total_steps
+        draw = steps.draw_epoch(plan, 0, 0)
+        batch = steps.take_batch(plan, task.device_train, draw, state.step)
+        loss, _ = jax.vmap(task.objective.loss)(state.params, state.batch_stats, batch)
+        gamma_0 = float(loss.mean() / (0.5 * distance))
+    total = plan.total_steps
     for record in history:
         expected = gamma_0 * 1e4 ** ((record["step"] - 1) / total)
         np.testing.assert_allclose(record["gamma"], expected, rtol=1e-4)
 
 
 def test_every_example_is_seen_once_an_epoch_by_each_replica():
-    trainer = Trainer(replace(algorithm="rsgd"))
-    order = np.asarray(trainer.epoch_order(0, 1))
+    config = replace(algorithm="rsgd")
+    order = np.asarray(steps.draw_epoch(make_plan(config, make_task(config)), 0, 1).order)
     for replica in range(2):
         assert sorted(order[:, replica].ravel()) == list(range(200))
     assert not np.array_equal(order[:, 0], order[:, 1])
 
 
-@pytest.mark.parametrize("algorithm", ["sam", "rsam", "esam"])
+@pytest.mark.parametrize("algorithm", [slow("sam"), slow("rsam"), "esam"])
 def test_sam_takes_both_gradients_on_one_batch(algorithm):
-    options = {"schedule": "constant", "gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
-    config = replace(algorithm=algorithm, **options)
-    trainer = Trainer(config)
-    task, state = trainer.task, trainer.init_state(0)
-    batches = task.batch(task.device_train, trainer.epoch_order(0, 0)[0], jax.random.key(0))
+    own = OWN | {"gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
+    config = changed(SMALL, own, algorithm=algorithm, schedule="constant")
+    gamma = getattr(config.algorithm, "gamma", 0.0)
+    run = started(config)
+    objective, params = run.task.objective, jax.tree.map(jnp.copy, run.state.params)
+    draw = steps.draw_epoch(run.plan, 0, 0)
+    batches = steps.take_batch(run.plan, run.task.device_train, draw, 0)
 
     def step(w, center, batch):
         """Of one replica. Coupling and decay act from where it was, not from where it looked."""
-        gradient = jax.grad(lambda params: task.loss(params, {}, batch)[0])
+        gradient = jax.grad(lambda params: objective.loss(params, {}, batch)[0])
         g = gradient(w)
-        radius = config.sam_rho / optax.tree.norm(g)
+        radius = config.algorithm.sam_rho / optax.tree.norm(g)
         g = gradient(jax.tree.map(lambda w, g: w + radius * g, w, g))
-        eta = config.learning_rate * (1 + config.momentum)  # the first step of Nesterov's
-        decay = config.weight_decay
+        eta = config.optimizer.learning_rate * (
+            1 + config.optimizer.momentum
+        )  # the first step of Nesterov's
+        decay = config.optimizer.weight_decay
         return jax.tree.map(
-            lambda w, g, c: w - eta * (g + config.gamma * (w - c) + decay * w), w, g, center
+            lambda w, g, c: w - eta * (g + gamma * (w - c) + decay * w), w, g, center
         )
 
     # A single replica is its own center.
-    center = jax.tree.map(lambda leaf: leaf.mean(0), state.params)
-    expected = jax.vmap(step, in_axes=(0, None, 0))(state.params, center, batches)
-    after, _ = trainer.train_epoch(state, 0, 2)
-    np.testing.assert_allclose(_flat(after.params), _flat(expected), atol=1e-6)
+    center = jax.tree.map(lambda leaf: leaf.mean(0), params)
+    expected = jax.vmap(step, in_axes=(0, None, 0))(params, center, batches)
+    run.take_steps(2)
+    np.testing.assert_allclose(_flat(run.state.params), _flat(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("algorithm", ["rsgd", "esgd"])
+@pytest.mark.slow
 def test_the_final_model_has_batch_statistics_of_its_own(algorithm):
     config = replace(algorithm=algorithm, augment=("crop",), **NORMED)
-    trainer = Trainer(config)
-    state = trainer.init_state(0)
-    state, _ = trainer.train_epoch(state, 0, 2)
-    params, stats = evaluate.final_model(trainer, state)
+    run = started(config)
+    run.take_steps(2)
+    task, state = run.task, run.state
+    params, stats = evaluate.final_model(run.plan, task, state)
     assert jax.tree.structure(params) == jax.tree.structure(
         jax.tree.map(lambda leaf: leaf[0], state.params)
     )
     again = flatjax.batch_stats.reestimate(
-        trainer.task.update_stats, params, stats, trainer.task.statistics_batches
+        task.objective.update_stats, params, stats, task.statistics_batches
     )
     np.testing.assert_allclose(*map(_flat, (stats, again)), rtol=1e-6)
     averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
@@ -156,6 +165,12 @@ def _flat(tree):
         ({"label_noise": 1.5}, "label_noise"),
         ({"evaluate_on": "validation", "validation": 0.0}, "validation"),
         ({"common_init": True, "gamma": None}, "gamma"),
+        ({"algorithm": "sgd", "gamma": 3.0}, "gamma is not a setting of sgd, but of esgd, rsgd, "),
+        ({"algorithm": "sam", "replicas": 7}, "replicas is not .* sam, but of rsgd, rsam, parle:"),
+        ({"algorithm": "rsam", "gamma": None}, "gamma"),
+        ({"algorithm": "swa", "warmup": 0.1}, "warmup is not a setting of swa"),
+        ({"milestones": (0.5,)}, "milestones is only for schedule milestones"),
+        ({"momentun": 0.9}, "momentun"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, named):
@@ -174,16 +189,16 @@ def test_impossible_configurations_are_refused(changes, named):
 )
 def test_configurations_that_do_not_fit_the_data_are_refused(changes, named):
     with pytest.raises(ValueError, match=named):
-        Trainer(replace(**changes))
+        started(replace(**changes))
 
 
-@pytest.mark.parametrize("model", ["mlp", "small_convnet"])
+@pytest.mark.parametrize("model", ["mlp", slow("small_convnet")])
 def test_divergence_stops_with_step_and_quantity(model, tmp_path):
     config = replace(algorithm="sgd", learning_rate=1e8, model=model)
     with pytest.raises(
         TrainingDivergedError, match=r"loss of replica 0 became .* at step \d+ of 30"
     ):
-        train(Trainer(config), directory=tmp_path, progress=False)
+        train(config, directory=tmp_path, progress=False)
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -210,9 +225,10 @@ def test_fields_newer_than_a_run_have_their_defaults(tmp_path):
         RunDirectory(tmp_path, replace(config, period=2))
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named(tmp_path):
     config = replace(algorithm="sgd")
-    train(Trainer(config), directory=tmp_path, progress=False)
+    train(config, directory=tmp_path, progress=False)
     (tmp_path / "result.json").unlink()
     for path in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
         path.write_bytes(b"not a checkpoint")
@@ -229,16 +245,17 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_a_complete_run_is_not_repeated(tmp_path):
-    trainer = Trainer(replace(algorithm="sgd"))
-    first = train(trainer, directory=tmp_path, progress=False)
+    config = replace(algorithm="sgd")
+    first = train(config, directory=tmp_path, progress=False)
     (tmp_path / "metrics.jsonl").unlink()
-    assert train(trainer, directory=tmp_path, progress=False) == first
+    assert train(config, directory=tmp_path, progress=False) == first
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow
+@pytest.mark.claim("docs/faq.md", "test_killed_runs_resume_to_the_same_bits")
 def test_killed_runs_resume_to_the_same_bits(tmp_path):
-    config = dataclasses.replace(faults.CONFIG, algorithm="parle")
+    config = faults.config_of("parle")
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     faults.finish(config, straight)
     delays = random.Random(0)
@@ -259,15 +276,15 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
 @pytest.mark.parametrize("dataset", ["digits", "fashion_mnist", "cifar10"])
 def test_studies_compare_at_equal_gradients(dataset):
     study = study_of(dataset)
-    assert study.base.dataset == dataset
-    assert study.sigma in study.base.sigmas
+    assert study.base.data.dataset == dataset
+    assert study.sigma in study.base.measures.sigmas
     for label, config in study.configs().items():
         factor = int(label.split(" x ")[1]) if " x " in label else 1
         assert config.epochs == factor * study.base.epochs
     for label in study.grids:
         assert label in study.runs
         for candidate in study.candidates(label):
-            dataclasses.replace(study.base, **candidate)
+            study.changed(study.runs[label], candidate)
 
 
 def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
@@ -275,7 +292,7 @@ def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
         base=SMALL,
         runs={
             "SGD": {"algorithm": "sgd"},
-            "rSGD": {"algorithm": "rsgd"},
+            "rSGD": {"algorithm": "rsgd", "replicas": 2},
             "broken": {"algorithm": "sgd", "learning_rate": 1e8},
         },
         seeds=2,

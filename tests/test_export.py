@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import devices
+from fast import slow
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -54,7 +56,7 @@ def stacked(make, **jit_options):
 
 def sharded(make):
     """Replicas spread over the devices of a mesh."""
-    mesh = flatjax.replica_mesh(REPLICAS, jax.devices()[:REPLICAS])
+    mesh = flatjax.replica_mesh(REPLICAS, devices(REPLICAS))
     tx = make(replica_axis=0)
     params, x, y = shapes(REPLICAS)
     step = functools.partial(step_of, tx, flatjax.map_replicas(jax.grad(loss), mesh=mesh))
@@ -75,10 +77,14 @@ def pmapped(make):
     """The same on as many devices."""
     step, (params, state, x, y) = named(make)
     tx = make(axis_name="replica")
-    devices = jax.devices()[:REPLICAS]
     step = functools.partial(step_of, tx, jax.grad(loss))
     # In a jit, which can be lowered for other platforms.
-    return jax.jit(jax.pmap(step, axis_name="replica", devices=devices)), (params, state, x, y)
+    return jax.jit(jax.pmap(step, axis_name="replica", devices=devices(REPLICAS))), (
+        params,
+        state,
+        x,
+        y,
+    )
 
 
 def one(make):
@@ -95,10 +101,11 @@ ALGORITHMS = {
     "sgd": functools.partial(optax.sgd, 0.1),
     "opaque": functools.partial(flatjax.esgd, 0.1, 0.1, inner_steps=3, opaque_mode=True),
 }
-CASES = [(stacked, "rsgd"), (stacked, "opaque"), (sharded, "opaque"), (pmapped, "rsgd")]
-SLOW = [(stacked, "esgd"), (sharded, "rsgd"), (pmapped, "opaque"), (one, "opaque")]
+CASES = [(stacked, "opaque"), (pmapped, "rsgd")]
+SLOW = [(stacked, "rsgd"), (stacked, "esgd"), (sharded, "rsgd"), (sharded, "opaque")]
+SLOW += [(pmapped, "opaque"), (one, "opaque")]
 SLOW += [(named, name) for name in ("rsgd", "esgd", "opaque")]
-CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
+CASES += [slow(*case) for case in SLOW]
 
 
 # A case of a single branch is what remains of a choice among platforms; the compiler inlines it.

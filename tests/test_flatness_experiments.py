@@ -28,6 +28,7 @@ def report(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_saved_runs_are_measured(report):
     found = json.loads((report / "report" / "flatness.json").read_text())["runs"]
     assert [row["seed"] for row in found] == [0, 1]
@@ -106,7 +107,7 @@ def test_the_study_is_a_full_factorial_of_at_least_sixty_solutions():
 
 @pytest.mark.parametrize(
     ("command", "option"),
-    [("flatness-study", "tasks"), ("contest", "settings"), ("contest", "algorithms")],
+    [("flatness-study", "tasks"), ("first-contest", "settings"), ("first-contest", "algorithms")],
 )
 def test_parts_of_a_study_are_named_as_they_are(command, option, capsys):
     assert main([command, "--small", f"--{option}", "nothing"]) == 1

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import slow
 from jax.flatten_util import ravel_pytree
 from matfree import decomp, eig, funm
 
@@ -211,7 +212,7 @@ def diagonal_operator(diagonal):
     return lambda params, batches: operator
 
 
-@pytest.mark.parametrize(("bits", "rtol"), [(32, 1e-5), (64, 1e-10)])
+@pytest.mark.parametrize(("bits", "rtol"), [slow(32, 1e-5), (64, 1e-10)])
 def test_known_spectra_to_the_precision_of_the_weights(bits, rtol):
     with jax.enable_x64(bits == 64):
         spectrum = np.concatenate([np.linspace(0, 1, 1990), np.geomspace(3, 100, 10)])
@@ -265,7 +266,7 @@ def test_gauss_newton_is_the_hessian_of_linear_models(problem, loss):
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@BOTH
+@pytest.mark.parametrize("kind", [slow("hessian"), "gauss newton"])
 def test_masked_leaves_leave_the_matrix(problem, dense, kind):
     mask = {"in": {"kernel": True, "bias": False}, "out": False}
     operator_fn = (

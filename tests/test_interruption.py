@@ -1,6 +1,5 @@
 """Runs that are asked to stop: they save first, in the middle of an epoch, and end the same."""
 
-import dataclasses
 import errno
 import os
 import pathlib
@@ -8,59 +7,64 @@ import signal
 import threading
 
 import pytest
+from fast import slow
 
 from experiments import __main__ as command_line
 from experiments import faults
-from experiments.engine import interruption
+from experiments.engine import interruption, programs
 from experiments.engine.run_directory import RunDirectory
+from experiments.engine.steps import arrays_of
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer, arrays_of
 from experiments.report.store import read_json, write_json
+from runs import started
 
-CONFIG = dataclasses.replace(faults.CONFIG, model="mlp", model_options=())
+CONFIG = faults.CONFIG.changed(model="mlp", model_options=())
 
 
-@pytest.fixture(params=[pytest.param("sgd", marks=pytest.mark.slow), "parle"])
-def trainer(request, monkeypatch):
+@pytest.fixture(params=[slow("parle"), "sgd"])
+def run(request, monkeypatch):
     """Of an algorithm; a step a program, so that epochs can be interrupted."""
-    monkeypatch.setattr(Trainer, "loops_on_device", False)
-    return Trainer(dataclasses.replace(CONFIG, algorithm=request.param))
+    monkeypatch.setattr(programs, "loops_on_device", lambda plan: False)
+    return started(faults.config_of(request.param, model="mlp", model_options=()))
 
 
-def signalled_at(trainer, step, signum, monkeypatch):
-    """The trainer's step, which signals this process once, after so many steps."""
-    jitted, taken = trainer._jitted_step, []
+def signalled_at(run, step, signum, monkeypatch):
+    """Makes the program of a step signal this process once, after so many steps."""
+    compiled, taken = programs.programs_of(run.plan), []
+    jitted = compiled.step
 
     def signalling(*arguments):
         taken.append(None)
         if len(taken) == step:
-            os.kill(os.getpid(), signum)
+            signal.raise_signal(signum)  # which acts at once, on this thread
         return jitted(*arguments)
 
-    monkeypatch.setitem(trainer.__dict__, "_jitted_step", signalling)
+    monkeypatch.setitem(compiled.__dict__, "step", signalling)
 
 
-def test_an_interrupted_run_ends_in_the_same_bits(trainer, monkeypatch, tmp_path):
-    run = lambda name, **options: train(
-        trainer, directory=tmp_path / name, progress=False, evaluate_epochs=False, **options
+@pytest.mark.claim("README.md", "it resumes, bit for bit")
+def test_an_interrupted_run_ends_in_the_same_bits(run, monkeypatch, tmp_path):
+    options = {"progress": False, "evaluate_epochs": False}
+    finish = lambda name, **more: train(
+        run.config, run.task, directory=tmp_path / name, **options, **more
     )
-    run("straight")
+    finish("straight")
     statuses = []
     for step, signum in ((4, signal.SIGTERM), (3, signal.SIGINT), (5, signal.SIGTERM)):
         with monkeypatch.context() as patch:
-            signalled_at(trainer, step, signum, patch)
+            signalled_at(run, step, signum, patch)
             with pytest.raises(KeyboardInterrupt) as stop:
-                run("stopped")
+                finish("stopped")
         statuses.append(stop.value.exit_status)
         assert str(tmp_path / "stopped") in str(stop.value)
     assert statuses == [143, 130, 143]
     saved = [int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir()]
     assert max(saved) == 12
-    run("stopped", checkpoint_seconds=0)  # after every step
+    finish("stopped", checkpoint_seconds=0)  # after every step
     assert faults.differences(tmp_path / "straight", tmp_path / "stopped") == (0, 0)
     for name in ("straight", "stopped"):
-        like = arrays_of(trainer.start(0))
-        assert RunDirectory(tmp_path / name, trainer.config).restore(like).losses == []
+        like = arrays_of(run.state)
+        assert RunDirectory(tmp_path / name, run.config).restore(like).losses == []
 
 
 def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):
@@ -80,10 +84,10 @@ def test_the_second_signal_acts_at_once():
     try:
         handlers = [signal.getsignal(signum) for signum in interruption.SIGNALS]
         with interruption.deferred() as request:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             assert request.signum == signal.SIGTERM
             with pytest.raises(TimeoutError):
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
         assert [signal.getsignal(signum) for signum in interruption.SIGNALS] == handlers
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -123,7 +127,7 @@ def test_directories_that_are_refused_stay_as_they_are(damage, tmp_path, capsys)
     if damage == "a file in the way":
         path.write_text("precious")
     else:
-        config = CONFIG.to_json() | {"algorithm": "sgd"}
+        config = CONFIG.changed(algorithm="sgd").to_json()
         config |= {"a_field_of_2031": 1} if damage == "a future field" else {"epochs": 2.0}
         path.mkdir()
         write_json(path / "config.json", config)

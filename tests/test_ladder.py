@@ -15,7 +15,7 @@ from experiments.studies.ladder.ranking import best, ranking
 from experiments.studies.ladder.report import report
 
 TINY = Ladder(
-    base=TrainConfig(
+    base=TrainConfig.of(
         algorithm="sgd",
         batch_size=32,
         train_size=100,
@@ -37,6 +37,7 @@ def record(candidate, seed, error, *, setting="MLP", length=1):
     return keys | {"validation_error": error, "settings": {"learning_rate": 0.1 * (1 + candidate)}}
 
 
+@pytest.mark.slow
 def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     path = tmp_path / "ladder" / "sgd.jsonl"
     run.run_ladder(TINY, path, progress=False)
@@ -52,13 +53,13 @@ def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     assert text.count("| MLP ") == 2
     assert json.loads((path.parent / "ladder.json").read_text())["rows"][0]["length"] == 1
 
-    base = dataclasses.replace(TINY.base, momentum=0.5)
+    base = TINY.base.changed(momentum=0.5)
     with pytest.raises(store.OtherIdentityError, match=r"line 1 .*config\.momentum: wanted 0\.5"):
         run.read_records(dataclasses.replace(TINY, base=base), path)
     with pytest.raises(store.OtherIdentityError, match="another ladder: length 2"):
         run.read_records(dataclasses.replace(TINY, lengths=(1, 3)), path)
 
-    monkeypatch.setattr(run, "_train", None)
+    monkeypatch.setattr(run, "train_in_units", None)
     run.run_ladder(TINY, path, progress=False)
     assert store.read_lines(path) == records
 

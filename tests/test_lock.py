@@ -1,5 +1,6 @@
 """One writer at a time: locks name who holds them, and stale ones are recognised."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from experiments.report import lock, store
+from experiments.report import lock, plots, store
 from experiments.studies.units import run_units
 
 DEAD = 4194304  # above all process numbers
@@ -112,15 +113,75 @@ def test_racing_processes_write_one_after_another(tmp_path):
     assert int(path.read_text()) == sum(counts) > 0
 
 
+def stolen(path):
+    """The lock as another process has it, which found it stale."""
+    held_by(path, pid=1, host="elsewhere")
+
+
+@pytest.mark.parametrize("write", ["text", "line", "picture"])
+def test_what_was_taken_over_is_not_written(write, tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text("old\n")
+
+    def act():
+        if write == "text":
+            store.write_text(path, "new")
+        elif write == "line":
+            store.append_line(path, {"new": 1})
+        else:
+            with plots.drawing(tmp_path / "new.png", figsize=(1, 1)):
+                pass
+
+    with store.claimed(path):
+        stolen(tmp_path / "records.jsonl.lock")
+        with pytest.raises(lock.InUseError, match="now in use by process 1 on elsewhere, since"):
+            act()
+        store.write_text(tmp_path.parent / "not guarded.txt", "new")
+    # The lock of the other process stays.
+    assert {file.name for file in tmp_path.iterdir()} == {"records.jsonl", "records.jsonl.lock"}
+    assert path.read_text() == "old\n"
+
+
+def test_cached_values_of_a_lost_lock_are_not_kept(tmp_path):
+    path = tmp_path / "tuning.json"
+    with pytest.raises(lock.InUseError, match="now in use by process 1 on elsewhere"):
+        store.cached(path, {}, lambda: stolen(tmp_path / "tuning.json.lock"))
+    assert not path.exists()
+
+
+def test_the_heart_does_not_beat_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
+    path = tmp_path / "run.lock"
+    with lock.held(path):
+        heart = next(one for one in threading.enumerate() if one.name == f"heart of {path}")
+        stolen(path)
+        heart.join(timeout=60)
+        assert not heart.is_alive()
+    assert path.exists()
+
+
+def test_a_lock_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", full)
+        with pytest.raises(OSError, match="No space left"), lock.held(tmp_path / "run.lock"):
+            pass
+    with lock.held(tmp_path / "run.lock"):
+        pass
+
+
 def test_studies_share_their_units(tmp_path, capsys):
     """Each of two threads leaves to the other one what that one is at."""
-    made, first_is_there = [], threading.Event()
+    made, first_is_there, rest_is_done = [], threading.Event(), threading.Event()
 
     def unit(name):
         def make():
             made.append(name)
-            first_is_there.set()
-            time.sleep(0.3)
+            if name == "a":
+                first_is_there.set()
+                assert rest_is_done.wait(timeout=60)
             return name
 
         return store.cached(tmp_path / f"{name}.json", {"unit": name}, make)
@@ -131,10 +192,11 @@ def test_studies_share_their_units(tmp_path, capsys):
 
     other = threading.Thread(target=work, args=["ab"])
     other.start()
-    first_is_there.wait()
+    assert first_is_there.wait(timeout=60)
     work("abc")
+    rest_is_done.set()
     other.join()
-    assert sorted(made) == ["a", "b", "c"]
+    assert made == ["a", "b", "c"]
     assert f"left to another process: {tmp_path}/a.json is in use by" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "b.json", "c.json"}
 

@@ -13,9 +13,8 @@ from experiments import __main__ as command_line
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import open_logger, scalars
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     algorithm="sgd",
     model_options=("hidden=(4,)",),
     train_size=160,
@@ -104,7 +103,7 @@ def test_wandb_goes_on_where_it_was(monkeypatch, tmp_path):
 
 def test_a_logger_needs_a_directory():
     with pytest.raises(ValueError, match="directory must be given with log"):
-        train(Trainer(CONFIG), progress=False, log=["tensorboard"])
+        train(CONFIG, progress=False, log=["tensorboard"])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

@@ -1,6 +1,6 @@
 """Runs on a mesh of devices: the same result as on one, resumed across meshes, clear refusals."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,26 +9,27 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
-from test_coupling import where_it_communicates
+from test_coupling_communication import where_it_communicates
 
 from experiments import __main__ as command_line
+from experiments.engine import steps
 from experiments.engine.config import TrainConfig
+from experiments.engine.loop import Run, device_train
 from experiments.engine.placement import OnMesh, make_mesh
+from experiments.engine.plan import hyper_of
+from experiments.engine.programs import programs_of
 from experiments.engine.run_directory import read_result
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 from experiments.faults import raw
+from runs import changed, started
 
-SMALL = TrainConfig(
+SMALL = TrainConfig.of(
     train_size=160,
     held_out_size=100,
     batch_size=40,
     epochs=4,
     replicas=2,
-    inner_steps=2,
-    replica_gamma=0.01,
     gamma=0.01,
-    noise_scale=1e-2,
     model="test_mesh:Network",
     sigmas=(0.1,),
     local_energy_samples=2,
@@ -36,9 +37,9 @@ SMALL = TrainConfig(
 )
 
 
-PLAIN = dataclasses.replace(
-    SMALL, model="mlp", model_options=("hidden=(4,)",), epochs=6, algorithm="rsgd"
-)
+# Settings of the algorithms that have them.
+OWN = {"replicas": 2, "inner_steps": 2, "replica_gamma": 0.01, "gamma": 0.01, "noise_scale": 1e-2}
+PLAIN = SMALL.changed(model="mlp", model_options=("hidden=(4,)",), epochs=6)
 
 
 class Network(nn.Module):
@@ -56,7 +57,7 @@ class Network(nn.Module):
 
 
 def replace(config=SMALL, **changes):
-    return dataclasses.replace(config, **changes)
+    return changed(config, OWN, **changes)
 
 
 def start_large(seed):
@@ -64,36 +65,39 @@ def start_large(seed):
     return jnp.full((2, 1000, 1000), seed / 1000)
 
 
-def trained(config, mesh, steps=4):
+def trained(config, mesh, num_steps=4):
     """The state after one epoch and its losses."""
-    trainer = Trainer(config, mesh=None if mesh is None else make_mesh(mesh, config))
-    return trainer.train_epoch(trainer.start(3), 3, steps)
+    run = started(replace(config, seed=3), placed(mesh, config))
+    losses = run.take_steps(num_steps)
+    return run.state, losses
+
+
+def placed(mesh, config):
+    """The placement on a mesh; on one device if it is None."""
+    return None if mesh is None else OnMesh(make_mesh(mesh, config))
 
 
 def test_virtual_devices_finish_a_step_before_the_next():
     """Two steps under way can wait for each other's threads, and XLA ends the process."""
     placement = OnMesh(make_mesh("replica=2", PLAIN))
-    step = placement.jit_training(lambda x: (jnp.tanh(x @ x), x[:, 0, 0]), start_large)
-    found = step(placement.start(start_large, 0))
+    like = jax.eval_shape(start_large, 0)
+    step = placement.jit_training(lambda _, x: (jnp.tanh(x @ x), x[:, 0, 0]), like)
+    found = step({}, placement.jit_init(start_large, like)(0))
     assert all(leaf.is_ready() for leaf in found)
 
 
-MESHES = {"rsgd": ["replica=2,data=2"], "esgd": ["data=2"], "parle": ["data=4"]}
-
-
-@pytest.mark.parametrize("algorithm", MESHES)
-def test_devices_change_nothing(algorithm):
-    """Weights, statistics, optimizer state and losses, with noise and dropout."""
+@pytest.mark.parametrize(("algorithm", "mesh"), [("rsgd", "replica=2,data=2"), ("parle", "data=4")])
+@pytest.mark.claim("docs/faq.md", "gives the same to rounding")
+def test_batch_norm_noise_and_dropout_are_those_of_one_device(algorithm, mesh):
+    """Weights, statistics, optimizer state and losses; and every array is where it belongs."""
     config = replace(algorithm=algorithm)
-    expected = trained(config, None)
-    for mesh in MESHES[algorithm]:
-        state, losses = trained(config, mesh)
-        for found, wanted in zip(*map(jax.tree.leaves, (state, expected[0])), strict=True):
-            np.testing.assert_allclose(*map(raw, (found, wanted)), rtol=1e-4, atol=1e-5)
-            spec = P("replica") if found.ndim else P()
-            sharding = jax.NamedSharding(make_mesh(mesh, config), spec)
-            assert found.sharding.is_equivalent_to(sharding, found.ndim)
-        np.testing.assert_allclose(losses, expected[1], rtol=1e-4)
+    (state, losses), expected = trained(config, mesh), trained(config, None)
+    for found, wanted in zip(*map(jax.tree.leaves, (state, expected[0])), strict=True):
+        np.testing.assert_allclose(*map(raw, (found, wanted)), rtol=1e-4, atol=1e-5)
+        spec = P("replica") if found.ndim else P()
+        sharding = jax.NamedSharding(make_mesh(mesh, config), spec)
+        assert found.sharding.is_equivalent_to(sharding, found.ndim)
+    np.testing.assert_allclose(losses, expected[1], rtol=1e-4)
 
 
 def test_less_communication_trains_alike_on_a_mesh():
@@ -106,15 +110,18 @@ def test_less_communication_trains_alike_on_a_mesh():
     assert np.abs(pending["Dense_0"]["kernel"]).max() > 1e-2
 
 
+@pytest.mark.claim("docs/distributed.md", "contain none at all")
 def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
     """With a device or more for each replica, and its batch on one of them."""
     config = replace(PLAIN, period=2)
-    trainer = Trainer(config, mesh=make_mesh("replica=2", config))
-    state = trainer.start(0)
+    run = started(config, placed("replica=2", config))
+    plan, state = run.plan, run.state
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(trainer.train_step, out_shardings=(shardings, trainer.placement.stacked))
-    order, key = trainer._draw_epoch(0, 0)
-    program = step.lower(state, trainer._train, order, key).compile().as_text()
+    step = functools.partial(steps.train_next, plan)
+    step = jax.jit(step, out_shardings=(shardings, plan.placement.stacked))
+    draw = programs_of(plan).draw(0, 0)
+    lowered = step.lower(hyper_of(config), state, device_train(plan, run.task), draw)
+    program = lowered.compile().as_text()
     in_branches, elsewhere = where_it_communicates(program)
     assert in_branches
     assert not elsewhere
@@ -127,23 +134,23 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     """An epoch on two devices, one on four, the last on one: as all of them on one."""
     arguments = ["train", "--no-progress", "--checkpoint-seconds", "0", "--out", str(tmp_path)]
     arguments += PLAIN.to_arguments()
-    train_epoch, steps = Trainer.train_epoch, []
+    advance, epochs = Run.advance, []
 
-    def interrupted(self, state, *rest):
-        if len(steps) in (1, 3):
-            steps.append(None)
+    def interrupted(self, *rest):
+        if len(epochs) in (1, 3):
+            epochs.append(None)
             raise RuntimeError("stopped")
-        steps.append((int(state.step), len(state.params["Dense_0"]["bias"].devices())))
-        return train_epoch(self, state, *rest)
+        epochs.append((self.step, len(self.state.params["Dense_0"]["bias"].devices())))
+        return advance(self, *rest)
 
-    monkeypatch.setattr(Trainer, "train_epoch", interrupted)
+    monkeypatch.setattr(Run, "advance", interrupted)
     assert command_line.main([*arguments, "--mesh", "replica=2"]) == 1
     assert command_line.main([*arguments, "--mesh", "data=2,replica=2"]) == 1
     assert command_line.main(arguments) == 0
-    assert steps == [(0, 2), None, (4, 4), None, (8, 1)]
+    assert epochs == [(0, 2), None, (4, 4), None, (8, 1)]
     assert "test_error" in capsys.readouterr().out
     monkeypatch.undo()
-    assert_same(read_result(tmp_path), train(Trainer(PLAIN)))
+    assert_same(read_result(tmp_path), train(PLAIN))
 
 
 def assert_same(found, expected):
@@ -193,4 +200,4 @@ def test_auto_takes_all_devices():
 
 def test_the_axes_of_a_mesh_have_names():
     with pytest.raises(ValueError, match="axes"):
-        Trainer(SMALL, mesh=jax.make_mesh((2,), ("x",), devices=jax.devices()[:2]))
+        started(SMALL, OnMesh(jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])))

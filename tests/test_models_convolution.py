@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import devices
+from fast import slow
 from hypothesis import strategies as st
 from properties import holds
 
@@ -40,19 +42,26 @@ def ours(images, kernel, strides, padding):
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "window", "strides", "padding"),
+    ("count", "size", "window", "strides", "padding", "channels"),
     [
-        (16, (6, 5), (3, 3), (1, 1), "SAME"),
-        (7, (7, 6), (3, 3), (2, 2), ((1, 1), (1, 1))),
-        (4, (6, 6), (2, 4), (1, 2), "VALID"),
-        (2, (9, 8), (7, 7), (2, 2), ((3, 3), (3, 3))),
-        (3, (5, 5), (3, 3), (2, 1), ((0, 2), (1, 0))),
-        (4, (6, 7), (1, 1), (2, 2), "SAME"),
-        (4, (6, 7), (1, 1), (1, 1), ((0, 0), (0, 0))),
+        (16, (6, 5), (3, 3), (1, 1), "SAME", 2),
+        (7, (7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)), 40),
+        (4, (6, 6), (2, 4), (1, 2), "VALID", 2),
+        slow(2, (9, 8), (7, 7), (2, 2), ((3, 3), (3, 3)), 2),
+        (3, (5, 5), (3, 3), (2, 1), ((0, 2), (1, 0)), 40),
+        slow(4, (6, 7), (1, 1), (2, 2), "SAME", 2),
+        slow(4, (6, 7), (1, 1), (1, 1), ((0, 0), (0, 0)), 2),
+        slow(16, (6, 5), (3, 3), (1, 1), "SAME", 40),
+        slow(7, (7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)), 2),
+        slow(4, (6, 6), (2, 4), (1, 2), "VALID", 40),
+        slow(2, (9, 8), (7, 7), (2, 2), ((3, 3), (3, 3)), 40),
+        slow(3, (5, 5), (3, 3), (2, 1), ((0, 2), (1, 0)), 2),
+        slow(4, (6, 7), (1, 1), (2, 2), "SAME", 40),
+        slow(4, (6, 7), (1, 1), (1, 1), ((0, 0), (0, 0)), 40),
     ],
 )
-@pytest.mark.parametrize("channels", [2, 40])  # few weights in a filter, and many
 def test_values_and_derivatives(count, size, window, strides, padding, channels):
+    """Of filters with few weights and with many: channels are 2 or 40."""
     images, kernel = draw(count, *size, channels), draw(*window, channels, 3) / channels**0.5
 
     def results(conv):
@@ -134,7 +143,7 @@ def test_on_a_mesh_of_one_device():
     images, kernels = draw(4, 6, 6, 8), draw(2, 3, 3, 8, 3)
     loss = lambda kernel, images: jnp.sum(ours(images, kernel, (1, 1), "SAME") ** 2)
     gradients = jax.grad(loss, (0, 1))
-    mesh = flatjax.replica_mesh(2, jax.devices()[:1])
+    mesh = flatjax.replica_mesh(2, devices(1))
     placed = [
         jax.jit(flatjax.map_replicas(gradients, in_axes=(0, None), **options))(kernels, images)
         for options in ({"mesh": mesh}, {"placement": "vmap"}, {"placement": "unroll"})
@@ -144,7 +153,7 @@ def test_on_a_mesh_of_one_device():
 
 def test_several_devices_have_xlas():
     """A loop over images would gather a batch that is spread over them."""
-    mesh = flatjax.replica_mesh(1, jax.devices()[:2])
+    mesh = flatjax.replica_mesh(1, devices(2))
     place = lambda spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(spec))
     images, kernel = draw(4, 6, 6, 8), draw(3, 3, 8, 3)
     loss = lambda kernel, images: jnp.sum(ours(images, kernel, (1, 1), "SAME") ** 2)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch_logits
+from fast import slow
 
 from flatjax import models
 
@@ -39,8 +40,13 @@ def test_number_of_parameters_is_the_published_one(model, expected):
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [("densenet121", "eval"), ("densenet_imagenet", "eval"), ("densenet_imagenet", "train")],
+    [
+        slow("densenet121", "eval"),
+        slow("densenet_imagenet", "eval"),
+        ("densenet_imagenet", "train"),
+    ],
 )
+@pytest.mark.claim("README.md", "give the logits of their PyTorch counterparts")
 def test_logits_are_those_of_torch(name, mode):
     model, size = {"densenet121": (models.densenet121(), 32), "densenet_imagenet": (SMALL, 38)}[
         name

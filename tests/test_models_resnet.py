@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch_logits
+from fast import slow
 
 from flatjax import models
 
@@ -38,13 +39,14 @@ def test_number_of_parameters_is_the_published_one(model, size, expected):
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("resnet18", "eval"),
-        ("resnet18", "train"),
-        ("resnet14_zero_padding", "eval"),
+        slow("resnet18", "eval"),
+        slow("resnet18", "train"),
+        slow("resnet14_zero_padding", "eval"),
         ("resnet14_zero_padding", "train"),
-        ("resnet50", "eval"),
+        slow("resnet50", "eval"),
     ],
 )
+@pytest.mark.claim("README.md", "give the logits of their PyTorch counterparts")
 def test_logits_are_those_of_torch(name, mode):
     model, size = {
         "resnet18": (models.resnet18(), 32),

@@ -1,22 +1,24 @@
 """Networks of a configuration: options, modules of the user's own, parts of a batch."""
 
-import dataclasses
-
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import slow
 
 from experiments.engine.algorithms import decay_mask, learning_rate_schedule
 from experiments.engine.config import TrainConfig
-from experiments.engine.networks import make_network, parse_option
+from experiments.engine.objective import Objective
+from experiments.engine.plan import hyper_of
+from experiments.engine.task import make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
+from flatjax.models._network import make_network, parse_option
+from runs import changed, started
 
 SHAPE = (8, 8, 1)
-SMALL = TrainConfig(
+SMALL = TrainConfig.of(
     train_size=120,
     batch_size=40,
     epochs=2,
@@ -63,14 +65,13 @@ NOT_A_MODULE = "linear"
 
 
 def test_networks_of_the_users_own_train():
-    config = dataclasses.replace(
-        SMALL,
+    config = SMALL.changed(
         model=f"{__name__}:Linear",
         model_options=("rate=0.5",),
         algorithm="rsgd",
         epochs=20,
     )
-    result = train(Trainer(config), progress=False)
+    result = train(config, progress=False)
     assert result["test_error"] < 40  # chance is 90
 
 
@@ -93,10 +94,11 @@ def test_dropout_acts_in_training_only_and_by_the_key():
 
 
 def test_replicas_and_steps_draw_their_own_noise():
-    config = dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=2)
-    task = Trainer(config).task
+    config = SMALL.changed(algorithm="rsgd", micro_batches=2)
+    task = make_task(config)
     indices = jnp.zeros((2, 40), jnp.int32)
-    keys = [task.batch(task.device_train, indices, jax.random.key(i))["key"] for i in (0, 1)]
+    draw = task.objective.batch
+    keys = [draw(task.device_train, indices, jax.random.key(i))["key"] for i in (0, 1)]
     data = np.concatenate([np.asarray(jax.random.key_data(key)).reshape(4, -1) for key in keys])
     assert len(np.unique(data, axis=0)) == 8
 
@@ -132,37 +134,47 @@ def test_options_are_python_literals_or_text(option, value):
     assert parse_option(option)[1] == value
 
 
+def test_gradients_of_parts_are_added_in_float32(monkeypatch):
+    """And rounded once: in bfloat16, 1 + 2^-8 is 1."""
+    loss = lambda self, params, stats, batch: (jnp.sum(params["w"] * batch["image"]), stats)
+    monkeypatch.setattr(Objective, "loss", loss)
+    objective = make_task(SMALL.changed(algorithm="rsgd", micro_batches=4)).objective
+    batch = {"image": jnp.array([1.0, 2**-8, 2**-8, 2**-8], jnp.bfloat16)}
+    _, grads = objective.value_and_grad({"w": jnp.zeros([], jnp.bfloat16)}, {}, batch)
+    assert grads["w"] == jnp.bfloat16((1 + 3 * 2**-8) / 4)
+
+
 def test_parts_of_a_batch_make_the_gradient_of_the_whole():
     states = []
     for parts in (1, 4):
-        trainer = Trainer(dataclasses.replace(SMALL, algorithm="rsgd", micro_batches=parts))
-        state, losses = trainer.train_epoch(trainer.init_state(0), 0, 2)
-        states.append((state.params, losses))
+        run = started(SMALL.changed(algorithm="rsgd", micro_batches=parts))
+        losses = run.take_steps(2)
+        states.append((run.state.params, losses))
     chex.assert_trees_all_close(*states, rtol=1e-7, atol=1e-6)
 
 
 def test_half_precision_keeps_weights_and_center_in_float32():
-    config = dataclasses.replace(SMALL, algorithm="rsgd", model_options=("dtype=bfloat16",))
-    trainer = Trainer(config)
-    assert trainer.task.network.module.dtype == jnp.bfloat16
-    state, _ = trainer.train_epoch(trainer.init_state(0), 0, 2)
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    assert train(trainer, progress=False)["test_loss"] < 3
+    config = SMALL.changed(algorithm="rsgd", model_options=("dtype=bfloat16",))
+    run = started(config)
+    assert run.task.objective.network.module.dtype == jnp.bfloat16
+    run.take_steps(2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.state.params)} == {jnp.dtype("float32")}
+    assert train(config, run.task, progress=False)["test_loss"] < 3
 
 
 def test_smoothed_labels():
-    task = Trainer(dataclasses.replace(SMALL, label_smoothing=0.1)).task
+    task = make_task(SMALL.changed(label_smoothing=0.1))
+    objective = task.objective
     batch = jax.tree.map(lambda leaf: leaf[:5], task.train_batches[0])
-    params = task.init(jax.random.key(0))["params"]
-    log_p = jax.nn.log_softmax(task.logits(params, {}, batch))
+    params = objective.network.init(jax.random.key(0), batch["image"])["params"]
+    log_p = jax.nn.log_softmax(objective.logits(params, {}, batch))
     truth = np.take_along_axis(np.asarray(log_p), np.asarray(batch["label"])[:, None], 1)[:, 0]
     expected = -np.mean(0.9 * truth + 0.1 * np.mean(log_p, axis=1))
-    np.testing.assert_allclose(task.loss(params, {}, batch)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(objective.loss(params, {}, batch)[0], expected, rtol=1e-5)
 
 
 def test_learning_rates_warm_up_and_fall_at_milestones():
-    config = dataclasses.replace(
-        *(SMALL,),
+    config = SMALL.changed(
         algorithm="sgd",
         learning_rate=0.2,
         schedule="milestones",
@@ -171,31 +183,24 @@ def test_learning_rates_warm_up_and_fall_at_milestones():
         warmup=0.1,
         warmup_start=0.5,
     )
-    schedule = learning_rate_schedule(config, 100)
+    schedule = learning_rate_schedule(config, hyper_of(config), 100)
     found = [float(schedule(step)) for step in (0, 5, 10, 59, 60, 80)]
     np.testing.assert_allclose(found, [0.1, 0.15, 0.2, 0.2, 0.02, 0.002], rtol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["sgd", "rsgd", "esgd", "parle"])
+@pytest.mark.parametrize("algorithm", [slow("sgd"), "rsgd", slow("esgd"), slow("parle")])
 def test_biases_are_left_out_of_weight_decay(algorithm):
-    config = dataclasses.replace(
-        *(SMALL,),
-        algorithm=algorithm,
-        weight_decay=0.5,
-        epochs=4,
-        noise_scale=0.0,
-        gamma=0.0,
-        replica_gamma=0.0,
-        decay_matrices_only=True,
-    )
-    trainer = Trainer(config)
-    state = trainer.init_state(0)
-    params = jax.tree.map(jnp.ones_like, state.params)
-    opt_state = trainer.tx.init(params)
+    own = {"replicas": 2, "noise_scale": 0.0, "gamma": 0.0, "replica_gamma": 0.0}
+    options = {"weight_decay": 0.5, "epochs": 4, "decay_matrices_only": True}
+    config = changed(SMALL, own, algorithm=algorithm, **options)
+    run = started(config)
+    params = jax.tree.map(jnp.ones_like, run.state.params)
+    optimizer = run.plan.optimizer(hyper_of(config))
+    opt_state = optimizer.init(params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = trainer.tx.update(zeros, opt_state, params, value=jnp.ones(()))
+    updates, _ = optimizer.update(zeros, opt_state, params, value=jnp.ones(()))
     for leaf, decays in zip(
-        *map(jax.tree.leaves, (updates, decay_mask(config)(params))), strict=True
+        *map(jax.tree.leaves, (updates, decay_mask(config.optimizer)(params))), strict=True
     ):
         assert bool(jnp.all(leaf < 0)) == decays
 
@@ -203,8 +208,8 @@ def test_biases_are_left_out_of_weight_decay(algorithm):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"milestones": (0.8, 0.6)}, "milestones"),
-        ({"milestones": (0.5, 1.0)}, "milestones"),
+        ({"schedule": "milestones", "milestones": (0.8, 0.6)}, "milestones must be growing"),
+        ({"schedule": "milestones", "milestones": (0.5, 1.0)}, "milestones must be growing"),
         ({"micro_batches": 3}, "micro_batches"),
         ({"warmup": 1.0}, "warmup"),
         ({"label_smoothing": -0.1}, "label_smoothing"),
@@ -213,4 +218,4 @@ def test_biases_are_left_out_of_weight_decay(algorithm):
 )
 def test_impossible_settings_are_refused(changes, named):
     with pytest.raises(ValueError, match=named):
-        dataclasses.replace(SMALL, **changes)
+        SMALL.changed(**changes)

@@ -12,6 +12,7 @@ SOURCES = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.py"))
 each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
 
+@pytest.mark.slow
 @each_source
 def test_sources_run(source, monkeypatch):
     matplotlib.use("Agg")

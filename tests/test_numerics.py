@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import only
 
 import flatjax
 from flatjax import data, flatness
@@ -129,11 +130,9 @@ CASES = {
         key,
     ),
 }
-BASIC = ("esgd", "local_energy")
-each_case = pytest.mark.parametrize("name", CASES)
 each_case_if_slow = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in BASIC else pytest.mark.slow) for name in CASES],
+    only(["local_energy"], CASES),
 )
 
 
@@ -145,7 +144,8 @@ def plain(name):
 assert_same = functools.partial(chex.assert_trees_all_close, rtol=0.0, atol=0.0)
 
 
-@each_case
+@each_case_if_slow
+@pytest.mark.claim("docs/faq.md", "draw what new ones do")
 def test_strict_switches_and_old_keys_change_no_bit(name):
     with contextlib.ExitStack() as strict:
         strict.enter_context(jax.debug_nans(True))
@@ -154,14 +154,14 @@ def test_strict_switches_and_old_keys_change_no_bit(name):
     assert_same(found, plain(name))
 
 
-@each_case_if_slow
+@pytest.mark.parametrize("name", only(["local_energy"], CASES))
 def test_without_jit(name):
     with jax.disable_jit():
         found = CASES[name](jax.random.key(0))
     assert_same(found, plain(name), rtol=1e-4, atol=1e-5)
 
 
-@each_case
+@each_case_if_slow
 def test_again_and_bit_for_bit(name):
     assert_same(CASES[name](jax.random.key(0)), plain(name))
     other = jax.tree.leaves(CASES[name](jax.random.key(1)))
@@ -169,6 +169,7 @@ def test_again_and_bit_for_bit(name):
 
 
 @each_case_if_slow
+@pytest.mark.claim("docs/faq.md", "what is float32 stays float32")
 def test_in_x64_what_is_float32_stays_so(name):
     with jax.enable_x64(True):
         found = CASES[name](jax.random.key(0))

@@ -73,6 +73,7 @@ def distance(params):
 
 
 @pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.claim("docs/optax.md", "coupled replicas meet and learn")
 def test_replicas_meet_and_learn(feature):
     coupled, alone = FEATURES[feature](2.0), FEATURES[feature](0.0)
     assert distance(train(coupled, PARAMS, 10)[0]) < 0.5 * distance(train(alone, PARAMS, 10)[0])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import devices
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -14,7 +15,7 @@ from flatjax import _cpu
 
 def sharded(fn):
     """The same on two devices."""
-    mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+    mesh = jax.make_mesh((2,), ("x",), devices=devices(2))
     return jax.jit(fn, in_shardings=NamedSharding(mesh, P()))
 
 

@@ -1,6 +1,7 @@
 """Networks that are not linen, and their batch norm: NNX, Equinox and Haiku are pytrees."""
 
 import functools
+import itertools
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import only, slow
 from flax import nnx
 
 import flatjax
@@ -57,9 +59,18 @@ def haiku_network():
     return lambda key: network.init(key, X), lambda params: network.apply(params, X)
 
 
-@pytest.mark.parametrize("make", [nnx_network, equinox_network, haiku_network])
-@pytest.mark.parametrize("name", ["rsgd", "esgd", "parle"])
-def test_networks_train(make, name):
+LIBRARIES = [nnx_network, equinox_network, haiku_network]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    only(
+        zip(["rsgd", "esgd", "parle"], LIBRARIES, strict=True),
+        itertools.product(["rsgd", "esgd", "parle"], LIBRARIES),
+    ),
+)
+@pytest.mark.claim("README.md", "NNX, Equinox and Haiku networks train alike")
+def test_networks_train(name, make):
     init, predict = make()
     loss = lambda params: jnp.mean((predict(params) - Y) ** 2)
     tx = {
@@ -138,7 +149,7 @@ def haiku_norm(momentum):
     return update, params, stats, lambda s, x: norm.apply(params, s, x, is_training=False)[0]
 
 
-@pytest.mark.parametrize("momentum", [0.9, 0.99])
+@pytest.mark.parametrize("momentum", [0.9, slow(0.99)])
 @pytest.mark.parametrize(
     "make",
     [
@@ -149,7 +160,7 @@ def haiku_norm(momentum):
     ],
     ids=["nnx", "equinox ema", "equinox batch", "haiku"],
 )
-@pytest.mark.parametrize("trained", [0, 30])
+@pytest.mark.parametrize("trained", [slow(0), 30])
 def test_batch_norm(make, momentum, trained):
     """Evaluated with re-estimated statistics: those of NumPy over the same batches."""
     update, params, stats, evaluate = make(momentum)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import slow
 
 from flatjax.flatness import local_energy, pac_bayes_sigma
 
@@ -22,14 +23,14 @@ def parabola_around(center):
     return eval_fn
 
 
-@pytest.mark.parametrize("target", [0.05, 20.0])
+@pytest.mark.parametrize("target", [0.05, slow(20.0)])
 def test_sigma_is_a_standard_deviation(target):
     """At a minimum, E rise = sigma^2 tr(H) / 2; a sigma^2 taken for a sigma would be far off."""
     measure = pac_bayes_sigma(
         parabola_around(WEIGHTS),
         target_rise=target,
         quantity="loss",
-        num_samples=200,
+        num_samples=60,
         noise="additive",
         rtol=1e-3,
     )
@@ -40,14 +41,14 @@ def test_sigma_is_a_standard_deviation(target):
     assert found.sigma == pytest.approx(expected, rel=tolerance)
     assert abs(expected - expected**2) > 2 * tolerance * expected
     assert found.complexity == pytest.approx(found.sigma**-2)
-    # sem: Var = sigma^4 tr(H^2) / 2 over 200 draws.
-    sem = found.sigma**2 * np.sqrt(np.sum(np.square(CURVATURE)) / 2 / 200)
-    assert found.sem == pytest.approx(sem, rel=0.2)
+    # sem: Var = sigma^4 tr(H^2) / 2 over 60 draws.
+    sem = found.sigma**2 * np.sqrt(np.sum(np.square(CURVATURE)) / 2 / 60)
+    assert found.sem == pytest.approx(sem, rel=0.3)
 
 
 def test_multiplicative_noise_is_relative_to_the_weights():
     measure = pac_bayes_sigma(
-        parabola_around(WEIGHTS), target_rise=0.05, quantity="loss", num_samples=200
+        parabola_around(WEIGHTS), target_rise=0.05, quantity="loss", num_samples=60
     )
     found = measure(WEIGHTS, BATCHES, KEY)
     expected = np.sqrt(2 * 0.05 / np.sum(CURVATURE * WEIGHTS**2))

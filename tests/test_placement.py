@@ -2,34 +2,28 @@
 
 import functools
 import re
-from typing import Any
 
 import chex
-import equinox
-import haiku
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import devices
+from fast import only, slow
 from flax import linen as nn
-from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from placements import MESHES, PLACEMENTS, mesh, placed
 
 import flatjax
 from flatjax import models
 
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
-MESHES = {
-    "4x2": flatjax.replica_mesh(4, jax.devices()),
-    "2x1": flatjax.replica_mesh(2, jax.devices()[:2]),
-    "2x4": flatjax.replica_mesh(2, jax.devices()),
-}
-PLACEMENTS = {"vmap": {"placement": "vmap"}, "unroll": {"placement": "unroll"}, "auto": {}}
-PLACEMENTS |= {name: {"placement": "mesh", "mesh": mesh} for name, mesh in MESHES.items()}
-PLACEMENTS |= {"auto_mesh": {"mesh": MESHES["4x2"]}}
 each_placement = pytest.mark.parametrize("placement", PLACEMENTS)
+each_placement_if_slow = pytest.mark.parametrize(
+    "placement", only(["vmap", "unroll", "auto", "4x2"], PLACEMENTS)
+)
 
 
 # ---------------------------------------------------------------------------------- any function
@@ -51,7 +45,7 @@ SHIFT = {"b": RNG.normal(size=3).astype(np.float32)}
     [(name, jax.jit) for name in PLACEMENTS] + [(name, lambda fn: fn) for name in ("vmap", "4x2")],
 )
 def test_stacked_and_shared_arguments(placement, jit):
-    fn = flatjax.map_replicas(affine, in_axes=(0, 0, None), **PLACEMENTS[placement])
+    fn = flatjax.map_replicas(affine, in_axes=(0, 0, None), **placed(placement))
     expected = {
         "y": np.stack([PARAMS["w"][a] @ X["a"][a] + SHIFT["b"] for a in range(4)]),
         "norms": (X["a"].sum(axis=1), np.full(4, SHIFT["b"].sum())),
@@ -62,7 +56,7 @@ def test_stacked_and_shared_arguments(placement, jit):
 @each_placement
 def test_gradient_with_respect_to_both_kinds_of_arguments(placement):
     fn = flatjax.map_replicas(
-        lambda w, x: jnp.sum(jnp.tanh(w @ x)), in_axes=(0, None), **PLACEMENTS[placement]
+        lambda w, x: jnp.sum(jnp.tanh(w @ x)), in_axes=(0, None), **placed(placement)
     )
     energy = lambda w, x: jnp.sum(fn(w, x) * jnp.arange(1.0, 5.0))
     by_hand = lambda w, x: jnp.einsum("a,ai->", jnp.arange(1.0, 5.0), jnp.tanh(w @ x))
@@ -73,19 +67,19 @@ def test_gradient_with_respect_to_both_kinds_of_arguments(placement):
     )
 
 
-@each_placement
+@each_placement_if_slow
 def test_random_keys_of_each_replica(placement):
     keys = jax.random.split(jax.random.key(0), 4)
     draw = lambda key: jax.random.normal(key, (2,))
-    found = flatjax.map_replicas(draw, **PLACEMENTS[placement])(keys)
+    found = flatjax.map_replicas(draw, **placed(placement))(keys)
     np.testing.assert_array_equal(found, jax.vmap(draw)(keys))
 
 
-@pytest.mark.parametrize("placement", [name for name in PLACEMENTS if "x" not in name])
+@pytest.mark.parametrize("placement", ["unroll", "auto", slow("vmap"), slow("auto_mesh")])
 def test_python_scalars(placement):
     """As shared arguments and as results."""
     fn = lambda w, factor: {"product": factor * w, "count": 3, "none": None}
-    found = flatjax.map_replicas(fn, in_axes=(0, None), **PLACEMENTS[placement])(X["a"], 2.0)
+    found = flatjax.map_replicas(fn, in_axes=(0, None), **placed(placement))(X["a"], 2.0)
     assert_close(found, {"product": 2.0 * X["a"], "count": np.full(4, 3), "none": None})
 
 
@@ -94,7 +88,7 @@ def test_in_axes_for_all_arguments():
     np.testing.assert_array_equal(add(jnp.arange(3), jnp.ones(3)), [1, 2, 3])
 
 
-@each_placement
+@each_placement_if_slow
 def test_static_and_keyword_arguments(placement):
     """They reach the function as they are; arrays among them are stacked, as those of vmap."""
 
@@ -102,100 +96,12 @@ def test_static_and_keyword_arguments(placement):
         assert (mode, train) == ({"kind": "double", "power": 2}, True)
         return {"y": mode["power"] * act(w @ x) * scale["s"], "name": mode["kind"]}
 
-    mapped = flatjax.map_replicas(fn, in_axes=(0, 0, None), **PLACEMENTS[placement])
+    mapped = flatjax.map_replicas(fn, in_axes=(0, 0, None), **placed(placement))
     mode, scale = {"kind": "double", "power": 2}, {"s": np.arange(4.0)}
     found = mapped(PARAMS["w"], X["a"], mode, train=True, scale=scale, act=jnp.sin)
     y = 2 * np.sin(np.einsum("aij,aj->ai", PARAMS["w"], X["a"])) * np.arange(4.0)[:, None]
     assert found.pop("name") == "double"
     assert_close(found, {"y": y.astype(np.float32)})
-
-
-def equinox_state():
-    """A module with a function among its leaves, and its statistics of batch norm."""
-    make = lambda key: equinox.nn.make_with_state(EquinoxNetwork)(key)
-    keys = jax.random.split(jax.random.key(0), 4)
-    arguments = equinox.filter_vmap(make)(keys)
-
-    def step(network, state, x):
-        out, state = jax.vmap(network, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(
-            x, state
-        )
-        return out, state
-
-    return arguments, step, equinox.filter_vmap(step)
-
-
-class EquinoxNetwork(equinox.Module):
-    """A dense layer, batch norm and dropout, whose rate is a number among the leaves."""
-
-    layer: equinox.nn.Linear
-    norm: equinox.nn.BatchNorm
-    dropout: equinox.nn.Dropout
-    activation: Any
-
-    def __init__(self, key):
-        self.layer = equinox.nn.Linear(3, 2, key=key)
-        self.norm = equinox.nn.BatchNorm(2, axis_name="batch", mode="batch")
-        self.dropout = equinox.nn.Dropout(0.5, inference=True)
-        self.activation = jnp.tanh
-
-    def __call__(self, x, state):
-        """Values and statistics."""
-        x, state = self.norm(self.layer(x), state)
-        return self.dropout(self.activation(x)), state
-
-
-def haiku_state():
-    forward = haiku.transform_with_state(
-        lambda x: haiku.BatchNorm(True, True, 0.9)(haiku.Linear(2)(x), is_training=True)
-    )
-    keys = jax.random.split(jax.random.key(0), 4)
-    arguments = jax.vmap(forward.init, in_axes=(0, None))(keys, jnp.ones((5, 3)))
-    step = lambda params, state, x: forward.apply(params, state, None, x)
-    return arguments, step, jax.vmap(step)
-
-
-class NNXNetwork(nnx.Module):
-    """A dense layer, batch norm and dropout with its keys and counters."""
-
-    def __init__(self, rngs):
-        self.layer = nnx.Linear(3, 2, rngs=rngs)
-        self.norm = nnx.BatchNorm(2, rngs=rngs)
-        self.dropout = nnx.Dropout(0.5, rngs=rngs)
-
-    def __call__(self, x):
-        """Values."""
-        return self.dropout(self.norm(self.layer(x)))
-
-
-def nnx_state():
-    split = lambda key: nnx.split(NNXNetwork(nnx.Rngs(key)))
-    graph, _ = split(jax.random.key(0))
-    state = jax.vmap(lambda key: split(key)[1])(jax.random.split(jax.random.key(0), 4))
-
-    def step(state, graph, x):
-        network = nnx.merge(graph, state)
-        return network(x), nnx.state(network)
-
-    return (state, graph), step, jax.vmap(step, in_axes=(0, None, 0))
-
-
-@pytest.mark.parametrize(
-    ("placement", "make"),
-    [(place, make) for place in PLACEMENTS for make in (haiku_state, nnx_state)]
-    + [(place, equinox_state) for place in ("vmap", "unroll", "auto")],
-)
-def test_states_of_other_libraries(placement, make):
-    """Parameters, statistics, keys and counters go in and come out."""
-    arguments, step, vmapped = make()
-    x = RNG.normal(size=(4, 5, 3)).astype(np.float32)
-    axes = (0, None, 0) if make is nnx_state else 0
-    found = flatjax.map_replicas(step, in_axes=axes, **PLACEMENTS[placement])(*arguments, x)
-    expected = vmapped(*make()[0], x)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    numbers = lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf
-    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    assert_close(jax.tree.map(numbers, found), jax.tree.map(numbers, expected))
 
 
 # -------------------------------------------------------------------- convolutions, batch norm
@@ -242,30 +148,35 @@ def one_by_one():
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
 
-@pytest.mark.parametrize("placement", ["vmap", "unroll"])
+@pytest.mark.parametrize("placement", ["unroll", slow("vmap")])
 def test_a_network_with_batch_norm(placement):
     step = jax.jit(flatjax.map_replicas(train_step, placement=placement))
     assert_close(step(VARIABLES, IMAGES, LABELS), one_by_one())
 
 
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
-def test_batches_sharded_over_data(mesh):
+@pytest.mark.parametrize("name", only(["4x2"], MESHES))
+@pytest.mark.claim("docs/choosing.md", "All give the same parameters")
+def test_batches_sharded_over_data(name):
     """Batch norm sees the whole batch of its replica, and each device holds its part alone."""
-    variables = jax.device_put(VARIABLES, NamedSharding(mesh, P("replica")))
-    batch = jax.device_put((IMAGES, LABELS), NamedSharding(mesh, P("replica", "data")))
-    step = jax.jit(flatjax.map_replicas(train_step, mesh=mesh)).lower(variables, *batch).compile()
+    place = lambda *axes: NamedSharding(mesh(name), P(*axes))
+    variables = jax.device_put(VARIABLES, place("replica"))
+    batch = jax.device_put((IMAGES, LABELS), place("replica", "data"))
+    step = (
+        jax.jit(flatjax.map_replicas(train_step, mesh=mesh(name)))
+        .lower(variables, *batch)
+        .compile()
+    )
     assert "all-gather" not in step.as_text()
     found = step(variables, *batch)
     assert_close(found, one_by_one())
     for leaf in jax.tree.leaves(found):
-        assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, P("replica")), leaf.ndim)
+        assert leaf.sharding.is_equivalent_to(place("replica"), leaf.ndim)
 
 
 def test_batches_sharded_over_data_alone():
     """Without a mesh, plain jit shards the one program of all replicas."""
-    mesh = MESHES["2x4"]
-    variables = jax.device_put(VARIABLES, NamedSharding(mesh, P()))
-    batch = jax.device_put((IMAGES, LABELS), NamedSharding(mesh, P(None, "data")))
+    variables = jax.device_put(VARIABLES, NamedSharding(mesh("2x4"), P()))
+    batch = jax.device_put((IMAGES, LABELS), NamedSharding(mesh("2x4"), P(None, "data")))
     step = jax.jit(flatjax.map_replicas(train_step))
     assert_close(step(variables, *batch), one_by_one())
 
@@ -279,17 +190,18 @@ def convolutions(fn, *args, platform="cpu"):
     return [int(count) for count in re.findall(r"feature_group_count = (\d+)", lowered.as_text())]
 
 
+@pytest.mark.claim("docs/choosing.md", "convolutions on CPU")
 def test_auto_unrolls_convolutions_on_cpu():
     """Four plain convolutions, where vmap makes a grouped one."""
     forward = lambda variables, images: Network().apply(variables, images, mutable=True)[0]
-    placed = lambda platform="cpu", **options: convolutions(
+    found = lambda platform="cpu", **options: convolutions(
         flatjax.map_replicas(forward, **options), VARIABLES, IMAGES, platform=platform
     )
-    assert placed(placement="vmap") == [4]
-    assert placed(placement="unroll") == [1] * 4
-    assert placed() == [1] * 4
-    assert placed("cuda") == placed("tpu") == [4]
-    assert placed(mesh=MESHES["2x1"]) == [1] * 2  # two replicas on each device
+    assert found(placement="vmap") == [4]
+    assert found(placement="unroll") == [1] * 4
+    assert found() == [1] * 4
+    assert found("cuda") == found("tpu") == [4]
+    assert found(mesh=mesh("2x1")) == [1] * 2  # two replicas on each device
 
 
 def test_auto_vmaps_dense_layers():
@@ -342,8 +254,6 @@ def test_no_convolution_where_there_is_none(fn):
         ({"placement": "pmap"}, (), "placement must be one of .* 'pmap'"),
         ({"placement": "mesh"}, (), "needs mesh"),
         ({}, (np.ones(4), np.ones(3)), r"\[1\] has 3 replicas .* others? .* 4"),
-        ({"mesh": MESHES["4x2"]}, (np.ones(3), np.ones(3)), "3 replicas do not fit .* size 4"),
-        ({"mesh": jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])}, None, "axis 'replica'"),
         ({"in_axes": (0,)}, None, "in_axes has 1 entries for 2"),
         ({"in_axes": (0, 1)}, None, "in_axes must hold 0 and None"),
         ({"in_axes": None}, None, "at least one 0"),
@@ -354,3 +264,11 @@ def test_no_convolution_where_there_is_none(fn):
 def test_map_replicas_refuses(options, args, message):
     with pytest.raises(ValueError, match=message):
         flatjax.map_replicas(jnp.add, **options)(*(args or (np.ones(4), np.ones(4))))
+
+
+def test_map_replicas_refuses_meshes():
+    of_another_name = jax.make_mesh((2,), ("x",), devices=devices(2))
+    with pytest.raises(ValueError, match="axis 'replica'"):
+        flatjax.map_replicas(jnp.add, mesh=of_another_name)(np.ones(4), np.ones(4))
+    with pytest.raises(ValueError, match=r"3 replicas do not fit .* size 4"):
+        flatjax.map_replicas(jnp.add, mesh=mesh("4x2"))(np.ones(3), np.ones(3))

@@ -1,32 +1,42 @@
 """Many runs in one program: the same as one after another, whatever the algorithm."""
 
-import dataclasses
-
+import jax
 import numpy as np
 import pytest
+from fast import slow
 
+import flatjax
+from experiments.engine import programs
+from experiments.engine.algorithm_settings import takers
 from experiments.engine.config import TrainConfig
-from experiments.engine.population import Population, make_tasks
+from experiments.engine.loop import Run
+from experiments.engine.plan import make_plan
+from experiments.engine.population import Population
+from experiments.engine.task import make_tasks
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
+from runs import changed
 
-BASE = TrainConfig(
+BASE = TrainConfig.of(
     dataset="digits",
     epochs=4,
     batch_size=32,
     train_size=200,
     gamma=0.1,
-    replica_gamma=0.1,
-    inner_steps=3,
     local_energy_samples=2,
     validation=0.2,
     evaluate_on="validation",
 )
-NAMES = ("learning_rate", "weight_decay", "gamma", "sam_rho")
+OWN = {"gamma": 0.1, "replica_gamma": 0.1, "inner_steps": 3}
 SETTINGS = [
     {"learning_rate": 0.05, "weight_decay": 1e-3, "gamma": 0.3, "sam_rho": 0.1},
     {"learning_rate": 0.02, "weight_decay": 1e-2, "gamma": 0.01, "sam_rho": 0.3},
 ]
+
+
+def settings_of(algorithm):
+    """Those of the settings that an algorithm has."""
+    has = lambda name: not takers(name) or algorithm in takers(name)
+    return [{name: value for name, value in one.items() if has(name)} for one in SETTINGS]
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +44,40 @@ def tasks():
     return make_tasks(BASE, [0, 1])
 
 
-@pytest.mark.parametrize(
-    "algorithm", ["sam", pytest.param("rsam", marks=pytest.mark.slow), "parle"]
-)
+@pytest.mark.parametrize("algorithm", ["sam", slow("rsam"), slow("parle")])
 def test_runs_are_those_of_the_trainer(tasks, algorithm):
-    config = dataclasses.replace(BASE, algorithm=algorithm)
-    population = Population(config, tasks, NAMES)
-    found = population.train(SETTINGS, [3, 4], [0, 1], progress=False)
-    for settings, seed, task, run in zip(SETTINGS, [3, 4], tasks, found, strict=True):
-        trainer = Trainer(dataclasses.replace(config, **settings, seed=seed), task)
-        expected = train(trainer, progress=False, evaluate_epochs=False)
+    config, varied = changed(BASE, OWN, algorithm=algorithm), settings_of(algorithm)
+    found = Population(config, tasks).train(varied, [3, 4], [0, 1], progress=False)
+    for settings, seed, task, run in zip(varied, [3, 4], tasks, found, strict=True):
+        own = config.changed(**settings, seed=seed)
+        expected = train(own, task, progress=False, evaluate_epochs=False)
         held_out = run.task.evaluate(run.params, run.batch_stats)
         assert float(held_out["loss"]) == pytest.approx(expected["test_loss"], rel=1e-3)
         assert run.train_loss == pytest.approx(expected["history"][-1]["train_loss"], rel=1e-3)
 
 
 def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
-    config = dataclasses.replace(BASE, algorithm="rsgd")
+    varied = settings_of("rsgd")
     losses = []
     for loops in (True, False):
-        monkeypatch.setattr(Trainer, "loops_on_device", loops)
-        found = Population(config, tasks, NAMES).train(SETTINGS, [3, 4], [1, 0], progress=False)
+        seen = {}
+        monkeypatch.setattr(programs, "loops_on_device", lambda plan, loops=loops: loops)
+        found = Population(BASE, tasks).train(
+            varied,
+            [3, 4],
+            [1, 0],
+            progress=False,
+            watch=lambda run, done, read, seen=seen: seen.setdefault(run, []).append(
+                (done, read())
+            ),
+        )
+        for run, model in enumerate(found):  # what was watched becomes the model
+            done, arrays = zip(*seen[run], strict=True)
+            assert done == (0.5, 1.0)
+            for place, is_same in ((0, False), (1, True)):
+                center = flatjax.replica_center(arrays[place]["params"], replica_axis=0)
+                leaves = zip(*map(jax.tree.leaves, (center, model.params)), strict=True)
+                assert all(np.allclose(a, b, rtol=1e-5) for a, b in leaves) == is_same
         losses.append([float(run.task.evaluate(run.params, {})["loss"]) for run in found])
         losses[-1] += [run.train_loss for run in found]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -63,13 +86,31 @@ def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
 def test_tasks_have_their_own_data_and_share_programs(tasks):
     first, second = tasks
     assert not np.array_equal(first.train.label, second.train.label)
-    assert first.eval_fn is second.eval_fn
-    assert first.local_energy is second.local_energy
-    assert first.normalization is second.normalization
+    assert first.objective is second.objective
+
+
+def test_seed_and_hyperparameters_share_a_plan_and_its_programs(tasks):
+    plan = make_plan(BASE, tasks[0])
+    for changes in ({"seed": 1}, {"learning_rate": 0.1}, {"gamma": 2.0, "weight_decay": 0.0}):
+        assert make_plan(BASE.changed(**changes), tasks[0]) == plan
+    for changes in ({"gamma": None}, {"period": 2}, {"momentum": 0.5}, {"epochs": 8}):
+        assert make_plan(BASE.changed(**changes), tasks[0]) != plan
+    losses = {}
+    for rate in (0.01, 0.02):
+        run = Run(plan, BASE.changed(learning_rate=rate), tasks[0])
+        losses[rate] = run.take_steps(2)[1].mean()
+    assert losses[0.01] > losses[0.02]
+    assert programs.programs_of(plan).steps._cache_size() == 1
 
 
 def test_divergence_is_seen(tasks):
-    settings = [SETTINGS[0] | {"learning_rate": 1e6}, SETTINGS[1]]
-    bad, good = Population(BASE, tasks, NAMES).train(settings, [0, 0], [0, 0], progress=False)
+    first, second = settings_of("rsgd")
+    settings = [first | {"learning_rate": 1e6}, second]
+    bad, good = Population(BASE, tasks).train(settings, [0, 0], [0, 0], progress=False)
     assert not np.isfinite(bad.train_loss)
     assert np.isfinite(good.train_loss)
+
+
+def test_what_shapes_the_program_is_refused(tasks):
+    with pytest.raises(ValueError, match=r"settings must hold hyperparameters only.*batch_size"):
+        Population(BASE, tasks).train([{"batch_size": 64}], [0], [0], progress=False)

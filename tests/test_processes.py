@@ -1,8 +1,9 @@
-"""Two processes on this machine train as one does, and stop together when one is killed."""
+"""Two processes on this machine train one run, and stop together when one is killed."""
 
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,10 @@ from test_mesh import assert_same
 
 from experiments.engine import processes
 from experiments.engine.config import TrainConfig
-from experiments.engine.placement import make_mesh
-from experiments.engine.run_directory import read_result
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     train_size=160,
     held_out_size=100,
     batch_size=40,
@@ -56,7 +54,7 @@ def start(directory, checkpoint_seconds, launcher, config=CONFIG):
     coordinator = processes.free_address()
     started = []
     for i in range(2):
-        with open(directory / f"{i}.txt", "w") as output:
+        with open(directory / f"{i}.txt", "w", encoding="utf-8") as output:
             command = [sys.executable, "-m", "experiments", "train", *arguments]
             options, variables = launcher(i, coordinator)
             started.append(
@@ -76,49 +74,60 @@ def saved_steps(run):
     return [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
 
 
-def test_two_processes_stop_together_and_end_as_one(tmp_path):
-    run = tmp_path / "run"
-    first, second = start(tmp_path, 0, from_arguments)
+def kill_one(directory):
+    """Kills a process of two after a checkpoint; returns the steps of those that are saved."""
+    run = directory / "run"
+    first, second = start(directory, 0, from_arguments)
     try:
         deadline = time.monotonic() + 240
         while not (saved := saved_steps(run)):
-            assert first.poll() is None, (tmp_path / "0.txt").read_text()
+            assert first.poll() is None, (directory / "0.txt").read_text()
             assert time.monotonic() < deadline, "the run made no progress"
             time.sleep(0.01)
-        if hasattr(os, "SCHED_BATCH"):
+        if hasattr(os, "SCHED_BATCH") and first.poll() is None:
             assert os.sched_getscheduler(first.pid) == os.SCHED_BATCH
         second.send_signal(signal.SIGKILL)
         # At once where it was talking to the other, else after some missed heartbeats.
-        assert first.wait(timeout=4 * processes.HEARTBEAT_SECONDS) != 0
+        status = first.wait(timeout=4 * processes.HEARTBEAT_SECONDS)
     finally:
         for process in (first, second):
             process.kill()
             process.wait()
-    message = (tmp_path / "0.txt").read_text()
-    assert "another one died" in message or "another task died" in message
+    if not (run / "result.json").exists():
+        assert status != 0
+        message = (directory / "0.txt").read_text()
+        assert "another one died" in message or "another task died" in message
+    return saved
+
+
+@pytest.mark.slow
+@pytest.mark.claim("docs/faq.md", "gives the same to rounding")
+def test_two_processes_stop_together_and_one_continues(tmp_path):
+    run = tmp_path / "run"
+    for _ in range(5):  # on a machine so busy that the run ends before it is killed, once more
+        saved = kill_one(tmp_path)
+        if not (run / "result.json").exists():
+            break
+        shutil.rmtree(run)
     assert not (run / "result.json").exists()
 
-    codes = [process.wait(timeout=240) for process in start(tmp_path, 60, from_slurm)]
-    texts = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
-    assert codes == [0, 0], texts
-    assert "test_error" in texts[0]
-    assert "test_error" not in texts[1]
-    found = read_result(run)
+    # One process continues the run, on one device.
+    found = train(CONFIG, directory=run, progress=False)
     assert [record["step"] for record in found["history"]] == list(range(4, 81, 4))
     assert max(saved) < 80
-
-    # One process, with two devices.
-    expected = train(Trainer(CONFIG, mesh=make_mesh("replica=2", CONFIG)), progress=False)
-    assert_same(found, expected)
+    assert_same(found, train(CONFIG, progress=False))
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_stops_all(tmp_path):
     # Too long to end by itself before the signal has reached both.
     endless = dataclasses.replace(CONFIG, epochs=100_000)
     started = start(tmp_path, 60, from_arguments, endless)
     try:
         deadline = time.monotonic() + 240
-        while not (tmp_path / "run" / "metrics.jsonl").exists():
+        # After an epoch, which both train: it is written without a line before they start.
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size):
             assert started[0].poll() is None, (tmp_path / "0.txt").read_text()
             assert time.monotonic() < deadline, "the run made no progress"
             time.sleep(0.01)

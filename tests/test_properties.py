@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import only
 from hypothesis import strategies as st
 from properties import holds, trees_of
 
@@ -44,15 +45,16 @@ LOOPS = {
 }
 FORMS = COUPLINGS | LOOPS
 each_form = pytest.mark.parametrize("form", FORMS)
+each_form_if_slow = pytest.mark.parametrize("form", only(COUPLINGS, FORMS))
 each_coupling = pytest.mark.parametrize("form", COUPLINGS)
 
 
 def holds_for(form, check, **strategies):
     """Whether a property of a form holds; the loops of Entropy-SGD are compiled for each tree."""
-    holds(check, 40 if form in COUPLINGS else 6, **strategies)
+    holds(check, 15 if form in COUPLINGS else 6, **strategies)
 
 
-@each_form
+@each_form_if_slow
 def test_any_tree_is_updated(form):
     def check(params, gamma, zero):
         tx = FORMS[form](gamma)
@@ -80,7 +82,7 @@ def test_what_is_no_coupling_is_refused_by_name(form):
     holds(check, 40, gamma=negative | st.sampled_from(others))
 
 
-@each_form
+@each_form_if_slow
 def test_updates_of_other_trees_are_refused_by_name(form):
     def check(params, updates):
         shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
@@ -115,7 +117,7 @@ def test_the_center_is_not_moved(form):
     holds_for(form, check, params=trees(("float32",)), gamma=st.floats(0, 1e4))
 
 
-@each_form
+@each_form_if_slow
 def test_nan_is_not_hidden(form):
     def check(params, steps):
         hypothesis.assume(any(leaf.size for leaf in jax.tree.leaves(params)))

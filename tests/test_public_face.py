@@ -11,6 +11,7 @@ import flatjax
 PACKAGES = ("", ".committee", ".data", ".flatness", ".gaussian_mixture", ".models")
 MODULES = (
     ".batch_stats",
+    ".calibration",
     ".communication",
     ".flatness.priors",
     ".gaussian_mixture.losses",

@@ -5,12 +5,11 @@ import re
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import pytest
 
+import flatjax
 from experiments import __main__ as command_line
-from flatjax import models
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,27 +19,39 @@ RESULTS = (ROOT / "experiments" / "RESULTS.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_example_of_training_runs_and_learns():
-    target = jnp.array([1.0, -2.0])
-    loss = lambda params, batch: jnp.sum((params["w"] - target) ** 2 * batch)
-    steps = 100
-    namespace = {
-        "init_fn": lambda key: {"w": jax.random.normal(key, (2,))},
-        "loss": loss,
-        "steps": steps,
-        "data": [jnp.ones((3, 1))] * steps,
-    }
-    exec(EXAMPLES[0], namespace)
-    assert namespace["params"]["w"].shape == (2,)
-    assert loss(namespace["params"], 1.0) < 1e-2
+def run_example(steps=300, seed=0, is_constant=False):
+    """The example of training, of another length, from another start, at a constant rate."""
+    changes = {"300": str(steps), "jax.random.key(0)": f"jax.random.key({seed})"}
+    if is_constant:
+        changes["optax.cosine_decay_schedule(0.1, steps)"] = "0.1"
+    program = EXAMPLES[0]
+    for old, new in changes.items():
+        assert program.count(old) == 1
+        program = program.replace(old, new)
+    namespace = {}
+    exec(program, namespace)
+    return namespace
+
+
+LENGTHS = [300, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1000, 3000))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+
+
+@pytest.mark.parametrize("is_constant", [False, True], ids=["cosine", "constant"])
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("steps", LENGTHS)
+def test_the_example_of_training_ends_in_one_good_network(steps, seed, is_constant):
+    """Its center is at most 1 point worse than the mean of its replicas."""
+    namespace = run_example(steps, seed, is_constant)
+    exec(EXAMPLES[1].split("measure =")[0], namespace)
+    held_out = [jnp.arange(1297, 1797)]
+    found = flatjax.check_collapsed(namespace["eval_fn"], namespace["replicas"], held_out)
+    assert found.has_met
+    assert found.center < 0.09
 
 
 def test_the_example_of_flatness_runs():
-    model = models.create("mlp", 10)
-    image, label = jnp.ones((8, 4, 4, 1)), jnp.arange(8)
-    params = model.init(jax.random.key(0), image, train=False)["params"]
-    batches = [{"image": image, "label": label}]
-    namespace = {"jax": jax, "model": model, "params": params, "batches": batches}
+    namespace = run_example(steps=20)
     exec(EXAMPLES[1], namespace)
     assert namespace["found"].mean["error"].shape == (2,)
     assert len(EXAMPLES) == 2

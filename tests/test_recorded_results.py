@@ -52,7 +52,7 @@ def test_sharpest_solutions_of_the_flatness_study():
 
 
 def test_the_first_contest_chose_at_the_edge_of_weight_decay():
-    folder = ROOT / "results" / "contest" / "mlp-2k-20-noise"
+    folder = ROOT / "results" / "first-contest" / "mlp-2k-20-noise"
     for trials, name in ((12, "sgd"), (48, "sgd-48-trials")):
         candidates = values(folder / name / "tuning.json")
         assert len(candidates) == trials

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import devices
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -38,21 +39,21 @@ def test_center_of_a_stack(axis, keepdims):
     np.testing.assert_allclose(distance, DISTANCE, rtol=1e-5)
 
 
-def on_named_axis(fn, devices):
+def on_named_axis(fn, number):
     """Runs fn with two replicas on each device of a mesh axis, or one a vmapped program."""
-    if devices is None:
+    if number is None:
         where = {"axis_name": "replica"}
         return jax.vmap(functools.partial(fn, **where), axis_name="replica", out_axes=None)
     where = {"axis_name": "replica", "replica_axis": 0}
-    mesh = flatjax.replica_mesh(4, jax.devices()[:devices])
+    mesh = flatjax.replica_mesh(4, devices(number))
     specs = {"in_specs": P("replica"), "out_specs": P()}
     return jax.jit(jax.shard_map(functools.partial(fn, **where), mesh=mesh, **specs))
 
 
-@pytest.mark.parametrize("devices", [None, 2, 4])
-def test_center_and_distance_over_a_named_axis(devices):
-    assert_close(on_named_axis(flatjax.replica_center, devices)(STACK), CENTER)
-    distance = on_named_axis(flatjax.replica_distance, devices)(STACK)
+@pytest.mark.parametrize("number", [None, 2, 4])
+def test_center_and_distance_over_a_named_axis(number):
+    assert_close(on_named_axis(flatjax.replica_center, number)(STACK), CENTER)
+    distance = on_named_axis(flatjax.replica_distance, number)(STACK)
     np.testing.assert_allclose(distance, DISTANCE, rtol=1e-5)
 
 
@@ -175,6 +176,7 @@ def test_stacks_refuse():
 # -------------------------------------------------------------------------------- per_replica
 
 
+@pytest.mark.claim("docs/optax.md", "each replica's own norm")
 def test_norms_are_clipped_replica_by_replica():
     grads = jax.tree.map(lambda leaf: leaf * np.float32(10.0) ** (a_axis(leaf) - 1), STACK)
     tx = flatjax.per_replica(optax.clip_by_global_norm(1.0))
@@ -234,7 +236,7 @@ def test_per_replica_refuses():
 
 
 @pytest.mark.parametrize(
-    ("replicas", "devices", "shape"),
+    ("replicas", "number", "shape"),
     [
         (1, 1, (1, 1)),
         (3, 1, (1, 1)),
@@ -249,17 +251,18 @@ def test_per_replica_refuses():
         (5, 5, (5, 1)),
     ],
 )
-def test_replica_mesh_uses_all_devices_and_divides_the_replicas(replicas, devices, shape):
-    mesh = flatjax.replica_mesh(replicas, jax.devices()[:devices])
+def test_replica_mesh_uses_all_devices_and_divides_the_replicas(replicas, number, shape):
+    mesh = flatjax.replica_mesh(replicas, devices(number))
     assert dict(mesh.shape) == dict(zip(("replica", "data"), shape, strict=True))
-    assert list(mesh.devices.flat) == jax.devices()[:devices]
+    assert list(mesh.devices.flat) == devices(number)
     check_mesh_fit(replicas, mesh)  # does not raise
     stack = jax.device_put(jnp.zeros((replicas, 2)), NamedSharding(mesh, P("replica")))
     assert stack.addressable_shards[0].data.shape == (replicas // shape[0], 2)
 
 
 def test_replica_mesh_takes_all_devices():
-    assert dict(flatjax.replica_mesh(4).shape) == {"replica": 4, "data": 2}
+    assert flatjax.replica_mesh(4).size == len(jax.devices())
+    assert dict(flatjax.replica_mesh(4, devices(8)).shape) == {"replica": 4, "data": 2}
 
 
 def test_meshes_refuse():
@@ -270,6 +273,6 @@ def test_meshes_refuse():
     with pytest.raises(ValueError, match="devices must not be empty"):
         flatjax.replica_mesh(2, [])
     with pytest.raises(ValueError, match=r"3 replicas do not fit .* size 4"):
-        check_mesh_fit(3, flatjax.replica_mesh(4))
+        check_mesh_fit(3, flatjax.replica_mesh(4, devices(8)))
     with pytest.raises(ValueError, match="mesh must have an axis 'replica'"):
-        check_mesh_fit(2, jax.make_mesh((2,), ("data",), devices=jax.devices()[:2]))
+        check_mesh_fit(2, jax.make_mesh((2,), ("data",), devices=devices(2)))

@@ -11,10 +11,10 @@ import pytest
 from experiments import __main__ as command_line
 from experiments.configs.comparisons import study_of
 from experiments.configs.deep import ROWS, row_of
-from experiments.engine.networks import Network, make_network
 from experiments.studies.reproduce import costs, report
 from experiments.studies.reproduce.run import reproduce
 from flatjax import models
+from flatjax.models._network import Network, make_network
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -27,9 +27,9 @@ def test_rows_compare_at_equal_gradients_whole_and_reduced(name):
             np.testing.assert_allclose(config.epochs, factor * study.base.epochs)
     for label, grid in row.grids.items():
         for candidate in study_of(name).candidates(label):
-            dataclasses.replace(study_of(name).configs()[label], **candidate)
+            study_of(name).configs()[label].changed(**candidate)
         for field, values in grid.items():  # what was chosen is one of the candidates
-            assert getattr(row.configs()[label], field) in values
+            assert row.configs()[label].flat()[field] in values
     header = importable(name).__doc__
     assert f"python -m experiments reproduce {name}" in header
     for label, value in row.reported.items():
@@ -43,8 +43,8 @@ def importable(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_reduced_networks_are_small_members_of_the_family(name):
     base = row_of(name).reduced("digits").base
-    network = make_network(base.model, base.model_options, 10, (32, 32, 3))
-    whole = models.create(base.model, 10)
+    network = make_network(base.network.model, base.network.model_options, 10, (32, 32, 3))
+    whole = models.create(base.network.model, 10)
     assert type(network.module) is type(whole)
 
 
@@ -60,8 +60,7 @@ def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch
     name = "cifar10-smallconvnet"
     study = row_of(name).reduced("digits")
     options = ("features=(4,)", "hidden=(8,)", "batch_norm=True")
-    base = dataclasses.replace(
-        *(study.base,),
+    base = study.base.changed(
         model_options=options,
         train_size=200,
         held_out_size=100,
@@ -115,7 +114,7 @@ def test_recorded_costs_are_of_these_networks():
     assert set(recorded) <= set(ROWS)
     name = "fashion-mnist-resnet8"
     row = row_of(name)
-    network = make_network(row.base.model, row.base.model_options, 10, (28, 28, 1))
+    network = make_network(row.base.network.model, row.base.network.model_options, 10, (28, 28, 1))
     np.testing.assert_allclose(
         costs.flops_per_example(network, (28, 28, 1)), recorded[name].flops_per_example, rtol=0.05
     )

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +17,13 @@ from experiments import faults
 from experiments.engine import fingerprints
 from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import RunDirectory, read_result
+from experiments.engine.steps import arrays_of
+from experiments.engine.task import make_task
 from experiments.engine.train import load_run, train
-from experiments.engine.trainer import Trainer, arrays_of
-from experiments.report import lock, store
+from experiments.report import lock, provenance, store
+from runs import started
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig.of(
     algorithm="sgd",
     train_size=100,
     batch_size=50,
@@ -33,15 +36,15 @@ CONFIG = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def trainer():
-    return Trainer(CONFIG)
+def task():
+    return make_task(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def finished(trainer, tmp_path_factory):
+def finished(task, tmp_path_factory):
     """A run that was saved after every epoch, and what it ended in."""
     path = tmp_path_factory.mktemp("runs") / "finished"
-    return path, train(trainer, directory=path, progress=False, checkpoint_seconds=0)
+    return path, train(CONFIG, task, directory=path, progress=False, checkpoint_seconds=0)
 
 
 @pytest.fixture
@@ -55,12 +58,13 @@ def without_seconds(result):
     return result | {"seconds": 0, "history": history}
 
 
-def resume(trainer, run, **options):
-    return without_seconds(train(trainer, directory=run, progress=False, **options))
+def resume(task, run, **options):
+    return without_seconds(train(CONFIG, task, directory=run, progress=False, **options))
 
 
-def test_flips_in_what_is_read_are_detected_or_harmless(trainer, finished, run):
-    """Of files that Python reads; `python -m experiments.faults damage` flips all, in processes."""
+@pytest.mark.slow
+def test_flips_in_what_is_read_are_detected_or_harmless(task, finished, run):
+    """Of files that Python reads; `python -m experiments.damage` flips all."""
     good = without_seconds(finished[1])
     draw, counts = random.Random(0), {"detected": 0, "harmless": 0}
     paths = [run / "result.json", run / "config.json", run / "metrics.jsonl"]
@@ -73,7 +77,7 @@ def test_flips_in_what_is_read_are_detected_or_harmless(trainer, finished, run):
                 (run / "result.json").unlink(missing_ok=True)
             message = None
             try:
-                assert resume(trainer, run) == good
+                assert resume(task, run) == good
             except ValueError as error:
                 message = str(error)
             counts["harmless" if message is None else "detected"] += 1
@@ -82,17 +86,17 @@ def test_flips_in_what_is_read_are_detected_or_harmless(trainer, finished, run):
     assert counts["detected"] >= 20
 
 
-def test_another_state_under_the_same_digest_is_refused(trainer, run):
+def test_another_state_under_the_same_digest_is_refused(task, run):
     (run / "result.json").unlink()
     older, newer = run / "checkpoints" / "6", run / "checkpoints" / "8"
     shutil.rmtree(newer / "state")
     shutil.copytree(older / "state", newer / "state")
     with pytest.raises(ValueError, match=r"checkpoints/8 .*of step 6, its record of step 8"):
-        resume(trainer, run)
+        resume(task, run)
     shutil.rmtree(newer)
     older.rename(newer)
     with pytest.raises(ValueError, match=r"checkpoints/8 .*its record of step 6"):
-        resume(trainer, run)
+        resume(task, run)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +106,11 @@ def test_another_state_under_the_same_digest_is_refused(trainer, run):
 )
 def test_checkpoints_and_results_know_their_configuration(change, run, finished):
     (name,) = change
-    other = dataclasses.replace(CONFIG, **change)
+    other = CONFIG.changed(**change)
     (run / "config.json").unlink()
     for _ in range(2):
         with pytest.raises(ValueError, match=rf"{name}: wanted .*, found"):
-            train(Trainer(other), directory=run, progress=False)
+            train(other, directory=run, progress=False)
         (run / "result.json").unlink(missing_ok=True)
     # As does a configuration that was put in the place of another one.
     run = shutil.copytree(finished[0], run.parent / "other")
@@ -117,31 +121,84 @@ def test_checkpoints_and_results_know_their_configuration(change, run, finished)
         load_run(run)
 
 
-def test_checkpoints_know_their_data(trainer, run):
+def test_checkpoints_know_their_data(task, run):
     (run / "result.json").unlink()
-    image = trainer.task.train.image.copy()
+    image = task.train.image.copy()
     image[0, 0, 0] ^= 1
-    split = dataclasses.replace(trainer.task.train, image=image)
-    task = dataclasses.replace(trainer.task, train=split)
+    other = dataclasses.replace(task, train=dataclasses.replace(task.train, image=image))
     with pytest.raises(ValueError, match=r"data\.train\.crc32: wanted .*, found"):
-        train(Trainer(CONFIG, task), directory=run, progress=False)
+        train(CONFIG, other, directory=run, progress=False)
+
+
+def test_runs_of_another_revision_are_measured_but_not_continued(task, finished, run, monkeypatch):
+    about = json.loads((run / "checkpoints" / "8" / "about" / "metadata").read_text())
+    for made_by in (about["made_by"], json.loads((run / "result.json").read_text())["made_by"]):
+        assert made_by == provenance.made_by()
+    assert resume(task, run) == without_seconds(finished[1])
+    assert "revision" not in finished[1]
+    monkeypatch.setattr(provenance, "TRAINING", provenance.TRAINING + 1)
+    message = r"revision: wanted 2, found 1\. .*provenance\.py\)"
+    with pytest.raises(ValueError, match=f"result.json holds .*{message}"):
+        train(CONFIG, task, directory=run, progress=False)
+    (run / "result.json").unlink()
+    with pytest.raises(ValueError, match=f"checkpoints/8 holds .*{message}"):
+        train(CONFIG, task, directory=run, progress=False)
+    assert load_run(run).config == CONFIG
+
+
+def test_checkpoints_without_a_revision_are_of_the_first(task, finished, run):
+    (run / "result.json").unlink()
+    path = run / "checkpoints" / "8" / "about" / "metadata"
+    about = store.unsealed(json.loads(path.read_text()), "about")
+    del about["revision"]
+    path.write_text(json.dumps(store.sealed(about)))
+    assert resume(task, run) == without_seconds(finished[1])
+
+
+def test_a_run_that_was_taken_over_saves_nothing(run):
+    (run / "result.json").unlink()
+    files = RunDirectory(run, CONFIG)
+    before = sorted((run / "checkpoints").iterdir())
+    with files.claimed():
+        (run / "run.lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+        for write in (
+            lambda: files.save(99, arrays_of(started(CONFIG).state), np.zeros((0, 1)), []),
+            lambda: files.append_metrics({"step": 99}),
+            lambda: files.reset_metrics([]),
+            lambda: files.write_result({"test_error": 0.0}),
+        ):
+            with pytest.raises(lock.InUseError, match="now in use by process 1 on elsewhere"):
+                write()
+    assert sorted((run / "checkpoints").iterdir()) == before
+    assert not (run / "result.json").exists()
+    assert (run / "run.lock").exists()
+
+
+def test_checkpoints_that_do_not_fit_are_not_begun(run, monkeypatch):
+    files = RunDirectory(run, CONFIG)
+    before = sorted((run / "checkpoints").rglob("*"))
+    usage = shutil.disk_usage(run)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"No space left .* 1000 are free\): .*/checkpoints"):
+        files.save(99, arrays_of(started(CONFIG).state), np.zeros((0, 1)), [])
+    assert sorted((run / "checkpoints").rglob("*")) == before
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"seed": 0}', "\xff"])
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
-def test_damaged_files_are_named(name, content, run, trainer):
+def test_damaged_files_are_named(name, content, run, task):
     (run / name).write_bytes(content.encode("latin1"))
     with pytest.raises(ValueError, match=name):
-        train(trainer, directory=run, progress=False)
+        train(CONFIG, task, directory=run, progress=False)
 
 
-def test_metrics_follow_the_checkpoint(trainer, finished, run):
+def test_metrics_follow_the_checkpoint(task, finished, run):
     (run / "result.json").unlink()
     metrics = run / "metrics.jsonl"
     good = metrics.read_text()
     for bad in (good.replace("5", "6", 1), "", good[:-20], None):
         metrics.unlink() if bad is None else metrics.write_text(bad)
-        assert resume(trainer, run) == without_seconds(finished[1])
+        assert resume(task, run) == without_seconds(finished[1])
         (run / "result.json").unlink()
         assert metrics.read_text() == good
 
@@ -158,28 +215,49 @@ def old(run):
         (path / "losses" / "metadata").write_text('{"losses": []}')
 
 
-def test_directories_of_earlier_versions_are_continued(trainer, finished, run):
+def test_directories_of_earlier_versions_are_continued(task, finished, run):
     old(run)
     shutil.rmtree(run / "checkpoints" / "8")
     good = without_seconds(finished[1])
-    assert resume(trainer, run) == good
-    assert resume(trainer, run) == good  # complete
+    assert resume(task, run) == good
+    assert resume(task, run) == good  # complete
     old_again = run / "metrics.jsonl"
     assert len(store.read_lines(old_again)) == 4
 
 
-def test_old_histories_that_are_missing_are_named(trainer, run):
+def test_keys_inside_sam_that_were_arrays_are_continued(tmp_path):
+    """As checkpoints of earlier versions hold them."""
+    config = CONFIG.changed(algorithm="esam", gamma=0.3, epochs=10, seed=3)
+    new, path = started(config), tmp_path / "run"
+    state = arrays_of(new.state)
+    inside = state["opt_state"].opt_state
+    saved = inside._replace(key=jnp.stack(inside.key))
+    before = state | {"opt_state": state["opt_state"]._replace(opt_state=saved)}
+    run = RunDirectory(path, config, new.task.fingerprint)
+    with run.claimed():
+        run.save(0, before, np.zeros((0, 1)), [])
+    about = path / "checkpoints" / "0" / "about"
+    about.rename(about.with_name("losses"))
+    about.with_name("losses").joinpath("metadata").write_text('{"losses": []}')
+    (path / "metrics.jsonl").write_text('{"step": 0}\n')
+    unsealed = store.read_json(path / "config.json")
+    (path / "config.json").write_text(json.dumps(unsealed))
+    found = RunDirectory(path, config, new.task.fingerprint).restore(state)
+    chex.assert_trees_all_equal(found.state, state)
+
+
+def test_old_histories_that_are_missing_are_named(task, run):
     old(run)
     (run / "metrics.jsonl").unlink()
     with pytest.raises(ValueError, match=r"metrics\.jsonl"):
-        resume(trainer, run)
+        resume(task, run)
 
 
-def test_a_checkpoint_must_have_its_digest(trainer, run):
+def test_a_checkpoint_must_have_its_digest(task, run):
     (run / "result.json").unlink()
     shutil.rmtree(run / "checkpoints" / "8" / "about")
     with pytest.raises(ValueError, match="checkpoints/8"):
-        resume(trainer, run)
+        resume(task, run)
 
 
 DTYPES = ["float32", "bfloat16", "int8", "uint32", "bool", "complex64"]
@@ -209,20 +287,20 @@ def test_fingerprints_do_not_depend_on_the_mesh():
     assert fingerprints.of_arrays(tree(spread)) == fingerprints.of_arrays(tree(array))
 
 
-def test_a_restored_state_has_the_digest_that_was_saved(trainer, run):
-    saved = RunDirectory(run, CONFIG).restore(arrays_of(trainer.start(0)))
+def test_a_restored_state_has_the_digest_that_was_saved(task, run):
+    saved = RunDirectory(run, CONFIG).restore(arrays_of(started(CONFIG).state))
     about = json.loads((run / "checkpoints" / "8" / "about" / "metadata").read_text())
     assert fingerprints.of_arrays(saved.state) == about["state"]
 
 
-def test_one_process_trains_in_a_directory(trainer, run):
+def test_one_process_trains_in_a_directory(task, run):
     (run / "result.json").unlink()
     with (
         RunDirectory(run, CONFIG).claimed(),
         pytest.raises(lock.InUseError, match=f"{run}/run is in use by process {os.getpid()} on"),
     ):
-        train(trainer, directory=run, progress=False)
-    resume(trainer, run)
+        train(CONFIG, task, directory=run, progress=False)
+    resume(task, run)
     assert not (run / "run.lock").exists()
 
 

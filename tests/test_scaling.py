@@ -10,6 +10,7 @@ from experiments.benchmarks.scaling_worker import Work, Workers
 from experiments.studies.scale import cost_model
 
 
+@pytest.mark.slow
 def test_everything_is_measured_once_and_drawn_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of the processes: faster to compile
     benchmark = scaling.Scaling(

@@ -138,6 +138,7 @@ def test_balanced_scoping_refuses():
         gamma.update(gamma.init(), value=1.0)
 
 
+@pytest.mark.claim("docs/optax.md", "BalancedScoping")
 def test_balanced_scoping_in_inject_hyperparams():
     """It is a schedule that only the transformation itself can feed, and says so."""
     gamma = schedules.BalancedScoping(schedules.scoping(1.0, 4))
@@ -176,6 +177,7 @@ def test_the_loss_must_be_a_scalar():
     tx, params = flatjax.couple_replicas(gamma, replica_axis=0), jnp.array([[0.0], [2.0]])
     update = lambda value: tx.update(params, tx.init(params), params, value=value)[1].gamma
     assert float(update(2**40)) == 2.0**41
+    assert float(update(np.int64(2**40))) == float(update(np.full(2, 2**40))) == 2.0**41
     assert float(update(jnp.array([2.0, 4.0]))) == 6.0  # of each replica
     with pytest.raises(
         ValueError, match=r"value .* must be a scalar or of shape \(2,\), got .*\(3,\)"
@@ -187,6 +189,14 @@ def test_the_loss_must_be_a_scalar():
         jax.vmap(run, axis_name="replica")(params)
     with pytest.raises(ValueError, match="value"):
         gamma.update(gamma.init(), value=jnp.ones(3), distance=1.0)
+
+
+def test_losses_of_half_precision_are_averaged_over_replicas():
+    """In float16 the sum of two is infinite."""
+    tx = flatjax.couple_replicas(schedules.BalancedScoping(lambda count: 1.0), axis_name="replica")
+    run = lambda p: tx.update(p, tx.init(p), p, value=jnp.float16(40_000))[1].gamma
+    gamma = jax.vmap(run, axis_name="replica")(jnp.array([[0.0], [2.0]]))
+    np.testing.assert_array_equal(gamma, 80_000)
 
 
 def test_integers_beyond_32_bits():

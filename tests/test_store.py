@@ -1,12 +1,15 @@
 """The store: what it writes it recognises, and what was not written so it refuses."""
 
+import errno
 import json
+import os
 import random
 
 import pytest
 
+import flatjax
 from experiments import faults
-from experiments.report import lock, store
+from experiments.report import lock, provenance, store
 
 RECORD = {"settings": {"learning_rate": 0.1}, "runs": [{"seed": 0, "error": 12.5}, {"seed": 1}]}
 IDENTITY = {"config": {"epochs": 3, "seed": 0}, "seeds": (0, 1)}
@@ -35,7 +38,7 @@ def test_every_flipped_bit_is_detected_or_harmless(kind, tmp_path):
         wanted = [RECORD | {"seed": seed} for seed in range(3)]
         for record in wanted:
             store.append_line(path, record)
-        read = lambda: store.read_lines(path, must_be_sealed=True, mend=False)
+        read = lambda: store.read_lines(path, must_be_sealed=True)
     good = path.read_bytes()
     counts = {"detected": 0, "harmless": 0}
     for bit in random.Random(0).sample(range(8 * len(good)), 300):
@@ -75,10 +78,11 @@ def test_a_bad_line_does_not_drop_those_after_it(tmp_path):
         store.read_lines(path)
     # A last line that was half written is none.
     path.write_text(content[:-5])
-    assert [record["seed"] for record in store.read_lines(path, mend=False)] == [0, 1]
-    assert path.read_text() == content[:-5]
     assert [record["seed"] for record in store.read_lines(path)] == [0, 1]
-    store.append_line(path, {"seed": 2})
+    assert path.read_text() == content[:-5]  # of a reader, that is; a writer removes it
+    with store.claimed(path):
+        assert [record["seed"] for record in store.read_lines(path)] == [0, 1]
+        store.append_line(path, {"seed": 2})
     assert path.read_text() == content
 
 
@@ -98,6 +102,55 @@ def test_cached_values_know_what_they_belong_to(tmp_path):
         store.cached(path, IDENTITY, lambda: None)
 
 
+@pytest.mark.parametrize("found", [{}, {"revision": 1}], ids=["old", "first"])
+def test_values_of_another_revision_are_refused(found, tmp_path):
+    path = tmp_path / "tuning.json"
+    store.cached(path, {"seed": 0} | found, lambda: 1)
+    assert store.read_cached(path, {"seed": 0, "revision": 1}) == 1
+    message = r"revision: wanted 2, found 1. The revision counts .*provenance\.py"
+    with pytest.raises(store.OtherIdentityError, match=message):
+        store.read_cached(path, {"seed": 0, "revision": 2})
+
+
+def test_records_say_what_made_them(tmp_path):
+    made_by = provenance.made_by()
+    assert made_by["flatjax"] == flatjax.__version__
+    path = tmp_path / "found.json"
+    store.write_json(path, RECORD)
+    assert json.loads(path.read_text())["made_by"] == made_by
+    assert store.read_json(path) == RECORD
+    store.write_json(path, RECORD | {store.MADE_BY: None})  # an old one, converted
+    assert json.loads(path.read_text())["made_by"] is None
+    lines = tmp_path / "records.jsonl"
+    store.append_line(lines, store.signed(RECORD))
+    assert json.loads(lines.read_text())["made_by"] == made_by
+    assert store.read_lines(lines) == [RECORD]
+
+
+def test_the_commit_is_that_of_the_program(monkeypatch, tmp_path):
+    """Not of the repository that the user stands in; none where there is no git."""
+    here = provenance._commit.__wrapped__()
+    monkeypatch.chdir(tmp_path)
+    assert provenance._commit.__wrapped__() == here
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._commit.__wrapped__() is None
+
+
+def test_a_failed_append_leaves_the_lines(monkeypatch, tmp_path):
+    path = tmp_path / "records.jsonl"
+    store.append_line(path, RECORD)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*records\.jsonl'"):
+            store.append_line(path, RECORD)
+    store.append_line(path, RECORD)
+    assert store.read_lines(path) == [RECORD, RECORD]
+
+
 def test_recorded_results_carry_digests():
     paths = [path for path in store.RESULTS.rglob("*.json*") if path.suffix in (".json", ".jsonl")]
     assert len(paths) > 100
@@ -105,7 +158,7 @@ def test_recorded_results_carry_digests():
         if path.suffix == ".json":
             store.read_json(path, must_be_sealed=True)
         elif path.name != "sgd.jsonl":  # the ladder, begun before there were digests
-            store.read_lines(path, mend=False, must_be_sealed=True)
+            store.read_lines(path, must_be_sealed=True)
 
 
 def test_killed_writers_leave_nothing_for_good(tmp_path):

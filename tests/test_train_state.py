@@ -29,6 +29,7 @@ def test_one_update():
     assert float(state.apply_fn(state.params, jnp.ones(2))) == pytest.approx(-1.3)
 
 
+@pytest.mark.claim("docs/optax.md", "reach the optimizer")
 def test_extra_arguments_reach_the_optimizer():
     """Flax's TrainState does not forward them."""
     gamma = flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, 5))

@@ -4,6 +4,9 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow  # mypy starts without its cache
 ROOT = pathlib.Path(__file__).parents[1]
 
 

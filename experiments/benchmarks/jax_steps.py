@@ -50,7 +50,13 @@ class JaxSteps:
     def esgd(self) -> "Repeated":
         """One gradient of transparent Entropy-SGD, noise included."""
         return self._one_network(
-            flatjax.esgd(LEARNING_RATE, GAMMA, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+            flatjax.esgd(
+                LEARNING_RATE,
+                GAMMA,
+                momentum=MOMENTUM,
+                weight_decay=WEIGHT_DECAY,
+                decoupled=False,
+            )
         )
 
     def esgd_loop(self, inner_steps: int) -> "Repeated":
@@ -62,6 +68,7 @@ class JaxSteps:
             weight_decay=WEIGHT_DECAY,
             inner_steps=inner_steps,
             opaque_mode=True,
+            decoupled=False,
         )
         return self._one_network(tx, opaque=True)
 
@@ -107,6 +114,7 @@ class JaxSteps:
                 momentum=MOMENTUM,
                 weight_decay=WEIGHT_DECAY,
                 replica_axis=0,
+                decoupled=False,
             )
         )
 

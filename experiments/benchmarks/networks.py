@@ -16,11 +16,11 @@ import flatjax
 from experiments.benchmarks.machine import describe_machine
 from experiments.configs.deep import ROWS, row_of
 from experiments.engine import console
-from experiments.engine.networks import Network, make_network
 from experiments.report.store import read_if_there, write_json
 from experiments.report.tables import markdown_table
 from experiments.studies.reproduce.costs import RECORD, Cost, flops_per_example
 from experiments.studies.reproduce.description import Row
+from flatjax.models._network import Network, make_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Networks:
     def _measure(self, row: Row) -> Cost:
         shape = (row.image_side, row.image_side, row.channels)
         config = row.base
-        network = make_network(config.model, config.model_options, row.num_classes, shape)
+        network = make_network(
+            config.network.model, config.network.model_options, row.num_classes, shape
+        )
         variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         flops = flops_per_example(network, shape)
@@ -92,7 +94,7 @@ class _Step:
         images = rng.standard_normal((replicas, batch_size, *shape), dtype=np.float32)
         labels = np.zeros((replicas, batch_size), np.int32)
         key = jax.random.key(0)
-        tx = flatjax.replicated_sgd(0.01, 1e-3, replica_axis=0)
+        tx = flatjax.replicated_sgd(0.01, 1e-3, replica_axis=0, decoupled=False)
 
         def loss(params, batch_stats, images, labels):
             variables = {"params": params, "batch_stats": batch_stats}

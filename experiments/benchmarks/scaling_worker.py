@@ -107,7 +107,8 @@ def _training(placement, work):
 
     gradient = flatjax.map_replicas(jax.value_and_grad(loss), mesh=placement.mesh)
 
-    def step(state, images, labels):
+    def step(hyper, state, images, labels):
+        del hyper  # constants, in `tx`
         params, opt_state = state
         losses, grads = gradient(params, images, labels)
         updates, opt_state = tx.update(grads, opt_state, params)
@@ -119,13 +120,14 @@ def _training(placement, work):
         jax.make_array_from_callback(array.shape, placement.batch, lambda at, a=array: a[at])
         for array in (images, np.zeros(batch, np.int32))
     )
-    state = placement.start(init, 0)
-    jitted = placement.jit_training(step, init)
+    like = jax.eval_shape(init, 0)
+    state = placement.jit_init(init, like)(0)
+    jitted = placement.jit_training(step, like)
 
     def run(steps):
         nonlocal state
         for _ in range(steps):
-            state, _ = jitted(state, images, labels)
+            state, _ = jitted({}, state, images, labels)
         jax.block_until_ready(state)
 
     known = {"parameters": _bytes(state[0]) / 4 / work.replicas, "state_bytes": _bytes(state[1])}
@@ -142,8 +144,9 @@ def _transformation(work):
     if work.algorithm == "sgd":
         return optax.sgd(1e-6, **momentum)
     if work.algorithm == "esgd":
-        return flatjax.esgd(1e-6, 0.1, replica_axis=0, **momentum)
-    return flatjax.replicated_sgd(1e-6, 0.1, replica_axis=0, period=work.period, **momentum)
+        return flatjax.esgd(1e-6, 0.1, replica_axis=0, decoupled=False, **momentum)
+    options = {"replica_axis": 0, "period": work.period, "decoupled": False}
+    return flatjax.replicated_sgd(1e-6, 0.1, **options, **momentum)
 
 
 def _bytes(tree):
@@ -208,7 +211,7 @@ class Workers:
         self._steps: dict[str, int] = {}
 
     def _start(self, setting, errors):
-        with open(errors, "w") as file:
+        with open(errors, "w", encoding="utf-8") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", __spec__.name, json.dumps(setting)],
                 cwd=pathlib.Path(__file__).parents[2],
@@ -246,7 +249,10 @@ class Workers:
         except BrokenPipeError:
             answers = [""]
         if not all(answers):
-            said = "\n".join(errors.read_text()[-2000:] for errors in self._errors)
+            said = "\n".join(
+                errors.read_text(encoding="utf-8", errors="replace")[-2000:]
+                for errors in self._errors
+            )
             raise RuntimeError(f"a process of the benchmark ended:\n{said}")
         return [json.loads(answer) for answer in answers]
 

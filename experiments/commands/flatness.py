@@ -28,7 +28,7 @@ class Flatness:
     out: pathlib.Path = pathlib.Path("runs", "flatness")
     """Directory of the report."""
     trust: bool = False
-    """Import the modules that the runs' configurations name, where models are not flatjax's."""
+    """Import the modules that the runs' configurations name, where models or data are your own."""
     progress: bool = True
     """Print a line as each run is measured."""
 

@@ -35,7 +35,7 @@ class Ladder:
         ladder = configs.SMALL if self.small else configs.STUDY
         if not self.report_only:
             run_ladder(ladder, path, progress=self.progress)
-        records = read_records(ladder, path, mend=False)
+        records = read_records(ladder, path)
         if not records:
             raise ValueError(f"out ({out}) holds no run of this ladder yet.")
         print(report(records, out))

@@ -11,7 +11,7 @@ from experiments.engine.config import TrainConfig
 from experiments.studies.compare.description import Comparison
 
 STUDY = Comparison(
-    base=TrainConfig(
+    base=TrainConfig.of(
         algorithm="rsgd",
         dataset="fashion_mnist",
         model="mlp",

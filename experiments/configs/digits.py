@@ -12,7 +12,9 @@ SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 5e-3}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.2, "gamma": 1e-3}
 
 STUDY = Comparison(
-    base=TrainConfig(dataset="digits", model="mlp", epochs=60, batch_size=64, learning_rate=0.05),
+    base=TrainConfig.of(
+        dataset="digits", model="mlp", epochs=60, batch_size=64, learning_rate=0.05
+    ),
     runs={
         "SGD": SGD,
         "SAM": {"algorithm": "sam", "learning_rate": 0.05, "sam_rho": 0.2},

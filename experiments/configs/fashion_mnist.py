@@ -15,7 +15,7 @@ ESGD = {"algorithm": "esgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma"
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 6e-3}
 
 STUDY = Comparison(
-    base=TrainConfig(dataset="fashion_mnist", model="small_convnet", epochs=10, validation=0),
+    base=TrainConfig.of(dataset="fashion_mnist", model="small_convnet", epochs=10, validation=0),
     runs={
         "SGD": SGD,
         "eSGD": ESGD,

@@ -31,7 +31,7 @@ ALGORITHMS = {
 }
 
 STUDY = FlatnessStudy(
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="fashion_mnist",
         train_size=2000,
         validation=0,

@@ -42,7 +42,7 @@ SETTINGS = {
 }
 
 STUDY = Ladder(
-    base=TrainConfig(
+    base=TrainConfig.of(
         algorithm="sgd",
         dataset="fashion_mnist",
         batch_size=32,

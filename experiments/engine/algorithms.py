@@ -6,14 +6,20 @@ Every run trains a stack of y replicas (y = 1 for most algorithms), so that one 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import chex
 import jax
 import optax
 
 import flatjax
+from experiments.engine.algorithm_settings import Esgd, Parle, Rsgd, Swa
 from experiments.engine.config import TrainConfig
+from experiments.engine.settings import Optimizer
+
+# Name -> number, possibly traced; None stands for a number that is measured or not used.
+Hyper: TypeAlias = dict[str, Any]
+Make: TypeAlias = Callable[[TrainConfig, Hyper, int], optax.GradientTransformation]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,147 +27,147 @@ class Algorithm:
     """How an algorithm optimizes, and where its result is.
 
     Attributes:
-      make: (config, total_steps) -> transformation; total_steps counts gradients of one replica.
+      make: (config, hyper, total_steps) -> transformation; total_steps counts gradients of one
+        replica. Numbers that are in `hyper` are not read in `config`.
       batch_repeats: consecutive gradients that are taken on the same batch.
-      round_steps_to: (config) -> the number of gradients after which the result is complete.
+      cycle: the setting that counts the batches after which the result is complete; 1 if None.
     """
 
-    make: Callable[[TrainConfig, int], optax.GradientTransformationExtraArgs]
+    make: Make
     batch_repeats: int = 1
-    round_steps_to: Callable[[TrainConfig], int] = lambda config: 1
+    cycle: str | None = None
+
+    def gradients_per_cycle(self, config: TrainConfig) -> int:
+        """The number of gradients after which the result is complete."""
+        batches = 1 if self.cycle is None else getattr(config.algorithm, self.cycle)
+        return self.batch_repeats * batches
 
 
-def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step of one replica."""
-    peak = config.learning_rate
-    if config.algorithm == "swa":
+    peak, own = hyper["learning_rate"], config.optimizer
+    if isinstance(config.algorithm, Swa):
         # High until the end, so that the averaged weights differ.
-        return optax.linear_schedule(peak, peak / 2, round(config.average_start * total_steps))
-    if config.schedule == "constant":
+        start = round(config.algorithm.average_start * total_steps)
+        return optax.linear_schedule(peak, peak / 2, start)
+    if own.schedule == "constant":
         schedule = optax.constant_schedule(peak)
-    elif config.schedule == "milestones":
-        drops = {round(when * total_steps): config.milestone_factor for when in config.milestones}
+    elif own.schedule == "milestones":
+        drops = {round(when * total_steps): own.milestone_factor for when in own.milestones}
         schedule = optax.piecewise_constant_schedule(peak, drops)
     else:
         schedule = optax.cosine_decay_schedule(peak, total_steps)
-    warmup_steps = round(config.warmup * total_steps)
+    warmup_steps = round(own.warmup * total_steps)
     if warmup_steps == 0:
         return schedule
-    growth = optax.linear_schedule(config.warmup_start, 1.0, warmup_steps)
+    growth = optax.linear_schedule(own.warmup_start, 1.0, warmup_steps)
     return lambda step: growth(step) * schedule(step)
 
 
-def _gamma(config: TrainConfig, initial: float | None, steps: int) -> Any:
+def _gamma(factor: float, initial: chex.Numeric | None, steps: int) -> Any:
     """Scoping over `steps` steps of the transformation; measured at the start where not given."""
     if initial is None:
-        return flatjax.schedules.BalancedScoping(
-            flatjax.schedules.scoping(1.0, steps, config.gamma_factor)
-        )
-    return flatjax.schedules.scoping(initial, steps, config.gamma_factor)
+        return flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, steps, factor))
+    return flatjax.schedules.scoping(initial, steps, factor)
 
 
-def decay_mask(config: TrainConfig) -> Callable[[chex.ArrayTree], chex.ArrayTree] | None:
+def decay_mask(optimizer: Optimizer) -> Callable[[chex.ArrayTree], chex.ArrayTree] | None:
     """Which of the stacked weights decay; None for all."""
-    if not config.decay_matrices_only:
+    if not optimizer.decay_matrices_only:
         return None
     return lambda params: jax.tree.map(lambda leaf: leaf.ndim - 1 >= 2, params)
 
 
-def _sgd(config: TrainConfig, total_steps: int):
+def _sgd(config: TrainConfig, hyper: Hyper, total_steps: int):
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, decay_mask(config)),
+        optax.add_decayed_weights(hyper["weight_decay"], decay_mask(config.optimizer)),
         optax.sgd(
-            learning_rate_schedule(config, total_steps),
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,
+            learning_rate_schedule(config, hyper, total_steps),
+            momentum=config.optimizer.momentum,
+            nesterov=config.optimizer.momentum > 0,
         ),
     )
 
 
 def _sharpness_aware(
-    make: Callable[[TrainConfig, int], Any], config: TrainConfig, total_steps: int
+    make: Make, config: TrainConfig, hyper: Hyper, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
     """SAM around an optimizer: every second gradient is one where the loss is high near by."""
-    return flatjax.sam(make(config, total_steps // 2), config.sam_rho, replica_axis=0)
+    optimizer = make(config, hyper, total_steps // 2)
+    return flatjax.sam(optimizer, hyper["sam_rho"], replica_axis=0)
 
 
-def _swa(config: TrainConfig, total_steps: int):
-    start = round(config.average_start * total_steps)
-    return optax.chain(_sgd(config, total_steps), flatjax.average_params(start=start))
+def _swa(config: TrainConfig[Swa], hyper: Hyper, total_steps: int):
+    start = round(config.algorithm.average_start * total_steps)
+    return optax.chain(_sgd(config, hyper, total_steps), flatjax.average_params(start=start))
 
 
-def _ema(config: TrainConfig, total_steps: int):
-    return optax.chain(_sgd(config, total_steps), flatjax.average_params(decay=config.ema_decay))
+def _ema(config: TrainConfig, hyper: Hyper, total_steps: int):
+    return optax.chain(
+        _sgd(config, hyper, total_steps), flatjax.average_params(decay=hyper["ema_decay"])
+    )
 
 
-def _rsgd(config: TrainConfig, total_steps: int):
-    gamma = _gamma(config, config.gamma, total_steps)
-    is_rounded = config.communication_dtype != "float32"
-    options = {
+def _rsgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
+    own = config.algorithm
+    gamma = _gamma(own.gamma_factor, hyper["gamma"], total_steps)
+    is_rounded = own.communication_dtype != "float32"
+    options: dict[str, Any] = {
         "replica_axis": 0,
-        "period": config.period,
-        "communication_dtype": config.communication_dtype if is_rounded else None,
+        "period": own.period,
+        "communication_dtype": own.communication_dtype if is_rounded else None,
     }
-    if config.decoupled:
+    if own.decoupled:
         # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
-        options["overlapped"] = config.delayed
-        pull = flatjax.pull_to_center(gamma, config.learning_rate, **options)
-        return optax.chain(_sgd(config, total_steps), pull)
-    force = flatjax.couple_replicas(gamma, delayed=config.delayed, **options)
-    return optax.chain(force, _sgd(config, total_steps))
+        options["overlapped"] = own.delayed
+        pull = flatjax.pull_to_center(gamma, hyper["learning_rate"], **options)
+        return optax.chain(_sgd(config, hyper, total_steps), pull)
+    force = flatjax.couple_replicas(gamma, delayed=own.delayed, **options)
+    return optax.chain(force, _sgd(config, hyper, total_steps))
 
 
-def _inner_loop(config: TrainConfig, total_steps: int) -> dict[str, Any]:
+def _inner_loop(
+    config: TrainConfig[Esgd | Parle], hyper: Hyper, total_steps: int
+) -> dict[str, Any]:
     """What esgd and parle share."""
-    outer_steps = total_steps // config.inner_steps
+    own = config.algorithm
     return {
-        "learning_rate": learning_rate_schedule(config, total_steps),
-        "gamma": _gamma(config, config.gamma, outer_steps),
-        "momentum": config.momentum,
-        "weight_decay": config.weight_decay,
-        "decay_mask": decay_mask(config),
-        "inner_steps": config.inner_steps,
-        "averaging_decay": config.averaging_decay,
-        "noise_scale": config.noise_scale,
-        "decoupled": config.decoupled,
+        "learning_rate": learning_rate_schedule(config, hyper, total_steps),
+        "gamma": _gamma(own.gamma_factor, hyper["gamma"], total_steps // own.inner_steps),
+        "momentum": config.optimizer.momentum,
+        "weight_decay": hyper["weight_decay"],
+        "decay_mask": decay_mask(config.optimizer),
+        "inner_steps": own.inner_steps,
+        "averaging_decay": hyper["averaging_decay"],
+        "noise_scale": 0.0 if hyper["noise_scale"] is None else hyper["noise_scale"],
+        "decoupled": own.decoupled,
         "replica_axis": 0,
     }
 
 
-def _esgd(config: TrainConfig, total_steps: int):
-    return flatjax.esgd(**_inner_loop(config, total_steps))
+def _esgd(config: TrainConfig[Esgd], hyper: Hyper, total_steps: int):
+    return flatjax.esgd(**_inner_loop(config, hyper, total_steps))
 
 
-def _parle(config: TrainConfig, total_steps: int):
-    outer_steps = total_steps // config.inner_steps
-    replica_gamma = _gamma(config, config.replica_gamma, outer_steps)
-    return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, total_steps))
+def _parle(config: TrainConfig[Parle], hyper: Hyper, total_steps: int):
+    own = config.algorithm
+    outer_steps = total_steps // own.inner_steps
+    replica_gamma = _gamma(own.gamma_factor, hyper["replica_gamma"], outer_steps)
+    return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, hyper, total_steps))
 
-
-_loop = lambda config: config.inner_steps
 
 ALGORITHMS: dict[str, Algorithm] = {
     "sgd": Algorithm(_sgd),
-    "sam": Algorithm(
-        functools.partial(_sharpness_aware, _sgd),
-        batch_repeats=2,
-        round_steps_to=lambda config: 2,
-    ),
+    "sam": Algorithm(functools.partial(_sharpness_aware, _sgd), batch_repeats=2),
     "swa": Algorithm(_swa),
     "ema": Algorithm(_ema),
-    "esgd": Algorithm(_esgd, round_steps_to=_loop),
-    "rsgd": Algorithm(_rsgd, round_steps_to=lambda config: config.period),
-    "rsam": Algorithm(
-        functools.partial(_sharpness_aware, _rsgd),
-        batch_repeats=2,
-        round_steps_to=lambda config: 2 * config.period,
-    ),
+    "esgd": Algorithm(_esgd, cycle="inner_steps"),
+    "rsgd": Algorithm(_rsgd, cycle="period"),
+    "rsam": Algorithm(functools.partial(_sharpness_aware, _rsgd), batch_repeats=2, cycle="period"),
     "esam": Algorithm(
-        functools.partial(_sharpness_aware, _esgd),
-        batch_repeats=2,
-        round_steps_to=lambda config: 2 * config.inner_steps,
+        functools.partial(_sharpness_aware, _esgd), batch_repeats=2, cycle="inner_steps"
     ),
-    "parle": Algorithm(_parle, round_steps_to=_loop),
+    "parle": Algorithm(_parle, cycle="inner_steps"),
 }
 
 

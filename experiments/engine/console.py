@@ -1,6 +1,7 @@
 """How every command begins and ends: mistakes and interruptions are one line, not a traceback."""
 
 import errno
+import inspect
 import os
 import sys
 from typing import Any
@@ -17,8 +18,8 @@ def run(command: Any, prog: str, arguments: list[str] | None = None, **options: 
     """Parses the command line and runs what it asks for.
 
     Args:
-      command: a dataclass with a method `run`, or a union of such; `run` returns the exit status or
-        None.
+      command: a dataclass with a method `run`, which returns the exit status or None; a union of
+        such; or a function that returns one of these for the arguments.
       prog: as which the program is called.
       arguments: the command line's by default.
       **options: of `tyro.cli`.
@@ -26,12 +27,15 @@ def run(command: Any, prog: str, arguments: list[str] | None = None, **options: 
     Returns:
       The exit status.
     """
-    import tyro
-
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what it cannot encode is replaced
-            stream.reconfigure(errors="replace")
     try:
+        import tyro
+
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what it cannot encode is replaced
+                stream.reconfigure(errors="replace")
+        arguments = sys.argv[1:] if arguments is None else arguments
+        if inspect.isfunction(command):
+            command = command(arguments)
         status = tyro.cli(command, prog=prog, args=arguments, **options).run() or 0
         sys.stdout.flush()
         return status

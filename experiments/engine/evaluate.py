@@ -9,26 +9,26 @@ import jax
 import jax.numpy as jnp
 
 import flatjax
-from experiments.engine.algorithms import learning_rate_schedule
+from experiments.engine.algorithms import Hyper
 from experiments.engine.config import TrainConfig
-from experiments.engine.trainer import Trainer
+from experiments.engine.plan import Plan
+from experiments.engine.steps import State
+from experiments.engine.task import Task
 
 
-def final_model(
-    trainer: Trainer, state: flatjax.TrainState
-) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+def final_model(plan: Plan, task: Task, state: State) -> tuple[chex.ArrayTree, chex.ArrayTree]:
     """Parameters and batch statistics of the model that a run hands over.
 
     The center of the replicas, of the anchors of Entropy-SGD, of the averages of SWA: a point that
     training never visits, so that its batch statistics are re-estimated on training batches.
     """
     members = flatjax.eval_params(state.opt_state, state.params)
-    center = trainer.placement.local(flatjax.replica_center(members, replica_axis=0))
-    return center, statistics(trainer, center, state.batch_stats)
+    center = plan.placement.local(flatjax.replica_center(members, replica_axis=0))
+    return center, statistics(task, center, state.batch_stats)
 
 
 def held_out_errors(
-    trainer: Trainer, state: flatjax.TrainState, batches: Iterable[Any] | None = None
+    plan: Plan, task: Task, state: State, batches: Iterable[Any] | None = None
 ) -> dict[str, float]:
     """Error, in %, of what would be the final model if training stopped here.
 
@@ -36,72 +36,75 @@ def held_out_errors(
     over the replicas, instead of re-estimated ones.
 
     Args:
-      trainer: its task evaluates.
+      plan: the static part of the run.
+      task: its data.
       state: a state during training, or at its end.
       batches: what the error is measured on; all held-out examples by default.
     """
-    params, batch_stats = final_model(trainer, state)
-    test = trainer.task.evaluate(params, batch_stats, batches)
-    return _errors(trainer, state, params, test, batches)
+    params, batch_stats = final_model(plan, task, state)
+    test = task.evaluate(params, batch_stats, batches)
+    return _errors(plan, task, state, params, test, batches)
 
 
-def _errors(trainer, state, params, test, batches=None) -> dict[str, float]:
+def _errors(plan, task, state, params, test, batches=None) -> dict[str, float]:
     """`held_out_errors` of the final model, which was evaluated with re-estimated statistics."""
     errors = {"test_error": _percent(test["error"])}
     if jax.tree.leaves(state.batch_stats):
         averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
-        averaged = trainer.placement.local(averaged)
-        found = trainer.task.evaluate(params, averaged, batches)
+        averaged = plan.placement.local(averaged)
+        found = task.evaluate(params, averaged, batches)
         errors["test_error_averaged_statistics"] = _percent(found["error"])
     return errors
 
 
-def coupling_record(trainer: Trainer, state: flatjax.TrainState) -> dict[str, float]:
+def coupling_record(plan: Plan, hyper: Hyper, state: State) -> dict[str, float]:
     """What to watch of the coupling: gamma, learning rate x gamma, distance, energy."""
-    if trainer.config.num_replicas == 1:
+    if plan.num_replicas == 1:
         return {}
     step = jnp.maximum(state.step - 1, 0)  # the step whose gamma the state holds
     diagnostics = flatjax.coupling_diagnostics(
         flatjax.eval_params(state.opt_state, state.params),
         state.opt_state,
-        learning_rate_schedule(trainer.config, trainer.total_steps)(step),
+        plan.learning_rate(hyper)(step),
         replica_axis=0,
     )
     return {name: float(value) for name, value in diagnostics.items()}
 
 
 def final_result(
-    trainer: Trainer,
+    plan: Plan,
+    task: Task,
     config: TrainConfig,
-    state: flatjax.TrainState,
+    state: State,
     history: list[dict[str, Any]],
+    model: tuple[chex.ArrayTree, chex.ArrayTree],
 ) -> dict[str, Any]:
     """Everything that is recorded of a complete run, as JSON holds it.
 
     Errors are in %. `test_*` is measured on the held-out examples (`config.evaluate_on` says
-    which), `train_*` and `local_energy` on the first training examples.
+    which), `train_*` and `local_energy` on the first training examples. `model` is the final one,
+    see `final_model`.
 
     Raises:
       ValueError: the final model is not finite.
     """
-    task = trainer.task
-    params, batch_stats = final_model(trainer, state)
+    params, batch_stats = model
     test = task.evaluate(params, batch_stats)
     if not math.isfinite(test["loss"]):
         raise ValueError(f"the final model's loss on held-out examples is {test['loss']}.")
     stack = flatjax.eval_params(state.opt_state, state.params)
-    members = trainer.placement.local(flatjax.unstack_replicas(stack))
-    member_stats = [statistics(trainer, member, state.batch_stats) for member in members]
+    members = plan.placement.local(flatjax.unstack_replicas(stack))
+    member_stats = [statistics(task, member, state.batch_stats) for member in members]
     replica_errors = [
         task.evaluate(*member)["error"] for member in zip(members, member_stats, strict=True)
     ]
-    energy = measure_local_energy(trainer, params, batch_stats, seed=config.data_seed)
+    energy = measure_local_energy(task, params, batch_stats, seed=config.data.data_seed)
     return {
         "config": config.to_json(),
-        "gradient_evaluations": trainer.gradient_evaluations,
-        "epochs_per_replica": trainer.total_steps / trainer.batches_per_epoch,
+        "gradient_evaluations": plan.gradient_evaluations,
+        "epochs_per_replica": plan.total_steps / plan.batches_per_epoch,
         "seconds": history[-1]["seconds"],
-        **_errors(trainer, state, params, test),
+        **_errors(plan, task, state, params, test),
         "test_loss": float(test["loss"]),
         "train_error": energy["reference_error"],
         "train_loss": energy["reference_loss"],
@@ -113,15 +116,14 @@ def final_result(
 
 
 def measure_local_energy(
-    trainer: Trainer, params: chex.ArrayTree, batch_stats: chex.ArrayTree, seed: int
+    task: Task, params: chex.ArrayTree, batch_stats: chex.ArrayTree, seed: int
 ) -> dict[str, Any]:
     """Rise of training error (in %) and loss under multiplicative noise, as JSON holds it."""
-    config = trainer.config
-    measure = trainer.task.local_energy
+    measure = task.objective.local_energy
     # One key for all runs: differences between solutions are less noisy than each of them.
-    energy = measure(params, trainer.task.train_batches, jax.random.key(seed), batch_stats)
+    energy = measure(params, task.train_batches, jax.random.key(seed), batch_stats)
     return {
-        "sigma": list(config.sigmas),
+        "sigma": list(task.objective.sigmas),
         "error": [_percent(value) for value in energy.mean["error"]],
         "error_sem": [_percent(value) for value in energy.sem["error"]],
         "loss": energy.mean["loss"].tolist(),
@@ -131,19 +133,17 @@ def measure_local_energy(
     }
 
 
-def statistics(
-    trainer: Trainer, params: chex.ArrayTree, batch_stats: chex.ArrayTree
-) -> chex.ArrayTree:
+def statistics(task: Task, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> chex.ArrayTree:
     """Batch statistics of `params`; nothing for a network that has none.
 
     Args:
-      trainer: its task gives the batches on which they are measured.
+      task: gives the batches on which they are measured.
       params: parameters of one network.
       batch_stats: stacked statistics, for their structure.
     """
     stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), batch_stats)
     return flatjax.batch_stats.reestimate(
-        trainer.task.update_stats, params, stats, trainer.task.statistics_batches
+        task.objective.update_stats, params, stats, task.statistics_batches
     )
 
 

@@ -5,13 +5,15 @@ of each replica is. Where a run lives changes nothing of what it computes (but f
 sums, hence rounding), so that it may go on elsewhere.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -20,7 +22,6 @@ import flatjax
 from experiments.engine.config import TrainConfig
 
 AXES = ("replica", "data")
-InitState = Callable[[int], chex.ArrayTree]
 
 
 def make_mesh(text: str, config: TrainConfig) -> Mesh:
@@ -69,7 +70,7 @@ def _check_sizes(replica, data, config):
         nearest = _nearest_divisor(config.num_replicas, replica)
         raise ValueError(
             f"mesh: replica={replica} does not divide the {config.num_replicas} replicas of "
-            f"{config.algorithm}; the nearest size that does is replica={nearest}."
+            f"{config.algorithm.name}; the nearest size that does is replica={nearest}."
         )
     if config.batch_size % data:
         below = config.batch_size // data * data
@@ -104,68 +105,94 @@ def _nearest_divisor(number, size):
     return min(divisors, key=lambda d: (abs(d - size), -d))
 
 
+@dataclasses.dataclass(frozen=True)
 class OneDevice:
     """A run on JAX's default device; the interface of `OnMesh`."""
 
-    mesh = None
+    mesh: Mesh | None = None
 
-    def start(self, init_state: InitState, seed: int) -> chex.ArrayTree:
-        """The state before the first step."""
-        return init_state(seed)
+    def check_fit(self, config: TrainConfig) -> None:
+        """Every run fits one device."""
 
-    def jit_draw(self, draw: Callable[..., Any]) -> Callable[..., Any]:
-        """Prepares a function that gives the order of an epoch and a key."""
+    def jit_init(self, init: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
+        """Prepares a function that returns a state like `state`."""
+        del state
+        return init
+
+    def jit_draw(self, draw: Callable[..., Any], like: chex.ArrayTree) -> Callable[..., Any]:
+        """Prepares a function that returns the order of an epoch and a key."""
+        del like
         return draw
 
-    def jit_training(self, steps: Callable[..., Any], init_state: InitState) -> Callable[..., Any]:
-        """Compiles (state, ...) -> (state, losses); the old state is donated."""
-        del init_state
-        return jax.jit(steps, donate_argnums=0)
+    def jit_training(self, steps: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
+        """Compiles (hyper, state, ...) -> (state, losses); the old state is donated."""
+        del state
+        return jax.jit(steps, donate_argnums=1)
 
     def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The batch of a training step, inside jit."""
         return batch
+
+    def put(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """Numbers and arrays of the host, on the device."""
+        return jax.tree.map(jnp.asarray, tree)
 
     def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """A pytree to be measured."""
         return tree
 
 
+@dataclasses.dataclass(frozen=True)
 class OnMesh:
     """A run whose arrays are spread over a mesh.
 
     Attributes:
       mesh: the mesh.
-      replicated: the sharding of what every device holds.
-      stacked: the sharding of what carries a leading replica axis.
-      batch: the sharding of batches (y, B, ...).
-      order: the sharding of batches in a row, (n, y, B).
     """
 
-    def __init__(self, mesh: Mesh):
-        self.mesh = mesh
-        self.replicated = NamedSharding(mesh, P())
-        self.stacked = NamedSharding(mesh, P("replica"))
-        self.batch = NamedSharding(mesh, P("replica", "data"))
-        self.order = NamedSharding(mesh, P(None, "replica", "data"))
+    mesh: Mesh
 
-    def _state_shardings(self, init_state):
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of arrays that every device holds whole."""
+        return NamedSharding(self.mesh, P())
+
+    @property
+    def stacked(self) -> NamedSharding:
+        """The sharding of arrays with a leading replica axis."""
+        return NamedSharding(self.mesh, P("replica"))
+
+    @property
+    def batch(self) -> NamedSharding:
+        """The sharding of batches (y, B, ...)."""
+        return NamedSharding(self.mesh, P("replica", "data"))
+
+    @property
+    def order(self) -> NamedSharding:
+        """The sharding of batches in a row, (n, y, B)."""
+        return NamedSharding(self.mesh, P(None, "replica", "data"))
+
+    def check_fit(self, config: TrainConfig) -> None:
+        """Raises a ValueError unless the run divides over the mesh."""
+        check_fit(self.mesh, config)
+
+    def _shardings(self, state):
         """Arrays of a state are stacked; scalars (counts, couplings, keys) are shared."""
-        state = jax.eval_shape(lambda: init_state(0))
         return jax.tree.map(lambda leaf: self.stacked if leaf.ndim else self.replicated, state)
 
-    def start(self, init_state: InitState, seed: int) -> chex.ArrayTree:
-        """The state before the first step, made piece by piece where it stays."""
-        return jax.jit(init_state, out_shardings=self._state_shardings(init_state))(seed)
+    def jit_init(self, init: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
+        """Compiles a function that returns a state like `state`, each piece made in its place."""
+        return jax.jit(init, out_shardings=self._shardings(state))
 
-    def jit_draw(self, draw: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles a function that gives the order of an epoch and a key."""
-        return jax.jit(draw, out_shardings=(self.order, self.replicated))
+    def jit_draw(self, draw: Callable[..., Any], like: chex.ArrayTree) -> Callable[..., Any]:
+        """Compiles a function that returns the order of an epoch and a key."""
+        of = lambda leaf: self.order if leaf.ndim else self.replicated
+        return jax.jit(draw, out_shardings=jax.tree.map(of, like))
 
-    def jit_training(self, steps: Callable[..., Any], init_state: InitState) -> Callable[..., Any]:
-        """Compiles (state, ...) -> (state, losses); the old state is donated."""
-        shardings = (self._state_shardings(init_state), self.stacked)
-        jitted = jax.jit(steps, donate_argnums=0, out_shardings=shardings)
+    def jit_training(self, steps: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
+        """Compiles (hyper, state, ...) -> (state, losses); the old state is donated."""
+        shardings = (self._shardings(state), self.stacked)
+        jitted = jax.jit(steps, donate_argnums=1, out_shardings=shardings)
         # Virtual devices share their threads: with a second step under way, a device may wait in
         # a collective for another one that waits for its thread, and XLA ends the process.
         local = self.mesh.local_devices
@@ -179,14 +206,16 @@ class OnMesh:
 
         return on_mesh
 
-    def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """Host arrays, the same in every process, on every device."""
-        return jax.tree.map(
-            lambda leaf: jax.make_array_from_callback(
+    def put(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """Numbers and arrays of the host, the same in every process, on every device."""
+
+        def place(leaf):
+            leaf = np.asarray(leaf, jnp.result_type(leaf))
+            return jax.make_array_from_callback(
                 leaf.shape, self.replicated, lambda index: leaf[index]
-            ),
-            tree,
-        )
+            )
+
+        return jax.tree.map(place, tree)
 
     def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Spreads the batch of a training step over the mesh, inside jit."""
@@ -201,3 +230,6 @@ class OnMesh:
     def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """All of a pytree on the first device of each process, to be measured there."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), self._gather(tree))
+
+
+Placement: TypeAlias = OneDevice | OnMesh

@@ -1,9 +1,9 @@
-"""Many runs of one algorithm at once: one program for all their settings and seeds."""
+"""Many runs of one plan at once: one program for all their hyperparameters and seeds."""
 
-import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -12,10 +12,14 @@ import numpy as np
 import tqdm
 
 import flatjax
-from experiments.engine import evaluate
+from experiments.engine import evaluate, programs, steps
 from experiments.engine.config import TrainConfig
-from experiments.engine.task import Task, make_task
-from experiments.engine.trainer import Trainer, arrays_of, run_keys
+from experiments.engine.loop import take_steps
+from experiments.engine.plan import Plan, hyper_of, make_plan
+from experiments.engine.task import Task
+
+# (run, fraction of the training that is done, function that copies the arrays of the run's state).
+Watch = Callable[[int, float, Callable[[], dict[str, Any]]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Trained:
     """The final model of one run.
 
     Attributes:
-      task: what it was trained on.
+      task: its data.
       params: parameters of the final model.
       batch_stats: its batch statistics.
       train_loss: mean loss of the last epoch's batches; NaN if the run diverged.
@@ -35,41 +39,28 @@ class Trained:
     train_loss: float
 
 
-def make_tasks(config: TrainConfig, data_seeds: Sequence[int]) -> list[Task]:
-    """One task for each data seed: its own subset, label noise and validation set, one network.
-
-    All share the normalisation of the first, and the compiled programs that depend on it.
-    """
-    tasks = [make_task(dataclasses.replace(config, data_seed=seed)) for seed in data_seeds]
-    first = tasks[0]
-    for task in tasks:
-        shared = {"network": first.network, "normalization": first.normalization}
-        shared |= {
-            name: getattr(first, name) for name in ("eval_fn", "local_energy", "update_stats")
-        }
-        task.__dict__.update(shared)
-    return tasks
-
-
 class Population:
-    """Runs of one algorithm that differ in some settings, in their seeds and in their data.
+    """Runs of one algorithm that differ in hyperparameters, in their seeds and in their data.
 
-    The settings that differ are arguments of the compiled program, so that a search of a hundred
-    candidates compiles once. Networks without convolutions are trained side by side (`jax.vmap`);
-    those with convolutions one after another, which is faster on a CPU.
+    The hyperparameters (see `plan`) are arguments of the compiled program, so that a search of a
+    hundred candidates compiles once. Networks without convolutions are trained side by side
+    (`jax.vmap`); those with convolutions one after another, which is faster on a CPU.
+
+    Attributes:
+      plan: the static part of all runs.
 
     Args:
-      config: what all runs share.
+      config: the settings that all runs share.
       tasks: data of the runs, alike in shape; see `make_tasks`.
-      names: the fields of the configuration that differ, all of them numbers that do not shape the
-        program (learning rate, weight decay, couplings).
     """
 
-    def __init__(self, config: TrainConfig, tasks: Sequence[Task], names: Sequence[str]):
+    def __init__(self, config: TrainConfig, tasks: Sequence[Task]):
+        if any(task.stream is not None for task in tasks):
+            name = config.data.dataset
+            raise ValueError(f"dataset must be in memory here, but {name} is a stream.")
         self.config = config
         self.tasks = list(tasks)
-        self.names = tuple(names)
-        self.trainer = Trainer(config, self.tasks[0])
+        self.plan = make_plan(config, self.tasks[0])
 
     def train(
         self,
@@ -78,130 +69,101 @@ class Population:
         tasks: Sequence[int],
         *,
         progress: bool = True,
+        watch: Watch | None = None,
     ) -> list[Trained]:
         """Trains one network (or y replicas) for each element of `settings`.
 
         Args:
-          settings: the values of `names`, one mapping for each run.
+          settings: the hyperparameters in which each run differs from the configuration.
           seeds: of the initial weights, the order of the data and noise; one for each run.
-          tasks: which of the tasks each run is trained on, by position.
-          progress: show a progress bar of epochs.
+          tasks: the position of the task of each run.
+          progress: show a progress bar.
+          watch: called after every epoch of every run.
 
         Returns:
           The final models, in order.
+
+        Raises:
+          ValueError: a setting shapes the program, or is no value of its field.
         """
-        values = {
-            name: jnp.asarray([run[name] for run in settings], jnp.float32) for name in self.names
-        }
-        seeds = jnp.asarray(seeds)
-        if self.trainer.loops_on_device:
-            stacked, losses = self._train_together(values, seeds, tasks, progress)
-        else:
-            stacked, losses = self._train_in_turn(values, seeds, tasks, progress)
+        configs = [self.config.changed(**own) for own in settings]
+        for config, own in zip(configs, settings, strict=True):
+            if make_plan(config, self.tasks[0]) != self.plan:
+                raise ValueError(f"settings must hold hyperparameters only, got {dict(own)}.")
+        hypers = [hyper_of(config) for config in configs]
+        runs = list(zip(hypers, seeds, [self.tasks[task] for task in tasks], strict=True))
+        if programs.loops_on_device(self.plan):
+            return _train_together(self.plan, runs, progress, watch)
+        bar = tqdm.tqdm(runs, desc=self.config.algorithm.name, disable=not progress, leave=False)
         return [
-            Trained(self.tasks[task], *model, float(loss))
-            for task, model, loss in zip(tasks, stacked, losses, strict=True)
+            _train_alone(self.plan, *run, functools.partial(watch, number) if watch else None)
+            for number, run in enumerate(bar)
         ]
 
-    # --- one run, with traced settings ------------------------------------------------------------
 
-    def _trainer_of(self, values) -> Trainer:
-        """The trainer of one run, whose settings are known only when the program runs."""
-        config = copy.copy(self.config)
-        for name, value in values.items():
-            object.__setattr__(config, name, value)  # frozen, and checked: tracers pass neither
-        trainer = copy.copy(self.trainer)
-        trainer.config = config
-        trainer.tx = trainer.algorithm.make(config, trainer.total_steps)
-        return trainer
+def _train_together(plan, runs, progress, watch) -> list[Trained]:
+    """All runs in one program for each epoch."""
+    compiled = _vmapped(plan)
+    take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
+    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    all_hyper, all_seeds, tasks = zip(*runs, strict=True)
+    hyper = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *all_hyper)
+    seeds = jnp.asarray(all_seeds)
+    train = stack([task.device_train for task in tasks])
+    state = compiled.init(hyper, seeds)
+    lengths = plan.epoch_lengths()
+    bar = tqdm.tqdm(lengths, desc=plan.config.algorithm.name, disable=not progress, leave=False)
+    for epoch, num_steps in enumerate(bar):
+        state, losses = compiled.epoch(hyper, state, train, seeds, epoch, num_steps)
+        for run in range(len(runs)) if watch else ():
+            read = functools.partial(take, steps.arrays_of(state), run)
+            watch(run, (epoch + 1) / len(lengths), read)
+    means = np.asarray(losses).sum((1, 2)) / (plan.num_replicas * num_steps)
+    members = compiled.members(state)
+    return [
+        _final(task, take(members, run), take(state.batch_stats, run), means[run])
+        for run, task in enumerate(tasks)
+    ]
 
-    def _init(self, values, seed):
-        return arrays_of(self._trainer_of(values).init_state(seed))
 
-    def _step(self, values, arrays, train, order, key):
-        trainer = self._trainer_of(values)
-        state = flatjax.TrainState(
-            apply_fn=trainer.task.network.logits,
-            tx=trainer.tx,
-            **arrays,
-        )
-        state, losses = trainer.train_step(state, train, order, key)
-        return arrays_of(state), losses.mean()
+class _Vmapped:
+    """The functions of `steps` for many runs of a plan, side by side."""
 
-    def _members(self, values, arrays):
-        """Stacked parameters of the networks whose center is the final model."""
-        return flatjax.eval_params(arrays["opt_state"], arrays["params"])
+    def __init__(self, plan: Plan):
+        def epoch(hyper, state, train, seed, number, num_steps):
+            draw = steps.draw_epoch(plan, seed, number)
+            return steps.train_steps(plan, hyper, state, train, draw, num_steps)
 
-    def _steps_of_epochs(self):
-        """The number of steps of every epoch; the last may be short."""
-        per_epoch = self.trainer.batches_per_epoch * self.trainer.algorithm.batch_repeats
-        full, rest = divmod(self.trainer.total_steps, per_epoch)
-        return [per_epoch] * full + [rest] * (rest > 0)
-
-    # --- all runs ---------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def _programs(self):
-        def epoch(values, arrays, train, seed, number, num_steps):
-            order = self.trainer.epoch_order(seed, number)
-            key = run_keys(seed).augmentation
-
-            def body(_, carry):
-                arrays, total = carry
-                arrays, loss = self._step(values, arrays, train, order, key)
-                return arrays, total + loss
-
-            arrays, total = jax.lax.fori_loop(0, num_steps, body, (arrays, 0.0))
-            return arrays, total / num_steps
-
+        self.init = jax.jit(jax.vmap(functools.partial(steps.init_state, plan)))
         together = jax.vmap(epoch, in_axes=(0, 0, 0, 0, None, None))
-        return {
-            "epoch": jax.jit(together, donate_argnums=1),
-            "init": jax.jit(jax.vmap(self._init)),
-            "members": jax.jit(jax.vmap(self._members)),
-            "step": jax.jit(self._step, donate_argnums=1),
-            "init_one": jax.jit(self._init),
-            "members_one": jax.jit(self._members),
-        }
+        self.epoch = jax.jit(together, donate_argnums=1)
+        self.members = jax.jit(jax.vmap(_members))
 
-    def _train_together(self, values, seeds, tasks, progress):
-        splits = [self.tasks[task].device_train for task in tasks]
-        train = jax.tree.map(lambda *leaves: jnp.stack(leaves), *splits)
-        arrays = self._programs["init"](values, seeds)
-        epochs = self._steps_of_epochs()
-        bar = tqdm.tqdm(epochs, desc=self.config.algorithm, disable=not progress, leave=False)
-        for number, num_steps in enumerate(bar):
-            arrays, losses = self._programs["epoch"](
-                values, arrays, train, seeds, number, num_steps
-            )
-        members = self._programs["members"](values, arrays)
-        take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
-        models = [
-            self._final(take(members, run), take(arrays["batch_stats"], run), task)
-            for run, task in enumerate(tasks)
-        ]
-        return models, np.asarray(losses)
 
-    def _train_in_turn(self, values, seeds, tasks, progress):
-        models, last_losses = [], []
-        bar = tqdm.tqdm(tasks, desc=self.config.algorithm, disable=not progress, leave=False)
-        for run, task in enumerate(bar):
-            own = {name: value[run] for name, value in values.items()}
-            arrays = self._programs["init_one"](own, seeds[run])
-            train, key = self.tasks[task].device_train, run_keys(seeds[run]).augmentation
-            for number, num_steps in enumerate(self._steps_of_epochs()):
-                order = self.trainer.epoch_order(seeds[run], number)
-                losses = []
-                for _ in range(num_steps):
-                    arrays, loss = self._programs["step"](own, arrays, train, order, key)
-                    losses.append(loss)
-            members = self._programs["members_one"](own, arrays)
-            models.append(self._final(members, arrays["batch_stats"], task))
-            last_losses.append(np.mean(jax.device_get(losses)))
-        return models, last_losses
+_vmapped = functools.lru_cache(maxsize=8)(_Vmapped)
 
-    def _final(self, members, batch_stats, task):
-        trainer = copy.copy(self.trainer)
-        trainer.task = self.tasks[task]
-        center = flatjax.replica_center(members, replica_axis=0)
-        return center, evaluate.statistics(trainer, center, batch_stats)
+
+def _train_alone(plan, hyper, seed, task, watch) -> Trained:
+    """One run, by the programs of ordinary runs."""
+    compiled = programs.programs_of(plan)
+    hyper = plan.placement.put(hyper)
+    state = compiled.init(hyper, seed)
+    lengths = plan.epoch_lengths()
+    for epoch, num_steps in enumerate(lengths):
+        draw = compiled.draw(seed, epoch)
+        state, losses = take_steps(compiled, hyper, state, task.device_train, draw, num_steps)
+        if watch:
+            read = functools.partial(jax.tree.map, jnp.copy, steps.arrays_of(state))
+            watch((epoch + 1) / len(lengths), read)
+    return _final(task, _members(state), state.batch_stats, losses.mean())
+
+
+def _members(state):
+    """Stacked parameters of the networks whose center is the final model."""
+    return flatjax.eval_params(state.opt_state, state.params)
+
+
+def _final(task, members, batch_stats, loss) -> Trained:
+    center = flatjax.replica_center(members, replica_axis=0)
+    stats = evaluate.statistics(task, center, batch_stats)
+    return Trained(task, center, stats, float(loss))

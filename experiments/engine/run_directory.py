@@ -5,7 +5,10 @@ Of several processes, which must see one directory, the first writes; checkpoint
 config.json     the configuration; a directory belongs to one
 metrics.jsonl   one line for each epoch, for people and plots
 checkpoints/    the last states, by orbax; "about" in each holds the configuration, the data's
-                fingerprint, the history, the losses of the epoch so far and the state's digest
+                fingerprint, the program's revision, version and commit, the history, the losses of
+                the epoch so far and the state's digest
+model/          the final model, for `flatjax.models.load`, with the configuration and the data's
+                fingerprint
 result.json     written last: a run that has one is complete
 run.lock        while a process trains there
 
@@ -13,19 +16,24 @@ Directories without digests, of earlier versions, are read and continued as they
 """
 
 import contextlib
+import errno
+import io
+import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-import flatjax
 from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
-from experiments.report import lock, store
+from experiments.engine.earlier_versions import as_now, as_saved, converted
+from experiments.report import lock, provenance, store
+from flatjax import models
 
 
 class Saved(NamedTuple):
@@ -35,11 +43,13 @@ class Saved(NamedTuple):
       state: arrays, as they were saved.
       losses: of the steps of the epoch so far, (steps, y).
       history: the records of the epochs before.
+      position: in the stream of training data, if there is one; see `feed.Feed`.
     """
 
     state: Any
     losses: list[list[float]]
     history: list[dict[str, Any]]
+    position: dict[str, Any] | None = None
 
 
 class RunDirectory:
@@ -52,6 +62,7 @@ class RunDirectory:
       path: the directory; `claimed` makes it.
       config: of the run.
       data: fingerprint of the data, see `Task.fingerprint`; not compared if None.
+      of_any_revision: whether to read what a program made that computes other numbers.
 
     Raises:
       ValueError: the directory holds a run of another configuration; the message names the fields.
@@ -62,9 +73,13 @@ class RunDirectory:
         path: str | os.PathLike[str],
         config: TrainConfig,
         data: Mapping[str, Any] | None = None,
+        *,
+        of_any_revision: bool = False,
     ):
         self.path = pathlib.Path(path).absolute()
-        self._identity = {"config": config.to_json()} | ({} if data is None else {"data": data})
+        self._identity = {"config": config.to_json(), "revision": provenance.TRAINING}
+        self._identity |= {} if data is None else {"data": data}
+        self._of_any_revision = of_any_revision
         self._check_same_run()
 
     @property
@@ -80,14 +95,15 @@ class RunDirectory:
 
     def _check_identity(self, found, of: str = ""):
         """Refuses files of another run; fields that are newer than them had their defaults."""
-        config = TrainConfig().to_json() | found["config"]
-        wanted = self._identity if "data" in found else {"config": self._identity["config"]}
-        if lines := store.differences(wanted, found | {"config": config}):
+        found = found | {"config": TrainConfig.from_json(converted(found["config"])).to_json()}
+        known = found.keys() - ({"revision"} if self._of_any_revision else set())
+        wanted = {name: value for name, value in self._identity.items() if name in known}
+        if lines := store.differences(wanted, found):
             lines = [line.removeprefix("config.") for line in lines]
             raise store.OtherIdentityError(
-                f"{self.path}{of} holds a run of another configuration ({'; '.join(lines)}). A run "
-                "resumes with the configuration it was started with, its number of replicas "
-                "included: choose another directory, or delete this one."
+                f"{self.path}{of} holds a run of another configuration ({store.listed(lines)}). A "
+                "run resumes with the configuration and the revision it was started with, its "
+                "number of replicas included: choose another directory, or delete this one."
             )
 
     @contextlib.contextmanager
@@ -97,21 +113,29 @@ class RunDirectory:
         Raises:
           lock.InUseError: another process trains there.
         """
-        problem = None
         with contextlib.ExitStack() as stack:
-            if processes.is_main():
-                try:
-                    self.path.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(lock.held(self.path / "run.lock"))
-                except (OSError, lock.InUseError) as error:
-                    problem = error
-            if processes.as_main(problem is not None):
-                raise problem or lock.InUseError(f"{self.path} cannot be written by process 0.")
+
+            def claim():
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock.held(self.path / "run.lock"))
+
+            self._raise_together(claim)
             self._check_same_run()
             path = self.path / "config.json"
             if processes.is_main() and not path.exists():
                 store.write_json(path, self._identity["config"])
             yield
+
+    def _raise_together(self, act: Callable[[], None]) -> None:
+        """Lets process 0 act; if it fails, all processes raise."""
+        problem = None
+        if processes.is_main():
+            try:
+                act()
+            except (OSError, lock.InUseError) as error:
+                problem = error
+        if processes.as_main(problem is not None):
+            raise problem or lock.InUseError(f"{self.path} cannot be written by process 0.")
 
     # --- checkpoints ----------------------------------------------------------------------------
 
@@ -120,20 +144,42 @@ class RunDirectory:
         return ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
     def save(
-        self, step: int, state: Any, losses: np.ndarray, history: list[dict[str, Any]]
+        self,
+        step: int,
+        state: Any,
+        losses: np.ndarray,
+        history: list[dict[str, Any]],
+        position: dict[str, Any] | None = None,
     ) -> None:
-        """Saves a pytree of arrays, losses (steps, y) and records; the two newest are kept."""
+        """Saves a pytree of arrays, losses (steps, y), records and the position in a stream.
+
+        The two newest checkpoints are kept.
+
+        Raises:
+          lock.InUseError: another process has taken over the directory.
+        """
+        self._raise_together(lambda: self._check_can_save(state))
         about = self._identity | {
             "step": step,
             "state": fingerprints.of_arrays(state),
             "losses": losses.tolist(),
             "history": history,
+            "position": position,
         }
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(store.sealed(about))
+            state=ocp.args.StandardSave(state),
+            about=ocp.args.JsonSave(store.sealed(store.signed(about))),
         )
-        with self._manager() as manager:
+        with _quiet(), self._manager() as manager:
             manager.save(step, args=items)
+
+    def _check_can_save(self, state):
+        """Refuses to begin a checkpoint that could not be ended: orbax would leave half of one."""
+        lock.check(self.path / "checkpoints")
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**17
+        if (free := shutil.disk_usage(self.path).free) < needed:
+            problem = f"{os.strerror(errno.ENOSPC)} ({needed} bytes are needed, {free} are free)"
+            raise OSError(errno.ENOSPC, problem, str(self.path / "checkpoints"))
 
     def restore(self, like: Any) -> Saved | None:
         """The newest checkpoint, with structure, shapes, dtypes and shardings of `like`.
@@ -146,7 +192,7 @@ class RunDirectory:
         """
         if not (self.path / "checkpoints").exists():
             return None
-        with self._manager() as manager:
+        with _quiet(), self._manager() as manager:
             step = manager.latest_step()
             if step is None:
                 return None
@@ -164,13 +210,14 @@ class RunDirectory:
     def _restore(self, manager, step, path, like) -> Saved:
         state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         if not (path / "about").exists() and not self._is_sealed:
-            state = ocp.args.StandardRestore(_as_earlier_versions_saved(state.item))
+            state = ocp.args.StandardRestore(as_saved(state.item))
             items = ocp.args.Composite(state=state, losses=ocp.args.JsonRestore())
             found = manager.restore(step, args=items)
-            restored = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(found["state"]))
+            leaves = jax.tree.leaves(as_now(found["state"]))
+            restored = jax.tree.unflatten(jax.tree.structure(like), leaves)
             return Saved(restored, found["losses"]["losses"], self._old_history(step))
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
-        about = store.unsealed(about["about"], f"{path / 'about'}")
+        about = {"revision": 1} | store.unsealed(about["about"], f"{path / 'about'}")
         self._check_identity(about, of=f"/checkpoints/{step}")
         restored = manager.restore(step, args=ocp.args.Composite(state=state))["state"]
         if not about["step"] == step == int(restored["step"]):
@@ -181,7 +228,37 @@ class RunDirectory:
             raise store.DamagedFileError(
                 f"its values are damaged (digest {found}, {about['state']} was saved)"
             )
-        return Saved(restored, about["losses"], about["history"])
+        return Saved(restored, about["losses"], about["history"], about.get("position"))
+
+    # --- the final model ------------------------------------------------------------------------
+
+    def write_model(self, params: Any, batch_stats: Any, **description: Any) -> None:
+        """Writes the final model.
+
+        Args:
+          params: its parameters.
+          batch_stats: its batch statistics, if it has any.
+          **description: of the network; see `flatjax.models.save`.
+        """
+        if processes.is_main():
+            state = {"batch_stats": batch_stats}
+            path = self.path / "model"
+            models.save(path, params, state, about=self._identity, **description)
+
+    def read_model(self, *, trust: bool = False) -> tuple[Any, Any] | None:
+        """Parameters and batch statistics of the final model; None if the run has none.
+
+        Args:
+          trust: import the module that the model names, if it is not one of flatjax.
+
+        Raises:
+          ValueError: a file is damaged, belongs to another run, or a module is not trusted.
+        """
+        if not (self.path / "model").exists():
+            return None
+        predict, params, state = models.load(self.path / "model", trust=trust)
+        self._check_identity(dict(predict.about), of="/model")
+        return params, state.get("batch_stats", {})
 
     # --- metrics and result ---------------------------------------------------------------------
 
@@ -193,7 +270,7 @@ class RunDirectory:
     def _old_history(self, step: int) -> list[dict[str, Any]]:
         """The lines up to a step: checkpoints of earlier versions do not hold their history."""
         path = self.path / "metrics.jsonl"
-        history = [line for line in store.read_lines(path, mend=False) if line["step"] <= step]
+        history = [line for line in store.read_lines(path) if line["step"] <= step]
         if not history:
             raise store.DamagedFileError(f"{path} has no line of an epoch before step {step}")
         return history
@@ -220,9 +297,21 @@ class RunDirectory:
             return None
         if not {"config", "history", "test_error"} <= result.keys():
             raise store.DamagedFileError(f"{path} is damaged: it holds no result. Delete it.")
-        self._check_identity(result, of="/result.json")
-        result.pop("data", None)
-        return result
+        self._check_identity({"revision": 1} | result, of="/result.json")
+        return {name: value for name, value in result.items() if name not in ("data", "revision")}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the log and the tracebacks of orbax's threads off the screen: one error is raised."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -246,13 +335,6 @@ def read_config(path: pathlib.Path) -> TrainConfig:
     try:
         if "algorithm" not in fields:
             raise ValueError("there is no algorithm in it")
-        return TrainConfig.from_json(fields)
+        return TrainConfig.from_json(converted(fields))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} holds no configuration: {error}") from error
-
-
-def _as_earlier_versions_saved(state: Any) -> Any:
-    """The same arrays in the containers of runs without digests: one state of both couplings."""
-    is_pull = lambda node: isinstance(node, flatjax.PullToCenterState)
-    rename = lambda node: flatjax.CoupleReplicasState(*node, ()) if is_pull(node) else node
-    return jax.tree.map(rename, state, is_leaf=is_pull)

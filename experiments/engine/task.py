@@ -1,118 +1,78 @@
-"""What is learned: data, network, loss and evaluation of a run, as pure functions."""
+"""A task: an objective and its data, loaded as a configuration asks."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 import flatjax
-from experiments.engine import fingerprints
+from experiments.engine import datasets, fingerprints
 from experiments.engine.config import TrainConfig
-from experiments.engine.networks import Network, make_network
-from flatjax import data, flatness
+from experiments.engine.objective import Objective
+from experiments.engine.settings import Data
+from flatjax import data
+from flatjax.models._network import make_network
 
 STATISTICS_BATCHES = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Data, network, loss and evaluation of a configuration.
+    """An objective with training and held-out examples.
 
     Attributes:
       config: the configuration.
-      network: the linen module, behind one interface.
-      train: the training examples, with their label noise, in host memory.
-      held_out: what models are evaluated on.
-      normalization: of the images, measured on the training images.
-      augment: random change of a batch of uint8 images, (key, images) -> images; or None.
+      objective: network, loss and evaluation; tasks that differ in their data may share it.
+      train: the training examples, with their label noise, in host memory; the first of them, if
+        they come from a stream.
+      held_out: the examples on which models are evaluated.
+      class_names: names of the classes, if they have any.
+      stream: where all training examples come from, if they are not in memory.
     """
 
     config: TrainConfig
-    network: Network
+    objective: Objective
     train: data.Split
     held_out: data.Split
-    normalization: data.Normalization
-    augment: Callable[[chex.PRNGKey, jax.Array], jax.Array] | None
+    class_names: tuple[str, ...] | None = None
+    stream: data.Stream | None = None
+
+    @property
+    def num_train(self) -> int:
+        """Training examples in a pass."""
+        if self.stream is None:
+            return len(self.train)
+        return self.stream.num_batches * self.config.batch_size
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the data of a run: numbers of examples and digests, as JSON holds it."""
         splits = {"train": self.train, "held_out": self.held_out}
-        return {name: fingerprints.of_split(split) for name, split in splits.items()}
+        found = {name: fingerprints.of_split(split) for name, split in splits.items()}
+        return found if self.stream is None else found | {"examples_in_a_pass": self.num_train}
 
-    # --- training -------------------------------------------------------------------------------
-
-    def init(self, key: chex.PRNGKey) -> dict[str, chex.ArrayTree]:
-        """Variables of one network: `params`, and `batch_stats` if it has any."""
-        images = jnp.zeros((1, *self.train.image.shape[1:]))
-        return self.network.init(key, images)
+    def description(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, Any]:
+        """The arguments of `flatjax.models.save` that describe a model of this task."""
+        image_shape = self.objective.image_shape
+        batch = {"image": jnp.zeros((1, *image_shape))}
+        logits = jax.eval_shape(self.objective.logits, params, batch_stats, batch)
+        return {
+            "model": self.config.network.model,
+            "options": self.config.network.model_options,
+            "num_classes": logits.shape[-1],
+            "image_shape": image_shape,
+            "normalization": self.objective.normalization,
+            "class_names": self.class_names,
+        }
 
     @functools.cached_property
     def device_train(self) -> data.DeviceSplit:
         """The training examples on the device."""
         return data.to_device(self.train)
-
-    def batch(
-        self, train: data.DeviceSplit, indices: jax.Array, key: chex.PRNGKey
-    ) -> dict[str, jax.Array]:
-        """The training batch of each replica.
-
-        Returns:
-          Images (y, B, H, W, C), labels (y, B), and a key for what is random in the network on
-          each of the micro-batches, (y, parts).
-        """
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(indices.shape[0]))
-        parts = self.config.micro_batches
-        network_keys = jax.vmap(lambda key: jax.random.split(key, parts))(keys)
-        if self.augment is None:
-            batch = data.take_batch(train, indices, self.normalization)
-        else:
-            batch = data.take_batch(train, indices, None)
-            images = jax.vmap(self.augment)(keys, batch["image"])
-            batch |= {"image": self.normalization.normalize(images)}
-        return batch | {"key": network_keys}
-
-    def loss(
-        self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
-    ) -> tuple[jax.Array, chex.ArrayTree]:
-        """Mean cross-entropy of one network on a batch, and its new batch statistics.
-
-        Without a `"key"` (1,) in the batch, what is random in the network is the same every time.
-        """
-        variables = {"params": params, "batch_stats": batch_stats}
-        key = batch["key"][0] if "key" in batch else jax.random.key(0)
-        logits, batch_stats = self.network.train_logits(variables, batch["image"], key)
-        targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-        targets = optax.smooth_labels(targets, self.config.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean(), batch_stats
-
-    def value_and_grad(
-        self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
-    ) -> tuple[tuple[jax.Array, chex.ArrayTree], chex.ArrayTree]:
-        """Loss, new statistics and gradient of one network, over the parts of a batch in turn."""
-        gradient = jax.value_and_grad(self.loss, has_aux=True)
-        parts = self.config.micro_batches
-        if parts == 1:
-            return gradient(params, batch_stats, batch)
-        batches = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
-
-        def add(carry, part):
-            stats, total = carry
-            (value, stats), grads = gradient(params, stats, part)
-            return (stats, jax.tree.map(jnp.add, total, grads)), value
-
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        # XLA's own convolutions are about ten times slower on a CPU inside a loop than outside.
-        unroll = parts if jax.default_backend() == "cpu" else 1
-        (stats, total), values = jax.lax.scan(add, (batch_stats, zeros), batches, unroll=unroll)
-        return (values.mean(), stats), jax.tree.map(lambda leaf: leaf / parts, total)
-
-    # --- evaluation -----------------------------------------------------------------------------
 
     @functools.cached_property
     def held_out_batches(self) -> list[dict[str, jax.Array]]:
@@ -122,12 +82,14 @@ class Task:
     @functools.cached_property
     def curve_batches(self) -> list[dict[str, jax.Array]]:
         """The held-out examples on which training is followed."""
-        return self._eval_batches(self.held_out, self.config.curve_examples, eval_batch_size())
+        return self._eval_batches(
+            self.held_out, self.config.measures.curve_examples, eval_batch_size()
+        )
 
     @functools.cached_property
     def train_batches(self) -> list[dict[str, jax.Array]]:
         """The training examples on which local energy is measured."""
-        count = self.config.local_energy_examples
+        count = self.config.measures.local_energy_examples
         return self._eval_batches(self.train, count, eval_batch_size())
 
     @functools.cached_property
@@ -139,35 +101,7 @@ class Task:
 
     def _eval_batches(self, split, count, batch_size):
         head = data.Split(split.image[:count], split.label[:count])
-        return data.eval_batches(head, self.normalization, min(batch_size, len(head)))
-
-    def logits(
-        self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
-    ) -> jax.Array:
-        """Logits of one network in evaluation mode, (B, classes)."""
-        variables = {"params": params, "batch_stats": batch_stats}
-        return self.network.logits(variables, batch["image"])
-
-    @functools.cached_property
-    def eval_fn(self) -> flatjax.EvalFn:
-        """(params, batch, batch_stats) -> sums of loss and error; see `flatjax.evaluation`."""
-        return jax.jit(
-            lambda params, batch, batch_stats: _sums(self.logits(params, batch_stats, batch), batch)
-        )
-
-    @functools.cached_property
-    def local_energy(self) -> Callable[..., flatness.LocalEnergy]:
-        """(params, batches, key, batch_stats) -> local energy; see `flatjax.flatness`."""
-        return flatness.local_energy(
-            self.eval_fn,
-            sigmas=self.config.sigmas,
-            num_samples=self.config.local_energy_samples,
-        )
-
-    @functools.cached_property
-    def update_stats(self) -> flatjax.batch_stats.UpdateStatsFn:
-        """(params, batch_stats, batch) -> batch_stats; see `flatjax.batch_stats`."""
-        return jax.jit(lambda params, stats, batch: self.loss(params, stats, batch)[1])
+        return data.eval_batches(head, self.objective.normalization, min(batch_size, len(head)))
 
     def evaluate(
         self,
@@ -177,28 +111,14 @@ class Task:
     ) -> dict[str, jax.Array]:
         """Mean loss and error of one network, on the held-out examples by default."""
         batches = self.held_out_batches if batches is None else batches
-        return flatjax.evaluate(self.eval_fn, params, batches, batch_stats)
+        return flatjax.evaluate(self.objective.eval_fn, params, batches, batch_stats)
 
     def ensemble_error(
         self, members: list[chex.ArrayTree], member_stats: list[chex.ArrayTree]
     ) -> jax.Array:
         """Held-out error of the average of the networks' probabilities."""
-        return flatjax.evaluate(
-            self._ensemble_eval_fn, members, self.held_out_batches, member_stats
-        )["error"]
-
-    @functools.cached_property
-    def _ensemble_eval_fn(self):
-        def eval_fn(members, batch, member_stats):
-            log_probabilities = [
-                jax.nn.log_softmax(self.logits(params, stats, batch))
-                for params, stats in zip(members, member_stats, strict=True)
-            ]
-            # A constant shift, log y, changes no argmax, but the loss is that of the mean.
-            total = jax.nn.logsumexp(jnp.stack(log_probabilities), axis=0)
-            return _sums(total - jnp.log(len(members)), batch)
-
-        return jax.jit(eval_fn)
+        eval_fn = self.objective.ensemble_eval_fn
+        return flatjax.evaluate(eval_fn, members, self.held_out_batches, member_stats)["error"]
 
 
 def eval_batch_size() -> int:
@@ -207,33 +127,19 @@ def eval_batch_size() -> int:
     return 125 if jax.default_backend() == "cpu" else 500
 
 
-def _sums(logits, batch) -> dict[str, jax.Array]:
-    weight, label = batch["weight"], batch["label"]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return {
-        "loss": jnp.sum(weight * losses),
-        "error": jnp.sum(weight * (logits.argmax(-1) != label)),
-        "count": jnp.sum(weight),
-    }
-
-
-# Studies make many tasks of one data set, whose arrays nobody changes.
-_load = functools.lru_cache(maxsize=1)(data.load)
-
-
 @functools.lru_cache(maxsize=1)
 def dataset_fingerprint(name: str) -> dict[str, Any]:
     """What identifies a whole data set, as JSON holds it."""
-    dataset = _load(name)
+    dataset = datasets.load_in_memory(name)
     splits = {"train": dataset.train, "test": dataset.test}
     return {"dataset": name} | {
         split: fingerprints.of_split(examples) for split, examples in splits.items()
     }
 
 
-def load_splits(config: TrainConfig) -> tuple[data.Split, data.Split, int]:
-    """Training and held-out examples of a configuration, and the number of classes."""
-    dataset = _load(config.dataset)
+def load_splits(config: Data) -> tuple[data.Split, data.Split, int]:
+    """Training and held-out examples, and the number of classes."""
+    dataset = datasets.load_in_memory(config.dataset)
     train, held_out = dataset.train, dataset.test
     if config.validation > 0:
         train, validation = data.split_validation(train, config.validation, config.data_seed)
@@ -256,16 +162,67 @@ def make_task(config: TrainConfig) -> Task:
       TypeError: likewise.
       FileNotFoundError: data that are missing; the message says how to get them.
     """
-    train, held_out, num_classes = load_splits(config)
-    shape = train.image.shape[1:]
-    return Task(
-        config=config,
-        network=make_network(config.model, config.model_options, num_classes, shape),
-        train=train,
-        held_out=held_out,
+    dataset = datasets.load(config.data.dataset)
+    stream = dataset if isinstance(dataset, data.Stream) else None
+    if stream is None:
+        train, held_out, num_classes = load_splits(config.data)
+    else:
+        train, held_out, num_classes = _streamed_splits(config, stream)
+    shape, network = train.image.shape[1:], config.network
+    objective = Objective(
+        network=make_network(network.model, network.model_options, num_classes, shape),
+        image_shape=shape,
         normalization=data.Normalization.from_images(train.image),
-        augment=_augmentation(config.augment, side=shape[0]),
+        augment=_augmentation(config.data.augment, side=shape[0]),
+        label_smoothing=config.optimizer.label_smoothing,
+        micro_batches=config.micro_batches,
+        sigmas=config.measures.sigmas,
+        local_energy_samples=config.measures.local_energy_samples,
     )
+    return Task(config, objective, train, held_out, dataset.class_names, stream)
+
+
+def _streamed_splits(
+    config: TrainConfig, stream: data.Stream
+) -> tuple[data.Split, data.Split, int]:
+    """The first training examples, held-out examples, and the number of classes."""
+    settings, name = config.data, config.data.dataset
+    for field, neutral in (("validation", 0), ("label_noise", 0), ("train_size", None)):
+        if (value := getattr(settings, field)) != neutral:
+            raise ValueError(
+                f"{field} must be {neutral} for the stream {name}, got {value}: its training "
+                "examples are not in memory."
+            )
+    if settings.rgb32:
+        raise ValueError(f"rgb32 is not for the stream {name}: enlarge in the loader.")
+    size, count = config.batch_size, config.measures.local_energy_examples
+    train = datasets.first_examples(stream, size, max(STATISTICS_BATCHES * size, count))
+    return train, stream.test[: settings.held_out_size], stream.num_classes
+
+
+def make_tasks(config: TrainConfig, data_seeds: Sequence[int]) -> list[Task]:
+    """One task for each data seed: its own subset, label noise and validation set.
+
+    All share the objective of the first: its normalization, and the compiled programs.
+    """
+    first, *others = data_seeds
+    task = make_task(config.changed(data_seed=first))
+    return [task] + [_with_data_of(task, seed) for seed in others]
+
+
+def _with_data_of(task: Task, data_seed: int) -> Task:
+    config = task.config.changed(data_seed=data_seed)
+    train, held_out, _ = load_splits(config.data)
+    return dataclasses.replace(task, config=config, train=train, held_out=held_out)
+
+
+def is_task_of(task: Task, config: TrainConfig) -> bool:
+    """Whether a configuration has this task, whatever its algorithm and its budget are."""
+    parts = lambda config: (
+        *(config.data, config.network, config.measures, config.batch_size),
+        *(config.micro_batches, config.optimizer.label_smoothing),
+    )
+    return parts(config) == parts(task.config)
 
 
 def _augmentation(names, side):

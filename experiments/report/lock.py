@@ -2,7 +2,8 @@
 
 The file holds host, process and time; its age is a heartbeat, renewed by a thread. A lock is stale
 if its process is dead (on the same host), or if it has had no heartbeat for `STALE_SECONDS`
-(elsewhere). A stale lock is taken over.
+(elsewhere). A stale lock is taken over. A process that was only suspended finds that out before its
+next write: everything that writes calls `check`.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
+import secrets
 import socket
 import threading
 import time
@@ -18,6 +20,9 @@ from typing import Any
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
+
+
+_HELD: dict[pathlib.Path, dict[str, Any]] = {}  # the locks of this process, and what they say
 
 
 class InUseError(RuntimeError):
@@ -50,23 +55,54 @@ def held(path: pathlib.Path) -> Iterator[None]:
     Raises:
       InUseError: another process holds it.
     """
+    path = path.absolute()
     owner = _take(path)
+    _HELD[path] = owner
     ended = threading.Event()
 
     def beat():
-        while not ended.wait(HEARTBEAT_SECONDS):
+        while not ended.wait(HEARTBEAT_SECONDS) and _owner(path) == owner:
             with contextlib.suppress(OSError):
                 os.utime(path)
 
-    heart = threading.Thread(target=beat, daemon=True)
+    heart = threading.Thread(target=beat, name=f"heart of {path}", daemon=True)
     heart.start()
     try:
         yield
     finally:
         ended.set()
         heart.join()
+        del _HELD[path]
         if _owner(path) == owner:
             path.unlink(missing_ok=True)
+
+
+def check(path: pathlib.Path) -> None:
+    """Checks, before a file or directory is written, that the locks above it are still ours.
+
+    A lock of this process guards everything under the directory in which it lies.
+
+    Raises:
+      InUseError: another process has taken such a lock over, while this one was suspended.
+    """
+    for place, owner in _above(path):
+        if (found := _owner(place)) != owner:
+            who = "nobody" if found is None else _name(found)
+            raise InUseError(
+                f"{place.with_suffix('')} was in use by this process, which was not heard of for "
+                f"{STALE_SECONDS:g} s, and is now in use by {who}: {path} is not written. ({place})"
+            )
+
+
+def guards(path: pathlib.Path) -> bool:
+    """Whether this process holds a lock above a file or directory."""
+    return bool(_above(path))
+
+
+def _above(path):
+    """The locks of this process that guard a path, and what they must say."""
+    path = path.absolute()
+    return [item for item in list(_HELD.items()) if path.is_relative_to(item[0].parent)]
 
 
 def _take(path):
@@ -77,6 +113,7 @@ def _take(path):
         "namespace": _namespace(),
         "born": _born(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "token": secrets.token_hex(4),
     }
     # Of processes that find the same stale lock, one takes it over.
     directory = os.open(path.parent, os.O_RDONLY)
@@ -90,8 +127,13 @@ def _take(path):
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError as error:  # another host was faster
             raise InUseError(f"{path.with_suffix('')} is in use. ({path})") from error
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(me) + "\n")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(json.dumps(me) + "\n")
+        except OSError as error:  # a full disk: a lock that names nobody would keep everybody out
+            path.unlink(missing_ok=True)
+            error.filename = str(path)
+            raise
     finally:
         os.close(directory)
     return me
@@ -114,8 +156,11 @@ def _in_use(path) -> str | None:
         alive = age < STALE_SECONDS
     if not alive:
         return None
-    who = f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
-    return who if is_here else f"{who} (last heartbeat {age:.0f} s ago)"
+    return _name(owner) if is_here else f"{_name(owner)} (last heartbeat {age:.0f} s ago)"
+
+
+def _name(owner) -> str:
+    return f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
 
 
 def _owner(path) -> dict[str, Any] | None:
@@ -137,7 +182,7 @@ def _namespace() -> str | None:
 def _born(pid: int) -> str | None:
     """When a process was started, in ticks since the machine was: numbers are used again."""
     try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     return text.rpartition(")")[2].split()[19]

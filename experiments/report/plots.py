@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from experiments.report import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +43,7 @@ def drawing(
     rect: tuple[float, float, float, float] = (0, 0, 1, 1),
     **options: Any,
 ) -> Iterator[tuple[Figure, Any]]:
-    """Opens a figure; at the end lays it out and writes it.
+    """Opens a figure; at the end lays it out and writes it, whole or not at all.
 
     Args:
       path: of the picture.
@@ -60,7 +63,9 @@ def drawing(
         figure = Figure(figsize=figsize)
         yield figure, figure.subplots(rows, columns, **options)
         figure.tight_layout(rect=rect)
-        figure.savefig(path, dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
+        atomic.write_bytes(path, picture.getvalue())
 
 
 def logarithmic(axes: Axes) -> None:

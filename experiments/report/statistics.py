@@ -23,8 +23,10 @@ def mean_and_sem(values: ArrayLike) -> tuple[float, float]:
     return round(float(np.mean(values)), 4), round(float(standard_error(values)), 4)
 
 
-def paired_difference(values: ArrayLike, baseline: ArrayLike) -> tuple[float, list[float], float]:
-    """Mean of the differences of pairs, its 95% interval and the p-value, by Student's t.
+def paired_difference(
+    values: ArrayLike, baseline: ArrayLike, confidence: float = 0.95
+) -> tuple[float, list[float], float]:
+    """Mean of the differences of pairs, its interval and the p-value, by Student's t.
 
     Pairs that all differ by the same have an interval of no width; p is then 1 if they are equal,
     else 0.
@@ -39,7 +41,7 @@ def paired_difference(values: ArrayLike, baseline: ArrayLike) -> tuple[float, li
     if np.ptp(differences) == 0:
         return mean, [mean, mean], float(mean == 0)
     test = scipy.stats.ttest_1samp(differences, 0)
-    return mean, [float(end) for end in test.confidence_interval()], float(test.pvalue)
+    return mean, [float(end) for end in test.confidence_interval(confidence)], float(test.pvalue)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -55,3 +57,36 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     corrected = np.empty_like(scaled)
     corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1)
     return corrected
+
+
+def holm_levels(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
+    """The levels at which intervals exclude 0 exactly where Holm's method rejects.
+
+    A rejected hypothesis has the level at which it was rejected; the others have the level at which
+    the method stopped.
+
+    Examples:
+      >>> holm_levels([0.01, 0.04, 0.03]).round(4).tolist()
+      [0.0167, 0.025, 0.025]
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    steps = level / np.arange(len(p_values), 0, -1)
+    order = np.argsort(p_values)
+    accepted = np.append(p_values[order] > steps, True)
+    levels = np.empty_like(p_values)
+    stop = min(int(np.argmax(accepted)), len(p_values) - 1)
+    levels[order] = np.minimum(steps, steps[stop])
+    return levels
+
+
+def least_detectable(differences: ArrayLike, level: float = 0.05, power: float = 0.8) -> float:
+    """The mean difference that a paired t-test of this level finds with this power, about.
+
+    Examples:
+      >>> round(least_detectable([-1.0, 1.0] * 10), 2)
+      0.68
+    """
+    differences = np.asarray(differences)
+    freedom = len(differences) - 1
+    quantiles = scipy.stats.t.ppf([1 - level / 2, power], freedom).sum()
+    return float(quantiles * standard_error(differences))

@@ -1,9 +1,12 @@
 """The one place that reads and writes results: whole files, lines of records, cached values.
 
 - A whole file is written atomically, as UTF-8: after a crash the old file or the new one is there.
-- Every record carries a digest (`SEAL`) of its content, which is checked when it is read.
+- Every record carries a digest (`SEAL`) of its content, which is checked when it is read, and says
+  which program made it (`MADE_BY`).
 - A cached value carries its identity: the settings that it was made with. Values of other settings
-  are refused, and the message says which setting differs.
+  are refused, and the message says which setting differs. One of them is the program's revision
+  (see `provenance`).
+- Nothing is written where another process has taken this one's lock over.
 - Records of a long study are lines of JSON, appended as they come, so that an interrupted study
   continues where it stopped.
 
@@ -12,21 +15,20 @@ cached values: those have no identity, and `python -m experiments.convert` adds 
 """
 
 import contextlib
-import glob
 import hashlib
 import json
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from experiments.report import lock
+from experiments.report import atomic, lock, provenance
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1]
 RESULTS = _EXPERIMENTS / "results"  # recorded results, in the repository
 FIGURES = _EXPERIMENTS / "figures"  # the pictures of the pages
 SEAL = "digest"
+MADE_BY = "made_by"
 
 
 class DamagedFileError(ValueError):
@@ -67,8 +69,13 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return content | {SEAL: digest(content)}
 
 
+def signed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the program that made it, unless it says so itself."""
+    return {MADE_BY: provenance.made_by()} | dict(record)
+
+
 def unsealed(record: Any, place: str, *, must_be_sealed: bool = True) -> dict[str, Any]:
-    """A record without its digest, which is checked.
+    """A record without its digest, which is checked, and without what program made it.
 
     Args:
       record: what was read.
@@ -89,6 +96,7 @@ def unsealed(record: Any, place: str, *, must_be_sealed: bool = True) -> dict[st
         )
     if SEAL not in record and must_be_sealed:
         raise DamagedFileError(f"{damaged}: it has no digest. Delete it.")
+    content.pop(MADE_BY, None)
     return content
 
 
@@ -132,16 +140,30 @@ def _short(value):
 def check_identity(wanted: Any, found: Any, place: str) -> None:
     """Refuses what belongs to other settings.
 
+    Args:
+      wanted: the identity of the present settings.
+      found: the identity of what was read; without a revision, it is of revision 1.
+      place: names file (and line) in errors.
+
     Raises:
       OtherIdentityError: the identities differ; the message says in which fields.
     """
     wanted = json.loads(json.dumps(wanted))  # tuples as lists, numbers of NumPy not at all
+    if isinstance(found, Mapping):
+        found = {"revision": 1} | found
     if lines := differences(wanted, found):
-        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise OtherIdentityError(
-            f"{place} belongs to other settings ({'; '.join(lines[:5])}{more}). Choose another "
-            "directory, or delete this file to make it again."
+            f"{place} belongs to other settings ({listed(lines)}). Choose another directory, or "
+            "delete this file to make it again."
         )
+
+
+def listed(lines: list[str]) -> str:
+    """The first of many differences, for a message."""
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    is_revision = any(line.startswith("revision: ") for line in lines)
+    more += f". {provenance.EXPLANATION}" if is_revision else ""
+    return f"{'; '.join(lines[:5])}{more}"
 
 
 # --- whole files --------------------------------------------------------------------------------
@@ -149,31 +171,12 @@ def check_identity(wanted: Any, found: Any, place: str) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a UTF-8 file whole or not at all."""
-    beginning = f".{path.name}.{lock.host()}."
-    _remove_leftovers(path.parent, beginning)
-    temporary = path.with_name(f"{beginning}{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _remove_leftovers(directory, beginning):
-    """Removes what writers of the same file left that were killed."""
-    for name in glob.glob(f"{glob.escape(beginning)}*.tmp", root_dir=directory):
-        pid = name[len(beginning) : -len(".tmp")]
-        if pid.isdigit() and not lock.is_alive(int(pid)):
-            (directory / name).unlink(missing_ok=True)
+    atomic.write_bytes(path, text.encode())
 
 
 def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON object with its digest, whole or not at all."""
-    write_text(path, json.dumps(sealed(record), indent=1) + "\n")
+    """Writes a JSON object with its digest and what made it, whole or not at all."""
+    write_text(path, json.dumps(sealed(signed(record)), indent=1) + "\n")
 
 
 def read_json(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, Any]:
@@ -273,25 +276,21 @@ def claimed(path: pathlib.Path) -> Iterator[None]:
 
 def append_line(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Adds a record to a file of JSON lines; it is on the disk when this returns."""
-    with path.open("ab") as file:
-        file.write(_line(record).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    atomic.append_bytes(path, _line(record).encode())
 
 
 def _line(record):
     return json.dumps(sealed(record)) + "\n"
 
 
-def read_lines(
-    path: pathlib.Path, *, mend: bool = True, must_be_sealed: bool = False
-) -> list[dict[str, Any]]:
+def read_lines(path: pathlib.Path, *, must_be_sealed: bool = False) -> list[dict[str, Any]]:
     r"""Reads the records of a file of JSON lines; none if the file is missing.
+
+    A last line that was half written is skipped. Where this process has claimed the file, it is
+    removed, so that the next record starts a line of its own.
 
     Args:
       path: the file.
-      mend: removes a last line that was half written, so that the next record starts a line of its
-        own. With False it is skipped, and the file stays as it is.
       must_be_sealed: refuse a record without a digest.
 
     Raises:
@@ -303,7 +302,8 @@ def read_lines(
       ...     path = pathlib.Path(folder, "records.jsonl")
       ...     append_line(path, {"seed": 0})
       ...     _ = path.write_text(path.read_text() + '{"se')
-      ...     read_lines(path), path.read_text().count("\n")
+      ...     with claimed(path):
+      ...         read_lines(path), path.read_text().count("\n")
       ([{'seed': 0}], 1)
     """
     content = path.read_bytes() if path.exists() else b""
@@ -312,7 +312,7 @@ def read_lines(
         _parsed(line, f"{path}, line {number}", must_be_sealed=must_be_sealed)
         for number, line in enumerate(lines, start=1)
     ]
-    if rest and mend:
+    if rest and lock.guards(path):
         with path.open("r+b") as file:
             file.truncate(len(content) - len(rest))
     return records

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
-from experiments.report import store
+from experiments.report import provenance, store
 from experiments.report.statistics import standard_error
 
 
@@ -76,15 +76,23 @@ def _simulate_missing(points, path, progress):
         values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
         run = {"seed": seed, "values": values}
         run["seconds"] = round(time.perf_counter() - start, 2)
-        store.append_line(path, {"point": point.name} | run)
+        about = {"point": point.name, "revision": provenance.SIMULATIONS}
+        store.append_line(path, store.signed(about | run))
         done.setdefault(point.name, []).append(run)
     return done
 
 
 def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """The simulations that a file holds, each once, by the name of their point."""
+    """The simulations that a file holds, each once, by the name of their point.
+
+    Raises:
+      ValueError: a line is damaged, or a program made it that computes other numbers.
+    """
     done: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in store.read_lines(path):
+    for number, run in enumerate(store.read_lines(path), start=1):
+        found = {"revision": run.pop("revision", 1)}
+        wanted = {"revision": provenance.SIMULATIONS}
+        store.check_identity(wanted, found, f"{path}, line {number}")
         done.setdefault(run.pop("point"), {}).setdefault(run["seed"], run)
     return {name: list(runs.values()) for name, runs in done.items()}
 

@@ -1,5 +1,6 @@
 """The settings that a search tries: all of a grid, or points that fill a space evenly."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,20 +19,43 @@ def grid(space: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
-def log_uniform(space: Mapping[str, tuple[float, float]], number: int) -> list[dict[str, float]]:
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A field that takes one of a few values, in place of a range.
+
+    Attributes:
+      values: the values; whole numbers shape the program of a run, others are numbers in it.
+    """
+
+    values: tuple[float, ...]
+
+
+Range = tuple[float, float] | Choice
+
+
+def log_uniform(space: Mapping[str, Range], number: int) -> list[dict[str, float]]:
     """Points of a Halton sequence, log-uniform in a space, to three digits.
 
     Args:
-      space: field -> least and largest value.
+      space: field -> least and largest value, or a choice, whose values are equally likely.
       number: of points; the first ones are the same for any number.
 
     Examples:
       >>> log_uniform({"learning_rate": (0.01, 0.3)}, 2)
       [{'learning_rate': 0.111}, {'learning_rate': 0.0202}]
+      >>> log_uniform({"inner_steps": Choice((5, 20))}, 3)
+      [{'inner_steps': 20}, {'inner_steps': 5}, {'inner_steps': 20}]
     """
     points = scipy.stats.qmc.Halton(len(space), rng=0).random(number)
-    low, high = np.log(list(space.values())).T
     return [
-        {name: float(f"{value:.3g}") for name, value in zip(space, np.exp(row), strict=True)}
-        for row in low + points * (high - low)
+        {name: _value(part, float(u)) for (name, part), u in zip(space.items(), row, strict=True)}
+        for row in points
     ]
+
+
+def _value(part: Range, u: float) -> float:
+    """The value at a position from 0 to 1 of a range or choice."""
+    if isinstance(part, Choice):
+        return part.values[int(u * len(part.values))]
+    low, high = np.log(part)
+    return float(f"{np.exp(low + u * (high - low)):.3g}")

@@ -19,9 +19,9 @@ class Study:
     base: TrainConfig
 
     def changed(self, *changes: Mapping[str, Any]) -> TrainConfig:
-        """The base with some fields changed; later changes override earlier ones."""
+        """The base with some settings changed; later changes override earlier ones."""
         merged = functools.reduce(lambda fields, more: fields | dict(more), changes, {})
-        return dataclasses.replace(self.base, **merged)
+        return self.base.changed(**merged)
 
 
 def chosen(labels: Sequence[str], known: Mapping[str, Any], name: str = "only") -> dict[str, Any]:

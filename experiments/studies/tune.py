@@ -6,9 +6,9 @@ from typing import Any
 
 import tqdm
 
+from experiments.engine.loop import TrainingDivergedError
 from experiments.engine.task import Task, make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer, TrainingDivergedError
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug, write_json
 from experiments.studies.compare.description import Comparison
@@ -39,7 +39,7 @@ def tune(
       a candidate that diverged has None and stands last.
     """
     out.mkdir(parents=True, exist_ok=True)
-    validation = study.base.validation or VALIDATION
+    validation = study.base.data.validation or VALIDATION
     base = study.changed({"validation": validation, "evaluate_on": "validation"}, study.tuning)
     task = make_task(base)
     return {
@@ -52,14 +52,13 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
     found = []
     directory = out / slug(label)
     for candidate in tqdm.tqdm(study.candidates(label), desc=label, disable=not progress):
-        config = dataclasses.replace(base, **(study.runs[label] | study.tuning | candidate))
+        config = base.changed(**(study.runs[label] | study.tuning | candidate))
         name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
-        trainer = Trainer(config, task)
         try:
             results = [
                 train(
-                    trainer,
-                    seed,
+                    dataclasses.replace(config, seed=seed),
+                    task,
                     directory=directory / name / f"seed-{seed}",
                     progress=False,
                     evaluate_epochs=False,

@@ -4,7 +4,7 @@ In equations K is the number of units, y the number of replicas, sigma a label a
 the points that are asked for. The argument `y` of the functions holds the labels.
 """
 
-from flatjax.committee._amp import Marginals, amp
+from flatjax.committee._amp import amp
 from flatjax.committee._binary import (
     BinarySolution,
     binary_bp,
@@ -20,6 +20,7 @@ from flatjax.committee._focusing import (
     belief_propagation,
     focusing_bp,
 )
+from flatjax.committee._marginals import Marginals
 from flatjax.committee._model import Committee, error, fields, stay_on_sphere, to_sphere
 from flatjax.committee._sampling import (
     DirectLogFraction,

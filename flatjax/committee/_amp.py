@@ -31,41 +31,20 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flatjax._float64 import in_float64, vectorized
+from flatjax._float64 import vectorized
 from flatjax.committee._channel import Output, majority
-from flatjax.committee._checks import Problem, check_iteration, check_problem
+from flatjax.committee._checks import check_problem
 from flatjax.committee._constraints import Gaussian, constrained
+from flatjax.committee._marginals import (
+    Marginals,
+    entropy_per_weight,
+    error_of_fields,
+    is_possible,
+    solved,
+)
 
 CHUNK = 1024  # patterns; the channel's arrays stay in cache
-POSSIBLE = 1e-9  # phi is not positive but for rounding
 POINTS = 8  # solved at a time: their loop runs until the slowest is done
-
-
-class Marginals(NamedTuple):
-    """What message passing says about error-free weights, at points of shape S.
-
-    Numbers where `converged` is false are those of the last iteration, not results.
-
-    Attributes:
-      mean: of the weights, shape `(*S, K, N)`; its norm is below sqrt(N).
-      variance: of each weight, shape `(*S, K, N)`.
-      phi: logarithm of the share of error-free weights, over N K; 0 without data. NaN where there
-        are none because two patterns exclude each other.
-      train_error: fraction of patterns that the mean weights classify wrongly.
-      iterations: how many were made.
-      residual: what `tolerance` is compared with.
-      converged: whether it is below, and phi possible. A single unit has error-free
-        weights then: the mean is one of them. Of more units, near the largest number of patterns
-        that they can learn, it is no proof.
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    phi: np.ndarray
-    train_error: np.ndarray
-    iterations: np.ndarray
-    residual: np.ndarray
-    converged: np.ndarray
 
 
 def amp(
@@ -97,7 +76,10 @@ def amp(
 
     *Few inputs.* Count the weights, by `direct_log_fraction`, where N is small: of samples with
     N = 5 and P = 6 Phi was off by up to 0.1, and at the overlap 0.8 by up to 0.8 where the share
-    was one in a thousand. Units have the norm and the overlap only on average.
+    was one in a thousand. Units have the norm and the overlap only on average. Of several units
+    the iteration also converges where there are no error-free weights: of 15 random labels of 8
+    patterns of 2 inputs 12 had none, and Phi was -1.4. Draws tell, where the share is large enough
+    to be seen; see `Marginals.converged`.
 
     *Cost.* Four matrix products, 8 P N K operations an iteration for each point, and the channel:
     1.5 ms for P = 500, N = 784, K = 9 on two cores, 21 ms for P = 5000. 32 P N bytes of memory, and
@@ -132,21 +114,9 @@ def amp(
       >>> bool(found.converged.all() and found.phi[0] < found.phi[1] < 0)
       True
     """
-    check_iteration(damping, max_iterations, tolerance)
     problem = check_problem(x, y, num_units, reference, overlap)
-    run = in_float64(functools.partial(_amp, num_units=problem.num_units))
-    points = (problem.references, problem.overlaps)
-    found = run(problem.patterns, *points, damping, tolerance, max_iterations)
-    return as_results(found, problem)
-
-
-def as_results(found: Marginals, problem: Problem) -> Marginals:
-    """Points as they were asked for; no volume where two patterns exclude each other."""
-    if problem.contradictory:
-        found = found._replace(
-            phi=np.full_like(found.phi, np.nan), converged=np.zeros_like(found.converged)
-        )
-    return jax.tree.map(lambda leaf: leaf.reshape(problem.shape + leaf.shape[1:])[()], found)
+    program = functools.partial(_amp, num_units=problem.num_units)
+    return solved(program, problem, damping, max_iterations, tolerance)
 
 
 class Messages(NamedTuple):
@@ -285,39 +255,4 @@ def _summary(patterns, squares, messages, weights, reference, overlap, tolerance
         iterations=messages.iterations,
         residual=messages.residual,
         converged=(messages.residual <= tolerance) & is_possible(phi, train_error, len(m)),
-    )
-
-
-def error_of_fields(fields: jax.Array) -> jax.Array:
-    """Fraction of the patterns that a committee of these fields (K, P) classifies wrongly."""
-    votes = jnp.sum(jnp.where(fields > 0, 1, -1), axis=0)
-    return jnp.mean(votes < 0)
-
-
-def is_possible(phi: jax.Array, train_error: jax.Array, num_units: int) -> jax.Array:
-    """Whether there may be such an entropy, around a mean with such an error.
-
-    The error-free weights of a single unit are a convex cone, which holds their mean.
-    """
-    return (phi < POSSIBLE) & ((num_units > 1) | (train_error == 0))
-
-
-def entropy_per_weight(
-    log_partition: jax.Array,
-    norm_multiplier: jax.Array,
-    overlap_multiplier: jax.Array,
-    mean: jax.Array,
-    overlap: jax.Array | None,
-) -> jax.Array:
-    r"""Phi, of the logarithm of the partition function with the multipliers of the constraints.
-
-    .. math:: N K \Phi = \log Z + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) - F_0, \quad
-      F_0 = \frac{N K}{2} \big[\log 2 \pi + 1 + \log(1 - p^2)\big],
-
-    :math:`F_0` being the same for no data, by the same saddle point as F.
-    """
-    p = 0.0 if overlap is None else overlap
-    constraints = jnp.mean(norm_multiplier / 2 - overlap_multiplier * p)
-    return (
-        log_partition / mean.size + constraints - (np.log(2 * np.pi) + 1 + jnp.log1p(-(p**2))) / 2
     )

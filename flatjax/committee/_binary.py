@@ -22,6 +22,7 @@ import numpy as np
 
 from flatjax import _checks
 from flatjax._float64 import is_traced
+from flatjax._keys import as_key
 from flatjax.committee._binary_amp import Schedules, iterate, signs
 from flatjax.committee._checks import check_damping, check_patterns, check_units
 
@@ -51,7 +52,7 @@ class BinarySolution(NamedTuple):
 def binary_bp(
     x: jax.Array,
     y: jax.Array,
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     *,
     num_units: int = 1,
     max_iterations: int = 500,
@@ -63,7 +64,7 @@ def binary_bp(
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
-      key: PRNG key of the first messages, which tell hidden units apart.
+      key: PRNG key, or a seed, of the first messages, which tell hidden units apart.
       num_units: K, odd.
       max_iterations: of 10 K N P operations each.
       damping: share of the old fields that is kept, in [0, 1).
@@ -75,7 +76,7 @@ def binary_bp(
     Raises:
       ValueError: shapes that do not fit, labels other than -1 and 1, an even or too small number, a
         damping out of its range.
-      TypeError: a number of units or iterations is not an int.
+      TypeError: a number of units or iterations is not an int, key is no key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (20, 101)))
@@ -92,7 +93,7 @@ def binary_bp(
 def binary_reinforced_bp(
     x: jax.Array,
     y: jax.Array,
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     *,
     num_units: int = 1,
     reinforcement: float | Schedule | None = None,
@@ -109,7 +110,7 @@ def binary_reinforced_bp(
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
-      key: PRNG key of the first messages.
+      key: PRNG key, or a seed, of the first messages.
       num_units: K, odd.
       reinforcement: r, or a schedule of the iteration; t / max_iterations by default. Slower is
         better near the capacity.
@@ -121,7 +122,7 @@ def binary_reinforced_bp(
 
     Raises:
       ValueError: see `binary_bp`; reinforcement out of [0, 1].
-      TypeError: a number of units or iterations is not an int.
+      TypeError: a number of units or iterations is not an int, key is no key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (100, 201)))
@@ -139,7 +140,7 @@ def binary_reinforced_bp(
 def binary_focusing_bp(
     x: jax.Array,
     y: jax.Array,
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     *,
     num_units: int = 1,
     num_replicas: float | Schedule = 7,
@@ -163,7 +164,7 @@ def binary_focusing_bp(
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
-      key: PRNG key of the first messages.
+      key: PRNG key, or a seed, of the first messages.
       num_units: K, odd.
       num_replicas: the number of replicas, y in the equation, or a schedule of the iteration.
       gamma: coupling, or a schedule of the iteration; 2 t / max_iterations by default.
@@ -175,7 +176,7 @@ def binary_focusing_bp(
 
     Raises:
       ValueError: see `binary_bp`; less than 1 replica, negative gamma.
-      TypeError: a number of units or iterations is not an int.
+      TypeError: a number of units or iterations is not an int, key is no key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (100, 201)))
@@ -211,7 +212,7 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
 
     Raises:
       ValueError: num_iterations is below 1.
-      TypeError: num_iterations is not an int.
+      TypeError: num_iterations is not an int, key is no key.
 
     Examples:
       >>> gamma, num_replicas = pseudo_reinforcement(100)
@@ -227,6 +228,7 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
 
 def _solve(x, y, key, schedules, num_units, damping, tolerance) -> BinarySolution:
     check_binary(x, y, num_units, damping)
+    key = as_key("key", key)
     x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
     limits = {"tolerance": tolerance, "message_tolerance": jnp.inf, "stop_when_solved": True}
     last = iterate(key, x, y, schedules, num_units=num_units, damping=damping, **limits)

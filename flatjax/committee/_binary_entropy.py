@@ -10,9 +10,11 @@ import numpy as np
 
 from flatjax import _checks
 from flatjax._float64 import in_float64, is_traced
+from flatjax._keys import as_key
 from flatjax.committee._binary import check_binary, schedule_values
 from flatjax.committee._binary_amp import Schedules, iterate
 from flatjax.committee._checks import contradictory, signed
+from flatjax.committee._marginals import is_seen
 
 COUNTED = 12  # weights, at most, that are counted
 POSSIBLE = 1e-9  # rounding error of an entropy
@@ -27,8 +29,9 @@ class BinaryEntropy(NamedTuple):
       change: of the means in the last iteration, root mean square; 0 of weights that were counted.
       iterations: how many there were; 0 of weights that were counted.
       converged: whether this change and that of the messages are below the tolerance, and the
-        entropy is one of at least 1 and at most all weights, and no two patterns exclude each
-        other (which is not seen under `jax.vmap`); it means nothing otherwise. Where weights were
+        entropy is one of at least 1 and at most all weights. Not under `jax.vmap`: no two patterns
+        exclude each other, and where 2e7 / (N K) draws of weights can show so large a share of
+        error-free ones, they did. The other values mean nothing otherwise. Where weights were
         counted and there are none: False, an entropy of -inf and a magnetization of NaN.
     """
 
@@ -42,7 +45,7 @@ class BinaryEntropy(NamedTuple):
 def binary_entropy(
     x: jax.Array,
     y: jax.Array,
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     *,
     num_units: int = 1,
     max_iterations: int = 1000,
@@ -69,7 +72,7 @@ def binary_entropy(
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
-      key: PRNG key of the first messages.
+      key: PRNG key, or a seed, of the first messages.
       num_units: K, odd. Units may remain alike, which only shows how they may be permuted.
       max_iterations: of 10 K N P operations each.
       damping: share of the old fields that is kept, in [0, 1).
@@ -81,7 +84,7 @@ def binary_entropy(
     Raises:
       ValueError: see `binary_bp`; unless traced, an x that is not finite or has a pattern that is
         0.
-      TypeError: a number of units or iterations is not an int.
+      TypeError: a number of units or iterations is not an int, key is no key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (50, 501)))
@@ -90,15 +93,28 @@ def binary_entropy(
       (True, 0.6)
     """
     check_binary(x, y, num_units, damping)
+    key = as_key("key", key)
     _checks.check_scalar("tolerance", tolerance)
     nothing = schedule_values("gamma", 0.0, max_iterations)
     solve = functools.partial(_entropy, num_units=num_units)
     schedules = Schedules(nothing, nothing, nothing)
     found = in_float64(solve)(key, x, y, schedules, damping, tolerance)
-    if is_traced(x, y):
+    if is_traced(x, y, found.entropy):
         return found
-    # Which several units need not notice.
-    return found._replace(converged=found.converged & (not contradictory(signed(x, y))))
+    # Neither of which several units need notice.
+    is_result = not contradictory(signed(x, y)) and _is_seen(found, x, y)
+    return found._replace(converged=found.converged & is_result)
+
+
+def _is_seen(found, x, y):
+    """False if draws do not show what was estimated."""
+    shape = found.magnetization.shape
+    num_weights = found.magnetization.size
+    if not found.converged or num_weights <= COUNTED:
+        return True
+    draw = lambda rng, count: rng.choice([-1.0, 1.0], (count, *shape))
+    log_share = num_weights * (float(found.entropy) - np.log(2))
+    return is_seen(log_share, draw, num_weights, np.asarray(x), np.asarray(y))
 
 
 def _entropy(key, x, y, schedules, damping, tolerance, *, num_units) -> BinaryEntropy:

@@ -16,7 +16,7 @@ variance of each field, given all other sites,
   \omega = V \Big(\frac{\bar h}{\sigma^2} - b\Big), \quad
   a = \frac{\Gamma}{1 - V \Gamma}, \quad b = \frac{g + \Gamma \omega}{1 - V \Gamma}.
 
-The entropy is that of `flatjax.committee._amp.entropy_per_weight` with
+The entropy is that of `flatjax.committee._marginals.entropy_per_weight` with
 
 .. math::
   \log Z &= \sum_k \Big[\frac{N}{2} \log 2 \pi - \frac12 \log \det \Lambda_k
@@ -34,16 +34,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flatjax._float64 import in_float64
-from flatjax.committee._amp import (
+from flatjax.committee._amp import majority_in_chunks
+from flatjax.committee._checks import check_problem
+from flatjax.committee._marginals import (
     Marginals,
-    as_results,
     entropy_per_weight,
     error_of_fields,
     is_possible,
-    majority_in_chunks,
+    solved,
 )
-from flatjax.committee._checks import check_iteration, check_problem
 
 LEAST_SITE = -0.9  # times the precision of the cavity: less would leave no variance
 
@@ -99,17 +98,14 @@ def expectation_propagation(
       >>> bool(found.converged and -1 < found.phi < 0)
       True
     """
-    check_iteration(damping, max_iterations, tolerance)
     if space not in ("auto", "patterns", "inputs"):
         raise ValueError(f'space must be "auto", "patterns" or "inputs", got {space!r}.')
     problem = check_problem(x, y, num_units, reference, overlap)
     if space == "auto":
         num_patterns, num_inputs = problem.patterns.shape
         space = "patterns" if num_patterns <= num_inputs else "inputs"
-    run = in_float64(functools.partial(_propagate, num_units=problem.num_units, space=space))
-    points = (problem.references, problem.overlaps)
-    found = run(problem.patterns, *points, damping, tolerance, max_iterations)
-    return as_results(found, problem)
+    program = functools.partial(_propagate, num_units=problem.num_units, space=space)
+    return solved(program, problem, damping, max_iterations, tolerance)
 
 
 class _Unit(NamedTuple):

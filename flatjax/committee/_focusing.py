@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 from flatjax import _checks
 from flatjax._float64 import in_float64
 from flatjax._keys import as_key
-from flatjax.committee._amp import amp_step, error_of_fields, first_messages, is_possible
+from flatjax.committee._amp import amp_step, first_messages
 from flatjax.committee._checks import (
     check_damping,
     check_iteration,
@@ -35,6 +35,7 @@ from flatjax.committee._checks import (
     signed_patterns,
 )
 from flatjax.committee._constraints import Gaussian, constrained, solve_norm
+from flatjax.committee._marginals import error_of_fields, is_possible
 
 
 class Focused(NamedTuple):
@@ -69,7 +70,8 @@ class BeliefPropagation(NamedTuple):
       iterations: how many were made.
       residual: as of `amp`.
       converged: whether it is within the tolerance, and error-free weights may exist: not if two
-        patterns exclude each other, nor if a single unit's mean makes an error.
+        patterns exclude each other, nor if a single unit's mean makes an error. Of more units it is
+        no proof that there are any.
     """
 
     weights: np.ndarray
@@ -88,7 +90,7 @@ def default_gamma() -> np.ndarray:
 def belief_propagation(
     x: ArrayLike,
     y: ArrayLike,
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     *,
     num_units: int = 1,
     damping: float = 0.9,
@@ -104,7 +106,7 @@ def belief_propagation(
     Args:
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
-      key: PRNG key of the start.
+      key: PRNG key, or a seed, of the start.
       num_units: K, odd.
       damping: D, in [0, 1).
       max_iterations: after which iteration is given up.
@@ -133,7 +135,7 @@ def belief_propagation(
 def focusing_bp(
     x: ArrayLike,
     y: ArrayLike,
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     *,
     num_units: int = 1,
     num_replicas: ArrayLike | Callable[[int], float] = 30,
@@ -155,7 +157,7 @@ def focusing_bp(
     Args:
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
-      key: PRNG key of the start.
+      key: PRNG key, or a seed, of the start.
       num_units: K, odd.
       num_replicas: at least 1; inf for the limit in which a replica's own mean is its field. A
         number, or one for each coupling: shape (T,), or a function of 0, ..., T - 1.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flatjax._precision import at_least_float32
 from flatjax.committee._checks import check_units
 
 
@@ -74,8 +75,11 @@ def to_sphere(weights: jax.Array) -> jax.Array:
       >>> to_sphere(jnp.array([[0.0, 5.0, 0.0, 0.0]])).tolist()
       [[0.0, 2.0, 0.0, 0.0]]
     """
-    square = jnp.mean(weights**2, axis=-1, keepdims=True)
-    return weights * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+    wide = at_least_float32(weights)  # in float16 the square of 300 is infinite
+    square = jnp.mean(wide**2, axis=-1, keepdims=True)
+    on_sphere = wide * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+    is_float = jnp.issubdtype(jnp.result_type(weights), jnp.floating)
+    return on_sphere.astype(jnp.result_type(weights)) if is_float else on_sphere
 
 
 def fields(weights: jax.Array, x: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flatjax import _checks
+from flatjax._keys import as_key
 from flatjax._sampling import diagnostics, direct, free_energy
 from flatjax._sampling.drawing import at_overlap
 from flatjax.committee._checks import (
@@ -85,7 +86,7 @@ class SampledLogFraction(NamedTuple):
 
 
 def direct_log_fraction(
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     x: ArrayLike,
     y: ArrayLike,
     reference: ArrayLike,
@@ -103,7 +104,7 @@ def direct_log_fraction(
     (2 N + P) numbers of memory. 10 s for a perceptron of 1000 inputs and patterns on one core.
 
     Args:
-      key: PRNG key. The same draws serve every overlap.
+      key: PRNG key or a seed. The same draws serve every overlap.
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
       reference: shape (K, N), K odd, of any norm.
@@ -131,6 +132,7 @@ def direct_log_fraction(
       True
     """
     data, reference, overlap = _check(x, y, reference, overlap)
+    key = as_key("key", key)
     _checks.check_count("num_samples", num_samples)
     _checks.check_count("num_parallel", num_parallel)
     energy = direct.draw_energies(
@@ -156,7 +158,7 @@ def direct_log_fraction(
 
 
 def sample_log_fraction(
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | int,
     x: ArrayLike,
     y: ArrayLike,
     reference: ArrayLike,
@@ -194,7 +196,7 @@ def sample_log_fraction(
     some num_chains num_betas (K N + 6 P). 3 s for a perceptron with N = P = 100 on one core.
 
     Args:
-      key: PRNG key.
+      key: PRNG key or a seed.
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
       reference: shape (K, N), K odd, of any norm.
@@ -226,6 +228,7 @@ def sample_log_fraction(
       True
     """
     data, reference, overlap = _check(x, y, reference, overlap)
+    key = as_key("key", key)
     check_inputs(x, least=3)
     for name, value in (("largest_beta", largest_beta), ("duration", duration)):
         _checks.check_scalar(name, value, exclusive_minimum=True)

@@ -1,12 +1,15 @@
 """Data sets, batches on the device, and augmentation.
 
-`load` gives NumPy arrays; `to_device`, `epoch_order` and `take_batch` feed a training loop without
-a host in the loop; `eval_batches` cuts what is evaluated into batches of one shape. `enlarge` gives
-small images the shape of CIFAR's.
+`load` gives NumPy arrays, `from_folder` and `from_arrays` those of your own data. `to_device`,
+`epoch_order` and `take_batch` feed a training loop without a host in the loop; `eval_batches` cuts
+what is evaluated into batches of one shape. `Stream` is for what does not fit into memory.
+`enlarge` gives small images the shape of CIFAR's.
 
 TensorFlow Datasets is imported only when a data set is loaded that needs it.
 """
 
+from flatjax._normalization import Normalization
+from flatjax.data._arrays import from_arrays
 from flatjax.data._augment import compose, cutout, random_crop, random_flip
 from flatjax.data._autoaugment import autoaugment
 from flatjax.data._batches import DeviceSplit, epoch_order, eval_batches, take_batch, to_device
@@ -19,14 +22,17 @@ from flatjax.data._dataset import (
     subset,
 )
 from flatjax.data._enlarge import enlarge
-from flatjax.data._normalization import Normalization
+from flatjax.data._folder import from_folder
 from flatjax.data._sources import load
+from flatjax.data._stream import Stream, StreamReader
 
 __all__ = [
     "Dataset",
     "DeviceSplit",
     "Normalization",
     "Split",
+    "Stream",
+    "StreamReader",
     "autoaugment",
     "choose_classes",
     "compose",
@@ -34,6 +40,8 @@ __all__ = [
     "enlarge",
     "epoch_order",
     "eval_batches",
+    "from_arrays",
+    "from_folder",
     "label_noise",
     "load",
     "random_crop",

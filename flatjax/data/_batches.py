@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatjax._checks import check_count
+from flatjax._normalization import Normalization
 from flatjax.data._dataset import Split
-from flatjax.data._normalization import Normalization
 
 
 class DeviceSplit(NamedTuple):
     """A split on the device: a pytree, to be passed to jitted functions.
 
     Attributes:
-      image: uint8 of shape (N, H, W, C); a quarter of the memory of normalized images.
+      image: uint8 (a quarter of the memory of normalized images) or float32, (N, H, W, C).
       label: int32 of shape (N,).
     """
 
@@ -102,7 +102,7 @@ def take_batch(
     Args:
       device_split: the examples, from `to_device`.
       indices: int32 positions of any shape: (B,) for a batch, (y, B) for a batch of each replica.
-      normalization: how to normalize. With None images stay uint8, for augmentation before
+      normalization: how to normalize. With None images stay as they are, for augmentation before
         normalization: `normalization.normalize(augment(key, batch["image"]))`.
 
     Returns:

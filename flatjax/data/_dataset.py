@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ class Split:
     """Labelled images in host memory.
 
     Attributes:
-      image: the images, uint8 of shape (N, H, W, C), 0 to 255.
+      image: the images, of shape (N, H, W, C): uint8, 0 to 255, or float32 of any range.
       label: the classes, int32 of shape (N,), counted from 0.
 
     Raises:
@@ -36,14 +37,14 @@ class Split:
     label: np.ndarray
 
     def __post_init__(self) -> None:
-        for name, dtype, ndim, axes in (
-            ("image", np.uint8, 4, "(N, H, W, C)"),
-            ("label", np.int32, 1, "(N,)"),
+        for name, dtypes, ndim, axes in (
+            ("image", ("uint8", "float32"), 4, "(N, H, W, C)"),
+            ("label", ("int32",), 1, "(N,)"),
         ):
             array = getattr(self, name)
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            if not isinstance(array, np.ndarray) or array.dtype not in dtypes:
                 raise TypeError(
-                    f"{name} must be a NumPy array of {np.dtype(dtype)}, got {described(array)}"
+                    f"{name} must be a NumPy array of {' or '.join(dtypes)}, got {described(array)}"
                 )
             if array.ndim != ndim or array.size == 0:
                 raise ValueError(
@@ -77,9 +78,11 @@ class Dataset:
       train: the training examples.
       test: the test examples.
       num_classes: number of classes; labels are below it.
+      class_names: the name of each class, in the order of the labels; None if they have none.
 
     Raises:
-      ValueError: if images of the two splits differ in shape, or a label is not a class.
+      ValueError: if images of the two splits differ in shape or dtype, a label is not a class, or
+        there is another number of names than of classes.
 
     Examples:
       >>> from flatjax.data import load
@@ -87,14 +90,15 @@ class Dataset:
       >>> digits
       Dataset(name='digits', train=Split(image=uint8(1297, 8, 8, 1), label=int32(1297,)),
               test=Split(image=uint8(500, 8, 8, 1), label=int32(500,)), num_classes=10)
-      >>> digits.image_shape
-      (8, 8, 1)
+      >>> digits.image_shape, digits.class_names[:3]
+      ((8, 8, 1), ('0', '1', '2'))
     """
 
     name: str
     train: Split
     test: Split
     num_classes: int
+    class_names: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.train.image.shape[1:] != self.test.image.shape[1:]:
@@ -102,8 +106,18 @@ class Dataset:
                 "train and test images must have one shape (H, W, C), "
                 f"got {self.train.image.shape[1:]} and {self.test.image.shape[1:]}"
             )
+        if self.train.image.dtype != self.test.image.dtype:
+            raise ValueError(
+                "train and test images must have one dtype, "
+                f"got {self.train.image.dtype} and {self.test.image.dtype}"
+            )
         for name in ("train", "test"):
-            _check_labels(name, getattr(self, name), self.num_classes)
+            check_labels(name, getattr(self, name), self.num_classes)
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"class_names must be {self.num_classes}, one for each class, "
+                f"got {len(self.class_names)}"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -143,6 +157,11 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
     return Split(split.image[chosen], is_class[chosen].argmax(axis=1).astype(np.int32))
 
 
+def _check_seed(seed: int) -> int:
+    """Returns the seed; raises unless NumPy takes it."""
+    return check_count("seed", seed, minimum=0, maximum=math.inf)
+
+
 def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split, Split]:
     """Sets a stratified validation set aside.
 
@@ -175,7 +194,7 @@ def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split,
             f"size must set aside at least 1 and at most {len(split) - 1} of {len(split)} "
             f"examples, got {size!r}"
         )
-    rng = np.random.default_rng(check_count("seed", seed, minimum=0))
+    rng = np.random.default_rng(_check_seed(seed))
     validation = np.zeros(len(split), bool)
     for class_label, class_count in enumerate(stratified_counts(split.label, int(count))):
         members = np.flatnonzero(split.label == class_label)
@@ -209,9 +228,7 @@ def subset(split: Split, count: int, seed: int) -> Split:
     count = check_count("count", count, minimum=1)
     if count > len(split):
         raise ValueError(f"count must be at most {len(split)}, got {count}")
-    chosen = np.random.default_rng(check_count("seed", seed, minimum=0)).permutation(len(split))[
-        :count
-    ]
+    chosen = np.random.default_rng(_check_seed(seed)).permutation(len(split))[:count]
     return split[np.sort(chosen)]
 
 
@@ -245,8 +262,8 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
     """
     check_number("fraction", fraction, minimum=0, maximum=1)
     check_count("num_classes", num_classes, minimum=2)
-    _check_labels("split", split, num_classes)
-    rng = np.random.default_rng(check_count("seed", seed, minimum=0))
+    check_labels("split", split, num_classes)
+    rng = np.random.default_rng(_check_seed(seed))
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     label = split.label.copy()
     # A shift by 1 to C - 1 modulo C reaches each other class once, and never the class itself.
@@ -278,7 +295,8 @@ def stratified_counts(label: np.ndarray, count: int) -> np.ndarray:
     return shares
 
 
-def _check_labels(name: str, split: Split, num_classes: int) -> None:
+def check_labels(name: str, split: Split, num_classes: int) -> None:
+    """Refuses labels that are no classes."""
     if split.label.max() >= num_classes:
         raise ValueError(
             f"{name} labels must be below num_classes={num_classes}, "

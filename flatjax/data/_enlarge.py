@@ -23,7 +23,7 @@ def enlarge(split: Split, size: int = 32, channels: int = 3) -> Split:
       channels: channels of the result; those of the images, or any number for grey ones.
 
     Returns:
-      The examples with uint8 images (N, size, size, channels). Fashion-MNIST takes 215 MB so.
+      The examples with images (N, size, size, channels). Fashion-MNIST takes 215 MB so.
 
     Raises:
       TypeError: if `size` or `channels` is not an int.
@@ -43,7 +43,7 @@ def enlarge(split: Split, size: int = 32, channels: int = 3) -> Split:
         raise ValueError(f"channels must be {old_channels}, as in the images, got {channels}")
     factor = size // max(height, width)
     top, left = ((size - factor * length) // 2 for length in (height, width))
-    image = np.zeros((count, size, size, channels), np.uint8)
+    image = np.zeros((count, size, size, channels), split.image.dtype)
     filled = image[:, top : top + factor * height, left : left + factor * width]
     filled[...] = split.image.repeat(factor, axis=1).repeat(factor, axis=2)
     return Split(image=image, label=split.label)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flatjax.data._dataset import Dataset, Split, stratified_counts
+from flatjax.data._local import load_local
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -44,15 +45,21 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
       `"cifar10"`, `"cifar100"`, `"mnist"`, `"emnist/letters"`, ... Its images must have one shape
       and 8 bits. Where there is no `test` split, `validation` is taken for it. *Preparing* most of
       them needs TensorFlow (`pip install 'flatjax[tensorflow]'`), reading them again does not.
+    - `"folder:PATH"`: your images, one folder for each class; see `from_folder`, whose options are
+      written before the colon: `"folder,size=64x48,channels=1,test=0.2:PATH"`.
+    - `"npz:PATH"`: your arrays, in a file that `numpy.savez` wrote, named `x_train`, `y_train`,
+      `x_test`, `y_test` (as by Keras) or `train_images`, `train_labels`, `test_images`,
+      `test_labels`, and `class_names` if you like; see `from_arrays`. Without test arrays, tell how
+      many of the examples are for testing: `"npz,test=0.2:PATH"`.
 
-    All but the first are prepared once under `data_dir` as ArrayRecord files, and read from there.
-    What was prepared is recorded with digests, and checked each time it is read.
+    The named sets, except digits, are prepared once under `data_dir` as ArrayRecord files, and
+    read from there. What was prepared is recorded with digests, and checked each time it is read.
     Only builders whose code is installed are used: nothing is executed that came with the data.
 
     Args:
       name: one of the names above; for TFDS `"name"` or `"name/config"`.
       data_dir: where prepared data sets are kept; TFDS's default is the environment variable
-        TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        TFDS_DATA_DIR, else ~/tensorflow_datasets. For `"folder:PATH"` it is the `cache_dir`.
 
     Returns:
       The whole data set, as NumPy arrays.
@@ -73,6 +80,8 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     """
     if name == "digits":
         return _digits()
+    if (dataset := load_local(name, data_dir)) is not None:
+        return dataset
     origin = None
     if name == "fashion_mnist":
         from flatjax.data._fashion_mnist import HOW_TO_GET_IT, FashionMNIST
@@ -105,7 +114,7 @@ def _digits() -> Dataset:
         middles = (2 * np.arange(count) + 1) * len(members) // (2 * count)
         is_test[members[middles]] = True
     everything = Split(image=image, label=label)
-    return Dataset("digits", everything[~is_test], everything[is_test], num_classes=10)
+    return Dataset("digits", everything[~is_test], everything[is_test], 10, tuple("0123456789"))
 
 
 def _tfds_builder(
@@ -113,7 +122,7 @@ def _tfds_builder(
 ) -> tfds.core.GeneratorBasedBuilder:
     """The builder whose installed code has this name."""
     known = (
-        "expected 'digits', 'fashion_mnist', 'tiny_imagenet', "
+        "expected 'digits', 'fashion_mnist', 'tiny_imagenet', 'folder:PATH', 'npz:PATH', "
         f"one of {', '.join(map(repr, TFDS_NAMES))}, or 'name' or 'name/config' "
         "of another image-classification set of TensorFlow Datasets "
         "(https://www.tensorflow.org/datasets/catalog/overview) or of your own, whose builder's "
@@ -233,13 +242,19 @@ def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:
     splits = list(builder.info.splits)
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
-        raise ValueError(f"{name}: expected splits train and test (or validation), got {splits}")
+        again = "" if splits else ". Its dataset_info.json is missing: delete the folder"
+        raise ValueError(
+            f"{name}: expected splits train and test (or validation), got {splits} "
+            f"in {builder.data_path}{again}"
+        )
     try:
+        classes = builder.info.features[_supervised_keys(builder)[1]]
         return Dataset(
             name,
             train=_read_split(builder, "train"),
             test=_read_split(builder, test),
-            num_classes=builder.info.features[_supervised_keys(builder)[1]].num_classes,
+            num_classes=classes.num_classes,
+            class_names=tuple(classes.names),
         )
     except (ImportError, NotImplementedError, OSError, MemoryError):
         raise
@@ -264,13 +279,18 @@ def _verified(dataset: Dataset, folder: Any, origin: dict[str, Any] | None) -> D
             known = origin if origin and origin.pop("is_new") else None
             text = json.dumps({"origin": known} | found)
             temporary = path.with_name(f"flatjax.json.{os.getpid()}")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return dataset
     again = f"Delete {path.parent} to prepare it again"
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         before = recorded.pop("origin")
+        if before is not None and before.keys() != {"path", "files"}:
+            raise ValueError("the origin must have a path and files")
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: damaged ({error}). {again}") from error
     if recorded != found:

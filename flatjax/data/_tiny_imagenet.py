@@ -40,6 +40,8 @@ HOW_TO_GET_IT = (
 _LARGEST_FILE = 2**24  # bytes; the largest in the official file, of annotations, has less than 2^22
 _OFFICIAL_CLASSES, _OFFICIAL_TRAIN, _OFFICIAL_VAL = 200, 500, 10_000
 _Example = tuple[str, int]  # file and label
+# RuntimeError: encrypted, or compressed in a way that Python does not know.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 
 
 class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -115,6 +117,7 @@ class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         if not source:
             raise FileNotFoundError(f"no source is named. {HOW_TO_GET_IT}")
         files = _Files(Path(source).expanduser())
+        files.check_names()
         classes = _classes(files)
         self.info.features["label"].names = list(classes)
         lists = {"train": _train_examples(files, classes), "test": _val_examples(files, classes)}
@@ -164,6 +167,19 @@ class _Files:
                 raise self.error("expected images *.JPEG only", f"{folder}/{file}")
         return [f"{folder}/{file}" for file in images]
 
+    def check_names(self) -> None:
+        """Checks that the zip file names each file alike in both places, its list and the file.
+
+        Otherwise a damaged name in the list would hide an image.
+        """
+        if self._zip is None:
+            return
+        for info in self._zip.infolist():
+            try:
+                self._zip.open(info).close()
+            except _UNREADABLE as error:
+                raise self.error(f"damaged ({error})", info.filename) from error
+
     def listing(self) -> str:
         """A digest of the names and sizes of all files: the same for a folder and its zip file."""
         if self._zip is None:
@@ -192,8 +208,7 @@ class _Files:
             raise self.error(f"unpacked it would have {info.file_size} bytes", name)
         try:
             return self._zip.read(info)
-        # RuntimeError: encrypted, or compressed in a way that Python does not know.
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise self.error(f"damaged ({error})", name) from error
 
     def lines(self, name: str) -> list[str]:

@@ -26,6 +26,8 @@ from flatjax.flatness._local_entropy import LocalEntropy, local_entropy
 from flatjax.flatness._log_fraction import LogFraction, log_fraction_direct
 from flatjax.flatness._operators import gauss_newton_operator, hessian_operator
 from flatjax.flatness._pac_bayes import PacBayesSigma, pac_bayes_sigma
+from flatjax.flatness._pruning import Pruning, pruning
+from flatjax.flatness._quantization import Quantization, quantization
 from flatjax.flatness._ranking import Ranking, kendall_tau, rank_solutions
 from flatjax.flatness._sharpness import (
     SamSharpness,
@@ -34,6 +36,7 @@ from flatjax.flatness._sharpness import (
     worst_case_sharpness,
 )
 from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
+from flatjax.flatness._weight_noise import WeightNoise, weight_noise
 
 __all__ = [
     "Eigenvalues",
@@ -42,6 +45,8 @@ __all__ = [
     "LocalEntropy",
     "LogFraction",
     "PacBayesSigma",
+    "Pruning",
+    "Quantization",
     "Ranking",
     "SamSharpness",
     "Slice1D",
@@ -49,6 +54,7 @@ __all__ = [
     "SpectralDensity",
     "Trace",
     "TrainingCoefficient",
+    "WeightNoise",
     "WorstCaseSharpness",
     "gauss_newton_operator",
     "hessian_operator",
@@ -65,6 +71,8 @@ __all__ = [
     "plane",
     "plot_slice",
     "priors",
+    "pruning",
+    "quantization",
     "random_direction",
     "rank_solutions",
     "sam_sharpness",
@@ -73,5 +81,6 @@ __all__ = [
     "spectral_density",
     "top_eigenvalues",
     "trace",
+    "weight_noise",
     "worst_case_sharpness",
 ]

@@ -16,6 +16,7 @@ from flatjax import _checks, _masks
 from flatjax._batches import Batches, Data, repeatable
 from flatjax._keys import as_key, is_typed
 from flatjax._masks import Mask
+from flatjax._precision import at_least_float32
 
 __all__ = [
     "Batches",
@@ -26,7 +27,6 @@ __all__ = [
     "random_key",
     "repeatable",
     "weights",
-    "widened",
     "zeros_like",
 ]
 
@@ -52,7 +52,7 @@ def measured(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.A
             f"{name} must be a pytree with weights, real floating-point arrays; got leaves "
             f"{', '.join(kinds) or 'none'}."
         )
-    return _masks.merge(jax.tree.map(widened, moving), params)
+    return _masks.merge(jax.tree.map(at_least_float32, moving), params)
 
 
 def weights(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.ArrayTree:
@@ -75,12 +75,6 @@ def weights(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.Ar
 def is_real(leaf: Any) -> bool:
     """Whether a leaf is of real floating-point numbers; a Python float is."""
     return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
-
-
-def widened(leaf: Any) -> jax.Array:
-    """A leaf of real numbers in float32, or in its own dtype where that is wider."""
-    leaf = jnp.asarray(leaf)
-    return leaf.astype(jnp.float32 if jnp.finfo(leaf.dtype).bits < 32 else leaf.dtype)
 
 
 def zeros_like(params: chex.ArrayTree) -> chex.ArrayTree:

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
+from flatjax._keys import is_typed
 from flatjax._masks import Mask
 from flatjax.batch_stats import UpdateStatsFn
 from flatjax.flatness import _inputs
@@ -283,7 +283,6 @@ def _summarize(
 ) -> LocalEnergy:
     """The result of some draws; `target_met` is left open."""
     found = {name: mean_and_sem(rises, num_samples, antithetic) for name, rises in draws.items()}
-    is_new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return LocalEnergy(
         sigma=sigmas,
         mean={name: mean for name, (mean, _) in found.items()},
@@ -293,5 +292,5 @@ def _summarize(
         num_samples=num_samples,
         target_met=None,
         antithetic=antithetic,
-        key=np.asarray(jax.random.key_data(key) if is_new_style else key),
+        key=np.asarray(jax.random.key_data(key) if is_typed(key) else key),
     )

@@ -11,8 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from flatjax._precision import at_least_float32
 from flatjax._sampling.drawing import at_overlap
-from flatjax.flatness._inputs import widened
 
 __all__ = ["Prior", "additive", "fixed_overlap", "multiplicative", "relative_sphere", "sphere"]
 
@@ -76,12 +76,12 @@ def fixed_overlap(axis: int | Sequence[int] | None) -> Prior:
     axis = tuple(axis) if isinstance(axis, Sequence) else axis
 
     def prior(params, noise, distance):
-        move = lambda w, z: at_overlap(widened(w), z, 1 - distance, axis)
+        move = lambda w, z: at_overlap(at_least_float32(w), z, 1 - distance, axis)
         return jax.tree.map(move, params, noise)
 
     return prior
 
 
 def _norm(tree):
-    leaves = map(widened, jax.tree.leaves(tree))
+    leaves = map(at_least_float32, jax.tree.leaves(tree))
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in leaves))

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._float64 import in_float64
+from flatjax._keys import as_key
 from flatjax.gaussian_mixture._checks import check_mixture
 from flatjax.gaussian_mixture._quadrature import upper_tail
 
@@ -38,12 +39,12 @@ class Sample(NamedTuple):
 
 
 def sample(
-    key: chex.PRNGKey, num_features: int, *, alpha: float, delta: float, rho: float = 0.5
+    key: chex.PRNGKey | int, num_features: int, *, alpha: float, delta: float, rho: float = 0.5
 ) -> Sample:
     """Draws n = round(alpha N) patterns of the mixture.
 
     Args:
-      key: PRNG key.
+      key: PRNG key or a seed.
       num_features: N.
       alpha: patterns per feature.
       delta: variance of the noise of each feature.
@@ -67,7 +68,7 @@ def sample(
         raise ValueError(
             f"alpha * num_features must give at least one pattern, got {alpha} * {num_features}."
         )
-    signal_key, label_key, noise_key = jax.random.split(key, 3)
+    signal_key, label_key, noise_key = jax.random.split(as_key("key", key), 3)
     signal = jax.random.normal(signal_key, (num_features,))
     signal *= np.sqrt(num_features) / jnp.linalg.norm(signal)
     label = jnp.where(jax.random.bernoulli(label_key, rho, (num,)), 1.0, -1.0)

@@ -15,7 +15,6 @@ import optax
 from flatjax import _checks, _keys
 from flatjax._entropy_sgd import EntropySGDState
 from flatjax._float64 import in_float64
-from flatjax._keys import is_typed
 from flatjax._langevin import langevin_noise
 from flatjax.gaussian_mixture._checks import check_mixture
 from flatjax.gaussian_mixture._mixture import Sample
@@ -251,8 +250,8 @@ def train(
       tx: transformation of stacked weights (y, N).
       lam: ridge; 0 for none.
       num_steps: gradients of each replica.
-      key: of the initial weights, the batches, and noise: PRNG keys in the state of `tx` are
-        replaced.
+      key: random key, or a seed, of the initial weights, the batches and the noise. It replaces
+        the keys in the state of `tx`.
       num_replicas: y.
       batch_size: patterns of a batch, drawn with replacement; all of them by default.
       init_scale: standard deviation of the initial weights.
@@ -285,7 +284,7 @@ def train(
     _checks.check_scalar("average_from", average_from, maximum=1.0, exclusive_maximum=True)
     return _train(
         patterns,
-        key,
+        _keys.as_key("key", key),
         lam,
         init_scale,
         loss=loss,
@@ -346,6 +345,6 @@ def _reseed(opt_state, key):
             inner, outer = jax.random.split(own)
             inner, outer = _reseed(node.inner_state, inner), _reseed(node.outer_state, outer)
             return node._replace(key=own, inner_state=inner, outer_state=outer)
-        return own if is_typed(node) else node
+        return own if _keys.is_typed(node) else node
 
     return jax.tree.unflatten(treedef, [fresh(i, node) for i, node in enumerate(nodes)])

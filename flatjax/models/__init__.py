@@ -4,6 +4,8 @@ All are called alike, `model.apply(variables, images, train=...)`. Those with ba
 running averages in the collection `"batch_stats"` and need `mutable=["batch_stats"]` when `train`
 is True. Those that draw random numbers in training take them from the stream `"dropout"`:
 `rngs={"dropout": key}`.
+
+`save` and `load` keep trained models on disk.
 """
 
 from flatjax._cpu import (
@@ -19,6 +21,7 @@ from flatjax.models._mlp import MLP
 from flatjax.models._pooling import max_pool, mean_pool
 from flatjax.models._pyramidnet import PyramidNet, pyramidnet272
 from flatjax.models._resnet import ResNet, resnet18, resnet50, resnet110
+from flatjax.models._saved import LoadedModel, Predictor, load, save
 from flatjax.models._shake_drop import ShakeDrop
 from flatjax.models._vit import VisionTransformer
 
@@ -27,6 +30,8 @@ __all__ = [
     "MLP",
     "DenseNet",
     "EfficientNet",
+    "LoadedModel",
+    "Predictor",
     "PyramidNet",
     "ResNet",
     "ShakeDrop",
@@ -37,10 +42,12 @@ __all__ = [
     "conv_general_dilated_cls",
     "create",
     "densenet121",
+    "load",
     "max_pool",
     "mean_pool",
     "pyramidnet272",
     "resnet18",
     "resnet50",
     "resnet110",
+    "save",
 ]

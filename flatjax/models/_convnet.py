@@ -100,7 +100,7 @@ class SmallConvNet(nn.Module):
             # ReLU first, though it has four times the pixels to do: a training step on CPU was
             # measured 10-20% slower the other way round.
             x = max_pool(nn.relu(x))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)  # not len: a symbol where the model is exported
         for width in self.hidden:
             x = nn.relu(dense(width)(x))
         x = dense(self.num_classes)(x)

@@ -63,7 +63,7 @@ class MLP(nn.Module):
         _checks.check_images(images)
         he_normal = nn.initializers.he_normal()
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=he_normal)
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)  # not len: a symbol where the model is exported
         for width in self.hidden:
             x = nn.relu(dense(width)(x))
         x = dense(self.num_classes)(x)

@@ -99,7 +99,7 @@ class VisionTransformer(nn.Module):
             _patches(images, self.patch_size)
         )
         token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
-        token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
+        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
         x = jnp.concatenate([token, x], axis=1)
         positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         x = nn.Dropout(self.dropout)(x + positions.astype(x.dtype), deterministic=not train)

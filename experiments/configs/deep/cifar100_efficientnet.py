@@ -17,7 +17,7 @@ EPOCHS = 200.0
 
 STUDY = Row(
     title="CIFAR-100, EfficientNet-B0",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="cifar100",
         model="efficientnet_b0",
         model_options=("stem=small",),

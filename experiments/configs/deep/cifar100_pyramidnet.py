@@ -17,7 +17,7 @@ EPOCHS = 300.0
 
 STUDY = Row(
     title="CIFAR-100, PyramidNet-272 + ShakeDrop",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="cifar100",
         model="pyramidnet272",
         schedule="milestones",

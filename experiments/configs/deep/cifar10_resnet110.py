@@ -18,7 +18,7 @@ EPOCHS = 200.0
 
 STUDY = Row(
     title="CIFAR-10, ResNet-110",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="cifar10",
         model="resnet110",
         weight_decay=1e-4,

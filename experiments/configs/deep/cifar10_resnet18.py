@@ -18,7 +18,7 @@ EPOCHS = 200.0
 
 STUDY = Row(
     title="CIFAR-10, ResNet-18",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="cifar10",
         model="resnet18",
         learning_rate=0.1,

@@ -18,7 +18,7 @@ EPOCHS = 100.0
 
 STUDY = Row(
     title="CIFAR-10, SmallConvNet",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="cifar10",
         model="small_convnet",
         model_options=("features=(32, 64)", "hidden=(256,)"),

@@ -17,7 +17,7 @@ EPOCHS = 200.0
 
 STUDY = Row(
     title="CIFAR-10, ViT (small)",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="cifar10",
         model="vit",
         learning_rate=0.05,

@@ -20,7 +20,7 @@ RSGD = {"algorithm": "rsgd", "learning_rate": 0.4, "weight_decay": 2e-3, "gamma"
 
 STUDY = Row(
     title="Fashion-MNIST (20k), ResNet-8",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="fashion_mnist",
         model="resnet18",
         model_options=("stage_sizes=(1, 1, 1)", "width=8"),

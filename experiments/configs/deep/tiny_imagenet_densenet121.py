@@ -18,7 +18,7 @@ EPOCHS = 100.0
 
 STUDY = Row(
     title="Tiny ImageNet, DenseNet-121",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="tiny_imagenet",
         model="densenet121",
         learning_rate=0.1,

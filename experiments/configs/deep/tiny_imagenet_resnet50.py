@@ -18,7 +18,7 @@ EPOCHS = 100.0
 
 STUDY = Row(
     title="Tiny ImageNet, ResNet-50",
-    base=TrainConfig(
+    base=TrainConfig.of(
         dataset="tiny_imagenet",
         model="resnet50",
         model_options=("stem=small",),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report import store
+from experiments.report import provenance, store
 from experiments.studies.committee.description import CommitteeStudy, Solver
 from experiments.studies.spaces import grid
 
@@ -33,6 +33,7 @@ def identity(study: CommitteeStudy, kind: str, solver: Solver) -> dict[str, Any]
         "task": {name: plain(value) for name, value in dataclasses.asdict(study.task).items()},
         "num_units": study.num_units,
         "settings": as_json(solver),
+        "revision": provenance.COMMITTEE,
     }
     if kind in ("estimators", "tempering"):  # of one solution of each algorithm
         found |= {"subset": study.subsets[0], "seed": study.seeds[0]}
@@ -40,7 +41,10 @@ def identity(study: CommitteeStudy, kind: str, solver: Solver) -> dict[str, Any]
 
 
 def read(
-    study: CommitteeStudy, chosen: Mapping[str, Solver], path: pathlib.Path
+    study: CommitteeStudy,
+    chosen: Mapping[str, Solver],
+    path: pathlib.Path,
+    data: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The records of a file, without their identities, which are checked.
 
@@ -48,6 +52,7 @@ def read(
       study: that the records must belong to.
       chosen: label -> settings.
       path: tuning.jsonl, solutions.jsonl, estimators.jsonl or tempering.jsonl.
+      data: fingerprint of the data set; not compared if None, nor with records that have none.
 
     Raises:
       ValueError: a record is damaged, or belongs to other settings.
@@ -68,7 +73,10 @@ def read(
         solver = study.solvers[label] if path.stem == "tuning" else chosen[label]
         if path.stem == "tuning":
             solver = type(solver).from_json(record["settings"])
-        store.check_identity(identity(study, path.stem, solver), record.pop("identity"), place)
+        found = record.pop("identity")
+        wanted = identity(study, path.stem, solver)
+        wanted |= {"data": data} if data is not None and "data" in found else {}
+        store.check_identity(wanted, found, place)
     return records
 
 

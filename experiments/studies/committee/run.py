@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from experiments.engine.task import dataset_fingerprint
 from experiments.report import store
 from experiments.studies.committee import records
 from experiments.studies.committee.description import CommitteeStudy, Solver
@@ -34,14 +35,16 @@ def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True
 
 def _missing(study, chosen, path, wanted, progress):
     """The wanted records, keys each, that the file does not hold, and a bar on the way."""
-    known = records.read(study, chosen, path)
+    known = records.read(study, chosen, path, dataset_fingerprint(study.task.dataset))
     is_known = lambda keys: any(keys.items() <= record.items() for record in known)
     missing = [keys for keys in wanted if not is_known(keys)]
     return tqdm.tqdm(missing, desc=path.stem, disable=not progress)
 
 
 def _append(study, solver, path, record):
-    store.append_line(path, record | {"identity": records.identity(study, path.stem, solver)})
+    identity = records.identity(study, path.stem, solver)
+    identity |= {"data": dataset_fingerprint(study.task.dataset)}
+    store.append_line(path, store.signed(record | {"identity": identity}))
 
 
 # --- settings -----------------------------------------------------------------------------------

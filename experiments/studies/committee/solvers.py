@@ -38,7 +38,11 @@ def transformation(solver: GradientSolver, num_steps: int) -> optax.GradientTran
     else:
         gamma = optax.linear_schedule(0.0, solver.gamma, num_steps)
         tx = flatjax.replicated_sgd(
-            solver.learning_rate, gamma if solver.replicas > 1 else 0.0, replica_axis=0, **sgd
+            solver.learning_rate,
+            gamma if solver.replicas > 1 else 0.0,
+            replica_axis=0,
+            decoupled=False,
+            **sgd,
         )
     return optax.chain(tx, stay_on_sphere())
 

@@ -26,7 +26,7 @@ def report(study: Comparison, results: Results, out: pathlib.Path) -> str:
         draw_batch_statistics(results, out / "batch_statistics.png")
     base = study.base
     return f"""
-{base.dataset}, {base.model}, {base.evaluate_on}: mean ± s.e. over seeds
+{base.data.dataset}, {base.network.model}, {base.data.evaluate_on}: mean ± s.e. over seeds
 
 {text}
 
@@ -115,7 +115,7 @@ def draw(study: Comparison, results: Results, path: pathlib.Path) -> None:
                 _draw_curves(curves, runs, style)
                 _draw_energies(energies, runs, style)
                 _draw_scatter(scatter, runs, study.sigma, style)
-        where = study.base.evaluate_on
+        where = study.base.data.evaluate_on
         curves.set(xlabel="gradient evaluations", ylabel=f"{where} error (%)")
         plots.logarithmic(curves)
         curves.set_title("training", loc="left", fontweight="bold")
@@ -127,7 +127,7 @@ def draw(study: Comparison, results: Results, path: pathlib.Path) -> None:
         figure.legend(
             handles, labels, loc="outside lower center", ncols=min(len(labels), 9), frameon=False
         )
-        title = f"{study.base.dataset}, {study.base.model}, {_seeds(results)}"
+        title = f"{study.base.data.dataset}, {study.base.network.model}, {_seeds(results)}"
         figure.suptitle(title, x=0.01, ha="left")
 
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import tqdm
 
-from experiments.engine.config import TrainConfig
 from experiments.engine.run_directory import RunDirectory
-from experiments.engine.task import Task, make_task
+from experiments.engine.task import Task, is_task_of, make_task
 from experiments.engine.train import train
-from experiments.engine.trainer import Trainer
 from experiments.report.store import slug
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.report import report
@@ -50,65 +48,35 @@ def run_study(
     results: dict[str, list[dict[str, Any]]] = {label: [] for label in study.runs}
     failures = []
     configs = study.configs()
-    trainers = _Trainers(study)
+    tasks = _Tasks(study)
     # Seeds outside: a study that is stopped early has all algorithms with fewer seeds.
     runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
     bar = tqdm.tqdm(runs, desc="runs", unit="run", disable=not progress)
     for seed, label in bar:
         bar.set_postfix_str(f"{label}, seed {seed}")
         directory = out / slug(label) / f"seed-{seed}"
+        config = dataclasses.replace(configs[label], seed=seed)
         if report_only:
-            config = dataclasses.replace(configs[label], seed=seed)
             if (result := RunDirectory(directory, config).read_result()) is not None:
                 results[label].append(result)
             continue
         try:
-            result = train(trainers[label], seed, directory=directory, progress=progress)
+            result = train(config, tasks[label], directory=directory, progress=progress)
             results[label].append(result)
         except (RuntimeError, ValueError, OSError) as error:
             failures.append(f"{label}, seed {seed}: {error}")
     return results, failures
 
 
-class _Trainers:
-    """The trainers of a study, made when first asked for; all share data and compiled programs."""
+class _Tasks:
+    """The task of each label, made when it is first asked for; equal tasks are one object."""
 
     def __init__(self, study: Comparison):
         self._configs = study.configs()
-        self._trainers: dict[str, Trainer] = {}
         self._task: Task | None = None
 
-    def __getitem__(self, label: str) -> Trainer:
-        if label not in self._trainers:
-            config = self._configs[label]
-            if self._task is None or not _same_task(config, self._task.config):
-                self._task = make_task(config)
-            self._trainers[label] = Trainer(config, self._task)
-        return self._trainers[label]
-
-
-# What a task depends on; runs that agree on these share data on the device and compiled programs.
-_TASK_FIELDS = [
-    "dataset",
-    "model",
-    "model_options",
-    "rgb32",
-    "batch_size",
-    "micro_batches",
-    "label_smoothing",
-    "augment",
-    "train_size",
-    "label_noise",
-    "validation",
-    "evaluate_on",
-    "held_out_size",
-    "curve_examples",
-    "data_seed",
-    "sigmas",
-    "local_energy_samples",
-    "local_energy_examples",
-]
-
-
-def _same_task(config: TrainConfig, other: TrainConfig) -> bool:
-    return all(getattr(config, field) == getattr(other, field) for field in _TASK_FIELDS)
+    def __getitem__(self, label: str) -> Task:
+        config = self._configs[label]
+        if self._task is None or not is_task_of(self._task, config):
+            self._task = make_task(config)
+        return self._task

@@ -5,8 +5,52 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.engine.config import TrainConfig
-from experiments.studies.spaces import log_uniform
+from experiments.studies.spaces import Range, log_uniform
 from experiments.studies.study import Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """One algorithm, or a variant of one.
+
+    Attributes:
+      fixed: what it fixes, its algorithm included.
+      space: field -> least and largest value tried, or a choice.
+    """
+
+    fixed: Mapping[str, Any]
+    space: Mapping[str, Range]
+
+    @property
+    def algorithm(self) -> str:
+        """What it runs."""
+        return self.fixed["algorithm"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcomes:
+    """What is measured of a tested model.
+
+    Attributes:
+      sigmas: strengths of the noise on the weights.
+      noise_samples: draws of the noise at each strength.
+      noise_rises: rises of the training error, in points, whose noise is found.
+      bits: of the rounded weights.
+      sparsity: fractions of weights that are pruned.
+      examples: how many test examples rises under rounding and pruning are measured on, and how
+        many training examples those under noise.
+      watched: how often the baseline is looked at while it trains, to stop it early.
+      ema_decay: of the average of the baseline's weights.
+    """
+
+    sigmas: Sequence[float]
+    noise_samples: int
+    noise_rises: Sequence[float]
+    bits: Sequence[int]
+    sparsity: Sequence[float]
+    examples: int
+    watched: int
+    ema_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,38 +59,68 @@ class Contest(Study):
 
     Attributes:
       base: what all runs share.
-      settings: label -> what the setting changes.
-      spaces: contestant -> field -> least and largest value tried.
-      variants: contestant -> what it fixes, its algorithm included; the others are algorithms.
-      trials: candidates of each contestant in each setting.
-      trials_of: contestant -> candidates, where they are more than those.
-      against: contestants with which others are compared besides SGD, without a test.
-      tuning_seeds: seeds (and data) of every candidate.
-      test_seeds: seeds (and data) of the test.
-      sigma: noise strength at which local energies are tabled.
+      settings: label -> what the setting changes; `epochs` is its shortest length.
+      lengths: label of a setting -> multiple of its epochs, where it is known.
+      contestants: label -> contestant; one of them is `baseline`.
+      trials: candidates of each contestant in each setting, before extensions.
+      rounds: of successive halving: how many of the best candidates go on, on how many seeds.
+      edge: fraction of a range, on a log scale, at each of its ends, in which a choice extends it.
+      extension: length of an extension, as a fraction of the range's, on a log scale.
+      extension_trials: candidates that an extension adds for each range that it extends.
+      extensions: how often a contestant's ranges may be extended in a setting.
+      ends_at_zero: fields whose lower end is not extended: candidates at 0 are added instead.
+      first_test_seed: of the test; smaller seeds are those of pilots and tuning.
+      test_seeds: network -> number of seeds of the test.
+      baseline: with which all are compared.
+      references: with which the primary contestants are compared besides.
+      primary: contestants whose comparisons with the baseline are corrected together.
+      outcomes: what is measured of a tested model.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
-    spaces: Mapping[str, Mapping[str, tuple[float, float]]]
+    lengths: Mapping[str, int]
+    contestants: Mapping[str, Contestant]
     trials: int
-    tuning_seeds: Sequence[int]
-    test_seeds: Sequence[int]
-    sigma: float
-    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    trials_of: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    against: Sequence[str] = ()
+    rounds: Sequence[tuple[int, int]]
+    edge: float
+    extension: float
+    extension_trials: int
+    extensions: int
+    ends_at_zero: Sequence[str]
+    first_test_seed: int
+    test_seeds: Mapping[str, int]
+    baseline: str
+    references: Sequence[str]
+    primary: Sequence[str]
+    outcomes: Outcomes
 
-    def candidates(self, algorithm: str) -> list[dict[str, float]]:
-        """The settings that are tried, log-uniform in the algorithm's space."""
-        trials = self.trials_of.get(algorithm, self.trials)
-        return log_uniform(self.spaces[algorithm], trials)
+    def candidates(self, contestant: str) -> list[dict[str, float]]:
+        """The settings that are tried first, log-uniform in the contestant's space."""
+        return log_uniform(self.contestants[contestant].space, self.trials)
 
-    def config(self, setting: str, algorithm: str, evaluate_on: str) -> TrainConfig:
-        """What all candidates of a contestant share; couplings stand where none may be missing."""
-        lowest = {name: bounds[0] for name, bounds in self.spaces[algorithm].items()}
-        own = {"algorithm": algorithm, "evaluate_on": evaluate_on}
-        return self.changed(own, lowest, self.settings[setting], self.variants.get(algorithm, {}))
+    def config(self, setting: str, contestant: str, evaluate_on: str) -> TrainConfig:
+        """What all candidates of a contestant share.
 
-    def algorithm_of(self, contestant: str) -> str:
-        """What it runs."""
-        return self.variants.get(contestant, {}).get("algorithm", contestant)
+        Raises:
+          ValueError: the length of the setting is not known; the message names the setting.
+        """
+        self.require_lengths([setting])
+        own, one = self.settings[setting], self.contestants[contestant]
+        # Couplings that no candidate lacks: without them they would be measured.
+        some = self.candidates(contestant)[0]
+        length = {"epochs": float(self.lengths[setting] * own["epochs"])}
+        return self.changed(some, own, length, one.fixed, {"evaluate_on": evaluate_on})
+
+    def require_lengths(self, settings: Sequence[str]) -> None:
+        """Refuses settings whose length is not known."""
+        if unknown := [setting for setting in settings if setting not in self.lengths]:
+            raise ValueError(
+                f"settings must be some whose length the ladder has fixed, got {unknown}. Choose "
+                f"of {[one for one in self.settings if one in self.lengths]}, or run `python -m "
+                "experiments ladder` and add its lengths to experiments/configs/contest.py."
+            )
+
+    def seeds_of_test(self, setting: str) -> list[int]:
+        """The seeds, and data, of the test."""
+        number = self.test_seeds[self.settings[setting]["model"]]
+        return list(range(self.first_test_seed, self.first_test_seed + number))

@@ -1,132 +1,185 @@
-"""What a contest reports: paired differences to SGD, corrected for the number of comparisons."""
+"""What a contest reports: a map of differences on one page, and tables."""
 
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from experiments.report import plots, store
-from experiments.report.plots import COLORS
-from experiments.report.statistics import holm, mean_and_sem, paired_difference
+from experiments.report import store
+from experiments.report.statistics import mean_and_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
+from experiments.studies.contest.map import draw
+from experiments.studies.contest.results import (
+    PRIMARY,
+    Part,
+    Results,
+    comparisons,
+    least_differences,
+    read_contest,
+)
+
+__all__ = ["read_contest", "report"]
+
+QUALITIES = {
+    "test_error": "test error %",
+    "test_loss": "test loss",
+    "scaled_loss": "scaled loss",
+    "calibration_error": "calibration error %",
+    "brier_score": "Brier score",
+}
+TESTED = {"train_error": "train error %"}
 
 
-def summarize(contest: Contest, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each setting and contestant, with its paired differences to SGD and others.
-
-    Holm's correction is over all differences to SGD: one of the algorithms, one of the variants.
-    """
-    rows = []
-    for setting, algorithms in results.items():
-        baseline = _column(algorithms["sgd"], "test_error")
-        for algorithm, found in algorithms.items():
-            errors = _column(found, "test_error")
-            at = found["runs"][0]["sigma"].index(contest.sigma)
-            row = {
-                "setting": setting,
-                "algorithm": algorithm,
-                "base": contest.algorithm_of(algorithm),
-                "settings": found["settings"],
-                "seeds": len(errors),
-                "test_error": mean_and_sem(errors),
-                "train_error": mean_and_sem(_column(found, "train_error")),
-                "local_energy": mean_and_sem([run["local_energy"][at] for run in found["runs"]]),
-                "gradient_evaluations": found["gradient_evaluations"],
-            }
-            if algorithm != "sgd":
-                mean, interval, p = paired_difference(errors, baseline)
-                row["difference"] = round(mean, 4)
-                row["interval"] = [round(end, 4) for end in interval]
-                row["p"] = p
-            row["against"] = {
-                other: _difference(errors, _column(algorithms[other], "test_error"))
-                for other in contest.against
-                if other in algorithms and algorithm not in ("sgd", other)
-            }
-            rows.append(row)
-    for family in (False, True):
-        compared = [
-            row for row in rows if "p" in row and (row["algorithm"] in contest.variants) == family
-        ]
-        for row, corrected in zip(compared, holm([row["p"] for row in compared]), strict=True):
-            row["p_holm"] = float(corrected)
-    return rows
-
-
-def _difference(errors, others):
-    mean, interval, _ = paired_difference(errors, others)
-    return [round(float(value), 4) for value in (mean, *interval)]
-
-
-def _column(found, name):
-    return np.array([run[name] for run in found["runs"]])
-
-
-def table(rows: list[dict[str, Any]], sigma: float) -> str:
-    """The summary as a Markdown table."""
-    others = list(dict.fromkeys(other for row in rows for other in row["against"]))
-    header = ["setting", "algorithm", "test error %", "to SGD, 95% interval", "p (Holm)"]
-    header += [f"to {other}" for other in others]
-    header += ["train error %", f"local energy %, σ={sigma:g}"]
-    lines = [header]
-    for row in rows:
-        compared = "p" in row
-        lines.append(
-            [
-                row["setting"],
-                row["algorithm"],
-                "{:.2f} ± {:.2f}".format(*row["test_error"]),
-                _interval([row["difference"], *row["interval"]] if compared else None),
-                f"{row['p_holm']:.2g}" if compared else "",
-                *(_interval(row["against"].get(other)) for other in others),
-                "{:.2f} ± {:.2f}".format(*row["train_error"]),
-                "{:.2f} ± {:.2f}".format(*row["local_energy"]),
-            ]
-        )
-    return markdown_table(lines)
-
-
-def _interval(difference):
-    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference) if difference else ""
-
-
-def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:
-    """Writes contest.json, contest.md and contest.png; returns the table."""
-    rows = summarize(contest, results)
-    store.write_json(out / "contest.json", {"base": contest.base.to_json(), "rows": rows})
-    text = table(rows, contest.sigma)
+def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
+    """Writes contest.json, contest.md and map.png; returns the tables."""
+    rows = comparisons(contest, results)
+    least = least_differences(contest, results)
+    outcomes = [
+        summary(contest, setting, name, part)
+        for setting, parts in results.items()
+        for name, part in parts.items()
+    ]
+    store.write_json(
+        out / "contest.json",
+        {
+            "base": contest.base.to_json(),
+            "comparisons": rows,
+            "least_detectable": least,
+            "outcomes": outcomes,
+        },
+    )
+    sections = {
+        "Primary: test errors, Holm's correction over all of them": difference_table(
+            [row for row in rows if row["family"] == PRIMARY], least
+        ),
+        "Exploratory differences, corrected in families of one quantity and reference": (
+            difference_table([row for row in rows if row["family"] != PRIMARY], {})
+        ),
+        "Outcomes, mean ± standard error over test seeds": outcome_table(contest, outcomes),
+        "Rise of the test error when weights change, in points": rise_table(outcomes),
+        "Chosen settings": choice_table(outcomes),
+    }
+    text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
     store.write_text(out / "contest.md", text + "\n")
-    draw(rows, out / "contest.png")
+    draw(contest, rows, out / "map.png")
     return text
 
 
-_DIVERGED = 20.0  # points above SGD that only runs reach that did not learn
+def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, Any]:
+    """The outcomes of a contestant in a setting: means and standard errors over the seeds."""
+    row: dict[str, Any] = {"setting": setting, "contestant": name, "seeds": len(part.records)}
+    row |= {key: mean_and_sem(part.column(key)) for key in (*QUALITIES, "temperature")}
+    if part.search is None:
+        return row
+    first, search = part.records[0], part.search
+    energies = np.array([_numbers(record.get("local_energy")) for record in part.records])
+    row |= {key: mean_and_sem(part.column(key)) for key in ("train_error", "train_loss")}
+    row["local_energy"] = dict(
+        zip(
+            (f"{sigma:g}" for sigma in contest.outcomes.sigmas),
+            (mean_and_sem(column) for column in energies.T),
+            strict=True,
+        )
+    )
+    row["tolerance"] = {rise: _median(part, rise) for rise in first.get("tolerance", {})}
+    row["rises"] = {
+        change: {key: mean_and_sem(part.rise(change, key)) for key in ("error", "loss")}
+        for change in first.get("rises", {})
+    }
+    return row | {
+        "gradient_evaluations": first["gradient_evaluations"],
+        "settings": first["settings"],
+        "ties": [search.candidates[tie] for tie in search.ties],
+        "candidates": len(search.candidates),
+        "extended": [f"{field} ({end})" for field, end in search.extended],
+    }
 
 
-def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Paired differences to SGD with their intervals, a panel for each setting."""
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    labels = list(dict.fromkeys(row["algorithm"] for row in rows if "p" in row))
-    size = (1.8 + 2.4 * len(settings), 1.2 + 0.32 * len(labels))
-    options = {"figsize": size, "sharey": True, "squeeze": False}
-    with plots.drawing(path, 1, len(settings), **options) as (figure, panels):
-        for panel, setting in zip(panels[0], settings, strict=True):
-            for row in rows:
-                if row["setting"] != setting or "p" not in row:
-                    continue
-                height, color = labels.index(row["algorithm"]), COLORS[row["base"]]
-                if row["difference"] > _DIVERGED:  # would squeeze the others
-                    note = f"{row['difference']:+.0f}, diverged"
-                    side = panel.get_yaxis_transform()
-                    panel.text(0.03, height, note, va="center", transform=side)
-                    continue
-                panel.plot(row["interval"], [height] * 2, color=color, lw=2, alpha=0.6)
-                panel.plot(row["difference"], height, "o", color=color)
-            panel.axvline(0, color=COLORS["sgd"], lw=0.8)
-            (sgd,) = (row for row in rows if row["setting"] == setting and "p" not in row)
-            panel.set_title(setting, loc="left", fontweight="bold")
-            panel.set_xlabel("SGD {:.2f} ± {:.2f}".format(*sgd["test_error"]))
-            panel.set_yticks(range(len(labels)), labels)
-            panel.set_ylim(len(labels) - 0.5, -0.5)
-        figure.suptitle("test error minus that of SGD (%)", x=0.01, ha="left")
+def _numbers(values) -> list[float]:
+    return [np.nan if value is None else value for value in values or ()]
+
+
+def _median(part, rise) -> float | None:
+    """Of the tolerated noise: beyond the grid it is only known to be larger, which a median takes.
+
+    None where the median itself is beyond the grid.
+    """
+    values = [record.get("tolerance", {}).get(rise) for record in part.records]
+    median = float(np.median([np.inf if value is None else value for value in values]))
+    return round(median, 4) if np.isfinite(median) else None
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def difference_table(rows: list[dict[str, Any]], least: dict[str, float]) -> str:
+    """Differences with their 95% intervals and corrected p-values; empty without rows."""
+    if not rows:
+        return ""
+    header = ["setting", "algorithm", "to", "quantity", "difference, 95% interval"]
+    header += ["p (corrected)", *(["least detectable"] if least else [])]
+    lines = [header]
+    for row in rows:
+        digits = 2 if row["quantity"] == "test_error" else 4
+        numbers = [f"{value:+.{digits}f}" for value in (row["difference"], *row["interval"])]
+        line = [row["setting"], row["contestant"], row["reference"]]
+        line += [row["quantity"].replace("_", " "), "{} [{}, {}]".format(*numbers)]
+        line += [f"{row['p_corrected']:.2g}"]
+        lines.append(line + ([f"{least[row['setting']]:.2f}"] if least else []))
+    return markdown_table(lines)
+
+
+def outcome_table(contest: Contest, outcomes: list[dict[str, Any]]) -> str:
+    """Quality, training error and flatness."""
+    sigma = f"{contest.outcomes.sigmas[-2]:g}"
+    rise = f"{contest.outcomes.noise_rises[-1]:g}"
+    lines = [
+        [
+            *("setting", "algorithm", *QUALITIES.values(), *TESTED.values()),
+            f"local energy %, σ={sigma}",
+            f"noise for +{rise} points",
+        ]
+    ]
+    for row in outcomes:
+        line = [row["setting"], row["contestant"]]
+        line += [_shown(row[key], 2 if "%" in name else 4) for key, name in QUALITIES.items()]
+        line += [_shown(row.get(key), 2) for key in TESTED]
+        line += [_shown(row.get("local_energy", {}).get(sigma), 2)]
+        tolerance = row.get("tolerance", {})
+        beyond = f"> {contest.outcomes.sigmas[-1]:g}" if rise in tolerance else ""
+        noise = tolerance.get(rise)
+        lines.append([*line, beyond if noise is None else f"{noise:.3f}"])
+    return markdown_table(lines)
+
+
+def rise_table(outcomes: list[dict[str, Any]]) -> str:
+    """Rises under rounding and pruning."""
+    rows = [row for row in outcomes if row.get("rises")]
+    if not rows:
+        return ""
+    changes = list(rows[0]["rises"])
+    lines = [["setting", "algorithm", *changes]]
+    for row in rows:
+        shown = [_shown(row["rises"][change]["error"], 2) for change in changes]
+        lines.append([row["setting"], row["contestant"], *shown])
+    return markdown_table(lines)
+
+
+def choice_table(outcomes: list[dict[str, Any]]) -> str:
+    """What was chosen, what tied with it, and which ranges were extended."""
+    lines = [["setting", "algorithm", "chosen", "tied with", "candidates", "extended"]]
+    for row in outcomes:
+        if "settings" in row:
+            ties = "; ".join(_fields(tie) for tie in row["ties"])
+            line = [row["setting"], row["contestant"], _fields(row["settings"]), ties]
+            lines.append([*line, str(row["candidates"]), ", ".join(row["extended"])])
+    return markdown_table(lines)
+
+
+def _fields(settings) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
+
+
+def _shown(value, digits) -> str:
+    return "" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"

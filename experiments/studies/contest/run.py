@@ -1,160 +1,218 @@
-"""Tunes every algorithm alike on validation data, then tests each once, on fresh seeds."""
+"""Tunes every contestant alike on validation data, then tests each once, on fresh seeds.
+
+Each setting and contestant has a file of JSON lines, one for each run, with what the run belongs
+to. Lines are written when a unit of runs is done, and the same command continues from them; one
+process at a time works on a file.
+"""
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-
-from experiments.engine.population import Population, Trained, make_tasks
-from experiments.engine.task import dataset_fingerprint
-from experiments.report import store
-from experiments.report.statistics import mean_and_sem
+import flatjax
+from experiments.engine.config import TrainConfig
+from experiments.engine.task import dataset_fingerprint, make_tasks
+from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
+from experiments.studies.contest.outcomes import Measures, batches_of
+from experiments.studies.contest.search import Search, search
+from experiments.studies.runs import seeds_of_data, train_in_units, validation_errors
 from experiments.studies.units import run_units
 
+Records = list[dict[str, Any]]
 
-def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
-    """Tunes and tests what has no result in `out` yet; goes on where it was stopped.
+
+def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> None:
+    """Runs what `out` has no record of.
 
     Args:
       contest: what to run.
-      out: directory; each setting and algorithm has tuning.json and test.json in its own.
+      out: directory; each setting has its own, with a file for each contestant.
       progress: show progress bars.
 
-    Returns:
-      setting -> algorithm -> what test.json holds, without what other processes are at.
+    Raises:
+      ValueError: the length of a setting is not known, or a file in `out` is damaged, or of another
+        contest.
+    """
+    contest.require_lengths(list(contest.settings))
+    units = [
+        ((setting, name), functools.partial(_run_part, contest, setting, name, out, progress))
+        for setting in contest.settings
+        for name in contest.contestants
+    ]
+    for _ in run_units(units):
+        pass
+
+
+def path_of(out: pathlib.Path, setting: str, contestant: str) -> pathlib.Path:
+    """The file of a setting and contestant."""
+    return out / slug(setting) / f"{slug(contestant)}.jsonl"
+
+
+def read_records(
+    contest: Contest, setting: str, contestant: str, out: pathlib.Path
+) -> tuple[Search, Records]:
+    """How far the search is, and the records of the test, all of which must belong to the contest.
 
     Raises:
-      ValueError: a file in `out` is damaged, or of another contest.
+      ValueError: a record is damaged, or of other settings; the message names file and line.
     """
-    units = [
-        ((setting, name), functools.partial(_tune_and_test, contest, setting, name, out, progress))
-        for setting in contest.settings
-        for name in contest.spaces
-    ]
-    results: dict[str, Any] = {setting: {} for setting in contest.settings}
-    for (setting, name), found in run_units(units):
-        results[setting][name] = found
-    return results
+    path = path_of(out, setting, contestant)
+    records = store.read_lines(path)
+    parts: dict[str, Records] = {"validation": [], "test": []}
+    for record in records:
+        parts[record["part"]].append(record)
+    errors = {(r["candidate"], r["seed"]): r["validation_error"] for r in parts["validation"]}
+    found = search(contest, contestant, errors)
+    data = _data(contest)
+    for number, record in enumerate(records, start=1):
+        place = f"{path}, line {number}"
+        if not record["candidate"] < len(found.candidates):
+            raise store.OtherIdentityError(
+                f"{place} belongs to another contest: candidate {record['candidate']} is none of "
+                "this one."
+            )
+        config = config_of(contest, setting, contestant, record["part"])
+        settings = found.candidates[record["candidate"]]
+        wanted = {"config": config.to_json(), "settings": settings, "data": data}
+        wanted |= {"revision": provenance.TRAINING}
+        store.check_identity(wanted, record, place)
+    if parts["test"]:
+        # A test is of the choice, or the records are not those of one search.
+        store.check_identity({"candidate": found.chosen}, parts["test"][0], f"the test in {path}")
+    return found, parts["test"]
 
 
-def _tune_and_test(contest, setting, algorithm, out, progress):
-    part = (contest, setting, algorithm)
-    directory = directory_of(out, setting, algorithm)
-    data = {"data": dataset_fingerprint(contest.base.dataset)}
-    best, *_ = store.cached(
-        directory / "tuning.json", tuning_identity(*part) | data, lambda: _tune(*part, progress)
-    )
-    settings = best["settings"]
-    return store.cached(
-        directory / "test.json",
-        test_identity(*part, settings) | data,
-        lambda: _test(*part, progress, settings),
-    )
+def config_of(contest: Contest, setting: str, contestant: str, part: str) -> TrainConfig:
+    """What all runs of a part share; the baseline's test follows the average of its weights too."""
+    config = contest.config(setting, contestant, part)
+    if part == "test" and contestant == contest.baseline:
+        config = config.changed(algorithm="ema", ema_decay=contest.outcomes.ema_decay)
+    return config
 
 
-def directory_of(out: pathlib.Path, setting: str, algorithm: str) -> pathlib.Path:
-    """Where a contestant has its files."""
-    return out / slug(setting) / slug(algorithm)
+@functools.cache
+def _data_of(dataset: str) -> str:
+    return store.digest(dataset_fingerprint(dataset))
 
 
-def tuning_identity(contest: Contest, setting: str, algorithm: str) -> dict[str, Any]:
-    """What the candidates' errors depend on."""
-    return {
-        "config": contest.config(setting, algorithm, "validation").to_json(),
-        "candidates": contest.candidates(algorithm),
-        "seeds": list(contest.tuning_seeds),
-    }
+def _data(contest) -> str:
+    return _data_of(contest.base.data.dataset)
 
 
-def test_identity(
-    contest: Contest, setting: str, algorithm: str, settings: dict[str, float]
-) -> dict[str, Any]:
-    """What the test errors depend on."""
-    return {
-        "config": contest.config(setting, algorithm, "test").to_json(),
+def _run_part(contest, setting, contestant, out, progress):
+    path = path_of(out, setting, contestant)
+    with store.claimed(path):
+        read = functools.partial(read_records, contest, setting, contestant, out)
+        while (found := read()[0]).missing:
+            _validate(contest, setting, contestant, path, found, progress)
+        found, tested = read()
+        done = {record["seed"] for record in tested}
+        seeds = [seed for seed in contest.seeds_of_test(setting) if seed not in done]
+        if seeds:
+            _test(contest, setting, contestant, path, found, seeds, progress)
+
+
+def _append(contest, path, config, unit, keys, settings, outcomes):
+    """Writes the record of one run."""
+    about = {
         "settings": settings,
-        "seeds": list(contest.test_seeds),
+        "seconds": unit.seconds,
+        "gradient_evaluations": unit.gradient_evaluations,
+        "config": config.to_json(),
+        "data": _data(contest),
+        "revision": provenance.TRAINING,
     }
+    store.append_line(path, store.signed(keys | outcomes | about))
 
 
-def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
-    """The results that are complete, as `run_contest` returns them."""
-    results: dict[str, Any] = {}
-    for setting in contest.settings:
-        tests = {name: _read_test(contest, setting, name, out) for name in contest.spaces}
-        found = {name: test for name, test in tests.items() if test is not None}
-        if "sgd" in found:
-            results[setting] = found
-    return results
+def _validate(contest, setting, contestant, path, found, progress):
+    """The runs that the search lacks."""
+    config = config_of(contest, setting, contestant, "validation")
+    settings = [found.candidates[candidate] for candidate, _ in found.missing]
+    seeds = [seed for _, seed in found.missing]
+    units = train_in_units(config, settings, seeds, normalized_by=0, progress=progress)
+    for unit in units:
+        for position, model in zip(unit.positions, unit.models, strict=True):
+            keys = {"part": "validation", "candidate": found.missing[position][0]}
+            keys |= {"seed": seeds[position]}
+            _append(contest, path, config, unit, keys, settings[position], validation_errors(model))
 
 
-def _read_test(contest, setting, algorithm, out) -> dict[str, Any] | None:
-    part, directory = (contest, setting, algorithm), directory_of(out, setting, algorithm)
-    tuning = store.read_cached(directory / "tuning.json", tuning_identity(*part))
-    if tuning is None:
-        return None
-    identity = test_identity(*part, tuning[0]["settings"])
-    return store.read_cached(directory / "test.json", identity)
-
-
-def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
-    """Candidates, best first; one that diverged has no error and stands last."""
-    candidates = contest.candidates(algorithm)
-    seeds = list(contest.tuning_seeds)
-    config = contest.config(setting, algorithm, "validation")
-    population = Population(config, make_tasks(config, seeds), list(contest.spaces[algorithm]))
-    runs = [(candidate, position) for candidate in candidates for position in range(len(seeds))]
-    trained = population.train(
-        [candidate for candidate, _ in runs],
-        [seeds[position] for _, position in runs],
-        [position for _, position in runs],
-        progress=progress,
+def _test(contest, setting, contestant, path, found, seeds, progress):
+    """The chosen candidate on the seeds of the test that are missing."""
+    config = config_of(contest, setting, contestant, "test")
+    settings = found.candidates[found.chosen]
+    held_out = contest.config(setting, contestant, "validation")
+    first = contest.first_test_seed
+    data_seeds = seeds_of_data(seeds, first)
+    tasks = dict(zip(data_seeds, make_tasks(held_out, data_seeds), strict=True))
+    validation = lambda position: batches_of(
+        tasks[seeds[position]], tasks[seeds[position]].held_out
     )
-    errors = np.reshape([_errors(run)["test_error"] for run in trained], (len(candidates), -1))
-    found = [
-        {"settings": candidate, "validation_error": mean_and_sem(row) if all(row < 90) else None}
-        for candidate, row in zip(candidates, errors, strict=True)
-    ]
-    return sorted(found, key=lambda row: (row["validation_error"] or (np.inf,))[0])
-
-
-def _test(contest, setting, algorithm, progress, settings) -> dict[str, Any]:
-    seeds = list(contest.test_seeds)
-    config = contest.config(setting, algorithm, "test")
-    population = Population(config, make_tasks(config, seeds), list(settings))
-    trained = population.train(
-        [settings] * len(seeds), seeds, list(range(len(seeds))), progress=progress
+    is_baseline = contestant == contest.baseline
+    follow = _Follow(contest.outcomes.watched, tasks, seeds) if is_baseline else None
+    measures = None
+    units = train_in_units(
+        config, [settings] * len(seeds), seeds, normalized_by=first, progress=progress, watch=follow
     )
-    return {
-        "settings": settings,
-        "gradient_evaluations": population.trainer.gradient_evaluations,
-        "runs": [
-            {"seed": seed} | _errors(run) | _local_energy(run)
-            for seed, run in zip(seeds, trained, strict=True)
-        ],
-    }
+    for unit in units:
+        measures = measures or Measures(contest.outcomes, unit.models[0].task)
+        for position, model in zip(unit.positions, unit.models, strict=True):
+            keys = {"part": "test", "candidate": found.chosen, "seed": seeds[position]}
+            outcomes = _outcomes(measures, model, validation(position), follow, position)
+            _append(contest, path, config, unit, keys, settings, outcomes)
 
 
-def _errors(run: Trained) -> dict[str, float]:
-    """Held-out error in %; 100 for a run that diverged."""
-    found = run.task.evaluate(run.params, run.batch_stats)
-    finite = bool(np.isfinite(found["loss"]))
-    return {
-        "test_error": 100 * float(found["error"]) if finite else 100.0,
-        "test_loss": float(found["loss"]) if finite else None,
-    }
+def _outcomes(measures, model, validation, follow, position):
+    """Of the model; where it was followed, of its end, its best moment and its average."""
+    quality = lambda network: measures.quality(*network, validation)
+    network, besides = (model.params, model.batch_stats), {}
+    if follow is not None:
+        followed = follow.models.pop(position)
+        besides = {"ema": quality(network), "stopped early": quality(followed.best)}
+        besides["stopped early"]["stopped_at"] = followed.best_at
+        network = followed.last
+    found = quality(network)
+    if found["test_loss"] is not None:
+        train = batches_of(model.task, model.task.train[: measures.examples])
+        found |= measures.robustness(*network, train)
+    return found | ({"besides": besides} if besides else {})
 
 
-def _local_energy(run: Trained) -> dict[str, Any]:
-    task = run.task
-    energy = task.local_energy(run.params, task.train_batches, jax.random.key(0), run.batch_stats)
-    return {
-        "train_error": 100 * float(energy.reference["error"]),
-        "train_loss": float(energy.reference["loss"]),
-        "sigma": energy.sigma.tolist(),
-        "local_energy": (100 * energy.mean["error"]).tolist(),
-    }
+class _Followed:
+    """One run of the baseline: its weights where the validation error was least, and at its end."""
+
+    def __init__(self):
+        self.best = self.last = None
+        self.best_error, self.best_at = float("inf"), 0.0
+
+
+class _Follow:
+    """Looks at runs of one network while they train, a number of times, evenly.
+
+    Attributes:
+      models: run -> what was seen of it.
+    """
+
+    def __init__(self, number, tasks, seeds):
+        self._number, self._tasks, self._seeds = number, tasks, seeds
+        self._done: dict[int, int] = {}
+        self.models: dict[int, _Followed] = {}
+
+    def __call__(self, run: int, done: float, read: Callable[[], dict[str, Any]]) -> None:
+        """Called after every epoch."""
+        count = int(done * self._number + 1e-9)
+        if count <= self._done.get(run, 0):
+            return
+        self._done[run] = count
+        arrays = read()
+        network = flatjax.replica_center((arrays["params"], arrays["batch_stats"]), replica_axis=0)
+        task = self._tasks[self._seeds[run]]
+        error = float(task.evaluate(*network, batches_of(task, task.held_out))["error"])
+        followed = self.models.setdefault(run, _Followed())
+        followed.last = network
+        if followed.best is None or error < followed.best_error:
+            followed.best, followed.best_error, followed.best_at = network, error, round(done, 4)

@@ -9,26 +9,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.engine.objective import Objective
 from experiments.engine.task import Task
 from experiments.studies.flatness.description import Effort
 from flatjax import flatness
 
 
 class Measures:
-    """The measures of solutions of one task, compiled when first asked for.
+    """The measures of solutions of one objective, compiled when first asked for.
 
     Args:
-      task: its training examples are what errors and losses are measured on.
+      objective: network and loss.
       effort: how accurately.
     """
 
-    def __init__(self, task: Task, effort: Effort):
-        self.task = task
+    def __init__(self, objective: Objective, effort: Effort):
+        self.objective = objective
         self.effort = effort
 
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
-        eval_fn, effort = self.task.eval_fn, self.effort
+        eval_fn, effort = self.objective.eval_fn, self.effort
         sums = lambda logits, batch: {
             "loss": jnp.sum(
                 batch["weight"]
@@ -36,7 +37,9 @@ class Measures:
             ),
             "count": jnp.sum(batch["weight"]),
         }
-        predict = lambda params, batch, batch_stats: self.task.logits(params, batch_stats, batch)
+        predict = lambda params, batch, batch_stats: self.objective.logits(
+            params, batch_stats, batch
+        )
         hessian = flatness.hessian_operator(eval_fn)
         samples = {"num_samples": effort.num_samples}
         return {
@@ -59,7 +62,7 @@ class Measures:
         """All measures of one solution, as JSON holds them.
 
         Args:
-          task: with the solution's own training examples; its network is that of `self.task`.
+          task: with the solution's own training examples; errors and losses are measured there.
           params: parameters.
           batch_stats: batch statistics.
 

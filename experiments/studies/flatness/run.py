@@ -3,8 +3,7 @@
 import dataclasses
 import pathlib
 
-from experiments.engine.evaluate import final_model
-from experiments.engine.train import load_run
+from experiments.engine.train import load_final_model
 from experiments.report import store
 from experiments.studies.flatness.description import Effort
 from experiments.studies.flatness.measures import Measures
@@ -22,7 +21,8 @@ def measure_runs(
     """Measures saved runs; writes flatness.json, flatness.md and flatness.png.
 
     Args:
-      directories: of complete or interrupted runs; the newest checkpoint of each is taken.
+      directories: of runs: the final model of each is measured, or the newest checkpoint of one
+        that is not complete.
       out: directory of the report.
       effort: how accurately.
       trust: import the modules of models that are not flatjax's.
@@ -38,17 +38,15 @@ def measure_runs(
     rows = []
     measures = None
     for directory in directories:
-        trainer, state, config = load_run(directory, trust=trust)
-        params, batch_stats = final_model(trainer, state)
-        task = trainer.task
+        config, task, params, batch_stats = load_final_model(directory, trust=trust)
         held_out = task.evaluate(params, batch_stats)
-        if measures is None or task.network != measures.task.network:
-            measures = Measures(task, effort)
+        if measures is None or task.objective.network != measures.objective.network:
+            measures = Measures(task.objective, effort)
         found = measures(task, params, batch_stats)
         rows.append(
             {
                 "run": str(directory),
-                "algorithm": config.algorithm,
+                "algorithm": config.algorithm.name,
                 "seed": config.seed,
                 "test_error": 100 * float(held_out["error"]),
                 **found,

@@ -37,4 +37,4 @@ class FlatnessStudy(Study):
         config = self.changed(self.tasks[task], {"batch_size": batch_size})
         own = dict(self.algorithms[algorithm])
         own["epochs"] = config.epochs * own.get("epochs", 1)
-        return dataclasses.replace(config, **own)
+        return config.changed(**own)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.engine.population import Population, make_tasks
-from experiments.engine.task import dataset_fingerprint
-from experiments.report import store
+from experiments.engine.population import Population
+from experiments.engine.task import dataset_fingerprint, make_tasks
+from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.flatness.measures import Measures
 from experiments.studies.flatness_study.description import FlatnessStudy
@@ -32,7 +32,7 @@ def run_study(
       task -> its solutions: factors, test error and measures.
     """
     measures: dict[str, Measures] = {}
-    data = {"data": dataset_fingerprint(study.base.dataset)}
+    data = {"data": dataset_fingerprint(study.base.data.dataset)}
 
     def unit(block):
         make = functools.partial(_run_block, study, *block, measures, progress)
@@ -70,6 +70,7 @@ def identity_of(study: FlatnessStudy, task: str, algorithm: str, batch_size: int
         "factors": dict(study.factors),
         "seeds": list(study.seeds),
         "effort": dataclasses.asdict(_effort(study, task)),
+        "revision": provenance.TRAINING,
     }
 
 
@@ -80,11 +81,11 @@ def _effort(study, task):
 def _run_block(study, task, algorithm, batch_size, measures, progress):
     """Solutions of one program; the measures of a task are compiled for the first of its blocks."""
     config = study.config(task, algorithm, batch_size)
-    tasks = make_tasks(config, [study.base.data_seed])
+    tasks = make_tasks(config, [study.base.data.data_seed])
     if task not in measures:
-        measures[task] = Measures(tasks[0], _effort(study, task))
+        measures[task] = Measures(tasks[0].objective, _effort(study, task))
     runs = list(itertools.product(grid(study.factors), study.seeds))
-    population = Population(config, tasks, list(study.factors))
+    population = Population(config, tasks)
     trained = population.train(
         [settings for settings, _ in runs],
         [seed for _, seed in runs],

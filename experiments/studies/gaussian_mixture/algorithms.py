@@ -31,7 +31,7 @@ def points(num_features: int, seeds: int) -> list[Point]:
     found.append(_minimum("minibatch SGD", falling, LAM, 3000, *size, batch_size=batch))
     coupled = optax.chain(flatjax.couple_replicas(1.0, replica_axis=0), optax.sgd(0.7))
     found.append(_minimum("replicated GD, y=3", coupled, LAM, 300, *size, num_replicas=3))
-    momentum = flatjax.replicated_sgd(0.2, 1.0, replica_axis=0)
+    momentum = flatjax.replicated_sgd(0.2, 1.0, replica_axis=0, decoupled=False)
     found.append(_minimum("replicated SGD, y=7", momentum, LAM, 300, *size, num_replicas=7))
     large = (2 * num_features, max(seeds // 2, 2))
     found.append(_minimum("gradient descent", optax.sgd(1 / (LAM + 1)), LAM, 200, *large))
@@ -145,6 +145,7 @@ def _entropy_sgd(gamma, beta, num_features, seeds):
         averaging_decay=0.9975,
         noise_scale=1 / np.sqrt(beta),
         replica_axis=0,
+        decoupled=False,
     )
     theory = replicated(LOSS, y=np.inf, beta=beta, lam=LAM, gamma=gamma, **MIXTURE)
 

@@ -1,23 +1,19 @@
 """Tunes SGD by successive halving at one length after another, until longer does not pay.
 
-Every round of candidates is a unit of work: its records are written, with what they belong to, when
-it is done, and the same command continues from the records.
+The records of a unit of runs are written, with what they belong to, when it is done, and the same
+command continues from the records.
 """
 
 import pathlib
-import subprocess
-import time
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from experiments.engine.population import Population, Trained, make_tasks
-from experiments.report import store
+from experiments.engine.task import dataset_fingerprint
+from experiments.report import provenance, store
+from experiments.studies.halving import halve
 from experiments.studies.ladder.description import Ladder
-from experiments.studies.ladder.ranking import best, ranking, records_of
-
-# Runs of a convolutional network go one after another; a unit ends within about 20 minutes.
-RUNS_PER_UNIT = 24
+from experiments.studies.ladder.ranking import best, records_of
+from experiments.studies.runs import train_in_units, validation_errors
 
 
 def run_ladder(ladder: Ladder, path: pathlib.Path, *, progress: bool = True) -> None:
@@ -28,22 +24,29 @@ def run_ladder(ladder: Ladder, path: pathlib.Path, *, progress: bool = True) -> 
       path: a file of JSON lines, one for each run.
       progress: show progress bars.
     """
+    data = dataset_fingerprint(ladder.base.data.dataset)
     with store.claimed(path):
         for length in ladder.lengths:
             for setting in ladder.settings:
-                if is_decided(ladder, read_records(ladder, path), setting, length):
+                if is_decided(ladder, read_records(ladder, path, data), setting, length):
                     continue
-                for keep, seeds in ladder.rounds:
-                    _run_round(ladder, path, setting, length, keep, seeds, progress)
+                _run_length(ladder, path, setting, length, progress)
 
 
-def read_records(ladder: Ladder, path: pathlib.Path, *, mend: bool = True) -> list[dict[str, Any]]:
+def read_records(
+    ladder: Ladder, path: pathlib.Path, data: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """The records of a file, all of which must belong to the ladder.
+
+    Args:
+      ladder: of the records.
+      path: the file.
+      data: fingerprint of the data set; not compared if None, nor with records that have none.
 
     Raises:
       ValueError: a record is damaged, or of other settings; the message names file and line.
     """
-    records = store.read_lines(path, mend=mend)
+    records = store.read_lines(path)
     candidates = ladder.candidates()
     for number, record in enumerate(records, start=1):
         place = f"{path}, line {number}"
@@ -60,7 +63,9 @@ def read_records(ladder: Ladder, path: pathlib.Path, *, mend: bool = True) -> li
         wanted = {
             "config": ladder.config(record["setting"], record["length"]).to_json(),
             "settings": candidates[record["candidate"]],
+            "revision": provenance.TRAINING,
         }
+        wanted |= {"data": data} if data is not None and "data" in record else {}
         store.check_identity(wanted, record, place)
     return records
 
@@ -77,47 +82,29 @@ def is_decided(ladder: Ladder, records: list[dict[str, Any]], setting: str, leng
     return shorter["error"] - longer["error"] < ladder.least_gain
 
 
-def _run_round(ladder, path, setting, length, keep, seeds, progress):
-    """The best `keep` candidates on seeds 0 ... seeds - 1, as far as they are missing."""
-    known = records_of(read_records(ladder, path), setting, length)
+def _run_length(ladder, path, setting, length, progress):
+    """All rounds of a setting and length, as far as runs are missing."""
     candidates = ladder.candidates()
-    ranked = ranking(known) or list(range(len(candidates)))
-    done = {(record["candidate"], record["seed"]) for record in known}
-    wanted = [(candidate, seed) for candidate in ranked[:keep] for seed in range(seeds)]
-    missing = [run for run in wanted if run not in done]
     config = ladder.config(setting, length)
-    for start in range(0, len(missing), RUNS_PER_UNIT):
-        unit = missing[start : start + RUNS_PER_UNIT]
-        settings = [candidates[candidate] for candidate, _ in unit]
-        began = time.perf_counter()
-        trained = _train(config, settings, [seed for _, seed in unit], progress)
-        seconds = round((time.perf_counter() - began) / len(unit), 2)
-        for (candidate, seed), changed, model in zip(unit, settings, trained, strict=True):
-            keys = {"setting": setting, "length": length, "candidate": candidate, "seed": seed}
-            about = {"settings": changed, "seconds": seconds, "config": config.to_json()}
-            store.append_line(path, keys | _errors(model) | about | {"commit": _commit()})
+    while missing := _missing(ladder, read_records(ladder, path), setting, length):
+        settings = [candidates[candidate] for candidate, _ in missing]
+        seeds = [seed for _, seed in missing]
+        for unit in train_in_units(config, settings, seeds, progress=progress):
+            for position, model in zip(unit.positions, unit.models, strict=True):
+                candidate, seed = missing[position]
+                keys = {"setting": setting, "length": length, "candidate": candidate, "seed": seed}
+                about = {
+                    "settings": settings[position],
+                    "seconds": unit.seconds,
+                    "config": config.to_json(),
+                    "revision": provenance.TRAINING,
+                    "data": dataset_fingerprint(ladder.base.data.dataset),
+                }
+                store.append_line(path, store.signed(keys | validation_errors(model) | about))
 
 
-def _train(config, settings, seeds, progress):
-    """One run for each of the settings; a seed draws the data as well."""
-    data_seeds = sorted(set(seeds))
-    population = Population(config, make_tasks(config, data_seeds), list(settings[0]))
-    tasks = [data_seeds.index(seed) for seed in seeds]
-    return population.train(settings, seeds, tasks, progress=progress)
-
-
-def _errors(model: Trained) -> dict[str, float | None]:
-    """Validation error in %, 100 for a run that diverged, and losses."""
-    found = model.task.evaluate(model.params, model.batch_stats)
-    finite = bool(np.isfinite(found["loss"]))
-    return {
-        "validation_error": 100 * float(found["error"]) if finite else 100.0,
-        "validation_loss": float(found["loss"]) if finite else None,
-        "train_loss": model.train_loss if np.isfinite(model.train_loss) else None,
-    }
-
-
-def _commit():
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+def _missing(ladder, records, setting, length):
+    """Candidate and seed of the runs that the present round lacks."""
+    known = records_of(records, setting, length)
+    errors = {(r["candidate"], r["seed"]): r["validation_error"] for r in known}
+    return halve(errors, range(ladder.trials), ladder.rounds).missing

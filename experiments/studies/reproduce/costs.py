@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from experiments.engine.networks import Network
 from experiments.report import store
+from flatjax.models._network import Network
 
 RECORD = store.RESULTS / "reproduce" / "costs.json"
 

@@ -47,7 +47,7 @@ class Row(Comparison):
 
     def reduced(self, dataset: str) -> Comparison:
         """A small network for a few epochs on another data set, one seed of each algorithm."""
-        options = (*self.base.model_options, *self.reduced_options)
+        options = (*self.base.network.model_options, *self.reduced_options)
         base = self.changed(REDUCED, {"dataset": dataset, "model_options": options})
         factor = base.epochs / self.base.epochs
         runs = {

@@ -4,9 +4,8 @@ import pathlib
 import sys
 from typing import Any
 
-from experiments.engine.evaluate import held_out_errors
 from experiments.engine.run_directory import read_result
-from experiments.engine.train import load_run
+from experiments.engine.train import load_final_model
 from experiments.report import store
 from experiments.report.store import slug
 from experiments.studies.compare.description import Comparison
@@ -38,13 +37,13 @@ def _check(directory: pathlib.Path) -> dict[str, Any] | None:
     result = read_result(directory)
     if result is None:
         return None
-    trainer, state, _ = load_run(directory)
+    _, task, params, batch_stats = load_final_model(directory)
     losses = [record["train_loss"] for record in result["history"]]
     found = {
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "test_error": result["test_error"],
-        "restored_test_error": held_out_errors(trainer, state)["test_error"],
+        "restored_test_error": round(100 * float(task.evaluate(params, batch_stats)["error"]), 4),
         "local_energy": result["local_energy"]["error"][-1],
         "seconds": result["seconds"],
     }

@@ -1,4 +1,4 @@
-"""The network of a configuration: one of flatjax's, or any linen module of the user's own."""
+"""Networks by name behind one interface: flatjax's own, or any linen module of the user's."""
 
 import ast
 import dataclasses
@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flatjax import models
+from flatjax.models._create import create
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Network:
 
     def init(self, key: chex.PRNGKey, images: jax.Array) -> dict[str, chex.ArrayTree]:
         """Variables: `params`, and `batch_stats` if the network has any."""
-        mode = {} if self._mode is None else {self._mode: not _MODES[self._mode]}
+        mode: dict[str, Any] = {} if self._mode is None else {self._mode: not _MODES[self._mode]}
         return dict(self.module.init(key, images, **mode))
 
     def logits(self, variables: Mapping[str, chex.ArrayTree], images: jax.Array) -> jax.Array:
@@ -106,7 +106,7 @@ def make_network(
     if ":" in model:
         module = _import(model, parsed, num_classes)
     else:
-        module = models.create(model, num_classes, **parsed)
+        module = create(model, num_classes, **parsed)
     network = Network(module)
     shape = _output_shape(network, (2, *image_shape))
     if shape != (2, num_classes):

@@ -1,0 +1,41 @@
+"""`python -m experiments first-contest`."""
+
+import dataclasses
+
+from experiments.commands.in_parts import InParts
+from experiments.configs import first_contest as configs
+from experiments.studies.first_contest.report import report
+from experiments.studies.first_contest.run import read_contest, run_contest
+from experiments.studies.study import chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstContest(InParts):
+    """Tune every algorithm alike on validation data, then test each once, on fresh seeds.
+
+    The protocol, the settings and the search spaces are in experiments/configs/first_contest.py.
+    Prints a table (test error, paired difference to SGD, corrected p-values, local energy) and
+    writes contest.json, contest.md and contest.png. If it is stopped, the same command continues.
+
+    Example: python -m experiments first-contest --small
+    """
+
+    settings: tuple[str, ...] = ()
+    """Labels of the settings to run now, for example "MLP, 2k"; all by default."""
+
+    def run(self) -> int:
+        """Runs and reports; 1 if there is nothing to report."""
+        contest = configs.SMALL if self.small else configs.STUDY
+        out = self.directory("first-contest")
+        if not self.report_only:
+            part = dataclasses.replace(
+                contest,
+                settings=chosen(self.settings, contest.settings, "settings"),
+                spaces=chosen(self.algorithms, contest.spaces, "algorithms"),
+            )
+            run_contest(part, out, progress=self.progress)
+        results = read_contest(contest, out)
+        if not results:
+            raise ValueError(f"out ({out}) holds no complete setting of this contest yet.")
+        print(report(contest, results, out))
+        return 0

@@ -1,0 +1,139 @@
+"""Damaged run directories."""
+
+import functools
+import pathlib
+import shutil
+from typing import Any
+
+from experiments.damage.attempts import CONFIG, Row, outcome, without_times
+from experiments.damage.damages import DAMAGES, tries_of
+from experiments.engine.task import make_task
+from experiments.engine.train import train
+
+LABELS = (
+    "config.json",
+    "result.json",
+    "metrics.jsonl",
+    "last checkpoint, about",
+    "last checkpoint, state",
+    "last checkpoint, metadata",
+    "checkpoint before the last",
+)
+
+
+class Run:
+    """A complete run, of which copies are damaged, and others whose files are put into them.
+
+    Args:
+      place: where the runs go, when the first attempt is made.
+    """
+
+    def __init__(self, place: pathlib.Path):
+        self._place = place
+
+    @functools.cached_property
+    def _task(self):
+        return make_task(CONFIG)
+
+    @functools.cached_property
+    def _good(self) -> tuple[pathlib.Path, dict[str, Any]]:
+        """A run that was saved after every epoch, and what it ended in."""
+        path = self._place / "good"
+        found = train(CONFIG, self._task, directory=path, progress=False, checkpoint_seconds=0)
+        return path, without_times(found)
+
+    @functools.cached_property
+    def _others(self) -> list[pathlib.Path]:
+        """Runs with another seed, learning rate, and training set."""
+        changes = ({"seed": 1}, {"learning_rate": 0.05}, {"data_seed": 1})
+        paths = []
+        for number, change in enumerate(changes):
+            paths.append(self._place / f"other-{number}")
+            config = CONFIG.changed(**change)
+            train(config, directory=paths[-1], progress=False, checkpoint_seconds=0)
+        return paths
+
+    def _outcome(self, run):
+        look = lambda: without_times(train(CONFIG, self._task, directory=run, progress=False))
+        return outcome(look, self._good[1], run)
+
+    def _copy(self, *, with_result: bool) -> pathlib.Path:
+        """A fresh copy; without its result it resumes from its last checkpoint."""
+        run = self._place / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(self._good[0], run)
+        if not with_result:
+            (run / "result.json").unlink()
+        return run
+
+    def _names(self, label: str) -> list[str]:
+        good = self._good[0]
+        paths = sorted(path.relative_to(good) for path in good.rglob("*") if path.is_file())
+        last = max(path.parts[1] for path in paths if path.parts[0] == "checkpoints")
+        return [str(path) for path in paths if _label(path, last) == label]
+
+    def rows(self, tries: int) -> list[Row]:
+        """Every kind of file by every damage, and swaps of any of them."""
+        found = []
+        for label in LABELS:
+            for kind, damage in DAMAGES.items():
+                attempts = functools.partial(self._damaged, label, damage)
+                found.append(Row(label, kind, tries_of(kind, tries), attempts))
+        found.append(Row("any of a run", "another run's", tries, self._swapped))
+        found.append(Row("any of a checkpoint", "another checkpoint's", tries, self._mixed))
+        return found
+
+    def _damaged(self, label, damage, draw, tries):
+        for _ in range(tries):
+            run = self._copy(with_result=label == "result.json")
+            path = run / draw.choice(self._names(label))
+            if path.stat().st_size:
+                damage(path, draw)
+            else:
+                path.unlink()
+            yield self._outcome(run)
+
+    def _swapped(self, draw, tries):
+        """Puts a file or folder of another run in the place of this one's, or several."""
+        for _ in range(tries):
+            run = self._copy(with_result=draw.random() < 0.5)
+            other = draw.choice(self._others)
+            there = sorted(path.relative_to(run) for path in run.rglob("*"))
+            chosen = draw.sample(there, draw.choice([1, 1, 2, 4]))
+            for name in chosen:
+                if (run / name).exists():  # else in a folder that is another's already
+                    _replace(other / name, run / name)
+            yield self._outcome(run)
+
+    def _mixed(self, draw, tries):
+        """Puts a file or folder of a checkpoint in the place of another checkpoint's."""
+        for _ in range(tries):
+            run = self._copy(with_result=False)
+            steps = sorted((run / "checkpoints").iterdir())
+            source, target = draw.sample(steps, 2)
+            inside = sorted(path.relative_to(source) for path in source.rglob("*"))
+            name = draw.choice([pathlib.Path("."), *inside])
+            _replace(source / name, target / name)
+            yield self._outcome(run)
+
+
+def _label(path: pathlib.Path, last_step: str) -> str:
+    """What a file of a run is called in the table."""
+    if path.parts[0] != "checkpoints":
+        return str(path)
+    if path.parts[1] != last_step:
+        return "checkpoint before the last"
+    part = path.parts[2]
+    return f"last checkpoint, {part if part in ('about', 'state') else 'metadata'}"
+
+
+def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.exists():
+        shutil.copy(source, target)

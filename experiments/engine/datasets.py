@@ -1,0 +1,79 @@
+"""The data set of a configuration: one by name, or what a function of the user's own returns."""
+
+import functools
+import importlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flatjax import data
+
+
+def is_function(name: str) -> bool:
+    """Whether a data set is package.module:function, and not folder:PATH or npz:PATH."""
+    is_local = name.startswith(("folder:", "npz:", "folder,", "npz,"))
+    return not is_local and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None
+
+
+# Studies make many tasks of one data set, whose arrays nobody changes.
+@functools.lru_cache(maxsize=1)
+def load(name: str) -> data.Dataset | data.Stream:
+    """Loads a data set; a function of the user's own is imported and called.
+
+    Raises:
+      ValueError: the name is unknown, or the function cannot be imported.
+      TypeError: the function returns something else.
+    """
+    if not is_function(name):
+        return data.load(name)
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            "dataset must be a name that flatjax.data.load knows, or package.module:function that "
+            f"Python can import from here, got {name!r} ({error})."
+        ) from error
+    found = make()
+    if not isinstance(found, data.Dataset | data.Stream):
+        raise TypeError(
+            f"dataset: {name} must return a flatjax.data.Dataset or a Stream, got {type(found)}."
+        )
+    return found
+
+
+def load_in_memory(name: str) -> data.Dataset:
+    """Loads a data set for those who need all of it.
+
+    Raises:
+      ValueError: it is a stream, and errors of `load`.
+    """
+    dataset = load(name)
+    if isinstance(dataset, data.Stream):
+        raise ValueError(f"dataset must be in memory here, but {name} is a stream.")
+    return dataset
+
+
+def first_examples(stream: data.Stream, batch_size: int, at_least: int) -> data.Split:
+    """The examples at the start of the first pass of a stream, whole batches.
+
+    Raises:
+      ValueError: batches have another size than `batch_size`.
+    """
+    reader, found = stream.read(), []
+    for _ in range(min(stream.num_batches, -(-at_least // batch_size))):
+        found.append(next(reader))
+        if len(found[0]) != batch_size:
+            raise ValueError(
+                f"batch_size must be {len(found[0])}, that of the batches of {stream.name}, "
+                f"got {batch_size}."
+            )
+    return joined(found)
+
+
+def joined(splits: Sequence[data.Split]) -> data.Split:
+    """Splits one after another."""
+    arrays: Any = ([getattr(split, name) for split in splits] for name in ("image", "label"))
+    return data.Split(*map(np.concatenate, arrays))

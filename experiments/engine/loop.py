@@ -1,0 +1,221 @@
+"""The loop of a run: it takes steps, records epochs, saves and resumes."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from experiments.engine import evaluate, programs
+from experiments.engine.algorithms import Hyper
+from experiments.engine.config import TrainConfig
+from experiments.engine.feed import Feed
+from experiments.engine.plan import Plan, hyper_of
+from experiments.engine.programs import Programs
+from experiments.engine.run_directory import RunDirectory
+from experiments.engine.steps import Draw, State, arrays_of
+from experiments.engine.task import Task
+from flatjax import data
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss became infinite or NaN; the message names the step and the replica."""
+
+
+def take_steps(
+    compiled: Programs,
+    hyper: Hyper,
+    state: State,
+    train: data.DeviceSplit,
+    draw: Draw,
+    num_steps: int,
+    progress: Callable[[int], Any] = lambda count: None,
+    pause: Callable[[], bool] = lambda: False,
+) -> tuple[State, np.ndarray]:
+    """Takes steps of one epoch; fewer if a pause is asked for in between.
+
+    Args:
+      compiled: the programs of the plan.
+      hyper: the hyperparameters, on the device.
+      state: the state before; it is donated.
+      train: the training examples, on the device.
+      draw: of the epoch.
+      num_steps: how many steps, up to the end of the epoch.
+      progress: called with the number of steps that were taken since the last call.
+      pause: asked after every step, where a step is a program of its own.
+
+    Returns:
+      The state and the losses, (steps, y).
+    """
+    local = compiled.plan.placement.local
+    if programs.loops_on_device(compiled.plan):
+        state, losses = compiled.steps(hyper, state, train, draw, num_steps)
+        progress(num_steps)
+        return state, np.asarray(local(losses)).T[:num_steps]
+    rows = []
+    for _ in range(num_steps):
+        state, loss = compiled.step(hyper, state, train, draw)
+        rows.append(loss)
+        progress(1)
+        if pause():
+            break
+    return state, np.stack(jax.device_get(local(rows)))
+
+
+def device_train(plan: Plan, task: Task) -> data.DeviceSplit:
+    """The training examples, where the run lives."""
+    return task.device_train if plan.placement.mesh is None else _put(plan, task.train)
+
+
+def _put(plan, split) -> data.DeviceSplit:
+    """Examples, where the run lives."""
+    if plan.placement.mesh is None:
+        return data.to_device(split)
+    return plan.placement.put(data.DeviceSplit(split.image, split.label))
+
+
+def _feed(plan, task) -> Feed | None:
+    """Reads the stream of a task for one run; None if the training examples are in memory."""
+    if task.stream is None:
+        return None
+    put = functools.partial(_put, plan)
+    return Feed(task.stream, plan.num_replicas, plan.window_rows, put)
+
+
+class Run:
+    """A run on its way from the first step to the last.
+
+    Attributes:
+      plan: its static part.
+      state: the present state.
+      history: the records of the epochs so far.
+      losses: of the steps of this epoch so far, (steps, y).
+      seconds: spent on steps.
+      saved_at: when the last checkpoint was written, or the run was started.
+      files: of the run, if it has any.
+
+    Args:
+      plan: the plan of the configuration.
+      config: hyperparameters and seed are taken from it.
+      task: the data.
+      files: where it was interrupted, if it was; None for a run without files.
+    """
+
+    def __init__(
+        self, plan: Plan, config: TrainConfig, task: Task, files: RunDirectory | None = None
+    ):
+        self.plan, self.config, self.task, self.files = plan, config, task, files
+        self._programs = programs.programs_of(plan)
+        self._hyper = plan.placement.put(hyper_of(config))
+        self._feed = _feed(plan, task)
+        self._train = device_train(plan, task) if self._feed is None else None
+        self.state = self._programs.init(self._hyper, config.seed)
+        self.history: list[dict[str, Any]] = []
+        self.losses = np.zeros((0, plan.num_replicas), np.float32)
+        if files is not None:
+            self._resume(files)
+        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
+        self.saved_at = time.perf_counter()
+
+    def _resume(self, files):
+        """Continues from the last checkpoint, if there is one."""
+        saved = files.restore(arrays_of(self.state))
+        if saved is not None:
+            losses = np.asarray(saved.losses, self.losses.dtype)
+            self.losses = losses.reshape(-1, self.losses.shape[1])
+            self.state = State(**saved.state)
+            self.history = saved.history
+            if self._feed is not None:
+                self._feed.resume(saved.position)
+        files.reset_metrics(self.history)
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return int(self.state.step)
+
+    @property
+    def _row(self) -> int:
+        """Row of batches of the next step, counted from the start of the run."""
+        return self.step // self.plan.algorithm.batch_repeats
+
+    def take_steps(self, num_steps: int, **options: Any) -> np.ndarray:
+        """Takes steps of this epoch and returns their losses, (steps, y); see `take_steps`.
+
+        Of a stream, the steps must not go beyond the window of the next one.
+        """
+        draw = self._programs.draw(self.config.seed, self.step // self.plan.steps_per_epoch)
+        train = self._train if self._feed is None else self._feed.window(self._row)
+        self.state, losses = take_steps(
+            *(self._programs, self._hyper, self.state, train, draw, num_steps), **options
+        )
+        return losses
+
+    def advance(self, bar: tqdm.tqdm, pause: Callable[[], bool]) -> bool:
+        """Takes steps up to the end of the epoch, or to a pause; returns whether it has ended.
+
+        Training pauses at the end of each window of a stream.
+
+        Raises:
+          TrainingDivergedError: a loss is not finite.
+        """
+        start = time.perf_counter()
+        first = self.step
+        epoch = first // self.plan.steps_per_epoch
+        until = min(self.plan.total_steps, (epoch + 1) * self.plan.steps_per_epoch)
+        stop = until
+        if self._feed is not None:
+            stop = min(until, self.plan.algorithm.batch_repeats * self._feed.end(self._row))
+        losses = self.take_steps(stop - first, progress=bar.update, pause=pause)
+        self._check_finite(losses, first, epoch)
+        self.losses = np.concatenate([self.losses, losses])
+        self.seconds += time.perf_counter() - start
+        return self.step == until
+
+    def _check_finite(self, losses, first, epoch):
+        bad = np.argwhere(~np.isfinite(losses))
+        if len(bad):
+            step, replica = bad[0]
+            raise TrainingDivergedError(
+                f"the loss of replica {replica} became {losses[step, replica]} at step "
+                f"{first + step} of {self.plan.total_steps} (epoch {epoch}). Lower learning_rate"
+                f" (now {self.config.optimizer.learning_rate}) or the coupling."
+            )
+
+    def close_epoch(self, with_errors: bool) -> dict[str, Any]:
+        """Makes the record of an epoch, keeps it and returns it."""
+        record = {
+            "step": self.step,
+            "gradients": self.step * self.plan.num_replicas,
+            # Summed in one order, whether the epoch was interrupted or not.
+            "train_loss": float(np.ascontiguousarray(self.losses).mean()),
+            "seconds": round(self.seconds, 3),
+            **evaluate.coupling_record(self.plan, hyper_of(self.config), self.state),
+        }
+        if with_errors:
+            batches = self.task.curve_batches
+            record |= evaluate.held_out_errors(self.plan, self.task, self.state, batches)
+        self.history.append(record)
+        self.losses = self.losses[:0]
+        if self.files is not None:
+            self.files.append_metrics(record)
+        return record
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the final model, and returns the result; see `evaluate.final_result`."""
+        model = evaluate.final_model(self.plan, self.task, self.state)
+        about = (self.plan, self.task, self.config, self.state, self.history)
+        result = evaluate.final_result(*about, model)
+        if self.files is not None:
+            self.files.write_model(*model, **self.task.description(*model))
+        return result
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        assert self.files is not None
+        position = None if self._feed is None else self._feed.position
+        self.files.save(self.step, arrays_of(self.state), self.losses, self.history, position)
+        self.saved_at = time.perf_counter()

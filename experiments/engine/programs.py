@@ -1,0 +1,61 @@
+"""The compiled programs of a plan; runs with equal plans share them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.engine import steps
+from experiments.engine.plan import Plan, hyper_of
+from flatjax import data, models
+
+
+class Programs:
+    """The functions of `steps` for one plan, compiled when they are first called.
+
+    Attributes:
+      plan: the static part of the runs.
+      init: (hyper, seed) -> state.
+      draw: (seed, epoch) -> random choices of an epoch.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        init = functools.partial(steps.init_state, plan)
+        self._like = jax.eval_shape(init, hyper_of(plan.config), 0)
+        self.init = plan.placement.jit_init(init, self._like)
+        draw = functools.partial(steps.draw_epoch, plan)
+        self.draw = plan.placement.jit_draw(draw, jax.eval_shape(draw, 0, 0))
+
+    @functools.cached_property
+    def step(self) -> Any:
+        """One step: (hyper, state, train, draw) -> (state, losses); see `steps.train_next`."""
+        fn = functools.partial(steps.train_next, self.plan)
+        return self.plan.placement.jit_training(fn, self._like)
+
+    @functools.cached_property
+    def steps(self) -> Any:
+        """Up to an epoch of steps in one program; see `steps.train_steps`."""
+        fn = functools.partial(steps.train_steps, self.plan)
+        return self.plan.placement.jit_training(fn, self._like)
+
+
+# Studies go through many plans; the oldest programs are dropped.
+programs_of = functools.lru_cache(maxsize=32)(Programs)
+
+
+@functools.lru_cache(maxsize=32)
+def loops_on_device(plan: Plan) -> bool:
+    """Whether many steps make one program, or each step its own."""
+    # XLA's own convolutions are about ten times slower on a CPU inside a loop than outside.
+    if jax.default_backend() != "cpu":
+        return True
+    hyper = hyper_of(plan.config)
+    state = jax.eval_shape(functools.partial(steps.init_state, plan), hyper, 0)
+    draw = jax.eval_shape(functools.partial(steps.draw_epoch, plan), 0, 0)
+    shape = (plan.examples_on_device, *plan.objective.image_shape)
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    train = data.DeviceSplit(image, jax.ShapeDtypeStruct(shape[:1], jnp.int32))
+    step = functools.partial(steps.train_next, plan)
+    return not models.contains_convolution(step, hyper, state, train, draw)

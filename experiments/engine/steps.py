@@ -1,0 +1,170 @@
+"""The steps of a run as pure functions of plan, hyperparameters, state and batch.
+
+The plan is static. Everything else may be traced, so that the same `train_step` makes a run, a
+vmapped population, a run on a mesh and a program of a whole epoch.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+import flatjax
+from experiments.engine.algorithms import Hyper, seed_noise
+from experiments.engine.feed import window_order
+from experiments.engine.plan import Plan
+from flatjax import data
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything that changes during training, a pytree of arrays.
+
+    Attributes:
+      step: gradients that each replica has taken.
+      params: the parameters of all replicas, stacked.
+      opt_state: of the optimizer of all replicas.
+      batch_stats: the batch statistics of all replicas, stacked; empty without batch norm.
+    """
+
+    step: jax.Array
+    params: chex.ArrayTree
+    opt_state: optax.OptState
+    batch_stats: chex.ArrayTree
+
+
+class Draw(NamedTuple):
+    """The random choices of one epoch.
+
+    Attributes:
+      order: indices of the training examples, (batches, y, B); of a stream, in their window.
+      key: of the augmentation.
+    """
+
+    order: jax.Array
+    key: chex.PRNGKey
+
+
+class _RunKeys(NamedTuple):
+    """Independent random keys, one for each use of chance in a run."""
+
+    weights: chex.PRNGKey
+    order: chex.PRNGKey
+    augmentation: chex.PRNGKey
+    noise: chex.PRNGKey
+
+
+def _run_keys(seed: chex.Numeric) -> _RunKeys:
+    return _RunKeys(*jax.random.split(jax.random.key(seed), 4))
+
+
+def init_state(plan: Plan, hyper: Hyper, seed: chex.Numeric) -> State:
+    """The state before the first step: replicas from independent weights, unless asked."""
+    own = _run_keys(seed)
+    keys = jax.random.split(own.weights, plan.num_replicas)
+    if getattr(plan.config.algorithm, "common_init", False):
+        keys = jnp.broadcast_to(keys[0], keys.shape)
+    images = jnp.zeros((1, *plan.objective.image_shape))
+    variables = flatjax.stack_replicas(lambda key: plan.objective.network.init(key, images), keys)
+    opt_state = seed_noise(plan.optimizer(hyper).init(variables["params"]), own.noise)
+    return State(
+        step=jnp.zeros([], jnp.int32),
+        params=variables["params"],
+        # Copies: some optimizers keep the parameters themselves, and a buffer is donated only once.
+        opt_state=jax.tree.map(jnp.copy, opt_state),
+        batch_stats=variables.get("batch_stats", {}),
+    )
+
+
+def draw_epoch(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> Draw:
+    """The order of the data in an epoch and a key; they depend on seed and epoch alone."""
+    own = _run_keys(seed)
+    if plan.window_rows is not None:
+        sizes = plan.batches_per_epoch, plan.num_replicas, plan.config.batch_size
+        return Draw(window_order(*sizes, plan.window_rows), own.augmentation)
+    order = data.epoch_order(
+        jax.random.fold_in(own.order, epoch),
+        plan.num_examples,
+        plan.config.batch_size,
+        plan.num_replicas,
+    )
+    return Draw(order, own.augmentation)
+
+
+def take_batch(
+    plan: Plan, train: data.DeviceSplit, draw: Draw, step: jax.Array
+) -> dict[str, jax.Array]:
+    """The batch of a step: images and labels of every replica, and keys.
+
+    Args:
+      plan: the static part of the run.
+      train: the training examples, or the window of a stream.
+      draw: of the epoch.
+      step: gradients that were taken before, in all epochs.
+    """
+    number = step // plan.algorithm.batch_repeats
+    indices = draw.order[number % plan.batches_per_epoch]
+    batch = plan.objective.batch(train, indices, jax.random.fold_in(draw.key, number))
+    return plan.placement.constrain(batch)
+
+
+def train_step(
+    plan: Plan, hyper: Hyper, state: State, batch: dict[str, jax.Array]
+) -> tuple[State, jax.Array]:
+    """One gradient of every replica, and the update.
+
+    Args:
+      plan: the static part of the run.
+      hyper: the hyperparameters.
+      state: the state before.
+      batch: see `take_batch`.
+
+    Returns:
+      The new state and the losses of the replicas, (y,).
+    """
+    gradient = flatjax.map_replicas(plan.objective.value_and_grad, mesh=plan.placement.mesh)
+    (losses, batch_stats), grads = gradient(state.params, state.batch_stats, batch)
+    updates, opt_state = plan.optimizer(hyper).update(
+        grads, state.opt_state, state.params, value=losses.mean()
+    )
+    params = optax.apply_updates(state.params, updates)
+    return State(optax.safe_increment(state.step), params, opt_state, batch_stats), losses
+
+
+def train_next(
+    plan: Plan, hyper: Hyper, state: State, train: data.DeviceSplit, draw: Draw
+) -> tuple[State, jax.Array]:
+    """`train_step` on the next batch of the epoch."""
+    return train_step(plan, hyper, state, take_batch(plan, train, draw, state.step))
+
+
+def train_steps(
+    plan: Plan,
+    hyper: Hyper,
+    state: State,
+    train: data.DeviceSplit,
+    draw: Draw,
+    num_steps: chex.Numeric,
+) -> tuple[State, jax.Array]:
+    """Up to an epoch of steps; `num_steps` may be traced.
+
+    Returns:
+      The new state and the losses, (y, steps of a whole epoch); zero after `num_steps`.
+    """
+
+    def body(i, carry):
+        state, losses = carry
+        state, loss = train_next(plan, hyper, state, train, draw)
+        return state, losses.at[:, i].set(loss)
+
+    losses = jnp.zeros((plan.num_replicas, plan.steps_per_epoch))
+    return jax.lax.fori_loop(0, num_steps, body, (state, losses))
+
+
+def arrays_of(state: State) -> dict[str, Any]:
+    """A state as checkpoints hold it."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

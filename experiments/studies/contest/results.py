@@ -1,0 +1,156 @@
+"""The complete parts of a contest, and all differences between them, from the records."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.report.statistics import (
+    holm,
+    holm_levels,
+    least_detectable,
+    paired_difference,
+)
+from experiments.studies.contest.description import Contest
+from experiments.studies.contest.run import Records, read_records
+from experiments.studies.contest.search import Search
+
+LEVEL = 0.05
+PRIMARY = "primary"
+COMPARED = ("test_error", "test_loss", "scaled_loss")
+
+
+class Part(NamedTuple):
+    """A contestant in a setting.
+
+    Attributes:
+      search: how its settings were chosen; None for what was recorded along the baseline.
+      records: of the test, one for each seed, in their order.
+    """
+
+    search: Search | None
+    records: Records
+
+    def column(self, name: str) -> np.ndarray:
+        """One outcome of all seeds; NaN where a run diverged."""
+        return np.array([_number(record.get(name)) for record in self.records])
+
+    def rise(self, name: str, quantity: str = "error") -> np.ndarray:
+        """One rise of all seeds."""
+        return np.array([_number(record["rises"][name][quantity]) for record in self.records])
+
+
+Results = dict[str, dict[str, Part]]
+
+
+def _number(value) -> float:
+    return np.nan if value is None else value
+
+
+def read_contest(contest: Contest, out: pathlib.Path) -> Results:
+    """What is complete: settings with their baseline, and what else was tested there.
+
+    What was recorded along the baseline's runs follows it, as "<baseline>, ema" and so on.
+
+    Raises:
+      ValueError: a record is damaged, or of another contest.
+    """
+    results: Results = {}
+    for setting in contest.settings:
+        if setting not in contest.lengths:
+            continue
+        seeds = contest.seeds_of_test(setting)
+        parts: dict[str, Part] = {}
+        for name in contest.contestants:
+            found, tested = read_records(contest, setting, name, out)
+            records = {record["seed"]: record for record in tested}
+            if found.chosen is not None and all(seed in records for seed in seeds):
+                parts[name] = Part(found, [records[seed] for seed in seeds])
+        if baseline := parts.get(contest.baseline):
+            results[setting] = parts | _besides(contest.baseline, baseline)
+    return results
+
+
+def _besides(baseline, part) -> dict[str, Part]:
+    names = part.records[0].get("besides", {})
+    take = lambda name: [{"seed": r["seed"]} | r["besides"][name] for r in part.records]
+    return {f"{baseline}, {name}": Part(None, take(name)) for name in names}
+
+
+def comparisons(contest: Contest, results: Results) -> list[dict[str, Any]]:
+    """All paired differences of interest, with 95% and corrected intervals.
+
+    The primary family is that of the protocol, its size included: hypotheses whose records are
+    missing count as p = 1. Every other family is of one quantity and one reference.
+    """
+    families: dict[str, list[dict[str, Any]]] = {}
+    for quantity in COMPARED:
+        for reference in (contest.baseline, *contest.references):
+            for setting, parts in results.items():
+                for name in _compared_with(contest, reference, parts):
+                    row = _difference(parts, setting, name, reference, quantity)
+                    is_primary = (
+                        quantity == "test_error"
+                        and reference == contest.baseline
+                        and name in contest.primary
+                    )
+                    row["family"] = PRIMARY if is_primary else f"{quantity} to {reference}"
+                    families.setdefault(row["family"], []).append(row)
+    planned = len(contest.primary) * len(contest.settings)
+    for family, rows in families.items():
+        _correct(rows, planned if family == PRIMARY else len(rows), results)
+    return [row for rows in families.values() for row in rows]
+
+
+def _compared_with(contest, reference, parts) -> Sequence[str]:
+    """The baseline is compared with all, a reference with the algorithms under test."""
+    if reference not in parts:
+        return ()
+    besides = (contest.baseline, *contest.references)
+    if reference == contest.baseline:
+        return [name for name in parts if name != reference]
+    return [name for name in parts if name not in besides and parts[name].search is not None]
+
+
+def _difference(parts, setting, name, reference, quantity) -> dict[str, Any]:
+    values, others = parts[name].column(quantity), parts[reference].column(quantity)
+    mean, interval, p = paired_difference(values, others)
+    return {
+        "setting": setting,
+        "contestant": name,
+        "reference": reference,
+        "quantity": quantity,
+        "seeds": len(values),
+        "difference": mean,
+        "interval": interval,
+        "p": p,
+    }
+
+
+def _correct(rows, size, results) -> None:
+    """Adds the corrected p-value and interval of each row of a family."""
+    p = np.array([row["p"] for row in rows] + [1.0] * (size - len(rows)))
+    p = np.where(np.isnan(p), 1.0, p)
+    for row, corrected, level in zip(rows, holm(p), holm_levels(p, LEVEL), strict=False):
+        parts, name = results[row["setting"]], row["quantity"]
+        columns = [parts[row[who]].column(name) for who in ("contestant", "reference")]
+        row["family_size"] = size
+        row["p_corrected"] = float(corrected)
+        row["corrected_interval"] = paired_difference(*columns, confidence=1 - level)[1]
+
+
+def least_differences(contest: Contest, results: Results) -> dict[str, float]:
+    """Setting -> the difference of test errors that the primary tests detect, the larger one."""
+    level = LEVEL / (len(contest.primary) * len(contest.settings))
+    found = {}
+    for setting, parts in results.items():
+        errors = parts[contest.baseline].column("test_error")
+        least = [
+            least_detectable(parts[name].column("test_error") - errors, level)
+            for name in contest.primary
+            if name in parts
+        ]
+        if least:
+            found[setting] = max(least)
+    return found

@@ -1,0 +1,119 @@
+"""The search of one contestant in one setting, as a function of the errors that there are."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.report.statistics import standard_error
+from experiments.studies.contest.description import Contest
+from experiments.studies.halving import Errors, halve
+from experiments.studies.spaces import Choice, Range, log_uniform
+
+Settings = dict[str, float]
+
+
+class Search(NamedTuple):
+    """How far a search is.
+
+    Attributes:
+      candidates: all settings that are tried, those of extensions last.
+      missing: candidate and seed of the runs that come next; none if the search is complete.
+      chosen: the candidate of least mean error, once the search is complete.
+      ties: other candidates of the last round within one standard error of the paired difference.
+      extended: the ranges that were extended, in turn: field and end ("low", "high" or "zero").
+    """
+
+    candidates: list[Settings]
+    missing: list[tuple[int, int]]
+    chosen: int | None
+    ties: list[int]
+    extended: list[tuple[str, str]]
+
+
+def search(contest: Contest, contestant: str, errors: Errors) -> Search:
+    """Halves the candidates; extends ranges at whose edges the choice lies, and halves again.
+
+    Args:
+      contest: its rounds and ranges.
+      contestant: its label.
+      errors: (candidate, seed) -> validation error of the runs that are done.
+    """
+    candidates = contest.candidates(contestant)
+    ranges: dict[str, Range] = dict(contest.contestants[contestant].space)
+    extended: list[tuple[str, str]] = []
+    for number in range(contest.extensions + 1):
+        (_, seeds), *rest = contest.rounds
+        rounds = [(len(candidates), seeds), *rest]
+        field, missing = halve(errors, range(len(candidates)), rounds)
+        if missing:
+            return Search(candidates, missing, None, [], extended)
+        chosen = candidates[field[0]]
+        edges = edges_of(contest, chosen, ranges)
+        edges = [one for one in edges if one[1] != "zero" or one not in extended]
+        if not edges or number == contest.extensions:
+            break
+        for edge in edges:
+            candidates += _beyond(contest, chosen, ranges, edge)
+        ranges |= {name: _longer(contest, ranges[name], end) for name, end in edges}
+        extended += edges
+    return Search(candidates, [], field[0], _ties(errors, field, contest.rounds[-1]), extended)
+
+
+def edges_of(
+    contest: Contest, chosen: Settings, ranges: Mapping[str, Range]
+) -> list[tuple[str, str]]:
+    """The ends of ranges near which a choice lies: field and "low", "high" or "zero"."""
+    edges = []
+    for name, part in ranges.items():
+        if isinstance(part, Choice) or chosen[name] == 0:
+            continue
+        low, high = np.log(part)
+        position = (math.log(chosen[name]) - low) / (high - low)
+        if position < contest.edge:
+            edges.append((name, "zero" if name in contest.ends_at_zero else "low"))
+        elif position > 1 - contest.edge:
+            edges.append((name, "high"))
+    return edges
+
+
+def _beyond(contest, chosen, ranges, edge) -> list[Settings]:
+    """Candidates beyond one end of a range, and near the choice in all other fields."""
+    field, end = edge
+    space: dict[str, Range] = {}
+    for name, part in ranges.items():
+        value = chosen[name]
+        if name == field:
+            space[name] = _strip(contest, part, end)
+        elif isinstance(part, Choice) or value == 0:
+            space[name] = Choice((value,))
+        else:
+            low, high = part
+            factor = (high / low) ** contest.edge
+            space[name] = (max(low, value / factor), min(high, value * factor))
+    return log_uniform(space, contest.extension_trials)
+
+
+def _strip(contest, part, end) -> Range:
+    """What an extension adds to a range."""
+    if end == "zero":
+        return Choice((0.0,))
+    low, high = part
+    factor = (high / low) ** contest.extension
+    return (low / factor, low) if end == "low" else (high, high * factor)
+
+
+def _longer(contest, part, end) -> Range:
+    """A range with its extension; at 0 nothing is between."""
+    if end == "zero":
+        return part
+    strip = _strip(contest, part, end)
+    return (strip[0], part[1]) if end == "low" else (part[0], strip[1])
+
+
+def _ties(errors, field, last_round) -> list[int]:
+    keep, seeds = last_round
+    column = lambda one: np.array([errors[one, seed] for seed in range(seeds)])
+    differences = {one: column(one) - column(field[0]) for one in field[1:keep]}
+    return [one for one, d in differences.items() if d.mean() <= standard_error(d)]

@@ -1,0 +1,1 @@
+"""The first contest: algorithms tuned alike on validation data, then tested on fresh seeds."""

@@ -1,0 +1,163 @@
+"""Tunes every algorithm alike on validation data, then tests each once, on fresh seeds."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.engine.population import Population, Trained
+from experiments.engine.task import dataset_fingerprint, make_tasks
+from experiments.report import provenance, store
+from experiments.report.statistics import mean_and_sem
+from experiments.report.store import slug
+from experiments.studies.first_contest.description import Contest
+from experiments.studies.units import run_units
+
+
+def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
+    """Tunes and tests what has no result in `out` yet; goes on where it was stopped.
+
+    Args:
+      contest: what to run.
+      out: directory; each setting and algorithm has tuning.json and test.json in its own.
+      progress: show progress bars.
+
+    Returns:
+      setting -> algorithm -> what test.json holds, without what other processes are at.
+
+    Raises:
+      ValueError: a file in `out` is damaged, or of another contest.
+    """
+    units = [
+        ((setting, name), functools.partial(_tune_and_test, contest, setting, name, out, progress))
+        for setting in contest.settings
+        for name in contest.spaces
+    ]
+    results: dict[str, Any] = {setting: {} for setting in contest.settings}
+    for (setting, name), found in run_units(units):
+        results[setting][name] = found
+    return results
+
+
+def _tune_and_test(contest, setting, algorithm, out, progress):
+    part = (contest, setting, algorithm)
+    directory = directory_of(out, setting, algorithm)
+    data = {"data": dataset_fingerprint(contest.base.data.dataset)}
+    best, *_ = store.cached(
+        directory / "tuning.json", tuning_identity(*part) | data, lambda: _tune(*part, progress)
+    )
+    settings = best["settings"]
+    return store.cached(
+        directory / "test.json",
+        test_identity(*part, settings) | data,
+        lambda: _test(*part, progress, settings),
+    )
+
+
+def directory_of(out: pathlib.Path, setting: str, algorithm: str) -> pathlib.Path:
+    """Where a contestant has its files."""
+    return out / slug(setting) / slug(algorithm)
+
+
+def tuning_identity(contest: Contest, setting: str, algorithm: str) -> dict[str, Any]:
+    """What the candidates' errors depend on."""
+    return {
+        "config": contest.config(setting, algorithm, "validation").to_json(),
+        "candidates": contest.candidates(algorithm),
+        "seeds": list(contest.tuning_seeds),
+        "revision": provenance.TRAINING,
+    }
+
+
+def test_identity(
+    contest: Contest, setting: str, algorithm: str, settings: dict[str, float]
+) -> dict[str, Any]:
+    """What the test errors depend on."""
+    return {
+        "config": contest.config(setting, algorithm, "test").to_json(),
+        "settings": settings,
+        "seeds": list(contest.test_seeds),
+        "revision": provenance.TRAINING,
+    }
+
+
+def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
+    """The results that are complete, as `run_contest` returns them."""
+    results: dict[str, Any] = {}
+    for setting in contest.settings:
+        tests = {name: _read_test(contest, setting, name, out) for name in contest.spaces}
+        found = {name: test for name, test in tests.items() if test is not None}
+        if "sgd" in found:
+            results[setting] = found
+    return results
+
+
+def _read_test(contest, setting, algorithm, out) -> dict[str, Any] | None:
+    part, directory = (contest, setting, algorithm), directory_of(out, setting, algorithm)
+    tuning = store.read_cached(directory / "tuning.json", tuning_identity(*part))
+    if tuning is None:
+        return None
+    identity = test_identity(*part, tuning[0]["settings"])
+    return store.read_cached(directory / "test.json", identity)
+
+
+def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
+    """Candidates, best first; one that diverged has no error and stands last."""
+    candidates = contest.candidates(algorithm)
+    seeds = list(contest.tuning_seeds)
+    config = contest.config(setting, algorithm, "validation")
+    population = Population(config, make_tasks(config, seeds))
+    runs = [(candidate, position) for candidate in candidates for position in range(len(seeds))]
+    trained = population.train(
+        [candidate for candidate, _ in runs],
+        [seeds[position] for _, position in runs],
+        [position for _, position in runs],
+        progress=progress,
+    )
+    errors = np.reshape([_errors(run)["test_error"] for run in trained], (len(candidates), -1))
+    found = [
+        {"settings": candidate, "validation_error": mean_and_sem(row) if all(row < 90) else None}
+        for candidate, row in zip(candidates, errors, strict=True)
+    ]
+    return sorted(found, key=lambda row: (row["validation_error"] or (np.inf,))[0])
+
+
+def _test(contest, setting, algorithm, progress, settings) -> dict[str, Any]:
+    seeds = list(contest.test_seeds)
+    config = contest.config(setting, algorithm, "test")
+    population = Population(config, make_tasks(config, seeds))
+    trained = population.train(
+        [settings] * len(seeds), seeds, list(range(len(seeds))), progress=progress
+    )
+    return {
+        "settings": settings,
+        "gradient_evaluations": population.plan.gradient_evaluations,
+        "runs": [
+            {"seed": seed} | _errors(run) | _local_energy(run)
+            for seed, run in zip(seeds, trained, strict=True)
+        ],
+    }
+
+
+def _errors(run: Trained) -> dict[str, float]:
+    """Held-out error in %; 100 for a run that diverged."""
+    found = run.task.evaluate(run.params, run.batch_stats)
+    finite = bool(np.isfinite(found["loss"]))
+    return {
+        "test_error": 100 * float(found["error"]) if finite else 100.0,
+        "test_loss": float(found["loss"]) if finite else None,
+    }
+
+
+def _local_energy(run: Trained) -> dict[str, Any]:
+    task = run.task
+    measure, key = task.objective.local_energy, jax.random.key(0)
+    energy = measure(run.params, task.train_batches, key, run.batch_stats)
+    return {
+        "train_error": 100 * float(energy.reference["error"]),
+        "train_loss": float(energy.reference["loss"]),
+        "sigma": energy.sigma.tolist(),
+        "local_energy": (100 * energy.mean["error"]).tolist(),
+    }

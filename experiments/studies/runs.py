@@ -1,0 +1,106 @@
+"""Runs of a search, trained unit by unit: a unit's records are written before the next starts."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.engine.config import TrainConfig
+from experiments.engine.population import Population, Trained, Watch
+from experiments.engine.programs import loops_on_device
+from experiments.engine.task import make_tasks
+
+# Networks without convolutions are trained side by side; the others one after another, so that
+# nothing is gained by a unit of more than one run.
+RUNS_PER_UNIT = 24
+
+
+class Unit(NamedTuple):
+    """Runs that were trained together.
+
+    Attributes:
+      positions: of the runs among those that were asked for.
+      models: their final models.
+      seconds: wall time for each run.
+      gradient_evaluations: of each run.
+    """
+
+    positions: list[int]
+    models: list[Trained]
+    seconds: float
+    gradient_evaluations: int
+
+
+def train_in_units(
+    config: TrainConfig,
+    settings: Sequence[Mapping[str, float]],
+    seeds: Sequence[int],
+    *,
+    normalized_by: int | None = None,
+    progress: bool = True,
+    watch: Watch | None = None,
+) -> Iterator[Unit]:
+    """Trains one run for each of the settings; a seed draws the data as well.
+
+    Args:
+      config: what all runs share.
+      settings: the fields that differ, the same ones for all runs. Whole numbers shape the program:
+        runs that differ in them are in different units.
+      seeds: one for each run.
+      normalized_by: the seed whose data normalise the images of all runs, so that it does not
+        matter which runs are asked for together; by default the least of `seeds`.
+      progress: show progress bars.
+      watch: called after every epoch, see `experiments.engine.population`; runs are counted as in
+        `settings`.
+
+    Yields:
+      The units, as they are done.
+    """
+    data_seeds = seeds_of_data(seeds, normalized_by)
+    tasks = make_tasks(config, data_seeds)
+    for shape, group in _groups(settings).items():
+        population = Population(config.changed(**dict(shape)), tasks)
+        size = RUNS_PER_UNIT if loops_on_device(population.plan) else 1
+        for start in range(0, len(group), size):
+            unit = group[start : start + size]
+            began = time.perf_counter()
+            models = population.train(
+                [settings[position] for position in unit],
+                [seeds[position] for position in unit],
+                [data_seeds.index(seeds[position]) for position in unit],
+                progress=progress,
+                watch=_shifted(watch, unit) if watch else None,
+            )
+            seconds = round((time.perf_counter() - began) / len(unit), 2)
+            yield Unit(unit, models, seconds, population.plan.gradient_evaluations)
+
+
+def seeds_of_data(seeds: Sequence[int], normalized_by: int | None) -> list[int]:
+    """The seeds for which there are tasks; the first one's data normalise the images of all."""
+    others = sorted(set(seeds) - {normalized_by})
+    return others if normalized_by is None else [normalized_by, *others]
+
+
+def validation_errors(model: Trained) -> dict[str, float | None]:
+    """Error in % on what a model's task holds out, 100 for a run that diverged, and losses."""
+    found = model.task.evaluate(model.params, model.batch_stats)
+    finite = bool(np.isfinite(found["loss"]))
+    return {
+        "validation_error": 100 * float(found["error"]) if finite else 100.0,
+        "validation_loss": float(found["loss"]) if finite else None,
+        "train_loss": model.train_loss if np.isfinite(model.train_loss) else None,
+    }
+
+
+def _groups(settings) -> dict[tuple[tuple[str, Any], ...], list[int]]:
+    """Positions of the runs that one program can train, by their fields of whole numbers."""
+    groups: dict[tuple[tuple[str, Any], ...], list[int]] = {}
+    for position, run in enumerate(settings):
+        shape = tuple((name, value) for name, value in run.items() if isinstance(value, int))
+        groups.setdefault(shape, []).append(position)
+    return groups
+
+
+def _shifted(watch, unit) -> Watch:
+    return lambda run, done, read: watch(unit[run], done, read)

@@ -1,0 +1,154 @@
+"""The coupling of Replicated-SGD as a force: `couple_replicas`, the paper's form."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+
+from flatjax import _checks, schedules
+from flatjax._coupling import Coupling
+from flatjax._masks import Mask, map_masked, of_weights
+from flatjax._schedules import as_scoping
+
+
+class CoupleReplicasState(NamedTuple):
+    """State of `couple_replicas`. No center is stored: it can be computed.
+
+    Attributes:
+      count: number of updates so far.
+      gamma: the gamma of the last update, for logging.
+      gamma_state: state of the schedule of gamma.
+      pending: with `delayed`, the displacement from the center measured at the last coupling, to
+        act at the next; like the parameters. Else an empty tuple.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    gamma: jax.Array
+    gamma_state: optax.OptState
+    pending: optax.Params
+
+
+def couple_replicas(
+    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    *,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    period: int = 1,
+    offset: int | None = None,
+    mask: Mask = None,
+    communication_dtype: DTypeLike | None = None,
+    delayed: bool = False,
+    num_replicas: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the force towards the center to the gradients: the coupling of Replicated-SGD.
+
+    .. math:: g_a \leftarrow g_a + \gamma_t (w_a - \bar w)
+
+    Chain it *before* weight decay and momentum. With a period K, the force :math:`K \gamma_t` acts
+    on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
+    devices communicate on those steps only.
+
+    Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask`, `delayed`,
+    `communication_dtype`, a `BalancedScoping` and an `offset`, if you give one, in its
+    `static_args`; likewise for all transformations of flatjax.
+
+    Args:
+      gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
+        `flatjax.schedules.BalancedScoping`. In units of 1 / (learning rate); see the module's
+        docstring for the largest stable learning_rate * gamma.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
+        must be given; both for local stacks on each device of a mesh axis.
+      period: K, the number of steps between couplings.
+      offset: shifts them within the period: the steps with count = K - 1 + offset (modulo K) end in
+        a coupling. In [0, K); 0 if None.
+      mask: pytree of bools (or a function of params returning one); leaves marked False, such as
+        frozen ones or the biases, are not coupled.
+      communication_dtype: what replicas send is rounded to it: a floating-point dtype, or int8 with
+        a scale for each leaf; see `flatjax.communication`. Under jit with sharded stacks, set the
+        mesh (`jax.set_mesh`), or float32 is sent all the same. None sends float32.
+      delayed: apply the force computed at the previous coupling, K steps ago (zero at the first),
+        so that a step never waits for communication. Stable only while learning_rate * K gamma < 1
+        (plain SGD). Costs one more copy of the parameters.
+      num_replicas: y, if it is to be checked: `init` and `update` then refuse parameters that hold
+        another number of replicas, as those inside `optax.flatten` do.
+
+    Returns:
+      The transformation. `update` needs `params`.
+
+    Raises:
+      ValueError: negative or non-finite gamma, period < 1, offset out of range, neither `axis_name`
+        nor `replica_axis`, leaves that disagree on the number of replicas or with `num_replicas`,
+        or missing params.
+
+    Examples:
+      Stacked replicas:
+
+      >>> import jax.numpy as jnp, optax, flatjax
+      >>> tx = optax.chain(
+      ...     flatjax.couple_replicas(gamma=0.1, replica_axis=0),
+      ...     optax.add_decayed_weights(5e-4),
+      ...     optax.sgd(0.1, momentum=0.9, nesterov=True),
+      ... )
+      >>> params = jnp.array([[0.0], [2.0]])
+      >>> coupling = flatjax.couple_replicas(gamma=0.1, replica_axis=0)
+      >>> coupling.update(jnp.zeros((2, 1)), coupling.init(params), params)[0]
+      Array([[-0.1],
+             [ 0.1]], dtype=float32)
+
+      One replica per program, under a named axis:
+
+      >>> import jax
+      >>> coupling = flatjax.couple_replicas(gamma=0.1, axis_name="replica")
+      >>> def step(grads, params):
+      ...     return coupling.update(grads, coupling.init(params), params)[0]
+      >>> jax.vmap(step, axis_name="replica")(jnp.zeros((2, 1)), params)
+      Array([[-0.1],
+             [ 0.1]], dtype=float32)
+    """
+    gamma = _checks.check_schedule("gamma", gamma)
+    _checks.check_flag("delayed", delayed)
+    coupling = Coupling(
+        axis_name, replica_axis, period, offset, mask, communication_dtype, num_replicas
+    )
+    displacement = coupling.displacement
+    scoping = as_scoping(gamma)
+
+    def init_fn(params):
+        coupling.check_start(scoping, params)
+        return CoupleReplicasState(
+            count=jnp.zeros([], jnp.int32),
+            gamma=jnp.zeros([]),
+            gamma_state=scoping.init(),
+            pending=jax.tree.map(jnp.zeros_like, params) if delayed else (),
+        )
+
+    def update_fn(updates, state, params, **extra_args):
+        coupling.check_params(params)
+        measure = functools.partial(coupling.measure, params, extra_args)
+        gamma_t, gamma_state = scoping.step(state.gamma_state, measure, extra_args)
+
+        def add_force(g, d):
+            return (g + period * gamma_t * d).astype(g.dtype)
+
+        def couple(updates, pending):
+            if not delayed:
+                at_once = lambda g, w: add_force(g, displacement(w))
+                return map_masked(at_once, mask, params, updates, params), pending
+            updates = map_masked(add_force, mask, params, updates, pending)
+            measured = lambda d, w: displacement(w).astype(d.dtype)
+            return updates, map_masked(measured, mask, params, pending, params)
+
+        updates, pending = coupling.when_coupled(state.count, couple, updates, state.pending)
+        return updates, CoupleReplicasState(
+            count=optax.safe_increment(state.count),
+            gamma=gamma_t.astype(state.gamma.dtype),
+            gamma_state=gamma_state,
+            pending=pending,
+        )
+
+    return of_weights(init_fn, update_fn)

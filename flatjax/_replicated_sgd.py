@@ -1,0 +1,102 @@
+"""Replicated-SGD, ready to use: SGD and the coupling of its replicas."""
+
+from typing import Any
+
+import chex
+import optax
+
+from flatjax import _checks, _strength
+from flatjax._couple_replicas import couple_replicas
+from flatjax._masks import Mask, of_weights
+from flatjax._pull_to_center import pull_to_center
+from flatjax.schedules import BalancedScoping
+
+
+def replicated_sgd(
+    learning_rate: chex.Numeric | optax.Schedule,
+    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
+    *,
+    steps: int | None = None,
+    momentum: float | None = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+    decay_mask: Mask = None,
+    axis_name: str | None = None,
+    replica_axis: int | None = None,
+    period: int = 1,
+    mask: Mask = None,
+    decoupled: bool = True,
+    num_replicas: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Replicated-SGD: weight decay, SGD with momentum, and the coupling of the replicas.
+
+    The shortest call, `replicated_sgd(learning_rate, steps=...)`, takes the gamma of
+    `flatjax.schedules.meeting`: replicas are free for about half of the steps and have met at the
+    end. Then evaluate their center.
+
+    Args:
+      learning_rate: a number or a schedule of the step count.
+      gamma: coupling, see `pull_to_center`; if None, `steps` must be given.
+      steps: number of updates of the training, for a gamma that needs no tuning.
+      momentum: of SGD; None for none.
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: added to the gradient as `weight_decay * params` (L2 regularisation).
+      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
+      axis_name: see `couple_replicas`.
+      replica_axis: see `couple_replicas`.
+      period: see `couple_replicas`.
+      mask: see `couple_replicas`.
+      decoupled: couple by `pull_to_center` after SGD, which is stable for every gamma. If False, by
+        `couple_replicas` in the gradient, before weight decay and momentum: the paper's form, in
+        which momentum b amplifies gamma by 1 / (1 - b).
+      num_replicas: see `couple_replicas`.
+
+    Returns:
+      The transformation. The final model is `flatjax.replica_center` of the parameters.
+
+    Raises:
+      ValueError: as `couple_replicas`; neither gamma nor steps, or both; a force in the gradient
+        that diverges (learning_rate * gamma above `flatjax.schedules.stability_limit`).
+
+    Warns:
+      UserWarning: a schedule takes the force in the gradient above that limit.
+
+    Examples:
+      Two replicas, each with its own gradient, on a parabola each of its own:
+
+      >>> import jax, jax.numpy as jnp, optax, flatjax
+      >>> tx = flatjax.replicated_sgd(0.05, steps=200, replica_axis=0)
+      >>> params, minima = jnp.array([[5.0], [-2.0]]), jnp.array([[0.0], [2.0]])
+      >>> @jax.jit
+      ... def step(params, state):
+      ...     updates, state = tx.update(params - minima, state, params)
+      ...     return optax.apply_updates(params, updates), state
+      >>> state = tx.init(params)
+      >>> for _ in range(200):
+      ...     params, state = step(params, state)
+      >>> flatjax.replica_center(params, replica_axis=0).round(2)
+      Array([1.], dtype=float32)
+    """
+    learning_rate = _checks.check_schedule("learning_rate", learning_rate)
+    weight_decay = _checks.check_schedule("weight_decay", weight_decay)
+    _checks.check_flag("decoupled", decoupled)
+    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
+    where |= {"period": period, "mask": mask, "num_replicas": num_replicas}
+    _strength.check_given("gamma", gamma, steps)
+    if steps is not None:
+        gamma = _strength.meeting(
+            learning_rate,
+            steps,
+            momentum=None if decoupled else momentum or 0.0,
+            nesterov=nesterov,
+            period=period,
+        )
+    elif not decoupled:
+        _strength.check_stability(gamma, learning_rate, period, momentum, nesterov)
+    decay = optax.add_decayed_weights(weight_decay, decay_mask)
+    sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov and momentum is not None)
+    if decoupled:
+        tx = optax.chain(decay, sgd, pull_to_center(gamma, learning_rate, **where))
+    else:
+        tx = optax.chain(couple_replicas(gamma, **where), decay, sgd)
+    return of_weights(tx.init, tx.update)

@@ -1,0 +1,216 @@
+r"""Gamma in units that need no tuning: how much one step contracts the replicas.
+
+The pull multiplies the displacement of a replica by :math:`e^{-s_t}` in a step, with the *strength*
+
+.. math:: s_t = \eta_t \gamma_t \tag{1}
+
+(a pull after every K-th step by :math:`e^{-K s_t}`). After t steps without gradients the distance
+has shrunk by :math:`e^{-C_t}`, :math:`C_t = \sum_{t' < t} s_{t'}`. A strength that grows by a
+factor f in T steps,
+
+.. math::
+  s_t = \frac{a}{T} f^{t / T}, \qquad C_t \approx \frac{a}{\log f} \big(f^{t / T} - 1\big), \tag{2}
+
+gives a curve C of t / T that depends on neither T nor the learning rate: the replicas are free at
+first, begin to meet where C is about 1, and have met at the end, where C is :math:`a f / \log f`.
+"""
+
+import math
+import warnings
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flatjax import _checks
+from flatjax._schedules import BalancedScoping, at_step
+
+# What `meeting` takes for a and f: C is 1 after half of the training, and 109 at the end.
+INITIAL, FACTOR = 0.1, 1e4
+
+
+def stability_limit(momentum: float | None = None, nesterov: bool = True) -> float:
+    r"""The learning_rate * gamma below which `couple_replicas` is stable behind SGD.
+
+    The force is an explicit Euler step of the coupling energy. It diverges from
+
+    .. math::
+      2 \text{ (plain SGD)}, \quad 2 (1 + b) \text{ (heavy ball)}, \quad
+      \frac{2 (1 + b)}{1 + 2 b} \text{ (Nesterov)}.
+
+    Args:
+      momentum: b, in [0, 1); None for none.
+      nesterov: whether the momentum is Nesterov's.
+
+    Returns:
+      The limit; times 1 / K where the force acts on every K-th step with K times the strength.
+
+    Examples:
+      >>> import flatjax
+      >>> round(flatjax.schedules.stability_limit(0.9), 3)
+      1.357
+    """
+    b = _check_momentum(momentum)
+    return 2 * (1 + b) / (1 + 2 * b) if nesterov else 2 * (1 + b)
+
+
+def meeting(
+    learning_rate: chex.Numeric | optax.Schedule,
+    steps: int,
+    *,
+    initial: float = INITIAL,
+    factor: float = FACTOR,
+    momentum: float | None = None,
+    nesterov: bool = True,
+    period: int = 1,
+) -> optax.Schedule:
+    r"""A gamma under which replicas start nearly free and certainly meet.
+
+    .. math:: \gamma_t = s_t / \eta_t, \qquad s_t = \frac{a}{T} f^{\min(t, T) / T}
+
+    With the defaults the replicas are free for the first half of the training and have met well
+    before its end, whatever the learning rate, its schedule and the number of steps. The module's
+    docstring explains the numbers.
+
+    Args:
+      learning_rate: :math:`\eta_t`, that of the optimizer: a number or a schedule. Where it is 0,
+        gamma is 0.
+      steps: T, the number of steps of the transformation that gets this gamma.
+      initial: a, what T steps of the initial strength would contract (in logarithm).
+      factor: f, total growth of the strength.
+      momentum: b, for the force in the gradient (`couple_replicas`): SGD with momentum amplifies it
+        by 1 / (1 - b), so that gamma is that much smaller, and it stays below half of
+        `stability_limit`. None for the pull (`pull_to_center`), which nothing amplifies; 0 for the
+        force without momentum.
+      nesterov: whether the momentum is Nesterov's.
+      period: K, the number of steps between couplings; it counts for the force's limit only.
+
+    Returns:
+      A schedule, `count -> gamma`.
+
+    Raises:
+      ValueError: steps or period < 1, a negative or non-finite number, momentum not in [0, 1).
+
+    Examples:
+      >>> import flatjax
+      >>> gamma = flatjax.schedules.meeting(0.1, steps=1000)
+      >>> [round(float(gamma(t)), 3) for t in (0, 500, 1000)]  # the strength is a tenth of it
+      [0.001, 0.1, 10.0]
+    """
+    learning_rate = _checks.check_schedule("learning_rate", learning_rate)
+    _checks.check_count("steps", steps)
+    _checks.check_count("period", period)
+    initial = _checks.check_number("initial", initial, minimum=0.0)
+    factor = _checks.check_number("factor", factor, minimum=0.0, exclusive_minimum=True)
+    most, share = math.inf, 1.0
+    if momentum is not None:
+        share = 1 - _check_momentum(momentum)
+        most = 0.5 * stability_limit(momentum, nesterov) / period
+
+    def strength(count):
+        growth = jnp.exp(math.log(factor) * jnp.minimum(count, steps) / steps)
+        return jnp.minimum(share * initial / steps * growth, most)
+
+    return of_strength(strength, learning_rate)
+
+
+def of_strength(
+    strength: optax.Schedule, learning_rate: chex.Numeric | optax.Schedule
+) -> optax.Schedule:
+    """The gamma of a given strength, eq. (1); 0 where the learning rate is 0."""
+
+    def gamma(count):
+        eta = at_step(learning_rate, count)
+        return jnp.where(eta > 0, strength(count) / jnp.where(eta > 0, eta, 1.0), 0.0)
+
+    return gamma
+
+
+def anchoring(
+    learning_rate: chex.Numeric | optax.Schedule,
+    steps: int,
+    inner_steps: int,
+    most: float | None = None,
+) -> optax.Schedule:
+    """The gamma that `esgd` and `parle` take where none is given: the pull to the anchor.
+
+    The strength of an inner step grows from 1e-3 to 1 over the training, as in the paper's
+    experiments at their learning rates; see `meeting` for the units.
+
+    Args:
+      learning_rate: of the inner loop, a number or a schedule of the count of gradients.
+      steps: number of gradients.
+      inner_steps: L, gradients for each outer step.
+      most: the largest strength, for the force in the gradient.
+
+    Returns:
+      A schedule of the count of outer steps.
+    """
+    _checks.check_count("steps", steps)
+    loops = max(steps // inner_steps, 1)
+
+    def strength(count):
+        growing = 1e-3 * jnp.exp(math.log(1e3) * jnp.minimum(count, loops) / loops)
+        return growing if most is None else jnp.minimum(growing, most)
+
+    eta = learning_rate
+    if callable(learning_rate):
+        eta = lambda count: learning_rate(count * inner_steps)
+    return of_strength(strength, eta)
+
+
+def check_given(name: str, gamma: Any, steps: int | None) -> None:
+    """Raises unless just one of gamma and the number of steps is given."""
+    if (gamma is None) == (steps is None):
+        given = "neither" if gamma is None else "both"
+        raise ValueError(
+            f"either steps or {name} must be given, got {given}: steps=N, the number of updates, "
+            f"for a {name} that needs no tuning; or {name}, a number or a schedule."
+        )
+
+
+def check_stability(
+    gamma: Any, learning_rate: Any, period: int, momentum: float | None, nesterov: bool
+) -> None:
+    """Refuses a force in the gradient that diverges, as far as numbers and schedules tell.
+
+    Raises:
+      ValueError: gamma and the learning rate are numbers whose product is above the limit.
+
+    Warns:
+      UserWarning: one of them is a schedule, and the product is above the limit at some step.
+    """
+    limit = stability_limit(momentum, nesterov) / period
+    is_traced = any(isinstance(value, jax.core.Tracer) for value in (gamma, learning_rate))
+    if is_traced or isinstance(gamma, BalancedScoping | optax.schedules.StatefulSchedule):
+        return
+    counts = [0]
+    if callable(gamma) or callable(learning_rate):
+        counts = [0, *np.unique(np.geomspace(1, 1e6, 49).astype(int)).tolist()]
+    try:
+        with jax.ensure_compile_time_eval():
+            products = [
+                float(at_step(gamma, count) * at_step(learning_rate, count))
+                for count in map(jnp.asarray, counts)
+            ]
+    except Exception:  # schedules that ask for more than a count
+        return
+    worst = int(np.argmax(products))
+    if products[worst] <= limit:
+        return
+    message = (
+        f"learning_rate * gamma is {products[worst]:.3g} at step {counts[worst]}, above the "
+        f"{limit:.3g} at which a coupling in the gradient diverges (schedules.stability_limit). "
+        "Take a smaller gamma, or decoupled=True, which is stable for every gamma."
+    )
+    if len(counts) == 1:
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=3)
+
+
+def _check_momentum(momentum: float | None) -> float:
+    bounds: dict[str, Any] = {"minimum": 0.0, "maximum": 1.0, "exclusive_maximum": True}
+    return _checks.check_number("momentum", 0.0 if momentum is None else momentum, **bounds)

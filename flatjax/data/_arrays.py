@@ -1,0 +1,171 @@
+"""A data set from arrays in memory, or in a file of NumPy's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flatjax._checks import check_count, described
+from flatjax.data._dataset import Dataset, Split, split_validation
+
+# What the arrays of a file are called by Keras's data sets, and by MedMNIST.
+_NAMES = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+)
+
+
+def from_arrays(
+    train: tuple[Any, Any],
+    test: tuple[Any, Any] | float | int,
+    *,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Makes a data set of arrays.
+
+    Args:
+      train: images and labels. Images have shape (N, H, W, C), or (N, H, W), which are grey, or
+        (N, D): vectors, which become images of one pixel with D channels, so that each feature is
+        normalized by itself. They are uint8, 0 to 255, or floats of any finite values, which become
+        float32. Labels are integers of shape (N,) or (N, 1), counted from 0.
+      test: the same for testing; or how many of the examples in `train` are set aside for that, a
+        number or a fraction (`split_validation` with seed 0).
+      num_classes: number of classes; by default that of `class_names`, else the largest label + 1.
+      class_names: the names of the classes, in the order of the labels.
+      name: the name of the data set.
+
+    Returns:
+      The data set. uint8 images in C order are not copied.
+
+    Raises:
+      TypeError: if an array has a dtype that is not listed above.
+      ValueError: if shapes are others, do not fit together, look as if channels came first, or
+        values are not finite.
+
+    Examples:
+      >>> rng = np.random.default_rng(0)
+      >>> x, y = rng.normal(size=(100, 5)), np.arange(100) % 3
+      >>> from_arrays((x, y), test=0.2)
+      Dataset(name='arrays', train=Split(image=float32(80, 1, 1, 5), label=int32(80,)),
+              test=Split(image=float32(20, 1, 1, 5), label=int32(20,)), num_classes=3)
+    """
+    first = make_split("train", train)
+    if isinstance(test, tuple | list):
+        splits = first, make_split("test", test)
+    else:
+        splits = split_validation(first, test, seed=0)
+    names = None if class_names is None else tuple(map(str, class_names))
+    if num_classes is None:
+        largest = max(int(split.label.max()) for split in splits)
+        num_classes = largest + 1 if names is None else len(names)
+    check_count("num_classes", num_classes, minimum=1)
+    return Dataset(name, *splits, num_classes=num_classes, class_names=names)
+
+
+def from_npz(
+    path: str | os.PathLike[str], *, test: float | int | None = None, name: str | None = None
+) -> Dataset:
+    """Loads the arrays of a file npz; see `flatjax.data.load` for how they are called.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, holds no such arrays, or Python objects, which are not loaded.
+    """
+    file = Path(path).expanduser()
+    arrays = _read(file)
+    expected = " or ".join(", ".join(names) for names in _NAMES)
+    names = next((names for names in _NAMES if set(names[:2]) <= arrays.keys()), None)
+    if names is None:
+        raise ValueError(f"{file}: expected arrays {expected}, got {', '.join(sorted(arrays))}")
+    has_test = set(names[2:]) <= arrays.keys()
+    if has_test and test is not None:
+        raise ValueError(f"{file}: test must not be given: the file holds test arrays")
+    if not has_test and test is None:
+        raise ValueError(
+            f"{file}: test must say how many of the examples are for testing (0.2, or a number): "
+            f"there are no arrays {names[2]}, {names[3]}"
+        )
+    pair = lambda images, labels: (arrays[images], arrays[labels])
+    class_names = arrays["class_names"].tolist() if "class_names" in arrays else None
+    try:
+        return from_arrays(
+            pair(*names[:2]),
+            pair(*names[2:]) if test is None else test,
+            class_names=class_names,
+            name=name or f"npz:{path}",
+        )
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """All arrays; the sums of the zip file are checked as they are read."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such file")
+    wanted = {name for names in _NAMES for name in names} | {"class_names"}
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            names = archive.files
+            return {name: archive[name] if name in wanted else np.zeros(0) for name in names}
+    except MemoryError:
+        raise
+    except Exception as error:  # of any kind, where bits of the headers are wrong
+        raise ValueError(
+            f"{file}: damaged, or not a file that numpy.savez wrote ({error})"
+        ) from error
+
+
+def make_split(name: str, pair: Any) -> Split:
+    """Images and labels as a split, with axes and dtypes as `from_arrays` says."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{name} must be a pair of images and labels, got {type(pair).__name__}")
+    return Split(_image(f"{name} images", pair[0]), _label(f"{name} labels", pair[1]))
+
+
+def _image(name: str, values: Any) -> np.ndarray:
+    image = np.asarray(values)
+    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(
+            f"{name} must be uint8, 0 to 255, or floating point, got {described(image)}: convert "
+            "them, .astype(np.uint8) or .astype(np.float32)"
+        )
+    if image.ndim not in (2, 3, 4) or not image.size:
+        raise ValueError(
+            f"{name} must have shape (N, H, W, C), (N, H, W) or (N, D), got {image.shape}"
+        )
+    if image.ndim == 4 and image.shape[1] == 3 and image.shape[2] == image.shape[3] > 4:
+        raise ValueError(
+            f"{name} must have their channels last, got {image.shape}: np.moveaxis(images, 1, -1)"
+        )
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.ndim == 2:
+        image = image[:, None, None, :]
+    if image.dtype != np.uint8:
+        with np.errstate(over="ignore"):
+            image = image.astype(np.float32)
+        if not np.isfinite(image).all():
+            place = int(np.argwhere(~np.isfinite(image))[0][0])
+            raise ValueError(f"{name} must be finite in float32, but image {place} is not")
+    return np.ascontiguousarray(image)
+
+
+def _label(name: str, values: Any) -> np.ndarray:
+    label = np.asarray(values)
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    if label.ndim == 2:
+        raise ValueError(
+            f"{name} must have shape (N,), got {label.shape}: one-hot? .argmax(axis=1)"
+        )
+    if not np.issubdtype(label.dtype, np.integer):
+        raise TypeError(f"{name} must be integers, got {described(label)}")
+    if label.size and not 0 <= int(label.min()) <= int(label.max()) < 2**31:
+        raise ValueError(f"{name} must be counted from 0, got {label.min()} to {label.max()}")
+    return label.astype(np.int32)

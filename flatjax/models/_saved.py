@@ -1,0 +1,264 @@
+"""Trained models on disk: a folder with the arrays, and a description that people can read.
+
+model.json   network and options, normalization of the images, names of classes; the SHA-256 sum
+             of the arrays, and a digest of the description itself
+arrays.npz   the arrays by their paths: params/Dense_0/kernel, batch_stats/BatchNorm_0/mean, ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flatjax._normalization import Normalization
+from flatjax.models._network import Network, foreign_module, make_network
+
+DESCRIPTION, ARRAYS = "model.json", "arrays.npz"
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """A network with all that comes before it, as a pure function of its variables.
+
+    Call:
+      `predict(params, state, images)` with images of a data set as they are (uint8, or float32 for
+      data of floats), of shape (B, *image_shape), gives logits (B, num_classes). It normalizes the
+      images, and the network is in evaluation mode. It may be jitted, vmapped and differentiated.
+
+    Attributes:
+      image_shape: (H, W, C).
+      num_classes: number of logits.
+      class_names: their names, if they have any.
+      normalization: of the images; None if they are given to the network as they are.
+      about: what else was saved with the model.
+      network: the network, behind one interface.
+    """
+
+    image_shape: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    normalization: Normalization | None
+    about: Mapping[str, Any]
+    network: Network
+
+    def __call__(
+        self, params: chex.ArrayTree, state: Mapping[str, chex.ArrayTree], images: Any
+    ) -> jax.Array:
+        """The logits; see the class."""
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(f"images must have shape (B, *{self.image_shape}), got {images.shape}")
+        if self.normalization is not None:
+            images = self.normalization.normalize(images)
+        return self.network.logits({"params": params, **state}, jnp.asarray(images))
+
+
+class LoadedModel(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      predict: `predict(params, state, images)` gives logits; see `Predictor`.
+      params: the parameters.
+      state: the other variables by collection, such as `"batch_stats"`; often there are none.
+    """
+
+    predict: Predictor
+    params: chex.ArrayTree
+    state: dict[str, chex.ArrayTree]
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: chex.ArrayTree,
+    state: Mapping[str, chex.ArrayTree] | None = None,
+    *,
+    model: str,
+    options: Sequence[str] = (),
+    num_classes: int,
+    image_shape: Sequence[int],
+    normalization: Normalization | None = None,
+    class_names: Sequence[str] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Saves a trained model, so that `load` can make it again.
+
+    Args:
+      path: a folder, which is made; a model in it is replaced.
+      params: the parameters, a tree of dicts.
+      state: the other variables by collection, such as `{"batch_stats": ...}`.
+      model: a key of `CONSTRUCTORS`, or `"package.module:Name"` of a linen module.
+      options: its attributes, as `"name=value"`.
+      num_classes: number of logits.
+      image_shape: (H, W, C).
+      normalization: of the images, `flatjax.data.Normalization`.
+      class_names: names of the classes, if they have any.
+      about: anything else, as JSON holds it.
+
+    Raises:
+      ValueError: the arrays are not those of the network.
+
+    Examples:
+      >>> import tempfile
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax import models
+      >>> network = models.create("mlp", 3, hidden=(8,))
+      >>> images = jnp.ones((2, 4, 4, 1))
+      >>> variables = network.init(jax.random.key(0), images, train=False)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     given = {"model": "mlp", "options": ["hidden=(8,)"], "num_classes": 3}
+      ...     models.save(folder, variables["params"], **given, image_shape=(4, 4, 1))
+      ...     predict, params, state = models.load(folder)
+      >>> predict(params, state, images).shape
+      (2, 3)
+    """
+    network = make_network(model, options, num_classes, image_shape)
+    arrays = _flat({"params": params, **(state or {})})
+    _check_arrays(arrays, network, image_shape, "params and state")
+    folder = Path(path).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{os.getpid()}.npz"
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    description = {
+        "format": _FORMAT,
+        "model": model,
+        "options": list(options),
+        "num_classes": num_classes,
+        "image_shape": list(image_shape),
+        "normalization": None if normalization is None else dataclasses.asdict(normalization),
+        "class_names": None if class_names is None else list(class_names),
+        "about": dict(about or {}),
+        "dtypes": {name: array.dtype.name for name, array in arrays.items()},
+        "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+    }
+    text = json.dumps(description | {"digest": _digest(description)}, indent=1) + "\n"
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # until the arrays are there
+    temporary.replace(folder / ARRAYS)
+    temporary = temporary.with_suffix(".json")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / DESCRIPTION)
+
+
+def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
+    """Loads a trained model.
+
+    Args:
+      path: a folder that `save` wrote; or that of a run of `python -m experiments train`, which
+        holds its final model in a folder `model`.
+      trust: import the module that the description names, if the network is not one of flatjax's:
+        that runs its code.
+
+    Returns:
+      `(predict, params, state)`: `predict(params, state, images)` gives logits.
+
+    Raises:
+      FileNotFoundError: there is no model.
+      ValueError: a file is damaged, or does not belong to the other one; or a module would have to
+        be imported that is not trusted. Files are named.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / DESCRIPTION).exists() and (folder / "model" / DESCRIPTION).exists():
+        folder = folder / "model"
+    if not (folder / DESCRIPTION).exists():
+        raise FileNotFoundError(
+            f"{path} holds no model ({DESCRIPTION}): give a folder that flatjax.models.save wrote, "
+            "or that of a complete run"
+        )
+    description = _read_description(folder / DESCRIPTION)
+    if not trust and (module := foreign_module(description["model"])) is not None:
+        raise ValueError(
+            f"{folder}: the model {description['model']} is not one of flatjax: to load it, the "
+            f"module {module} would be imported and run. If you trust it, pass trust=True"
+        )
+    num_classes, image_shape = description["num_classes"], tuple(description["image_shape"])
+    network = make_network(description["model"], description["options"], num_classes, image_shape)
+    arrays = _read_arrays(folder / ARRAYS, description)
+    _check_arrays(arrays, network, image_shape, f"{folder / ARRAYS}")
+    variables = flax.traverse_util.unflatten_dict(
+        {name: jnp.asarray(array) for name, array in arrays.items()}, sep="/"
+    )
+    names, normalization = description["class_names"], description["normalization"]
+    predict = Predictor(
+        image_shape=image_shape,
+        num_classes=num_classes,
+        class_names=None if names is None else tuple(names),
+        normalization=None if normalization is None else Normalization(**normalization),
+        about=description["about"],
+        network=network,
+    )
+    return LoadedModel(predict, variables.pop("params"), variables)
+
+
+def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by path; empty collections are left out."""
+    flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    return {name: np.asarray(jax.device_get(array)) for name, array in flat.items()}
+
+
+def _check_arrays(
+    arrays: Mapping[str, np.ndarray], network: Network, image_shape: Sequence[int], place: str
+) -> None:
+    """Refuses arrays of another network."""
+    images = jnp.zeros((1, *image_shape))
+    wanted = jax.eval_shape(lambda: network.init(jax.random.key(0), images))
+    shapes = {
+        name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(wanted, sep="/").items()
+    }
+    for name in sorted(shapes.keys() | arrays.keys()):
+        found = arrays[name].shape if name in arrays else None
+        if found != shapes.get(name):
+            raise ValueError(
+                f"{place} must hold the arrays of {type(network.module).__name__}: at {name} "
+                f"expected {_shown(shapes.get(name))}, got {_shown(found)}"
+            )
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else f"shape {shape}"
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    text = json.dumps(json.loads(json.dumps(description)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_bytes().decode())
+        digest = description.pop("digest")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: no description of a model ({error!r})") from error
+    if digest != _digest(description):
+        raise ValueError(f"{path} is damaged: its content does not fit its digest")
+    if description["format"] != _FORMAT:
+        raise ValueError(
+            f"{path} has the format {description['format']}, this version of flatjax reads "
+            f"{_FORMAT}"
+        )
+    return description
+
+
+def _read_arrays(path: Path, description: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file, but a {DESCRIPTION}")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != description["sha256"]:
+        raise ValueError(f"{path} is damaged, or not what {DESCRIPTION} describes: another SHA-256")
+    with np.load(path, allow_pickle=False) as archive:
+        # NumPy does not know bfloat16, and returns its bytes.
+        return {
+            name: archive[name].view(jnp.dtype(dtype))
+            for name, dtype in description["dtypes"].items()
+        }

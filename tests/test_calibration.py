@@ -1,0 +1,154 @@
+"""Temperature, calibration error and Brier score against scipy and loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+from flatjax import calibration
+
+KEY = jax.random.key(0)
+
+
+def sample(scale, n=400, classes=5, key=KEY):
+    """Logits that are too large by a factor, and labels drawn from the true probabilities."""
+    logit_key, label_key = jax.random.split(key)
+    logits = 2 * jax.random.normal(logit_key, (n, classes))
+    return scale * logits, jax.random.categorical(label_key, logits)
+
+
+def loss(logits, labels):
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return float(np.mean(np.asarray(losses, float)))
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_the_temperature_is_that_of_scipy(scale):
+    logits, labels = sample(scale)
+    found = calibration.fit_temperature(logits, labels)
+    z, y = np.asarray(logits, float), np.asarray(labels)
+
+    def objective(log_temperature):
+        scaled = z / np.exp(log_temperature)
+        return np.mean(np.logaddexp.reduce(scaled, axis=1) - scaled[np.arange(len(y)), y])
+
+    expected = scipy.optimize.minimize_scalar(
+        objective, bounds=np.log([0.01, 100]), method="bounded", options={"xatol": 1e-7}
+    )
+    np.testing.assert_allclose(found, np.exp(expected.x), rtol=1e-4)
+    assert float(found) == pytest.approx(scale, rel=0.2)  # labels are a sample
+    # And by brute force no other temperature has less loss.
+    for other in np.geomspace(0.01, 100, 200):
+        assert loss(logits / found, labels) <= loss(logits / other, labels) + 1e-6
+
+
+def test_the_scaled_loss_does_not_depend_on_the_scale():
+    logits, labels = sample(1.0)
+    fitted = [
+        loss(scale * logits / calibration.fit_temperature(scale * logits, labels), labels)
+        for scale in (0.1, 1.0, 7.0)
+    ]
+    np.testing.assert_allclose(fitted, fitted[1], rtol=1e-6)
+
+
+def test_temperatures_at_the_bounds():
+    sure = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+    find = calibration.fit_temperature
+    np.testing.assert_allclose(find(sure, jnp.array([0, 1])), 0.01, rtol=1e-4)
+    np.testing.assert_allclose(find(sure, jnp.array([1, 0])), 100, rtol=1e-4)
+    np.testing.assert_allclose(find(sure, jnp.array([1, 0]), bounds=(0.5, 2)), 2, rtol=1e-4)
+    assert np.isnan(find(sure.at[0, 0].set(jnp.nan), jnp.array([0, 1])))
+
+
+def test_many_networks_at_once():
+    pairs = [sample(scale, key=jax.random.key(i)) for i, scale in enumerate((0.5, 3.0))]
+    logits, labels = map(jnp.stack, zip(*pairs, strict=True))
+    for fn in (
+        calibration.fit_temperature,
+        calibration.expected_calibration_error,
+        calibration.brier_score,
+    ):
+        together = jax.jit(jax.vmap(fn))(logits, labels)
+        np.testing.assert_allclose(together, [fn(*pair) for pair in pairs], rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_bins", [1, 7, 15, 400])
+def test_calibration_error_against_a_loop(num_bins):
+    logits, labels = sample(3.0)
+    z = np.asarray(logits, float)
+    p = np.exp(z - np.logaddexp.reduce(z, axis=1)[:, None])
+    rows = sorted(
+        (row.max(), float(row.argmax() == label))
+        for row, label in zip(p, np.asarray(labels), strict=True)
+    )
+    expected = 0.0
+    for part in np.array_split(np.array(rows), num_bins):
+        expected += len(part) / len(rows) * abs(part[:, 0].mean() - part[:, 1].mean())
+    found = calibration.expected_calibration_error(logits, labels, num_bins=num_bins)
+    # Bins of unequal size are cut at other places: by one example each.
+    tolerance = 1e-5 if len(rows) % num_bins == 0 else 2 * num_bins / len(rows)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+def test_calibrated_probabilities_have_little_calibration_error():
+    logits, labels = sample(1.0, n=20_000)
+    assert calibration.expected_calibration_error(logits, labels) < 0.02
+    assert calibration.expected_calibration_error(4 * logits, labels) > 0.1
+
+
+def test_bins_hold_equal_numbers():
+    """Of ten examples in four bins, by confidence: 3, 2, 3, 2; all in one would give 0."""
+    confidence = np.linspace(0.55, 0.95, 10)
+    logits = jnp.log(jnp.stack([confidence, 1 - confidence], axis=-1))
+    labels = jnp.array([0, 1] * 5)
+    found = calibration.expected_calibration_error(logits, labels, num_bins=4)
+    right = 1.0 - np.asarray(labels)
+    groups = np.split(np.arange(10), [3, 5, 8])
+    expected = sum(abs((confidence[g] - right[g]).sum()) for g in groups) / 10
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_brier_score_against_a_loop():
+    logits, labels = sample(2.0, n=30)
+    total = 0.0
+    for row, label in zip(np.asarray(logits, float), np.asarray(labels), strict=True):
+        p = np.exp(row) / np.exp(row).sum()
+        total += sum((p[c] - (c == label)) ** 2 for c in range(len(p)))
+    np.testing.assert_allclose(calibration.brier_score(logits, labels), total / 30, rtol=1e-5)
+
+
+def test_half_precision_is_computed_in_float32():
+    logits, labels = sample(1.0)
+    half = logits.astype(jnp.bfloat16)
+    found = calibration.fit_temperature(half, labels)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, calibration.fit_temperature(half.astype(float), labels))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "named"),
+    [
+        (jnp.zeros((3, 2), int), jnp.zeros(3, int), "logits"),
+        (jnp.zeros(3), jnp.zeros(3, int), "logits"),
+        (jnp.zeros((0, 2)), jnp.zeros(0, int), "logits"),
+        (jnp.zeros((3, 2)), jnp.zeros(3), "labels"),
+        (jnp.zeros((3, 2)), jnp.zeros((3, 2), int), "labels"),
+        (jnp.zeros((3, 2)), jnp.zeros(2, int), "labels"),
+    ],
+)
+def test_what_is_no_classification_is_refused_by_name(logits, labels, named):
+    for name in calibration.__all__:
+        with pytest.raises((TypeError, ValueError), match=rf"^{named} must be"):
+            getattr(calibration, name)(logits, labels)
+
+
+def test_bad_options_are_refused_by_name():
+    given = (jnp.zeros((3, 2)), jnp.zeros(3, int))
+    for bounds in [(1.0, 0.5), (0.0, 1.0), (1.0,), (1.0, np.inf), None, "ab"]:
+        with pytest.raises((TypeError, ValueError), match="bounds"):
+            calibration.fit_temperature(*given, bounds=bounds)
+    for num_bins in [0, 4, 2.0, None]:
+        with pytest.raises((TypeError, ValueError), match="num_bins"):
+            calibration.expected_calibration_error(*given, num_bins=num_bins)

@@ -1,0 +1,177 @@
+"""Figures of the contest's report, recomputed from the per-seed records that are stored."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments.configs.contest import STUDY
+from experiments.report import store
+from experiments.report.statistics import holm, holm_levels
+from experiments.studies.contest import run
+from experiments.studies.contest.report import read_contest, report
+from experiments.studies.contest.search import search
+
+STORED = store.RESULTS / "contest"
+SETTINGS = ("MLP, 500, clean", "conv net, 2k, 20% noise")
+LENGTHS = dict(zip(SETTINGS, (3, 1), strict=True))
+FAKE = dataclasses.replace(STUDY, lengths=LENGTHS, test_seeds={"mlp": 6, "small_convnet": 4})
+
+
+class Writer:
+    """Writes records of one setting and contestant as runs would, without training."""
+
+    def __init__(self, contest, setting, name, out):
+        self.contest, self.setting, self.name = contest, setting, name
+        self.path = run.path_of(out, setting, name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.errors = {}
+
+    def write(self, part, candidate, seed, outcomes):
+        """Adds the record of one run."""
+        found = search(self.contest, self.name, self.errors)
+        config = run.config_of(self.contest, self.setting, self.name, part).to_json()
+        keys = {"part": part, "candidate": candidate, "seed": seed}
+        about = {"settings": found.candidates[candidate], "config": config}
+        about |= {"data": run._data(self.contest), "gradient_evaluations": 1}
+        store.append_line(self.path, keys | outcomes | about)
+
+    def search(self, error_of):
+        """Adds the records of a search with these errors of the seeds; what it chose."""
+        while (found := search(self.contest, self.name, self.errors)).missing:
+            new = {(candidate, seed): error_of(seed) for candidate, seed in found.missing}
+            for (candidate, seed), error in new.items():
+                self.write("validation", candidate, seed, {"validation_error": error})
+            self.errors |= new
+        return found.chosen
+
+
+def outcomes_of(error, rise):
+    quality = dict.fromkeys(("calibration_error", "brier_score", "temperature"), 1.0)
+    quality |= {"test_error": error, "test_loss": error / 40, "scaled_loss": 0.5}
+    flat = {"train_error": 1.0, "train_loss": 0.1, "local_energy": [1.0, 2.0, 3.0, 4.0]}
+    rises = {"3 bits, tensor": {"error": rise, "loss": 0.2}}
+    besides = {"ema": quality, "stopped early": quality}
+    more = {"rises": rises, "tolerance": {"1": 0.1, "5": None}, "besides": besides}
+    return quality | flat | more
+
+
+def write_contest(contest, out):
+    """Records of a whole contest; the later a contestant comes, the better it is."""
+    rng = np.random.default_rng(0)
+    for setting in contest.lengths:
+        hard = rng.normal(20, 2, 2000)  # of each seed, common to all contestants
+        for shift, name in enumerate(contest.contestants):
+            writer = Writer(contest, setting, name, out)
+            chosen = writer.search(lambda seed, hard=hard: hard[seed] + rng.normal(0, 1))
+            for seed in contest.seeds_of_test(setting):
+                error = hard[seed] - 0.2 * shift + rng.normal(0, 0.3)
+                writer.write("test", chosen, seed, outcomes_of(error, rng.normal(5, 1)))
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    out = tmp_path_factory.mktemp("contest")
+    write_contest(FAKE, out)
+    report(FAKE, read_contest(FAKE, out), out)
+    return out
+
+
+@pytest.fixture(params=["made up", "stored"])
+def reported(request, fake):
+    """The reports, and the records that they must come from."""
+    out = fake if request.param == "made up" else STORED
+    if not (out / "contest.json").exists():
+        pytest.skip("no contest is recorded in the repository yet")
+    return out
+
+
+def records_in(out, setting, contestant):
+    """{seed: record} of the test, read without the code under test."""
+    path = out / store.slug(setting) / f"{store.slug(contestant.split(', ')[0])}.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    tests = {r["seed"]: r for r in records if r["part"] == "test"}
+    if ", " in contestant:
+        along = contestant.split(", ")[1]
+        tests = {seed: record["besides"][along] for seed, record in tests.items()}
+    return tests
+
+
+def test_every_difference_comes_from_the_records(reported):
+    rows = json.loads((reported / "contest.json").read_text())["comparisons"]
+    assert rows
+    for row in rows:
+        own = records_in(reported, row["setting"], row["contestant"])
+        others = records_in(reported, row["setting"], row["reference"])
+        assert sorted(own) == sorted(others)
+        assert min(own) >= 1000
+        assert len(own) == row["seeds"]
+        d = np.array([own[s][row["quantity"]] - others[s][row["quantity"]] for s in sorted(own)])
+        assert row["difference"] == pytest.approx(d.mean(), abs=1e-6)
+        if np.ptp(d) < 1e-9:
+            continue
+        half = scipy.stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+        assert row["interval"] == pytest.approx([d.mean() - half, d.mean() + half], abs=1e-6)
+        assert row["p"] == pytest.approx(scipy.stats.ttest_1samp(d, 0).pvalue, rel=1e-4)
+
+
+def test_every_correction_is_holms_over_its_family(reported):
+    rows = json.loads((reported / "contest.json").read_text())["comparisons"]
+    for family in {row["family"] for row in rows}:
+        own = [row for row in rows if row["family"] == family]
+        size = 20 if family == "primary" else len(own)
+        p = np.append([row["p"] for row in own], np.ones(size - len(own)))
+        np.testing.assert_allclose([r["p_corrected"] for r in own], holm(p)[: len(own)], rtol=1e-6)
+        for row in own:  # coloured exactly where the correction rejects
+            low, high = row["corrected_interval"]
+            assert (not low <= 0 <= high) == (row["p_corrected"] <= 0.05)
+    primary = [row for row in rows if row["family"] == "primary"]
+    assert {row["contestant"] for row in primary} <= {"esgd", "rsgd"}
+    assert {(row["reference"], row["quantity"]) for row in primary} == {("sgd", "test_error")}
+
+
+def test_every_outcome_comes_from_the_records(reported):
+    rows = json.loads((reported / "contest.json").read_text())["outcomes"]
+    for row in rows:
+        records = list(records_in(reported, row["setting"], row["contestant"]).values())
+        for name in ("test_error", "test_loss", "scaled_loss", "calibration_error"):
+            values = [record[name] for record in records]
+            mean, sem = row[name]
+            assert mean == pytest.approx(np.mean(values), abs=1e-4)
+            assert sem == pytest.approx(np.std(values, ddof=1) / np.sqrt(len(values)), abs=1e-4)
+        for change, found in row.get("rises", {}).items():
+            values = [record["rises"][change]["error"] for record in records]
+            assert found["error"][0] == pytest.approx(np.mean(values), abs=1e-4)
+
+
+def test_the_tables_say_what_the_records_say(fake):
+    text = (fake / "contest.md").read_text()
+    rows = json.loads((fake / "contest.json").read_text())["comparisons"]
+    first = next(row for row in rows if row["family"] == "primary")
+    assert f"{first['difference']:+.2f} [" in text
+    assert "> 0.5" in text  # noise beyond the grid
+    assert text.count("## ") == 5
+    assert (fake / "map.png").stat().st_size > 10_000
+
+
+def test_incomplete_parts_are_left_out(fake, tmp_path):
+    for path in fake.rglob("*.jsonl"):
+        copy = tmp_path / path.relative_to(fake)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text())
+    cut = run.path_of(tmp_path, SETTINGS[0], "esgd")
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
+    run.path_of(tmp_path, SETTINGS[1], "sgd").unlink()
+    found = read_contest(FAKE, tmp_path)
+    assert list(found) == [SETTINGS[0]]
+    assert "esgd" not in found[SETTINGS[0]]
+    assert "rsgd" in found[SETTINGS[0]]
+
+
+def test_the_levels_of_holm_reject_what_holm_rejects():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        p = rng.uniform(0, 0.06, 6) ** rng.integers(1, 4)
+        np.testing.assert_array_equal(p <= holm_levels(p), holm(p) <= 0.05)

@@ -1,0 +1,132 @@
+"""The search of a contest: halving on cumulative records, ranges that grow, gamma = 0."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.configs.contest import STUDY
+from experiments.studies.contest.search import edges_of, search
+from experiments.studies.halving import halve
+from experiments.studies.runs import _groups
+from experiments.studies.spaces import Choice, log_uniform
+
+
+def searched(contest, contestant, error_of):
+    """Runs a search with errors of a function (settings, seed); the search, and errors in order."""
+    errors, rounds = {}, []
+    while (found := search(contest, contestant, errors)).missing:
+        rounds.append(found.missing)
+        for candidate, seed in found.missing:
+            assert (candidate, seed) not in errors
+            errors[candidate, seed] = error_of(found.candidates[candidate], seed)
+    return found, errors, rounds
+
+
+def distance(**best):
+    """An error that is least at the best values, up to noise of the seed and a little more."""
+
+    def error_of(settings, seed):
+        parts = [np.log((settings[name] + 1e-12) / value) ** 2 for name, value in best.items()]
+        return 20 + sum(parts) + np.random.default_rng(seed).normal(0, 0.1)
+
+    return error_of
+
+
+def test_the_rounds_are_those_of_the_protocol():
+    error_of = distance(learning_rate=0.06, weight_decay=0.01)
+    found, errors, rounds = searched(STUDY, "sgd", error_of)
+    assert found.extended == []
+    assert [len(missing) for missing in rounds] == [32, 15, 10]
+    assert {seed for _, seed in rounds[0]} == {0, 1}
+    assert {seed for _, seed in rounds[1]} == {2, 3, 4}
+    assert {seed for _, seed in rounds[2]} == {5, 6, 7, 8, 9}
+    means = [np.mean([errors[c, s] for s in range(2)]) for c in range(16)]
+    assert {c for c, _ in rounds[1]} == set(np.argsort(means)[:5])
+    finalists = {c for c, _ in rounds[2]}
+    best = min(finalists, key=lambda c: np.mean([errors[c, s] for s in range(10)]))
+    assert found.chosen == best
+
+
+def test_a_choice_at_an_edge_extends_its_range_at_most_twice():
+    found, _, _ = searched(STUDY, "sgd", distance(learning_rate=0.06, weight_decay=1e6))
+    assert found.extended == [("weight_decay", "high")] * 2
+    assert len(found.candidates) == 16 + 2 * 4
+    first, second = ([c["weight_decay"] for c in found.candidates[a : a + 4]] for a in (16, 20))
+    factor = (0.2 / 2e-4) ** (1 / 3)
+    assert all(0.2 <= value <= 0.2 * factor for value in first)
+    second_factor = (0.2 * factor / 2e-4) ** (1 / 3)
+    assert all(0.2 * factor <= value <= 0.2 * factor * second_factor * 1.01 for value in second)
+    rates = {c["learning_rate"] for c in found.candidates[16:20]}
+    assert max(rates) / min(rates) <= (0.3 / 0.01) ** 0.2 * 1.01  # near the choice
+    assert found.chosen >= 20
+
+
+def test_one_extension_is_enough_where_the_optimum_is_inside_it():
+    found, _, _ = searched(STUDY, "sgd", distance(learning_rate=0.06, weight_decay=0.35))
+    assert found.extended == [("weight_decay", "high")]
+    assert 0.2 <= found.candidates[found.chosen]["weight_decay"] <= 1
+
+
+def test_the_lower_end_of_gamma_is_zero():
+    error_of = lambda settings, seed: 20 + settings["gamma"] ** 0.1
+    found, _, _ = searched(STUDY, "rsgd", error_of)
+    zeros = [c for c in found.candidates[16:] if c["gamma"] == 0]
+    assert len(zeros) == 4
+    assert found.candidates[found.chosen]["gamma"] == 0
+    assert found.extended.count(("gamma", "zero")) == 1
+    # Where gamma = 0 is not better, it is not tried again.
+    worse = lambda settings, seed: error_of(settings, seed) + 5 * (settings["gamma"] == 0)
+    found, _, _ = searched(STUDY, "rsgd", worse)
+    assert found.extended.count(("gamma", "zero")) == 1
+    assert found.candidates[found.chosen]["gamma"] > 0
+
+
+def test_edges_are_the_outermost_tenths():
+    ranges = {"learning_rate": (0.01, 1.0), "gamma": (1e-4, 1.0), "inner_steps": Choice((5, 20))}
+    edges = lambda rate, gamma: edges_of(
+        STUDY, {"learning_rate": rate, "gamma": gamma, "inner_steps": 5}, ranges
+    )
+    assert edges(0.0158, 1e-2) == [("learning_rate", "low")]  # log10 = -1.8
+    assert edges(0.0159, 0.39) == []
+    assert edges(0.64, 0.4) == [("learning_rate", "high"), ("gamma", "high")]
+    assert edges(0.1, 2e-4) == [("gamma", "zero")]
+    assert edges(0.1, 0.0) == []
+
+
+def test_ties_are_within_a_standard_error_of_the_paired_difference():
+    contest = dataclasses.replace(STUDY, trials=2, rounds=((2, 4),), extensions=0)
+    base = np.array([1.0, 5.0, 3.0, 7.0])  # common to both: it cancels
+
+    def ties(difference):
+        column = {0: base, 1: base + difference}
+        errors = {(c, s): column[c][s] for c in column for s in range(4)}
+        return search(contest, "sgd", errors).ties
+
+    assert ties(np.array([1.0, -0.9, 1.0, -0.9])) == [1]
+    assert ties(np.array([0.5, 0.4, 0.5, 0.4])) == []
+
+
+def test_halving_ranks_by_the_seeds_of_the_round():
+    errors = {(0, 0): 1.0, (1, 0): 2.0, (0, 1): 9.0, (1, 1): 2.0, (2, 0): 1.5, (2, 1): 1.5}
+    # Candidate 2 has more seeds than the first round asks for.
+    assert halve(errors, range(3), [(3, 1), (2, 2)]).field == [2, 0]
+    with pytest.raises(KeyError):
+        errors[0, 2]
+    assert halve(errors, range(3), [(3, 1), (2, 3)]).missing == [(0, 2), (2, 2)]
+
+
+def test_whole_numbers_make_programs_of_their_own():
+    settings = [{"rate": 0.1, "steps": 5}, {"rate": 0.2, "steps": 20}, {"rate": 0.3, "steps": 5}]
+    assert _groups(settings) == {(("steps", 5),): [0, 2], (("steps", 20),): [1]}
+    assert _groups([{"rate": 0.1}]) == {(): [0]}
+
+
+def test_choices_are_equally_likely():
+    space = {"rate": (0.1, 1.0), "steps": Choice((5, 20)), "decay": Choice((0.5, 0.75, 0.9))}
+    points = log_uniform(space, 120)
+    for name in ("steps", "decay"):
+        values = [point[name] for point in points]
+        counts = [values.count(value) for value in space[name].values]
+        assert min(counts) >= 120 / len(counts) - 5
+    assert points[:7] == log_uniform(space, 7)

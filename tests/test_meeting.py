@@ -1,0 +1,250 @@
+"""Couplings that cannot quietly fail: gamma without tuning, limits of distance, the last check."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_digits
+
+import flatjax
+from flatjax import models
+from flatjax.schedules import meeting, stability_limit
+
+REPLICAS, BATCH = 3, 64
+MODEL = models.create("mlp", 10, hidden=(32,))
+
+
+@functools.cache
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    images = jnp.asarray(images[order].reshape(-1, 8, 8, 1) / 8 - 1, jnp.float32)
+    return images, jnp.asarray(labels[order])
+
+
+def logits(params, image):
+    return MODEL.apply({"params": params}, image, train=False)
+
+
+def loss(params, image, label):
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits(params, image), label)
+    return losses.mean()
+
+
+def eval_fn(params, batch):
+    image, label = batch
+    error = jnp.sum(logits(params, image).argmax(-1) != label)
+    return {"error": error, "count": len(label)}
+
+
+def train(tx, steps, seed):
+    """Stacked replicas on digits; the point of each that is to be evaluated."""
+    images, labels = digits()
+    init = lambda key: MODEL.init(key, images[:1], train=False)["params"]
+    params = flatjax.stack_replicas(init, jax.random.split(jax.random.key(seed), REPLICAS))
+
+    def step(carry, key):
+        params, state = carry
+        rows = jax.random.randint(key, (REPLICAS, BATCH), 0, 1297)
+        grads = jax.vmap(jax.grad(loss))(params, images[rows], labels[rows])
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    keys = jax.random.split(jax.random.key(1000 + seed), steps)
+    (params, state), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
+    return flatjax.eval_params(state, params)
+
+
+RATES = {"cosine": lambda steps: optax.cosine_decay_schedule(0.1, steps), "constant": lambda _: 0.1}
+TRANSFORMATIONS = {
+    "rsgd": flatjax.replicated_sgd,
+    "rsgd_in_gradient": functools.partial(flatjax.replicated_sgd, decoupled=False),
+    "rsgd_every_tenth": functools.partial(flatjax.replicated_sgd, period=10),
+    "parle": flatjax.parle,
+}
+LONG = [(name, kind, steps) for name in TRANSFORMATIONS for kind in RATES for steps in (300, 3000)]
+SHORT = [("rsgd", "cosine", 300), ("parle", "constant", 300)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "steps"),
+    [pytest.param(*case, marks=() if case in SHORT else pytest.mark.slow) for case in LONG],
+)
+def test_without_a_gamma_replicas_meet(name, kind, steps):
+    """The center is at most 1 point worse than its replicas, and they have learned."""
+    tx = TRANSFORMATIONS[name](RATES[kind](steps), steps=steps, replica_axis=0)
+    images, labels = digits()
+    held_out = [(images[1297:], labels[1297:])]
+    found = jax.jit(jax.vmap(lambda seed: train(tx, steps, seed)))(jnp.arange(3))
+    for seed in range(3):
+        params = jax.tree.map(lambda leaf, seed=seed: leaf[seed], found)
+        collapse = flatjax.check_collapsed(eval_fn, params, held_out)
+        assert collapse.has_met
+        assert collapse.center < 0.08
+
+
+def test_independent_replicas_are_reported():
+    images, labels = digits()
+    tx = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    params = jax.jit(lambda: train(tx, 150, 0))()
+    with pytest.warns(UserWarning, match=r"replicas have not met: error 0\.\d+ at the center"):
+        found = flatjax.check_collapsed(eval_fn, params, [(images[1297:], labels[1297:])])
+    assert not found.has_met
+    assert found.center > found.replicas + 0.05
+    assert 0.7 < found.relative_distance < 0.85
+
+
+@pytest.mark.parametrize("kind", RATES)
+@pytest.mark.parametrize("steps", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_esgd_without_a_gamma_learns(kind, steps):
+    tx = flatjax.esgd(RATES[kind](steps), steps=steps, replica_axis=0)
+    images, labels = digits()
+    for anchor in flatjax.unstack_replicas(jax.jit(lambda: train(tx, steps, 0))()):
+        error = jnp.mean(logits(anchor, images[1297:]).argmax(-1) != labels[1297:])
+        assert float(error) < 0.08
+
+
+# ------------------------------------------------------------------------------- the schedule
+
+
+@pytest.mark.parametrize("steps", [100, 10_000])
+@pytest.mark.parametrize("rate", [0.01, 1.0])
+def test_the_contraction_depends_on_the_share_of_the_training_only(steps, rate):
+    """Equation (2) of flatjax/_strength.py."""
+    gamma = meeting(rate, steps)
+    strength = rate * np.array([float(s) for s in jax.vmap(gamma)(jnp.arange(steps))])
+    for share in (0.5, 1.0):
+        contraction = strength[: round(share * steps)].sum()
+        expected = 0.1 / np.log(1e4) * (1e4**share - 1)
+        assert contraction == pytest.approx(expected, rel=0.06)
+
+
+def test_gamma_where_the_learning_rate_ends_at_0():
+    gamma = meeting(optax.cosine_decay_schedule(0.1, 50), 50)
+    assert float(gamma(50)) == 0
+    assert float(gamma(49)) > float(gamma(25)) > 0
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_the_force_stays_below_half_of_its_limit(momentum, nesterov):
+    gamma = meeting(0.1, 20, momentum=momentum, nesterov=nesterov, period=2)
+    largest = max(float(gamma(t)) for t in range(21))
+    assert 2 * 0.1 * largest == pytest.approx(0.5 * stability_limit(momentum, nesterov), rel=1e-5)
+
+
+def test_limits_of_stability():
+    assert stability_limit() == stability_limit(0.0, nesterov=False) == 2
+    assert stability_limit(0.9, nesterov=False) == pytest.approx(3.8)
+    assert stability_limit(0.9) == pytest.approx(3.8 / 2.8)
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+FORCE = {"replica_axis": 0, "decoupled": False}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: flatjax.replicated_sgd(0.1, 20.0, **FORCE),
+        lambda: flatjax.replicated_sgd(0.1, 3.0, period=5, **FORCE),
+        lambda: flatjax.esgd(0.1, 20.0, decoupled=False),
+        lambda: flatjax.parle(0.1, 20.0, 0.1, **FORCE),
+        lambda: flatjax.parle(0.1, 0.1, 30.0, **FORCE),
+    ],
+)
+def test_a_force_that_diverges_is_refused(make):
+    with pytest.raises(ValueError, match=r"learning_rate \* gamma is .* above the"):
+        make()
+
+
+def test_a_schedule_that_diverges_is_reported():
+    gamma = flatjax.schedules.scoping(1e-2, 200)
+    with pytest.warns(UserWarning, match=r"learning_rate \* gamma is .* above the 1\.36"):
+        flatjax.esgd(0.1, gamma, decoupled=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flatjax.esgd(0.1, gamma)  # decoupled: stable for every gamma
+        flatjax.replicated_sgd(0.1, flatjax.schedules.scoping(1e-4, 200), **FORCE)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: flatjax.replicated_sgd(0.1, replica_axis=0), "steps or gamma .* got neither"),
+        (lambda: flatjax.esgd(0.1), "steps or gamma .* got neither"),
+        (lambda: flatjax.esgd(0.1, 0.1, steps=10), "steps or gamma .* got both"),
+        (lambda: flatjax.parle(0.1, 0.1, replica_axis=0), "steps, or both gamma and replica_gamma"),
+        (lambda: flatjax.parle(0.1, steps=0, replica_axis=0), "steps must be >= 1"),
+        (lambda: meeting(0.1, 10, momentum=1.0), r"momentum must be in \[0, 1\)"),
+        (lambda: flatjax.limit_distance(-0.1, replica_axis=0), "target must be finite, >= 0"),
+        (
+            lambda: flatjax.check_collapsed(eval_fn, jnp.ones(2), [], jnp.ones(2)),
+            "center_state must be given with state",
+        ),
+    ],
+)
+def test_refuses(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ----------------------------------------------------------------------- limits of the distance
+
+
+STACK = {
+    "w": jax.random.normal(jax.random.key(0), (3, 40)),
+    "near": 1.0 + 0.01 * jax.random.normal(jax.random.key(1), (3, 5)),
+    "zero": jnp.zeros((3, 2)),
+}
+
+
+def by_loops(w, target):
+    """One leaf, replica after replica."""
+    w = np.asarray(w, float)
+    center = sum(w) / len(w)
+    distance = sum(np.sum((w_a - center) ** 2) for w_a in w)
+    norm = sum(np.sum(w_a**2) for w_a in w)
+    if norm == 0 or np.sqrt(distance / norm) <= target:
+        return w
+    factor = target / np.sqrt(distance / norm)
+    return np.stack([center + factor * (w_a - center) for w_a in w])
+
+
+@pytest.mark.parametrize("axes", [{"replica_axis": 0}, {"axis_name": "replica"}], ids=str)
+def test_limit_distance_against_loops(axes):
+    tx = flatjax.limit_distance(lambda count: 0.5 - 0.1 * count, **axes)
+
+    def two_steps(params):
+        state = tx.init(params)
+        for _ in range(2):
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            updates, state = tx.update(zeros, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    run = two_steps if "replica_axis" in axes else jax.vmap(two_steps, axis_name="replica")
+    for name, leaf in run(STACK).items():
+        expected = by_loops(by_loops(STACK[name], 0.5), 0.4)
+        np.testing.assert_allclose(leaf, expected, atol=1e-6)
+
+
+def test_limit_distance_brings_replicas_to_the_target_and_together():
+    distance = lambda params: float(flatjax._diagnostics.relative_distance(params, replica_axis=0))
+
+    def after(target, steps):
+        tx, params = flatjax.limit_distance(target, replica_axis=0), STACK["w"]
+        state = tx.init(params)
+        for _ in range(steps):
+            updates, state = tx.update(jnp.zeros_like(params), state, params)
+            params = optax.apply_updates(params, updates)
+        return distance(params)
+
+    assert distance(STACK["w"]) == pytest.approx(np.sqrt(2 / 3), abs=0.05)
+    assert after(0.3, 30) == pytest.approx(0.3, abs=1e-3)
+    assert after(0.0, 1) == pytest.approx(0.0, abs=1e-6)
