@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from fast import only, slow
+from runs import changed, started
 
 import flatjax
 from experiments import __main__ as command_line
@@ -26,7 +27,6 @@ from experiments.engine.train import train
 from experiments.report import store
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.run import compare
-from runs import changed, started
 
 SMALL = TrainConfig.of(
     train_size=200,

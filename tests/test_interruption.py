@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from fast import slow
+from runs import started
 
 from experiments import __main__ as command_line
 from experiments import faults
@@ -16,7 +17,6 @@ from experiments.engine.run_directory import RunDirectory
 from experiments.engine.steps import arrays_of
 from experiments.engine.train import train
 from experiments.report.store import read_json, write_json
-from runs import started
 
 CONFIG = faults.CONFIG.changed(model="mlp", model_options=())
 

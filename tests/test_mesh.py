@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
+from runs import changed, started
 from test_coupling_communication import where_it_communicates
 
 from experiments import __main__ as command_line
@@ -21,7 +22,6 @@ from experiments.engine.programs import programs_of
 from experiments.engine.run_directory import read_result
 from experiments.engine.train import train
 from experiments.faults import raw
-from runs import changed, started
 
 SMALL = TrainConfig.of(
     train_size=160,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fast import slow
+from runs import changed, started
 
 from experiments.engine.algorithms import decay_mask, learning_rate_schedule
 from experiments.engine.config import TrainConfig
@@ -15,7 +16,6 @@ from experiments.engine.plan import hyper_of
 from experiments.engine.task import make_task
 from experiments.engine.train import train
 from flatjax.models._network import make_network, parse_option
-from runs import changed, started
 
 SHAPE = (8, 8, 1)
 SMALL = TrainConfig.of(

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from fast import slow
+from runs import changed
 
 import flatjax
 from experiments.engine import programs
@@ -14,7 +15,6 @@ from experiments.engine.plan import make_plan
 from experiments.engine.population import Population
 from experiments.engine.task import make_tasks
 from experiments.engine.train import train
-from runs import changed
 
 BASE = TrainConfig.of(
     dataset="digits",

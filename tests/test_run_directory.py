@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import started
 
 from experiments import __main__ as command_line
 from experiments import faults
@@ -21,7 +22,6 @@ from experiments.engine.steps import arrays_of
 from experiments.engine.task import make_task
 from experiments.engine.train import load_run, train
 from experiments.report import lock, provenance, store
-from runs import started
 
 CONFIG = TrainConfig.of(
     algorithm="sgd",

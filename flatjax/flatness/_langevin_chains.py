@@ -264,7 +264,11 @@ def _tune(target, chains, t, key, landscape, noise):
     update = lambda mean, x: mean + rate * (x - mean)
     curvature = update(chains.curvature, jnp.mean(gradient * chains.gradient, axis=0))
     variance = update(chains.variance, jnp.mean((gradient - chains.gradient) ** 2, axis=0) / 2)
+    old = _preconditioner(chains, target)
     chains = chains._replace(curvature=curvature, variance=variance)
+    # As m changes, the step keeps its ratio to the curvature: acceptance raises it too slowly.
+    stiffness = jnp.mean(old / _preconditioner(chains, target))
+    chains = chains._replace(log_step=chains.log_step + jnp.log(stiffness))
 
     chains = chains._replace(rise=rise, gradient=gradient)
     m = _preconditioner(chains, target)
