@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from fast import only, slow
-from runs import changed, started
+from run_helpers import changed, started
 
 import flatjax
 from experiments import __main__ as command_line

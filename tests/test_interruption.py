@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from fast import slow
-from runs import started
+from run_helpers import started
 
 from experiments import __main__ as command_line
 from experiments import faults

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
-from runs import changed, started
+from run_helpers import changed, started
 from test_coupling_communication import where_it_communicates
 
 from experiments import __main__ as command_line

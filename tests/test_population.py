@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from fast import slow
-from runs import changed
+from run_helpers import changed
 
 import flatjax
 from experiments.engine import programs

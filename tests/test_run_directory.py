@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import started
+from run_helpers import started
 
 from experiments import __main__ as command_line
 from experiments import faults
