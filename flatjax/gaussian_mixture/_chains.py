@@ -14,12 +14,13 @@ class Chains(NamedTuple):
     """Samples of y replicas by C chains, T of each; S is the shape of the parameters.
 
     Attributes:
-      weights: the last ones, shape (*S, C, y, N).
-      mean: over time, of the replicas of each chain, shape (*S, C, N).
-      overlaps: mean over time of w_a . w_b / N, shape (*S, C, y, y).
-      signal: m of the replicas' mean, at each time, shape (*S, C, T).
-      energy: number of errors, or loss, of a pattern and replica, at each time, shape (*S, C, T).
-      acceptance: fraction of moves that were accepted, shape (*S, C).
+      weights: the last ones, shape ``(*S, C, y, N)``.
+      mean: over time, of the replicas of each chain, shape ``(*S, C, N)``.
+      overlaps: mean over time of w_a . w_b / N, shape ``(*S, C, y, y)``.
+      signal: m of the replicas' mean, at each time, shape ``(*S, C, T)``.
+      energy: number of errors, or loss, of a pattern and replica, at each time, shape
+        ``(*S, C, T)``.
+      acceptance: fraction of moves that were accepted, shape ``(*S, C)``.
     """
 
     weights: jax.Array

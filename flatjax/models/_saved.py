@@ -34,8 +34,9 @@ class Predictor:
 
     Call:
       `predict(params, state, images)` with images of a data set as they are (uint8, or float32 for
-      data of floats), of shape (B, *image_shape), gives logits (B, num_classes). It normalizes the
-      images, and the network is in evaluation mode. It may be jitted, vmapped and differentiated.
+      data of floats), of shape ``(B, *image_shape)``, gives logits (B, num_classes). It normalizes
+      the images, and the network is in evaluation mode. It may be jitted, vmapped and
+      differentiated.
 
     Attributes:
       image_shape: (H, W, C).
