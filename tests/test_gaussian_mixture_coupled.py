@@ -32,7 +32,7 @@ def coupled():
     """With the logistic loss."""
     points = [coupled_point(1.0, beta, 0.1, 0.0, rho) for rho in (0.5, 0.2) for beta in (1e3, 1e4)]
     points += [coupled_point(y, 1e4, 0.1, 0.5) for y in (3.0, 100.0)]
-    points += [coupled_point(y, 1.0, 0.1, 0.0) for y in (2.5, 40.0)]
+    points += [coupled_point(y, 1.0, 0.1, 0.0) for y in (1.0, 2.5, 40.0)]
     points += [coupled_point(5e3, 1.0, 0.1, 1.0, rho) for rho in (0.5, 0.2)]
     points += [COUPLED_MIDDLE, *around(COUPLED_MIDDLE, ("y", "gamma", "rho"), STEP)]
     points += [coupled_point(1.0, beta, 0.1, 0.0) for beta in (0.3, 0.1)]
