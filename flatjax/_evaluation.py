@@ -2,8 +2,8 @@
 
 `batches` is a sequence of pytrees, all of one shape, each a batch of examples. `eval_fn(params,
 batch, *state)` returns a dict of *sums* over the batch's examples and their number, `"count"`, so
-that padded last batches and unequal devices need no care; `state` is what the network needs beside
-the parameters and nobody perturbs or trains (batch statistics).
+that padded last batches and unequal devices need no care; `state` holds
+non-trained inputs such as batch statistics; they are never perturbed.
 """
 
 from collections.abc import Callable, Mapping

@@ -84,7 +84,7 @@ class RunDirectory:
 
     @property
     def _is_sealed(self) -> bool:
-        """Whether all files must carry digests, as they do but for runs of earlier versions."""
+        """Whether all files must carry digests; in runs of earlier versions they do not."""
         path = self.path / "config.json"
         return not path.exists() or store.is_sealed(path)
 

@@ -16,7 +16,7 @@ import numpy as np
 from flatjax._float64 import in_float64
 from flatjax.committee._checks import Problem, check_iteration
 
-POSSIBLE = 1e-9  # phi is not positive but for rounding
+POSSIBLE = 1e-9  # phi is at most 0; rounding may exceed it by this much
 ENOUGH = 20  # expected hits; without any, a share is as large as was claimed with chance e^-20
 LARGEST = 2e7  # numbers drawn to test a share, if there is no hit: half a second
 CHUNK = 2e5  # numbers that are drawn at a time

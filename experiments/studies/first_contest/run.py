@@ -17,7 +17,7 @@ from experiments.studies.units import run_units
 
 
 def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
-    """Tunes and tests what has no result in `out` yet; goes on where it was stopped.
+    """Tunes and tests what has no result in `out` yet; continues where it was stopped.
 
     Args:
       contest: what to run.
