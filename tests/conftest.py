@@ -17,10 +17,13 @@ import pytest
 
 if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
     FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]  # programs are small
     if jaxlib.__version__.startswith("0.10."):  # later ones have the new emitters only
         FLAGS.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(FLAGS)
     jax.config.update("jax_num_cpu_devices", 8)
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # lowering takes a tenth less
+    jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -89,8 +89,7 @@ CASES = {
 VARIANTS = ("every_third", "delayed", "outer", "overlapped", "stacked", "opaque")
 BASIC = [name for name in CASES if not name.endswith(VARIANTS)]
 # Each transformation, alone or as a part: `entropy_sgd` and the coupling are in `parle`.
-COVERING = ["pull_to_center", "diloco", "replicated_sgd", "per_replica", "parle", "sam"]
-COVERING += ["average_params"]
+COVERING = ["pull_to_center", "replicated_sgd", "parle", "sam", "average_params"]
 each_case = pytest.mark.parametrize("name", CASES)
 
 

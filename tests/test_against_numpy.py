@@ -155,6 +155,7 @@ def test_defaults_of_esgd():
     assert departure(train_stack(tx), esgd(**outer, **INNER_DEFAULTS).path(1.0)) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_defaults_of_parle():
     gammas = schedule(OUTER_GAMMA), schedule(REPLICA_GAMMA)
     tx = flatjax.parle(schedule(RATE), *gammas, key=SEED, replica_axis=0)

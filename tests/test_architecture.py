@@ -5,6 +5,7 @@ import sys
 
 import architecture
 import pytest
+from fast import slow
 
 CORE = "flatjax"
 # They build on the core and on what is below them, and know nothing of each other.
@@ -99,7 +100,7 @@ sys.exit(main(["cost-model", "--out", {out!r}]))
     ("script", "blocked"),
     [
         (IMPORTS, ["matplotlib", "sklearn", "tensorflow_datasets", "tyro"]),
-        (COST_MODEL, ["sklearn", "tensorflow_datasets"]),
+        slow(COST_MODEL, ["sklearn", "tensorflow_datasets"]),
     ],
     ids=["all but commands", "cost-model"],
 )

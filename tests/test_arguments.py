@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import only
 
 import flatjax
 from flatjax import committee, data, flatness, gaussian_mixture
@@ -85,7 +86,7 @@ SEEDED = {
 }
 
 
-@pytest.mark.parametrize("name", SEEDED)
+@pytest.mark.parametrize("name", only(["langevin_noise", "random_direction", "sample"], SEEDED))
 def test_seeds_are_keys(name):
     """Of 64 bits: none is another's."""
     draw = lambda key: jax.tree.map(np.asarray, SEEDED[name](key))

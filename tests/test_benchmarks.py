@@ -11,6 +11,7 @@ from experiments.report.store import read_json
 SITUATIONS = ("alone", "loop", "replicas")
 
 
+@pytest.mark.slow
 def test_steps_are_timed_against_each_other():
     found = steps.Steps(models=("mlp",), batch_size=2, rounds=1, replicas=2, inner_steps=2)
     measured = found.measure()["mlp"]

@@ -133,7 +133,7 @@ def test_against_loops():
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("alpha", [0.5, slow(1.0)])
+@pytest.mark.parametrize("alpha", [slow(0.5), slow(1.0)])
 def test_against_replicas_around_a_teacher(alpha):
     overlaps = [0.5, 0.95]
     instances = [instance(seed, int(400 * alpha), 400, 1) for seed in range(12)]
@@ -179,6 +179,7 @@ def test_against_counting(num_units, num, num_patterns, overlap, tolerance):
     assert found == pytest.approx(expected, abs=3 * standard_error + tolerance * abs(expected))
 
 
+@pytest.mark.slow
 def test_points_are_those_solved_alone():
     x, y, teacher = instance(0, 12, 20, 3)
     references = np.stack([teacher, teacher + 0.1])

@@ -59,7 +59,7 @@ def test_replica_entropy_vanishes_at_the_published_capacity():
 
 
 @pytest.mark.parametrize(
-    ("alpha", "gaussian"), [(0.25, True), slow(0.25, False), slow(0.5, False), slow(0.5, True)]
+    ("alpha", "gaussian"), [slow(0.25, True), slow(0.25, False), slow(0.5, False), slow(0.5, True)]
 )
 def test_entropy_of_perceptrons_against_replicas(alpha, gaussian):
     entropies = []
@@ -74,7 +74,7 @@ def test_entropy_of_perceptrons_against_replicas(alpha, gaussian):
     assert abs(mean - replica_entropy(alpha)) < 4.8 * sem
 
 
-@pytest.mark.parametrize(("num_units", "num_inputs"), [slow(1, 15), (3, 5)])
+@pytest.mark.parametrize(("num_units", "num_inputs"), [slow(1, 15), slow(3, 5)])
 def test_entropy_of_small_committees_against_enumeration(num_units, num_inputs):
     """Of averages over samples: fields are not Gaussian at such sizes."""
     every = np.array(list(itertools.product([-1, 1], repeat=num_inputs)))
@@ -140,6 +140,7 @@ def test_small_committees_are_counted(num_inputs, num_patterns, num_units, gauss
     assert np.isfinite(found.magnetization[found.converged]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [slow(-1), 1])
 def test_ties_are_counted_as_positive(sign):
     """Of an even number of weights; all labels are alike."""
@@ -174,6 +175,7 @@ def test_contradictory_patterns_have_not_converged(num_units):
     assert not found.converged
 
 
+@pytest.mark.slow
 def test_without_information_all_weights_count():
     x, y = random_data(0, 501, 1)
     found = binary_entropy(x, y, jax.random.key(0))
@@ -182,7 +184,7 @@ def test_without_information_all_weights_count():
 
 @pytest.mark.parametrize(
     ("num_units", "num_inputs", "alpha", "gaussian"),
-    [slow(1, 501, 0.6, False), (3, 167, 0.5, True)],
+    [slow(1, 501, 0.6, False), slow(3, 167, 0.5, True)],
 )
 def test_reinforced_and_focusing_bp_solve_what_plain_bp_does_not(
     num_units, num_inputs, alpha, gaussian
@@ -258,6 +260,7 @@ def test_vmap_over_instances_of_the_entropy():
     np.testing.assert_allclose(together.entropy[1], alone.entropy, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_impossible_labels_are_not_solved():
     x, y = random_data(0, 101, 20)
     x, y = x.at[1].set(x[0]), y.at[1].set(-y[0])

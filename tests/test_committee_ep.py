@@ -20,6 +20,7 @@ def test_one_pattern_halves_the_sphere():
     np.testing.assert_allclose(np.mean(found.mean, axis=-1)[:, 0], [0.0, 0.9], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_both_spaces_agree():
     x, y, teacher = instance(0, 30, 20, 3, correlated=True)
     patterns, inputs, auto = (

@@ -66,6 +66,7 @@ def focused():
     return x, y, {replicas: solve(replicas) for replicas in REPLICAS}
 
 
+@pytest.mark.slow
 def test_replicas_find_solutions(focused):
     x, y, found = focused
     for replicas in REPLICAS[1:]:
@@ -132,6 +133,7 @@ def test_belief_propagation_of_a_perceptron_is_amp():
     np.testing.assert_allclose(found.weights, mean / np.sqrt(np.mean(mean**2)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_surroundings_are_wider_than_around_a_narrow_solution(focused):
     """Around the teacher there are fewer solutions than around where replicas were led."""
     x, y, found = focused

@@ -55,6 +55,7 @@ def test_a_unit_without_weights_is_no_nan():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tx",
     [

@@ -53,6 +53,7 @@ def lines(out, name):
     return store.read_lines(run.path_of(out, "MLP", name))
 
 
+@pytest.mark.slow
 def test_all_rounds_and_the_test_are_recorded(done):
     for name in TINY.contestants:
         records = lines(done, name)
@@ -99,6 +100,7 @@ def test_nothing_is_run_twice(done, monkeypatch):
     assert {name: lines(done, name) for name in TINY.contestants} == before
 
 
+@pytest.mark.slow
 def test_it_continues_from_what_is_there(done, tmp_path):
     """Cut in the middle of a line of the test, the rest is run and comes out the same."""
     source, path = (run.path_of(out, "MLP", "esgd") for out in (done, tmp_path))

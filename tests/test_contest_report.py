@@ -156,6 +156,7 @@ def test_the_tables_say_what_the_records_say(fake):
     assert (fake / "map.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_incomplete_parts_are_left_out(fake, tmp_path):
     for path in fake.rglob("*.jsonl"):
         copy = tmp_path / path.relative_to(fake)

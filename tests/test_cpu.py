@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import only
 
 import flatjax
 from flatjax import _cpu
@@ -56,7 +57,7 @@ TRICKS = {
 }
 
 
-@pytest.mark.parametrize("trick", TRICKS)
+@pytest.mark.parametrize("trick", only(["unrolled_or"], TRICKS))
 def test_a_trick_removed_leaves_the_values(monkeypatch, with_all, trick):
     monkeypatch.setattr(*TRICKS[trick])
     without = train()

@@ -161,6 +161,7 @@ def policy():
     return jax.jit(jax.vmap(autoaugment("cifar10")))
 
 
+@pytest.mark.slow
 def test_every_replica_has_its_own_draws_and_those_it_has_alone(policy):
     images = np.stack([real_images(40, (32, 32, 3))] * 2)
     keys = jax.random.split(KEY, 2)

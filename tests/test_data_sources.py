@@ -62,6 +62,7 @@ def test_digits_split_is_stratified_and_never_changes():
     assert fingerprint.hexdigest()[:16] == "f1463988d6630576"
 
 
+@pytest.mark.slow
 def test_digits_need_no_tfds():
     code = (
         "import sys; from flatjax.data import load; load('digits');"

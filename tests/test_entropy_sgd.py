@@ -177,6 +177,7 @@ ONE_STEP = {"inner_steps": 1, "averaging_decay": 0.0, "noise_scale": 0.0, "momen
 
 
 # Short trainings, in which no force grows large.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:learning_rate . gamma is")
 @pytest.mark.parametrize("decoupled", [False, slow(True)])
 @pytest.mark.claim("docs/relations.md", "one replica is `esgd`")

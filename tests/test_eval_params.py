@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from chex import assert_trees_all_equal
+from fast import only
 from flax import nnx
 
 import flatjax
@@ -52,7 +53,7 @@ NESTED = {
 }
 
 
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("name", only(["chain", "flatten", "partition_of_subtrees"], NESTED))
 def test_anchors_are_found_in_any_nesting(name):
     params, state = train(NESTED[name])
     found = flatjax.eval_params(state, params)
@@ -101,6 +102,7 @@ def test_state_of_an_nnx_optimizer():
     nnx.update(model, found)  # and goes back into the model
 
 
+@pytest.mark.slow
 def test_an_average_comes_before_the_anchor_and_which_chooses():
     params, state = train(optax.chain(esgd(), flatjax.average_params()))
     average = state[1].average
@@ -154,7 +156,7 @@ HELD = NESTED | {
 }
 
 
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", only(["masked", "average_of_anchors", "inject_hyperparams"], HELD))
 def test_replaced_parameters_stay_where_they_are_put(name):
     """A gradient of 0 leaves them there; they were drawn back to the anchor before."""
     tx = optax.with_extra_args_support(HELD[name])

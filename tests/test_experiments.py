@@ -245,6 +245,7 @@ def test_damaged_files_are_named(tmp_path):
         RunDirectory(tmp_path, config)
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_not_repeated(tmp_path):
     config = replace(algorithm="sgd")
     first = train(config, directory=tmp_path, progress=False)
@@ -288,6 +289,7 @@ def test_studies_compare_at_equal_gradients(dataset):
             study.changed(study.runs[label], candidate)
 
 
+@pytest.mark.slow
 def test_compare_reports_what_ran_and_what_failed(tmp_path, capsys):
     study = Comparison(
         base=SMALL,

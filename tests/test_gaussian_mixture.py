@@ -151,6 +151,7 @@ def test_proximal_operators_minimise(name, c):
             np.testing.assert_allclose(u - omega, -c * slope, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_numerical_proximal_operator_stays_at_a_kink():
     with jax.enable_x64(True):
         twin = losses.convex(lambda u: jnp.maximum(0.0, 1 - u), kinks=[1.0])

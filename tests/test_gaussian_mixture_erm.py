@@ -36,7 +36,7 @@ def check_rows(loss, selected):
     assert np.all(np.abs(np.subtract(solve_rows(loss, selected), expected)) < tolerance)
 
 
-@pytest.mark.parametrize("name", ["square", "logistic"])
+@pytest.mark.parametrize("name", ["square", slow("logistic")])
 def test_reference_values(name):
     check_rows(getattr(losses, name)(), rows(2, name))
 
@@ -98,6 +98,7 @@ def test_much_ridge_is_bayes_optimal_where_classes_are_balanced(name):
     assert unbalanced.test_error == pytest.approx(0.2, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_linear_loss_is_the_hebb_rule():
     found = erm(losses.linear(), alpha=1.5, delta=0.8, lam=[0.1, 3.0])
     best = bayes_optimal(alpha=1.5, delta=0.8).test_error
@@ -114,6 +115,7 @@ def test_little_ridge_is_the_largest_margin(rho):
     assert found.train_error == 0
 
 
+@pytest.mark.slow
 def test_norm_and_ridge_are_two_sides_of_one_solution():
     params = {"alpha": 1.2, "delta": 0.9, "rho": 0.3}
     by_ridge = erm(losses.logistic(), lam=0.05, **params)

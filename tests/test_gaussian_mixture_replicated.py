@@ -201,6 +201,7 @@ def test_derivatives_on_the_sphere(on_sphere):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_works_under_transformations_without_x64(alone):
     error = lambda alpha: replicated_sphere(y=1.0, alpha=alpha, delta=1.0).thermal_mean_test_error
     assert not jax.config.jax_enable_x64

@@ -31,6 +31,7 @@ def circle_around(reference, overlap, num=100_000):
     return np.sqrt(3) * (overlap * axis + np.sqrt(1 - overlap**2) * around)
 
 
+@pytest.mark.slow
 def test_local_entropy_in_three_dimensions():
     """There it is an integral over a circle, with errors that jump at a dozen angles."""
     patterns = patterns_of(6, 3)
@@ -120,6 +121,7 @@ def test_two_replicas_in_two_dimensions():
 # Monte Carlo of a loss.
 
 
+@pytest.mark.slow
 def test_two_replicas_of_one_weight_each():
     patterns = Sample(jnp.array([[1.0], [-0.5], [2.0]]), jnp.array([1.0, 1.0, -1.0]), jnp.ones(1))
     beta, lam, gamma = 1.5, 0.2, 0.6

@@ -156,6 +156,7 @@ def test_moments_of_the_spectral_density(problem, dense, kind):
         assert sem < 0.5 * abs(exact)
 
 
+@pytest.mark.slow
 def test_the_smoothed_density(problem, dense):
     measure = spectral_density(
         OPERATORS["hessian"], num_matvecs=40, num_samples=40, width=0.05, num_points=300
@@ -227,6 +228,7 @@ def test_known_spectra_to_the_precision_of_the_weights(bits, rtol):
         np.testing.assert_allclose(largest, spectrum[-1], rtol=rtol)
 
 
+@pytest.mark.slow
 def test_degenerate_spectra():
     """Krylov spaces of dimension 2, and of 1: the iteration goes on outside them."""
     twice = diagonal_operator([5.0] * 3 + [1.0] * 7)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import slow
 
 from flatjax.flatness import local_energy, paired_difference
 
@@ -21,7 +22,7 @@ PARAMS = {"w": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array(3.0)}
 BATCHES = [jnp.zeros(4), jnp.zeros(2)]
 
 
-@pytest.mark.parametrize("noise", ["multiplicative", "additive"])
+@pytest.mark.parametrize("noise", ["multiplicative", slow("additive")])
 def test_quadratic(noise):
     sigmas = np.array([0.1, 0.5])
     measure = local_energy(quadratic, sigmas=sigmas, num_samples=400, noise=noise)
@@ -213,6 +214,7 @@ def test_antithetic_pairs():
     np.testing.assert_array_equal(sem, 0)
 
 
+@pytest.mark.slow
 def test_draws_are_added_until_the_error_is_small():
     # For the shapes of the sums, and for batches of two shapes; none for each of five blocks.
     eval_fn = chex.assert_max_traces(quadratic, n=3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from fast import slow
 
 from flatjax.flatness import priors
 from flatjax.flatness._local_entropy import local_entropy
@@ -51,7 +52,7 @@ def exact(margins, distance=1.0):
     return log_volume, np.log(right).sum()
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.5])
+@pytest.mark.parametrize("margin", [slow(0.0), 0.5])
 def test_independent_patterns_and_the_standard_error(
     margin, orthogonal_patterns, measure_perceptron
 ):
@@ -108,6 +109,7 @@ def parabola(params, batch):
     return {"loss": loss * batch.mean(), "count": len(batch)}
 
 
+@pytest.mark.slow
 def test_parabola_off_its_minimum():
     """In 24 dimensions, where steps must be small."""
     params, betas = np.tile([1.0, -0.5, 2.0], 8), np.array([0.0, 0.03, 0.1, 0.3, 1.0])
@@ -213,6 +215,7 @@ def committee(params, batch):
     return {"error": jnp.sum(batch["label"] * votes <= 0), "count": len(votes)}
 
 
+@pytest.mark.slow
 def test_committee_at_fixed_overlap_against_direct_sampling():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((10, 7))

@@ -153,6 +153,7 @@ def test_parts_of_a_batch_make_the_gradient_of_the_whole():
     chex.assert_trees_all_close(*states, rtol=1e-7, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_weights_and_center_in_float32():
     config = SMALL.changed(algorithm="rsgd", model_options=("dtype=bfloat16",))
     run = started(config)
@@ -162,6 +163,7 @@ def test_half_precision_keeps_weights_and_center_in_float32():
     assert train(config, run.task, progress=False)["test_loss"] < 3
 
 
+@pytest.mark.slow
 def test_smoothed_labels():
     task = make_task(SMALL.changed(label_smoothing=0.1))
     objective = task.objective
