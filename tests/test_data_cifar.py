@@ -99,6 +99,7 @@ def test_without_tensorflow_nothing_is_downloaded_that_could_not_be_prepared(
         load(name, data_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_on_a_prepared_set(data_dir, tmp_path):
     arguments = (
         "--dataset cifar10 --model small_convnet --model-options features=(8,) hidden=(16,) "

@@ -9,7 +9,7 @@ import numpy_rows as numpy_loops
 import optax
 import pytest
 import reference
-from fast import slow
+from fast import only, slow
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy_rows import PARAMS, REPLICAS, STEPS, as_points, departure
@@ -62,7 +62,7 @@ def run_in(column, tx):
     )
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", only(["vmap", "shard_map"], COLUMNS))
 @pytest.mark.parametrize("row", ["streaming", slow("diloco")])
 def test_placements(row, column):
     found = run_in(column, functools.partial(diloco, **ROWS[row][0]))
@@ -327,7 +327,7 @@ def test_pull_refuses(options, message):
         flatjax.pull_to_center(jnp.inf, 0.1, replica_axis=0, **options)
 
 
-@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("decoupled", [slow(False), True])
 def test_offset_shifts_the_coupled_steps(decoupled):
     def coupled_steps(offset):
         where = {"period": 4, "offset": offset, "replica_axis": 0}

@@ -42,6 +42,7 @@ def examples(page):
     return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_quickstart_run_and_learn(capsys):
     namespace = {}
     for program in examples("quickstart"):

@@ -34,6 +34,7 @@ TINY = Contest(
 )
 
 
+@pytest.mark.slow
 def test_it_runs_and_goes_on_where_it_was(tmp_path, monkeypatch):
     one = dataclasses.replace(TINY, settings={"MLP, 20% noise": {"label_noise": 0.2}})
     results = run.run_contest(one, tmp_path, progress=False)

@@ -76,6 +76,7 @@ TWINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", only(["logistic"], TWINS))
 def test_any_convex_loss(name):
     """The same losses, known by their values only."""
@@ -139,6 +140,7 @@ def test_derivatives_are_those_of_the_solution(name):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_works_under_transformations_without_x64():
     error = lambda lam: erm(losses.square(), alpha=2.0, delta=1.0, lam=lam).test_error
     lams = np.array([0.1, 1.0])

@@ -59,6 +59,7 @@ def test_theory_and_simulation_are_compared():
     assert "1 test errors: 100% within 3 standard errors" in chapter.agreement([row])
 
 
+@pytest.mark.slow
 def test_no_two_points_have_one_name():
     for num_features, seeds in ((1000, 10), (200, 2)):
         points = minima.points(num_features, seeds)

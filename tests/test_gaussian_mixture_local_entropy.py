@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from fast import only
 from gaussian_mixture_rows import rows
 
 from flatjax import gaussian_mixture as gm
@@ -28,7 +29,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", only(["hebb"], NAMES))
 def test_reference_values(name):
     selected = rows(3, *NAMES[name])
     assert len(selected) in (2, 21, 54)
@@ -83,6 +84,7 @@ def test_typical_weights_of_no_beta_are_random_at_their_overlap(around_hebb):
     np.testing.assert_allclose(found.test_error[:, 0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_curves_cross(around_hebb, around_minimum):
     """Near by, the minimum of the loss has more room; far away, the Bayes-optimal rule."""
     reference = gm.erm_reference(losses.logistic(), **MINIMUM)
@@ -92,6 +94,7 @@ def test_curves_cross(around_hebb, around_minimum):
     assert difference[2] > 0.1
 
 
+@pytest.mark.slow
 def test_a_cold_sample_is_the_minimum(around_minimum):
     cold = gm.gibbs_reference(losses.logistic(), beta=1e5, **MINIMUM)
     minimum = gm.erm_reference(losses.logistic(), **MINIMUM)
@@ -110,6 +113,7 @@ def test_a_noisy_rule_without_noise_is_the_rule():
     assert best < errors[0] < errors[1]
 
 
+@pytest.mark.slow
 def test_it_works_under_transformations_without_x64():
     reference = gm.hebb_reference(**PARAMS)
     phi = lambda overlap: gm.local_entropy(reference, overlap=overlap, beta=1.0).phi

@@ -14,6 +14,7 @@ from flatjax.gaussian_mixture._replica_average import tilted_averages
 UNIT = {"alpha": 1.0, "delta": 1.0}
 
 
+@pytest.mark.slow
 def test_smoothed_errors_are_a_convex_loss():
     q1 = np.array([0.95, 0.6, 0.2, 0.01])
     found = erm(losses.probit(), norm=q1 / (1 - q1), **UNIT)

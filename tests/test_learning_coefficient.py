@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import only, slow
 
 import flatjax
 from experiments.benchmarks import coefficient_coverage
@@ -35,7 +36,7 @@ def constant(energy):
 # --- known values ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", coefficient_coverage.CASES)
+@pytest.mark.parametrize("name", only(["regression"], coefficient_coverage.CASES))
 def test_intervals_hold_the_truth(name):
     """The short form of `python -m experiments.benchmarks.coefficient_coverage`."""
     found = coefficient_coverage.Coverage(calls=10).measure(coefficient_coverage.CASES[name]())
@@ -67,7 +68,7 @@ def test_unequal_scales_of_weights_do_not_matter():
     assert found.converged
 
 
-@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("power", [1, 2, slow(3)])
 def test_powers_of_a_weight(power):
     """w^2k has coefficient 1 / 2k."""
     measure = learning_coefficient(constant(lambda w: jnp.sum(w ** (2 * power))))
@@ -122,6 +123,7 @@ def linear_network(dims, rank):
     return eval_fn, params
 
 
+@pytest.mark.slow
 def test_reduced_rank_regression():
     """12 = d / 2 at a regular minimum."""
     eval_fn, params = linear_network((4, 3, 4), 1)
@@ -199,6 +201,7 @@ def test_the_result_is_printed_and_drawn():
     assert lines[0].get_ydata()[-1] == pytest.approx(found.trace[0].mean())
 
 
+@pytest.mark.slow
 def test_problems_are_named():
     wild = learning_coefficient(REGRESSION.eval_fn, step_size=1.0, num_steps=100, num_warmup=10)
     assert "diverged" in wild(*GIVEN, KEY).problems[0]
@@ -216,6 +219,7 @@ def test_problems_are_named():
 # --- Entropy-SGD ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_inner_loop_of_entropy_sgd_is_the_same_estimate():
     d, stiffness, gamma, noise, eta = 50, 1.0, 0.25, 0.05, 0.04
     loss = lambda w: 0.5 * stiffness * jnp.sum(w**2)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import slow
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from run_helpers import changed, started
@@ -86,7 +87,9 @@ def test_virtual_devices_finish_a_step_before_the_next():
     assert all(leaf.is_ready() for leaf in found)
 
 
-@pytest.mark.parametrize(("algorithm", "mesh"), [("rsgd", "replica=2,data=2"), ("parle", "data=4")])
+@pytest.mark.parametrize(
+    ("algorithm", "mesh"), [("rsgd", "replica=2,data=2"), slow("parle", "data=4")]
+)
 @pytest.mark.claim("docs/faq.md", "gives the same to rounding")
 def test_batch_norm_noise_and_dropout_are_those_of_one_device(algorithm, mesh):
     """Weights, statistics, optimizer state and losses; and every array is where it belongs."""
@@ -100,6 +103,7 @@ def test_batch_norm_noise_and_dropout_are_those_of_one_device(algorithm, mesh):
     np.testing.assert_allclose(losses, expected[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_less_communication_trains_alike_on_a_mesh():
     less = {"period": 2, "communication_dtype": "int8", "delayed": True}
     config = replace(PLAIN, gamma=1.0, decoupled=False, micro_batches=2, **less)
@@ -130,6 +134,7 @@ def test_a_step_of_training_communicates_when_replicas_are_coupled_only():
 # --- on disk ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     """An epoch on two devices, one on four, the last on one: as all of them on one."""
     arguments = ["train", "--no-progress", "--checkpoint-seconds", "0", "--out", str(tmp_path)]

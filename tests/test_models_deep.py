@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import only
 
 from flatjax import models
 
@@ -21,6 +22,7 @@ TINY = {
     "pyramidnet": (models.PyramidNet(depth=11, alpha=8, width=8), "out"),
 }
 each_network = pytest.mark.parametrize("name", TINY)
+each_network_if_slow = pytest.mark.parametrize("name", only(["resnet110"], TINY))
 
 
 def network(name, **options):
@@ -50,7 +52,7 @@ def training(name):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-@each_network
+@each_network_if_slow
 def test_a_step_along_finite_gradients_lowers_the_loss(name):
     variables = variables_of(name)
     params, stats, key = variables["params"], variables["batch_stats"], jax.random.key(1)
@@ -74,7 +76,7 @@ def test_running_statistics_have_a_momentum_of_nine_tenths(name):
         assert path[-1].key == "mean" or np.all(leaf > 1e-4), path
 
 
-@each_network
+@each_network_if_slow
 def test_evaluation_needs_no_random_numbers_and_half_precision_is_close(name):
     variables = variables_of(name)
     apply = lambda dtype: jax.jit(functools.partial(network(name, dtype=dtype).apply, train=False))

@@ -71,6 +71,7 @@ def test_logits_are_those_of_torch(name):
     torch_logits.assert_logits_agree(expected, model, size, torch_name, train=True)
 
 
+@pytest.mark.slow
 def test_running_statistics_are_used_as_in_torch():
     model = models.create("efficientnet_b5", 10, **SCALED)
     variables = weights.variables(torch_logits.init_shapes(model, 45), torch_name)
@@ -103,6 +104,7 @@ def test_probabilities_of_dropping_grow_with_depth():
     assert rates[-1] == (0.3, ())
 
 
+@pytest.mark.slow
 def test_a_branch_is_left_out_for_whole_images_and_scaled_up_in_the_others():
     x = np.random.default_rng(1).normal(size=(200, 4, 4, 8)).astype(np.float32)
     norm = functools.partial(nn.BatchNorm, use_running_average=False)
@@ -137,6 +139,7 @@ def training():
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_stages")
 def test_gradients_are_finite_and_reach_every_kernel():
     variables = tiny_variables()

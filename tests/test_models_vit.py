@@ -143,6 +143,7 @@ def test_dropout_acts_in_training_only():
     assert np.abs(first - without).max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_step_along_finite_gradients_lowers_the_loss():
     def loss(params):
         logits = TINY.apply({"params": params}, IMAGES, train=True)
@@ -160,6 +161,7 @@ def test_a_step_along_finite_gradients_lowers_the_loss():
     assert after < before
 
 
+@pytest.mark.slow
 def test_replicas_vmap():
     stacked = jax.tree.map(lambda leaf: np.stack([leaf, 0.5 * leaf]), tiny_variables())
     logits = jax.jit(jax.vmap(lambda v: TINY.apply(v, IMAGES, train=False)))(stacked)

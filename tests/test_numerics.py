@@ -154,7 +154,8 @@ def test_strict_switches_and_old_keys_change_no_bit(name):
     assert_same(found, plain(name))
 
 
-@pytest.mark.parametrize("name", only(["local_energy"], CASES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_without_jit(name):
     with jax.disable_jit():
         found = CASES[name](jax.random.key(0))

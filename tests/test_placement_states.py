@@ -103,7 +103,7 @@ def expected_of(make):
 
 @pytest.mark.parametrize(
     ("placement", "make"),
-    only([("unroll", haiku_state), ("vmap", nnx_state), ("auto", equinox_state)], CASES),
+    only([("vmap", nnx_state)], CASES),
 )
 def test_states_of_other_libraries(placement, make):
     """Parameters, statistics, keys and counters go in and come out."""
