@@ -27,6 +27,7 @@ from flatjax._replicas import (
     unstack_replicas,
 )
 from flatjax._replicated_sgd import replicated_sgd
+from flatjax._resize import resize_replicas
 from flatjax._sam import sam
 from flatjax._train_state import TrainState
 from flatjax._version import __version__ as __version__
@@ -64,6 +65,7 @@ __all__ = [
     "replica_distance",
     "replica_mesh",
     "replicated_sgd",
+    "resize_replicas",
     "sam",
     "schedules",
     "set_params",

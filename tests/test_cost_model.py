@@ -16,9 +16,11 @@ from jax.sharding import PartitionSpec as P
 
 import flatjax
 from experiments import __main__ as command_line
-from experiments.studies.scale import cost_model
+from experiments.engine.placement import OnMesh
+from experiments.studies.scale import cost_model, machines
 from experiments.studies.scale import report as cost_report
-from experiments.studies.scale.cost_model import Group, Job, Link, Machine, Plan, cost
+from experiments.studies.scale.cost_model import Job, Plan, cost
+from experiments.studies.scale.machines import Group, Link, Machine
 
 # Powers of two, so that sums are exact.
 MACHINE = Machine(2.0**40, 2.0**36, 2.0**41, 8, Link(2.0**-18, 2.0**38), Link(2.0**-16, 2.0**35))
@@ -41,8 +43,8 @@ def test_one_device_sends_nothing(plan):
 @pytest.mark.parametrize("group", [Group(8, 1), Group(1, 8), Group(4, 2), Group(8, 512)])
 def test_a_mean_sends_the_same_bytes_over_hosts_as_within_one(group):
     n = group.local * group.hosts
-    assert cost_model.all_reduce(64.0, group).total == pytest.approx(2 * (n - 1) / n * 64)
-    assert cost_model.all_gather(64.0, group).total == (n - 1) * 64
+    assert machines.all_reduce(64.0, group).total == pytest.approx(2 * (n - 1) / n * 64)
+    assert machines.all_gather(64.0, group).total == (n - 1) * 64
 
 
 def test_seldom_coupled_replicas_cost_as_if_alone():
@@ -139,6 +141,9 @@ def transformation(plan):
         return optax.chain(
             sgd, flatjax.pull_to_center(jnp.inf, 0.1, overlapped=plan.delayed, **options)
         )
+    if plan.algorithm == "diloco":
+        options.pop("period")
+        return flatjax.diloco(sgd, sgd, plan.period, **options)
     return optax.chain(flatjax.couple_replicas(0.1, delayed=plan.delayed, **options), sgd)
 
 
@@ -159,6 +164,11 @@ PLANS = {
     "local_sgd_delayed": rsgd(replicas=Y, replica=4, decoupled=True, delayed=True),
     "esgd": Plan("esgd", replicas=Y, replica=4),
     "parle": Plan("parle", replicas=Y, replica=4),
+    "diloco": Plan("diloco", replicas=Y, replica=4, period=3),
+    "diloco_sharded": Plan("diloco", replicas=Y, replica=4, data=2, period=3, sharded=True),
+    "diloco_int8": Plan(
+        "diloco", replicas=Y, replica=2, communication_dtype="int8", data=2, period=3
+    ),
 }
 
 
@@ -166,7 +176,8 @@ PLANS = {
 def test_state_is_as_large_as_counted(name):
     state = jax.eval_shape(transformation(PLANS[name]).init, PARAMS)
     arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim > 0]
-    assert sum(leaf.size for leaf in arrays) == PLANS[name].state_copies * Y * SIZE
+    copies = PLANS[name].state_copies * Y + PLANS[name].shared_copies
+    assert sum(leaf.size for leaf in arrays) == copies * SIZE
     assert all(leaf.dtype.itemsize == cost_model.FLOAT32 for leaf in arrays)
 
 
@@ -197,10 +208,8 @@ def test_couplings_send_what_is_counted(name):
         np.array(devices(plan.devices)).reshape(plan.replica, plan.data),
         ("replica", "data"),
     )
-    spec = P("replica", "data") if plan.sharded else P("replica")
     state = jax.eval_shape(tx.init, PARAMS)
-    shard = lambda leaf: NamedSharding(mesh, spec if leaf.ndim else P())
-    shardings = jax.tree.map(shard, (PARAMS, state))
+    shardings = OnMesh(mesh, plan.sharded).shardings((PARAMS, state))
 
     def step(params, state):
         return tx.update(jax.tree.map(jnp.tanh, params), state, params)

@@ -88,6 +88,41 @@ def test_a_reader_goes_on_from_any_position(name):
         assert numbers(stream.read(position), 9 - start) == found[start:]
 
 
+@pytest.mark.parametrize("name", LOADERS)
+def test_skipping_is_reading_and_dropping(name):
+    batches, num_batches = LOADERS[name]
+    stream = Stream(batches, TEST, num_classes=2, num_batches=num_batches)
+    reader, skipping = stream.read(), stream.read()
+    for count in (1, 3, 5):
+        numbers(reader, count)
+        skipping.skip(count)
+        position = json.loads(json.dumps(skipping.position))
+        expected = numbers(reader, 2)
+        assert numbers(skipping, 2) == numbers(stream.read(position), 2) == expected
+
+
+def test_batches_with_numbers_are_loaded_when_asked_for_only():
+    log = []
+
+    class Numbered:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):
+            log.append(number)
+            return batch(number)
+
+    stream = Stream(Numbered(), TEST, num_classes=2)
+    reader = stream.read()
+    reader.skip(2)
+    assert numbers(reader, 1) == [2]
+    reader.skip(3)
+    assert (numbers(reader, 1), log) == ([2], [2, 2])
+    # Where the last batch was read, it is compared; where it was skipped, nothing is.
+    reader.skip()
+    assert (numbers(stream.read(reader.position), 1), log) == ([0], [2, 2, 0])
+
+
 def test_passes_follow_each_other():
     assert numbers(Stream(BATCHES, TEST, 2).read(), 10) == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert numbers(Stream(Restarted(), TEST, 2).read(), 5) == [0, 1, 2, 10, 11]

@@ -96,9 +96,9 @@ def test_dropout_acts_in_training_only_and_by_the_key():
 def test_replicas_and_steps_draw_their_own_noise():
     config = SMALL.changed(algorithm="rsgd", micro_batches=2)
     task = make_task(config)
-    indices = jnp.zeros((2, 40), jnp.int32)
+    examples = jax.tree.map(lambda leaf: leaf[jnp.zeros((2, 40), int)], task.device_train)
     draw = task.objective.batch
-    keys = [draw(task.device_train, indices, jax.random.key(i))["key"] for i in (0, 1)]
+    keys = [draw(examples, jax.random.key(i))["key"] for i in (0, 1)]
     data = np.concatenate([np.asarray(jax.random.key_data(key)).reshape(4, -1) for key in keys])
     assert len(np.unique(data, axis=0)) == 8
 

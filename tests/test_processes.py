@@ -9,12 +9,19 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 from test_mesh import assert_same
 
-from experiments.engine import processes
+from experiments.engine import evaluate, processes
 from experiments.engine.config import TrainConfig
-from experiments.engine.train import train
+from experiments.engine.loop import Run
+from experiments.engine.plan import make_plan
+from experiments.engine.restart import go_on_from, with_replicas
+from experiments.engine.run_directory import read_result
+from experiments.engine.train import load_run, train
+from flatjax import data
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = TrainConfig.of(
@@ -30,6 +37,39 @@ CONFIG = TrainConfig.of(
     local_energy_samples=2,
     local_energy_examples=40,
 )
+
+
+# Where processes find the data of this module.
+HERE = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
+LOG = "FLATJAX_TEST_READS"
+OWN = {
+    "parle": {"inner_steps": 2, "gamma": 0.1, "replica_gamma": 0.1},
+    "diloco": {"period": 2},
+    "rsgd": {"gamma": 0.01},
+}
+
+
+class Numbered:
+    """Four batches of a pass; who reads which is logged."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        if log := os.environ.get(LOG):
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"{jax.process_index()} {self.epoch} {number}\n")
+        draw = np.random.default_rng((self.epoch, number))
+        images = draw.integers(256, size=(40, 4, 4, 1), dtype=np.uint8)
+        return images, (images.mean((1, 2, 3)) > 128).astype(np.int32)
+
+
+def make_stream():
+    """The training data."""
+    return data.Stream(Numbered, data.Split(*Numbered(1000)[0]), 2, num_batches=4)
 
 
 def from_arguments(i, coordinator):
@@ -63,7 +103,7 @@ def start(directory, checkpoint_seconds, launcher, config=CONFIG):
                     cwd=ROOT,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | variables | {"JAX_NUM_CPU_DEVICES": "1"},
+                    env=os.environ | variables | HERE | {"JAX_NUM_CPU_DEVICES": "1"},
                 )
             )
     return started
@@ -74,10 +114,10 @@ def saved_steps(run):
     return [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
 
 
-def kill_one(directory):
+def kill_one(directory, config=CONFIG):
     """Kills a process of two after a checkpoint; returns the steps of those that are saved."""
     run = directory / "run"
-    first, second = start(directory, 0, from_arguments)
+    first, second = start(directory, 0, from_arguments, config)
     try:
         deadline = time.monotonic() + 240
         while not (saved := saved_steps(run)):
@@ -100,17 +140,54 @@ def kill_one(directory):
     return saved
 
 
+def kill_in_time(directory, config=CONFIG):
+    """`kill_one`; on a machine so busy that the run ends before it is killed, once more."""
+    for _ in range(5):
+        saved = kill_one(directory, config)
+        if not (directory / "run" / "result.json").exists():
+            return saved
+        shutil.rmtree(directory / "run")
+    raise AssertionError("the run ends before it is killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", OWN)
+@pytest.mark.claim("docs/distributed.md", "The center does not move")
+def test_one_of_two_is_killed_and_the_run_goes_on(algorithm, tmp_path, monkeypatch):
+    """With both, as if nothing had happened; and with one replica less, from the same center."""
+    config = CONFIG.changed(
+        **{"algorithm": algorithm, "replicas": 2, **OWN[algorithm], "epochs": 20},
+        **{"dataset": f"{__name__}:make_stream", "validation": 0.0, "train_size": None},
+    )
+    monkeypatch.setenv(LOG, str(tmp_path / "reads.txt"))
+    kill_in_time(tmp_path, config)
+    lost = shutil.copytree(tmp_path / "run", tmp_path / "lost")
+    for process in start(tmp_path, 0, from_arguments, config):
+        assert process.wait(timeout=600) == 0, (tmp_path / "0.txt").read_text()
+    monkeypatch.delenv(LOG)
+    whole = train(config, progress=False)
+    assert_same(read_result(tmp_path / "run"), whole)
+    # In the first pass, all read what networks are evaluated on.
+    reads = [map(int, line.split()) for line in (tmp_path / "reads.txt").read_text().splitlines()]
+    assert {(process, number % 2) for process, epoch, number in reads if epoch} == {(0, 0), (1, 1)}
+
+    # The other place does not come back.
+    before, one = load_run(lost, trust=True), with_replicas(config, 1)
+    run = Run(make_plan(one, before.task), one, before.task)
+    go_on_from(run, lost)
+    models = [evaluate.final_model(found.plan, found.task, found.state) for found in (before, run)]
+    losses = [float(before.task.evaluate(*model)["loss"]) for model in models]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    found = train(one, directory=tmp_path / "one", progress=False, go_on_from=lost)
+    assert found["origin"]["replicas"] == 2
+    assert found["test_loss"] < max(2 * whole["test_loss"], 0.7)
+
+
 @pytest.mark.slow
 @pytest.mark.claim("docs/faq.md", "gives the same to rounding")
 def test_two_processes_stop_together_and_one_continues(tmp_path):
     run = tmp_path / "run"
-    for _ in range(5):  # on a machine so busy that the run ends before it is killed, once more
-        saved = kill_one(tmp_path)
-        if not (run / "result.json").exists():
-            break
-        shutil.rmtree(run)
-    assert not (run / "result.json").exists()
-
+    saved = kill_in_time(tmp_path)
     # One process continues the run, on one device.
     found = train(CONFIG, directory=run, progress=False)
     assert [record["step"] for record in found["history"]] == list(range(4, 81, 4))

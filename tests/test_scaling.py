@@ -7,7 +7,7 @@ import pytest
 
 from experiments.benchmarks import scaling, scaling_report
 from experiments.benchmarks.scaling_worker import Work, Workers
-from experiments.studies.scale import cost_model
+from experiments.studies.scale import machines
 
 
 @pytest.mark.slow
@@ -40,9 +40,9 @@ def test_everything_is_measured_once_and_drawn_again(tmp_path, capsys, monkeypat
 
 
 def test_a_link_is_found_from_the_times_that_it_gives():
-    link = cost_model.Link(latency=3e-5, bandwidth=2e8)
-    machine = cost_model.Machine(1.0, 1.0, 1.0, 1, link, link)
-    reduce = lambda size: cost_model.all_reduce(4.0 * size, cost_model.Group(1, 2))
+    link = machines.Link(latency=3e-5, bandwidth=2e8)
+    machine = machines.Machine(1.0, 1.0, 1.0, 1, link, link)
+    reduce = lambda size: machines.all_reduce(4.0 * size, machines.Group(1, 2))
     sizes = [1, 100, 10**4, 10**6]
     found = scaling.fit_link(sizes, [reduce(size).seconds(machine) for size in sizes])
     np.testing.assert_allclose([found.latency, found.bandwidth], [3e-5, 2e8], rtol=1e-6)

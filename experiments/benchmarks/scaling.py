@@ -21,7 +21,7 @@ from experiments.benchmarks.machine import available_cores, describe_machine
 from experiments.benchmarks.scaling_worker import Work, Workers
 from experiments.engine import console
 from experiments.report.store import FIGURES, RESULTS, read_json, write_json
-from experiments.studies.scale import cost_model
+from experiments.studies.scale import cost_model, machines
 
 ALGORITHMS = {
     "SGD": {"algorithm": "sgd"},
@@ -185,10 +185,10 @@ class Scaling:
 
     def _predicted(self, name, parameters, seconds, link):
         """By the cost model, from the time of a gradient and an update without communication."""
-        between = cost_model.Link(link["latency"], link["bandwidth"])
+        between = machines.Link(link["latency"], link["bandwidth"])
         # Operations are counted in examples; the update is part of the time of each.
         rate = self.batch_size / seconds
-        machine = cost_model.Machine(rate, math.inf, math.inf, 1, between, between, overlaps=False)
+        machine = machines.Machine(rate, math.inf, math.inf, 1, between, between, overlaps=False)
         job = cost_model.Job(parameters, flops_per_example=1.0, batch=2 * self.batch_size)
         plan = {"data": 2} if name == "SGD" else {"replicas": 2, "replica": 2}
         return cost_model.cost(cost_model.Plan(**ALGORITHMS[name], **plan), job, machine).step
@@ -275,7 +275,7 @@ def hidden_width(parameters: int) -> int:
     return max(1, round(-398 + math.sqrt(398**2 + parameters - 10)))
 
 
-def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> cost_model.Link:
+def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> machines.Link:
     """Alpha and beta of an all-reduce of float32 between two, by relative least squares.
 
     Neither is negative: where one would be, the other is fitted alone.
@@ -286,14 +286,14 @@ def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> cost_model.Link:
       >>> f"{1e6 * link.latency:.0f} µs, {1e-6 * link.bandwidth:.0f} MB/s"
       '100 µs, 2 MB/s'
     """
-    group = cost_model.Group(1, 2)
-    sent = [cost_model.all_reduce(cost_model.FLOAT32 * size, group) for size in sizes]
+    group = machines.Group(1, 2)
+    sent = [machines.all_reduce(cost_model.FLOAT32 * size, group) for size in sizes]
     rows = np.array([[traffic.inter_messages, traffic.total] for traffic in sent])
     relative = rows / np.array(seconds)[:, None]
     # Bytes in units of the largest, since the two differ by many orders of magnitude.
     unit = relative[:, 1].max()
     found, _ = scipy.optimize.nnls(relative / [1, unit], np.ones(len(rows)))
-    return cost_model.Link(float(found[0]), float(unit / found[1]) if found[1] else math.inf)
+    return machines.Link(float(found[0]), float(unit / found[1]) if found[1] else math.inf)
 
 
 def counted_bytes(name: str, parameters: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.report import plots
 from experiments.report.plots import COLORS
 from experiments.report.tables import markdown_table
-from experiments.studies.scale import cost_model
+from experiments.studies.scale import machines
 
 STYLES = {
     "SGD": {"color": COLORS["sgd"]},
@@ -141,9 +141,9 @@ def _draw_links(axes, links):
     for color, (where, link) in zip(("#0072B2", "#CC79A7"), links.items(), strict=True):
         size = 4 * np.array(link["sizes"], float)
         axes.plot(size, np.array(link["seconds"]) * 1e6, MARKERS[where], color=color, label=where)
-        group, fitted = cost_model.Group(1, 2), cost_model.Link(link["latency"], link["bandwidth"])
-        machine = cost_model.Machine(1.0, 1.0, 1.0, 1, fitted, fitted)
-        times = [cost_model.all_reduce(float(s), group).seconds(machine) for s in size]
+        group, fitted = machines.Group(1, 2), machines.Link(link["latency"], link["bandwidth"])
+        machine = machines.Machine(1.0, 1.0, 1.0, 1, fitted, fitted)
+        times = [machines.all_reduce(float(s), group).seconds(machine) for s in size]
         axes.plot(size, np.array(times) * 1e6, color=color, lw=1)
     axes.set(xscale="log", yscale="log", xlabel="bytes", ylabel="all-reduce of two (µs)")
     axes.set_title("latency and bandwidth", loc="left", fontweight="bold")

@@ -16,7 +16,9 @@ from experiments.engine.algorithm_settings import SETTINGS, AlgorithmName, refus
 from experiments.engine.config import A, TrainConfig
 from experiments.engine.loggers import LoggerName
 from experiments.engine.placement import OnMesh, make_mesh
-from experiments.engine.train import train
+from experiments.engine.restart import continued
+from experiments.engine.run_directory import read_config
+from experiments.engine.train import train, trusted_config
 from experiments.report.store import slug
 
 
@@ -31,6 +33,10 @@ class Train(Generic[A]):
 
     The options of one algorithm are shown; --algorithm NAME --help shows those of another one.
 
+    With --resume DIR the settings are those of the run in DIR, which goes on. With --resume DIR
+    --replicas N it goes on with N replicas, merged or forked, in a directory of its own: the answer
+    to a lost host.
+
     Example: python -m experiments train --algorithm rsgd --dataset fashion_mnist
     --model small_convnet --epochs 10
     """
@@ -41,9 +47,14 @@ class Train(Generic[A]):
     )
     """sgd; sam (sharpness-aware); swa or ema (averages of SGD's weights); esgd (Entropy-SGD); rsgd
     (Replicated-SGD); rsam (replicas of SAM, coupled); parle (replicas of Entropy-SGD); esam (SAM in
-    the loop of Entropy-SGD)."""
+    the loop of Entropy-SGD); diloco (replicas with an optimizer of their center)."""
     out: pathlib.Path | None = None
     """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
+    resume: pathlib.Path | None = None
+    """Directory of a run that goes on, with its settings. With another number of --replicas, --out
+    is DIR-N-replicas by default."""
+    trust: bool = False
+    """With --resume: import the modules that the run names, if model or data are not flatjax's."""
     checkpoint_seconds: float = 20.0
     """Save at the first end of an epoch after this long."""
     progress: bool = True
@@ -53,6 +64,9 @@ class Train(Generic[A]):
     mesh: str | None = None
     """Spread replicas and their batches over devices, for example replica=3,data=2 on six; auto for
     all devices there are. By default one device, or auto with several processes."""
+    shard: bool = False
+    """Spread weights, gradients and optimizer state of each replica over the axis data of the mesh
+    as well (FSDP), instead of keeping them whole on each of its devices."""
     coordinator: str | None = None
     """Train with several processes: ADDRESS:PORT of the first, or auto under SLURM or Open MPI; see
     docs/distributed.md."""
@@ -72,14 +86,21 @@ class Train(Generic[A]):
         c = self.config
         name = f"{c.data.dataset}-{c.network.model}-{c.algorithm.name}-seed-{c.seed}"
         out = pathlib.Path("runs", slug(name)) if self.out is None else self.out
+        go_on_from = None
+        if self.resume is not None:
+            c = continued(trusted_config(self.resume, self.trust), c)
+            out, go_on_from = self._continued_in(c)
         mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
+        if self.shard and mesh is None:
+            raise ValueError("shard needs --mesh, for example --mesh replica=2,data=2.")
         result = train(
             c,
-            placement=None if mesh is None else OnMesh(make_mesh(mesh, c)),
+            placement=None if mesh is None else OnMesh(make_mesh(mesh, c), self.shard),
             directory=out,
             progress=self.progress,
             checkpoint_seconds=self.checkpoint_seconds,
             log=self.log,
+            go_on_from=go_on_from,
         )
         if not processes.is_main():
             return 0
@@ -87,6 +108,16 @@ class Train(Generic[A]):
         shown += ("gradient_evaluations", "seconds", "local_energy")
         print(json.dumps({name: result[name] for name in shown}))
         return 0
+
+    def _continued_in(self, config: TrainConfig) -> tuple[pathlib.Path, pathlib.Path | None]:
+        """Where a run goes on, and from where if that is another directory."""
+        assert self.resume is not None
+        y, name = config.num_replicas, self.resume.name
+        if read_config(self.resume / "config.json").num_replicas != y:
+            return self.out or self.resume.with_name(f"{name}-{y}-replicas"), self.resume
+        if self.out not in (None, self.resume):
+            raise ValueError(f"out must be left out where a run goes on as it was, got {self.out}.")
+        return self.resume, None
 
 
 def train_command(arguments: Sequence[str]) -> Any:
@@ -96,10 +127,16 @@ def train_command(arguments: Sequence[str]) -> Any:
       arguments: of the command line.
 
     Raises:
-      ValueError: an option belongs to other algorithms; the message says to which.
+      ValueError: an option belongs to other algorithms, and the message says to which; or
+        the run that is to go on cannot be read.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algorithm", nargs="?", default="rsgd")
+    parser.add_argument("--resume", nargs="?", type=pathlib.Path)
+    resume = parser.parse_known_args(arguments)[0].resume
+    resumed = None if resume is None else read_config(resume / "config.json")
+    if resumed is not None:
+        parser.set_defaults(algorithm=resumed.algorithm.name)
     algorithm = parser.parse_known_args(arguments)[0].algorithm
     if algorithm not in SETTINGS:
         algorithm = "rsgd"  # the parser of all options refuses the name
@@ -107,4 +144,6 @@ def train_command(arguments: Sequence[str]) -> Any:
     as_field = lambda option: option[2:].removeprefix("no-").replace("-", "_")
     refuse_others(algorithm, set(map(as_field, options)))
     command = Train[SETTINGS[algorithm]]  # type: ignore[misc]
-    return Annotated[command, tyro.conf.subcommand("train")]
+    if resumed is None or resumed.algorithm.name != algorithm:
+        return Annotated[command, tyro.conf.subcommand("train")]
+    return Annotated[command, tyro.conf.subcommand("train", default=command(resumed, algorithm))]

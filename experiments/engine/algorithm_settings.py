@@ -45,12 +45,20 @@ class _Coupled(_Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Replicated(_Coupled):
+class _Replicas(_Settings):
     replicas: int = 3
     """The number of replicas, y. Memory grows with y: parameters, momentum and activations."""
     common_init: bool = False
     """Start all replicas from the same weights."""
 
+    @property
+    def num_replicas(self) -> int:
+        """The number of replicas, y."""
+        return self.replicas
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Replicated(_Replicas, _Coupled):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.common_init and self.replicas > 1 and self.gamma is None:
@@ -58,11 +66,6 @@ class _Replicated(_Coupled):
                 "gamma must be given with common_init: replicas that start together have no "
                 "coupling energy to balance the loss with."
             )
-
-    @property
-    def num_replicas(self) -> int:
-        """The number of replicas, y."""
-        return self.replicas
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,10 +161,33 @@ class Parle(_InnerLoop, _Replicated):
     """Initial coupling of the anchors to their center; by default automatic."""
 
 
-AlgorithmSettings: TypeAlias = Sgd | Sam | Swa | Ema | Esgd | Rsgd | Rsam | Esam | Parle
-AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "esam", "parle"]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diloco(_Replicas):
+    """DiLoCo: replicas of SGD that train alone, and an optimizer of their center."""
+
+    name = "diloco"
+    common_init: bool = True
+    """Start all replicas from the same weights."""
+    period: int = 20
+    """K: the center moves at every K-th step, and replicas communicate only then."""
+    outer_learning_rate: float = 0.7
+    """Learning rate of the center."""
+    outer_momentum: float = 0.9
+    """Nesterov momentum of the center."""
+    blend: float = 0.0
+    """Share of its own weights that a replica keeps when it goes on from the center."""
+    delay: int = 0
+    """Steps after which the center moves by what replicas sent."""
+    communication_dtype: CommunicationDtype = "float32"
+    """Type of the numbers that replicas send each other; bfloat16 and int8 are rounded."""
+
+
+AlgorithmSettings: TypeAlias = Sgd | Sam | Swa | Ema | Esgd | Rsgd | Rsam | Esam | Parle | Diloco
+AlgorithmName = Literal[
+    "sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "esam", "parle", "diloco"
+]
 SETTINGS: dict[str, type[AlgorithmSettings]] = {
-    kind.name: kind for kind in (Sgd, Sam, Swa, Ema, Esgd, Rsgd, Rsam, Esam, Parle)
+    kind.name: kind for kind in (Sgd, Sam, Swa, Ema, Esgd, Rsgd, Rsam, Esam, Parle, Diloco)
 }
 
 
@@ -185,7 +211,7 @@ def takers(field: str) -> list[str]:
 
     Examples:
       >>> takers("replicas")
-      ['rsgd', 'rsam', 'parle']
+      ['rsgd', 'rsam', 'parle', 'diloco']
     """
     return [
         name

@@ -13,7 +13,7 @@ import jax
 import optax
 
 import flatjax
-from experiments.engine.algorithm_settings import Esgd, Parle, Rsgd, Swa
+from experiments.engine.algorithm_settings import Diloco, Esgd, Parle, Rsgd, Swa
 from experiments.engine.config import TrainConfig
 from experiments.engine.settings import Optimizer
 
@@ -111,11 +111,10 @@ def _ema(config: TrainConfig, hyper: Hyper, total_steps: int):
 def _rsgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
     own = config.algorithm
     gamma = _gamma(own.gamma_factor, hyper["gamma"], total_steps)
-    is_rounded = own.communication_dtype != "float32"
     options: dict[str, Any] = {
         "replica_axis": 0,
         "period": own.period,
-        "communication_dtype": own.communication_dtype if is_rounded else None,
+        "communication_dtype": _rounded(own.communication_dtype),
     }
     if own.decoupled:
         # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
@@ -156,6 +155,25 @@ def _parle(config: TrainConfig[Parle], hyper: Hyper, total_steps: int):
     return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, hyper, total_steps))
 
 
+def _diloco(config: TrainConfig[Diloco], hyper: Hyper, total_steps: int):
+    own = config.algorithm
+    momentum = own.outer_momentum
+    return flatjax.diloco(
+        _sgd(config, hyper, total_steps),
+        optax.sgd(own.outer_learning_rate, momentum=momentum, nesterov=momentum > 0),
+        own.period,
+        replica_axis=0,
+        delay=own.delay,
+        blend=own.blend,
+        communication_dtype=_rounded(own.communication_dtype),
+    )
+
+
+def _rounded(dtype: str) -> str | None:
+    """What transformations take: None for float32."""
+    return None if dtype == "float32" else dtype
+
+
 ALGORITHMS: dict[str, Algorithm] = {
     "sgd": Algorithm(_sgd),
     "sam": Algorithm(functools.partial(_sharpness_aware, _sgd), batch_repeats=2),
@@ -168,6 +186,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         functools.partial(_sharpness_aware, _esgd), batch_repeats=2, cycle="inner_steps"
     ),
     "parle": Algorithm(_parle, cycle="inner_steps"),
+    "diloco": Algorithm(_diloco, cycle="period"),
 }
 
 

@@ -68,7 +68,9 @@ def coupling_record(plan: Plan, hyper: Hyper, state: State) -> dict[str, float]:
         plan.learning_rate(hyper)(step),
         replica_axis=0,
     )
-    return {name: float(value) for name, value in diagnostics.items()}
+    # An infinite gamma (DiLoCo) has no energy that JSON could hold.
+    found = {name: float(value) for name, value in diagnostics.items()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def final_result(

@@ -1,19 +1,21 @@
 """Feeds a run with a stream: consecutive batches lie on the device, in a window that moves on.
 
 The step in row r of an epoch takes the batches r y, ..., r y + y - 1 of the stream after those of
-the epochs before, one for each of y replicas. A window holds the batches of up to k rows; the next
-one begins at a multiple of k, or with an epoch. Programs see the window as their training set, and
-an order (`window_order`) that is the same for all windows. What is learned does not depend on k.
+the epochs before, one for each of y replicas. A window holds up to k rows, (k, y, B, ...), spread
+over devices as the replicas and their batches are; the next one begins at a multiple of k, or with
+an epoch. What is learned does not depend on k.
+
+Of several processes each reads the batches of the replicas that its devices hold. Batches that the
+stream can take by their numbers are not loaded by the others.
 """
 
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.engine import fingerprints
-from experiments.engine.datasets import joined
+from experiments.engine import fingerprints, processes
 from flatjax import data
 
 WINDOW_BYTES = 2**26
@@ -25,18 +27,6 @@ def rows_in_window(example: np.ndarray, num_replicas: int, batch_size: int, num_
     return max(1, min(num_rows, WINDOW_BYTES // row_bytes))
 
 
-def window_order(num_rows: int, num_replicas: int, batch_size: int, rows: int) -> jnp.ndarray:
-    """Where the batches of each row of an epoch are in their window, (num_rows, y, B).
-
-    Examples:
-      >>> window_order(num_rows=3, num_replicas=1, batch_size=2, rows=2).tolist()
-      [[[0, 1]], [[2, 3]], [[0, 1]]]
-    """
-    places = jnp.arange(rows * num_replicas * batch_size, dtype=jnp.int32)
-    order = places.reshape(rows, num_replicas, batch_size)
-    return order[jnp.arange(num_rows) % rows]
-
-
 class Feed:
     """The window of a run, which moves forward only.
 
@@ -44,7 +34,8 @@ class Feed:
       stream: the training examples.
       num_replicas: y.
       rows: k.
-      put: brings a window to where the run lives.
+      put: brings a window, whose arrays are (k, y, B, ...), to where the run lives.
+      own: the replicas whose batches this process needs; all if None.
     """
 
     def __init__(
@@ -52,9 +43,11 @@ class Feed:
         stream: data.Stream,
         num_replicas: int,
         rows: int,
-        put: Callable[[data.Split], data.DeviceSplit],
+        put: Callable[[data.DeviceSplit], data.DeviceSplit],
+        own: Sequence[int] | None = None,
     ):
         self._stream, self._num_replicas, self._rows, self._put = stream, num_replicas, rows, put
+        self._own = range(num_replicas) if own is None else own
         self._reader = stream.read()
         self._start = self._end = 0
         self._position: dict[str, Any] | None = None
@@ -76,7 +69,7 @@ class Feed:
         self._start = self._end = position["start"]
         self._load()
         assert self._position is not None
-        if self._position["crc32"] != position["crc32"]:
+        if position.get("batches") not in (None, self._position["batches"]):
             raise ValueError(
                 f"{self._stream.name} does not give the batches that it gave before the run was "
                 "interrupted. A loader must give the same batches in the same order when it is "
@@ -99,13 +92,50 @@ class Feed:
         """Reads the next window."""
         before, self._start = self._reader.position, self._end
         # Rows of an epoch; a window does not reach into the next one.
-        left = self._stream.num_batches - self._start % self._stream.num_batches
-        count = min(self._rows, left)
-        batches = joined([next(self._reader) for _ in range(count * self._num_replicas)])
+        number = self._start % self._stream.num_batches
+        # A run that goes on with another number of replicas may begin within a window.
+        first = number % self._rows
+        count = min(self._rows - first, self._stream.num_batches - number)
+        digests = np.zeros((count, self._num_replicas), np.uint32)
+        arrays = None
+        for row, replica in np.ndindex(digests.shape):
+            if replica not in self._own:
+                self._reader.skip()
+                continue
+            batch = next(self._reader)
+            # All windows have one shape, so that programs are compiled once; nobody reads the rest.
+            arrays = arrays or _empty(batch, self._rows, self._num_replicas)
+            for array, part in zip(arrays, (batch.image, batch.label), strict=True):
+                array[first + row, replica] = part
+            digests[row, replica] = int(fingerprints.of_split(batch)["crc32"], 16)
+        assert arrays is not None
         self._end = self._start + count
-        crc32 = fingerprints.of_split(batches)["crc32"]
-        self._position = {"start": self._start, "before": before, "crc32": crc32}
-        # All windows have one shape, so that programs are compiled once; nobody reads the rest.
-        missing = (self._rows - count) * len(batches) // count
-        padded = np.concatenate([np.arange(len(batches)), np.zeros(missing, int)])
-        self._window = self._put(batches[padded] if missing else batches)
+        # Of all batches, whichever process has read them.
+        found = f"{zlib.crc32(processes.largest(digests)):08x}"
+        self._position = {"start": self._start, "before": before, "batches": found}
+        self._window = self._put(data.DeviceSplit(*arrays))
+
+
+def _empty(batch: data.Split, rows: int, num_replicas: int) -> tuple[np.ndarray, ...]:
+    """Images and labels of a window."""
+    # Of zeros that nobody writes, the operating system keeps none.
+    zeros = lambda array: np.zeros((rows, num_replicas, *array.shape), array.dtype)
+    return zeros(batch.image), zeros(batch.label)
+
+
+def moved_position(
+    stream: data.Stream | None, position: Mapping[str, Any] | None, row: int, num_replicas: int
+) -> dict[str, Any] | None:
+    """The position of a window that begins with a row of the window at `position`.
+
+    Args:
+      stream: the training examples; None if they are in memory.
+      position: of the window that holds the row, or ends before it; None if nothing was read.
+      row: counted from the start of the run.
+      num_replicas: how many batches a row had so far. It may have another number from there on.
+    """
+    if stream is None or position is None:
+        return None
+    reader = stream.read(position["before"])
+    reader.skip((row - position["start"]) * num_replicas)
+    return {"start": row, "before": reader.position}

@@ -1,6 +1,5 @@
 """The loop of a run: it takes steps, records epochs, saves and resumes."""
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ from experiments.engine.config import TrainConfig
 from experiments.engine.feed import Feed
 from experiments.engine.plan import Plan, hyper_of
 from experiments.engine.programs import Programs
-from experiments.engine.run_directory import RunDirectory
+from experiments.engine.run_directory import RunDirectory, Saved
 from experiments.engine.steps import Draw, State, arrays_of
 from experiments.engine.task import Task
 from flatjax import data
@@ -67,22 +66,17 @@ def take_steps(
 
 def device_train(plan: Plan, task: Task) -> data.DeviceSplit:
     """The training examples, where the run lives."""
-    return task.device_train if plan.placement.mesh is None else _put(plan, task.train)
-
-
-def _put(plan, split) -> data.DeviceSplit:
-    """Examples, where the run lives."""
     if plan.placement.mesh is None:
-        return data.to_device(split)
-    return plan.placement.put(data.DeviceSplit(split.image, split.label))
+        return task.device_train
+    return plan.placement.put(data.DeviceSplit(task.train.image, task.train.label))
 
 
 def _feed(plan, task) -> Feed | None:
     """Reads the stream of a task for one run; None if the training examples are in memory."""
     if task.stream is None:
         return None
-    put = functools.partial(_put, plan)
-    return Feed(task.stream, plan.num_replicas, plan.window_rows, put)
+    y, place = plan.num_replicas, plan.placement
+    return Feed(task.stream, y, plan.window_rows, place.put_rows, place.own_replicas(y))
 
 
 class Run:
@@ -95,6 +89,7 @@ class Run:
       losses: of the steps of this epoch so far, (steps, y).
       seconds: spent on steps.
       saved_at: when the last checkpoint was written, or the run was started.
+      origin: the run that this one continues with another number of replicas, see `restart`.
       files: of the run, if it has any.
 
     Args:
@@ -114,23 +109,28 @@ class Run:
         self._train = device_train(plan, task) if self._feed is None else None
         self.state = self._programs.init(self._hyper, config.seed)
         self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
         self.losses = np.zeros((0, plan.num_replicas), np.float32)
+        self.origin: dict[str, Any] | None = None
+        self._more_gradients = 0  # than if the number of replicas had always been the same
         if files is not None:
-            self._resume(files)
-        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
+            saved = files.restore(arrays_of(self.state))
+            if saved is not None:
+                self.go_on(saved)
+            files.reset_metrics(self.history)
         self.saved_at = time.perf_counter()
 
-    def _resume(self, files):
-        """Continues from the last checkpoint, if there is one."""
-        saved = files.restore(arrays_of(self.state))
-        if saved is not None:
-            losses = np.asarray(saved.losses, self.losses.dtype)
-            self.losses = losses.reshape(-1, self.losses.shape[1])
-            self.state = State(**saved.state)
-            self.history = saved.history
-            if self._feed is not None:
-                self._feed.resume(saved.position)
-        files.reset_metrics(self.history)
+    def go_on(self, saved: Saved) -> None:
+        """Continues from a checkpoint."""
+        losses = np.asarray(saved.losses, self.losses.dtype)
+        self.losses = losses.reshape(-1, self.losses.shape[1])
+        self.state = State(**saved.state)
+        self.history, self.origin = saved.history, saved.origin
+        if saved.gradients is not None:
+            self._more_gradients = saved.gradients - self.step * self.plan.num_replicas
+        if self._feed is not None:
+            self._feed.resume(saved.position)
+        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
 
     @property
     def step(self) -> int:
@@ -138,9 +138,17 @@ class Run:
         return int(self.state.step)
 
     @property
+    def gradients(self) -> int:
+        """Gradient evaluations of all replicas so far."""
+        return self.step * self.plan.num_replicas + self._more_gradients
+
+    @property
     def _row(self) -> int:
-        """Row of batches of the next step, counted from the start of the run."""
-        return self.step // self.plan.algorithm.batch_repeats
+        return self.row_of(self.step)
+
+    def row_of(self, step: int) -> int:
+        """The row of batches that the step after so many takes, counted from the start."""
+        return step // self.plan.algorithm.batch_repeats
 
     def take_steps(self, num_steps: int, **options: Any) -> np.ndarray:
         """Takes steps of this epoch and returns their losses, (steps, y); see `take_steps`.
@@ -189,7 +197,7 @@ class Run:
         """Makes the record of an epoch, keeps it and returns it."""
         record = {
             "step": self.step,
-            "gradients": self.step * self.plan.num_replicas,
+            "gradients": self.gradients,
             # Summed in one order, whether the epoch was interrupted or not.
             "train_loss": float(np.ascontiguousarray(self.losses).mean()),
             "seconds": round(self.seconds, 3),
@@ -209,6 +217,8 @@ class Run:
         model = evaluate.final_model(self.plan, self.task, self.state)
         about = (self.plan, self.task, self.config, self.state, self.history)
         result = evaluate.final_result(*about, model)
+        if self.origin is not None:
+            result |= {"gradient_evaluations": self.gradients, "origin": self.origin}
         if self.files is not None:
             self.files.write_model(*model, **self.task.description(*model))
         return result
@@ -217,5 +227,6 @@ class Run:
         """Writes a checkpoint."""
         assert self.files is not None
         position = None if self._feed is None else self._feed.position
-        self.files.save(self.step, arrays_of(self.state), self.losses, self.history, position)
+        saved = self.step, arrays_of(self.state), self.losses, self.history, position
+        self.files.save(*saved, gradients=self.gradients, origin=self.origin)
         self.saved_at = time.perf_counter()

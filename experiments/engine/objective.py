@@ -44,29 +44,24 @@ class Objective:
 
     # --- training -------------------------------------------------------------------------------
 
-    def batch(
-        self, train: data.DeviceSplit, indices: jax.Array, key: chex.PRNGKey
-    ) -> dict[str, jax.Array]:
-        """The training batch of each replica.
+    def batch(self, examples: data.DeviceSplit, key: chex.PRNGKey) -> dict[str, jax.Array]:
+        """The training batch of each replica, augmented and normalized.
 
         Args:
-          train: the training examples.
-          indices: of the examples, (y, B).
+          examples: of each replica, (y, B, ...).
           key: of the augmentation, and of the randomness inside the network.
 
         Returns:
           Images (y, B, H, W, C), labels (y, B), and a key for each replica and micro-batch,
           (y, parts), for the randomness inside the network.
         """
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(indices.shape[0]))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(examples.label)))
         network_keys = jax.vmap(lambda key: jax.random.split(key, self.micro_batches))(keys)
-        if self.augment is None:
-            batch = data.take_batch(train, indices, self.normalization)
-        else:
-            batch = data.take_batch(train, indices, None)
-            images = jax.vmap(self.augment)(keys, batch["image"])
-            batch |= {"image": self.normalization.normalize(images)}
-        return batch | {"key": network_keys}
+        images = examples.image
+        if self.augment is not None:
+            images = jax.vmap(self.augment)(keys, images)
+        images = self.normalization.normalize(images)
+        return {"image": images, "label": examples.label, "key": network_keys}
 
     def loss(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree

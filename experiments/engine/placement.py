@@ -8,7 +8,7 @@ sums, hence rounding), so that it may go on elsewhere.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import chex
@@ -133,9 +133,26 @@ class OneDevice:
         """The batch of a training step, inside jit."""
         return batch
 
+    def constrain_weights(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """A pytree like the parameters, inside jit."""
+        return tree
+
+    def shardings(self, state: chex.ArrayTree) -> chex.ArrayTree:
+        """Where the arrays of a state lie."""
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda leaf: device, state)
+
     def put(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """Numbers and arrays of the host, on the device."""
         return jax.tree.map(jnp.asarray, tree)
+
+    def put_rows(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """Rows of batches (n, y, B, ...) of the host, on the device."""
+        return self.put(tree)
+
+    def own_replicas(self, num_replicas: int) -> Sequence[int]:
+        """The replicas whose batches this process holds."""
+        return range(num_replicas)
 
     def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """A pytree to be measured."""
@@ -148,9 +165,12 @@ class OnMesh:
 
     Attributes:
       mesh: the mesh.
+      shard: spread weights, gradients and optimizer state of a replica over `data`, instead of
+        keeping them whole on each of its devices.
     """
 
     mesh: Mesh
+    shard: bool = False
 
     @property
     def replicated(self) -> NamedSharding:
@@ -176,13 +196,29 @@ class OnMesh:
         """Raises a ValueError unless the run divides over the mesh."""
         check_fit(self.mesh, config)
 
-    def _shardings(self, state):
-        """Arrays of a state are stacked; scalars (counts, couplings, keys) are shared."""
-        return jax.tree.map(lambda leaf: self.stacked if leaf.ndim else self.replicated, state)
+    def shardings(self, state: chex.ArrayTree) -> chex.ArrayTree:
+        """Where the arrays of a state lie.
+
+        Stacked ones over `replica`; what replicas share (counts, couplings, keys, the center of
+        DiLoCo) on all of its devices. With `shard`, each along its longest axis over `data`.
+        """
+        return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._spec(leaf.shape)), state)
+
+    def _spec(self, shape):
+        replica, data = (self.mesh.shape[name] for name in AXES)
+        if not shape:
+            return P()
+        names = ["replica" if shape[0] % replica == 0 else None] + [None] * (len(shape) - 1)
+        fits = [axis for axis, size in enumerate(shape) if axis > 0 and size % data == 0]
+        if self.shard and data > 1 and fits:
+            names[max(fits, key=lambda axis: shape[axis])] = "data"
+        while names and names[-1] is None:
+            del names[-1]
+        return P(*names)
 
     def jit_init(self, init: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
         """Compiles a function that returns a state like `state`, each piece made in its place."""
-        return jax.jit(init, out_shardings=self._shardings(state))
+        return jax.jit(init, out_shardings=self.shardings(state))
 
     def jit_draw(self, draw: Callable[..., Any], like: chex.ArrayTree) -> Callable[..., Any]:
         """Compiles a function that returns the order of an epoch and a key."""
@@ -191,7 +227,7 @@ class OnMesh:
 
     def jit_training(self, steps: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
         """Compiles (hyper, state, ...) -> (state, losses); the old state is donated."""
-        shardings = (self._shardings(state), self.stacked)
+        shardings = (self.shardings(state), self.stacked)
         jitted = jax.jit(steps, donate_argnums=1, out_shardings=shardings)
         # Virtual devices share their threads: with a second step under way, a device may wait in
         # a collective for another one that waits for its thread, and XLA ends the process.
@@ -208,20 +244,30 @@ class OnMesh:
 
     def put(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """Numbers and arrays of the host, the same in every process, on every device."""
+        return jax.tree.map(functools.partial(_place, self.replicated), tree)
 
-        def place(leaf):
-            leaf = np.asarray(leaf, jnp.result_type(leaf))
-            return jax.make_array_from_callback(
-                leaf.shape, self.replicated, lambda index: leaf[index]
-            )
+    def put_rows(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """Rows of batches (n, y, B, ...) of the host, where the replicas are.
 
-        return jax.tree.map(place, tree)
+        A process needs to have the batches of its own replicas only.
+        """
+        return jax.tree.map(functools.partial(_place, self.order), tree)
+
+    def own_replicas(self, num_replicas: int) -> Sequence[int]:
+        """The replicas whose batches this process holds, or parts of them."""
+        parts = self.stacked.addressable_devices_indices_map((num_replicas,)).values()
+        found = [range(num_replicas)[index[0]] for index in parts if index is not None]
+        return sorted({replica for part in found for replica in part})
 
     def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Spreads the batch of a training step over the mesh, inside jit."""
         # Keys are one or a few for each replica, not for each example.
         of = lambda name: self.stacked if name == "key" else self.batch
         return jax.lax.with_sharding_constraint(batch, {name: of(name) for name in batch})
+
+    def constrain_weights(self, tree: chex.ArrayTree) -> chex.ArrayTree:
+        """Spreads a pytree like the parameters as these are, inside jit."""
+        return jax.lax.with_sharding_constraint(tree, self.shardings(tree)) if self.shard else tree
 
     @functools.cached_property
     def _gather(self):
@@ -230,6 +276,11 @@ class OnMesh:
     def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """All of a pytree on the first device of each process, to be measured there."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), self._gather(tree))
+
+
+def _place(sharding, leaf):
+    leaf = np.asarray(leaf, jnp.result_type(leaf))
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
 Placement: TypeAlias = OneDevice | OnMesh

@@ -76,11 +76,11 @@ class Plan:
         return self.config.num_replicas
 
     @property
-    def examples_on_device(self) -> int:
-        """Training examples that programs see: all of them, or a window of a stream."""
+    def examples_shape(self) -> tuple[int, ...]:
+        """The shape of the labels that programs see: of all examples, or a window of a stream."""
         if self.window_rows is None:
-            return self.num_examples
-        return self.window_rows * self.num_replicas * self.config.batch_size
+            return (self.num_examples,)
+        return self.window_rows, self.num_replicas, self.config.batch_size
 
     @property
     def batches_per_epoch(self) -> int:

@@ -1,7 +1,8 @@
 """Several processes that train one run together, on one host or many, by `jax.distributed`.
 
-Every process runs the same program on the same data; each holds its devices' share of the arrays.
-Process 0 alone writes metrics and result and prints; checkpoints are written by all.
+Every process runs the same program; each holds its devices' share of the arrays. A data set in
+memory is in all of them; of a stream each loads what its devices need, see `feed`. Process 0 alone
+writes metrics and result and prints; checkpoints are written by all.
 """
 
 import contextlib
@@ -102,11 +103,11 @@ def as_main(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(flag))
 
 
-def largest(value: int) -> int:
-    """The largest of the values that all processes have."""
+def largest(values: np.ndarray) -> np.ndarray:
+    """The largest of the values that all processes have, one by one."""
     if jax.process_count() == 1:
-        return value
-    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+        return values
+    return np.max(multihost_utils.process_allgather(values), axis=0)
 
 
 @contextlib.contextmanager

@@ -54,8 +54,9 @@ def loops_on_device(plan: Plan) -> bool:
     hyper = hyper_of(plan.config)
     state = jax.eval_shape(functools.partial(steps.init_state, plan), hyper, 0)
     draw = jax.eval_shape(functools.partial(steps.draw_epoch, plan), 0, 0)
-    shape = (plan.examples_on_device, *plan.objective.image_shape)
-    image = jax.ShapeDtypeStruct(shape, plan.objective.normalization.dtype)
-    train = data.DeviceSplit(image, jax.ShapeDtypeStruct(shape[:1], jnp.int32))
+    shape = plan.examples_shape
+    image_shape = (*shape, *plan.objective.image_shape)
+    image = jax.ShapeDtypeStruct(image_shape, plan.objective.normalization.dtype)
+    train = data.DeviceSplit(image, jax.ShapeDtypeStruct(shape, jnp.int32))
     step = functools.partial(steps.train_next, plan)
     return not models.contains_convolution(step, hyper, state, train, draw)

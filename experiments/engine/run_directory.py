@@ -44,12 +44,17 @@ class Saved(NamedTuple):
       losses: of the steps of the epoch so far, (steps, y).
       history: the records of the epochs before.
       position: in the stream of training data, if there is one; see `feed.Feed`.
+      gradients: gradient evaluations of all replicas so far; None where the number of replicas was
+        always the same.
+      origin: the run that this one continues with another number of replicas; see `restart`.
     """
 
     state: Any
     losses: list[list[float]]
     history: list[dict[str, Any]]
     position: dict[str, Any] | None = None
+    gradients: int | None = None
+    origin: dict[str, Any] | None = None
 
 
 class RunDirectory:
@@ -102,8 +107,9 @@ class RunDirectory:
             lines = [line.removeprefix("config.") for line in lines]
             raise store.OtherIdentityError(
                 f"{self.path}{of} holds a run of another configuration ({store.listed(lines)}). A "
-                "run resumes with the configuration and the revision it was started with, its "
-                "number of replicas included: choose another directory, or delete this one."
+                "run resumes with the configuration and the revision it was started with: choose "
+                "another directory, or delete this one. With another number of replicas it goes on "
+                "by --resume DIRECTORY --replicas N."
             )
 
     @contextlib.contextmanager
@@ -150,10 +156,11 @@ class RunDirectory:
         losses: np.ndarray,
         history: list[dict[str, Any]],
         position: dict[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Saves a pytree of arrays, losses (steps, y), records and the position in a stream.
 
-        The two newest checkpoints are kept.
+        The two newest checkpoints are kept. For `more`, see `Saved`.
 
         Raises:
           lock.InUseError: another process has taken over the directory.
@@ -165,6 +172,7 @@ class RunDirectory:
             "losses": losses.tolist(),
             "history": history,
             "position": position,
+            **more,
         }
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -228,7 +236,8 @@ class RunDirectory:
             raise store.DamagedFileError(
                 f"its values are damaged (digest {found}, {about['state']} was saved)"
             )
-        return Saved(restored, about["losses"], about["history"], about.get("position"))
+        names = ("losses", "history", "position", "gradients", "origin")
+        return Saved(restored, *map(about.get, names))
 
     # --- the final model ------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ import optax
 
 import flatjax
 from experiments.engine.algorithms import Hyper, seed_noise
-from experiments.engine.feed import window_order
 from experiments.engine.plan import Plan
 from flatjax import data
 
@@ -41,11 +40,11 @@ class Draw(NamedTuple):
     """The random choices of one epoch.
 
     Attributes:
-      order: indices of the training examples, (batches, y, B); of a stream, in their window.
+      order: indices of the training examples, (batches, y, B); an empty tuple for a stream.
       key: of the augmentation.
     """
 
-    order: jax.Array
+    order: jax.Array | tuple[()]
     key: chex.PRNGKey
 
 
@@ -84,8 +83,7 @@ def draw_epoch(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> Draw:
     """The order of the data in an epoch and a key; they depend on seed and epoch alone."""
     own = _run_keys(seed)
     if plan.window_rows is not None:
-        sizes = plan.batches_per_epoch, plan.num_replicas, plan.config.batch_size
-        return Draw(window_order(*sizes, plan.window_rows), own.augmentation)
+        return Draw((), own.augmentation)
     order = data.epoch_order(
         jax.random.fold_in(own.order, epoch),
         plan.num_examples,
@@ -102,13 +100,15 @@ def take_batch(
 
     Args:
       plan: the static part of the run.
-      train: the training examples, or the window of a stream.
+      train: the training examples, or the window of a stream, (rows, y, B, ...).
       draw: of the epoch.
       step: gradients that were taken before, in all epochs.
     """
     number = step // plan.algorithm.batch_repeats
-    indices = draw.order[number % plan.batches_per_epoch]
-    batch = plan.objective.batch(train, indices, jax.random.fold_in(draw.key, number))
+    row = number % plan.batches_per_epoch
+    where = row % plan.window_rows if plan.window_rows is not None else draw.order[row]
+    examples = jax.tree.map(lambda leaf: leaf[where], train)
+    batch = plan.objective.batch(examples, jax.random.fold_in(draw.key, number))
     return plan.placement.constrain(batch)
 
 
@@ -128,6 +128,7 @@ def train_step(
     """
     gradient = flatjax.map_replicas(plan.objective.value_and_grad, mesh=plan.placement.mesh)
     (losses, batch_stats), grads = gradient(state.params, state.batch_stats, batch)
+    grads = plan.placement.constrain_weights(grads)
     updates, opt_state = plan.optimizer(hyper).update(
         grads, state.opt_state, state.params, value=losses.mean()
     )

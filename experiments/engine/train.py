@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import numpy as np
 import tqdm
 
-from experiments.engine import datasets, evaluate, interruption, loggers, processes
+from experiments.engine import datasets, evaluate, interruption, loggers, processes, restart
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import LoggerName
 from experiments.engine.loop import Run
@@ -33,6 +34,7 @@ def train(
     evaluate_epochs: bool = True,
     checkpoint_seconds: float = 20.0,
     log: Sequence[LoggerName] = (),
+    go_on_from: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Trains, then evaluates the final model.
 
@@ -51,6 +53,8 @@ def train(
         that is one program or there are several processes. A run that is killed loses no more.
       log: loggers that get the record of each epoch, in addition to metrics.jsonl; a run that
         resumes gives them the earlier records again.
+      go_on_from: the directory of a run with another number of replicas, whose newest checkpoint
+        this run starts from; see `restart`.
 
     Returns:
       The result: see `evaluate.final_result`.
@@ -66,6 +70,8 @@ def train(
     task = make_task(config) if task is None else task
     plan = make_plan(config, task, placement)
     if directory is None:
+        if go_on_from is not None:
+            raise ValueError("go_on_from needs directory: a run that goes on has files of its own.")
         return _train(Run(plan, config, task), progress, evaluate_epochs, None, log)
     files = RunDirectory(directory, config, task.fingerprint)
     if (result := files.read_result()) is not None:
@@ -75,6 +81,8 @@ def train(
         if (result := files.read_result()) is not None:
             return result
         run = Run(plan, config, task, files)
+        if go_on_from is not None and run.step == 0:
+            restart.go_on_from(run, go_on_from)
         result = _train(run, progress, evaluate_epochs, checkpoint_seconds, log)
         files.write_result(result)
     return result
@@ -108,7 +116,8 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str,
                 tell(record)
             if files is None:
                 continue
-            signum = processes.largest(stop.signum or 0)  # whichever process was asked to stop
+            # Whichever process was asked to stop.
+            signum = int(processes.largest(np.array(stop.signum or 0)))
             is_over = run.step == total_steps
             if is_over or signum or processes.as_main(must_save()):
                 run.save()
@@ -155,7 +164,7 @@ def load_run(directory: pathlib.Path, *, trust: bool = False) -> Loaded:
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: a file is damaged, or a module would have to be imported that is not trusted.
     """
-    config = _trusted_config(directory, trust)
+    config = trusted_config(directory, trust)
     task = make_task(config)
     plan = make_plan(config, task)
     like = arrays_of(programs_of(plan).init(hyper_of(config), config.seed))
@@ -187,7 +196,7 @@ def load_final_model(directory: pathlib.Path, *, trust: bool = False) -> FinalMo
 
     Arguments and errors are those of `load_run`.
     """
-    config = _trusted_config(directory, trust)
+    config = trusted_config(directory, trust)
     task = make_task(config)
     model = RunDirectory(directory, config, task.fingerprint).read_model(trust=trust)
     if model is None:
@@ -196,8 +205,13 @@ def load_final_model(directory: pathlib.Path, *, trust: bool = False) -> FinalMo
     return FinalModel(config, task, *model)
 
 
-def _trusted_config(directory, trust) -> TrainConfig:
-    """The configuration of a run, if no module has to be imported that is not trusted."""
+def trusted_config(directory: pathlib.Path, trust: bool) -> TrainConfig:
+    """The configuration of a run, if no module has to be imported that is not trusted.
+
+    Raises:
+      FileNotFoundError: there is no run.
+      ValueError: the configuration is damaged, or names a module that is not trusted.
+    """
     if not (directory / "config.json").exists():
         raise FileNotFoundError(
             f"{directory} holds no run (no config.json): give a directory that "

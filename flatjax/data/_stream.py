@@ -23,7 +23,9 @@ class Stream:
         dataset of grain. If it has a method `set_epoch`, that is called with the number of the pass
         first. Or a function of the number of the pass (from 0) that returns an iterable, for
         another order in each pass. A batch is `{"image": ..., "label": ...}` or a pair, with arrays
-        as `from_arrays` takes them; all batches have one size.
+        as `from_arrays` takes them; all batches have one size. If `batches[i]` gives the i-th of
+        `len(batches)` batches, as in a list, a batch is taken by its number, and batches that
+        nobody asks for are not loaded: of several processes, each loads its own.
       test: the examples for testing, in memory.
       num_classes: number of classes.
       num_batches: batches in a pass; by default `len(batches)`. What comes after them is not read.
@@ -90,10 +92,11 @@ class Stream:
 class StreamReader(Iterator[Split]):
     """The batches of a stream, one after another, without end.
 
-    If the iterators of the loader have `get_state` and `set_state`, as those of grain have, a
-    reader that starts at a position goes there at once. With others, the batches before it are read
-    and dropped. In any case the last batch is read again and compared with its checksum, so that a
-    loader that shuffles by a generator without a seed is found out.
+    If batches have numbers, or the iterators of the loader have `get_state` and `set_state`, as
+    those of grain have, a reader that starts at a position goes there at once. With others, the
+    batches before it are read and dropped. In any case the last batch that was read is read again
+    and compared with its checksum, so that a loader that shuffles by a generator without a seed is
+    found out.
 
     Attributes:
       position: behind the last batch, as JSON holds it; None before the first one.
@@ -107,7 +110,7 @@ class StreamReader(Iterator[Split]):
         self._stream = stream
         self.position: dict[str, Any] | None = None
         self._epoch, self._batch = 0, 0
-        self._batches: Iterator[Any] | None = None
+        self._batches: Iterator[Any] | _Numbered | None = None
         self._shape: tuple[int, ...] | None = None
         if position is not None:
             self._go_to(position)
@@ -116,7 +119,13 @@ class StreamReader(Iterator[Split]):
         """Reads the last batch before a position again."""
         self._epoch = position["epoch"]
         self._batches = self._start()
-        if position["state"] is None or not hasattr(self._batches, "set_state"):
+        if position["crc32"] is None and isinstance(self._batches, _Numbered):
+            self._batch = self._batches.place = position["batch"] + 1
+            self.position = dict(position)
+            return
+        if isinstance(self._batches, _Numbered):
+            self._batches.place = position["batch"]
+        elif position["state"] is None or not hasattr(self._batches, "set_state"):
             for self._batch in range(position["batch"]):
                 self._take()
         else:
@@ -124,21 +133,22 @@ class StreamReader(Iterator[Split]):
         self._batch = position["batch"]
         self._read()
         assert self.position is not None
-        if self.position["crc32"] != position["crc32"]:
+        if position["crc32"] not in (None, self.position["crc32"]):
             raise ValueError(
                 f"{self._stream.name}: batch {position['batch']} of pass {position['epoch']} is "
                 "not the batch that was read there before. A loader must give the same batches in "
                 "the same order when it is iterated again: seed what it shuffles with"
             )
 
-    def _start(self) -> Iterator[Any]:
+    def _start(self) -> Iterator[Any] | _Numbered:
         """A new pass."""
         batches: Any = self._stream.batches
         if callable(batches) and not hasattr(batches, "__iter__"):
             batches = batches(self._epoch)
         elif hasattr(batches, "set_epoch"):
             batches.set_epoch(self._epoch)
-        return iter(batches)
+        has_numbers = hasattr(batches, "__getitem__") and hasattr(batches, "__len__")
+        return _Numbered(batches) if has_numbers else iter(batches)
 
     def _take(self) -> Any:
         assert self._batches is not None
@@ -163,11 +173,26 @@ class StreamReader(Iterator[Split]):
 
     def __next__(self) -> Split:
         """The next batch."""
+        self._start_pass_if_due()
+        return self._read()
+
+    def skip(self, count: int = 1) -> None:
+        """Goes on by some batches; batches that have numbers are not loaded."""
+        for _ in range(count):
+            self._start_pass_if_due()
+            if isinstance(self._batches, _Numbered):
+                place = {"epoch": self._epoch, "batch": self._batch}
+                self.position = place | {"state": None, "crc32": None}
+                self._batches.place += 1
+                self._batch += 1
+            else:
+                self._read()
+
+    def _start_pass_if_due(self) -> None:
         if self._batches is None or self._batch == self._stream.num_batches:
             self._epoch += self._batches is not None
             self._batch = 0
             self._batches = self._start()
-        return self._read()
 
     def _checked(self, batch: Any) -> Split:
         place = f"{self._stream.name}: batch {self._batch} of pass {self._epoch}"
@@ -190,6 +215,19 @@ class StreamReader(Iterator[Split]):
                 "what remains at the end (drop_remainder in grain, drop_last in PyTorch)"
             )
         return split
+
+
+class _Numbered(Iterator[Any]):
+    """The batches of a pass, which have numbers, from any of them on."""
+
+    def __init__(self, batches: Any):
+        self._batches, self.place = batches, 0
+
+    def __next__(self) -> Any:
+        if self.place >= len(self._batches):
+            raise StopIteration
+        self.place += 1
+        return self._batches[self.place - 1]
 
 
 def _packed(state: Any) -> Any:

@@ -11,12 +11,7 @@ sends, and updates. With P parameters in float32, y replicas, of which a device 
   t_r &= T_{\text{all-reduce}}(4 P;\ r) & \text{the coupling, in float32} \\
   t_r &= T_{\text{all-gather}}(b P (y / r);\ r) & \text{or rounded to b bytes a weight}
 
-Collectives take :math:`\alpha` seconds a message and :math:`\beta` seconds a byte [Hockney 1994].
-Among n devices an all-reduce sends :math:`2 (n - 1) / n` times its bytes, which no algorithm
-undercuts [Patarasuk and Yuan 2009], in :math:`2 \lceil \log_2 n \rceil` messages [Rabenseifner
-2004; Thakur, Rabenseifner and Gropp 2005; a ring has 2 (n - 1)], an all-gather :math:`n - 1` times
-the bytes of a device in :math:`\lceil \log_2 n \rceil`. Over hosts both work in two levels: all
-devices of a host share what crosses its border evenly.
+Collectives: see `machines`.
 
 Where every device keeps all of a replica, the parts above hold. A `sharded` plan spreads
 parameters, gradients and state of a replica over `data` [ZeRO-3, Rajbhandari et al. 2020]: memory,
@@ -34,44 +29,10 @@ import dataclasses
 import math
 from typing import Literal
 
+from experiments.studies.scale.machines import Group, Machine, Traffic, all_gather, all_reduce
+
 FLOAT32 = 4
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-
-
-@dataclasses.dataclass(frozen=True)
-class Link:
-    """A connection of one device.
-
-    Attributes:
-      latency: alpha, seconds of a message.
-      bandwidth: 1 / beta, bytes a second, each way.
-    """
-
-    latency: float
-    bandwidth: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """Equal devices on equal hosts.
-
-    Attributes:
-      flops: operations a second that a device sustains.
-      memory: bytes of a device.
-      memory_bandwidth: bytes a second between a device and its memory.
-      devices_per_host: how many.
-      intra: between devices of a host.
-      inter: between hosts; the share of a device.
-      overlaps: whether communication runs beside computation (GPU, TPU), or waits (CPU).
-    """
-
-    flops: float
-    memory: float
-    memory_bandwidth: float
-    devices_per_host: int
-    intra: Link
-    inter: Link
-    overlaps: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +63,14 @@ class Plan:
 
     Attributes:
       algorithm: SGD with momentum; Replicated-SGD, which is local SGD with `decoupled` and
-        gamma = inf; Entropy-SGD, whose replicas, if there are any, are on their own; Parle.
+        gamma = inf; Entropy-SGD, whose replicas, if there are any, are on their own; Parle; DiLoCo
+        around SGD with momentum.
       replicas: y.
       replica: r, devices along the axis `replica`; divides y.
       data: d, devices along the axis `data`.
-      period: K of rsgd, steps between couplings.
+      period: K of rsgd and diloco, steps between couplings.
       inner_steps: L of esgd and parle; the anchors of Parle are coupled every L-th step.
-      communication_dtype: of the coupling of rsgd.
+      communication_dtype: of the coupling of rsgd and diloco.
       delayed: the coupling of rsgd acts a coupling later.
       decoupled: rsgd with `pull_to_center` instead of `couple_replicas`.
       sharded: a replica is spread over its devices, instead of whole on each.
@@ -117,7 +79,7 @@ class Plan:
       ValueError: options that do not fit together.
     """
 
-    algorithm: Literal["sgd", "rsgd", "esgd", "parle"]
+    algorithm: Literal["sgd", "rsgd", "esgd", "parle", "diloco"]
     replicas: int = 1
     replica: int = 1
     data: int = 1
@@ -133,9 +95,11 @@ class Plan:
             raise ValueError(f"sgd has one replica, got replicas={self.replicas}.")
         if self.replicas % self.replica:
             raise ValueError(f"replica={self.replica} must divide replicas={self.replicas}.")
-        options = (self.period, self.communication_dtype, self.delayed, self.decoupled)
-        if self.algorithm != "rsgd" and options != (1, "float32", False, False):
-            raise ValueError("period, communication_dtype, delayed and decoupled are of rsgd only.")
+        if self.algorithm != "rsgd" and (self.delayed or self.decoupled):
+            raise ValueError("delayed and decoupled are of rsgd only.")
+        options = self.period, self.communication_dtype
+        if self.algorithm not in ("rsgd", "diloco") and options != (1, "float32"):
+            raise ValueError("period and communication_dtype are of rsgd and diloco only.")
 
     @property
     def devices(self) -> int:
@@ -145,7 +109,8 @@ class Plan:
     @property
     def coupling_period(self) -> float:
         """Steps between couplings; infinite where nothing is coupled."""
-        return {"rsgd": self.period, "parle": self.inner_steps}.get(self.algorithm, math.inf)
+        periods = {"rsgd": self.period, "diloco": self.period, "parle": self.inner_steps}
+        return periods.get(self.algorithm, math.inf)
 
     @property
     def state_copies(self) -> int:
@@ -159,96 +124,17 @@ class Plan:
         return 2 if self.delayed and not self.decoupled else 1
 
     @property
+    def shared_copies(self) -> int:
+        """How many more there are of which a device has one, however many replicas it holds.
+
+        Of DiLoCo the center and the momentum of its optimizer.
+        """
+        return 2 if self.algorithm == "diloco" else 0
+
+    @property
     def share(self) -> float:
         """Replicas that a device holds: y / r, or that by d where they are sharded."""
         return self.replicas / self.replica / (self.data if self.sharded else 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Devices that communicate.
-
-    Attributes:
-      local: how many of them are on one host.
-      hosts: on how many hosts they are.
-    """
-
-    local: int
-    hosts: int
-
-    @classmethod
-    def of(cls, size: int, stride: int, devices_per_host: int) -> "Group":
-        """`size` devices, every `stride`-th of all in a row."""
-        local = min(size, max(1, devices_per_host // stride))
-        return cls(local, math.ceil(size / local))
-
-
-@dataclasses.dataclass(frozen=True)
-class Traffic:
-    """What a device sends.
-
-    Attributes:
-      intra: bytes within the host.
-      inter: bytes to other hosts.
-      intra_messages: messages within the host, one after the other.
-      inter_messages: messages to other hosts.
-    """
-
-    intra: float = 0.0
-    inter: float = 0.0
-    intra_messages: float = 0.0
-    inter_messages: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Bytes."""
-        return self.intra + self.inter
-
-    def seconds(self, machine: Machine) -> float:
-        """Alpha for each message and beta for each byte."""
-        latency = self.intra_messages * machine.intra.latency
-        latency += self.inter_messages * machine.inter.latency
-        within = self.intra / machine.intra.bandwidth
-        return latency + within + self.inter / machine.inter.bandwidth
-
-
-def all_reduce(size: float, group: Group) -> Traffic:
-    r"""Traffic of a mean of `size` bytes: scattered in each host, reduced across, gathered.
-
-    With m devices on each of H hosts, :math:`2 \frac{m-1}{m}` of the bytes stay in the host and
-    :math:`\frac{2}{m} \frac{H-1}{H}` leave it, together :math:`2 \frac{n-1}{n}`.
-
-    Examples:
-      >>> from experiments.studies.scale.cost_model import Group, all_reduce
-      >>> all_reduce(800.0, Group(local=4, hosts=2))
-      Traffic(intra=1200.0, inter=200.0, intra_messages=4, inter_messages=2)
-    """
-    m, hosts = group.local, group.hosts
-    return Traffic(
-        intra=2 * (m - 1) / m * size,
-        inter=2 * (hosts - 1) / hosts * size / m,
-        intra_messages=2 * _log2(m),
-        inter_messages=2 * _log2(hosts),
-    )
-
-
-def all_gather(size: float, group: Group, arrays: int = 1) -> Traffic:
-    r"""Traffic of gathering `size` bytes of each device, in so many arrays: across, then within.
-
-    :math:`H - 1` times the bytes leave the host and :math:`(m - 1) H` times they stay, together
-    :math:`n - 1`.
-    """
-    m, hosts = group.local, group.hosts
-    return Traffic(
-        intra=(m - 1) * hosts * size,
-        inter=(hosts - 1) * size,
-        intra_messages=arrays * _log2(m),
-        inter_messages=arrays * _log2(hosts),
-    )
-
-
-def _log2(number: int) -> int:
-    return math.ceil(math.log2(number))
 
 
 def data_traffic(plan: Plan, job: Job, machine: Machine) -> Traffic:
@@ -280,8 +166,25 @@ def coupling_traffic(plan: Plan, job: Job, machine: Machine) -> Traffic:
 
 
 def memory(plan: Plan, job: Job) -> float:
-    """Bytes on a device: parameters, gradients and state. Activations are not counted."""
-    return (2 + plan.state_copies) * FLOAT32 * job.parameters * plan.share
+    """Bytes on a device: parameters, gradients and state.
+
+    Neither activations are counted nor the weights of a layer that a sharded plan gathers.
+    """
+    shared = plan.shared_copies / (plan.data if plan.sharded else 1)
+    return ((2 + plan.state_copies) * plan.share + shared) * FLOAT32 * job.parameters
+
+
+def exchanged(plan: Plan, job: Job) -> float:
+    """Bytes that a coupling in float32 holds at most, in addition to `memory`.
+
+    What a device sends and what it receives, all arrays at once: so XLA compiles it for CPU. Where
+    messages are combined up to a size only, as for GPU, it is much less. A force sends the weights
+    as they lie.
+    """
+    if plan.coupling_period == math.inf or plan.replica == 1:
+        return 0.0
+    copies = 1 if plan.algorithm == "rsgd" and not plan.decoupled else 2
+    return copies * FLOAT32 * job.parameters / (plan.data if plan.sharded else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +214,8 @@ def cost(plan: Plan, job: Job, machine: Machine) -> Cost:
     """Predicts a step.
 
     Examples:
-      >>> from experiments.studies.scale.cost_model import Job, Link, Machine, Plan, cost
+      >>> from experiments.studies.scale.cost_model import Job, Plan, cost
+      >>> from experiments.studies.scale.machines import Link, Machine
       >>> link = Link(latency=0.0, bandwidth=1e9)
       >>> machine = Machine(1e12, 1e9, 1e12, 1, link, link, overlaps=False)
       >>> job = Job(parameters=1e6, flops_per_example=6e6, batch=1024)

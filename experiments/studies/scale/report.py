@@ -7,7 +7,8 @@ import pathlib
 from experiments.report import plots, store
 from experiments.report.plots import COLORS
 from experiments.report.tables import markdown_table
-from experiments.studies.scale.cost_model import Cost, Job, Link, Machine, Plan, cost
+from experiments.studies.scale.cost_model import Cost, Job, Plan, cost
+from experiments.studies.scale.machines import Link, Machine
 
 # Devices as an H100 SXM of NVIDIA's data sheet (80 GB at 3.35 TB/s, 989 TFLOP/s in bfloat16, of
 # which two fifths are sustained here; NVLink at 450 GB/s each way), eight to a host; between hosts
