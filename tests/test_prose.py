@@ -26,7 +26,6 @@ TO_DO = [
     "flatjax/_sampling",
     "flatjax/data",
     "flatjax/flatness",
-    "flatjax/gaussian_mixture",
     "flatjax/models",
 ]
 
