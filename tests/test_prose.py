@@ -24,7 +24,6 @@ TO_DO = [
     "flatjax",
     "flatjax/_cpu",
     "flatjax/_sampling",
-    "flatjax/data",
     "flatjax/flatness",
     "flatjax/models",
 ]
