@@ -37,7 +37,8 @@ def paragraphs(text):
         words = line.strip()
         if not words or _BLOCK.match(line):
             found.append([])
-        if words and not words.startswith(("|", "=", ">>>", "...", "![", "..")):
+        is_row = re.search(r"\S {3,}\S", words)  # of a table in a docstring
+        if words and not is_row and not words.startswith(("|", "=", ">>>", "...", "![", "..")):
             found[-1].append(words.removeprefix("- "))
     return [" ".join(lines) for lines in found if lines]
 

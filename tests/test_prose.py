@@ -25,7 +25,6 @@ TO_DO = [
     "flatjax/_cpu",
     "flatjax/_sampling",
     "flatjax/flatness",
-    "flatjax/models",
 ]
 
 # Sentences that may stay as they are, by words that are in them.
