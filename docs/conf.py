@@ -51,10 +51,10 @@ def copy_notebooks(app: Sphinx) -> None:
         shutil.copy2(notebook, pages / notebook.name)
 
 
-def unlink_files(app: Sphinx, path: pathlib.Path, docname: str, content: list[str]) -> None:
-    """Leaves only the names of files that an included text links to: they are not on the site."""
-    del app, path, docname
-    content[0] = re.sub(r"\[(`[^`]+`)\]\((?!http)[^)]+\)", r"\1", content[0])
+def unlink_files(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Replaces links to files of `experiments`, which are not on the site, by their names."""
+    del app, docname
+    content[0] = re.sub(r"\[(`[^`]+`)\]\([./]*/experiments/[^)]+\)", r"\1", content[0])
 
 
 def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
@@ -66,5 +66,5 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
 def setup(app: Sphinx) -> None:
     """Connects the functions above."""
     app.connect("builder-inited", copy_notebooks)
-    app.connect("include-read", unlink_files)
+    app.connect("source-read", unlink_files)
     app.connect("autodoc-skip-member", skip_fields)

@@ -260,7 +260,7 @@ def test_enlarged_images_are_squares_of_pixels_in_a_border(shape, size, channels
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"size": 7}, ValueError, "size must be at least that of the images, 8x8, got 7"),
+        ({"size": 7}, ValueError, "size must be at least the size of the images, 8x8, got 7"),
         ({"size": 8.0}, TypeError, "size must be an int, got 8.0"),
         ({"channels": 0}, ValueError, "channels must be >= 1, got 0"),
     ],

@@ -13,7 +13,8 @@ from experiments import __main__ as command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-RESULTS = (ROOT / "experiments" / "RESULTS.md").read_text()
+RESULTS = ROOT / "experiments" / "RESULTS.md"
+PAGES = [ROOT / "README.md", RESULTS, *sorted((ROOT / "docs" / "results").glob("*.md"))]
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -57,19 +58,18 @@ def test_the_example_of_flatness_runs():
     assert len(EXAMPLES) == 2
 
 
-@pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "RESULTS"])
-def test_pictures_and_files_exist(text):
-    folder = ROOT if text is README else ROOT / "experiments"
-    links = re.findall(r"\]\(((?!http)[^)#]+)\)", text)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pictures_and_files_exist(page):
+    links = re.findall(r"\]\(((?!http)[^)#]+)[^)]*\)", page.read_text())
     assert links
     for link in links:
-        assert (folder / link).exists(), link
+        assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "RESULTS"])
-def test_commands_are_commands(text, capsys):
-    commands = re.findall(r"-m experiments ([a-z-]+)((?: --[^`\n|]*)?)", text)
-    assert commands
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_are_commands(page, capsys):
+    commands = re.findall(r"-m experiments ([a-z-]+)((?: --[^`\n|#]*)?)", page.read_text())
+    assert commands or page.stem in ("RESULTS", "speed")  # which name benchmarks or no commands
     for command, arguments in commands:
         if command == "--help":
             continue

@@ -1,7 +1,9 @@
-"""Committee machines: message passing, focusing belief propagation, and their local entropy.
+"""Committee machines: message passing, focusing BP and local entropy.
 
-In equations K is the number of units, y the number of replicas, sigma a label and S the shape of
-the points that are asked for. The argument `y` of the functions holds the labels.
+In equations, K is the number of units, N the number of inputs of a unit, and P the number of
+patterns. y is the number of replicas, sigma a label, and S the shape of the requested points. The
+argument `y`
+of the functions holds the labels.
 """
 
 from flatjax.committee._amp import amp

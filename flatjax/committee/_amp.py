@@ -1,25 +1,27 @@
-r"""Approximate message passing for committees: entropies, local entropies and marginals of weights.
+r"""Approximate message passing for committees: entropies and marginals of weights.
 
-With :math:`U_{\mu i} = \sigma_\mu x_{\mu i} / \sqrt{N}`, sigma the labels (patterns of the class -1
-turned round, so that all should have a majority for 1), independent Gaussian weights of mean m and
-variance v, and the channel :math:`Z, g, \Gamma` of `flatjax.committee._channel`,
+Patterns are multiplied by their labels sigma, :math:`U_{\mu i} = \sigma_\mu x_{\mu i} / \sqrt{N}`,
+so that every pattern should get a majority for the class 1. Weights are independent Gaussian
+variables of mean m and variance v. The channel :math:`Z, g, \Gamma` is defined in
+`flatjax.committee._channel`. An iteration computes
 
 .. math::
   V_{\mu k} = \sum_i U_{\mu i}^2 v_{ki}, \quad
   \omega_{\mu k} = \sum_i U_{\mu i} m_{ki} - V_{\mu k} g_{\mu k}, \quad
   A_{ki} = \sum_\mu U_{\mu i}^2 \Gamma_{\mu k}, \quad
-  B_{ki} = \sum_\mu U_{\mu i} g_{\mu k} + m_{ki} A_{ki},
+  B_{ki} = \sum_\mu U_{\mu i} g_{\mu k} + m_{ki} A_{ki}. \qquad (1)
 
-and m, v are those of :math:`e^{-(A + \lambda) w^2 / 2 + (B + \gamma \tilde w) w}`, lambda and gamma
-such that on average :math:`|w_k|^2 = N` and :math:`w_k \cdot \tilde w_k = p N`. The entropy
+The new m and v are mean and variance of :math:`e^{-(A + \lambda) w^2 / 2 + (B + \gamma \tilde w)
+w}`. The multipliers lambda and gamma are such that on average :math:`|w_k|^2 = N` and :math:`w_k
+\cdot \tilde w_k = p N`. The entropy
 
 .. math::
   F = \sum_\mu \Big[\log Z_\mu + \sum_k \frac{(\omega - U m)^2}{2 V}\Big]
     + \sum_{ki} \Big[\frac12 \log \frac{2 \pi}{\lambda + A}
       + \frac{(B + \gamma \tilde w)^2}{2 (\lambda + A)} + \frac{A (v + m^2)}{2} - B m \Big]
-    + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big)
+    + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) \qquad (2)
 
-is stationary at the fixed point, so that its error is of second order there.
+is stationary at the fixed point. Its error is therefore of second order there.
 """
 
 import functools
@@ -43,8 +45,8 @@ from flatjax.committee._marginals import (
     solved,
 )
 
-CHUNK = 1024  # patterns; the channel's arrays stay in cache
-POINTS = 8  # solved at a time: their loop runs until the slowest is done
+CHUNK = 1024  # patterns: the channel's arrays stay in the cache
+POINTS = 8  # solved at a time: their loop runs until the slowest point is done
 
 
 def amp(
@@ -58,28 +60,29 @@ def amp(
     max_iterations: int = 500,
     tolerance: float = 1e-6,
 ) -> Marginals:
-    r"""The volume of error-free weights, all or those at an overlap with a reference.
+    r"""Computes the volume of error-free weights, at any overlap or at a given one.
 
     .. math::
       \Phi = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \quad
       w \text{ uniform on } \lVert w_k \rVert^2 = N \ [\text{and } w_k \cdot \tilde w_k = p N],
 
-    the entropy of the committee (Gardner), or its local entropy at the distance d = 1 - p from a
-    reference (Franz and Parisi). Exact for large N where the inputs are independent; correlated
-    ones are what `flatjax.committee.expectation_propagation` is for.
+    This is the entropy of the committee (Gardner), or its local entropy at the distance d = 1 - p
+    from a reference (Franz and Parisi). It is exact for large N if the inputs are independent. For
+    correlated inputs use `flatjax.committee.expectation_propagation`.
 
-    *Convergence.* The residual is the root mean square change of m over :math:`\sqrt{\bar v}`, plus
-    that of v over its mean, plus that of :math:`g \sqrt V`, before damping. Around error-free
-    references 0.8 converges in 50 to 100 iterations; less damping may not, and what it then returns
-    may look plausible: see `converged`. Without reference units stay alike, which is the state of a
-    committee that has not specialised.
+    *Convergence.* The residual is a sum of three root mean square changes before damping: of m over
+    :math:`\sqrt{\bar v}`, of v over its mean, and of :math:`g \sqrt V`. Around error-free
+    references, a damping of 0.8 converges in 50 to 100 iterations. With less damping it may not
+    converge, and the returned values may still look plausible: see `converged`. Without a
+    reference, units stay alike, which is the state of a committee that has not specialised.
 
-    *Few inputs.* Count the weights, by `direct_log_fraction`, where N is small: of samples with
-    N = 5 and P = 6 Phi was off by up to 0.1, and at the overlap 0.8 by up to 0.8 where the share
-    was one in a thousand. Units have the norm and the overlap only on average. Of several units
-    the iteration also converges where there are no error-free weights: of 15 random labels of 8
-    patterns of 2 inputs 12 had none, and Phi was -1.4. Draws tell, where the share is large enough
-    to be seen; see `Marginals.converged`.
+    *Few inputs.* If N is small, count the weights with `direct_log_fraction`. For samples with
+    N = 5 and P = 6, Phi was wrong by up to 0.1. At the overlap 0.8 it was wrong by up to 0.8, where
+    the
+    share was one in a thousand. Units have the norm and the overlap only on average. With several
+    units the iteration also converges if there are no error-free weights: 12 of 15 random labels of
+    8 patterns with 2 inputs had none, and Phi was -1.4. Random draws detect this if the claimed
+    share is large enough to be seen; see `Marginals.converged`.
 
     *Cost.* Four matrix products, 8 P N K operations an iteration for each point, and the channel:
     1.5 ms for P = 500, N = 784, K = 9 on two cores, 21 ms for P = 5000. 32 P N bytes of memory, and
@@ -88,22 +91,23 @@ def amp(
     Args:
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
-      num_units: K, odd; without a reference, 1 by default, else that of the reference.
+      num_units: K, odd. The default is K of the reference, or 1 without one.
       reference: weights of any norm, shape `(*R, K, N)`.
       overlap: p, cosine of the angle with every unit of the reference, in (-1, 1); broadcast with R
         to the shape S.
-      damping: D, in [0, 1): how much of the old g, Gamma, m and v is kept.
-      max_iterations: after which iteration is given up.
-      tolerance: largest residual of a result.
+      damping: D, in [0, 1): share of the old g, Gamma, m and v that is kept.
+      max_iterations: iterations after which it stops without convergence.
+      tolerance: largest residual of a converged result.
 
     Returns:
       Entropy and marginals of weights.
 
     Raises:
-      ValueError: shapes that do not fit, fewer than 2 inputs (3 with a reference: weights cannot
-        turn otherwise), labels other than -1 and 1, an x that is not finite or has a pattern that
-        is 0, an even number of units, a reference with a unit that is 0 or not finite, an overlap
-        out of (-1, 1) or without reference; damping, max_iterations or tolerance out of range.
+      ValueError: shapes do not fit. There are fewer than 2 inputs (3 with a reference, because
+        weights cannot turn otherwise). Labels are not -1 and 1. x is not finite or has a pattern
+        that is 0. The number of units is even. The reference has a unit that is 0 or not finite. An
+        overlap is out of (-1, 1) or has no reference. damping, max_iterations or tolerance is out
+        of range.
       TypeError: num_units or max_iterations is not an int.
 
     Examples:
@@ -127,9 +131,9 @@ class Messages(NamedTuple):
       variance: v, shape (K, N).
       g: shape (K, P).
       gamma: Gamma, shape (K, P).
-      log_excess: of the multiplier of the norm, shape (K,), see `Gaussian`.
-      iterations: so far.
-      residual: of the last one.
+      log_excess: logarithm for the multiplier of the norm, shape (K,), see `Gaussian`.
+      iterations: number of iterations so far.
+      residual: residual of the last iteration.
     """
 
     mean: jax.Array
@@ -142,7 +146,7 @@ class Messages(NamedTuple):
 
 
 def first_messages(mean: jax.Array, variance: jax.Array, num_patterns: int) -> Messages:
-    """Messages that know nothing of the data."""
+    """Returns messages that do not depend on the data."""
     zeros = jnp.zeros((len(mean), num_patterns))
     return Messages(
         mean, variance, zeros, zeros, jnp.zeros(len(mean)), jnp.array(0), jnp.array(jnp.inf)
@@ -156,7 +160,10 @@ def amp_step(
     damping: jax.Array,
     weights: Callable[[jax.Array, jax.Array, jax.Array], Gaussian],
 ) -> Messages:
-    """One iteration; `weights` makes a Gaussian of A, B and the last logarithm of a multiplier."""
+    """Makes one iteration, eq. (1).
+
+    `weights` makes a Gaussian of A, B and the last `log_excess`.
+    """
     mix = lambda old, new: damping * old + (1 - damping) * new
     output, _, spread, _ = _channel(patterns, squares, messages)
     g, gamma = mix(messages.g, output.g), mix(messages.gamma, output.gamma)
@@ -164,7 +171,8 @@ def amp_step(
     scale = jnp.mean(new.variance)
     residual = jnp.sqrt(jnp.mean((new.mean - messages.mean) ** 2) / scale)
     residual += jnp.mean(jnp.abs(new.variance - messages.variance)) / scale
-    # Patterns that no weights satisfy may cancel, and leave m and v alone while g grows for ever.
+    # If no weights satisfy the patterns, their messages may cancel: m and v stay while g grows
+    # without bound.
     residual += jnp.sqrt(jnp.mean((output.g - messages.g) ** 2 * spread))
     return Messages(
         mean=mix(messages.mean, new.mean),
@@ -178,7 +186,7 @@ def amp_step(
 
 
 def _channel(patterns, squares, messages):
-    """The output at the cavity fields, these, and the mean fields."""
+    """Returns the channel's output, mean and variance of the cavity, and mean fields."""
     fields, variance = to_patterns(patterns, squares, messages.mean, messages.variance)
     cavity = fields - variance * messages.g
     return majority_in_chunks(cavity, variance), cavity, variance, fields
@@ -187,13 +195,13 @@ def _channel(patterns, squares, messages):
 def to_patterns(
     patterns: jax.Array, squares: jax.Array, mean: jax.Array, variance: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Means U m and variances V of the fields, both (K, P)."""
-    # Patterns first: m U^T, the other way round, takes XLA half as long again.
+    """Returns means U m and variances V of the fields, both (K, P)."""
+    # Patterns first: the transposed product m U^T takes XLA half as long again.
     return (patterns @ mean.T).T, (squares @ variance.T).T
 
 
 def majority_in_chunks(mean: jax.Array, variance: jax.Array) -> Output:
-    """`majority` of fields of shape (K, P), some `CHUNK` patterns at a time."""
+    """Applies `majority` to fields of shape (K, P), about `CHUNK` patterns at a time."""
     num_units, num = mean.shape
     num_chunks = -(-num // CHUNK)
     if num_chunks == 1:
@@ -209,7 +217,7 @@ def majority_in_chunks(mean: jax.Array, variance: jax.Array) -> Output:
 def to_weights(
     patterns: jax.Array, squares: jax.Array, mean: jax.Array, g: jax.Array, gamma: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What patterns say of the weights, A and B, both (K, N)."""
+    """Returns A and B of eq. (1), the messages to the weights, both (K, N)."""
     precision = gamma @ squares
     return precision, g @ patterns + mean * precision
 
@@ -244,7 +252,7 @@ def _summary(patterns, squares, messages, weights, reference, overlap, tolerance
     of_patterns = jnp.sum(output.log_z) + jnp.sum((cavity - fields) ** 2 / (2 * variance))
     of_weights = -jnp.log(prior.norm_multiplier[:, None] + a) / 2 + a * (v + m**2) / 2 - b * m
     of_weights += prior.mean**2 / (2 * prior.variance) + np.log(2 * np.pi) / 2
-    entropy = of_patterns + jnp.sum(of_weights)
+    entropy = of_patterns + jnp.sum(of_weights)  # eq. (2) without the constraints
     phi = entropy_per_weight(entropy, prior.norm_multiplier, prior.overlap_multiplier, m, overlap)
     train_error = error_of_fields(fields)
     return Marginals(

@@ -1,15 +1,15 @@
-r"""Committees with weights of +-1: message passing that finds them.
+r"""Finds committees with weights of +-1 by message passing.
 
-Belief propagation estimates the mean of each weight over all weights without errors. These are
-many and far apart, so that the signs of the means are no solution. Two ways to make them one:
-`binary_reinforced_bp`, in which weights gradually come to believe in themselves
-[Braunstein and Zecchina, 2006], and `binary_focusing_bp`, in which y replicas are attracted to a
-center, and so to where solutions are dense [Baldassi et al., 2016].
+Belief propagation estimates the mean of each weight over all weights without errors. These are many
+and far apart, so the signs of the means are not a solution. Two algorithms find one. In
+`binary_reinforced_bp` each weight gradually reinforces its own field [Braunstein and Zecchina,
+2006]. In `binary_focusing_bp` y replicas are attracted to a center, and so to regions where
+solutions are dense [Baldassi et al., 2016].
 
-All pass messages in their approximate form (AMP), which stores one number for each weight and
-each field, not for each pair of a weight and a pattern: 2 N P + 6 K (N + P) numbers in all. An
-iteration takes 10 K N P operations, 0.3 ms for a perceptron of 1000 inputs and 700 patterns on one
-core. It is meant for patterns whose components are independent.
+All pass messages in their approximate form (AMP). It stores one number for each weight and each
+field, not for each pair of a weight and a pattern. In all these are 2 N P + 6 K (N + P) numbers. An
+iteration takes 10 K N P operations: 0.3 ms for a perceptron of 1000 inputs and 700 patterns on one
+core. The patterns should have independent components.
 """
 
 from collections.abc import Callable
@@ -34,10 +34,10 @@ class BinarySolution(NamedTuple):
 
     Attributes:
       weights: -1 or 1, shape (K, N).
-      num_errors: patterns that they classify wrongly.
-      train_error: as a fraction of the patterns.
-      solved: whether there are none.
-      iterations: how many were needed; all that were allowed, where not solved.
+      num_errors: number of patterns that the weights classify wrongly.
+      train_error: the same as a fraction of the patterns.
+      solved: whether there are no errors.
+      iterations: number of iterations; `max_iterations` if not solved.
       magnetization: last estimate of the mean weights, of which `weights` are the signs, (K, N).
     """
 
@@ -59,24 +59,26 @@ def binary_bp(
     damping: float = 0.5,
     tolerance: float = 1e-4,
 ) -> BinarySolution:
-    r"""The signs of the mean weights, by plain belief propagation: rarely a solution.
+    r"""Returns the signs of the mean weights by plain belief propagation.
+
+    They are rarely a solution.
 
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
-      key: PRNG key, or a seed, of the first messages, which tell hidden units apart.
+      key: PRNG key, or a seed, of the first messages, which make hidden units different.
       num_units: K, odd.
-      max_iterations: of 10 K N P operations each.
+      max_iterations: largest number of iterations, of 10 K N P operations each.
       damping: share of the old fields that is kept, in [0, 1).
-      tolerance: stops at a change of the means below it.
+      tolerance: iteration stops if the means change by less.
 
     Returns:
-      The weights; can be vmapped.
+      The weights. The function can be vmapped.
 
     Raises:
-      ValueError: shapes that do not fit, labels other than -1 and 1, an even or too small number, a
-        damping out of its range.
-      TypeError: a number of units or iterations is not an int, key is no key.
+      ValueError: shapes do not fit, labels are not -1 and 1, a number is even or too small, or the
+        damping is out of its range.
+      TypeError: a number of units or iterations is not an int, or key is not a key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (20, 101)))
@@ -100,29 +102,31 @@ def binary_reinforced_bp(
     max_iterations: int = 1000,
     damping: float = 0.5,
 ) -> BinarySolution:
-    r"""A solution by reinforced belief propagation [Braunstein and Zecchina, 2006].
+    r"""Finds a solution by reinforced belief propagation.
 
     .. math:: h^{t+1} = B^t + r_t h^t, \qquad m = \tanh h
 
-    Each weight keeps a share r of its field h, besides the field B that the patterns exert on it;
-    it rises from 0, where this is belief propagation, to 1, where fields grow without bounds.
+    Each weight keeps a share r of its field h and adds the field B of the patterns [Braunstein and
+    Zecchina, 2006]. At r = 0 this is belief propagation. At r = 1 fields grow without bounds. r
+    rises from 0 to 1.
 
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
       key: PRNG key, or a seed, of the first messages.
       num_units: K, odd.
-      reinforcement: r, or a schedule of the iteration; t / max_iterations by default. Slower is
-        better near the capacity.
-      max_iterations: of 10 K N P operations each. Stops at the first without errors.
+      reinforcement: r, or a function of the iteration t; t / max_iterations by default. A slower
+        schedule is better near the capacity.
+      max_iterations: largest number of iterations, of 10 K N P operations each. Iteration stops at
+        the first weights without errors.
       damping: share of the old fields that is kept, in [0, 1).
 
     Returns:
-      The weights; can be vmapped.
+      The weights. The function can be vmapped.
 
     Raises:
-      ValueError: see `binary_bp`; reinforcement out of [0, 1].
-      TypeError: a number of units or iterations is not an int, key is no key.
+      ValueError: as `binary_bp`; or reinforcement is out of [0, 1].
+      TypeError: a number of units or iterations is not an int, or key is not a key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (100, 201)))
@@ -148,35 +152,36 @@ def binary_focusing_bp(
     max_iterations: int = 1000,
     damping: float = 0.5,
 ) -> BinarySolution:
-    r"""A solution by focusing belief propagation [Baldassi et al., 2016].
+    r"""Finds a solution by focusing belief propagation [Baldassi et al., 2016].
 
     Belief propagation for y replicas of the weights, each coupled to a center by :math:`\gamma`.
-    All replicas receive the same messages, so that only those of one are computed, with
+    All replicas receive the same messages, so only one replica is computed, with
 
     .. math::
       h = B + c_\gamma\big((y - 1)\, c_\gamma(B)\big), \qquad
       c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B)
 
-    in which the number of replicas, y, may be any number from 1; the cost does not depend on it. At
-    an infinite gamma every pattern counts once for each replica. With `pseudo_reinforcement` both
-    rise together.
+    The number of replicas y may be any number from 1 on, and the cost does not depend on it. At an
+    infinite gamma every pattern counts once for each replica. With `pseudo_reinforcement`, y and
+    gamma rise together.
 
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
       key: PRNG key, or a seed, of the first messages.
       num_units: K, odd.
-      num_replicas: the number of replicas, y in the equation, or a schedule of the iteration.
-      gamma: coupling, or a schedule of the iteration; 2 t / max_iterations by default.
-      max_iterations: of 10 K N P operations each. Stops at the first without errors.
+      num_replicas: the number of replicas, y in the equation, or a function of the iteration.
+      gamma: coupling, or a function of the iteration t; 2 t / max_iterations by default.
+      max_iterations: largest number of iterations, of 10 K N P operations each. Iteration stops at
+        the first weights without errors.
       damping: share of the old fields that is kept, in [0, 1).
 
     Returns:
-      The weights; can be vmapped.
+      The weights. The function can be vmapped.
 
     Raises:
-      ValueError: see `binary_bp`; less than 1 replica, negative gamma.
-      TypeError: a number of units or iterations is not an int, key is no key.
+      ValueError: as `binary_bp`; or there is less than 1 replica, or gamma is negative.
+      TypeError: a number of units or iterations is not an int, or key is not a key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (100, 201)))
@@ -196,16 +201,16 @@ def binary_focusing_bp(
 
 
 def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
-    r"""Schedules of focusing: coupling and number of replicas rise together, without a limit.
+    r"""Makes schedules of coupling and number of replicas that rise together.
 
     .. math::
       \tanh \gamma = \sqrt{\rho}, \quad y = 1 + \frac{1}{1 - \rho}, \quad
       \rho = \frac{t}{\text{num\_iterations}}
 
-    as in the authors' program for [Baldassi et al., 2016].
+    They rise without a limit, as in the authors' program for [Baldassi et al., 2016].
 
     Args:
-      num_iterations: how many it takes; ends just below.
+      num_iterations: length of the schedules; t ends one below it.
 
     Returns:
       gamma and num_replicas of `binary_focusing_bp`.
@@ -249,7 +254,7 @@ def schedule_values(
     minimum: float = 0.0,
     maximum: float = np.inf,
 ) -> jax.Array:
-    """A number or a schedule at all iterations; or an error."""
+    """Evaluates a number or a schedule at all iterations, and checks the values."""
     _checks.check_count("max_iterations", num_iterations)
     value: Any = schedule
     if callable(schedule):
@@ -260,7 +265,7 @@ def schedule_values(
 
 
 def check_binary(x: Any, y: Any, num_units: int, damping: float) -> None:
-    """Raises unless there are patterns, labels, an odd number of units and a damping."""
+    """Raises if patterns, labels, number of units or damping are not valid."""
     check_patterns(x, y)
     check_units(num_units)
     check_damping(damping)

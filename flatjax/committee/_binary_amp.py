@@ -1,4 +1,4 @@
-"""Approximate message passing for weights of +-1, with reinforcement and a center of replicas."""
+"""Approximate message passing for weights of +-1, reinforced or with replicas."""
 
 import functools
 from typing import NamedTuple
@@ -9,16 +9,16 @@ import jax.numpy as jnp
 
 from flatjax.committee._channel import majority
 
-LEAST_VARIANCE = 1e-5  # of fields, once weights are all but decided
+LEAST_VARIANCE = 1e-5  # largest field, reached when a weight is almost decided
 
 
 class Schedules(NamedTuple):
-    """What pulls on the weights besides the patterns, at each of T iterations; shape (T,) each.
+    """Forces on the weights that do not come from patterns; shape (T,) each.
 
     Attributes:
-      reinforcement: share of its field that a weight keeps.
+      reinforcement: share r of its field that a weight keeps.
       gamma: coupling of replicas to their center.
-      others: number of the other replicas.
+      others: number of the other replicas, y - 1.
     """
 
     reinforcement: jax.Array
@@ -30,15 +30,15 @@ class Messages(NamedTuple):
     """The state of the iteration.
 
     Attributes:
-      field: log odds of the weights over 2, all in all, shape (K, N).
-      cavity: the part of it that the patterns contribute, shape (K, N).
-      g: what patterns say about fields, shape (K, P).
+      field: half of the log odds of the weights, from all sources, shape (K, N).
+      cavity: the part of the field that the patterns contribute, shape (K, N).
+      g: messages of the patterns about fields, shape (K, P).
       log_z: log probability of each pattern, shape (P,).
-      variance: of fields, shape (K, P).
-      num_errors: of the signs of the weights.
-      change: root mean square of the last one of the mean weights.
-      message_change: likewise of g, in units of the deviation of a field.
-      iteration: how many there were.
+      variance: variance of the fields, shape (K, P).
+      num_errors: number of errors of the signs of the weights.
+      change: root mean square of the last change of the mean weights.
+      message_change: the same for g, in units of the standard deviation of a field.
+      iteration: number of iterations so far.
     """
 
     field: jax.Array
@@ -66,7 +66,7 @@ def iterate(
     stop_when_solved: jax.Array,
     offset: jax.Array | float = 0.0,
 ) -> Messages:
-    r"""Passes messages until there are no errors, or nothing changes, or schedules end.
+    r"""Passes messages until no errors are left, nothing changes or schedules end.
 
     .. math::
       V &= (1 - m^2) \, U_2^T, \quad \omega = m U^T - V g + \text{offset}, \quad
@@ -74,18 +74,18 @@ def iterate(
       B &= g U + m \, (\Gamma U_2), \quad
       h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h
 
-    with U = sigma x / sqrt(N), sigma the labels, and U_2 its elementwise square.
+    Here U = sigma x / sqrt(N) with the labels sigma, and U_2 is its elementwise square.
 
     Args:
-      key: PRNG key of the first fields, normal numbers of 0.1.
+      key: PRNG key of the first fields, normal numbers of standard deviation 0.1.
       x: patterns, shape (P, N).
       y: labels, shape (P,).
-      schedules: of T iterations.
+      schedules: values for T iterations.
       num_units: K.
       damping: share of the old fields that is kept.
-      tolerance: of the change.
-      message_tolerance: of the change of messages.
-      stop_when_solved: whether no errors are a reason to stop.
+      tolerance: largest `change` at which iteration stops.
+      message_tolerance: largest `message_change` at which iteration stops.
+      stop_when_solved: whether to stop when there are no errors.
       offset: added to the fields of the patterns, shape (P,).
 
     Returns:
@@ -141,7 +141,7 @@ def iterate(
 
 
 def from_center(field: jax.Array, gamma: jax.Array, others: jax.Array) -> jax.Array:
-    r"""What a weight hears of the other replicas, if all are in the same field.
+    r"""Returns the field of the other replicas on a weight.
 
     .. math::
       u = c_\gamma\big((y - 1) \, c_\gamma(B)\big), \qquad
@@ -151,18 +151,18 @@ def from_center(field: jax.Array, gamma: jax.Array, others: jax.Array) -> jax.Ar
 
 
 def _across_coupling(field, gamma):
-    # Of cosh(gamma + B) / cosh(gamma - B), half the logarithm: exact at an infinite gamma, too.
+    # Half the logarithm of cosh(gamma + B) / cosh(gamma - B): exact at an infinite gamma, too.
     size = jnp.abs(field)
     log_ratio = jnp.logaddexp(0.0, -2 * gamma - 2 * size) - jnp.logaddexp(-2 * gamma, -2 * size)
     return jnp.sign(field) * log_ratio / 2
 
 
 def signs(field: jax.Array) -> jax.Array:
-    """The likelier values of the weights."""
+    """Returns the more probable values of the weights."""
     return jnp.where(field < 0, -1.0, 1.0).astype(field.dtype)
 
 
 def _num_errors(field, x, y):
-    # Of x itself: divided by sqrt(N), components of +-1 would not add up to just 0.
+    # x is not divided by sqrt(N): components of +-1 would then not add up to exactly 0.
     votes = jnp.where(signs(field) @ x.T < 0, -1, 1).sum(axis=0)
     return jnp.sum(votes * y <= 0)

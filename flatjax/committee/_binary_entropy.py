@@ -1,4 +1,4 @@
-"""The number of committees with weights of +-1 that make no error."""
+"""Counts or estimates the committees with weights of +-1 that make no error."""
 
 import functools
 from typing import NamedTuple
@@ -16,23 +16,24 @@ from flatjax.committee._binary_amp import Schedules, iterate
 from flatjax.committee._checks import contradictory, signed
 from flatjax.committee._marginals import is_seen
 
-COUNTED = 12  # weights, at most, that are counted
+COUNTED = 12  # largest number of weights that are counted
 POSSIBLE = 1e-9  # rounding error of an entropy
 
 
 class BinaryEntropy(NamedTuple):
-    """How many weights of +-1 make no error, counted, or estimated by belief propagation.
+    """Number of weights of +-1 without errors, counted or by belief propagation.
 
     Attributes:
-      entropy: logarithm of the number, per weight; log 2 without patterns.
+      entropy: logarithm of the number, divided by the number of weights; log 2 without patterns.
       magnetization: mean of the weights without errors, shape (K, N).
-      change: of the means in the last iteration, root mean square; 0 of weights that were counted.
-      iterations: how many there were; 0 of weights that were counted.
-      converged: whether this change and that of the messages are below the tolerance, and the
-        entropy is one of at least 1 and at most all weights. Not under `jax.vmap`: no two patterns
-        exclude each other, and where 2e7 / (N K) draws of weights can show so large a share of
-        error-free ones, they did. The other values mean nothing otherwise. Where weights were
-        counted and there are none: False, an entropy of -inf and a magnetization of NaN.
+      change: root mean square change of the means in the last iteration; 0 if weights were counted.
+      iterations: number of iterations; 0 if weights were counted.
+      converged: whether the result can be used; the other values mean nothing otherwise. The
+        changes of means and messages must be below the tolerance. The entropy must belong to a
+        number between 1 and the number of all weights. Outside `jax.vmap`, two more conditions are
+        tested: no two patterns exclude each other, and 2e7 / (N K) draws of weights show error-free
+        ones if the claimed share is large enough. If weights were counted and none is without
+        errors, `converged` is False, the entropy -inf and the magnetization NaN.
     """
 
     entropy: jax.Array
@@ -52,39 +53,38 @@ def binary_entropy(
     damping: float = 0.5,
     tolerance: float = 1e-8,
 ) -> BinaryEntropy:
-    r"""The number of weights without errors, in double precision.
+    r"""Counts or estimates the weights without errors, in double precision.
 
-    Up to 12 weights, N K, are counted. More are estimated by belief propagation,
+    Up to N K = 12 weights are counted. Larger numbers are estimated by belief propagation,
 
     .. math::
       s = \frac{1}{N K} \Big[ \sum_\mu \log Z_\mu + \sum_{k \mu} \frac{V_k^\mu (g_k^\mu)^2}{2}
         + \sum_{k i} \big(\log 2 \cosh B_{ki} - B_{ki} m_{ki}\big) \Big]
 
-    that is, Bethe's free entropy at the fixed point of the messages: B the field of a weight,
-    m = tanh B, V the variance of a field, g its derivative of log Z. For large random patterns its
-    mean is the replica-symmetric entropy, which for the perceptron vanishes at P = 0.833 N
-    [Krauth and Mezard, 1989].
+    This is Bethe's free entropy at the fixed point of the messages. B is the field of a weight, m =
+    tanh B its mean, V the variance of a field of a pattern, and g the derivative of log Z in that
+    field. For large random patterns its mean is the replica-symmetric entropy. For the perceptron
+    it vanishes at P = 0.833 N [Krauth and Mezard, 1989].
 
-    A field of 0 counts as positive. A pattern that has components of one size only, and an even
-    number of them, has fields at even multiples of that size; the bound of the Gaussian ones is
-    then put between 0 and the next.
+    A field of 0 counts as positive. If a pattern has an even number of components of one size only,
+    its fields are even multiples of that size. The threshold of the Gaussian fields is then put
+    between 0 and the next such value.
 
     Args:
       x: patterns, shape (P, N), with components of order 1.
       y: labels, -1 or 1, shape (P,).
       key: PRNG key, or a seed, of the first messages.
-      num_units: K, odd. Units may remain alike, which only shows how they may be permuted.
-      max_iterations: of 10 K N P operations each.
+      num_units: K, odd. Units may remain alike, because they can be permuted.
+      max_iterations: largest number of iterations, of 10 K N P operations each.
       damping: share of the old fields that is kept, in [0, 1).
-      tolerance: of the change of the means.
+      tolerance: largest change of the means of a converged result.
 
     Returns:
-      The entropy; can be vmapped.
+      The entropy. The function can be vmapped.
 
     Raises:
-      ValueError: see `binary_bp`; unless traced, an x that is not finite or has a pattern that is
-        0.
-      TypeError: a number of units or iterations is not an int, key is no key.
+      ValueError: as `binary_bp`; or x is not traced, and is not finite or has a pattern that is 0.
+      TypeError: a number of units or iterations is not an int, or key is not a key.
 
     Examples:
       >>> x = jnp.sign(jax.random.normal(jax.random.key(0), (50, 501)))
@@ -101,13 +101,13 @@ def binary_entropy(
     found = in_float64(solve)(key, x, y, schedules, damping, tolerance)
     if is_traced(x, y, found.entropy):
         return found
-    # Neither of which several units need notice.
+    # With several units, neither of the two need show in the messages.
     is_result = not contradictory(signed(x, y)) and _is_seen(found, x, y)
     return found._replace(converged=found.converged & is_result)
 
 
 def _is_seen(found, x, y):
-    """False if draws do not show what was estimated."""
+    """Returns False if draws do not show the estimated share."""
     shape = found.magnetization.shape
     num_weights = found.magnetization.size
     if not found.converged or num_weights <= COUNTED:
@@ -151,13 +151,13 @@ def _counted(x, y, num_units) -> BinaryEntropy:
     number = jnp.sum(right, dtype=float)
     mean = jnp.sum(jnp.where(right[:, None, None], weights, 0.0), axis=0) / number
     entropy = jnp.log(number) / num_weights
-    # Of all instances of a `jax.vmap`, as the other values are.
+    # One value for each instance of a `jax.vmap`, as for the other fields.
     nothing = 0 * number
     return BinaryEntropy(entropy, mean, nothing, nothing.astype(int), number > 0)
 
 
 def _half_distance(x, y):
-    """By how much fields are moved, shape (P,): see `binary_entropy`."""
+    """Returns by how much fields are shifted, shape (P,): see `binary_entropy`."""
     size = jnp.max(jnp.abs(x), axis=1)
     alike = jnp.all((x == 0) | (jnp.abs(x) == size[:, None]), axis=1)
     even = jnp.sum(x != 0, axis=1) % 2 == 0

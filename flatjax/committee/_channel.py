@@ -1,8 +1,8 @@
-r"""The output of a committee: how probable its majority is, given Gaussian fields of the units.
+r"""The output of a committee: probability of a majority, given Gaussian fields.
 
-For independent fields :math:`h_k \sim \mathcal{N}(\omega_k, V_k)` unit k votes for the class 1 with
-the probability :math:`q_k = \Phi(\omega_k / \sqrt{V_k})`, so that the number of such votes is
-Poisson-binomial. With a majority of :math:`(K + 1) / 2`,
+Fields :math:`h_k \sim \mathcal{N}(\omega_k, V_k)` are independent. Unit k votes for the class 1
+with the probability :math:`q_k = \Phi(\omega_k / \sqrt{V_k})`. The number of such votes is
+Poisson-binomial. For a majority of :math:`(K + 1) / 2`,
 
 .. math::
   Z = P\Big(\text{votes} \ge \tfrac{K+1}{2}\Big), \quad
@@ -10,9 +10,10 @@ Poisson-binomial. With a majority of :math:`(K + 1) / 2`,
       = P\Big(\text{votes of the others} = \tfrac{K-1}{2}\Big)
         \frac{\varphi(\omega_k / \sqrt{V_k})}{Z \sqrt{V_k}}, \quad
   \Gamma_k = -\frac{\partial g_k}{\partial \omega_k} = g_k \Big(g_k + \frac{\omega_k}{V_k}\Big).
+  \qquad (1)
 
-The last holds because Z is linear in each q; :math:`\Gamma` may be negative for K > 1. A label of
--1 is a committee with the signs of all fields turned.
+The last equation holds because Z is linear in each q. :math:`\Gamma` may be negative for K > 1. A
+label of -1 corresponds to a committee with reversed signs of all fields.
 """
 
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from jax.scipy.special import erfc
 
 
 class Output(NamedTuple):
-    """What a channel says about the fields, B being any shape.
+    """Messages of a channel about the fields; B is any shape.
 
     Attributes:
       log_z: log Z, shape (B,).
@@ -38,20 +39,21 @@ class Output(NamedTuple):
 
 
 def majority(mean: jax.Array, variance: jax.Array) -> Output:
-    r"""The probability of a majority for 1, and its derivatives, exact for all arguments.
+    r"""Returns the probability of a majority for 1 and its derivatives, eq. (1).
 
-    Probabilities of votes span hundreds of orders of magnitude. Odds of all units are therefore
-    tilted by the same factor :math:`e^\theta`, which multiplies a probability of j votes by
-    :math:`e^{j \theta}` and so is taken back exactly:
+    The result is accurate for all arguments. Probabilities of votes span hundreds of orders of
+    magnitude. Therefore the odds of all units are multiplied by the same factor :math:`e^\theta`.
+    This multiplies the probability of j votes by :math:`e^{j \theta}`, which can be reversed
+    exactly:
 
     .. math::
       \sum_{j \ge h} p_j = e^{-h \theta} \sum_{j \ge h} \tilde p_j e^{-(j - h) \theta}, \qquad
       h = \tfrac{K+1}{2}, \quad \theta \ge 0,
 
-    with the theta that gives the median unit even odds, or 0 where they are better than that. The
-    most probable way to a majority then has the largest weight of all, and is scaled to 1: nothing
-    overflows or underflows, and only positive numbers are added, in any precision. What is lost is
-    lost in the formula for Gamma, a relative 1e-16 omega^2 / V in float64.
+    Theta gives the median unit even odds, or is 0 if its odds are better. The most probable way to
+    a majority then has the largest weight, and is scaled to 1. In any precision, nothing overflows
+    or underflows, and only positive numbers are added. Digits are lost only in the formula for
+    Gamma: a relative 1e-16 omega^2 / V in float64.
 
     Args:
       mean: omega, shape (K, B), K odd.
@@ -75,7 +77,7 @@ def majority(mean: jax.Array, variance: jax.Array) -> Output:
     no = jnp.exp(jnp.minimum(-log_odds - tilt, 0.0))
     log_scale = jnp.maximum(log_yes + tilt, log_no)
     counts, pull_back = jax.vjp(lambda yes: _count_votes(yes, no), yes)
-    # Every way to exactly that many votes in which unit k says yes is one pivotal for it.
+    # If there are exactly that many votes and unit k votes yes, its vote decides.
     (pivotal,) = pull_back(jnp.zeros_like(counts).at[needed].set(1.0))
 
     surplus = jnp.arange(num_units + 1 - needed, dtype=mean.dtype)
@@ -89,16 +91,19 @@ def majority(mean: jax.Array, variance: jax.Array) -> Output:
 
 
 def _smallest(values, n):
-    """The n-th smallest along the first axis: by comparisons, 10 times as fast as sorting."""
-    rank = jnp.sum(values[:, None] >= values, axis=1)  # the largest, of those that are equal
+    """Returns the n-th smallest value along the first axis.
+
+    Comparisons are 10 times as fast as sorting here.
+    """
+    rank = jnp.sum(values[:, None] >= values, axis=1)  # the largest of several equal ranks
     return jnp.min(jnp.where(rank >= n, values, jnp.inf), axis=0)
 
 
 def _log_upper_tail(t):
-    """Logarithm of the probability that a standard normal number exceeds t >= 0.
+    """Returns the log probability that a standard normal number exceeds t >= 0.
 
-    To a relative 1e-14, unlike `jax.scipy.special.log_ndtr` (4e-9 of the probability at t = 20),
-    which Gamma, a small difference there, would multiply by t^2.
+    The relative error is 1e-14. That of `jax.scipy.special.log_ndtr` is 4e-9 at t = 20. Gamma, a
+    small difference there, would multiply it by t^2.
     """
     far = 20.0 if t.dtype == jnp.float64 else 8.0
     near = jnp.log(erfc(jnp.minimum(t, far) / np.sqrt(2)) / 2)
@@ -111,7 +116,7 @@ def _log_upper_tail(t):
 
 
 def _count_votes(yes, no):
-    """The polynomial prod_k (no_k + yes_k t): its coefficient of t^j counts j votes."""
+    """Expands prod_k (no_k + yes_k t); the coefficient of t^j counts j votes."""
 
     def add_unit(counts, unit):
         yes, no = unit

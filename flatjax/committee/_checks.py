@@ -1,4 +1,4 @@
-"""Checks of patterns, units, references and iterations: errors name the argument."""
+"""Checks of patterns, units, references and iterations. Errors name the argument."""
 
 from typing import Any, NamedTuple
 
@@ -10,26 +10,29 @@ from flatjax._float64 import is_traced
 
 
 def check_units(num_units: int, name: str = "num_units") -> None:
-    """Raises unless there can be a majority."""
+    """Raises if the number of units is even or not positive."""
     _checks.check_count(name, num_units)
     if num_units % 2 == 0:
         raise ValueError(f"{name} must be odd, got {num_units}.")
 
 
 def check_iteration(damping: float, max_iterations: int, tolerance: float) -> None:
-    """Raises unless the parameters of an iteration are in their ranges."""
+    """Raises if a parameter of an iteration is out of its range."""
     check_damping(damping)
     _checks.check_count("max_iterations", max_iterations)
     _checks.check_scalar("tolerance", tolerance, exclusive_minimum=True)
 
 
 def check_damping(damping: float) -> None:
-    """Raises unless this share of the old messages can be kept."""
+    """Raises if the damping is out of [0, 1)."""
     _checks.check_scalar("damping", damping, maximum=1.0, exclusive_maximum=True)
 
 
 def check_patterns(x: Any, y: Any) -> None:
-    """Raises unless there are patterns (P, N) and a label of each; either array may be traced."""
+    """Raises if x does not hold patterns (P, N) or y not a label for each.
+
+    Either array may be traced.
+    """
     if np.ndim(x) != 2 or not np.size(x):
         raise ValueError(f"x must have shape (P, N), got {np.shape(x)}.")
     if np.shape(y) != np.shape(x)[:1]:
@@ -40,7 +43,10 @@ def check_patterns(x: Any, y: Any) -> None:
 
 
 def check_inputs(x: Any, least: int = 2) -> None:
-    """Raises unless weights on a sphere can turn: around a reference, 3 inputs are needed."""
+    """Raises if there are fewer than `least` inputs.
+
+    Weights on a sphere need 3 inputs to turn around a reference.
+    """
     if np.shape(x)[1] < least:
         where = "on the sphere" if least == 2 else "at an overlap with a reference"
         raise ValueError(
@@ -50,13 +56,13 @@ def check_inputs(x: Any, least: int = 2) -> None:
 
 
 def check_directions(reference: Any) -> None:
-    """Raises unless every unit of a reference (..., K, N) has a direction."""
+    """Raises if a unit of a reference (..., K, N) is 0 or not finite."""
     if not np.all(np.isfinite(reference)) or not np.all(np.any(reference != 0, axis=-1)):
         raise ValueError("reference must hold finite units other than 0, got others.")
 
 
 def as_overlap(overlap: Any) -> np.ndarray:
-    """The overlaps in float64; raises unless there are some, and cosines of angles."""
+    """Returns the overlaps in float64; raises if one is not in (-1, 1)."""
     values = np.asarray(overlap, np.float64)
     if not (values.size and np.all(np.abs(values) < 1)):
         raise ValueError(f"overlap must be strictly between -1 and 1, got {values}.")
@@ -67,11 +73,10 @@ class Problem(NamedTuple):
     """Checked input of message passing, in float64 NumPy.
 
     Attributes:
-      patterns: patterns times their labels, over sqrt(N), shape (P, N): those of the class -1 are
-        turned round.
-      references: of norm sqrt(N), shape (points, K, N), or None.
+      patterns: patterns times their labels -1 and 1, divided by sqrt(N), shape (P, N).
+      references: reference weights of norm sqrt(N), shape (points, K, N), or None.
       overlaps: shape (points,), or None.
-      shape: S, that of the results' leading axes.
+      shape: S, the leading axes of the results.
       num_units: K.
       contradictory: whether two patterns exclude each other.
     """
@@ -91,7 +96,7 @@ def check_problem(
     reference: ArrayLike | None = None,
     overlap: ArrayLike | None = None,
 ) -> Problem:
-    """Raises unless there are patterns, labels, and both or neither of reference and overlap."""
+    """Checks the arguments of `amp` and prepares them."""
     patterns = signed_patterns(x, y)
     if (reference is None) != (overlap is None):
         raise ValueError("reference and overlap must be given together, or neither.")
@@ -125,14 +130,14 @@ def check_problem(
 
 
 def signed_patterns(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """Labels times patterns / sqrt(N), all to be put into the class 1; or an error."""
+    """Returns checked labels times patterns / sqrt(N); all belong to the class 1."""
     check_patterns(x, y)
     check_inputs(x)
     return signed(x, y) / np.sqrt(np.shape(x)[1]) + 0.0  # turns -0 into 0
 
 
 def signed(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """Labels times patterns; raises unless patterns are finite and have a class."""
+    """Returns labels times patterns; raises if a pattern is 0 or not finite."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if not np.all(np.isfinite(x)):
         raise ValueError("x must be finite, got NaN or infinity.")
@@ -142,9 +147,10 @@ def signed(x: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 
 def contradictory(patterns: np.ndarray) -> bool:
-    """Whether signed patterns exclude each other: one points the other way from another.
+    """Returns whether two signed patterns point in opposite directions.
 
-    Directions are compared in single precision, in which multiples of a pattern are the same.
+    No weights classify both of them. Directions are compared in single precision, in which
+    multiples of a pattern have the same direction.
     """
     patterns = patterns / np.max(np.abs(patterns), axis=1, keepdims=True)
     norms = np.linalg.norm(patterns, axis=1, keepdims=True)

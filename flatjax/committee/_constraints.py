@@ -1,4 +1,4 @@
-"""Weights on a sphere, at an overlap with a reference: the Lagrange multipliers."""
+"""Lagrange multipliers of weights on a sphere, at an overlap with a reference."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-LARGEST_LOG = 100.0  # of a multiplier, less its lower bound
+LARGEST_LOG = 100.0  # range of log(multiplier - its lower bound)
 MAX_STEPS = 200
 
 
@@ -35,20 +35,22 @@ def constrained(
     overlap: jax.Array | None,
     log_excess: jax.Array,
 ) -> Gaussian:
-    r"""The Gaussian :math:`e^{-(A + \lambda) w^2/2 + (B + \gamma \tilde w) w}` of the constraints.
+    r"""Returns the Gaussian that satisfies the constraints on average.
+
+    It is :math:`e^{-(A + \lambda) w^2/2 + (B + \gamma \tilde w) w}` with
 
     .. math::
       v = \frac{1}{\lambda + A}, \quad m = v (B + \gamma \tilde w), \quad
       \sum_i (v_i + m_i^2) = N, \quad \sum_i m_i \tilde w_i = p N
 
-    in each unit. Gamma is linear in the overlap; lambda is found by Newton's method.
+    in each unit. Gamma is linear in the overlap, and lambda is found by Newton's method.
 
     Args:
       precision: A, of any sign, shape (K, N).
       field: B, shape (K, N).
-      reference: of norm sqrt(N), shape (K, N), or None.
+      reference: reference weights of norm sqrt(N), shape (K, N), or None.
       overlap: p.
-      log_excess: where to start, shape (K,).
+      log_excess: start of the iteration, shape (K,).
 
     Returns:
       The Gaussian.
@@ -56,7 +58,7 @@ def constrained(
     lowest = jnp.min(precision, axis=1, keepdims=True)
 
     def weights(log_excess):
-        # Not 1 / (lambda + A), which loses digits where lambda is close to its bound.
+        # Not 1 / (lambda + A): this loses digits if lambda is close to its bound.
         v = 1 / (precision - lowest + jnp.exp(log_excess)[:, None])
         if reference is None:
             return v * field, v, jnp.zeros_like(log_excess)
@@ -76,11 +78,11 @@ def constrained(
 def solve_norm(square: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:
     """Solves square(t) = 1 in each unit, for a decreasing function of t.
 
-    Newton's method for its logarithm, which is nearly linear in t; bisection where that leaves the
-    interval in which the solution is known to be.
+    Newton's method runs on log(square), which is nearly linear in t. If a step leaves the interval
+    that contains the solution, bisection replaces it.
 
     Args:
-      square: mean squares of weights, of the logarithm of a multiplier, both of shape (K,).
+      square: maps logarithms t of multipliers to mean squares of weights, both (K,).
       start: first guess, shape (K,).
 
     Returns:
@@ -89,7 +91,7 @@ def solve_norm(square: Callable[[jax.Array], jax.Array], start: jax.Array) -> ja
 
     def go_on(state):
         steps, _, _, _, change = state
-        return (steps < MAX_STEPS) & jnp.any(jnp.abs(change) > 1e-8)  # the next would be 1e-16
+        return (steps < MAX_STEPS) & jnp.any(jnp.abs(change) > 1e-8)  # the next: 1e-16
 
     def advance(state):
         steps, t, low, high, _ = state

@@ -1,4 +1,4 @@
-"""Exact dynamics of committees among their errors, at many temperatures with exchanges."""
+"""Exact dynamics of committees among their errors, with exchange of temperatures."""
 
 import functools
 
@@ -10,7 +10,7 @@ from flatjax._sampling.drawing import draw
 from flatjax._sampling.exchange import exchange_neighbours
 from flatjax._sampling.refraction import ROUNDING, Walls, refraction_step
 
-NEVER = 1e6  # an offset of fields that never change sign
+NEVER = 1e6  # offset of fields that never change sign
 
 
 @functools.partial(jax.jit, static_argnames=("num_chains", "num_steps", "num_warmup"))
@@ -27,11 +27,11 @@ def sample_energies(
     num_steps: int,
     num_warmup: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Numbers of errors of weights at an overlap with a reference, at B inverse temperatures.
+    """Samples numbers of errors at an overlap, at B inverse temperatures.
 
-    In a step each unit makes a flight while the others rest, see
-    `flatjax._sampling.refraction`; its walls are the fields of those patterns for which the
-    others' votes are balanced. Then every second pair of neighbouring betas may exchange.
+    In a step each unit makes a flight while the others rest, see `flatjax._sampling.refraction`.
+    The walls of a flight are the fields of the patterns for which the votes of the other units are
+    balanced. Then every second pair of neighbouring betas may exchange its weights.
 
     Args:
       key: PRNG key.
@@ -40,10 +40,10 @@ def sample_energies(
       reference: shape (K, N).
       overlap: p.
       betas: shape (B,).
-      duration: mean duration of a flight; freely it goes as many radians.
+      duration: mean duration of a flight; without walls it moves by as many radians.
       num_chains: C.
       num_steps: T.
-      num_warmup: steps before them.
+      num_warmup: steps before the recorded ones.
 
     Returns:
       Energies (C, T, B), and the rates at which neighbours would exchange (B - 1,).
@@ -59,7 +59,7 @@ def sample_energies(
     is_right = lambda z, offset: offset + across * (z @ design.T) >= -ROUNDING
 
     def sweep(z, beta, key):
-        """One flight of each unit, z (K, N); and the errors then."""
+        """Makes one flight of each unit z (K, N), and counts the errors."""
 
         def fly(k, state):
             z, right = state

@@ -1,22 +1,22 @@
-r"""Expectation propagation for committees: as `amp`, for inputs that are correlated.
+r"""Expectation propagation for committees, for correlated inputs.
 
-The weights of a unit are a Gaussian with all its covariances; those between units are left out. A
-pattern mu is a site :math:`e^{-a h^2 / 2 + b h}` of the field of each unit,
+The weights of a unit are a Gaussian with all its covariances. Covariances between units are left
+out. A pattern mu is represented by a site :math:`e^{-a h^2 / 2 + b h}` of the field of each unit,
 
 .. math::
   \Lambda_k = \lambda_k + U^T \mathrm{diag}(a_k) U, \quad
   \bar w_k = \Lambda_k^{-1} (\gamma_k \tilde w_k + U^T b_k), \quad
-  \bar h_k = U \bar w_k, \quad \sigma^2_{\mu k} = (U \Lambda_k^{-1} U^T)_{\mu\mu},
+  \bar h_k = U \bar w_k, \quad \sigma^2_{\mu k} = (U \Lambda_k^{-1} U^T)_{\mu\mu}. \qquad (1)
 
-which is chosen such that the Gaussian agrees with the channel :math:`Z, g, \Gamma` on the mean and
+Sites are chosen such that the Gaussian agrees with the channel :math:`Z, g, \Gamma` on the mean and
 variance of each field, given all other sites,
 
 .. math::
   \frac{1}{V} = \frac{1}{\sigma^2} - a, \quad
   \omega = V \Big(\frac{\bar h}{\sigma^2} - b\Big), \quad
-  a = \frac{\Gamma}{1 - V \Gamma}, \quad b = \frac{g + \Gamma \omega}{1 - V \Gamma}.
+  a = \frac{\Gamma}{1 - V \Gamma}, \quad b = \frac{g + \Gamma \omega}{1 - V \Gamma}. \qquad (2)
 
-The entropy is that of `flatjax.committee._marginals.entropy_per_weight` with
+The entropy is computed by `flatjax.committee._marginals.entropy_per_weight` from
 
 .. math::
   \log Z &= \sum_k \Big[\frac{N}{2} \log 2 \pi - \frac12 \log \det \Lambda_k
@@ -44,7 +44,7 @@ from flatjax.committee._marginals import (
     solved,
 )
 
-LEAST_SITE = -0.9  # times the precision of the cavity: less would leave no variance
+LEAST_SITE = -0.9  # times the precision of the cavity: a smaller value would leave no variance
 
 
 def expectation_propagation(
@@ -59,35 +59,37 @@ def expectation_propagation(
     tolerance: float = 1e-6,
     space: str = "auto",
 ) -> Marginals:
-    r"""The volume of error-free weights, as of `amp`, with covariances of the weights of a unit.
+    r"""Computes what `amp` computes, with covariances of the weights of a unit.
 
-    *Convergence.* The residual is by how much fields of the Gaussian and of the channel disagree:
-    the root mean square difference of their means over the root of the mean variance, plus the mean
-    difference of their variances over it, plus the relative error of the norm.
+    *Convergence.* The residual says by how much fields of the Gaussian and of the channel disagree.
+    It is a sum of three terms. The first is the root mean square difference of their means over the
+    root of the mean variance. The second is the mean difference of their variances over the mean
+    variance. The third is the relative error of the norm.
 
-    *Cost.* Points and units are solved one after the other. An iteration inverts a matrix of size
-    P for each unit, or one of size N after 4 P N^2 operations, whichever is smaller; both are right
-    for any shape. For N = 784, K = 9 that is 0.2 s for P = 500 on one core, and 20 s for P = 12000.
-    On a busy machine the threads of LAPACK wait for each other, and OPENBLAS_NUM_THREADS=1 can be
-    ten times faster. Memory: 3 P N numbers, and some four matrices.
+    *Cost.* Points and units are solved one after the other. An iteration inverts a matrix of size P
+    for each unit, or one of size N after 4 P N^2 operations, whichever is smaller. Both give the
+    same result for any shape. For N = 784, K = 9 that is 0.2 s for P = 500 on one core, and 20 s
+    for P = 12000.
+    On a busy machine the threads of LAPACK wait for each other. OPENBLAS_NUM_THREADS=1 can then be
+    ten times faster. Memory: 3 P N numbers and about four matrices.
 
     Args:
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
-      num_units: K, odd; without a reference, 1 by default, else that of the reference.
+      num_units: K, odd. The default is K of the reference, or 1 without one.
       reference: weights of any norm, shape `(*R, K, N)`.
       overlap: p, cosine of the angle with every unit of the reference, in (-1, 1); broadcast with R
         to the shape S.
-      damping: D, in [0, 1): how much of the old sites is kept.
-      max_iterations: after which iteration is given up.
-      tolerance: largest residual of a result.
-      space: "patterns" for matrices of size P, "inputs" for size N, or "auto".
+      damping: D, in [0, 1): share of the old sites that is kept.
+      max_iterations: iterations after which it stops without convergence.
+      tolerance: largest residual of a converged result.
+      space: "patterns" for matrices of size P, "inputs" for size N, "auto" for the smaller.
 
     Returns:
       Entropy and marginals of weights.
 
     Raises:
-      ValueError: as `amp`; an unknown space.
+      ValueError: as `amp`; or the space is unknown.
       TypeError: num_units or max_iterations is not an int.
 
     Examples:
@@ -109,7 +111,7 @@ def expectation_propagation(
 
 
 class _Unit(NamedTuple):
-    """The Gaussian of one unit; of all of them with a leading axis."""
+    """The Gaussian of one unit, or of all units with a leading axis."""
 
     mean: jax.Array  # of the weights (N,)
     variance: jax.Array | None  # of the weights (N,), if asked for
@@ -152,7 +154,7 @@ def _propagate(
             left = jnp.maximum(1 - variance * output.gamma, 1e-12)  # share of the variance
             a = jnp.maximum(output.gamma / left, LEAST_SITE / variance)
             b = (output.g + output.gamma * cavity) / left
-            # Sites that leave no Gaussian behind forget what they said.
+            # A site that leaves no valid cavity Gaussian is reset.
             a, b = jnp.where(valid, a, 0.0), jnp.where(valid, b, 0.0)
             squared = jnp.sum(units.mean**2, axis=1)
             ratio = units.trace / jnp.maximum(num_inputs - squared, 1e-12 * num_inputs)
@@ -206,12 +208,12 @@ def _unit(gaussian, patterns, a, b, multiplier, reference, overlap, with_varianc
 
 
 def _in_inputs(patterns):
-    """The Gaussian of a unit by matrices of size N."""
+    """Computes the Gaussian of a unit by matrices of size N, eq. (1)."""
 
     def gaussian(a, multiplier, with_variance):
         precision = patterns.T @ (a[:, None] * patterns)
         precision = precision + multiplier * jnp.eye(len(precision))
-        # LU and not Cholesky: on the way the matrix may be indefinite.
+        # LU and not Cholesky: before convergence the matrix may be indefinite.
         covariance = jnp.linalg.inv(precision)
         field_variance = jnp.sum((patterns @ covariance) * patterns, axis=1)
         log_det = jnp.linalg.slogdet(precision)[1] if with_variance else jnp.zeros(())
@@ -223,7 +225,7 @@ def _in_inputs(patterns):
 
 
 def _in_patterns(patterns):
-    r"""The same by matrices of size P.
+    r"""Computes the Gaussian of a unit by matrices of size P.
 
     .. math::
       \Lambda^{-1} = (1 - U^T M^{-1} a U) / \lambda, \quad M = \lambda + a C, \quad C = U U^T
@@ -248,7 +250,7 @@ def _in_patterns(patterns):
 
 
 def _cavity(units, sites):
-    """Mean and variance of fields without their site, and whether there is such a Gaussian."""
+    """Returns mean and variance of the cavity, eq. (2), and whether it is valid."""
     precision = 1 / units.field_variance - sites.precision
     valid = (units.field_variance > 0) & (precision > 0)
     variance = jnp.where(valid, 1 / precision, 1.0)

@@ -1,16 +1,17 @@
-r"""Solvers by message passing: marginals of the weights, and focusing on where solutions are dense.
+r"""Solvers by message passing: marginal means, and focusing on dense solutions.
 
-The iteration is that of `flatjax.committee.amp`, with the A and B defined there. What differs is
-what is known of the weights besides: in `focusing_bp`, that y - 1 other replicas with the same
-marginals are coupled to the same center as this one, :math:`\frac{\gamma}{2} |w - w^*|^2` each.
-With the cavity variance :math:`v_c = 1 / (\lambda + A)` and mean :math:`m_c = v_c B` of a weight
-without its center, the others tell the center
+The iteration is the one of `flatjax.committee.amp`, with A and B defined there. `focusing_bp` adds
+a coupling: this replica and y - 1 others with the same marginals are coupled to a center w*, each
+by :math:`\frac{\gamma}{2} |w - w^*|^2`. Without its center, a weight has the cavity variance
+:math:`v_c = 1 / (\lambda + A)` and the mean :math:`m_c = v_c B`. The other replicas send the center
+a first message, and the center sends this weight a second one:
 
 .. math::
-  \text{precision } \frac{y - 1}{v_c + 1/\gamma}, \text{ mean } m_c, \quad
-  \text{and it the weight } \rho = \frac{(y - 1) \gamma}{\gamma v_c + y}, \text{ mean } m_c,
+  \text{first: precision } \frac{y - 1}{v_c + 1/\gamma}, \text{ mean } m_c; \quad
+  \text{second: precision } \rho = \frac{(y - 1) \gamma}{\gamma v_c + y}, \text{ mean } m_c.
+  \qquad (1)
 
-whence :math:`v = 1 / (\lambda + A + \rho)` and :math:`m = m_c`, lambda such that on average
+Hence :math:`v = 1 / (\lambda + A + \rho)` and :math:`m = m_c`. Lambda is such that on average
 :math:`|w_k|^2 = N`.
 """
 
@@ -39,16 +40,17 @@ from flatjax.committee._marginals import error_of_fields, is_possible
 
 
 class Focused(NamedTuple):
-    """A committee, and how it was found.
+    """A committee and its history.
 
     Attributes:
       weights: the means, rescaled to the norm sqrt(N), shape (K, N).
       variance: v, shape (K, N): near 0 where replicas have collapsed.
       train_error: fraction of patterns that `weights` classifies wrongly.
       gamma: couplings, shape (T,).
-      num_replicas: their number at each of them, shape (T,).
-      train_errors: the same after the iterations at each of them, shape (T,).
-      residuals: of `amp`, after these, shape (T,). A schedule does not wait for it to be small.
+      num_replicas: number of replicas at each coupling, shape (T,).
+      train_errors: `train_error` after the iterations at each coupling, shape (T,).
+      residuals: residual of `amp` after these iterations, shape (T,). A schedule does not wait for
+        it to be small.
     """
 
     weights: np.ndarray
@@ -67,11 +69,11 @@ class BeliefPropagation(NamedTuple):
       weights: the means, rescaled to the norm sqrt(N), shape (K, N).
       variance: v, shape (K, N).
       train_error: fraction of patterns that `weights` classifies wrongly; often not 0.
-      iterations: how many were made.
-      residual: as of `amp`.
-      converged: whether it is within the tolerance, and error-free weights may exist: not if two
-        patterns exclude each other, nor if a single unit's mean makes an error. Of more units it is
-        no proof that there are any.
+      iterations: number of iterations.
+      residual: defined as in `amp`.
+      converged: whether the residual is within the tolerance and error-free weights may exist. They
+        do not exist if two patterns exclude each other, or if a single unit's mean makes an error.
+        With more units, `converged` does not prove that they exist.
     """
 
     weights: np.ndarray
@@ -83,7 +85,7 @@ class BeliefPropagation(NamedTuple):
 
 
 def default_gamma() -> np.ndarray:
-    """The couplings of `focusing_bp`: 60, from 0.02 to 300."""
+    """Returns the couplings of `focusing_bp`: 60 values from 0.02 to 300."""
     return np.geomspace(0.02, 300, 60)
 
 
@@ -97,27 +99,27 @@ def belief_propagation(
     max_iterations: int = 600,
     tolerance: float = 1e-6,
 ) -> BeliefPropagation:
-    """Marginal means of uniformly distributed error-free weights.
+    """Computes the marginal means of uniformly distributed error-free weights.
 
-    `amp` without a reference, from means at random, so that units may become different. As a
-    classifier the mean is close to the vote of all error-free committees, and need not be without
-    errors itself.
+    It runs `amp` without a reference from random means, so that units may become different. As a
+    classifier, the mean is close to the vote of all error-free committees. It may make errors
+    itself.
 
     Args:
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
-      key: PRNG key, or a seed, of the start.
+      key: PRNG key, or a seed, of the first means.
       num_units: K, odd.
       damping: D, in [0, 1).
-      max_iterations: after which iteration is given up.
-      tolerance: largest residual of a result.
+      max_iterations: iterations after which it stops without convergence.
+      tolerance: largest residual of a converged result.
 
     Returns:
       The means.
 
     Raises:
-      ValueError: x, y, num_units, damping, max_iterations or tolerance not as in `amp`.
-      TypeError: num_units or max_iterations is not an int, key is no key.
+      ValueError: x, y, num_units, damping, max_iterations or tolerance is not as in `amp`.
+      TypeError: num_units or max_iterations is not an int, or key is not a key.
 
     Examples:
       >>> x = jax.random.normal(jax.random.key(0), (30, 20))
@@ -144,36 +146,37 @@ def focusing_bp(
     damping: float = 0.9,
     start: float = 0.1,
 ) -> Focused:
-    r"""Focusing belief propagation [Baldassi et al., 2016]: a committee in a wide flat minimum.
+    r"""Finds a committee in a wide flat minimum [Baldassi et al., 2016].
 
-    The coupling grows while messages are passed, until replicas have become one (scoping). Few
-    replicas may not do that, but tend to weights for which each pattern counts once for each
-    replica, and leave errors: look at `train_error`. Their number may grow as well, from the 1 of
-    `belief_propagation` to the infinity of reinforcement (pseudo-reinforcement).
+    Focusing belief propagation increases the coupling while messages are passed, until replicas
+    coincide (scoping). A small number of replicas may not coincide, and then leaves errors: look at
+    `train_error`. In this case each pattern counts once for each replica. The number of replicas
+    may grow as well, from 1 (`belief_propagation`) to infinity (reinforcement); this is called
+    pseudo-reinforcement.
 
-    *Cost.* As one point of `amp` for each iteration, 600 of them by default: 2 s for P = 500,
-    N = 784, K = 9 on two cores.
+    *Cost.* An iteration costs as much as one point of `amp`. The default of 600 iterations takes 2
+    s for P = 500, N = 784, K = 9 on two cores.
 
     Args:
       x: patterns, shape (P, N).
       y: their labels, -1 or 1, shape (P,).
-      key: PRNG key, or a seed, of the start.
+      key: PRNG key, or a seed, of the first means.
       num_units: K, odd.
-      num_replicas: at least 1; inf for the limit in which a replica's own mean is its field. A
-        number, or one for each coupling: shape (T,), or a function of 0, ..., T - 1.
-      gamma: couplings, shape (T,), by default those of `default_gamma`.
-      iterations_per_gamma: at each of them.
-      damping: D, in [0, 1). At 0.5 errors remained where 0.9 left none.
+      num_replicas: y, at least 1; inf for the limit in which a replica's own mean is its field.
+        Either a number, or one for each coupling: an array of shape (T,) or a function of an index.
+      gamma: couplings, shape (T,); `default_gamma()` by default.
+      iterations_per_gamma: number of iterations at each coupling.
+      damping: D, in [0, 1). In tests 0.5 left errors, and 0.9 left none.
       start: standard deviation of the first means, which makes units different.
 
     Returns:
       The committee and its history.
 
     Raises:
-      ValueError: x, y, num_units or damping not as in `amp`; num_replicas or iterations_per_gamma
-        below 1, a gamma that is not positive and of shape (T,), num_replicas neither a number nor
-        of that shape, a start that is not positive.
-      TypeError: num_units or iterations_per_gamma is not an int, key is no key.
+      ValueError: x, y, num_units or damping is not as in `amp`. num_replicas or
+        iterations_per_gamma is below 1. gamma is not positive or not of shape (T,). num_replicas is
+        neither a number nor of that shape. start is not positive.
+      TypeError: num_units or iterations_per_gamma is not an int, or key is not a key.
 
     Examples:
       >>> x = jax.random.normal(jax.random.key(0), (30, 20))
@@ -204,7 +207,7 @@ def focusing_bp(
 
 
 def _at_each(gamma, num_replicas):
-    """The numbers of replicas at all couplings; or an error."""
+    """Returns the checked numbers of replicas at all couplings."""
     if callable(num_replicas):
         num_replicas = [num_replicas(index) for index in range(len(gamma))]
     values = np.asarray(num_replicas, np.float64)
@@ -217,7 +220,7 @@ def _at_each(gamma, num_replicas):
 
 
 def _check(x, y, key, num_units):
-    """Signed patterns and normal noise, of which the first means are made; or an error."""
+    """Returns checked signed patterns, and normal noise for the first means."""
     patterns = signed_patterns(x, y)
     check_units(num_units)
     key = as_key("key", key)
@@ -274,23 +277,23 @@ def replicated(
     gamma: jax.Array,
     others: jax.Array,
 ) -> Gaussian:
-    """The Gaussian of one of y coupled replicas, see above.
+    """Returns the Gaussian of one of y coupled replicas, eq. (1).
 
     Args:
       precision: A, shape (K, N).
       field: B, shape (K, N).
-      log_excess: where to start, shape (K,).
+      log_excess: start of the iteration for lambda, shape (K,).
       gamma: coupling.
       others: share of the other replicas, (y - 1) / y.
 
     Returns:
-      The Gaussian; of the multipliers only that of the norm is used.
+      The Gaussian. It has a multiplier for the norm and none for an overlap.
     """
     lowest = jnp.min(precision, axis=1, keepdims=True)
 
     def weights(log_excess):
         cavity = precision - lowest + jnp.exp(log_excess)[:, None]
-        # rho, with numerator and denominator over y, which may be infinite
+        # rho of eq. (1); numerator and denominator are divided by y, which may be infinite
         told = others * gamma / (1 + (1 - others) * gamma / cavity)
         return field / cavity, 1 / (cavity + told)
 

@@ -1,8 +1,8 @@
-"""What message passing returns, and when that is a result.
+"""Results of message passing, and tests of whether they can be used.
 
-Message passing is exact for many independent inputs. Of few inputs it may converge to a share of
-error-free weights where there are none, which no equation of its own tells. A share that is large
-enough is therefore tested by drawing weights, see `is_seen`.
+Message passing is exact for many independent inputs. With few inputs it may converge to a share of
+error-free weights although there are none, and none of its equations shows this. Therefore a share
+that is large enough is tested by drawing weights, see `is_seen`.
 """
 
 import math
@@ -16,29 +16,29 @@ import numpy as np
 from flatjax._float64 import in_float64
 from flatjax.committee._checks import Problem, check_iteration
 
-POSSIBLE = 1e-9  # phi is at most 0; rounding may exceed it by this much
-ENOUGH = 20  # expected hits; without any, a share is as large as was claimed with chance e^-20
-LARGEST = 2e7  # numbers drawn to test a share, if there is no hit: half a second
+POSSIBLE = 1e-9  # phi is at most 0, up to this rounding error
+ENOUGH = 20  # expected hits: without any hit, the claimed share has probability e^-20
+LARGEST = 2e7  # numbers that are drawn to test a share if there is no hit: half a second
 CHUNK = 2e5  # numbers that are drawn at a time
 
 
 class Marginals(NamedTuple):
-    """What message passing says about error-free weights, at points of shape S.
+    """Estimates of message passing about error-free weights, at points of shape S.
 
-    Numbers where `converged` is false are those of the last iteration, not results.
+    Where `converged` is false, numbers belong to the last iteration and are not results.
 
     Attributes:
-      mean: of the weights, shape `(*S, K, N)`; its norm is below sqrt(N).
-      variance: of each weight, shape `(*S, K, N)`.
-      phi: logarithm of the share of error-free weights, over N K; 0 without data. NaN where there
-        are none because two patterns exclude each other.
+      mean: mean of the weights, shape `(*S, K, N)`; its norm is below sqrt(N).
+      variance: variance of each weight, shape `(*S, K, N)`.
+      phi: logarithm of the share of error-free weights, divided by N K; 0 without data. NaN if two
+        patterns exclude each other, so that there are none.
       train_error: fraction of patterns that the mean weights classify wrongly.
-      iterations: how many were made.
-      residual: what `tolerance` is compared with.
-      converged: whether it is below, and phi possible. A single unit has error-free weights then:
-        the mean is one of them. Of more units it is no proof. But where phi claims a share of
-        error-free weights that can be seen in 2e7 / (N K) draws, weights are drawn, and one without
-        errors was among them.
+      iterations: number of iterations.
+      residual: value that is compared with `tolerance`.
+      converged: whether the residual is below the tolerance and phi is possible. For a single unit
+        this proves that error-free weights exist, because the mean is one of them. For more units
+        it is no proof. However, if phi claims a share that can be seen in 2e7 / (N K) draws,
+        weights are drawn, and one of them was without errors.
     """
 
     mean: np.ndarray
@@ -61,13 +61,13 @@ def solved(
 
     Args:
       program: function of patterns, references, overlaps, damping, tolerance and max_iterations.
-      problem: what it is run on.
+      problem: checked patterns, references and overlaps.
       damping: share of the old messages that is kept.
-      max_iterations: after which iteration is given up.
-      tolerance: largest residual of a result.
+      max_iterations: iterations after which it stops without convergence.
+      tolerance: largest residual of a converged result.
 
     Returns:
-      The points as they were asked for; no volume where two patterns exclude each other.
+      The requested points. phi is NaN if two patterns exclude each other.
 
     Raises:
       ValueError: damping, max_iterations or tolerance is out of range.
@@ -84,7 +84,7 @@ def solved(
 
 
 def _claim(found, problem, point):
-    """The arguments of `is_seen` at a point."""
+    """Returns the arguments of `is_seen` at a point."""
     num_weights = found.mean[point].size
     log_share = num_weights * found.phi[point] if found.converged[point] else -np.inf
     shape = found.mean.shape[1:]
@@ -108,7 +108,7 @@ def is_seen(
     x: np.ndarray,
     y: np.ndarray,
 ) -> bool:
-    """False if a share of error-free weights is claimed that draws do not show.
+    """Returns False if draws do not show the claimed share of error-free weights.
 
     Args:
       log_share: logarithm of the share.
@@ -118,7 +118,7 @@ def is_seen(
       y: their labels, shape (P,).
 
     Returns:
-      True as soon as one makes no errors, and where the share is too small for draws.
+      True as soon as one committee makes no errors, or if the share is too small for draws.
     """
     if not math.log(ENOUGH * num_weights) - log_share <= math.log(LARGEST):
         return True
@@ -129,23 +129,23 @@ def is_seen(
 
 
 def _any_is_right(weights, x, y):
-    """Whether a committee makes no errors; a field of 0 counts as positive."""
-    for pattern, label in zip(x, y, strict=True):  # each leaves about half of them
+    """Returns whether any committee makes no errors; a field of 0 counts as positive."""
+    for pattern, label in zip(x, y, strict=True):  # each leaves about half
         votes = np.where(weights @ pattern < 0, -1, 1).sum(axis=-1)
         weights = weights[votes * label > 0]
     return len(weights) > 0
 
 
 def error_of_fields(fields: jax.Array) -> jax.Array:
-    """Fraction of the patterns that a committee of these fields (K, P) classifies wrongly."""
+    """Returns the fraction of wrongly classified patterns, from fields (K, P)."""
     votes = jnp.sum(jnp.where(fields > 0, 1, -1), axis=0)
     return jnp.mean(votes < 0)
 
 
 def is_possible(phi: jax.Array, train_error: jax.Array, num_units: int) -> jax.Array:
-    """Whether there may be such an entropy, around a mean with such an error.
+    """Returns whether phi is possible, given the training error of the mean.
 
-    The error-free weights of a single unit are a convex cone, which holds their mean.
+    The error-free weights of a single unit are a convex cone, so their mean is one of them.
     """
     return (phi < POSSIBLE) & ((num_units > 1) | (train_error == 0))
 
@@ -157,12 +157,12 @@ def entropy_per_weight(
     mean: jax.Array,
     overlap: jax.Array | None,
 ) -> jax.Array:
-    r"""Phi, of the logarithm of the partition function with the multipliers of the constraints.
+    r"""Computes Phi from the logarithm of the partition function with multipliers.
 
     .. math:: N K \Phi = \log Z + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) - F_0, \quad
       F_0 = \frac{N K}{2} \big[\log 2 \pi + 1 + \log(1 - p^2)\big],
 
-    :math:`F_0` being the same for no data, by the same saddle point as F.
+    :math:`F_0` is the value without data, by the same saddle point as F.
     """
     p = 0.0 if overlap is None else overlap
     constraints = jnp.mean(norm_multiplier / 2 - overlap_multiplier * p)

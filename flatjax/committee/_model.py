@@ -11,26 +11,25 @@ from flatjax.committee._checks import check_units
 
 
 class Committee(nn.Module):
-    r"""A fully connected committee machine, of which the perceptron is the case K = 1.
+    r"""A fully connected committee machine; for K = 1 it is the perceptron.
 
     .. math::
       h_k = \frac{w_k \cdot x}{\sqrt{N}}, \quad \lVert w_k \rVert^2 = N, \quad
       f(x) = \frac{1}{\sqrt{K}} \sum_{k=1}^K \varphi(h_k)
 
-    The units are signs, or, to be trained by gradients, :math:`\varphi(h) = \tanh(\beta h)`, which
-    become signs as beta grows. The class is the sign of f. Only the directions of the weights
-    matter: they are normalised before use, whatever an optimizer makes of their norms, and start
-    uniform on the sphere.
+    The units are signs. For training by gradients they are :math:`\varphi(h) = \tanh(\beta h)`,
+    which become signs as beta grows. The class is the sign of f. Weights are normalised before use,
+    so only their directions matter. They start uniform on the sphere.
 
     Attributes:
-      num_units: K, odd, so that there is always a majority.
+      num_units: K; odd, so that there is always a majority.
 
     Call:
       `model.apply({"params": {"weights": w}}, x, beta=beta)` with x (B, N) gives f, shape (B,).
-      Without beta the units are signs (of 0 it is 1).
+      Without beta the units are signs, and the sign of 0 is 1.
 
     Raises:
-      ValueError: num_units is even or below 1, x is not (B, N).
+      ValueError: num_units is even or below 1, or x is not (B, N).
 
     Examples:
       >>> model, x = Committee(num_units=3), jnp.ones((4, 10))
@@ -49,7 +48,7 @@ class Committee(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, beta: jax.Array | None = None) -> jax.Array:
-        """The vote f (B,) on patterns (B, N)."""
+        """Returns the vote f (B,) on patterns (B, N)."""
         if x.ndim != 2:
             raise ValueError(f"x must have shape (B, N), got {x.shape}.")
         weights = self.param("weights", _uniform_on_sphere, (self.num_units, x.shape[1]))
@@ -83,7 +82,7 @@ def to_sphere(weights: jax.Array) -> jax.Array:
 
 
 def fields(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """Fields h of the units, of weights of any norm.
+    """Computes the fields h of the units, for weights of any norm.
 
     Args:
       weights: shape (..., K, N).
@@ -96,7 +95,7 @@ def fields(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Fraction of patterns that the committee of sign units classifies wrongly.
+    """Computes the fraction of patterns that the committee classifies wrongly.
 
     Args:
       weights: shape (..., K, N), of any norm.
@@ -118,12 +117,12 @@ def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def stay_on_sphere() -> optax.GradientTransformation:
-    r"""The last link of a chain: what it makes of weights has the squared norm N.
+    r"""Keeps the squared norm of the weights of each unit at N; the last of a chain.
 
     .. math:: u \leftarrow \sqrt{N} \frac{w + u}{\lVert w + u \rVert} - w
 
-    for every unit, along the last axis. Without it, steps across the weights make them longer, and
-    the learning rate of their directions smaller.
+    for every unit, along the last axis. Without it, steps perpendicular to the weights make them
+    longer. This reduces the learning rate of their directions.
 
     Returns:
       The transformation.

@@ -1,17 +1,18 @@
-r"""Local entropy of committees by sampling: what message passing is checked against.
+r"""Local entropy of committees by sampling, to check message passing.
 
 .. math::
   \Phi(d) = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \qquad
   w_k = p \, \tilde w_k + \sqrt{1 - p^2} \, z_k, \quad d = 1 - p,
 
-:math:`z_k` uniform on the sphere :math:`\lVert z_k \rVert^2 = N` orthogonal to the reference
-:math:`\tilde w_k`: the share of the weights at overlap p with the reference, imposed on every unit,
-that classify all patterns. `direct_log_fraction` counts them among independent draws, and is right
-wherever it finds any; `sample_log_fraction` goes to where there are too few to be drawn.
+Here :math:`z_k` is uniform on the sphere :math:`\lVert z_k \rVert^2 = N`, orthogonal to the
+reference :math:`\tilde w_k`. Every unit has the overlap p with its reference, and P is the share of
+such weights that classify all patterns. `direct_log_fraction` counts them among independent draws,
+and is right if it finds any. `sample_log_fraction` also works if the share is too small to be
+drawn.
 
 Both are special cases of functions for any network: `flatjax.flatness.log_fraction_direct` and
-`flatjax.flatness.local_entropy`, with the prior `flatjax.flatness.priors.fixed_overlap`. The latter
-moves by small random steps. Sign units allow for long ones, which mix faster.
+`flatjax.flatness.local_entropy`, with the prior `flatjax.flatness.priors.fixed_overlap`.
+`local_entropy` moves by small random steps. Sign units allow long steps, which mix faster.
 """
 
 from typing import NamedTuple
@@ -37,14 +38,14 @@ from flatjax.committee._model import fields, to_sphere
 
 
 class DirectLogFraction(NamedTuple):
-    """Shares of error-free weights at given overlaps p, from independent draws; shape S each.
+    """Shares of error-free weights at overlaps p, from independent draws; shape S.
 
     Attributes:
-      phi: Phi, `log_fraction` per weight; NaN where nothing was hit.
+      phi: Phi, `log_fraction` per weight; NaN if no draw is without errors.
       phi_sem: its standard error.
       log_fraction: logarithm of the share, in nats.
-      log_fraction_sem: its standard error, that of a binomial count.
-      hits: how many draws made no errors; below 10 the standard error says little.
+      log_fraction_sem: its standard error, from a binomial count.
+      hits: number of draws without errors; below 10 the standard error is not reliable.
       energy: mean number of errors.
     """
 
@@ -57,20 +58,20 @@ class DirectLogFraction(NamedTuple):
 
 
 class SampledLogFraction(NamedTuple):
-    """The same from Markov chains, shape S each.
+    """Shares of error-free weights at overlaps p, from Markov chains; shape S.
 
     Attributes:
-      phi: Phi, `log_fraction` per weight; NaN where no sample is without errors.
+      phi: Phi, `log_fraction` per weight; NaN if no sample is without errors.
       phi_sem: its standard error.
       log_fraction: logarithm of the share, in nats.
       log_fraction_sem: its standard error, between independent chains.
-      integrated: the log fraction by thermodynamic integration, from the same samples; a difference
-        of more than the errors says that the inverse temperatures are too far apart.
-      share: share of error-free samples at the largest beta; 0.01 at least is wanted.
-      r_hat: agreement of the chains, the worst of all betas; 1 is good, 1.05 too much.
-      ess: number of independent samples, the least of all betas > 0; 100 at least are wanted.
-      exchange: rate of exchanges between neighbouring betas, the least; 0.05 at least is wanted.
-      converged: whether all four are as wanted, and there is a log fraction.
+      integrated: the log fraction by thermodynamic integration, from the same samples. If it
+        differs by more than the errors, the inverse temperatures are too far apart.
+      share: share of error-free samples at the largest beta; should be at least 0.01.
+      r_hat: agreement of the chains, the worst of all betas; 1 is good, 1.05 too large.
+      ess: number of independent samples, the least of all betas > 0; should be at least 100.
+      exchange: smallest rate of exchanges between neighbouring betas; should be at least 0.05.
+      converged: whether these four values are as required, and there is a log fraction.
     """
 
     phi: np.ndarray
@@ -95,13 +96,14 @@ def direct_log_fraction(
     num_samples: int = 100_000,
     num_parallel: int = 500,
 ) -> DirectLogFraction:
-    r"""The share of error-free weights at given overlaps with a reference, by counting.
+    r"""Counts the share of error-free weights at given overlaps with a reference.
 
-    The oracle wherever the share is above some 10 / num_samples, which is a log fraction of -9 nats
-    by default.
+    It is the reference method if the share is above about 10 / num_samples, which is a log fraction
+    of -9 nats by default.
 
-    *Cost.* 2 num_samples K N P operations for each overlap, in single precision; num_parallel K
-    (2 N + P) numbers of memory. 10 s for a perceptron of 1000 inputs and patterns on one core.
+    *Cost.* 2 num_samples K N P operations for each overlap, in single precision, and num_parallel K
+    (2 N + P) numbers of memory. A perceptron of 1000 inputs and 1000 patterns takes 10 s on one
+    core.
 
     Args:
       key: PRNG key or a seed. The same draws serve every overlap.
@@ -109,16 +111,16 @@ def direct_log_fraction(
       y: their labels, -1 or 1, shape (P,).
       reference: shape (K, N), K odd, of any norm.
       overlap: p, in (-1, 1), of shape S.
-      num_samples: draws.
-      num_parallel: how many of them are held in memory.
+      num_samples: number of draws.
+      num_parallel: number of draws that are held in memory.
 
     Returns:
       The shares. A field of 0 counts as positive.
 
     Raises:
-      ValueError: shapes that do not fit, one input only, an even number of units or one of zero
-        norm, labels other than -1 and 1, an x that is not finite, an overlap out of (-1, 1),
-        num_samples or num_parallel < 1.
+      ValueError: shapes do not fit. There is only one input. The number of units is even, or a unit
+        has zero norm. Labels are not -1 and 1. x is not finite. An overlap is out of (-1, 1).
+        num_samples or num_parallel is below 1.
       TypeError: num_samples or num_parallel is not an int.
 
     Examples:
@@ -171,29 +173,30 @@ def sample_log_fraction(
     num_warmup: int = 100,
     duration: float = 1.5,
 ) -> SampledLogFraction:
-    r"""The share of error-free weights at given overlaps with a reference, however small it is.
+    r"""Samples the share of error-free weights, however small, at given overlaps.
 
     .. math::
       \log P(E = 0) = -\int_0^\beta \langle E \rangle_b \, db + \log P_\beta(E = 0), \qquad
       P_\beta(w) \propto P(w) \, e^{-\beta E(w)},
 
-    E the number of errors. Weights are sampled at several betas at once. In a step each unit in
-    turn moves for a while by the exact Hamiltonian dynamics, refracted or reflected where the
-    committee changes its mind, so that no move is rejected; then neighbouring betas exchange their
-    weights (replica exchange). The share is estimated from the samples of all betas together, by
-    MBAR [Shirts and Chodera, 2008]. Betas are spaced as suits errors that are Poisson numbers,
-    whose mean falls as :math:`E_0 e^{-\beta}`: evenly in its square root.
+    Here E is the number of errors. Weights are sampled at several betas at once. In a step, each
+    unit in turn moves by the exact Hamiltonian dynamics. It is refracted or reflected where the
+    vote of the committee changes, so that no move is rejected. Then neighbouring betas exchange
+    their weights (replica exchange). The share is estimated from the samples of all betas together,
+    by MBAR [Shirts and Chodera, 2008]. The spacing of betas is made for errors that are Poisson
+    numbers with mean :math:`E_0 e^{-\beta}`: it is even in the square root of this mean.
 
-    Unlike with a single sequence of populations, disagreement is seen: of independent chains
-    (`r_hat`, and the standard error), and between two estimates (`integrated`). Error-free weights
-    that no chain has found are not in it.
+    Two disagreements show errors: between independent chains (`r_hat` and the standard error), and
+    between two estimates (`integrated`). A single sequence of populations would not show them.
+    Error-free weights that no chain has found are missing from the share.
 
-    *Choice of betas.* Neighbours exchange if :math:`2 \sqrt{E_0}` / num_betas is some 1 or less;
-    largest_beta is enough if `share` is 0.1 or more.
+    *Choice of betas.* Neighbours exchange if :math:`2 \sqrt{E_0}` / num_betas is about 1 or less.
+    largest_beta is large enough if `share` is 0.1 or more.
 
-    *Cost.* For each overlap, chain, beta and step about P / 2 walls are met by a perceptron, fewer
-    by each of more units, at O(P + N) operations each, one after another. Memory: P^2 numbers, and
-    some num_chains num_betas (K N + 6 P). 3 s for a perceptron with N = P = 100 on one core.
+    *Cost.* For each overlap, chain, beta and step, a perceptron meets about P / 2 walls, and each
+    of several units fewer. A wall costs O(P + N) operations, one after another. Memory: P^2
+    numbers, and about num_chains num_betas (K N + 6 P). A perceptron with N = P = 100 takes 3 s on
+    one core.
 
     Args:
       key: PRNG key or a seed.
@@ -201,20 +204,20 @@ def sample_log_fraction(
       y: their labels, -1 or 1, shape (P,).
       reference: shape (K, N), K odd, of any norm.
       overlap: p, in (-1, 1), of shape S.
-      largest_beta: beta, per error.
-      num_betas: from 0 to it.
-      num_chains: independent ones, with weights at each beta.
-      num_steps: of each, all recorded.
-      num_warmup: steps before them.
-      duration: mean duration of the move of a unit; freely it goes as many radians.
+      largest_beta: largest inverse temperature, per error.
+      num_betas: number of betas, from 0 to largest_beta.
+      num_chains: number of independent chains, with weights at each beta.
+      num_steps: steps of each chain, all recorded.
+      num_warmup: steps before the recorded ones.
+      duration: mean duration of a move of a unit; without walls it moves by as many radians.
 
     Returns:
-      The shares and how far to trust them. A field of 0 counts as right.
+      The shares and diagnostics. A field of 0 counts as right.
 
     Raises:
-      ValueError: as `direct_log_fraction`; fewer than 3 inputs, since chains then cannot move;
-        largest_beta or duration is not positive, fewer than 2 betas or chains, 10 steps, 1 step of
-        warm-up.
+      ValueError: as `direct_log_fraction`; or there are fewer than 3 inputs, so that chains cannot
+        move. largest_beta or duration is not positive. There are fewer than 2 betas, 2 chains, 10
+        steps or 1 step of warm-up.
       TypeError: one of the numbers is not an int.
 
     Examples:
@@ -249,7 +252,7 @@ def sample_log_fraction(
 
 
 def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
-    """From the energies (C, T, B) at one overlap."""
+    """Estimates the share from the energies (C, T, B) at one overlap."""
     integrated = free_energy.thermodynamic_integration(energy, betas)
     share = np.mean(energy[..., -1] == 0)
     found = free_energy.reweight(energy, betas, integrated, threshold=0.0)
@@ -277,20 +280,20 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
 
 @jax.jit
 def _around(reference, noise, distance):
-    """Committees (..., K, N) made of noise (..., K N), at the overlap 1 - distance."""
+    """Makes committees (..., K, N) of noise (..., K N), at the overlap 1 - distance."""
     place = lambda z: at_overlap(reference, z.reshape(reference.shape), 1 - distance, -1)
     return jax.vmap(place)(noise).astype(reference.dtype)
 
 
 @jax.jit
 def _num_errors(weights, x, y):
-    """Of committees (..., K, N)."""
+    """Counts the errors of committees (..., K, N)."""
     votes = jnp.where(fields(weights, x) < 0, -1, 1).sum(axis=-1)
     return jnp.sum(votes * y <= 0, axis=-1)
 
 
 def _check(x, y, reference, overlap) -> tuple[dict[str, jax.Array], jax.Array, np.ndarray]:
-    """The data as a batch, the reference on the sphere, the overlaps; or an error."""
+    """Returns the checked data as a batch, the reference on the sphere, the overlaps."""
     x, y, reference = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
     check_patterns(x, y)
     check_inputs(x)

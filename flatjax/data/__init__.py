@@ -1,11 +1,11 @@
 """Data sets, batches on the device, and augmentation.
 
-`load` gives NumPy arrays, `from_folder` and `from_arrays` those of your own data. `to_device`,
-`epoch_order` and `take_batch` feed a training loop without a host in the loop; `eval_batches` cuts
-what is evaluated into batches of one shape. `Stream` is for what does not fit into memory.
-`enlarge` gives small images the shape of CIFAR's.
+`load` reads a data set by its name; `from_folder` and `from_arrays` read your own data.
+`to_device`, `epoch_order` and `take_batch` feed a training loop without the host. `eval_batches`
+cuts a split into batches of one shape for evaluation. `Stream` is for data that do not fit into
+memory. `enlarge` gives small images the shape of CIFAR's.
 
-TensorFlow Datasets is imported only when a data set is loaded that needs it.
+TensorFlow Datasets is imported only by data sets that need it.
 """
 
 from flatjax._normalization import Normalization

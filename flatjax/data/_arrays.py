@@ -1,4 +1,4 @@
-"""A data set from arrays in memory, or in a file of NumPy's."""
+"""Makes data sets from arrays in memory or in a NumPy file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from flatjax._checks import check_count, described
 from flatjax.data._dataset import Dataset, Split, split_validation
 
-# What the arrays of a file are called by Keras's data sets, and by MedMNIST.
+# Names of the arrays in the files of Keras's data sets and of MedMNIST.
 _NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
@@ -30,13 +30,14 @@ def from_arrays(
     """Makes a data set of arrays.
 
     Args:
-      train: images and labels. Images have shape (N, H, W, C), or (N, H, W), which are grey, or
-        (N, D): vectors, which become images of one pixel with D channels, so that each feature is
-        normalized by itself. They are uint8, 0 to 255, or floats of any finite values, which become
-        float32. Labels are integers of shape (N,) or (N, 1), counted from 0.
-      test: the same for testing; or how many of the examples in `train` are set aside for that, a
-        number or a fraction (`split_validation` with seed 0).
-      num_classes: number of classes; by default that of `class_names`, else the largest label + 1.
+      train: images and labels. Images have shape (N, H, W, C), or (N, H, W) if they are grey.
+        Vectors of shape (N, D) become images of one pixel with D channels, so that each feature is
+        normalized by itself. Values are uint8, 0 to 255, or finite floats, which become float32.
+        Labels are integers of shape (N,) or (N, 1), counted from 0.
+      test: images and labels for testing; or the number or fraction of the examples in `train` that
+        are set aside for testing (`split_validation` with seed 0).
+      num_classes: number of classes; by default the length of `class_names`, else the largest
+        label + 1.
       class_names: the names of the classes, in the order of the labels.
       name: the name of the data set.
 
@@ -44,9 +45,9 @@ def from_arrays(
       The data set. uint8 images in C order are not copied.
 
     Raises:
-      TypeError: if an array has a dtype that is not listed above.
-      ValueError: if shapes are others, do not fit together, look as if channels came first, or
-        values are not finite.
+      TypeError: an array has a dtype that is not listed above.
+      ValueError: shapes are not listed above, do not fit together, or seem to have channels first;
+        or values are not finite.
 
     Examples:
       >>> rng = np.random.default_rng(0)
@@ -71,11 +72,11 @@ def from_arrays(
 def from_npz(
     path: str | os.PathLike[str], *, test: float | int | None = None, name: str | None = None
 ) -> Dataset:
-    """Loads the arrays of a file npz; see `flatjax.data.load` for how they are called.
+    """Loads the arrays of an npz file; `flatjax.data.load` lists their names.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is damaged, holds no such arrays, or Python objects, which are not loaded.
+      ValueError: the file is damaged or does not hold these arrays. Python objects are not loaded.
     """
     file = Path(path).expanduser()
     arrays = _read(file)
@@ -105,7 +106,7 @@ def from_npz(
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
-    """All arrays; the sums of the zip file are checked as they are read."""
+    """Reads all arrays; checksums of the zip file are checked."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such file")
     wanted = {name for names in _NAMES for name in names} | {"class_names"}
@@ -115,14 +116,14 @@ def _read(file: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] if name in wanted else np.zeros(0) for name in names}
     except MemoryError:
         raise
-    except Exception as error:  # of any kind, where bits of the headers are wrong
+    except Exception as error:  # of any kind if bits of the headers are wrong
         raise ValueError(
             f"{file}: damaged, or not a file that numpy.savez wrote ({error})"
         ) from error
 
 
 def make_split(name: str, pair: Any) -> Split:
-    """Images and labels as a split, with axes and dtypes as `from_arrays` says."""
+    """Makes a split of images and labels, with the axes and dtypes of `from_arrays`."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"{name} must be a pair of images and labels, got {type(pair).__name__}")
     return Split(_image(f"{name} images", pair[0]), _label(f"{name} labels", pair[1]))

@@ -1,9 +1,10 @@
-"""Random augmentation of a batch of images, as pure functions `(key, images) -> images`.
+"""Random augmentation of batches: pure functions `(key, images) -> images`.
 
 Each image of a batch gets its own randomness. Shapes are static and dtypes are kept, so that the
 functions may be jitted, and vmapped over replicas: `jax.vmap(augment)(keys, images)` with images
-(y, B, H, W, C). What is filled in (the border of `random_crop`, the square of `cutout`) is 0: black
-in uint8 images, the mean colour in normalized ones. The usual order is to augment, then normalize.
+(y, B, H, W, C). New pixels (the border of `random_crop`, the square of `cutout`) are 0, which is
+black in uint8 images and the mean colour in normalized ones. The usual order is to augment, then
+normalize.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
       images: shape (B, H, W, C), of any dtype.
 
     Returns:
-      The images, some of them mirrored.
+      The images; some of them are mirrored.
 
     Raises:
-      ValueError: if `images` have another number of axes.
+      ValueError: `images` have another number of axes.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -45,8 +46,8 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 def random_crop(padding: int = 4) -> Augmentation:
     """Shifts each image by up to `padding` pixels along each axis, filling with 0.
 
-    The image is padded on all four sides, and a window of the old size is cut out of it at one of
-    the (2 padding + 1)^2 places, each with the same probability.
+    The image is padded on all four sides. A window of the old size is cut out of it at one of (2
+    padding + 1)^2 places with equal probability.
 
     Args:
       padding: largest shift, in pixels.
@@ -55,8 +56,8 @@ def random_crop(padding: int = 4) -> Augmentation:
       The augmentation.
 
     Raises:
-      TypeError: if `padding` is not an int.
-      ValueError: if `padding` is negative; when called, if the images do not have four axes.
+      TypeError: `padding` is not an int.
+      ValueError: `padding` is negative; or, when called, the images do not have four axes.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -70,7 +71,7 @@ def random_crop(padding: int = 4) -> Augmentation:
         count, *window = images.shape
         padded = jnp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
         corners = jax.random.randint(key, (count, 2), 0, 2 * padding + 1)
-        # On CPU the fastest of seven forms tried: take_along_axis was twice as slow.
+        # The fastest on CPU of seven forms: take_along_axis was twice as slow.
         cut = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), window)
         return jax.vmap(cut)(padded, corners)
 
@@ -78,10 +79,10 @@ def random_crop(padding: int = 4) -> Augmentation:
 
 
 def cutout(size: int) -> Augmentation:
-    """Blanks a square of each image with 0 (DeVries and Taylor 2017, arXiv:1708.04552).
+    """Sets a square of each image to 0 (DeVries and Taylor 2017, arXiv:1708.04552).
 
-    The centre is uniform over the pixels; what of the square lies outside of the image is lost. For
-    an even size the centre is the pixel below and right of the middle.
+    The centre is uniform over the pixels. The part of the square outside the image is lost. For an
+    even size, the centre is the pixel below and right of the middle.
 
     Args:
       size: side of the square, in pixels.
@@ -90,8 +91,8 @@ def cutout(size: int) -> Augmentation:
       The augmentation.
 
     Raises:
-      TypeError: if `size` is not an int.
-      ValueError: if `size` is not positive; when called, if the images do not have four axes.
+      TypeError: `size` is not an int.
+      ValueError: `size` is not positive; or, when called, the images do not have four axes.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -117,7 +118,7 @@ def cutout(size: int) -> Augmentation:
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
-    """Applies augmentations one after the other, each with a key of its own.
+    """Applies augmentations one after the other, each with its own key.
 
     Args:
       *augmentations: functions `(key, images) -> images`, the first applied first.
@@ -142,7 +143,7 @@ def compose(*augmentations: Augmentation) -> Augmentation:
 
 
 def check_images(images: jax.Array) -> None:
-    """Refuses what is not a batch of images (B, H, W, C)."""
+    """Raises if the argument is not a batch of images (B, H, W, C)."""
     if images.ndim != 4:
         raise ValueError(
             f"images must have shape (B, H, W, C), got {images.shape}; "

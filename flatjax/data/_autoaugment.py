@@ -1,4 +1,4 @@
-"""AutoAugment (Cubuk et al. 2019, arXiv:1805.09501): learned policies of pairs of operations."""
+"""AutoAugment (Cubuk et al. 2019, arXiv:1805.09501): learned augmentation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SubPolicy = Sequence[tuple[str, float, int]]
 
 MAGNITUDES = 10
 
-# Strengths at magnitudes 0 and 9, those between evenly spaced: the paper's ranges (its table 6),
-# with 0 the weak end, as in the authors' code. Shifts are a part of the side of the image: 10 of 32
-# pixels on CIFAR, as in the authors' code. The table's 150 pixels are those of large images.
+# Strengths at magnitudes 0 and 9; strengths between them are evenly spaced. Ranges are those in
+# table 6 of the paper, with 0 as the weak end, as in the authors' code. Shifts are a fraction of
+# the side of the image: 10 of 32 pixels on CIFAR, as in the authors' code. The table's 150 pixels
+# are for large images.
 _RANGES = {
     "ShearX": (0.0, 0.3),
     "ShearY": (0.0, 0.3),
@@ -40,7 +41,7 @@ _SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
 
 def _parse(lines: str) -> tuple[SubPolicy, ...]:
-    """Reads a policy written as one sub-policy a line: name probability magnitude, twice."""
+    """Reads a policy; a line is a sub-policy: name probability magnitude, twice."""
     words = [line.split() for line in lines.split("\n") if line]
     return tuple(
         tuple((row[i], float(row[i + 1]), int(row[i + 2])) for i in (0, 3)) for row in words
@@ -107,41 +108,41 @@ Equalize     0.8 8  Equalize     0.6 3
 
 
 def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) -> Augmentation:
-    """Applies to each image one of a policy's sub-policies, a chain of random operations.
+    """Applies a random sub-policy, a chain of operations, to each image.
 
-    For each image a sub-policy is drawn, all with the same probability. Its operations follow one
-    another, each of them with its probability (else the image stays as it is) and at its magnitude
-    0, ..., 9. The ten magnitudes divide evenly a range of
+    For each image a sub-policy is drawn with equal probability. Its operations are applied one
+    after another, each with its own probability and at its magnitude 0, ..., 9. The ten magnitudes
+    are evenly spaced in these ranges:
 
     - `ShearX`, `ShearY`: 0 to 0.3 pixels for each pixel from the upper left corner, of either sign;
     - `TranslateX`, `TranslateY`: 0 to 10/32 of the side, of either sign;
     - `Rotate`: 0 to 30 degrees about the middle, of either sign;
-    - `Solarize`: 256 down to 0, the value from which on values are inverted;
-    - `Posterize`: 8 down to 4 bits that are kept;
+    - `Solarize`: 256 down to 0; values from this threshold on are inverted;
+    - `Posterize`: 8 down to 4 bits are kept;
     - `Contrast`, `Color`, `Brightness`, `Sharpness`: a factor of 0.1 to 1.9, 1 for no change.
 
     `AutoContrast`, `Equalize` and `Invert` are the same at all magnitudes.
 
-    The operations are those of Pillow (ImageOps, ImageEnhance, Image.transform without
-    interpolation) to the bit, but for `AutoContrast` and `Brightness`: these may be brighter by 1.
-    A core of a CPU does about 9,000 images of 32x32x3 a second, in batches of 128.
+    Results equal those of Pillow (ImageOps, ImageEnhance, Image.transform without interpolation) to
+    the bit, except that `AutoContrast` and `Brightness` may be brighter by 1. A CPU core processes
+    about 9,000 images of 32x32x3 a second, in batches of 128.
 
     The usual order is flip, crop, AutoAugment, cutout, then normalization.
 
     Args:
-      policy: "cifar10", "imagenet", or sub-policies of equally many `(operation, probability,
-        magnitude)` each.
-      fill: value in all channels of what geometric operations leave empty. The authors fill with
+      policy: "cifar10", "imagenet", or a sequence of sub-policies of equal length. A sub-policy is
+        a sequence of `(operation, probability, magnitude)`.
+      fill: value of pixels that geometric operations leave empty, in all channels. The authors use
         the mean colour (CIFAR) or 128 (ImageNet).
 
     Returns:
       The augmentation, of uint8 images (B, H, W, C), C = 1 or 3. It may be jitted and vmapped.
 
     Raises:
-      TypeError: if `fill` is not an int; when called, if the images are not uint8, as they are not
-        when they were normalized before.
-      ValueError: if there is no such policy, operation, probability, magnitude or fill value; when
-        called, if the images do not have four axes and one or three channels.
+      TypeError: `fill` is not an int; or, when called, the images are not uint8 (for example
+        because they were normalized before).
+      ValueError: a policy, operation, probability, magnitude or fill value does not exist; or, when
+        called, the images do not have four axes and one or three channels.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -185,9 +186,9 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
 def _operations(
     sub_policies: Sequence[SubPolicy], height: int, width: int
 ) -> _image_operations.Operation:
-    """Parameters of all operations, with axes (sub-policy, position, variant).
+    """Returns all parameters, with axes (sub-policy, position, variant).
 
-    The variants are not to act, to act with the negative and with the positive sign.
+    The three variants are: no action, the negative sign, the positive sign.
     """
 
     def variants(name: str, magnitude: int) -> list[_image_operations.Operation]:

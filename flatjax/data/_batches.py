@@ -1,4 +1,4 @@
-"""Batches of a data set that lives on the device: pure functions of arrays, to be jitted."""
+"""Batches of a data set on the device: pure functions that may be jitted."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def epoch_order(
 ) -> jax.Array:
     """Draws the order in which each replica sees the examples in one epoch.
 
-    Every replica goes through its own permutation, cut into batches; the remainder is dropped. The
-    order is a function of the key alone, so a resumed run sees the batches that the interrupted one
-    would have seen: take `key = jax.random.fold_in(data_key, epoch)`. The order of a replica does
-    not depend on how many there are.
+    Every replica has its own permutation, which is cut into batches; the remainder is dropped. The
+    order depends only on the key. With `key = jax.random.fold_in(data_key, epoch)`, a resumed run
+    sees the same batches as an uninterrupted one. The order of a replica does not depend on the
+    number of replicas.
 
     Args:
       key: the key of this epoch.
@@ -67,12 +67,12 @@ def epoch_order(
       num_replicas: number y of replicas.
 
     Returns:
-      int32 of shape (N // batch_size, num_replicas, batch_size): `order[step, replica]` are the
-      positions of a batch. Jitted: it is compiled once for each triple of sizes.
+      int32 of shape (N // batch_size, num_replicas, batch_size): `order[step, replica]` holds the
+      positions of a batch. The function is jitted, and compiled once for each triple of sizes.
 
     Raises:
-      TypeError: if a size is not an int.
-      ValueError: if a size is not positive, or `batch_size` is larger than `num_examples`.
+      TypeError: a size is not an int.
+      ValueError: a size is not positive, or `batch_size` is larger than `num_examples`.
 
     Examples:
       >>> import jax
@@ -102,8 +102,8 @@ def take_batch(
     Args:
       device_split: the examples, from `to_device`.
       indices: int32 positions of any shape: (B,) for a batch, (y, B) for a batch of each replica.
-      normalization: how to normalize. With None images stay as they are, for augmentation before
-        normalization: `normalization.normalize(augment(key, batch["image"]))`.
+      normalization: how to normalize; None to normalize later, after augmentation:
+        `normalization.normalize(augment(key, batch["image"]))`.
 
     Returns:
       ``{"image": (*indices.shape, H, W, C), "label": indices.shape}``, float32 and int32.
@@ -132,8 +132,8 @@ def eval_batches(
 ) -> list[dict[str, jax.Array]]:
     """Cuts a split into normalized batches of one shape, in order.
 
-    The last batch is filled up with blank examples of weight 0, so that one compilation serves all
-    batches and sums over the weights are exact. A `batch_size` above N gives one padded batch.
+    The last batch is padded with blank examples of weight 0. Hence one compilation serves all
+    batches, and sums over the weights are exact. A `batch_size` above N gives one padded batch.
 
     Args:
       split: the examples.
@@ -146,8 +146,8 @@ def eval_batches(
       the memory of the uint8 images.
 
     Raises:
-      TypeError: if `batch_size` is not an int.
-      ValueError: if it is not positive.
+      TypeError: `batch_size` is not an int.
+      ValueError: `batch_size` is not positive.
 
     Examples:
       >>> from flatjax.data import Normalization, eval_batches, load

@@ -1,4 +1,4 @@
-"""Arrays that are expensive to make, kept in files that know what they were made from."""
+"""Caches expensive arrays in files, which store what they were made from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENVIRONMENT_VARIABLE = "FLATJAX_CACHE_DIR"
 
 
 def default_folder() -> Path:
-    """FLATJAX_CACHE_DIR, else the folder flatjax in XDG_CACHE_HOME, else in ~/.cache."""
+    """Returns FLATJAX_CACHE_DIR, else flatjax in XDG_CACHE_HOME or ~/.cache."""
     if folder := os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "flatjax")
@@ -27,19 +27,20 @@ def cached_array(
 ) -> np.ndarray:
     """Reads an array from a file, or makes it and writes the file.
 
-    The file is an uncompressed zip file (`numpy.savez`), whose CRC-32 sums are checked when it is
-    read. It is written whole or not at all.
+    The file is an uncompressed zip file (`numpy.savez`). Its CRC-32 checksums are checked when it
+    is read. It is written whole or not at all.
 
     Args:
-      path: the file, with the ending npz; its folder is made with it.
-      identity: what the array depends on, as JSON holds it. A file of another identity is replaced.
-      make: called for the array.
+      path: the file, with the ending npz. Its folder is created if necessary.
+      identity: everything that the array depends on, as JSON. A file of another identity is
+        replaced.
+      make: function that makes the array.
 
     Returns:
       The array.
 
     Warns:
-      UserWarning: the file is damaged, and is made again; or it cannot be written.
+      UserWarning: the file is damaged and is made again, or it cannot be written.
     """
     text = json.dumps(identity, sort_keys=True)
     if (found := _read(path, text)) is not None:
@@ -62,12 +63,12 @@ def cached_array(
 
 
 def _read(path: Path, identity: str) -> np.ndarray | None:
-    """The array in a file; None if there is none, or one of another identity."""
+    """Reads the array of a file; None if there is none of this identity."""
     if not path.exists():
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return archive["array"] if str(archive["identity"]) == identity else None
-    except Exception as error:  # of any kind, where bits of the headers are wrong
+    except Exception as error:  # of any kind if bits of the headers are wrong
         warnings.warn(f"{path} is damaged ({error}): it is made again.", stacklevel=4)
         return None

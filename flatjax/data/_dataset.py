@@ -1,4 +1,4 @@
-"""What a data set is here, validated NumPy arrays, and how to divide it."""
+"""Data sets as validated NumPy arrays, and ways to divide them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Split:
       label: the classes, int32 of shape (N,), counted from 0.
 
     Raises:
-      TypeError: if an array is not a NumPy array or has another dtype.
-      ValueError: if the shapes do not fit together, there is nothing in it, or a label is negative.
+      TypeError: an array is not a NumPy array or has another dtype.
+      ValueError: the shapes do not fit together, the split is empty, or a label is negative.
 
     Examples:
       >>> import numpy as np
@@ -62,7 +62,7 @@ class Split:
         return len(self.label)
 
     def __getitem__(self, index: np.ndarray | slice) -> Split:
-        """The examples at `index` (an array of positions, a mask or a slice), as a new split."""
+        """Returns the examples at `index`: an array of positions, a mask or a slice."""
         return Split(image=self.image[index], label=self.label[index])
 
     def __repr__(self) -> str:
@@ -74,15 +74,15 @@ class Dataset:
     """A classification task: a training and a test split with the same classes.
 
     Attributes:
-      name: the name it was loaded by.
+      name: the name by which it was loaded.
       train: the training examples.
       test: the test examples.
       num_classes: number of classes; labels are below it.
       class_names: the name of each class, in the order of the labels; None if they have none.
 
     Raises:
-      ValueError: if images of the two splits differ in shape or dtype, a label is not a class, or
-        there is another number of names than of classes.
+      ValueError: images of the two splits differ in shape or dtype, a label is not a class, or the
+        numbers of names and classes differ.
 
     Examples:
       >>> from flatjax.data import load
@@ -121,22 +121,22 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image."""
+        """Returns height, width and channels of an image."""
         return self.train.image.shape[1:]
 
 
 def choose_classes(split: Split, classes: Sequence[int]) -> Split:
-    """Keeps the examples of some classes, which are counted from 0 in the order given.
+    """Keeps the examples of some classes, and counts these from 0.
 
     Args:
       split: the examples.
-      classes: their old labels, all different.
+      classes: old labels of the classes, all different, in the order of the new ones.
 
     Returns:
       The examples of these classes, in their old order.
 
     Raises:
-      ValueError: no class is given, or one twice, or one has no examples.
+      ValueError: no class is given, a class is given twice, or a class has no examples.
 
     Examples:
       >>> from flatjax.data import choose_classes, load
@@ -158,16 +158,16 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
 
 
 def _check_seed(seed: int) -> int:
-    """Returns the seed; raises unless NumPy takes it."""
+    """Returns the seed; raises if NumPy does not accept it."""
     return check_count("seed", seed, minimum=0, maximum=math.inf)
 
 
 def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split, Split]:
     """Sets a stratified validation set aside.
 
-    Each class gives the share of its examples that the whole gives, rounded so that the total is
-    exact (largest remainders first); which ones is random. The two parts are disjoint, together
-    they are `split`, and each keeps its order.
+    Each class gives the same share of its examples, rounded so that the total is exact (largest
+    remainders first). The examples are drawn at random. The two parts are disjoint and together
+    contain all of `split`. Each keeps the order.
 
     Args:
       split: the examples to divide.
@@ -178,8 +178,8 @@ def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split,
       `(train, validation)`.
 
     Raises:
-      TypeError: if `size` is neither a float nor an int.
-      ValueError: if `size` leaves nothing on one of the two sides.
+      TypeError: `size` is neither a float nor an int.
+      ValueError: one of the two parts would be empty.
 
     Examples:
       >>> from flatjax.data import load, split_validation
@@ -205,20 +205,20 @@ def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split,
 def subset(split: Split, count: int, seed: int) -> Split:
     """Draws `count` examples without replacement, in their old order.
 
-    With one seed, subsets are nested: the examples of a smaller one are all in a larger one, as a
-    learning curve wants it. Classes are drawn as they come, not balanced.
+    With one seed, subsets are nested: a larger subset contains the examples of a smaller one, as a
+    learning curve needs. Classes are not balanced.
 
     Args:
       split: the examples to draw from.
-      count: how many to draw.
+      count: number of examples to draw.
       seed: the same seed gives the same draw.
 
     Returns:
       The drawn examples.
 
     Raises:
-      TypeError: if `count` is not an int.
-      ValueError: if `count` is not between 1 and the number of examples.
+      TypeError: `count` is not an int.
+      ValueError: `count` is not between 1 and the number of examples.
 
     Examples:
       >>> from flatjax.data import load, subset
@@ -233,11 +233,11 @@ def subset(split: Split, count: int, seed: int) -> Split:
 
 
 def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> Split:
-    """Gives a fraction of the examples a wrong label, uniform among the *other* classes.
+    """Gives a fraction of the examples a wrong label.
 
-    Exactly `round(fraction * N)` labels change, each to any of the C - 1 other classes with equal
-    probability. (Drawing among all C classes, as some papers do, corrupts only a part (C - 1)/C of
-    the chosen: their rate r is `fraction = r * (C - 1) / C` here.)
+    Exactly `round(fraction * N)` labels change, each to any of the C - 1 *other* classes with equal
+    probability. Some papers draw among all C classes, which changes only a part (C - 1) / C of the
+    chosen labels. Their rate r corresponds to `fraction = r * (C - 1) / C`.
 
     Args:
       split: the examples; their images are shared with the result, not copied.
@@ -249,8 +249,8 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
       The split with corrupted labels.
 
     Raises:
-      TypeError: if `num_classes` is not an int.
-      ValueError: if `fraction` is not between 0 and 1, `num_classes` is below 2, or a label is not
+      TypeError: `num_classes` is not an int.
+      ValueError: `fraction` is not between 0 and 1, `num_classes` is below 2, or a label is not
         below `num_classes`.
 
     Examples:
@@ -266,21 +266,21 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
     rng = np.random.default_rng(_check_seed(seed))
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     label = split.label.copy()
-    # A shift by 1 to C - 1 modulo C reaches each other class once, and never the class itself.
+    # A shift by 1 to C - 1, modulo C, reaches each other class once and never the class itself.
     label[chosen] += rng.integers(1, num_classes, size=len(chosen), dtype=np.int32)
     label[chosen] %= num_classes
     return Split(image=split.image, label=label)
 
 
 def stratified_counts(label: np.ndarray, count: int) -> np.ndarray:
-    """How many of `count` examples each class gives, in proportion to its size.
+    """Divides `count` examples among the classes, in proportion to their sizes.
 
-    Every class gets the whole part of its share; what is left goes to the largest remainders, the
-    lower class first among equals.
+    Every class gets the integer part of its share. The rest goes to the largest remainders, and
+    among equal ones to the lower class.
 
     Args:
       label: the classes, integers of shape (N,).
-      count: total to give out, at most N.
+      count: total, at most N.
 
     Returns:
       int64 of shape (largest label + 1,), with sum `count`.
@@ -296,7 +296,7 @@ def stratified_counts(label: np.ndarray, count: int) -> np.ndarray:
 
 
 def check_labels(name: str, split: Split, num_classes: int) -> None:
-    """Refuses labels that are no classes."""
+    """Raises if a label is not a class."""
     if split.label.max() >= num_classes:
         raise ValueError(
             f"{name} labels must be below num_classes={num_classes}, "

@@ -1,6 +1,6 @@
-"""Image files as arrays of 8 bits, decoded with Pillow on all cores.
+"""Decodes image files into 8-bit arrays with Pillow on all cores.
 
-This module imports Pillow; `flatjax.data.from_folder` imports it only when it is called.
+This module imports Pillow. `flatjax.data.from_folder` imports this module only when called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 import tqdm
 
-# What a file holds decides, not how its name ends. Formats that start other programs are not here.
+# The content of a file decides, not its ending. Formats that start other programs are excluded.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112  # the tag of EXIF; Pillow turns TIFF files, and no others, by itself
@@ -27,19 +27,19 @@ _SHOW_PROGRESS_AFTER = 5.0  # seconds
 def decode_files(
     folder: Path, names: Sequence[str], size: tuple[int, int] | None, channels: int
 ) -> np.ndarray:
-    """Decodes image files in threads: Pillow lets others run while it decodes.
+    """Decodes image files in threads; Pillow lets other threads run meanwhile.
 
     Args:
-      folder: where the files are.
-      names: their names there.
-      size: (H, W) to which all are brought; None if all have one size.
+      folder: folder of the files.
+      names: names of the files in the folder.
+      size: (H, W) to which all images are scaled; None if all have one size.
       channels: 1 or 3.
 
     Returns:
       uint8 of shape (N, H, W, channels).
 
     Raises:
-      ValueError: files cannot be decoded, or sizes differ; the message names the files.
+      ValueError: files cannot be decoded or differ in size; the message names the files.
     """
     expected = size or _size_of(folder / names[0])
     images = np.empty((len(names), *expected, channels), np.uint8)
@@ -69,7 +69,7 @@ def decode_files(
 
 
 def _num_cores() -> int:
-    """The cores that this process may use; all, where the system does not tell."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -80,8 +80,8 @@ def read_image(path: Path, size: tuple[int, int], channels: int, resize: bool) -
       path: the file.
       size: (H, W) of the result.
       channels: 1 or 3.
-      resize: scale an image of another size to cover it, and cut off what is outside on two sides;
-        without, such an image is refused before it is decoded.
+      resize: scale an image of another size to cover `size`, and crop it on two sides. Without
+        `resize`, such an image is refused before it is decoded.
 
     Returns:
       uint8 of shape (H, W, channels).
@@ -89,7 +89,8 @@ def read_image(path: Path, size: tuple[int, int], channels: int, resize: bool) -
     with PIL.Image.open(path, formats=_FORMATS) as image:
         is_turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1
         if resize:
-            # JPEG files decode to a half, a quarter, ... of their size in a fraction of the time.
+            # JPEG files can be decoded at a half, a quarter, ... of their size in a fraction of the
+            # time.
             image.draft(None, (2 * max(size),) * 2)
         elif (found := _shown_size(image)) != size:
             raise ValueError(
@@ -105,8 +106,8 @@ def read_image(path: Path, size: tuple[int, int], channels: int, resize: bool) -
 
 
 def _as_shown(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    """The image in a mode of 8 bits a channel: what is transparent shows a white page."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would cut off what is above 255
+    """Converts an image to 8 bits a channel, on a white background if transparent."""
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip values above 255
         values = np.asarray(image).astype(np.uint32)
         image = PIL.Image.fromarray(((255 * values + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -119,12 +120,12 @@ def _as_shown(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
 
 
 def _size_of(path: Path) -> tuple[int, int]:
-    """Height and width, from the header of a file: nothing is decoded."""
+    """Reads height and width from the header of a file, without decoding."""
     with PIL.Image.open(path, formats=_FORMATS) as image:
         return _shown_size(image)
 
 
 def _shown_size(image: PIL.Image.Image) -> tuple[int, int]:
-    """Height and width after an image is turned as its EXIF orientation says."""
+    """Returns height and width after rotation by the EXIF orientation."""
     lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
     return image.size if lies else image.size[::-1]

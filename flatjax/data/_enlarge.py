@@ -1,4 +1,4 @@
-"""Small images as larger ones with more channels, for networks made for those."""
+"""Enlarges small images, for networks that expect larger ones."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from flatjax.data._dataset import Split
 
 
 def enlarge(split: Split, size: int = 32, channels: int = 3) -> Split:
-    """Presents images as `size` x `size` with `channels` channels, those of CIFAR by default.
+    """Enlarges images to `size` x `size` with `channels` channels.
 
-    Each pixel becomes a square of pixels, as large as fits (`size // max(H, W)`), without
-    interpolation, and a border of 0 makes up the rest, its odd pixel below and right. Grey images
-    get equal channels. 28x28 images (Fashion-MNIST) get a border of two pixels; 8x8 images (digits)
-    fill 32x32 with squares of 4x4. No information is added: the images only fit networks, and
-    augmentations, that expect CIFAR's shape.
+    The default is the shape of CIFAR. Each pixel becomes a square of pixels without interpolation,
+    as large as fits (`size // max(H, W)`). A border of 0 fills the rest; an odd pixel is below and
+    right. Grey images get equal channels. 28x28 images (Fashion-MNIST) get a border of two pixels.
+    8x8 images (digits) fill 32x32 with squares of 4x4. No information is added. The images only fit
+    networks and augmentations that expect CIFAR's shape.
 
     Args:
       split: the examples.
-      size: height and width of the result, in pixels; at least those of the images.
-      channels: channels of the result; those of the images, or any number for grey ones.
+      size: height and width of the result, in pixels; not smaller than the images.
+      channels: channels of the result; any number for grey images, else as in the images.
 
     Returns:
-      The examples with images (N, size, size, channels). Fashion-MNIST takes 215 MB so.
+      The examples with images (N, size, size, channels). Fashion-MNIST then takes 215 MB.
 
     Raises:
-      TypeError: if `size` or `channels` is not an int.
-      ValueError: if the images are larger, or have several channels and not `channels` of them.
+      TypeError: `size` or `channels` is not an int.
+      ValueError: the images are larger, or have several channels but not `channels` of them.
 
     Examples:
       >>> from flatjax.data import enlarge, load
@@ -38,7 +38,9 @@ def enlarge(split: Split, size: int = 32, channels: int = 3) -> Split:
     check_count("channels", channels, minimum=1)
     count, height, width, old_channels = split.image.shape
     if max(height, width) > size:
-        raise ValueError(f"size must be at least that of the images, {height}x{width}, got {size}")
+        raise ValueError(
+            f"size must be at least the size of the images, {height}x{width}, got {size}"
+        )
     if old_channels not in (1, channels):
         raise ValueError(f"channels must be {old_channels}, as in the images, got {channels}")
     factor = size // max(height, width)

@@ -1,11 +1,11 @@
 """Fashion-MNIST as a TensorFlow Datasets builder that needs no TensorFlow.
 
-TFDS has a builder of its own, but preparing its `Image` feature encodes PNGs with TensorFlow. Here
-images are a `Tensor` feature of raw bytes: the four IDX files are read with NumPy, written once as
-ArrayRecord, and read back at random access without decoding.
+TFDS has its own builder, but preparing its `Image` feature encodes PNGs with TensorFlow. Here
+images are a `Tensor` feature of raw bytes. The four IDX files are read with NumPy, written once as
+ArrayRecord, and read back with random access and without decoding.
 
-This module imports TFDS; `flatjax.data.load("fashion_mnist")` imports it only when it is asked for.
-`checksums.tsv`, beside it, is where TFDS looks for sizes and SHA-256 sums of what it downloads.
+This module imports TFDS. Only `flatjax.data.load("fashion_mnist")` imports this module. TFDS reads
+the sizes and SHA-256 sums of its downloads from `checksums.tsv` in the same folder.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ HOW_TO_GET_IT = (
 
 
 class LocalInfo(tfds.core.DatasetInfo):
-    """Information on a data set that TFDS's own bucket knows nothing of."""
+    """Information on a data set that is not in TFDS's own bucket."""
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing, where TFDS asks the network and leaves a temporary folder."""
+        """Does nothing; TFDS would use the network and leave a temporary folder."""
 
 
 class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -48,9 +48,9 @@ class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     3. /usr/share/datasets/fashion-mnist, where Debian's package dataset-fashion-mnist puts them;
     4. upstream, through TFDS's download manager, which verifies their checksums.
 
-    A folder that was named, or is there, must hold all four files. All are read and checked before
-    anything is written, so that bad files leave no half-written data set. Examples keep
-    the order of the files.
+    A folder that is named or exists must hold all four files. All files are read and checked before
+    anything is written, so that bad files leave no half-written data set. Examples keep the order
+    of the files.
 
     Args:
       idx_dir: folder of the IDX files; see above for the default.
@@ -61,11 +61,11 @@ class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
       ValueError: from `download_and_prepare`, if a file is damaged.
     """
 
-    # Not "fashion_mnist", which is TFDS's own: the two differ on disk and share a data_dir.
+    # Not "fashion_mnist", the name of TFDS's own: the two differ on disk and share a data_dir.
     name = "flatjax_fashion_mnist"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "Raw bytes, in the order of the files."}
-    # Of the unpacked files, which carry no sums of their own.
+    # SHA-256 of the unpacked files, which have no checksums of their own.
     SHA256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": (
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
@@ -153,7 +153,7 @@ class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     def _find(
         self, files: list[str], dl_manager: tfds.download.DownloadManager
     ) -> Mapping[str, os.PathLike[str]]:
-        """Where each of the IDX files lies, downloading them if no folder is known."""
+        """Finds each of the IDX files, or downloads them if no folder is known."""
         folder = self._idx_dir or os.environ.get(ENVIRONMENT_VARIABLE)
         if not folder and DEBIAN_FOLDER.is_dir():
             folder = DEBIAN_FOLDER

@@ -19,11 +19,11 @@ from flatjax.data._dataset import Dataset, Split, split_validation
 ENDINGS = ("jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
-_VERSION = 1  # of how files become arrays: another one makes all caches again
+_VERSION = 1  # version of the decoding: a new one invalidates all caches
 
 
 class _File(NamedTuple):
-    """An image file: its name in the folder, with slashes, and what shows that it was changed."""
+    """An image file: its name in the folder, with slashes, and its size and time."""
 
     name: str
     label: int
@@ -42,41 +42,41 @@ def from_folder(
 ) -> Dataset:
     """Loads images from a folder that holds one folder for each class.
 
-    The folder looks as torchvision's `ImageFolder` and Keras's `image_dataset_from_directory` have
-    it, `PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg`. In place of `test` it may hold `val`,
-    `valid` or `validation`. Or there is no folder of test images, or the classes lie in `PATH`
-    itself: then `test` says how many of the images are set aside for testing.
+    The layout is the one of torchvision's `ImageFolder` and Keras's `image_dataset_from_directory`:
+    `PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg`. The folder `test` may also be called
+    `val`, `valid` or `validation`. If there is no folder of test images, or the classes are
+    directly in `PATH`, the argument `test` says how many images are set aside for testing.
 
-    Classes are the folders, sorted by name; in each, images are sorted by name, those in folders
-    within included. Files and folders whose names begin with a dot are left out, so are those that
-    macOS, Windows and NAS systems add; files of other kinds are left out with a warning that counts
-    them. Images are read as a viewer shows them: turned as their EXIF orientation says, what is
-    transparent on white, CMYK and palettes as colours, 16 bits as 8, the first picture of several.
+    Classes are the folders, sorted by name. In each class images are sorted by name, including
+    images in subfolders. Hidden files and folders are left out, and so are files that macOS,
+    Windows and NAS systems add. Files of other kinds are left out with a warning that counts them.
+    Images are read as a viewer shows them: rotated by their EXIF orientation, on white if
+    transparent, CMYK and palettes as colours, 16 bits as 8, and only the first of several pictures.
 
-    Images are decoded on all cores. The result is kept in a cache that knows the path, the options,
-    and name, size and time of change of each file: where any of them differs, images are decoded
-    again. 60,000 JPEG files of 32x32 pixels take 22 s of CPU time, and 0.9 s from the cache.
+    Images are decoded on all cores, and the result is cached. If the path, an option, or the name,
+    size or time of change of a file differs, images are decoded again. 60,000 JPEG files of 32x32
+    pixels take 22 s of CPU time, and 0.9 s from the cache.
 
     Args:
       path: the folder.
-      test: how many images are set aside for testing, a number or a fraction; each class gives its
+      test: number or fraction of the images that are set aside for testing. Each class gives its
         share, and the same images are drawn every time (`split_validation` with seed 0).
-      size: to which all images are brought, one number or (height, width): an image is scaled to
-        cover it, and what is outside on two sides is cut off. By default all must have one size.
+      size: size of the result, one number or (height, width). An image is scaled to cover it and
+        cropped on two sides. By default all images must have one size.
       channels: 3, or 1 for grey.
       cache: whether to keep the decoded images. They take their full size in uint8.
-      cache_dir: where; the default is the environment variable FLATJAX_CACHE_DIR, else
-        ~/.cache/flatjax.
+      cache_dir: folder of the cache; the default is the environment variable FLATJAX_CACHE_DIR,
+        else ~/.cache/flatjax.
 
     Returns:
       The data set, with `class_names`. All of it is held in memory.
 
     Raises:
-      FileNotFoundError: if there is no such folder, or a class has no images.
-      ValueError: if images cannot be decoded or differ in size, lie in no class, are of a class
-        that has no training images, or if `test` is missing, or given in addition to test images.
-        Files are named.
-      ImportError: if Pillow is missing.
+      FileNotFoundError: there is no such folder, or a class has no images.
+      ValueError: images cannot be decoded, differ in size, or belong to no class or to a class
+        without training images. Or `test` is missing, or given although there are test images. The
+        message names the files.
+      ImportError: Pillow is missing.
 
     Examples:
       >>> import pathlib, tempfile
@@ -127,12 +127,12 @@ def _checked_size(size: Any) -> tuple[int, int] | None:
     return check_count("size", height, minimum=1), check_count("size", width, minimum=1)
 
 
-# --- what is in the folder ----------------------------------------------------------------------
+# --- the contents of the folder -----------------------------------------------------------------
 
 
 def _parts(root: Path) -> tuple[str, str | None]:
-    """The names of the folders of training and test images."""
-    # Without folders in it, "train" is a class, next to "bus".
+    """Returns the names of the folders of training and test images."""
+    # Without folders in it, "train" is a class (as "bus" would be).
     if not (root / "train").is_dir() or not any(e.is_dir() for e in _visible(root / "train")):
         return "", None
     return "train", next((name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
@@ -149,7 +149,7 @@ def _explained(root: Path, test: Any, test_folder: str | None) -> str:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """The classes, sorted."""
+    """Returns the classes, sorted."""
     classes = []
     for entry in _visible(folder):
         if entry.is_dir():
@@ -164,7 +164,10 @@ def _class_folders(folder: Path) -> list[str]:
 def _labelled(
     root: Path, part: str, classes: list[str], others: collections.Counter[str]
 ) -> list[_File]:
-    """The images of one part, class by class; counts the endings of other files in `others`."""
+    """Lists the images of one part, class by class.
+
+    `others` counts the endings of other files.
+    """
     folder = root / part
     if unknown := [name for name in _class_folders(folder) if name not in classes]:
         raise ValueError(f"{folder / unknown[0]}: this class has no training images")
@@ -201,7 +204,7 @@ def _walk(folder: Path, name: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name, without what is hidden or a system's own."""
+    """Lists a folder by name, without hidden files and system files."""
     with os.scandir(folder) as entries:
         found = [one for one in entries if one.name[0] != "." and one.name not in _OF_SYSTEMS]
     return sorted(found, key=lambda entry: entry.name)
@@ -232,7 +235,7 @@ def _images(
     cache: bool,
     cache_dir: str | os.PathLike[str] | None,
 ) -> np.ndarray:
-    """All images, from the cache if they are there."""
+    """Returns all images, from the cache if possible."""
 
     def decode() -> np.ndarray:
         try:

@@ -1,7 +1,8 @@
 """Reader for IDX files, the format of MNIST and its relatives.
 
-A file is a magic number (two zero bytes, 8 for unsigned bytes, the number of dimensions), the
-dimensions as big-endian 32-bit integers, then the bytes; it may be compressed with gzip.
+A file starts with a magic number: two zero bytes, 8 for unsigned bytes, and the number of
+dimensions. The dimensions follow as big-endian 32-bit integers, then the bytes. The file may be
+compressed with gzip.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ def read_idx(
     sha256: str | None = None,
     hint: str = "",
 ) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes whose shape is known beforehand.
+    """Reads an IDX file of unsigned bytes of a known shape.
 
     Args:
-      path: the file, plain or compressed with gzip (told by its first bytes, not by its name).
-      shape: the shape that it must have.
+      path: the file, plain or compressed with gzip. Its first bytes decide, not its name.
+      shape: the expected shape.
       sha256: published digest of the unpacked file; not checked if None.
       hint: how to get a good file, added to every error message.
 
@@ -38,9 +39,9 @@ def read_idx(
       uint8 of shape `shape`.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is not an IDX file of this shape: wrong magic number, other dimensions, too
-        short, too long, damaged in its compression, or not the published file.
+      FileNotFoundError: there is no such file.
+      ValueError: it is not an IDX file of this shape. The magic number, dimensions or length are
+        wrong, the compression is damaged, or it is not the published file.
 
     Examples:
       >>> import pathlib, tempfile
@@ -61,7 +62,7 @@ def read_idx(
         compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     try:
         with gzip.open(path) if compressed else path.open("rb") as file:
-            content = file.read(size + 1)  # one byte more than wanted tells a file too long
+            content = file.read(size + 1)  # one byte more, to detect a file that is too long
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(_message(path, f"damaged gzip file ({error})", hint)) from error
     if content[:4] != header[:4]:

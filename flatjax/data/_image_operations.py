@@ -1,13 +1,13 @@
-"""What Pillow does to images, for a batch on the device in which each image has its own operation.
+"""Operations of Pillow on a batch, with a separate operation for each image.
 
-A switch under vmap would compute all fourteen operations for every image. Here an operation is a
-point in the parameters of one chain that every image goes through,
+A switch under vmap would compute all fourteen operations for every image. Here every image passes
+through one chain, and an operation is a choice of the parameters of this chain:
 
     resampling (affine)  ->  look-up table (of each channel)  ->  blend with a degenerate image,
 
-two of whose links are neutral. Results are those of Pillow, to the bit and on every device, but for
-`AutoContrast` and `Brightness`: where the exact result is a whole number, Pillow's floating-point
-numbers may fall short of it, and are rounded down to one less.
+Two of the three links are neutral. Results equal those of Pillow to the bit on every device, with
+one exception. If the exact result of `AutoContrast` or `Brightness` is a whole number, Pillow's
+floating-point result may be slightly smaller, and is then rounded down to one less.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Where the parameters are measured on the image: the table and what is blended with.
+# Parameters that are measured on the image: the table and the image to blend with.
 _FIXED, _AUTO_CONTRAST, _EQUALIZE = range(3)
 _BLACK, _MEAN_GREY, _GREY, _SMOOTH = range(4)
 
@@ -28,16 +28,16 @@ _LUMA = (19595, 38470, 7471)  # ITU-R 601-2 weights of red, green and blue, in u
 
 
 class Operation(NamedTuple):
-    """Parameters of one operation; with a leading axis in each, of one operation for each image.
+    """Parameters of one operation, or of one for each image (with a leading axis).
 
     Attributes:
       affine: int32 (6,): (a, b, c, d, e, f) in units of 2^-16. The pixel in column x and row y of
-        the result is the one at column a x + b y + c, row d x + e y + f, rounded down.
+        the result is taken from column a x + b y + c and row d x + e y + f, rounded down.
       threshold: int32; values from here on are inverted, 256 for none.
       mask: int32; the bits that are kept.
-      table: int32; whether the table is fixed (threshold and mask), or equalizes, or stretches.
-      degenerate: int32; the image that is blended with.
-      factor: int32; weight of the image itself in tenths, 10 for no change.
+      table: int32; whether the table is fixed (threshold and mask), equalizes or stretches.
+      degenerate: int32; the image to blend with.
+      factor: int32; weight of the image itself, in tenths; 10 for no change.
     """
 
     affine: Any
@@ -49,16 +49,17 @@ class Operation(NamedTuple):
 
 
 def operation(name: str, strength: float, height: int, width: int) -> Operation:
-    """Parameters of an operation on images of a size.
+    """Returns the parameters of an operation on images of a given size.
 
     Args:
-      name: `ShearX` or `ShearY` (strength: pixels for each pixel from the upper left corner),
-        `TranslateX` or `TranslateY` (pixels), `Rotate` (degrees), `Solarize` (threshold),
-        `Posterize` (bits kept), `Contrast`, `Color`, `Brightness` or `Sharpness` (factor, in steps
-        of 0.1), `AutoContrast`, `Equalize`, `Invert` or `Identity` (no strength).
+      name: name of the operation. Without a strength: `AutoContrast`, `Equalize`, `Invert` or
+        `Identity`. With a strength: `ShearX` or `ShearY` (pixels for each pixel from the upper left
+        corner), `TranslateX` or `TranslateY` (pixels), `Rotate` (degrees), `Solarize` (threshold),
+        `Posterize` (bits kept). With a factor in steps of 0.1: `Contrast`, `Color`, `Brightness` or
+        `Sharpness`.
       strength: see above.
-      height: of the images, in pixels.
-      width: likewise.
+      height: height of the images, in pixels.
+      width: width of the images, in pixels.
 
     Returns:
       The parameters, on the host.
@@ -82,12 +83,12 @@ def operation(name: str, strength: float, height: int, width: int) -> Operation:
 
 
 def apply(operations: Operation, images: jax.Array, fill: int) -> jax.Array:
-    """Applies to each image its operation.
+    """Applies its operation to each image.
 
     Args:
       operations: parameters with a leading axis (B,).
       images: uint8 of shape (B, H, W, C), C = 1 or 3.
-      fill: value of all channels where the affine map looks outside of the image.
+      fill: value of all channels where the affine map points outside the image.
 
     Returns:
       uint8 of the same shape.
@@ -98,10 +99,10 @@ def apply(operations: Operation, images: jax.Array, fill: int) -> jax.Array:
 
 
 def _divide(numerator: jax.Array, denominator: jax.Array | int) -> jax.Array:
-    """Quotient of whole numbers, rounded down; exact for numerators from 0 to 2^20.
+    """Divides whole numbers, rounded down; exact for numerators from 0 to 2^20.
 
-    Half a unit keeps the rounding of floating point from crossing a whole number. (Integers would
-    not need it, but CPUs do not divide vectors of them.) What is negative may come out as 0.
+    Adding half a unit keeps floating-point rounding from crossing a whole number. Integers would
+    not need it, but CPUs cannot divide vectors of integers. A negative quotient may become 0.
     """
     return ((numerator + 0.5) / denominator).astype(jnp.int32)
 
@@ -110,7 +111,7 @@ def _divide(numerator: jax.Array, denominator: jax.Array | int) -> jax.Array:
 
 
 def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
-    """Counterclockwise about the middle of the image."""
+    """Returns the affine map of a counterclockwise rotation about the middle."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = width / 2, height / 2
     return (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
@@ -139,7 +140,7 @@ def _resample(affine: jax.Array, images: jax.Array, fill: int) -> jax.Array:
 
 
 def _tables(operations: Operation, images: jax.Array) -> jax.Array:
-    """What each value becomes in each channel, uint8 of shape (B, 256, C)."""
+    """Returns the new value of each value in each channel, uint8 (B, 256, C)."""
     value = jnp.arange(256)[None, :, None]
     threshold, mask, kind = (
         parameter[:, None, None]
@@ -155,7 +156,7 @@ def _tables(operations: Operation, images: jax.Array) -> jax.Array:
 
 
 def _stretching(images: jax.Array) -> jax.Array:
-    """Table that maps the smallest value of a channel to 0 and its largest to 255."""
+    """Returns tables that stretch the values of a channel to 0 to 255."""
     value = jnp.arange(256)[None, :, None]
     smallest, largest = (
         reduce(images, axis=(1, 2)).astype(jnp.int32)[:, None, :] for reduce in (jnp.min, jnp.max)
@@ -166,7 +167,7 @@ def _stretching(images: jax.Array) -> jax.Array:
 
 
 def _equalizing(images: jax.Array) -> jax.Array:
-    """Table that gives every range of values as many pixels as any other of its length."""
+    """Returns tables that equalize the histogram of a channel."""
     count, height, width, channels = images.shape
     values = images.reshape(count, height * width, channels).astype(jnp.int32)
     count_up = lambda v: jnp.zeros(256, jnp.int32).at[v].add(1, mode="promise_in_bounds")
@@ -189,10 +190,11 @@ def _map_values(tables: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _blend(operations: Operation, images: jax.Array) -> jax.Array:
-    """Returns degenerate + factor * (image - degenerate), in the range of values, rounded down.
+    """Returns degenerate + factor * (image - degenerate), clipped and rounded down.
 
-    In whole tenths: with a floating-point factor, it would depend on the device whether the product
-    is rounded before the sum, and so on which side of a whole number the result falls.
+    The factor is in whole tenths. With a floating-point factor, it would depend on the device
+    whether the product is rounded before the sum. The result could then fall on either side of a
+    whole number.
     """
     kind, factor = (
         parameter[:, None, None, None] for parameter in (operations.degenerate, operations.factor)
@@ -209,7 +211,7 @@ def _blend(operations: Operation, images: jax.Array) -> jax.Array:
 
 
 def _grey(values: jax.Array) -> jax.Array:
-    """Luma of each pixel, shape (B, H, W, 1)."""
+    """Computes the luma of each pixel, shape (B, H, W, 1)."""
     if values.shape[-1] == 1:
         return values
     weighted = [weight * values[..., channel] for channel, weight in enumerate(_LUMA)]
@@ -223,7 +225,7 @@ def _rounded_mean(grey: jax.Array) -> jax.Array:
 
 
 def _smooth(values: jax.Array) -> jax.Array:
-    """Mean over 3 x 3 pixels, the middle one counted five times; the border stays as it is."""
+    """Averages 3 x 3 pixels, the middle one with weight 5; keeps the border."""
     _, height, width, _ = values.shape
     padded = jnp.pad(values, [(0, 0), (1, 1), (1, 1), (0, 0)])
     rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]

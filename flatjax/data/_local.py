@@ -1,4 +1,4 @@
-"""The user's own data by name, as the command line asks for them."""
+"""Loads the user's own data by a name, for the command line."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
 
 
 def load_local(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset | None:
-    """The data set of a name such as `"folder,size=64:PATH"`; None for other names.
+    """Loads a name such as `"folder,size=64:PATH"`; returns None for other names.
 
     Raises:
-      ValueError: an option is unknown, or has no such values.
+      ValueError: an option is unknown or has an invalid value.
     """
     if not isinstance(name, str) or not (found := re.fullmatch(r"(folder|npz)(,.*?)?:(.+)", name)):
         return None

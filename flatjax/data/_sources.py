@@ -1,4 +1,4 @@
-"""Loading a classification data set by name, whole, into host memory."""
+"""Loads a whole classification data set by name into host memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from flatjax.data._local import load_local
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# Image-classification sets of TFDS whose builders were read: each encodes its images with
-# TensorFlow when it is prepared, so that without it there is no use in downloading first.
+# Image-classification sets of TFDS whose builders encode images with TensorFlow when they are
+# prepared. Without TensorFlow, their sources need not be downloaded first.
 TFDS_NAMES = ("cifar10", "cifar100", "emnist", "kmnist", "mnist", "svhn_cropped")
 
 _DIGITS_TEST_EXAMPLES = 500
@@ -34,44 +34,45 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     """Loads a data set by its name.
 
     - `"digits"`: the 1797 8x8 images bundled with scikit-learn (the test part of UCI's optical
-      digits), 0 to 16 scaled to 0 to 255. The split is ours and fixed: 500 test images, each class
-      in proportion, evenly spaced in scikit-learn's order; the other 1297 are for training.
-    - `"fashion_mnist"`: 60,000 + 10,000 28x28 images, from IDX files where they are, else from
-      upstream; see `flatjax.data._fashion_mnist.FashionMNIST`. TensorFlow is not needed.
+      digits), with values scaled from 0 to 16 to 0 to 255. The split is fixed by flatjax: 500 test
+      images, each class in proportion, evenly spaced in scikit-learn's order. The other 1297 are
+      for training.
+    - `"fashion_mnist"`: 60,000 + 10,000 28x28 images, from local IDX files if there are any, else
+      from upstream; see `flatjax.data._fashion_mnist.FashionMNIST`. TensorFlow is not needed.
     - `"tiny_imagenet"`: 100,000 + 10,000 64x64 colour images in 200 classes, from the official zip
       file or a folder unpacked from it (environment variable FLATJAX_TINY_IMAGENET); see
       `flatjax.data._tiny_imagenet.TinyImageNet`. TensorFlow is not needed.
-    - Any image-classification set known to TFDS, one's own registered builders included:
+    - Any image-classification set known to TFDS, including your own registered builders:
       `"cifar10"`, `"cifar100"`, `"mnist"`, `"emnist/letters"`, ... Its images must have one shape
-      and 8 bits. Where there is no `test` split, `validation` is taken for it. *Preparing* most of
-      them needs TensorFlow (`pip install 'flatjax[tensorflow]'`), reading them again does not.
+      and 8 bits. Without a `test` split, `validation` is used. *Preparing* most sets needs
+      TensorFlow (`pip install 'flatjax[tensorflow]'`); reading them again does not.
     - `"folder:PATH"`: your images, one folder for each class; see `from_folder`, whose options are
       written before the colon: `"folder,size=64x48,channels=1,test=0.2:PATH"`.
-    - `"npz:PATH"`: your arrays, in a file that `numpy.savez` wrote, named `x_train`, `y_train`,
-      `x_test`, `y_test` (as by Keras) or `train_images`, `train_labels`, `test_images`,
-      `test_labels`, and `class_names` if you like; see `from_arrays`. Without test arrays, tell how
-      many of the examples are for testing: `"npz,test=0.2:PATH"`.
+    - `"npz:PATH"`: your arrays, in a file written by `numpy.savez`; see `from_arrays`. Their names
+      are `x_train`, `y_train`, `x_test`, `y_test` (as in Keras) or `train_images`, `train_labels`,
+      `test_images`, `test_labels`; `class_names` is optional. Without test arrays, say how many of
+      the examples are for testing: `"npz,test=0.2:PATH"`.
 
-    The named sets, except digits, are prepared once under `data_dir` as ArrayRecord files, and
-    read from there. What was prepared is recorded with digests, and checked each time it is read.
-    Only builders whose code is installed are used: nothing is executed that came with the data.
+    Named sets except digits are prepared once under `data_dir` as ArrayRecord files, and read from
+    there. Digests of the prepared data are recorded, and checked at each reading. Only installed
+    builders are used: no code that comes with the data is executed.
 
     Args:
       name: one of the names above; for TFDS `"name"` or `"name/config"`.
-      data_dir: where prepared data sets are kept; TFDS's default is the environment variable
+      data_dir: folder of prepared data sets. The default of TFDS is the environment variable
         TFDS_DATA_DIR, else ~/tensorflow_datasets. For `"folder:PATH"` it is the `cache_dir`.
 
     Returns:
       The whole data set, as NumPy arrays.
 
     Raises:
-      ValueError: if the name is unknown, the set is not one of image classification, a source file
-        or a prepared one is damaged, or FLATJAX_TINY_IMAGENET names another source than the one
-        that was prepared.
-      FileNotFoundError: if a source file is missing.
-      ConnectionError: if the sources could not be downloaded.
-      ImportError: if a library needed to prepare it is missing.
-      NotImplementedError: if `data_dir` holds the set in a format without random access (TFRecord).
+      ValueError: the name is unknown, the set is not for image classification, or a source file or
+        a prepared file is damaged. Or FLATJAX_TINY_IMAGENET names another source than the prepared
+        one.
+      FileNotFoundError: a source file is missing.
+      ConnectionError: the sources could not be downloaded.
+      ImportError: a library that is needed to prepare the set is missing.
+      NotImplementedError: `data_dir` holds the set in a format without random access (TFRecord).
 
     Examples:
       >>> digits = load("digits")
@@ -120,7 +121,7 @@ def _digits() -> Dataset:
 def _tfds_builder(
     name: str, data_dir: str | os.PathLike[str] | None
 ) -> tfds.core.GeneratorBasedBuilder:
-    """The builder whose installed code has this name."""
+    """Returns the installed builder of this name."""
     known = (
         "expected 'digits', 'fashion_mnist', 'tiny_imagenet', 'folder:PATH', 'npz:PATH', "
         f"one of {', '.join(map(repr, TFDS_NAMES))}, or 'name' or 'name/config' "
@@ -128,7 +129,7 @@ def _tfds_builder(
         "(https://www.tensorflow.org/datasets/catalog/overview) or of your own, whose builder's "
         "module must be imported first"
     )
-    # TFDS also understands 'namespace:name', which downloads and runs code: not here.
+    # TFDS also understands 'namespace:name', which downloads and runs code. It is refused here.
     if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
         raise ValueError(f"name must be the name of a data set, got {name!r}: {known}")
 
@@ -145,7 +146,7 @@ def _tfds_builder(
 
 @contextlib.contextmanager
 def _temporary_files_removed() -> Iterator[None]:
-    """Removes what is put into the temporary folder meanwhile: TFDS leaves a folder each time."""
+    """Removes files that TFDS leaves in the temporary folder meanwhile."""
     with tempfile.TemporaryDirectory(prefix="flatjax-") as folder:
         before, tempfile.tempdir = tempfile.tempdir, folder
         try:
@@ -155,7 +156,7 @@ def _temporary_files_removed() -> Iterator[None]:
 
 
 def _built(name: str, builder_cls: Any, data_dir: Any, **options: Any) -> Any:
-    """The builder, which reads its prepared information if there is any."""
+    """Makes the builder, which reads prepared information if there is any."""
     try:
         return builder_cls(data_dir=data_dir, **options)
     except (ImportError, NotImplementedError, OSError):
@@ -199,7 +200,7 @@ def _prepare(
     hint: str,
     force_checksums_validation: bool = False,
 ) -> bool:
-    """Downloads and writes the data set, all of it or nothing; False if it is there."""
+    """Downloads and writes the whole data set; returns False if it exists."""
     if builder.data_path.exists():  # TFDS moves it there when it is complete
         return False
 
@@ -230,8 +231,8 @@ def _prepare(
             f"downloaded ({error}). {hint}"
         ) from error
     except OSError:
-        # Of several processes that prepare one set, the first to finish wins; the others find its
-        # files where they wanted to put the same.
+        # If several processes prepare one set, the first to finish wins. The others find its files
+        # in place.
         if not builder.data_path.exists():
             raise
         return False
@@ -266,7 +267,7 @@ def _read(name: str, builder: tfds.core.GeneratorBasedBuilder) -> Dataset:
 
 
 def _verified(dataset: Dataset, folder: Any, origin: dict[str, Any] | None) -> Dataset:
-    """Compares a data set with the record of when it was first read, or makes that record."""
+    """Compares a data set with the record of its first reading, or writes it."""
     path = Path(os.fspath(folder), "flatjax.json")
     found: dict[str, Any] = {"num_classes": dataset.num_classes}
     for name in ("train", "test"):
@@ -274,8 +275,8 @@ def _verified(dataset: Dataset, folder: Any, origin: dict[str, Any] | None) -> D
         content = zlib.crc32(split.label, zlib.crc32(split.image))
         found[name] = {"examples": len(split), "crc32": f"{content:08x}"}
     if not path.exists():
-        with contextlib.suppress(OSError):  # a folder that is only read
-            # Where it was prepared earlier, nobody knows from what.
+        with contextlib.suppress(OSError):  # a folder without write permission
+            # If it was prepared before there were records, its origin is not known.
             known = origin if origin and origin.pop("is_new") else None
             text = json.dumps({"origin": known} | found)
             temporary = path.with_name(f"flatjax.json.{os.getpid()}")
@@ -295,14 +296,14 @@ def _verified(dataset: Dataset, folder: Any, origin: dict[str, Any] | None) -> D
         raise ValueError(f"{path}: damaged ({error}). {again}") from error
     if recorded != found:
         raise ValueError(
-            f"{dataset.name}: what is read is not what was prepared, a file in {path.parent} is "
+            f"{dataset.name}: the data differ from the prepared data: a file in {path.parent} is "
             f"damaged (recorded {recorded}, found {found}). {again}"
         )
     if origin and before and not _same_origin(origin, before):
         raise ValueError(
             f"{dataset.name} was prepared from {before['path']}, and {origin['path']}, which is "
-            "named now, does not hold the same files. Unset the environment variable to read what "
-            f"is prepared. {again}"
+            "named now, does not hold the same files. Unset the environment variable to read the "
+            f"prepared data. {again}"
         )
     return dataset
 
@@ -319,7 +320,7 @@ def _read_split(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Split:
     images = np.empty((len(source), *builder.info.features[image_key].shape), np.uint8)
     labels = np.empty(len(source), np.int32)
     for start in range(0, len(source), _READ_CHUNK):
-        # Read in batches: one record at a time takes five times as long.
+        # Read in batches: reading one record at a time takes five times as long.
         positions = range(start, min(start + _READ_CHUNK, len(source)))
         for position, example in zip(positions, source.__getitems__(positions), strict=True):
             images[position] = example[image_key]

@@ -1,4 +1,4 @@
-"""Training data that do not fit into memory: batches of any loader, from any position."""
+"""Training data that do not fit into memory: batches of any loader."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from flatjax.data._dataset import Split, check_labels
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """A classification task whose training examples come from a loader, batch by batch.
+    """A classification task with training batches from a loader.
 
     Attributes:
-      batches: the training batches of a pass. Either an iterable that can be iterated again and
-        again, with the same batches in the same order: a list, a `torch.utils.data.DataLoader`, a
-        dataset of grain. If it has a method `set_epoch`, that is called with the number of the pass
-        first. Or a function of the number of the pass (from 0) that returns an iterable, for
-        another order in each pass. A batch is `{"image": ..., "label": ...}` or a pair, with arrays
-        as `from_arrays` takes them; all batches have one size. If `batches[i]` gives the i-th of
-        `len(batches)` batches, as in a list, a batch is taken by its number, and batches that
-        nobody asks for are not loaded: of several processes, each loads its own.
+      batches: the training batches of a pass. Either an iterable that gives the same batches in the
+        same order each time: a list, a `torch.utils.data.DataLoader`, a dataset of grain. Its
+        method `set_epoch`, if there is one, is called first with the number of the pass. Or, for
+        another order in each pass, a function of the number of the pass (from 0) that returns an
+        iterable. A batch is `{"image": ..., "label": ...}` or a pair, with arrays as in
+        `from_arrays`. All batches have one size. If `batches[i]` gives the i-th of `len(batches)`
+        batches, as in a list, the reader takes a batch by its number and does not load the others:
+        each of several processes loads its own batches only.
       test: the examples for testing, in memory.
       num_classes: number of classes.
-      num_batches: batches in a pass; by default `len(batches)`. What comes after them is not read.
-      class_names: the names of the classes, if they have any.
+      num_batches: batches in a pass; by default `len(batches)`. Further batches are not read.
+      class_names: the names of the classes, or None.
       name: the name of the data set.
 
     Raises:
-      TypeError: `batches` is no iterable and no function, or an iterator, which ends after a pass;
-        or its length is not known.
+      TypeError: `batches` is neither an iterable nor a function, or is an iterator, which ends
+        after a pass. Or its length is not known.
       ValueError: `num_batches` is not positive, or a label of `test` is not a class.
 
     Examples:
@@ -84,25 +84,24 @@ class Stream:
           position: the `position` of an earlier reader.
 
         Raises:
-          ValueError: the batch at the position is not the one that was read there before.
+          ValueError: the batch at the position differs from the batch that was read there before.
         """
         return StreamReader(self, position)
 
 
 class StreamReader(Iterator[Split]):
-    """The batches of a stream, one after another, without end.
+    """Iterates over the batches of a stream without end.
 
-    If batches have numbers, or the iterators of the loader have `get_state` and `set_state`, as
-    those of grain have, a reader that starts at a position goes there at once. With others, the
-    batches before it are read and dropped. In any case the last batch that was read is read again
-    and compared with its checksum, so that a loader that shuffles by a generator without a seed is
-    found out.
+    If batches have numbers, or if the iterators of the loader have `get_state` and `set_state` (as
+    in grain), a reader that starts at a position goes there at once. With other iterators, the batches before the position
+    are read and dropped. In both cases the last batch is read again and compared with its checksum.
+    This detects a loader that shuffles without a seed.
 
     Attributes:
-      position: behind the last batch, as JSON holds it; None before the first one.
+      position: position after the last batch, as JSON; None before the first batch.
 
     Args:
-      stream: what is read.
+      stream: the stream to read.
       position: where to start.
     """
 
@@ -141,7 +140,7 @@ class StreamReader(Iterator[Split]):
             )
 
     def _start(self) -> Iterator[Any] | _Numbered:
-        """A new pass."""
+        """Starts a new pass."""
         batches: Any = self._stream.batches
         if callable(batches) and not hasattr(batches, "__iter__"):
             batches = batches(self._epoch)
@@ -161,7 +160,7 @@ class StreamReader(Iterator[Split]):
             ) from None
 
     def _read(self) -> Split:
-        """The batch at the present place, and the position behind it."""
+        """Reads the next batch, and moves the position behind it."""
         get_state = getattr(self._batches, "get_state", None)
         state = None if get_state is None else _packed(get_state())
         split = self._checked(self._take())
@@ -172,12 +171,12 @@ class StreamReader(Iterator[Split]):
         return split
 
     def __next__(self) -> Split:
-        """The next batch."""
+        """Returns the next batch."""
         self._start_pass_if_due()
         return self._read()
 
     def skip(self, count: int = 1) -> None:
-        """Goes on by some batches; batches that have numbers are not loaded."""
+        """Skips some batches; batches that have numbers are not loaded."""
         for _ in range(count):
             self._start_pass_if_due()
             if isinstance(self._batches, _Numbered):
@@ -231,7 +230,7 @@ class _Numbered(Iterator[Any]):
 
 
 def _packed(state: Any) -> Any:
-    """The state of an iterator as JSON holds it."""
+    """Converts the state of an iterator to JSON."""
     return {"base64": base64.b64encode(state).decode()} if isinstance(state, bytes) else state
 
 

@@ -1,10 +1,10 @@
 """Tiny ImageNet as a TensorFlow Datasets builder that needs no TensorFlow.
 
-The images are read in place out of the official zip file, or a folder unpacked from it, decoded
-with Pillow, and written once as raw bytes, as ArrayRecord. Nothing is extracted, so that no name in
-the file can lead out of a folder.
+Images are read directly from the official zip file, or from a folder with its contents. They are
+decoded with Pillow and written once as raw bytes, as ArrayRecord. Nothing is extracted, so that no
+name in the file can point outside a folder.
 
-This module imports TFDS; `flatjax.data.load("tiny_imagenet")` imports it only when it is asked for.
+This module imports TFDS. Only `flatjax.data.load("tiny_imagenet")` imports this module.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import tensorflow_datasets as tfds
 from flatjax.data._fashion_mnist import LocalInfo
 
 ENVIRONMENT_VARIABLE = "FLATJAX_TINY_IMAGENET"
-# Not downloaded here: no checksum of it is published that a download could be validated against.
-# The zip file's own sums (CRC-32) are checked on reading.
+# Not downloaded: there is no published checksum to validate a download. The checksums of the zip
+# file (CRC-32) are checked on reading.
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"
 IMAGE_SHAPE = (64, 64, 3)
@@ -37,44 +37,44 @@ HOW_TO_GET_IT = (
     f"{FOLDER} unpacked from it"
 )
 
-_LARGEST_FILE = 2**24  # bytes; the largest in the official file, of annotations, has less than 2^22
+_LARGEST_FILE = 2**24  # bytes; the largest text in the official file has less than 2^22
 _OFFICIAL_CLASSES, _OFFICIAL_TRAIN, _OFFICIAL_VAL = 200, 500, 10_000
 _Example = tuple[str, int]  # file and label
-# RuntimeError: encrypted, or compressed in a way that Python does not know.
+# RuntimeError: encrypted, or compressed in a way that Python does not support.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 
 
 class TinyImageNet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Tiny ImageNet: 100,000 + 10,000 images of 64x64 pixels in 200 classes of ImageNet.
+    """Tiny ImageNet: 100,000 + 10,000 images of 64x64 pixels in 200 classes.
 
-    The zip file, or a folder in its layout, is taken from the first of
+    The zip file, or a folder with the same layout, is the first of
 
     1. `source`;
     2. the path in the environment variable FLATJAX_TINY_IMAGENET.
 
-    It must hold `wnids.txt` (the classes, one WordNet id a line), `train/<wnid>/images/*.JPEG` and
-    `val/images/*.JPEG` with their classes in `val/val_annotations.txt`; all of it may lie in a
-    folder `tiny-imagenet-200`. The official test images have no labels and are not read: `val` is
-    the test split.
+    It must hold `wnids.txt` (the classes, one WordNet id a line), `train/<wnid>/images/*.JPEG`, and
+    `val/images/*.JPEG` with their classes in `val/val_annotations.txt`. All of it may be in a
+    folder `tiny-imagenet-200`. The official test images have no labels and are not read. The test
+    split is `val`.
 
-    Labels count the classes in the order of the lines of `wnids.txt` (which is not sorted, so that
-    loaders that sort folders by name number the classes otherwise); the names of the classes are
-    the WordNet ids. There are as many classes as lines, so that a part of the set in the same
-    layout may be used as well. Training images come class by class in that order, in each class
-    sorted by file name; test images in the order of their annotations. Grey images get three equal
-    channels. Files whose names begin with a dot, which macOS adds, are not read; of the official
-    200 classes, each must have its 500 images, and there must be 10,000 for validation.
+    Labels count the classes in the order of the lines of `wnids.txt`. These are not sorted, so
+    loaders that sort folders by name number the classes differently. The names of the classes are
+    the WordNet ids. There are as many classes as lines, so a part of the set with the same layout
+    can be used as well. Training images are in the order of the classes, and within a class sorted
+    by file name. Test images are in the order of their annotations. Grey images get three equal
+    channels. Files whose names begin with a dot, which macOS adds, are not read. If there are 200
+    classes, each must have 500 images, and there must be 10,000 for validation.
 
-    Lists of files are checked before anything is written, images as they are; a bad one leaves no
-    half-written data set.
+    Lists of files are checked before anything is written, and images while they are written. A bad
+    image leaves no half-written data set.
 
     Args:
       source: zip file or folder; see above for the default.
       **kwargs: passed to `tfds.core.GeneratorBasedBuilder` (`data_dir`, `file_format`, ...).
 
     Raises:
-      FileNotFoundError: from `download_and_prepare`, if there is no such file or folder, or a file
-        is missing in it.
+      FileNotFoundError: from `download_and_prepare`, if there is no such file or folder, or if a
+        file is missing in it.
       ValueError: from `download_and_prepare`, if a file is damaged, an image has another size, or
         a class is not in `wnids.txt`. All errors name the file.
     """
@@ -156,7 +156,7 @@ class _Files:
             raise FileNotFoundError(f"{source}: there is no such file. {HOW_TO_GET_IT}")
 
     def images_under(self, folder: str) -> list[str]:
-        """Names of the images in a folder, sorted."""
+        """Lists the images in a folder, sorted by name."""
         if self._zip is None:
             listing = [path.name for path in (self._folder / folder).glob("*")]
         else:
@@ -168,7 +168,7 @@ class _Files:
         return [f"{folder}/{file}" for file in images]
 
     def check_names(self) -> None:
-        """Checks that the zip file names each file alike in both places, its list and the file.
+        """Checks that the list of the zip file and each file have the same name.
 
         Otherwise a damaged name in the list would hide an image.
         """
@@ -181,7 +181,10 @@ class _Files:
                 raise self.error(f"damaged ({error})", info.filename) from error
 
     def listing(self) -> str:
-        """A digest of the names and sizes of all files: the same for a folder and its zip file."""
+        """Returns a digest of the names and sizes of all files.
+
+        It is the same for a folder and its zip file.
+        """
         if self._zip is None:
             paths = (path for path in self._folder.rglob("*") if path.is_file())
             sizes = {
@@ -194,7 +197,7 @@ class _Files:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self, name: str) -> bytes:
-        """Content of a file."""
+        """Returns the content of a file."""
         if self._zip is None:
             exists = (self._folder / name).is_file()
         else:
@@ -212,7 +215,7 @@ class _Files:
             raise self.error(f"damaged ({error})", name) from error
 
     def lines(self, name: str) -> list[str]:
-        """Lines of a text file, without the blank ones."""
+        """Returns the lines of a text file, without blank ones."""
         try:
             text = self.read(name).decode()
         except UnicodeDecodeError as error:
@@ -220,21 +223,21 @@ class _Files:
         return [line for line in text.splitlines() if line.strip()]
 
     def error(self, problem: str, name: str, kind: type[Exception] = ValueError) -> Exception:
-        """An error that names the file and where it lies."""
+        """Makes an error that names the file and its folder."""
         return kind(f"{self._source}: {name}: {problem}. {HOW_TO_GET_IT}")
 
 
 def origin(source: str) -> dict[str, str | None]:
-    """What tells a source from another one: its path, and a digest of the list of its files.
+    """Identifies a source by its path and a digest of the list of its files.
 
-    The digest is None where the source is no longer there.
+    The digest is None if the source no longer exists.
     """
     path = Path(source).expanduser().absolute()
     return {"path": str(path), "files": _Files(path).listing() if path.exists() else None}
 
 
 def _classes(files: _Files) -> dict[str, int]:
-    """Label of each WordNet id."""
+    """Returns the label of each WordNet id."""
     wnids = [line.strip() for line in files.lines("wnids.txt")]
     bad = [wnid for wnid in wnids if not re.fullmatch(r"\w+", wnid)]
     if not wnids or bad or len(set(wnids)) < len(wnids):
@@ -284,11 +287,11 @@ def _val_examples(files: _Files, classes: dict[str, int]) -> list[_Example]:
 
 
 def _decoded(files: _Files, name: str) -> np.ndarray:
-    """The image as uint8 of shape `IMAGE_SHAPE`."""
+    """Decodes the image as uint8 of shape `IMAGE_SHAPE`."""
     content = files.read(name)
     try:
         with PIL.Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-            size = image.size  # of the header: a large image is refused before it is decoded
+            size = image.size  # from the header: a large image is refused before it is decoded
             if size == IMAGE_SHAPE[1::-1]:
                 return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:

@@ -1,4 +1,4 @@
-"""Classification of a Gaussian mixture: the theory of flat minima, solved and simulated."""
+"""Classification of a Gaussian mixture: theory of flat minima and simulations."""
 
 from flatjax.gaussian_mixture import losses
 from flatjax.gaussian_mixture._bayes import Estimator, bayes_optimal, centroid, hebb, oracle

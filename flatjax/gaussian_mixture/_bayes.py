@@ -1,4 +1,4 @@
-"""Estimators whose quality is known in closed form: Bayes-optimal, Hebb, centroid, oracle."""
+"""Estimators in closed form: Bayes-optimal, Hebb, centroid, oracle."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from flatjax.gaussian_mixture._mixture import classifier_error
 
 
 class Estimator(NamedTuple):
-    """A linear classifier, by its order parameters.
+    """Order parameters of a linear classifier.
 
     Attributes:
       m: overlap with the signal, w . v / N.
@@ -37,13 +37,12 @@ def _log_odds(rho):
 
 @in_float64
 def bayes_optimal(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> Estimator:
-    r"""The classifier of least error that can be learned from alpha N patterns.
+    r"""Computes the classifier of least error that alpha N patterns allow.
 
-    Under a Gaussian prior the posterior mean of v is
-    :math:`\hat v = \sum_\mu \sigma^\mu x^\mu / \sqrt{N} (\Delta + \alpha)`, the direction of the
-    Hebb rule, with :math:`m = q = \alpha / (\alpha + \Delta)`, and the predictive log-odds are
-    linear in x: the best classifier is a point in weight space, with
-    :math:`b = \frac{\Delta}{2} \log \frac{\rho}{1 - \rho}`.
+    Under a Gaussian prior the posterior mean of v is :math:`\hat v = \sum_\mu \sigma^\mu x^\mu /
+    \sqrt{N} (\Delta + \alpha)`. It has the direction of the Hebb rule, with :math:`m = q = \alpha /
+    (\alpha + \Delta)`. The predictive log-odds are linear in x. Hence the best classifier is a
+    single point in weight space, with :math:`b = \frac{\Delta}{2} \log \frac{\rho}{1 - \rho}`.
 
     Args:
       alpha: patterns per feature.
@@ -54,7 +53,7 @@ def bayes_optimal(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -
       The estimator.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> round(float(bayes_optimal(alpha=1.0, delta=1.0).test_error), 5)
@@ -69,11 +68,11 @@ def bayes_optimal(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -
 def hebb(
     *, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5, fit_bias: bool = False
 ) -> Estimator:
-    r"""The Hebb rule, :math:`w = \sqrt{N} \sum_\mu \sigma^\mu x^\mu / n`.
+    r"""Computes the Hebb rule, :math:`w = \sqrt{N} \sum_\mu \sigma^\mu x^\mu / n`.
 
     It has m = 1 and :math:`q = 1 + \Delta / \alpha`. With the bias of the log-odds,
-    :math:`b = \frac{\Delta q}{2 m} \log \frac{\rho}{1 - \rho}`, it is Bayes-optimal; without one it
-    is where the classes are balanced.
+    :math:`b = \frac{\Delta q}{2 m} \log \frac{\rho}{1 - \rho}`, it is Bayes-optimal. Without a bias
+    it is Bayes-optimal if the classes are balanced.
 
     Args:
       alpha: patterns per feature.
@@ -85,7 +84,7 @@ def hebb(
       The estimator.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> estimator = hebb(alpha=1.0, delta=1.0)
@@ -102,12 +101,13 @@ def hebb(
 def centroid(
     *, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5, fit_bias: bool = False
 ) -> Estimator:
-    r"""The nearest centroid: half the difference of the class means, and their midpoint.
+    r"""Computes the nearest centroid, from the class means.
 
-    :math:`w = \sqrt{N} (c_+ - c_-) / 2`, with m = 1,
+    The weights are half the difference of the class means, :math:`w = \sqrt{N} (c_+ - c_-) / 2`,
+    and the threshold is their midpoint. The order parameters are m = 1,
     :math:`q = 1 + \frac{\Delta}{4 \alpha} \big(\frac{1}{\rho} + \frac{1}{1 - \rho}\big)` and
-    :math:`b = -\frac{\Delta}{4 \alpha} \big(\frac{1}{\rho} - \frac{1}{1 - \rho}\big)`. It does not
-    know that the mixture is centered, and is not Bayes-optimal unless the classes are balanced.
+    :math:`b = -\frac{\Delta}{4 \alpha} \big(\frac{1}{\rho} - \frac{1}{1 - \rho}\big)`. The rule
+    does not use that the mixture is centered. It is Bayes-optimal only if the classes are balanced.
 
     Args:
       alpha: patterns per feature.
@@ -119,7 +119,7 @@ def centroid(
       The estimator.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> round(float(centroid(alpha=5.0, delta=0.3, rho=0.1, fit_bias=True).test_error), 5)
@@ -133,7 +133,7 @@ def centroid(
 
 @in_float64
 def oracle(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> Estimator:
-    """The best classifier of whoever knows the signal: the limit of infinite alpha.
+    """Computes the best classifier with a known signal: the limit of infinite alpha.
 
     Args:
       delta: variance of the noise.
@@ -143,7 +143,7 @@ def oracle(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> Estimator:
       The estimator.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> round(float(oracle(delta=1.0).test_error), 5)

@@ -1,4 +1,4 @@
-"""Markov chains in equilibrium: what is kept of them, and the averages."""
+"""Records of Markov chains in equilibrium, and their averages."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,15 +11,14 @@ from flatjax._sampling.diagnostics import split_r_hat
 
 
 class Chains(NamedTuple):
-    """Samples of y replicas by C chains, T of each; S is the shape of the parameters.
+    """T samples of y replicas by each of C chains; S is the shape of the parameters.
 
     Attributes:
-      weights: the last ones, shape ``(*S, C, y, N)``.
-      mean: over time, of the replicas of each chain, shape ``(*S, C, N)``.
+      weights: the last weights, shape ``(*S, C, y, N)``.
+      mean: mean over time and the replicas of each chain, shape ``(*S, C, N)``.
       overlaps: mean over time of w_a . w_b / N, shape ``(*S, C, y, y)``.
       signal: m of the replicas' mean, at each time, shape ``(*S, C, T)``.
-      energy: number of errors, or loss, of a pattern and replica, at each time, shape
-        ``(*S, C, T)``.
+      energy: errors or loss, per pattern and replica, at each time, shape ``(*S, C, T)``.
       acceptance: fraction of moves that were accepted, shape ``(*S, C)``.
     """
 
@@ -37,12 +36,12 @@ class Equilibrium(NamedTuple):
     Attributes:
       m: overlap with the signal.
       q: squared norm over N.
-      q1: overlap of two replicas; q0 if there is but one.
+      q1: overlap of two replicas; q0 if there is only one replica.
       q0: overlap of two copies, without bias.
-      energy: errors, or loss, of a pattern and replica.
-      r_hat: split R-hat of m or of the energy, whichever is larger [Vehtari et al., 2021, eq. 4]: 1
-        if equilibrated, suspicious above 1.05 or so, inf if the chains are frozen at different
-        values.
+      energy: errors or loss, per pattern and replica.
+      r_hat: split R-hat of m or of the energy, whichever is larger [Vehtari et al., 2021, eq. 4].
+        It is 1 in equilibrium, suspicious above about 1.05, and inf if the chains are frozen at
+        different values.
     """
 
     m: jax.Array
@@ -54,7 +53,7 @@ class Equilibrium(NamedTuple):
 
 
 def equilibrium(chains: Chains) -> Equilibrium:
-    """Averages over the samples of several chains.
+    """Averages over the samples of several chains, without bias.
 
     Args:
       chains: two or more for each measure.
@@ -63,7 +62,7 @@ def equilibrium(chains: Chains) -> Equilibrium:
       The averages.
 
     Raises:
-      ValueError: there is one chain only.
+      ValueError: there is only one chain.
 
     Examples:
       >>> import jax
@@ -87,7 +86,7 @@ def _equilibrium(chains):
     average = lambda trace: jnp.mean(trace, axis=(-2, -1))
     same = jnp.trace(chains.overlaps, axis1=-2, axis2=-1)
     q = jnp.mean(same, axis=-1) / y
-    # Of pairs of chains: the square of the sum without that of each.
+    # Sum over pairs of chains: the square of the sum minus the sum of the squares.
     pairs = jnp.sum(chains.mean.sum(-2) ** 2, axis=-1) - jnp.sum(chains.mean**2, axis=(-2, -1))
     q0 = pairs / (num_chains * (num_chains - 1) * num_features)
     q1 = q0
@@ -107,7 +106,7 @@ def average_over_time(
     burn_in: int,
     signal: jax.Array,
 ) -> Chains:
-    """Runs one chain.
+    """Runs one chain and averages over it.
 
     Args:
       step: (state, key) -> state, acceptance.
@@ -115,11 +114,11 @@ def average_over_time(
       state: where the chain starts.
       key: PRNG key.
       num_samples: T.
-      burn_in: steps before.
+      burn_in: steps before the first sample.
       signal: v, shape (N,).
 
     Returns:
-      Its averages, without an axis of chains.
+      The averages, without an axis of chains.
     """
     num_features = signal.size
 
@@ -135,7 +134,7 @@ def average_over_time(
 
     y = jax.eval_shape(look, state)[0].shape[0]
     start = (state, jnp.zeros(num_features), jnp.zeros((y, y)))
-    # Burn-in is in the same loop, because compilation takes longer than the run may.
+    # Burn-in is in the same loop: compiling a second loop may take longer than the run.
     num = burn_in + num_samples
     at = (jnp.arange(num), jax.random.split(key, num))
     (state, mean, overlaps), traces = jax.lax.scan(advance, start, at)

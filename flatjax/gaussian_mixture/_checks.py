@@ -1,4 +1,4 @@
-"""Checks of the parameters of the mixture and of its solvers, which may be arrays or traced."""
+"""Checks parameters of the mixture and of its solvers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,17 +15,17 @@ def check_numbers(
     """Refuses numbers that are out of range.
 
     Args:
-      name: of the parameter.
+      name: name of the parameter.
       value: a number or an array of numbers. Traced values are not looked at.
-      is_valid: which of the values are in range.
+      is_valid: function that says which of the values are in range.
       expected: the range, in words.
 
     Returns:
-      The value, if it is not traced as a NumPy array of float64.
+      The value; as a NumPy array of float64 if it is not traced.
 
     Raises:
-      ValueError: naming the parameter.
-      TypeError: the value is not a number or numbers.
+      ValueError: a value is out of range; the message names the parameter.
+      TypeError: the value is not a number or an array of numbers.
     """
     if is_traced(value):
         return value
@@ -42,15 +42,15 @@ def check_mixture(**params: Any) -> dict[str, Any]:
     """Refuses parameters of the mixture, or of a solver, that are out of range.
 
     Args:
-      **params: by name; `rho` must lie strictly between 0 and 1, all others be positive and
+      **params: parameters by name. `rho` must be strictly between 0 and 1, all others positive and
         finite. Traced values are not looked at.
 
     Returns:
-      The parameters, those that are not traced as NumPy arrays.
+      The parameters; as NumPy arrays if they are not traced.
 
     Raises:
-      ValueError: naming the parameter.
-      TypeError: a parameter that is not a number or numbers.
+      ValueError: a value is out of range; the message names the parameter.
+      TypeError: a parameter is not a number or an array of numbers.
     """
     is_positive = lambda values: np.isfinite(values) & (values > 0)
     is_share = lambda values: (values > 0) & (values < 1)
@@ -64,7 +64,7 @@ def check_mixture(**params: Any) -> dict[str, Any]:
 
 
 def check_sizes(num_replicas: int, num_chains: int, num_samples: int, burn_in: int) -> None:
-    """Refuses numbers of replicas, chains and samples of which no averages can be made."""
+    """Refuses numbers of replicas, chains and samples that are too small."""
     _checks.check_count("num_replicas", num_replicas)
     _checks.check_count("num_chains", num_chains)
     _checks.check_count("num_samples", num_samples, minimum=4)

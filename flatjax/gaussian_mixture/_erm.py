@@ -1,8 +1,9 @@
 r"""Empirical risk minimisation on the mixture, in the limit of many dimensions.
 
-The minimum of :math:`\sum_\mu l(\sigma^\mu h^\mu) + \frac{\lambda}{2} \lVert w \rVert^2` over w and
-the bias b is described by a few order parameters, which satisfy the replica-symmetric equations
-[Mignacco et al., 2020; Pittorino et al., 2021]. Note that the loss is the *sum* over patterns.
+The risk :math:`\sum_\mu l(\sigma^\mu h^\mu) + \frac{\lambda}{2} \lVert w \rVert^2` is minimised
+over w and the bias b. Note that the loss is the *sum* over patterns. A few order parameters
+describe the minimum. They satisfy the replica-symmetric equations [Mignacco et al., 2020; Pittorino
+et al., 2021].
 """
 
 import functools
@@ -23,18 +24,20 @@ from flatjax.gaussian_mixture.losses import Loss
 
 
 class ERM(NamedTuple):
-    r"""The minimum of the empirical risk. All fields but the last two are NaN if not converged.
+    r"""The minimum of the empirical risk.
+
+    If not converged, all fields except the last two are NaN.
 
     Attributes:
       m: overlap with the signal, w . v / N.
       q: squared norm, `|w|^2 / N`.
       bias: b.
       susceptibility: V, the limit of `beta (|w|^2 - w . w') / N` over a Gibbs measure.
-      lam: ridge, an output where the norm is given.
+      lam: ridge; a result if the norm is given.
       test_error: probability of an error on a fresh pattern.
       train_error: fraction of the training patterns that are errors.
       train_loss: mean loss of the training patterns.
-      residual: of the equations, in units of order one.
+      residual: residual of the equations, in units of order one.
       converged: whether the residual is within the tolerance.
     """
 
@@ -71,28 +74,28 @@ def erm(
       \hat m = \alpha \mathbb{E} f, \quad \hat q = \alpha \Delta \mathbb{E} f^2, \quad
       \hat V = -\alpha \Delta \mathbb{E} \tfrac{\partial f}{\partial \omega}, \\
       V = \frac{1}{\lambda + \hat V}, \quad m = V \hat m, \quad q = V^2 (\hat m^2 + \hat q), \quad
-      0 = \mathbb{E}\, \sigma f.
+      0 = \mathbb{E}\, \sigma f. \qquad (1)
 
     With a given norm q, :math:`V = \sqrt{q / (\hat m^2 + \hat q)}` and
-    :math:`\lambda = 1 / V - \hat V` follows. May be jitted, vmapped and differentiated with respect
-    to all parameters (implicitly, and rightly for losses with kinks).
+    :math:`\lambda = 1 / V - \hat V` follows. The function may be jitted, vmapped and differentiated
+    with respect to all parameters. Derivatives are implicit, and are right for losses with kinks.
 
     Args:
-      loss: of `flatjax.gaussian_mixture.losses`.
+      loss: a loss of `flatjax.gaussian_mixture.losses`.
       alpha: patterns per feature.
       delta: variance of the noise.
-      lam: ridge. Give it or `norm`.
+      lam: ridge. Give either `lam` or `norm`.
       norm: q, the squared norm `|w|^2 / N`. For separable data its limit is `max_margin`.
       rho: probability of the class 1. Arrays of all parameters are broadcast.
-      fit_bias: minimise over b too, or keep b = 0; by default only where rho is not 1/2 (where
-        rho is 1/2 the best bias is 0).
+      fit_bias: minimise over b too, or keep b = 0. By default b is fitted if rho is not 1/2; at
+        rho = 1/2 the best bias is 0.
       tolerance: largest residual of a solution.
 
     Returns:
       The minimum.
 
     Raises:
-      ValueError: a parameter out of its range, or not exactly one of `lam` and `norm`.
+      ValueError: a parameter is out of its range, or not exactly one of `lam` and `norm` is given.
 
     Examples:
       The optimal ridge, by its gradient; in the balanced case the more, the better:
@@ -119,7 +122,7 @@ def _solve(params, loss, fit_bias, tolerance):
 
 
 class _Forces(NamedTuple):
-    """Right-hand sides of the equations."""
+    """Averages on the right-hand sides of eq. (1)."""
 
     m_hat: jax.Array
     q_hat: jax.Array
@@ -151,12 +154,15 @@ def _solve_point(*, alpha, delta, rho, loss, fit_bias, tolerance, lam=None, norm
     fixed_norm = norm is not None
 
     def unpack(x):
-        """Order parameters; the unknowns are m / sqrt(q), log V, then log q and b if free."""
+        """Returns order parameters.
+
+        The unknowns x are m / sqrt(q), log V, then log q and b if they are free.
+        """
         q = norm if fixed_norm else jnp.exp(x[2])
         return x[0] * jnp.sqrt(q), q, jnp.exp(x[1]), x[-1] if fit_bias else jnp.zeros_like(q)
 
     def update(x):
-        m, q, v, bias = unpack(x)
+        m, q, v, bias = unpack(x)  # eq. (1) of `erm`, in terms of the unknowns
         forces = _forces(loss, m, q, v, bias, alpha, delta, rho, fit_bias)
         length = jnp.sqrt(forces.m_hat**2 + forces.q_hat)
         new_v = jnp.sqrt(q) / length if fixed_norm else 1 / (lam + forces.v_hat)
@@ -164,7 +170,7 @@ def _solve_point(*, alpha, delta, rho, loss, fit_bias, tolerance, lam=None, norm
         if not fixed_norm:
             new.append(2 * jnp.log(new_v * length))
         if fit_bias:
-            # Newton's step for the bias, which is too long where the force hardly depends on it.
+            # A Newton step for the bias, bounded: it is too long if the force hardly depends on it.
             new.append(bias + jnp.clip(forces.bias_force * alpha * delta / forces.v_hat, -1, 1))
         return jnp.stack(new)
 

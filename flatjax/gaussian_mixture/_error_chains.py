@@ -1,4 +1,4 @@
-r"""Monte Carlo of the number of errors: flights through the walls between numbers of errors."""
+r"""Monte Carlo of the number of errors: flights through walls."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from flatjax.gaussian_mixture._chains import Chains, average_over_time
 from flatjax.gaussian_mixture._checks import check_mixture, check_numbers, check_sizes
 from flatjax.gaussian_mixture._mixture import Sample
 
-COLD = 50.0  # infinite: of e^50 particles, one climbs that wall
+COLD = 50.0  # as good as infinite: one of e^50 particles climbs this wall
 
 
 def sample_errors(
@@ -34,38 +34,41 @@ def sample_errors(
     burn_in: int = 50,
     duration: float = 1.5,
 ) -> Chains:
-    r"""Samples weights by errors, :math:`e^{-\beta \sum_a \#\{\mu: \sigma^\mu h_a^\mu < 0\}}`.
+    r"""Samples weights by their number of errors.
 
-    With respect to the uniform measure on :math:`\lVert w \rVert^2 = N`, or on its part at a given
-    angle from a reference. Replicas are held together by the measure that they have before they see
-    data: directions of Gaussian vectors whose components have a given correlation between replicas.
+    The density is :math:`e^{-\beta \sum_a \#\{\mu: \sigma^\mu h_a^\mu < 0\}}`.
 
-    A sample is a flight of the exact Hamiltonian dynamics, which is refracted or reflected where a
-    pattern changes sides and so needs no rejections; that takes about as many operations as there
-    are patterns, times N.
+    It is taken with respect to the uniform measure on :math:`\lVert w \rVert^2 = N`, or on its part
+    at a given angle from a reference. Several replicas have a correlated measure without data:
+    directions of Gaussian vectors whose components have a given correlation between replicas.
+
+    A sample is a flight of the exact Hamiltonian dynamics. It is refracted or reflected where a
+    pattern changes sides, so no sample is rejected. A flight takes about n N operations for n
+    patterns.
 
     Args:
       key: PRNG key.
-      patterns: the sample of the mixture, n of them.
+      patterns: the sample of the mixture, n patterns.
       beta: inverse temperature; inf with a `start`. Arrays of parameters are broadcast to a
         common shape S.
       num_replicas: y.
-      correlation: of replicas without data, in [0, 1).
+      correlation: correlation of replicas without data, in [0, 1).
       reference: shape `(*S, N)`, of any norm. Only with a single replica.
       overlap: o, cosine of the angle with the reference, in (-1, 1).
       bias: b, for weights of norm N. Only with a single replica.
-      start: weights without errors, shape (N,), where all chains start; at random by default.
+      start: weights without errors, shape (N,), where all chains start. The default is random.
       num_chains: C.
       num_samples: T.
-      burn_in: samples of each chain that are thrown away first.
-      duration: mean duration of a flight; freely it goes as many radians.
+      burn_in: first samples of each chain, which are discarded.
+      duration: mean duration of a flight; without walls it moves by as many radians.
 
     Returns:
-      The chains; weights have the squared norm N, energy is the fraction of errors.
+      The chains. Weights have the squared norm N, and the energy is the fraction of errors.
 
     Raises:
-      ValueError: a parameter out of its range; several replicas with a reference or bias; a start
-        with a reference, or one that makes errors, or none, at infinite beta.
+      ValueError: a parameter is out of its range, or there are several replicas with a reference or
+        bias. There is a start with a reference. At infinite beta there is no start, or it makes
+        errors.
 
     Examples:
       >>> import jax, numpy as np
@@ -87,7 +90,7 @@ def sample_errors(
     if num_replicas > 1 and (reference is not None or np.any(np.asarray(bias) != 0)):
         raise ValueError(f"num_replicas must be 1 with a reference or bias, got {num_replicas}.")
     if reference is not None and start is not None:
-        raise ValueError("start must not be given with a reference, which says where to be.")
+        raise ValueError("start must not be given with a reference.")
     if reference is None:
         if np.any(np.asarray(overlap) != 0):
             raise ValueError(f"overlap must be 0 without a reference, got {overlap}.")
@@ -144,7 +147,7 @@ def _error_walls(
     bias: jax.Array,
     reference: jax.Array,
 ) -> tuple[Walls, Callable[[jax.Array], jax.Array]]:
-    """The walls between numbers of errors, of replicas.
+    """Returns the walls between numbers of errors of replicas.
 
     Args:
       design: label x / sqrt(N), shape (n, N).
@@ -152,9 +155,9 @@ def _error_walls(
       label: shape (n,).
       num_replicas: y.
       beta: inverse temperature.
-      correlation: of replicas, if z is uniform.
+      correlation: correlation of replicas, if z is uniform.
       overlap: cosine of the angle with the reference.
-      bias: of all replicas.
+      bias: b, common to all replicas.
       reference: shape (N,); 0 if there is none.
 
     Returns:
@@ -163,7 +166,7 @@ def _error_walls(
     norm, root = jnp.linalg.norm(reference), jnp.sqrt(reference.size)
     axis = reference / jnp.where(norm > 0, norm, 1.0)
     along = design @ axis
-    # The square root of the matrix of correlations.
+    # The square root of the correlation matrix.
     common = jnp.full((num_replicas, num_replicas), 1 / num_replicas)
     mixing = jnp.sqrt(1 - correlation) * (jnp.eye(num_replicas) - common)
     mixing += jnp.sqrt(1 + (num_replicas - 1) * correlation) * common

@@ -1,6 +1,6 @@
-r"""The weight of a pattern at inverse temperature beta, averaged over Gaussian noise of its margin.
+r"""The weight of a pattern at inverse temperature beta, for a noisy margin.
 
-A pattern whose margin has the mean x, in units of its standard deviation, has the weight
+The margin is Gaussian, with mean x in units of its standard deviation. The average weight is
 
 .. math::
   W(x) &= \langle e^{-\beta \, [\text{error}]} \rangle = e^{-\beta} + (1 - e^{-\beta}) \, \Phi(x),
@@ -19,12 +19,15 @@ BOUND = 7.0  # of Gaussian integrals
 
 
 def log_weight(x: jax.Array, beta: jax.Array) -> jax.Array:
-    """Log W, eq. (1)."""
+    """Computes log W, eq. (1)."""
     return jnp.logaddexp(-beta, jnp.log(-jnp.expm1(-beta)) + log_ndtr(x))
 
 
 def log_weight_slope(x: jax.Array, beta: jax.Array) -> jax.Array:
-    """Derivative of log W, eq. (2): cheaper than by JAX, and precise for any x and beta."""
+    """Computes the derivative of log W, eq. (2).
+
+    It is cheaper than by automatic differentiation, and precise for any x and beta.
+    """
     t = jnp.abs(x)
     far = t > 35  # where erfc underflows
     safe = jnp.where(far, 1.0, t)
@@ -42,10 +45,10 @@ def log_weight_slope(x: jax.Array, beta: jax.Array) -> jax.Array:
 def gaussian_nodes(
     center: jax.Array, width: jax.Array, beta: jax.Array, num: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Nodes z and weights of Gaussian averages of functions of x = center + width z.
+    """Returns nodes z and weights of Gaussian averages over x = center + width z.
 
-    The functions are those of `log_weight`: they change around x = 0, and where Phi(x) falls below
-    e^-beta, both of which may be sharp. Gauss-Legendre rules on the pieces between.
+    They are for functions like `log_weight`, which may change sharply around x = 0 and where Phi(x)
+    falls below e^-beta. The nodes are Gauss-Legendre rules on the pieces between these points.
 
     Args:
       center: shape (n, k).
@@ -54,7 +57,7 @@ def gaussian_nodes(
       num: number of nodes of each of eight pieces.
 
     Returns:
-      nodes and weights, shape (8 num, n, k).
+      Nodes and weights, shape (8 num, n, k).
     """
     lowest = -jnp.sqrt(2 * beta)
     around = 4 / (1 - lowest)

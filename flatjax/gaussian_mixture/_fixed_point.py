@@ -1,4 +1,4 @@
-"""Fixed points of small systems of equations, solved fast, and differentiable implicitly."""
+"""Fast fixed points of small systems of equations, with implicit derivatives."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class Solution(NamedTuple):
     Attributes:
       x: the unknowns, shape (n,).
       residual: largest |update(x) - x| of any unknown, scalar.
-      steps: evaluations of the update.
+      steps: number of evaluations of the update.
       converged: whether the residual is within the tolerance.
     """
 
@@ -44,24 +44,24 @@ def fixed_point(
 ) -> Solution:
     r"""Solves x = update(x) for a few unknowns.
 
-    A few damped steps, :math:`x \leftarrow x + (1 - d) (F(x) - x)`, then Newton's,
-    :math:`x \leftarrow x + (I - F'(x))^{-1} (F(x) - x)`. A Newton step that does not make the
-    residual smaller is taken back and followed by damped steps. Unknowns should be of order one and
-    unconstrained: use logarithms of what is positive.
+    It makes a few damped steps, :math:`x \leftarrow x + (1 - d) (F(x) - x)`, and then Newton steps,
+    :math:`x \leftarrow x + (I - F'(x))^{-1} (F(x) - x)`. A Newton step that does not reduce the
+    residual is reversed, and damped steps follow. Unknowns should be of order one and
+    unconstrained: use logarithms of positive numbers.
 
-    Derivatives with respect to anything that `update` closes over are those of the solution, by the
-    implicit function theorem; under `jax.vmap` each point stops on its own.
+    The solution can be differentiated with respect to anything that `update` closes over, by the
+    implicit function theorem. Under `jax.vmap` each point stops on its own.
 
     Args:
       update: F, from shape (n,) to (n,), differentiable.
       start: first guess, shape (n,).
       tolerance: largest residual of a solution.
-      max_steps: evaluations of F after which the search is given up.
+      max_steps: evaluations of F after which it stops without convergence.
       warm_up: damped steps before the first Newton step.
       damping: d, in [0, 1).
 
     Returns:
-      The solution. `converged` says whether it is one: a NaN is not.
+      The last point. `converged` says whether it is a solution; a NaN is not.
     """
 
     def solve(_, start):
@@ -93,7 +93,7 @@ def fixed_point(
             trial, newton = propose(x, difference, jacobian, cold == 0)
             return _Iterate(x, difference, jacobian, trial, newton, cold, state.steps + 1)
 
-        # The update is compiled once, and so the start is the first trial too.
+        # The start is also the first trial, so that the update is compiled only once.
         never = jnp.full_like(start, jnp.inf)
         first = _Iterate(
             x=start,
@@ -105,7 +105,7 @@ def fixed_point(
             steps=jnp.asarray(0),
         )
         last = jax.lax.while_loop(go_on, advance, first)
-        # A float, because custom_root differentiates all that it returns.
+        # A float, because custom_root differentiates everything that it returns.
         return last.x, (size(last.difference), last.steps.astype(float))
 
     def tangent_solve(linear, y):

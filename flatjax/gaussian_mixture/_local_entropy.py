@@ -1,8 +1,8 @@
-r"""The local entropy of the number of errors around a solution, in the limit of many dimensions.
+r"""Local entropy of the number of errors around a solution, in high dimension.
 
 How many classifiers w at a given angle from a reference :math:`\tilde w` make few errors on the
-training set? The potential of Franz and Parisi counts them: the flatter the surroundings of the
-reference, the higher it is.
+training set? The potential of Franz and Parisi counts them. It is higher if the surroundings of the
+reference are flatter.
 """
 
 import functools
@@ -26,9 +26,9 @@ from flatjax.gaussian_mixture._training_fields import (
     training_fields,
 )
 
-# Unknowns to start from: two forces, and the logarithm of fluctuation over freedom.
+# First guesses of the unknowns: two forces, and the logarithm of fluctuation over freedom.
 START = np.array([0.1, 0.1, -3.0])
-# A freedom 1 - q this much smaller than the room there is means that there is no w left.
+# If the freedom 1 - q is smaller than the available room by this factor, no w is left.
 VANISHING = np.log(1e6)
 
 
@@ -36,16 +36,16 @@ class LocalEntropy(NamedTuple):
     r"""The surroundings of a reference.
 
     Attributes:
-      phi: the local entropy, at most 0; -inf where no w is left, NaN if not converged.
+      phi: the local entropy, at most 0; -inf if no w is left, NaN if not converged.
       overlap: o, the cosine of the angle with the reference, as given; (1 - o) / 2 is a distance.
-      m: overlap of a typical w with the signal. This and the next four are NaN where phi is
-        not finite.
+      m: overlap of a typical w with the signal. This and the next four fields are NaN if phi is not
+        finite.
       q: overlap of two w.
-      reaction: t, by how much the w follow the reaction of the reference to a training pattern.
-      test_error: of a typical w.
-      train_error: of a typical w, :math:`-\alpha^{-1} d \phi / d \beta`.
-      satisfiable: False where beta is infinite and there is no w without errors.
-      residual: of the equations, in units of order one.
+      reaction: t, how strongly the w follow the reaction of the reference to a training pattern.
+      test_error: test error of a typical w.
+      train_error: training error of a typical w, :math:`-\alpha^{-1} d \phi / d \beta`.
+      satisfiable: False if beta is infinite and there is no w without errors.
+      residual: residual of the equations, in units of order one.
       converged: whether the residual is within the tolerance.
     """
 
@@ -68,18 +68,18 @@ def local_entropy(
     beta: ArrayLike = np.inf,
     tolerance: float = 1e-9,
 ) -> LocalEntropy:
-    r"""The local entropy of the number of errors around a reference.
+    r"""Computes the local entropy of the number of errors around a reference.
 
     .. math::
       \phi(o) = \frac{1}{N} \mathbb{E} \log \big\langle e^{-\beta\, \# errors(w)} \big\rangle_w,
       \qquad \frac{w \cdot \tilde w}{\lVert w \rVert \lVert \tilde w \rVert} = o,
       \quad \lVert w \rVert^2 = N,
 
-    an average over the uniform measure, so that :math:`\phi = 0` where there are no errors. Where
-    beta is infinite it is the logarithm of the fraction of w without errors. By the replica method,
-    with the order parameters of the reference (see `Reference`) :math:`\tilde m`, :math:`\tilde q_d
-    = \lVert \tilde w \rVert^2 / N`, its variance A, :math:`\tilde q = \tilde q_d - A`, and
-    :math:`p = o \sqrt{\tilde q_d}`,
+    The average is over the uniform measure, so :math:`\phi = 0` if there are no errors. For
+    infinite beta it is the logarithm of the fraction of w without errors. The replica method gives
+    phi from the order parameters of the reference (see `Reference`). These are :math:`\tilde m`,
+    :math:`\tilde q_d = \lVert \tilde w \rVert^2 / N` and its variance A. Let :math:`\tilde
+    q = \tilde q_d - A` and :math:`p = o \sqrt{\tilde q_d}`. Then
 
     .. math::
       \phi &= \operatorname{extr}_{m, t, q} \frac{1}{2} \Big[ \log \frac{1 - q}{1 - o^2}
@@ -87,25 +87,25 @@ def local_entropy(
         e^{-\beta} + (1 - e^{-\beta})\, \Phi\big(h / \sqrt{\Delta (1 - q)}\big) \big], \\
       x &= m^2 + 2 t (p - m \tilde m) - t^2 (\tilde q_d - \tilde m^2), \\
       h &= m + \sigma b + \sqrt{\Delta} \Big[ \frac{p - t A}{\sqrt{\tilde q}} z +
-        \sqrt{q - \frac{(p - t A)^2}{\tilde q} - t^2 A}\, z' \Big] + t (\tilde u - \omega),
+        \sqrt{q - \frac{(p - t A)^2}{\tilde q} - t^2 A}\, z' \Big] + t (\tilde u - \omega). (1)
 
-    with z' standard normal and :math:`z, \omega, \tilde u` the fields of the reference. Minima
-    have A = 0. The bias b is that of the reference where its weights are scaled to the norm of w,
-    :math:`b = \tilde b / \sqrt{\tilde q_d}`. The ansatz is replica-symmetric. May be jitted,
-    vmapped and differentiated with respect to the numbers in its arguments.
+    Here z' is standard normal, and :math:`z, \omega, \tilde u` are the fields of the reference.
+    Minima have A = 0. The bias :math:`b = \tilde b / \sqrt{\tilde q_d}` belongs to the reference
+    with weights scaled to the norm of w. The ansatz is replica-symmetric. The function may be
+    jitted, vmapped and differentiated with respect to the numbers in its arguments.
 
     Args:
-      reference: whose surroundings are measured; also says alpha, delta and rho.
+      reference: solution whose surroundings are measured. It also holds alpha, delta and rho.
       overlap: o, in (-1, 1).
-      beta: inverse temperature, of the number of errors; may be infinite. Arrays are broadcast
-        against those of the reference.
+      beta: inverse temperature of the number of errors; may be infinite. Arrays are broadcast
+        against the arrays of the reference.
       tolerance: largest residual of a solution.
 
     Returns:
       The local entropy.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
       TypeError: `reference` is not a Reference.
 
     Examples:
@@ -137,15 +137,15 @@ def _solve(params, loss, law, has_bias, tolerance):
         reference = Reference(**arrays, **missing, loss=loss, law=law, has_bias=has_bias)
         return _solve_point(reference, overlap, beta, tolerance)
 
-    # A point has some ten thousand nodes: those of a few points stay in cache.
+    # A point has about ten thousand nodes. The nodes of a few points stay in the cache.
     return vectorized(at_point, chunk=4)(**params)
 
 
 class _State(NamedTuple):
-    """Order parameters of the w, in a basis that has no cancellations.
+    """Order parameters of the w, in a basis without cancellations.
 
-    With 1 - q = `freedom`, w is t times the reference plus `freedom` times the mean force that the
-    patterns exert, plus `fluctuation` from the way the force depends on w.
+    With 1 - q = `freedom`, w is a sum of three parts: t times the reference, `freedom` times the
+    mean force of the patterns, and `fluctuation`, because the force depends on w.
     """
 
     along_signal: jax.Array  # the overlap of freedom times the mean force with the signal
@@ -157,11 +157,14 @@ class _State(NamedTuple):
 
 
 class _Forces(NamedTuple):
-    """What the patterns do to w. The force is d log weight / dh of each, a vector in w space."""
+    """Forces of the patterns on w.
+
+    The force of a pattern is d log weight / dh, a vector in the space of w.
+    """
 
     along_signal: jax.Array
     along_reference: jax.Array
-    rest: jax.Array  # squared length of what is orthogonal to the mean reference
+    rest: jax.Array  # squared length of the part that is orthogonal to the mean reference
 
 
 def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
@@ -169,7 +172,7 @@ def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
     mean_norm = norm - variance
     p = overlap * jnp.sqrt(norm)
     room = 1 - overlap**2
-    # Margins are the overlap times those of the reference, plus noise.
+    # A margin is the overlap times the margin of the reference, plus noise.
     error_width = jnp.sqrt(room * norm / mean_norm) / jnp.maximum(abs(overlap), 1e-3)
     fields = training_fields(reference, error_width=error_width)
 
@@ -190,20 +193,20 @@ def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
 
     def update(x, vanishing):
         forces = _forces(reference, fields, unpack(x, vanishing), p, beta)
-        # Orthogonal to the reference itself, and the freedom such that norms add up to one.
+        # The part orthogonal to the reference itself; the freedom is such that norms add up to one.
         rest = forces.rest + variance * forces.along_reference**2 / (norm * mean_norm)
         freedom = 2 * room / (1 + jnp.sqrt(1 + 4 * rest * room))
         return jnp.stack(
             [
                 jnp.arcsinh(freedom * forces.along_signal / jnp.sqrt(room)),
                 jnp.arcsinh(freedom * forces.along_reference / jnp.sqrt(room * norm)),
-                jnp.log(freedom * forces.rest + 1e-16),  # the force may be as good as zero
+                jnp.log(freedom * forces.rest + 1e-16),  # the force may be almost zero
             ]
         )
 
     def solve(start, vanishing):
-        # Without temperature there may be no w at all. First, keep the freedom close to zero: if it
-        # then wants to shrink further, this is so, and the second stage starts where it ends.
+        # Without temperature there may be no w at all. First, keep the freedom close to zero. If it
+        # then shrinks further, there is none. The second stage starts where the first one ends.
         skipped = vanishing & jnp.isfinite(beta)
         found = fixed_point(
             lambda x: jnp.where(skipped, start, update(x, vanishing)),
@@ -246,9 +249,9 @@ class _Margins(NamedTuple):
     """Nodes of the margins of a w on training patterns.
 
     Attributes:
-      x: margin over its standard deviation given all that w shares, shape (j, n, k).
-      weight: of each of the j, shape (j, n, k).
-      fields: of the reference, n omegas and k fields for each.
+      x: margin over its standard deviation, given everything that the w share, shape (j, n, k).
+      weight: weight of each of the j nodes, shape (j, n, k).
+      fields: fields of the reference: n omegas and k fields for each.
     """
 
     x: jax.Array
@@ -256,11 +259,11 @@ class _Margins(NamedTuple):
     fields: TrainingFields
 
     def of_field(self, values: jax.Array) -> jax.Array:
-        """Average for given fields of the reference, shape (n, k)."""
-        return jnp.sum(self.weight * values, axis=0)  # vectorized, because over the first axis
+        """Averages for given fields of the reference, shape (n, k)."""
+        return jnp.sum(self.weight * values, axis=0)  # the first axis is vectorized
 
     def average(self, values: jax.Array) -> jax.Array:
-        """Average over everything; of values of shape (n, k)."""
+        """Averages values of shape (n, k) over everything."""
         return self.fields.average(self.fields.of_omega(values))
 
 
@@ -270,7 +273,7 @@ def _margins(reference, fields, state, p, beta) -> _Margins:
     follow = jnp.sqrt(delta / (norm - reference.variance)) * (p - state.t * reference.variance)
     bias = fields.side * reference.bias / jnp.sqrt(norm)
     center = (state.m + bias + follow * fields.z)[:, None] + state.t * fields.reaction
-    # A Gaussian reference has no nodes of its own: its fields add to the Gaussian ones of w.
+    # A Gaussian reference has no nodes of its own: its fields add to the Gaussian fields of w.
     shared = 1 - state.freedom if reference.law == "gaussian" else state.fluctuation
     center, width = center / s, jnp.sqrt(delta * shared) / s
     z, weight = gaussian_nodes(center, width, beta, num=8 if reference.law == "gibbs" else 10)
@@ -286,7 +289,7 @@ def _forces(reference, fields, state, p, beta) -> _Forces:
     of_omega, reaction = fields.of_omega(mean_force), fields.of_omega(fields.reaction)
     along_signal = alpha * fields.average(of_omega)
     along_reference = reference.m * along_signal + alpha * fields.average(reaction * of_omega)
-    # The reference too is a sum of forces, reaction / (delta V) of each pattern, times V.
+    # The reference, too, is V times a sum of forces, reaction / (delta V) for each pattern.
     share = along_reference / (reference.q - reference.variance)
     other = mean_force - (share * reaction / delta)[:, None]
     noise = margins.average(squared_force - mean_force**2 + other**2)

@@ -30,7 +30,7 @@ def sample_loss(
     burn_in: int = 200,
     num_steps: int = 12,
 ) -> Chains:
-    r"""Samples replicas by a loss, :math:`e^{-\beta E}`, with Hamiltonian Monte Carlo.
+    r"""Samples replicas from :math:`e^{-\beta E}` by Hamiltonian Monte Carlo.
 
     .. math:: E = \sum_a \Big[\sum_\mu l(\sigma^\mu h_a^\mu)
         + \frac{\lambda}{2} \lVert w_a \rVert^2
@@ -39,22 +39,22 @@ def sample_loss(
     Args:
       key: PRNG key.
       patterns: the sample of the mixture.
-      loss: of `flatjax.gaussian_mixture.losses`; its derivative is used.
+      loss: a loss of `flatjax.gaussian_mixture.losses`; its derivative is used.
       beta: inverse temperature.
       lam: ridge.
       gamma: coupling of the replicas to their center.
       num_replicas: y.
       num_chains: C.
       num_samples: T.
-      burn_in: samples of each chain that are thrown away first, while its step size is adapted to
-        an acceptance of 0.8.
-      num_steps: leapfrog steps of a sample.
+      burn_in: first samples of each chain, which are discarded. They adapt its step size to an
+        acceptance of 0.8.
+      num_steps: leapfrog steps for a sample.
 
     Returns:
-      The chains; energy is the mean loss of a pattern.
+      The chains. Their energy is the mean loss of a pattern.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> import jax, jax.numpy as jnp

@@ -1,10 +1,11 @@
-r"""When is a sample of the mixture separable, and with what margin.
+r"""Separability and largest margin of a sample of the mixture.
 
-Weights of unit norm, :math:`\lVert w \rVert^2 = N`, with overlap m and bias b leave all margins
-above :math:`\kappa` if and only if
+Let :math:`\lVert w \rVert^2 = N`, with overlap m and bias b. All margins can be above
+:math:`\kappa` if and only if
 
 .. math::
   \alpha\, \mathbb{E} \big(\kappa - m - \sigma b - \sqrt{\Delta}\, g\big)_+^2 \le \Delta (1 - m^2).
+  \qquad (1)
 """
 
 from typing import NamedTuple
@@ -21,15 +22,17 @@ from flatjax.gaussian_mixture._quadrature import log_density, upper_tail
 
 
 class MaxMargin(NamedTuple):
-    """The separating hyperplane of largest margin. All fields but the last two are NaN if none.
+    """The separating hyperplane of largest margin.
+
+    If there is none, all fields except the last two are NaN.
 
     Attributes:
       margin: kappa, the least margin of the training patterns, for weights of squared norm N.
       m: overlap with the signal.
       bias: b.
       test_error: probability of an error on a fresh pattern.
-      residual: of the equations.
-      converged: whether there is a solution: not where the sample is not separable.
+      residual: residual of the equations.
+      converged: whether there is a solution; there is none if the sample is not separable.
     """
 
     margin: jax.Array
@@ -41,9 +44,9 @@ class MaxMargin(NamedTuple):
 
 
 def max_margin(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> MaxMargin:
-    r"""The largest margin with which a sample of alpha N patterns can be separated.
+    r"""Computes the largest margin that separates a sample of alpha N patterns.
 
-    It is the limit of vanishing ridge of the minima of the hinge, the logistic and similar losses.
+    The minima of the hinge, the logistic and similar losses tend to it as the ridge vanishes.
 
     Args:
       alpha: patterns per feature.
@@ -51,10 +54,10 @@ def max_margin(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> M
       rho: probability of the class 1. Arrays of all three are broadcast.
 
     Returns:
-      The margin; NaN and not converged where alpha is above `separability_threshold`.
+      The margin; NaN and not converged if alpha is above `separability_threshold`.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> round(float(max_margin(alpha=1.0, delta=1.0).test_error), 4)
@@ -64,7 +67,7 @@ def max_margin(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> M
 
 
 def separability_threshold(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> jax.Array:
-    r"""The largest alpha at which a large sample can still be separated by a hyperplane.
+    r"""Computes the largest alpha at which a large sample is separable.
 
     .. math::
       \frac{1}{\alpha_c} = \min_{m, b}
@@ -77,10 +80,10 @@ def separability_threshold(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> jax.Arr
       rho: probability of the class 1. Arrays of both are broadcast.
 
     Returns:
-      alpha_c; NaN where the equations could not be solved.
+      alpha_c; NaN if the equations could not be solved.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> round(float(separability_threshold(delta=1e4)), 2)
@@ -100,7 +103,10 @@ def _separability_threshold(params):
 
 
 def _violation(kappa, m, bias, delta, rho):
-    """E over the classes of (k)_+^2, (k)_+, P(k > 0), and of sigma (k)_+, k as in the equation."""
+    """Averages (k)_+^2, (k)_+, P(k > 0) and sigma (k)_+ over the classes.
+
+    Here k is the argument of ( )_+ in eq. (1).
+    """
     of_class = lambda sigma: _positive_part(kappa - m - sigma * bias, jnp.sqrt(delta))
     positive, negative = of_class(1.0), of_class(-1.0)
     both = [rho * p + (1 - rho) * n for p, n in zip(positive, negative, strict=True)]
@@ -108,7 +114,7 @@ def _violation(kappa, m, bias, delta, rho):
 
 
 def _positive_part(mean, scale):
-    """E x_+^2, E x_+ and P(x > 0) of a normal number x."""
+    """Computes E x_+^2, E x_+ and P(x > 0) for a normal number x."""
     t = mean / scale
     probability, density = upper_tail(-t), jnp.exp(log_density(t))
     first = scale * (t * probability + density)
@@ -130,7 +136,7 @@ def _max_margin_point(*, alpha, delta, rho) -> MaxMargin:
 
     found = fixed_point(update, jnp.array([0.5, 0.0, 0.0]), max_steps=2000)
     m, bias, kappa = jnp.tanh(found.x[0]), found.x[1], found.x[2]
-    # Beyond the threshold the equations have solutions of negative margin, which mean nothing.
+    # Beyond the threshold the equations have meaningless solutions of negative margin.
     converged = found.converged & (kappa > 0)
     values = (kappa, m, bias, classifier_error(m, 1.0, bias, delta, rho))
     shown = [jnp.where(converged, value, jnp.nan) for value in values]

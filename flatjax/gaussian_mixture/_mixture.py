@@ -2,11 +2,11 @@ r"""A mixture of two Gaussians, and the error of linear classifiers on it.
 
 .. math::
   x^\mu = \sigma^\mu v / \sqrt{N} + \sqrt{\Delta}\, z^\mu, \qquad
-  P(\sigma = 1) = \rho, \quad \lVert v \rVert^2 = N, \quad z^\mu \sim \mathcal{N}(0, I_N)
+  P(\sigma = 1) = \rho, \quad \lVert v \rVert^2 = N, \quad z^\mu \sim \mathcal{N}(0, I_N).
 
-for :math:`n = \alpha N` patterns. A classifier predicts the sign of
-:math:`w \cdot x / \sqrt{N} + b`; in high dimension its quality depends on the overlaps
-:math:`m = w \cdot v / N` and :math:`q = \lVert w \rVert^2 / N` and on b alone.
+There are :math:`n = \alpha N` patterns. A classifier predicts the sign of :math:`w \cdot x /
+\sqrt{N} + b`. In high dimension its test error depends only on the overlaps :math:`m = w \cdot v /
+N` and :math:`q = \lVert w \rVert^2 / N`, and on b.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
 
     Attributes:
       x: patterns, shape (n, N).
-      label: their classes, -1 or 1, shape (n,).
+      label: classes of the patterns, -1 or 1, shape (n,).
       signal: v, shape (N,), of squared norm N.
     """
 
@@ -54,7 +54,7 @@ def sample(
       The patterns, in JAX's default precision.
 
     Raises:
-      ValueError: a parameter out of its range, or alpha N < 1/2: no pattern at all.
+      ValueError: a parameter is out of its range, or alpha N < 1/2, which gives no pattern.
 
     Examples:
       >>> patterns = sample(jax.random.key(0), 100, alpha=2.0, delta=1.0)
@@ -78,7 +78,7 @@ def sample(
 
 
 def overlaps(weights: ArrayLike, signal: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    r"""The order parameters of a classifier, `m = w . v / N` and `q = |w|^2 / N`.
+    r"""Computes the order parameters `m = w . v / N` and `q = |w|^2 / N`.
 
     Args:
       weights: w, shape (..., N).
@@ -101,7 +101,7 @@ def overlaps(weights: ArrayLike, signal: ArrayLike) -> tuple[jax.Array, jax.Arra
 def generalization_error(
     m: ArrayLike, q: ArrayLike, bias: ArrayLike = 0.0, *, delta: ArrayLike, rho: ArrayLike = 0.5
 ) -> jax.Array:
-    r"""Probability that a linear classifier errs on a fresh pattern, exactly, for any N.
+    r"""Computes the exact test error of a linear classifier, for any N.
 
     .. math::
       \epsilon = \rho H\Big(\frac{m + b}{\sqrt{\Delta q}}\Big)
@@ -116,10 +116,10 @@ def generalization_error(
       rho: probability of the class 1.
 
     Returns:
-      The error, in [0, 1]; the shape of the arguments, broadcast.
+      The error, in [0, 1], with the broadcast shape of the arguments.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> round(float(generalization_error(0.5, 0.5, delta=1.0)), 5)
@@ -130,6 +130,6 @@ def generalization_error(
 
 
 def classifier_error(m, q, bias, delta, rho):
-    """`generalization_error` inside a solver: no checks, no change of precision."""
+    """Computes `generalization_error` inside a solver, without checks."""
     scale = jnp.sqrt(delta * q)
     return rho * upper_tail((m + bias) / scale) + (1 - rho) * upper_tail((m - bias) / scale)

@@ -1,4 +1,4 @@
-"""Gaussian averages of a proximal operator, and their exact derivatives, kinks or not."""
+"""Gaussian averages of a proximal operator, and their exact derivatives."""
 
 import functools
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Moments(NamedTuple):
     :math:`f = (u - \omega) / c = -l'(u)`:
 
     Attributes:
-      envelope: :math:`\mathbb{E}[c f^2 / 2 + l(u)]`, of Moreau's envelope of l.
+      envelope: :math:`\mathbb{E}[c f^2 / 2 + l(u)]`, the mean of Moreau's envelope of l.
       force: :math:`\mathbb{E} f`.
       force_squared: :math:`\mathbb{E} f^2`.
       force_noise: :math:`\mathbb{E} f g = s\, \mathbb{E} f'`.
@@ -31,10 +31,11 @@ class Moments(NamedTuple):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def prox_moments(loss: Loss, mean: jax.Array, scale: jax.Array, c: jax.Array) -> Moments:
-    """The moments of a loss at scalar mean mu, scale s and c; see `Moments`.
+    """Computes the moments of a loss at scalar mean mu, scale s and c; see `Moments`.
 
-    Derivatives are integrated by parts, so that the force is never differentiated: those with
-    respect to mu and s give factors of g, and c enters by Burgers' equation, df/dc = f df/domega.
+    Derivatives are integrated by parts, so that the force is never differentiated and losses may
+    have kinks. Derivatives with respect to mu and s give factors of g. The derivative with respect
+    to c follows from Burgers' equation, df/dc = f df/domega.
     """
     return _averages(loss, mean, scale, c)[0]
 

@@ -1,9 +1,10 @@
-r"""What a replica makes of a pattern, once the part of the field that is its own is integrated out.
+r"""The potential of a pattern for one replica, given the shared field.
 
 .. math::
   g(h) = \log \int D\eta\, e^{-\beta\, l(h + s \eta)}
 
-where s^2 is the variance of the field left to a replica when the part it shares, h, is given.
+Here h is the part of the field that replicas share, and s^2 the variance of the part that belongs
+to one replica, which is integrated out.
 """
 
 import dataclasses
@@ -18,8 +19,8 @@ import numpy as np
 from flatjax.gaussian_mixture._quadrature import log_cdf, log_density
 from flatjax.gaussian_mixture.losses import Loss
 
-# Integrands are followed until they have fallen by this factor from their peak, e^-38 = 3e-17,
-# which a density with the curvature of the standard normal, or a larger one, does within BOUND.
+# Integrands are followed until they have fallen from their peak by e^-38 = 3e-17. A density with at
+# least the curvature of the standard normal one falls by this factor within BOUND.
 LOG_NEGLIGIBLE = 38.0
 BOUND = float(np.sqrt(2 * LOG_NEGLIGIBLE))
 NODES_PER_PANEL = 24
@@ -27,7 +28,7 @@ TABLE_SIZE = 1024
 
 
 class Derivatives(NamedTuple):
-    """g and its first two derivatives, elementwise."""
+    """The potential g and its first two derivatives, elementwise."""
 
     value: jax.Array
     slope: jax.Array
@@ -39,13 +40,13 @@ Function = Callable[[jax.Array], Derivatives]
 
 @dataclasses.dataclass(frozen=True)
 class Potential:
-    """A family of functions g.
+    """A family of potentials g.
 
     Attributes:
-      at: `at(h, variance, beta)` is g, for any h, and scalars s^2 and beta.
+      at: `at(h, variance, beta)` computes g for any h and scalars s^2 and beta.
       bends: fields near which g changes its shape.
-      breakpoints: `breakpoints(c)`, fields near which the response of the minimum to a shared field
-        changes its shape at low temperature, c being the susceptibility of a field.
+      breakpoints: `breakpoints(c)` returns fields near which the response of the minimum to a
+        shared field changes its shape at low temperature. c is the susceptibility of a field.
       concave: whether g is concave for every s and beta.
       closed_form: whether `at` is cheap. If not, g is tabulated before it is integrated.
     """
@@ -58,7 +59,10 @@ class Potential:
 
 
 def panels(edges: jax.Array, num: int = NODES_PER_PANEL) -> tuple[jax.Array, jax.Array]:
-    """Gauss-Legendre nodes and weights between edges, shape (..., k + 1), sorted; (..., k num)."""
+    """Returns Gauss-Legendre nodes and weights between sorted edges.
+
+    Edges have shape (..., k + 1), the results (..., k num).
+    """
     legendre, weights = np.polynomial.legendre.leggauss(num)
     middle, half = (edges[..., 1:] + edges[..., :-1]) / 2, (edges[..., 1:] - edges[..., :-1]) / 2
     flat = lambda values: values.reshape(*values.shape[:-2], -1)
@@ -67,9 +71,11 @@ def panels(edges: jax.Array, num: int = NODES_PER_PANEL) -> tuple[jax.Array, jax
 
 
 def reach(drop: Function, longest: jax.Array) -> jax.Array:
-    """How far to go until `drop`, which increases, is `LOG_NEGLIGIBLE`; `longest` if it never is.
+    """Returns the distance at which the increasing `drop` reaches `LOG_NEGLIGIBLE`.
 
-    To 6 %, from above; it only says where to integrate.
+    It is `longest` if that never happens.
+
+    It is at most 6% too large, and only says where to integrate.
     """
 
     def narrow(_, bracket):
@@ -88,18 +94,19 @@ def bracketed_root(
     high: jax.Array,
     steps: int = 15,
 ) -> jax.Array:
-    """Where an increasing function is zero, elementwise, by Newton's steps kept in a bracket.
+    """Finds the zero of an increasing function by Newton steps in a bracket.
 
-    They start from the lower end: where the function is concave they never leave the bracket.
+    Steps are elementwise and start from the lower end. If the function is concave they never leave
+    the bracket.
 
     Args:
-      fn: x to (value, derivative).
-      low: where the value is negative, or the root itself.
-      high: where the value is positive, or the root itself.
-      steps: evaluations.
+      fn: maps x to (value, derivative).
+      low: point where the value is negative, or the root itself.
+      high: point where the value is positive, or the root itself.
+      steps: number of evaluations.
 
     Returns:
-      The root; nearly, if the steps are few.
+      The root; an approximation if the steps are few.
     """
 
     def narrow(_, state):
@@ -125,8 +132,11 @@ def _count_errors(h, variance, beta) -> Derivatives:
 
 @functools.cache
 def error_potential(concave: bool) -> Potential:
-    """Of the number of errors: l(h) = 1 if h < 0, else 0; concave if beta is infinite."""
-    # To put right what lies further left than -sqrt(2 c) costs more than an error.
+    """Makes the potential of the number of errors: l(h) = 1 if h < 0, else 0.
+
+    It is concave if beta is infinite.
+    """
+    # To correct a field below -sqrt(2 c) costs more than an error.
     breakpoints = lambda c: (
         jnp.zeros(1) if concave else jnp.stack([jnp.zeros_like(c), -jnp.sqrt(2 * c)])
     )
@@ -135,13 +145,13 @@ def error_potential(concave: bool) -> Potential:
 
 @functools.cache
 def loss_potential(loss: Loss) -> Potential:
-    """Of a convex loss."""
+    """Makes the potential of a convex loss."""
     bends = tuple(u for u, *_ in loss.kinks) or (0.0,)
 
     def at(h, variance, beta):
         s = jnp.sqrt(variance)
         log_weight = lambda u, h: -beta * loss.value(u) - (u - h) ** 2 / (2 * variance)
-        # Nodes stay where they are when the integral is differentiated.
+        # Nodes are constants when the integral is differentiated.
         fixed = jax.tree.map(jax.lax.stop_gradient, (h, variance, beta, s))
         u, weight, peak = _loss_nodes(loss, bends, *fixed)
         exponent = log_weight(u, h[..., None])
@@ -162,7 +172,10 @@ def loss_potential(loss: Loss) -> Potential:
 
 
 def _loss_nodes(loss, bends, h, variance, beta, s):
-    """Nodes and weights around the peak of exp(-beta l(u)) N(u; h, s^2), and the peak."""
+    """Returns nodes and weights around the peak of exp(-beta l(u)) N(u; h, s^2).
+
+    The peak is returned as well.
+    """
     peak = loss.prox(h, beta * variance)
     reaction = (peak - h) / variance  # -beta l'(peak)
 
@@ -179,11 +192,14 @@ def _loss_nodes(loss, bends, h, variance, beta, s):
 
 
 def tabulate(function: Function, low: jax.Array, high: jax.Array) -> Function:
-    """The same function between two fields, by quintic interpolation of value and derivatives."""
+    """Replaces a function between two fields by its quintic interpolation.
+
+    It interpolates the value and two derivatives.
+    """
     step = (high - low) / (TABLE_SIZE - 1)
     table = function(low + step * jnp.arange(TABLE_SIZE))
     rows = jnp.stack([table.value, table.slope * step, table.curvature * step**2 / 2], axis=-1)
-    # Of p(t) = a0 + a1 t + ... + a5 t^5 on each cell, t from 0 to 1.
+    # Coefficients of p(t) = a0 + a1 t + ... + a5 t^5 on each cell, t from 0 to 1.
     (a0, a1, a2), (b0, b1, b2) = rows[:-1].T, rows[1:].T
     value, slope, curvature = b0 - a0 - a1 - a2, b1 - a1 - 2 * a2, b2 - a2
     a3 = 10 * value - 4 * slope + curvature

@@ -1,4 +1,4 @@
-"""Gaussian expectations, to the precision of the numbers, of functions with and without kinks."""
+"""Gaussian expectations of functions with and without kinks, to full precision."""
 
 import functools
 
@@ -11,17 +11,17 @@ from jax.scipy.special import log_ndtr, ndtr
 
 @functools.cache
 def gaussian_grid(num: int = 241, bound: float = 9.0) -> tuple[np.ndarray, np.ndarray]:
-    r"""Nodes and weights for :math:`\mathbb{E} f(g)`, :math:`g \sim \mathcal{N}(0, 1)`.
+    r"""Returns nodes and weights for :math:`\mathbb{E} f(g)` with normal g.
 
-    The trapezoid rule on a uniform grid. For analytic integrands the error falls exponentially in
-    the number of nodes; where there are kinks use `piecewise_grid`.
+    They are the trapezoid rule on a uniform grid. For analytic integrands the error falls
+    exponentially with the number of nodes. For integrands with kinks use `piecewise_grid`.
 
     Args:
       num: number of nodes.
       bound: the grid spans [-bound, bound].
 
     Returns:
-      nodes and weights, shape (num,); the weights sum to 1.
+      Nodes and weights, shape (num,); the weights sum to 1.
     """
     nodes = np.linspace(-bound, bound, num)
     weights = np.exp(-(nodes**2) / 2)
@@ -31,9 +31,9 @@ def gaussian_grid(num: int = 241, bound: float = 9.0) -> tuple[np.ndarray, np.nd
 def piecewise_grid(
     breakpoints: jax.Array, num: int = 40, bound: float = 9.0
 ) -> tuple[jax.Array, jax.Array]:
-    r"""Nodes and weights for :math:`\mathbb{E} f(g)` of a piecewise analytic function.
+    r"""Returns nodes and weights for :math:`\mathbb{E} f(g)`, f piecewise analytic.
 
-    A Gauss-Legendre rule on each piece, so that the error falls exponentially in `num` here too.
+    Each piece has a Gauss-Legendre rule, so the error falls exponentially with `num`.
 
     Args:
       breakpoints: where the pieces meet, shape (k,), in any order and anywhere.
@@ -41,7 +41,7 @@ def piecewise_grid(
       bound: the grid spans [-bound, bound].
 
     Returns:
-      nodes and weights, shape ((k + 1) * num,).
+      Nodes and weights, shape ((k + 1) * num,).
     """
     legendre, weights = np.polynomial.legendre.leggauss(num)
     inner = jnp.sort(jnp.clip(breakpoints, -bound, bound))
@@ -52,22 +52,28 @@ def piecewise_grid(
 
 
 def upper_tail(x: jax.Array) -> jax.Array:
-    """H(x), the probability that a standard normal variable exceeds x."""
+    """Computes H(x), the probability that a standard normal variable exceeds x."""
     return ndtr(-x)
 
 
 def log_density(x: jax.Array) -> jax.Array:
-    """Logarithm of the standard normal density."""
+    """Computes the logarithm of the standard normal density."""
     return -(x**2) / 2 - 0.5 * np.log(2 * np.pi)
 
 
 def inverse_mills(x: jax.Array) -> jax.Array:
-    """Density over distribution function at x: the derivative of log Phi(x), for any x."""
+    """Computes the derivative of log Phi(x) for any x.
+
+    It is the density over the distribution function.
+    """
     return jnp.exp(log_density(x) - log_ndtr(x))
 
 
 def _fit_of_erfcx(pivot: float = 3.75, degree: int = 20) -> tuple[float, np.ndarray]:
-    """(1 + 2 z) exp(z^2) erfc(z) for z >= 0, in Chebyshev polynomials of (z - p) / (z + p)."""
+    """Fits (1 + 2 z) exp(z^2) erfc(z) for z >= 0.
+
+    The fit is a series of Chebyshev polynomials of (z - p) / (z + p), p the pivot.
+    """
     z = lambda t: pivot * (1 + t) / (1 - t)
     fn = lambda t: (1 + 2 * z(t)) * scipy.special.erfcx(z(t))
     return pivot, np.polynomial.chebyshev.chebinterpolate(fn, degree)
@@ -78,9 +84,9 @@ _PIVOT, _COEFFICIENTS = _fit_of_erfcx()
 
 @jax.custom_jvp
 def log_cdf(x: jax.Array) -> jax.Array:
-    """Logarithm of the standard normal distribution function, to 1e-14.
+    """Computes the log of the standard normal distribution function, to 1e-14.
 
-    That of JAX is several times slower on CPU, to run and to compile.
+    The function of JAX is several times slower on CPU, to run and to compile.
     """
     z = jnp.abs(x) / np.sqrt(2)
     t = (z - _PIVOT) / (z + _PIVOT)

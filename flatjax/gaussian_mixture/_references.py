@@ -1,4 +1,4 @@
-"""Solutions whose surroundings are measured: minima, the Hebb rule, samples of a Gibbs measure."""
+"""References: minima, the Hebb rule, and samples of a Gibbs measure."""
 
 import dataclasses
 import functools
@@ -29,13 +29,15 @@ def erm_reference(
     rho: ArrayLike = 0.5,
     fit_bias: bool | None = None,
 ) -> Reference:
-    """The minimum of the empirical risk, see `erm`, which documents the arguments.
+    """Makes a reference of the minimum of the empirical risk.
+
+    `erm` documents the arguments.
 
     Returns:
-      The reference. Arrays among the arguments give many of them.
+      The reference. Arrays among the arguments give a batch of references.
 
     Raises:
-      ValueError: see `erm`.
+      ValueError: as `erm`.
 
     Examples:
       >>> reference = erm_reference(losses.logistic(), alpha=1.0, delta=1.0, lam=[1.0, 0.1])
@@ -63,9 +65,10 @@ def erm_reference(
 def hebb_reference(
     *, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5, fit_bias: bool = False
 ) -> Reference:
-    """The Hebb rule: Bayes-optimal where classes are balanced, or with the fitted bias.
+    """Makes a reference of the Hebb rule.
 
-    It is the minimum of the linear loss with any ridge.
+    It is the minimum of the linear loss with any ridge. It is Bayes-optimal if classes are
+    balanced, or with the fitted bias.
 
     Args:
       alpha: patterns per feature.
@@ -77,7 +80,7 @@ def hebb_reference(
       The reference.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> reference = hebb_reference(alpha=1.0, delta=1.0)
@@ -95,10 +98,10 @@ def noisy_hebb_reference(
     rho: ArrayLike = 0.5,
     fit_bias: bool = False,
 ) -> Reference:
-    r"""A random direction at a given overlap with the Hebb rule.
+    r"""Makes a reference at a given overlap with the Hebb rule, in a random direction.
 
-    :math:`\tilde w = c\, \hat w_{Hebb} + \sqrt{1 - c^2}\, \xi`, of norm 1: a sample of the Gibbs
-    measure of the linear loss.
+    It is :math:`\tilde w = c\, \hat w_{Hebb} + \sqrt{1 - c^2}\, \xi`, of norm 1. It is also a
+    sample of the Gibbs measure of the linear loss.
 
     Args:
       overlap: c, the cosine of the angle with the Hebb rule, in (0, 1].
@@ -112,7 +115,7 @@ def noisy_hebb_reference(
       The reference.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> reference = noisy_hebb_reference(overlap=[1.0, 0.7, 0.5], alpha=1.0, delta=1.0)
@@ -161,17 +164,16 @@ def gibbs_reference(
     fit_bias: bool | None = None,
     tolerance: float = 1e-9,
 ) -> Reference:
-    r"""A sample of a Gibbs measure, what Langevin dynamics on the empirical risk arrives at.
+    r"""Makes a reference of a sample of a Gibbs measure, as by Langevin dynamics.
 
     Its density is proportional to :math:`\exp -\tilde\beta [\sum_\mu l(\sigma^\mu h^\mu) +
-    \frac{\lambda}{2} \lVert w \rVert^2]`. The equations are those of `erm`, with the force
+    \frac{\lambda}{2} \lVert w \rVert^2]`. It satisfies the equations of `erm`, with the force
     averaged over the law of the field, :math:`f = \langle \tilde u - \omega \rangle / \Delta V`.
-    They give m, the overlap :math:`\tilde q` of two samples, and V; the variance is :math:`V /
-    \tilde\beta`. The bias is the one of largest likelihood, where
-    :math:`0 = \mathbb{E}\, \sigma f`.
+    They give m, the overlap :math:`\tilde q` of two samples, and V. The variance is :math:`V /
+    \tilde\beta`. The bias maximises the likelihood, :math:`0 = \mathbb{E}\, \sigma f`.
 
     Args:
-      loss: of `flatjax.gaussian_mixture.losses`.
+      loss: a loss of `flatjax.gaussian_mixture.losses`.
       alpha: patterns per feature.
       delta: variance of the noise.
       lam: ridge.
@@ -184,7 +186,7 @@ def gibbs_reference(
       The reference.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       The hotter, the worse:
@@ -213,7 +215,10 @@ def _solve(params, loss, has_bias, tolerance):
 
 def _solve_point(*, alpha, delta, lam, beta, rho, loss, has_bias, tolerance) -> Reference:
     def unpack(x):
-        """The unknowns are m / sqrt(overlap), log V, the logarithm of the overlap, and b if any."""
+        """Returns order parameters.
+
+        The unknowns x are m / sqrt(overlap), log V, log(overlap), and b if there is a bias.
+        """
         overlap, susceptibility = jnp.exp(x[2]), jnp.exp(x[1])
         variance = susceptibility / beta
         return Reference(

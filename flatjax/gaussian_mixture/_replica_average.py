@@ -1,11 +1,11 @@
-r"""Averages over the field of a pattern, as y replicas that share a copy of it weigh it.
+r"""Averages over the field of a pattern, weighted by y replicas.
 
-The field splits into a part common to all copies, one common to the y replicas of a copy and one
-of each replica, which the potential g has integrated out. Given the first, :math:`h_0`, the sum of
-the first two has the law
+The field has three parts. The first, :math:`h_0`, is common to all copies. The second is common to
+the y replicas of a copy. The third belongs to a single replica, and the potential g has integrated
+it out. Given :math:`h_0`, the sum h of the first two parts has the law
 
 .. math::
-  P(h \mid h_0) \propto e^{y\, g(h)}\, \mathcal{N}(h;\, h_0,\, c / y)
+  P(h \mid h_0) \propto e^{y\, g(h)}\, \mathcal{N}(h;\, h_0,\, c / y). \qquad (1)
 """
 
 import functools
@@ -53,14 +53,14 @@ def tilted_averages(
     beta: jax.Array,
     y: jax.Array | None,
 ) -> Tilted:
-    """Averages given the field common to all copies.
+    """Computes averages given the field that is common to all copies.
 
     Args:
       potential: g.
       h0: the field, shape (n,).
-      variance: s^2, of the field of one replica.
-      coupling: c, y times the variance of the field of y replicas; None if there is no such field,
-        as where replicas are not coupled. Below `SMALLEST_COUPLING` it is replaced by that.
+      variance: s^2, the variance of the field of one replica.
+      coupling: c, y times the variance of the field that y replicas share; None if replicas are not
+        coupled and there is no such field. It is at least `SMALLEST_COUPLING`.
       beta: inverse temperature.
       y: number of replicas; None if it is infinite.
 
@@ -71,16 +71,16 @@ def tilted_averages(
     if coupling is None:
         at_h0 = g(h0)
         return Tilted(at_h0.value, at_h0.slope, at_h0.curvature, at_h0.curvature)
-    # The bound is one of values, not of derivatives.
+    # The bound applies to values, not to derivatives.
     lowest = SMALLEST_COUPLING * variance
     c = coupling + jax.lax.stop_gradient(jnp.maximum(lowest - coupling, 0))
 
-    # Where to integrate is never differentiated.
+    # The range of integration is never differentiated.
     fixed = functools.partial(jax.tree.map, jax.lax.stop_gradient)
     where, c_fixed = fixed((h0, c))
     domain: tuple[jax.Array, jax.Array] = -jnp.array(jnp.inf), jnp.array(jnp.inf)
     if not potential.closed_form:
-        # The peaks are between the extremes of h0 and these.
+        # The peaks are between the extremes of h0 and these fields.
         ends = jnp.stack([where.min(), where.max()])
         others = ends + c_fixed * potential.at(ends, *fixed((variance, beta))).slope
         domain = jnp.minimum(ends[0], others[0]), jnp.maximum(ends[1], others[1])
@@ -97,7 +97,7 @@ def tilted_averages(
 
 
 def has_one_peak(potential: Potential, variance, coupling, beta) -> jax.Array:
-    """Whether P has a single peak for every h0."""
+    """Returns whether P has a single peak for every h0."""
     if potential.concave:
         return jnp.asarray(True)
     on_grid = potential.at(_fields_of_errors(variance, beta), variance, beta)
@@ -105,7 +105,10 @@ def has_one_peak(potential: Potential, variance, coupling, beta) -> jax.Array:
 
 
 def _infinitely_many(g: Function, h0, c, peak) -> Tilted:
-    """P is at its peak; one more of Newton's steps makes that differentiable."""
+    """Averages for infinite y, where P is concentrated at its peak.
+
+    One more Newton step makes the peak differentiable.
+    """
     at_peak = g(peak)
     contraction = jax.lax.stop_gradient(1 - c * at_peak.curvature)
     h = peak - (peak - c * at_peak.slope - h0) / contraction
@@ -119,7 +122,10 @@ def _infinitely_many(g: Function, h0, c, peak) -> Tilted:
 
 
 def _finitely_many(g: Function, h0, c, y, t, weight) -> Tilted:
-    """Integrals over t, h = h0 + t sqrt(c / y), with nodes and weights of shape (n, nodes)."""
+    """Averages for finite y, as integrals over t with h = h0 + t sqrt(c / y).
+
+    Nodes and weights have shape (n, nodes).
+    """
     at_t = g(h0[:, None] + jnp.sqrt(c / y) * t)
     exponent = y * at_t.value - t**2 / 2
     highest = jax.lax.stop_gradient(exponent.max(axis=-1, keepdims=True))
@@ -136,13 +142,16 @@ def _finitely_many(g: Function, h0, c, y, t, weight) -> Tilted:
 
 
 def _fields_of_errors(variance, beta):
-    """A grid of the fields where g bends upwards: where an error gets as likely as none."""
+    """Makes a grid of fields where g bends upwards.
+
+    There an error and no error are about equally likely.
+    """
     likely = jnp.sqrt(2 * jnp.minimum(beta, 1e6))
     return jnp.sqrt(variance) * (jnp.linspace(-25.0, 25.0, 512) / (3.5 + likely) - likely)
 
 
 def _displacement(g: Function, h0, c):
-    """The function of h that is zero at the peaks of P, and its derivative."""
+    """Returns a function of h that is zero at the peaks of P, and its derivative."""
 
     def fn(h):
         at_h = g(h)
@@ -152,7 +161,7 @@ def _displacement(g: Function, h0, c):
 
 
 def _peak(g: Function, h0, c, domain=(-jnp.inf, jnp.inf), steps=15):
-    """The peak of P, where g is concave."""
+    """Finds the peak of P where g is concave."""
     other = h0 + c * g(h0).slope
     low, high = (jnp.clip(bound(h0, other), *domain) for bound in (jnp.minimum, jnp.maximum))
     return bracketed_root(_displacement(g, h0, c), low, high, steps)
@@ -163,7 +172,7 @@ def _log_density(g: Function, h0, c, y):
 
 
 def _edges_of_one_peak(g: Function, h0, c, y, domain, bends):
-    """Panels of the integral over t, one side of the peak, the other, and around bends."""
+    """Returns panels of the integral over t: two sides of the peak, and bends."""
     scale = jnp.sqrt(c / y)
     peak = (_peak(g, h0, c, domain) - h0) / scale
     left, right = _reach_from(_log_density(g, h0, c, y), peak, peak, BOUND, BOUND)
@@ -172,7 +181,10 @@ def _edges_of_one_peak(g: Function, h0, c, y, domain, bends):
 
 
 def _reach_from(log_density, t, highest, longest_left, longest_right):
-    """How far a peak at t extends on both sides, if the highest one is where it is said to be."""
+    """Returns how far a peak at t extends on both sides.
+
+    `highest` is the position of the highest peak.
+    """
     sign = jnp.array([[-1.0], [1.0]])
     longest = jnp.stack(jnp.broadcast_arrays(longest_left, longest_right + 0 * t))
     top = log_density(highest)
@@ -180,12 +192,13 @@ def _reach_from(log_density, t, highest, longest_left, longest_right):
 
 
 def _edges_of_two_peaks(g: Function, h0, c, y, variance, beta):
-    """Panels of the integral over t for errors that cost a finite beta.
+    """Returns panels of the integral over t for errors at a finite beta.
 
-    A pattern is given up, at a field where g is flat and convex, or put right, where g is concave:
-    P has one of these peaks, or both. Each has its panels, which end where they meet.
+    A pattern remains wrong, at a field where g is flat and convex, or is corrected, where g is
+    concave. P has one of these peaks, or both. Each peak has its own panels, which end where they
+    meet.
     """
-    # A grid tells where the displacement falls, between the two peaks if anywhere.
+    # A grid shows where the displacement falls. This can only be between the two peaks.
     grid = _fields_of_errors(variance, beta)
     on_grid = g(grid)
     falls = c * on_grid.curvature > 1

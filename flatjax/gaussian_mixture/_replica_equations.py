@@ -1,4 +1,4 @@
-"""The equations of y real replicas, see `replicated`, solved for their order parameters."""
+"""Solves the equations of y real replicas, eq. (1) to (4) of `_replicated`."""
 
 import functools
 from typing import NamedTuple
@@ -14,12 +14,14 @@ from flatjax.gaussian_mixture._potential import Potential
 from flatjax.gaussian_mixture._quadrature import piecewise_grid
 from flatjax.gaussian_mixture._replica_average import has_one_peak, tilted_averages
 
-NODES_PER_PANEL = 64  # of the integral over h0, the field common to all copies
+NODES_PER_PANEL = 64  # nodes of the integral over h0, the field common to all copies
 CHUNK = 4  # points solved at a time; each has tens of thousands of nodes
 
 
 class Replicated(NamedTuple):
-    r"""Replicas in equilibrium. All fields but the last two are NaN if not converged.
+    r"""Replicas in equilibrium.
+
+    If not converged, all fields except the last two are NaN.
 
     Attributes:
       m: overlap of a replica with the signal, w . v / N.
@@ -27,14 +29,14 @@ class Replicated(NamedTuple):
       q1: overlap of two replicas, w . w' / N.
       q0: overlap of replicas of two independent copies: squared norm of the thermal mean.
       bias: b, common to all replicas.
-      free_entropy: of one replica; the mean over data of log Z / N y, where Z is the average of
-        :math:`e^{-\beta \sum l}` over replicas that see no patterns.
-      train_loss: mean loss of the training patterns for one replica; -d free_entropy / d beta /
-        alpha, where nothing else depends on beta.
-      test_error: of a replica, on a fresh pattern.
-      center_test_error: of the mean of the y replicas.
-      thermal_mean_test_error: of the mean of the Gibbs measure.
-      residual: of the equations, in units of order one.
+      free_entropy: free entropy of one replica: the mean over data of log Z / N y. Z is the average
+        of :math:`e^{-\beta \sum l}` over replicas that see no patterns.
+      train_loss: mean loss of the training patterns for one replica. It is -d free_entropy / d beta
+        / alpha if nothing else depends on beta.
+      test_error: error of a replica on a fresh pattern.
+      center_test_error: test error of the mean of the y replicas.
+      thermal_mean_test_error: test error of the mean of the Gibbs measure.
+      residual: residual of the equations, in units of order one.
       converged: whether the residual is within the tolerance, and q1 >= q0.
     """
 
@@ -64,8 +66,8 @@ def solve(
     """Solves the equations.
 
     Args:
-      params: y, beta, alpha, delta, rho and either norm and, if the replicas are coupled, q1, or
-        lam and gamma; they are broadcast.
+      params: y, beta, alpha, delta and rho. For replicas on a sphere also norm, and q1 if they are
+        coupled; otherwise lam and gamma. All are broadcast.
       potential: g.
       is_limit: whether y is infinite.
       fit_bias: whether b is an unknown, or 0.
@@ -91,7 +93,7 @@ class _Order(NamedTuple):
 
 
 class _Averages(NamedTuple):
-    """Over patterns; f is the force of a pattern on the replicas, given h0."""
+    """Averages over patterns; f is the force of a pattern on the replicas, given h0."""
 
     envelope: jax.Array  # 1 / y log E_h e^(y g)
     force: jax.Array
@@ -101,10 +103,10 @@ class _Averages(NamedTuple):
     bias_force: jax.Array  # E sigma f
 
 
-# Jitted to be traced once, not by each of the transformations that a solution is made of.
+# Jitted to be traced once, not by every transformation inside a solution.
 @functools.partial(jax.jit, static_argnames=("potential", "fit_bias", "is_coupled"))
 def _average(order, beta, *, y, delta, rho, potential, fit_bias, is_coupled=True) -> _Averages:
-    """Averages; y is None if it is infinite."""
+    """Computes the averages; y is None if it is infinite."""
     scale = jnp.sqrt(delta * order.q0)
     sigma, weight = jnp.zeros(1), jnp.ones(1)  # without a bias all classes are alike
     if fit_bias:
@@ -131,7 +133,7 @@ def _average(order, beta, *, y, delta, rho, potential, fit_bias, is_coupled=True
 
 class _Extremum(NamedTuple):
     order: _Order
-    free_entropy: jax.Array  # what the two ways to hold replicas have in common of it
+    free_entropy: jax.Array  # the part common to sphere and ridge
     train_loss: jax.Array
     residual: jax.Array
     converged: jax.Array
@@ -143,10 +145,10 @@ def _extremum(
     """Solves for x, and for m and b.
 
     Args:
-      overlaps: x to (q0, e, D).
-      equations: (averages, alpha^2 (E f)^2 + alpha delta E f^2) to the new x.
-      start: first x, and first m / sqrt(q0).
-      average: (order, beta) to averages.
+      overlaps: maps x to (q0, e, D).
+      equations: maps (averages, alpha^2 (E f)^2 + alpha delta E f^2) to the new x.
+      start: first guesses of x and of m / sqrt(q0).
+      average: maps (order, beta) to averages.
       beta: inverse temperature.
       alpha: patterns per feature.
       delta: variance of the noise.
@@ -168,7 +170,7 @@ def _extremum(
         squared = alpha * (alpha * now.force**2 + delta * now.force_squared)
         new = [alpha * now.force / jnp.sqrt(squared), *equations(now, squared)]
         if fit_bias:
-            # Newton's step for the bias, which is too long where the force hardly depends on it.
+            # A Newton step for the bias, bounded: it is too long if the force hardly depends on it.
             new.append(order.bias - jnp.clip(now.bias_force / now.slope, -1, 1))
         return jnp.stack(new)
 
@@ -193,7 +195,7 @@ def _solve_sphere(
 ) -> Replicated:
     is_coupled = q1 is not None
     share = jnp.zeros_like(y) if is_limit else 1 / y  # of a replica in the center
-    # Replicas that are not coupled are so many copies of one.
+    # Replicas that are not coupled are independent copies of one replica.
     inverse_y = share if is_coupled else jnp.ones_like(y)
     center_norm = inverse_y * norm + (1 - inverse_y) * (q1 if is_coupled else 0.0)
     average = functools.partial(
@@ -205,7 +207,7 @@ def _solve_sphere(
         q0 = jnp.maximum(center_norm - inverse_y * d, 1e-12 * center_norm)
         return q0, norm - q1 if is_coupled else d, d
 
-    def equations(now, squared):
+    def equations(now, squared):  # D from eq. (2) and (3)
         del now
         root = jnp.sqrt(inverse_y**2 + 4 * squared * center_norm)
         return [jnp.log(2 * center_norm / (inverse_y + root))]
@@ -240,7 +242,7 @@ def _solve_coupled(
         d, e, q0 = jnp.exp(x[:3])
         return q0, e, d
 
-    def equations(now, squared):
+    def equations(now, squared):  # D and e from eq. (4), q0 from eq. (2)
         d = 1 / (common - alpha * delta * now.slope)
         e = 1 / (relative - alpha * delta * now.curvature)
         return [jnp.log(d), jnp.log(e), jnp.log(d**2 * squared)]

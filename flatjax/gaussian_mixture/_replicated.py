@@ -1,28 +1,27 @@
-r"""Real replicas: y weight vectors that learn the same patterns and are held close together.
+r"""Real replicas: y coupled weight vectors that learn the same patterns.
 
 The y replicas of a copy have the Gibbs measure
-:math:`e^{-\beta \sum_{a, \mu} l(\sigma^\mu h_a^\mu)}`, with fields
-:math:`h_a = w_a \cdot x / \sqrt{N} + b`; note that the loss is the *sum* over patterns. Let m be
-the overlap of a replica with the signal, q its overlap with itself, q1 that with another replica
-and q0 that with replicas of another copy. In the replica-symmetric ansatz [Pittorino et al., 2021]
-the free entropy of a copy is the extremum of :math:`G_S + \alpha G_E`,
+:math:`e^{-\beta \sum_{a, \mu} l(\sigma^\mu h_a^\mu)}`, with fields :math:`h_a = w_a \cdot x /
+\sqrt{N} + b`. Note that the loss is the *sum* over patterns. A replica has four overlaps: m with
+the signal, q with itself, q1 with another replica, and q0 with a replica of another copy. In the
+replica-symmetric ansatz [Pittorino et al., 2021], the free entropy of a copy is the extremum of
+:math:`G_S + \alpha G_E` and a term of the constraint or the coupling, with
 
 .. math::
   G_S &= \frac12 \Big[(y - 1) \log e + \log D + \frac{y (q_0 - m^2)}{D}\Big], \qquad
   e = q - q_1, \quad D = e + y (q_1 - q_0), \\
   G_E &= \mathbb{E}_{\sigma, h_0} \log \mathbb{E}_h\, e^{y\, g(h)}, \qquad
-  g(h) = \log \mathbb{E}_\eta\, e^{-\beta\, l(h + \sqrt{\Delta e}\, \eta)},
+  g(h) = \log \mathbb{E}_\eta\, e^{-\beta\, l(h + \sqrt{\Delta e}\, \eta)}. \qquad (1)
 
-with :math:`h_0 \sim \mathcal{N}(m + \sigma b, \Delta q_0)` and
-:math:`h \sim \mathcal{N}(h_0, \Delta (q_1 - q_0))`, and of what holds replicas together. In
-terms of the force of a pattern, :math:`f(h_0) = \langle g' \rangle`, averaged over h with the
-weight :math:`e^{y g(h)}`, the derivatives with respect to m, q0 and b vanish where
+Here :math:`h_0 \sim \mathcal{N}(m + \sigma b, \Delta q_0)` and :math:`h \sim \mathcal{N}(h_0,
+\Delta (q_1 - q_0))`. The force of a pattern is :math:`f(h_0) = \langle g' \rangle`, averaged over h
+with the weight :math:`e^{y g(h)}`. The derivatives with respect to m, q0 and b vanish if
 
 .. math::
   m = D \alpha\, \mathbb{E} f, \qquad q_0 = m^2 + D^2 \alpha \Delta\, \mathbb{E} f^2, \qquad
-  0 = \mathbb{E}\, \sigma f.
+  0 = \mathbb{E}\, \sigma f. \qquad (2)
 
-As y goes to infinity y (q1 - q0) has a limit, and h is where its weight is largest.
+As y goes to infinity, y (q1 - q0) has a limit, and h has the value of largest weight.
 """
 
 import functools
@@ -52,42 +51,44 @@ def replicated_sphere(
     loss: Loss | None = None,
     tolerance: float = 1e-9,
 ) -> Replicated:
-    r"""Replicas on a sphere, :math:`\lVert w_a \rVert^2 = N q`, at a given overlap q1.
+    r"""Solves for replicas on a sphere at a given overlap q1.
 
-    By default they count errors: l = 1 for a pattern that is misclassified, else 0, and at infinite
-    beta they are typical of the w without errors at that distance of each other. Of the unknowns
+    The weights have the norm :math:`\lVert w_a \rVert^2 = N q`.
+
+    By default they count errors: l = 1 for a pattern that is misclassified, else 0. At infinite
+    beta they are typical weights without errors at that distance from each other. The last unknown
+    follows from
 
     .. math::
-      D + y q_0 = q + (y - 1)\, q_1
+      D + y q_0 = q + (y - 1)\, q_1. \qquad (3)
 
-    gives the last. A solution has :math:`q_1 \ge q_0`, as replicas that attract each other have: q1
-    is q0 where they are not coupled, whatever y, and replicas further apart are not described. At
-    y = 1 results do not depend on q1. May be jitted, vmapped and differentiated with respect to all
-    parameters.
+    A solution has :math:`q_1 \ge q_0`: replicas attract each other, and q1 = q0 without coupling,
+    for every y. Replicas that are further apart are not described. At y = 1 results do not depend
+    on q1. The function may be jitted, vmapped and differentiated with respect to all parameters.
 
     Args:
       y: number of replicas; any real number, or inf (not in an array with others, nor traced).
       alpha: patterns per feature.
       delta: variance of the noise.
-      q1: overlap of two replicas, between 0 and `norm`; by default that of replicas that are not
-        coupled, q0.
+      q1: overlap of two replicas, between 0 and `norm`. The default is q0, for replicas that are
+        not coupled.
       beta: inverse temperature; may be inf if errors are counted.
       norm: q, the squared norm `|w|^2 / N`.
       rho: probability of the class 1. Arrays of all parameters are broadcast.
-      fit_bias: choose b, or keep b = 0; by default only where rho is not 1/2 (where it is, the best
-        bias is 0).
+      fit_bias: choose b, or keep b = 0. By default b is fitted if rho is not 1/2; at rho = 1/2 the
+        best bias is 0.
       loss: a convex loss instead of the number of errors.
       tolerance: largest residual of a solution.
 
     Returns:
-      The replicas. Counting errors at a finite beta leaves each pattern two ways to be, wrong or
-      right, between which it jumps as y grows: results are good to 1e-6 up to y = 20 and to 1e-4 at
-      y = 100, and where it does jump at infinite y converged is False. Replica symmetry is not to
-      be trusted near there.
+      The replicas. If errors are counted at a finite beta, each pattern is either wrong or right,
+      and jumps between the two as y grows. Results are accurate to 1e-6 up to y = 20 and to 1e-4 at
+      y = 100. If a pattern jumps at infinite y, converged is False. Near such points replica
+      symmetry cannot be trusted.
 
     Raises:
-      ValueError: a parameter out of its range.
-      TypeError: a parameter that is not a number.
+      ValueError: a parameter is out of its range.
+      TypeError: a parameter is not a number.
 
     Examples:
       The mean of all w without errors, to which infinitely many replicas are next when they are
@@ -129,7 +130,7 @@ def replicated(
     fit_bias: bool | None = None,
     tolerance: float = 1e-9,
 ) -> Replicated:
-    r"""Replicas with a convex loss, a ridge, and a coupling to their center.
+    r"""Solves for replicas with a convex loss, a ridge and a coupling to their center.
 
     The Gibbs measure has the further factor :math:`e^{-\beta E}`,
     :math:`E = \sum_a \frac{\lambda}{2} \lVert w_a \rVert^2
@@ -138,32 +139,32 @@ def replicated(
 
     .. math::
       \frac1D = \beta \lambda - \alpha \Delta\, \mathbb{E} f', \qquad
-      \frac1e = \beta (\lambda + \gamma) - \alpha \Delta\, \mathbb{E} \langle g'' \rangle
+      \frac1e = \beta (\lambda + \gamma) - \alpha \Delta\, \mathbb{E} \langle g'' \rangle \qquad (4)
 
-    give the last unknowns. Without coupling y does not matter, and at low temperature replicas
-    coincide: the limit of infinite beta is the minimum of `erm` for every y and gamma. May be
-    jitted, vmapped and differentiated with respect to all parameters.
+    give the last unknowns. Without coupling, y does not matter. At low temperature replicas
+    coincide: the limit of infinite beta is the minimum of `erm` for every y and gamma. The function
+    may be jitted, vmapped and differentiated with respect to all parameters.
 
     Args:
-      loss: of `flatjax.gaussian_mixture.losses`.
+      loss: a loss of `flatjax.gaussian_mixture.losses`.
       y: number of replicas; any real number, or inf (not in an array with others, nor traced). At
-        y = 1 the overlap q1 is that with a replica that follows and does not pull.
+        y = 1, q1 is the overlap with a replica that follows this one and does not pull it.
       beta: inverse temperature.
-      lam: ridge, for each replica.
+      lam: ridge of each replica.
       alpha: patterns per feature.
       delta: variance of the noise.
       gamma: coupling of a replica to the center.
       rho: probability of the class 1. Arrays of all parameters are broadcast.
-      fit_bias: choose b, common to all replicas, or keep b = 0; by default only where rho is not
-        1/2 (where it is, the best bias is 0).
+      fit_bias: choose b, common to all replicas, or keep b = 0. By default b is fitted if rho is
+        not 1/2; at rho = 1/2 the best bias is 0.
       tolerance: largest residual of a solution.
 
     Returns:
       The replicas.
 
     Raises:
-      ValueError: a parameter out of its range.
-      TypeError: a parameter that is not a number.
+      ValueError: a parameter is out of its range.
+      TypeError: a parameter is not a number.
 
     Examples:
       >>> from flatjax.gaussian_mixture import losses

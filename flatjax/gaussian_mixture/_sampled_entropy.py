@@ -1,4 +1,4 @@
-"""The local entropy of one sample of the mixture, by integration over the temperature."""
+"""Local entropy of one sample of the mixture, by thermodynamic integration."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class LocalEntropyEstimate(NamedTuple):
       phi: local entropy.
       train_error: fraction of errors at beta.
       m: overlap with the signal at beta, of weights with the squared norm N.
-      r_hat: see `Equilibrium`; the largest on the way to beta.
+      r_hat: see `Equilibrium`; the largest of all nodes up to beta.
     """
 
     phi: np.ndarray
@@ -44,14 +44,14 @@ def sample_local_entropy(
     num_samples: int = 100,
     burn_in: int = 50,
 ) -> LocalEntropyEstimate:
-    r"""Measures `flatjax.gaussian_mixture.local_entropy` of a reference by integration over beta.
+    r"""Measures the local entropy around a reference by integration over beta.
 
     .. math:: \phi(\beta) = -\frac{1}{N} \int_0^\beta d\beta'\,
         \Big\langle \sum_\mu 1[\sigma^\mu h^\mu < 0] \Big\rangle_{\beta'}
 
-    by the rule of Gauss and Lobatto, with the exact mean at beta = 0, and samples elsewhere. What
-    an infinite beta excludes beyond a beta of 10 is told by how many of the samples there make no
-    error,
+    It uses the rule of Gauss and Lobatto, with the exact mean at beta = 0 and samples elsewhere.
+    For infinite beta, the integral ends at 10, and the share of samples without errors there gives
+    the rest:
 
     .. math:: \phi(\infty) = \phi(10) + \frac{1}{N} \log P_{10}[\text{no error}].
 
@@ -60,18 +60,18 @@ def sample_local_entropy(
       patterns: the sample of the mixture.
       reference: shape `(*S, N)`, of any norm.
       overlap: o, broadcast with the leading axes of the references.
-      beta: inverse temperature, up to which is integrated; or inf, no errors.
+      beta: inverse temperature at which the integral ends; inf for no errors.
       bias: b, for weights of the squared norm N.
-      num_nodes: of the rule, both ends included; 8 suffice for an infinite beta.
-      num_chains: at each node.
-      num_samples: of each chain.
+      num_nodes: nodes of the rule, including both ends; 8 suffice for infinite beta.
+      num_chains: number of chains at each node.
+      num_samples: number of samples of each chain.
       burn_in: see `sample_errors`.
 
     Returns:
       The estimates; NaN at infinite beta if no sample is without errors.
 
     Raises:
-      ValueError: a parameter out of its range.
+      ValueError: a parameter is out of its range.
 
     Examples:
       >>> import jax, numpy as np
@@ -121,7 +121,7 @@ def sample_local_entropy(
 
 @jax.jit
 def _error_of_free_weights(patterns, reference, overlap, bias):
-    """Mean fraction of errors, exactly, of uniform weights at a given overlap."""
+    """Computes the exact mean fraction of errors of uniform weights at an overlap."""
     num_features = patterns.x.shape[1]
     axis = reference / jnp.linalg.norm(reference, axis=-1, keepdims=True)
     along = (patterns.label[:, None] * patterns.x) @ axis[..., None]
@@ -134,7 +134,7 @@ def _error_of_free_weights(patterns, reference, overlap, bias):
 
 
 def _lobatto(num):
-    """Nodes and weights of the rule on [-1, 1]."""
+    """Returns nodes and weights of the rule of Gauss and Lobatto on [-1, 1]."""
     polynomial = np.polynomial.legendre.Legendre.basis(num - 1)
     nodes = np.concatenate([[-1.0], np.sort(polynomial.deriv().roots().real), [1.0]])
     return nodes, 2 / (num * (num - 1) * polynomial(nodes) ** 2)

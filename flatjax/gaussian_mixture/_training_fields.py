@@ -1,15 +1,16 @@
-r"""What is around a reference depends on its order parameters and on its training fields.
+r"""References: their order parameters, and the law of their training fields.
 
 The fields of a reference :math:`\tilde w` on the training patterns are :math:`\tilde u = \sigma
-\tilde w \cdot x / \sqrt{N} + \sigma b`. With :math:`\omega = \tilde m + \sigma b + \sqrt{\Delta
-\tilde q}\, z`, z standard normal and :math:`\tilde q` the overlap of two samples of the reference
-given the training set, with :math:`c = \Delta V` and :math:`\tilde\beta` the inverse temperature,
+\tilde w \cdot x / \sqrt{N} + \sigma b`. Let :math:`\omega = \tilde m + \sigma b + \sqrt{\Delta
+\tilde q}\, z`, where z is standard normal and :math:`\tilde q` is the overlap of two samples of the
+reference given the training set. With :math:`c = \Delta V` and the inverse temperature
+:math:`\tilde\beta`,
 
 .. math:: P(\tilde u | \omega) \propto
-  \exp -\tilde\beta \big[ l(\tilde u) + (\tilde u - \omega)^2 / 2c \big],
+  \exp -\tilde\beta \big[ l(\tilde u) + (\tilde u - \omega)^2 / 2c \big]. \qquad (1)
 
-which is :math:`\tilde u = \operatorname{prox}_{c\,l}(\omega)` in a minimum, and Gaussian where the
-loss is linear.
+In a minimum this is :math:`\tilde u = \operatorname{prox}_{c\,l}(\omega)`. For a linear loss it is
+Gaussian.
 """
 
 import dataclasses
@@ -23,10 +24,10 @@ import numpy as np
 from flatjax.gaussian_mixture._quadrature import gaussian_grid, log_density, piecewise_grid
 from flatjax.gaussian_mixture.losses import Loss
 
-# Nodes of the integral over omega where the loss has no kinks: a temperature makes it smoother.
+# Nodes of the integral over omega for a loss without kinks. A temperature makes it smoother.
 OMEGA_GRID = {"minimum": (121, 8.0), "gibbs": (81, 7.5)}
-NODES_PER_PIECE = 12  # of the integral over the field of a sample at finite temperature
-BOUND = 7.0  # of that integral, in widths of the broadest law that it may have
+NODES_PER_PIECE = 12  # nodes of the integral over the field of a sample at finite temperature
+BOUND = 7.0  # range of that integral, in widths of the broadest possible law
 
 ARRAYS = ("alpha", "delta", "rho", "m", "q", "variance", "susceptibility", "bias")
 
@@ -38,9 +39,10 @@ ARRAYS = ("alpha", "delta", "rho", "m", "q", "variance", "susceptibility", "bias
 )
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    r"""A solution, as far as its surroundings depend on it; a pytree. NaN if not converged.
+    r"""Order parameters of a solution that determine its surroundings; a pytree.
 
     Make one with `erm_reference`, `hebb_reference`, `noisy_hebb_reference` or `gibbs_reference`.
+    Its numbers are NaN if it has not converged.
 
     Attributes:
       alpha: patterns per feature of the training set.
@@ -48,14 +50,15 @@ class Reference:
       rho: probability of the class 1.
       m: overlap with the signal.
       q: squared norm, `|w|^2 / N`.
-      variance: of the reference given the training set, `(|w|^2 - w . w') / N`; 0 of a minimum.
+      variance: variance of the reference given the training set, `(|w|^2 - w . w') / N`; 0 for a
+        minimum.
       susceptibility: V, variance times inverse temperature.
       bias: b.
       test_error: probability of an error on a fresh pattern.
       train_error: probability of an error on a training pattern.
-      converged: whether it was found.
-      loss: that it comes from (the linear one for the Hebb rule).
-      law: of the fields of training patterns, "minimum", "gibbs" or "gaussian".
+      converged: whether the equations of the reference were solved.
+      loss: loss of the reference (the linear one for the Hebb rule).
+      law: law of the fields of training patterns: "minimum", "gibbs" or "gaussian".
       has_bias: whether the bias may differ from 0.
     """
 
@@ -76,14 +79,14 @@ class Reference:
 
 
 class TrainingFields(NamedTuple):
-    """Nodes of the integral over the fields of the reference on n omegas of training patterns.
+    """Nodes of the integral over the fields of a reference, for n values of omega.
 
     Attributes:
-      side: sigma, or 0 where there is no bias, shape (n,).
+      side: sigma, or 0 without a bias, shape (n,).
       z: omega = mean + scale z, shape (n,).
-      weight: of each omega, shape (n,); they sum to 1.
+      weight: weight of each omega, shape (n,); the weights sum to 1.
       reaction: u - omega, shape (n, k).
-      probability: of each given omega, shape (n, k).
+      probability: probability of each field given omega, shape (n, k).
     """
 
     side: jax.Array
@@ -93,24 +96,24 @@ class TrainingFields(NamedTuple):
     probability: jax.Array
 
     def of_omega(self, values: jax.Array) -> jax.Array:
-        """Average over the field, given omega, shape (n,)."""
+        """Averages over the field, given omega, shape (n,)."""
         return jnp.sum(self.probability * values, axis=-1)
 
     def average(self, values: jax.Array) -> jax.Array:
-        """Average over everything; of values of shape (n,)."""
+        """Averages values of shape (n,) over everything."""
         return jnp.sum(self.weight * values)
 
 
 def training_fields(
     reference: Reference, *, error_width: jax.Array | float | None = None
 ) -> TrainingFields:
-    """The law of the fields of a reference with scalar parameters.
+    """Computes the law of the fields of a reference with scalar parameters, eq. (1).
 
     Args:
-      reference: of scalars. Where its law is Gaussian there is a single node, without noise: the
-        field then only enters by its mean.
-      error_width: over how many standard deviations of omega the averages that are taken change
-        where the field changes sign; 0 for a step.
+      reference: a reference of scalars. For a Gaussian law there is a single node without noise,
+        because the field only enters by its mean.
+      error_width: width of the change of the averaged functions where the field changes sign, in
+        standard deviations of omega; 0 for a step.
 
     Returns:
       The nodes.
@@ -149,9 +152,9 @@ def training_fields(
 
 
 def _dense_grid(point, width, num, bound):
-    """The trapezoid rule for Gaussian averages of what changes fast around a point.
+    """Makes a trapezoid rule for functions that change fast around a point.
 
-    The nodes are uniform in v = z + arcsinh((z - point) / width) / 2.
+    It is for Gaussian averages. The nodes are uniform in v = z + arcsinh((z - point) / width) / 2.
     """
     point, width = jax.lax.stop_gradient((jnp.clip(point, -bound, bound), width))
     warp = lambda z: z + jnp.arcsinh((z - point) / width) / 2
@@ -170,10 +173,13 @@ def _dense_grid(point, width, num, bound):
 
 
 def _prox(loss, omega, c):
-    """The proximal operator with derivatives that do not rely on how it is computed."""
+    """Computes the proximal operator, with derivatives of their own.
+
+    They do not depend on how the operator is computed.
+    """
     u = jax.lax.stop_gradient(loss.prox(omega, c))
     slope, curvature = _derivatives(loss, u)
-    newton = u - (u - omega + c * slope) / (1 + c * curvature)  # u again, but for derivatives
+    newton = u - (u - omega + c * slope) / (1 + c * curvature)  # u, differentiable
     edges = loss.breakpoints(c)
     lower, upper = edges[::2], edges[1::2]
     stays = jnp.any((omega[..., None] > lower) & (omega[..., None] < upper), axis=-1)
@@ -186,10 +192,10 @@ def _derivatives(loss, u):
 
 
 def _gibbs_nodes(loss, omega, c, beta, breaks):
-    """Nodes u - omega, and their probabilities, of the law of u for a scalar omega.
+    """Returns nodes u - omega and probabilities of u for a scalar omega, eq. (1).
 
     The law is log-concave, and narrower than a Gaussian of variance c / beta. Around its mode it
-    may be much narrower; with u = mode + width sinh(v) a few nodes in v do for all.
+    may be much narrower. With u = mode + width sinh(v), a few nodes in v suffice in all cases.
     """
     broad = jnp.sqrt(c / beta)
     mode = loss.prox(omega, c)

@@ -1,7 +1,7 @@
 r"""Convex losses of the margin, with their proximal operators.
 
-A classifier pays l(u) for a pattern of margin u, u > 0 where it is right. The theory of its minimum
-needs the proximal operator, :math:`u = \operatorname{prox}_{c\,l}(\omega) =
+A classifier has the loss l(u) on a pattern of margin u, and is right if u > 0. The theory of its
+minimum needs the proximal operator, :math:`u = \operatorname{prox}_{c\,l}(\omega) =
 \arg\min_u (u - \omega)^2 / 2c + l(u)`.
 """
 
@@ -24,12 +24,12 @@ class Loss:
     """A convex loss of the margin.
 
     Attributes:
-      name: what it is called in tables.
+      name: name in tables.
       value: l(u), elementwise.
       prox: u = prox(omega, c), elementwise.
       slope_at_zero: l'(0), from the left; it decides which training patterns are errors.
-      kinks: (u, l'(u) from the left, l'(u) from the right) of every point where l is not analytic.
-      num_nodes: nodes of Gaussian integrals, of each piece if there are kinks.
+      kinks: (u, l'(u) from the left, l'(u) from the right) for every point where l is not analytic.
+      num_nodes: nodes of Gaussian integrals, or of each piece if there are kinks.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Loss:
     num_nodes: int = 241
 
     def breakpoints(self, c: jax.Array) -> jax.Array:
-        """Where the proximal operator, as a function of omega, is not analytic; shape (2 kinks,).
+        """Returns where the proximal operator is not analytic in omega; (2 kinks,).
 
-        At a kink u stays the same while omega moves over an interval.
+        At a kink, u stays constant while omega moves over an interval.
         """
         return jnp.array([u + c * slope for u, *slopes in self.kinks for slope in slopes])
 
 
 def square() -> Loss:
-    """The square loss, (1 - u)^2 / 2.
+    """Returns the square loss, (1 - u)^2 / 2.
 
     Examples:
       >>> square().prox(0.0, 1.0)
@@ -58,7 +58,9 @@ def square() -> Loss:
 
 
 def linear() -> Loss:
-    """The linear loss, -u: with any ridge its minimum has the direction of the Hebb rule.
+    """Returns the linear loss, -u.
+
+    With any ridge its minimum has the direction of the Hebb rule.
 
     Examples:
       >>> linear().prox(0.5, 2.0)
@@ -68,7 +70,7 @@ def linear() -> Loss:
 
 
 def logistic() -> Loss:
-    """The cross-entropy, log(1 + exp(-u)).
+    """Returns the cross-entropy, log(1 + exp(-u)).
 
     Examples:
       >>> loss = logistic()
@@ -80,7 +82,7 @@ def logistic() -> Loss:
 
 
 def hinge() -> Loss:
-    """The hinge, max(0, 1 - u).
+    """Returns the hinge, max(0, 1 - u).
 
     Examples:
       >>> [float(hinge().prox(omega, 1.0)) for omega in (-1.0, 0.5, 2.0)]
@@ -90,11 +92,12 @@ def hinge() -> Loss:
 
 
 def probit() -> Loss:
-    r"""The negative log-probability of no error under noise, :math:`-\log \Phi(u)`.
+    r"""Returns the negative log-probability of no error, :math:`-\log \Phi(u)`.
 
-    The noise on the margin has unit variance. Weights of norm q1 under noise of variance
-    :math:`\Delta (q - q_1)`, that of the field of weights of norm q around them, are those of norm
-    :math:`q_1 / \Delta (q - q_1)` under this one.
+    The noise on the margin has unit variance. For other noise, rescale the weights. For example,
+    let weights of norm q1 be surrounded by weights of norm q, whose field has the noise variance
+    :math:`\Delta (q - q_1)`. This is equivalent to weights of norm :math:`q_1 / \Delta (q - q_1)`
+    here.
 
     Examples:
       >>> loss = probit()
@@ -106,15 +109,15 @@ def probit() -> Loss:
 
 
 def convex(value: _Function, *, kinks: Sequence[float] = (), name: str = "convex") -> Loss:
-    """Any convex loss of the margin, with a numerical proximal operator.
+    """Makes a loss of any convex function, with a numerical proximal operator.
 
-    Sixty steps, each of Newton and of bisection, bring the operator to the
-    precision of the numbers; the losses of this module that have a closed form are faster.
+    Sixty steps, each of Newton and of bisection, give the operator to the precision of the numbers.
+    The losses of this module with a closed form are faster.
 
     Args:
-      value: l(u), of a scalar; convex, with a derivative that `jax.grad` finds.
-      kinks: the points where l is not analytic (has different formulas on its two sides).
-      name: what it is called in tables.
+      value: l(u) for a scalar u; convex, and differentiable by `jax.grad`.
+      kinks: the points where l is not analytic, with different formulas on the two sides.
+      name: name in tables.
 
     Returns:
       The loss.
@@ -167,8 +170,8 @@ def convex(value: _Function, *, kinks: Sequence[float] = (), name: str = "convex
 
 
 def _prox_logistic(omega, c):
-    """Solves u = omega + c / (1 + e^u), by Halley's method from a guess that is nearly right."""
-    # The mirrored problem (u, omega) -> (-u, -omega - c) is the same: solve the one with u >= 0.
+    """Solves u = omega + c / (1 + e^u) by Halley's method from a good guess."""
+    # The mirrored problem (u, omega) -> (-u, -omega - c) is the same: solve for u >= 0.
     mirrored = omega < -c / 2
     omega_ = jnp.where(mirrored, -omega - c, omega)
     # For u >= 0, 1 / (1 + e^u) is between e^-u / 2 and e^-u; with the former the solution is
@@ -186,7 +189,7 @@ def _prox_logistic(omega, c):
 
 
 def _prox_probit(omega, c):
-    """Solves u = omega + c r, r = phi(u) / Phi(u), from below, where Newton's steps stay."""
+    """Solves u = omega + c r, r = phi(u) / Phi(u), by Newton steps from below."""
 
     def step(_, u):
         mills = jnp.exp(log_density(u) - log_cdf(u))

@@ -1,6 +1,6 @@
-"""The mixture at finite size: minima of the empirical risk, and training by optax.
+"""The mixture at finite size: minima of the risk, and training by optax.
 
-What the theory says of infinitely many features is confirmed here with some hundreds.
+These simulations with some hundreds of features test the theory of infinitely many.
 """
 
 import functools
@@ -29,7 +29,7 @@ __all__ = [
     "train",
 ]
 
-_CHECK_EVERY = 25  # steps; the penalty is adapted then, which costs a factorisation
+_CHECK_EVERY = 25  # steps between adaptations of the penalty; each costs a factorisation
 
 
 class Minimum(NamedTuple):
@@ -38,7 +38,7 @@ class Minimum(NamedTuple):
     Attributes:
       weights: w, shape (N,).
       bias: b.
-      residual: of the optimality conditions, relative to the size of the fields.
+      residual: residual of the optimality conditions, relative to the size of the fields.
       converged: whether the residual is within the tolerance.
     """
 
@@ -62,16 +62,17 @@ def minimise(
     .. math:: \sum_\mu l\big(\sigma^\mu (w \cdot x^\mu / \sqrt{N} + b)\big)
         + \frac{\lambda}{2} \lVert w \rVert^2
 
-    by the alternating direction method of multipliers [Boyd et al., 2011], which splits it into a
-    ridge regression and the proximal operator of the loss, so that kinks do not matter.
+    It uses the alternating direction method of multipliers [Boyd et al., 2011]. This splits the
+    problem into a ridge regression and the proximal operator of the loss, so that kinks do not
+    matter.
 
     Args:
       patterns: the sample.
-      loss: of `flatjax.gaussian_mixture.losses`.
+      loss: a loss of `flatjax.gaussian_mixture.losses`.
       lam: ridge.
       fit_bias: minimise over b too, or keep b = 0.
       tolerance: largest residual of a solution.
-      max_steps: steps after which the search is given up.
+      max_steps: steps after which it stops without convergence.
 
     Returns:
       The minimum, in float64.
@@ -114,7 +115,7 @@ def _minimise(x, label, lam, tolerance, *, loss, fit_bias, max_steps):
         def step(_, carry):
             theta, margins, dual, _ = carry
             theta = jax.scipy.linalg.cho_solve(factor, penalty * design.T @ (margins - dual))
-            # Over-relaxed, which saves a third of the steps.
+            # Over-relaxation saves a third of the steps.
             fields = 1.6 * design @ theta - 0.6 * margins
             new = loss.prox(fields + dual, 1 / penalty)
             return theta, new, dual + fields - new, new - margins
@@ -150,7 +151,7 @@ class ThermalNoiseState(NamedTuple):
 
     Attributes:
       count: number of steps so far.
-      key: numbers of the random key; never changes (the step is folded in).
+      key: numbers of the random key. It never changes; the step is folded in.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -160,13 +161,14 @@ class ThermalNoiseState(NamedTuple):
 def add_thermal_noise(
     learning_rate: float, beta: float, key: chex.PRNGKey | int, *, replica_axis: int | None = None
 ) -> optax.GradientTransformation:
-    r"""Langevin dynamics at inverse temperature beta, as the last link of a chain.
+    r"""Adds the noise of Langevin dynamics; the last of a chain.
 
-    Adds :math:`\sqrt{2 \eta / \beta}\, z` to the update, so that plain gradient descent of a risk E
-    samples :math:`e^{-\beta E}` up to errors of the order of the learning rate.
+    It adds :math:`\sqrt{2 \eta / \beta}\, z` to the update, with z standard normal. Plain gradient
+    descent of a risk E then samples :math:`e^{-\beta E}`, up to errors of the order of the learning
+    rate.
 
     Args:
-      learning_rate: :math:`\eta`, that of the chain.
+      learning_rate: :math:`\eta`, the learning rate of the chain.
       beta: inverse temperature.
       key: PRNG key or a seed.
       replica_axis: axis along which replicas are stacked; each has its own noise.
@@ -175,7 +177,7 @@ def add_thermal_noise(
       The transformation.
 
     Raises:
-      ValueError: learning_rate or beta out of range.
+      ValueError: learning_rate or beta is out of range.
 
     Examples:
       >>> import optax
@@ -210,13 +212,13 @@ def add_thermal_noise(
 
 
 class Trajectory(NamedTuple):
-    """What is left of a training run on the mixture.
+    """Result of a training run on the mixture.
 
     Attributes:
       weights: the last weights, shape (y, N).
       opt_state: the last state of the transformation.
       mean: average of the weights over the last part of the run, shape (y, N).
-      second_moment: average over it of w_a . w_b / N, shape (y, y).
+      second_moment: average of w_a . w_b / N over the same part, shape (y, y).
     """
 
     weights: jax.Array
@@ -238,22 +240,22 @@ def train(
     init_scale: float = 0.0,
     average_from: float = 0.5,
 ) -> Trajectory:
-    r"""Trains y replicas of a linear classifier on a sample, with any optax transformation.
+    r"""Trains y replicas of a linear classifier with any optax transformation.
 
-    The risk of each is that of `minimise` without bias; every step gives `tx` its gradient, from
-    all patterns or from a batch (scaled up to all of them) of its own. One transformation, compiled
-    once, serves many keys: make it outside of loops.
+    Each replica minimises the risk of `minimise` without bias. Every step gives `tx` the gradients,
+    from all patterns or from a separate batch for each replica, scaled up to all patterns. A
+    transformation is compiled once for many keys, if you make it outside of loops.
 
     Args:
       patterns: the sample.
-      loss: of `flatjax.gaussian_mixture.losses`; its derivative is used.
-      tx: transformation of stacked weights (y, N).
+      loss: a loss of `flatjax.gaussian_mixture.losses`; its derivative is used.
+      tx: optax transformation of stacked weights (y, N).
       lam: ridge; 0 for none.
       num_steps: gradients of each replica.
       key: random key, or a seed, of the initial weights, the batches and the noise. It replaces
         the keys in the state of `tx`.
       num_replicas: y.
-      batch_size: patterns of a batch, drawn with replacement; all of them by default.
+      batch_size: patterns of a batch, drawn with replacement; the default is all patterns.
       init_scale: standard deviation of the initial weights.
       average_from: fraction of the run after which averages are taken.
 
@@ -261,7 +263,7 @@ def train(
       The end of the run, and averages over its last part.
 
     Raises:
-      ValueError: a count below 1, or a negative scale.
+      ValueError: a count is below 1, or a scale is negative.
 
     Examples:
       Two coupled replicas meet at the minimum:
@@ -335,7 +337,7 @@ def _train(
 
 
 def _reseed(opt_state, key):
-    """Gives every PRNG key of an optimizer's state a key of its own."""
+    """Replaces every PRNG key of an optimizer's state by a new one."""
     is_noisy = lambda node: isinstance(node, EntropySGDState)
     nodes, treedef = jax.tree.flatten(opt_state, is_leaf=is_noisy)
 

@@ -1,11 +1,11 @@
-"""Networks, as Flax linen modules: images (B, H, W, C) to logits (B, num_classes).
+"""Networks as linen modules, from images (B, H, W, C) to logits (B, num_classes).
 
-All are called alike, `model.apply(variables, images, train=...)`. Those with batch norm keep its
-running averages in the collection `"batch_stats"` and need `mutable=["batch_stats"]` when `train`
-is True. Those that draw random numbers in training take them from the stream `"dropout"`:
+All have one interface, `model.apply(variables, images, train=...)`. Networks with batch norm keep
+running averages in the collection `"batch_stats"`, and need `mutable=["batch_stats"]` if `train` is
+True. Networks that draw random numbers in training take them from the stream `"dropout"`:
 `rngs={"dropout": key}`.
 
-`save` and `load` keep trained models on disk.
+`save` writes a trained model to disk, and `load` reads it.
 """
 
 from flatjax._cpu import (

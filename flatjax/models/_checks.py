@@ -1,4 +1,4 @@
-"""Checks of arguments that only models have; the others are in `flatjax._checks`."""
+"""Checks of arguments of models; `flatjax._checks` has the general ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,10 @@ from flatjax._checks import check_count, check_number
 
 
 def widths(name: str, values: Any, *, minimum: int = 0) -> tuple[int, ...]:
-    """A tuple of layer widths (hashable, as modules must be); raises unless all are ints >= 1."""
+    """Returns a tuple of layer widths; raises if one is not an int >= 1.
+
+    A tuple is hashable, as attributes of modules must be.
+    """
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"{name} must be a sequence of ints, got {values!r}.")
     if len(values) < minimum:
@@ -21,7 +24,7 @@ def widths(name: str, values: Any, *, minimum: int = 0) -> tuple[int, ...]:
 
 
 def floating_dtype(name: str, value: Any) -> jnp.dtype:
-    """The dtype `value` names; raises unless it is one of floating-point numbers."""
+    """Returns the dtype `value`; raises if it is not a floating-point dtype."""
     try:
         dtype = jnp.dtype(value)
     except TypeError as error:
@@ -32,7 +35,7 @@ def floating_dtype(name: str, value: Any) -> jnp.dtype:
 
 
 def check_images(images: jax.Array, *, minimum_size: int = 1) -> None:
-    """Raises unless `images` are floats of shape (B, H, W, C) with H and W >= `minimum_size`."""
+    """Raises if `images` are not floats (B, H, W, C), H and W >= `minimum_size`."""
     if images.ndim != 4:
         raise ValueError(f"images must have shape (B, H, W, C), got {images.shape}.")
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -45,7 +48,7 @@ def check_images(images: jax.Array, *, minimum_size: int = 1) -> None:
 
 
 def interval(name: str, values: Any) -> tuple[float, float]:
-    """The pair (low, high); raises unless `values` are two finite numbers, low <= high."""
+    """Returns (low, high); raises if `values` are not two finite numbers in order."""
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 2:
         raise TypeError(f"{name} must be a pair of numbers, got {values!r}.")
     low, high = (check_number(f"{name}[{index}]", value) for index, value in enumerate(values))

@@ -15,19 +15,19 @@ from flatjax.models._pooling import max_pool
 
 
 class SmallConvNet(nn.Module):
-    r"""Convolutions with 2 x 2 max-pooling, then dense layers (LeCun et al. 1998, with ReLU).
+    r"""Convolutions with 2 x 2 max-pooling, then dense layers (LeCun et al. 1998).
 
-    Each stage is a convolution with zero padding ("SAME"), batch norm if asked for, ReLU and the
+    Each stage is a convolution with zero padding ("SAME"), optional batch norm, ReLU, and the
     maximum over 2 x 2 windows:
 
     .. math::
       x_s = \mathrm{pool}(\max(0, \mathrm{norm}(K_s * x_{s-1} + b_s)))
 
-    The maps are flattened into dense layers with ReLU and a last one for the logits. Weights are
+    The maps are flattened into dense layers with ReLU, followed by one for the logits. Weights are
     drawn from LeCun's normal distribution (variance 1 / fan-in, truncated at two standard
-    deviations): with the twice as large variance of He's, pooling to the maximum starts with
-    logits so large that training at a learning rate of 0.1 fails. Biases start at 0; with batch
-    norm the convolutions have no bias.
+    deviations). He's distribution has twice this variance. With it and max-pooling, logits start so
+    large that training at a learning rate of 0.1 fails. Biases start at 0. With batch norm the
+    convolutions have no bias.
 
     Attributes:
       features: channels of each convolution; two stages by default.
@@ -36,19 +36,20 @@ class SmallConvNet(nn.Module):
       num_classes: number of logits.
       batch_norm: batch norm after each convolution, with running averages of momentum 0.9 in the
         collection `"batch_stats"`.
-      dtype: dtype of the computation. Parameters and batch statistics are float32 whatever it is.
+      dtype: dtype of the computation. Parameters and batch statistics are always float32.
 
     Call:
       `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C) gives
-      logits (B, num_classes), in float32 or wider. H and W may be odd (a last row or column that
-      fills no window is cropped, as "VALID" pooling does) and must be at least 2 to the number of
-      stages. With batch norm, `train=True` normalises by the statistics of the batch and needs
-      `mutable=["batch_stats"]`; `train=False` uses the running averages.
+      logits (B, num_classes), in float32 or wider. H and W must be at least 2 to the power of the
+      number of stages. They may be odd: a last row or column that does not fill a window is
+      cropped, as by "VALID" pooling. With batch norm, `train=True` normalises by the statistics of
+      the batch and needs
+      `mutable=["batch_stats"]`. `train=False` uses the running averages.
 
     Raises:
       TypeError: an attribute or the images have the wrong type.
-      ValueError: a width below 1, no stage, a dtype that is not floating point, images of the
-        wrong rank or too small.
+      ValueError: a width is below 1, there is no stage, the dtype is not floating point, or images
+        have the wrong rank or are too small.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -80,7 +81,7 @@ class SmallConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (B, num_classes) of images (B, H, W, C)."""
+        """Returns logits (B, num_classes) of images (B, H, W, C)."""
         _checks.check_images(images, minimum_size=2 ** len(self.features))
         kernel = (self.kernel_size, self.kernel_size)
         conv = functools.partial(
@@ -97,10 +98,10 @@ class SmallConvNet(nn.Module):
             if self.batch_norm:
                 norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)
                 x = norm(x)
-            # ReLU first, though it has four times the pixels to do: a training step on CPU was
-            # measured 10-20% slower the other way round.
+            # ReLU before pooling, although this has four times the pixels: the other order makes a
+            # training step on CPU 10-20% slower (measured).
             x = max_pool(nn.relu(x))
-        x = x.reshape(x.shape[0], -1)  # not len: a symbol where the model is exported
+        x = x.reshape(x.shape[0], -1)  # not len: it is symbolic if the model is exported
         for width in self.hidden:
             x = nn.relu(dense(width)(x))
         x = dense(self.num_classes)(x)

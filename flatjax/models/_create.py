@@ -1,4 +1,4 @@
-"""Networks by name, as configurations ask for them."""
+"""Makes networks by name, for configurations."""
 
 import inspect
 from collections.abc import Callable
@@ -27,24 +27,24 @@ CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
 }
 """What `create` knows: a name, and a constructor that takes `num_classes` and its own options."""
 
-# Every constructor takes these, but they are not a caller's to choose here.
+# Every constructor takes these, but a caller may not choose them here.
 _NOT_OPTIONS = {"num_classes", "parent", "name"}
 
 
 def create(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """The model of this name, as configurations ask for it.
+    """Makes the model of a name.
 
     Args:
       name: a key of `CONSTRUCTORS`, such as `"mlp"` or `"resnet18"`.
       num_classes: number of logits.
-      **options: attributes of the model, see its class. Each has a default.
+      **options: attributes of the model, see its class. Each attribute has a default.
 
     Returns:
       A linen module without parameters; `init` makes them.
 
     Raises:
-      ValueError: unknown name, or a value the model refuses.
-      TypeError: an option the model does not have, or a value of the wrong type.
+      ValueError: the name is unknown, or the model refuses a value.
+      TypeError: the model does not have an option, or a value has the wrong type.
 
     Examples:
       >>> from flatjax import models

@@ -17,7 +17,7 @@ _conv = functools.partial(_layers.conv, kernel_init=_layers.HE_FAN_IN)
 
 
 class _Layer(nn.Module):
-    """The maps it is given, and `growth` more, computed from them by way of 4 `growth` others."""
+    """Appends `growth` maps to its input, computed through 4 `growth` maps."""
 
     growth: int
     dtype: DTypeLike
@@ -44,23 +44,23 @@ class _Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    r"""The DenseNet-BC of Huang et al. (2017, arXiv:1608.06993), as torchvision has it.
+    r"""The DenseNet-BC of Huang et al. (2017, arXiv:1608.06993), as in torchvision.
 
-    In a stage every layer sees the maps of all before it, and appends k = `growth` to them:
+    In a stage, every layer takes the maps of all previous layers, and appends k = `growth` maps:
 
     .. math::
       x_{l+1} = [x_l, H_l(x_l)]
 
     H is batch norm, ReLU and a 1 x 1 convolution to 4 k maps, then batch norm, ReLU and a 3 x 3
-    convolution to k. Between stages batch norm, ReLU and a 1 x 1 convolution halve the number of
-    maps, and the mean over 2 x 2 pixels height and width. The stem has 2 k maps; after the last
-    stage come batch norm, ReLU, the mean over pixels and a dense layer. Convolutions are drawn
-    from He's normal distribution (variance 2 / fan-in, not truncated), the kernel of the dense
-    layer uniformly within 1 / sqrt(fan-in), its bias starts at 0. With the same weights, logits
-    are those of torchvision.
+    convolution to k. Between stages, batch norm, ReLU and a 1 x 1 convolution halve the number of
+    maps, and a mean over 2 x 2 pixels halves height and width. The stem has 2 k maps. After the
+    last stage come batch norm, ReLU, the mean over pixels and a dense layer. Convolutions are drawn
+    from He's normal distribution (variance 2 / fan-in, not truncated). The kernel of the dense
+    layer is uniform within 1 / sqrt(fan-in), and its bias starts at 0. With the same weights,
+    torchvision gives the same logits.
 
-    `densenet121` has the defaults: 6,956,426 parameters with ten classes and, with the stem
-    "imagenet" and 1000 classes, 7,978,856 (for images with three channels).
+    `densenet121` has the defaults. For images with three channels it has 6,956,426 parameters with
+    ten classes, and 7,978,856 with the stem "imagenet" and 1000 classes.
 
     Attributes:
       stage_sizes: number of layers of each stage.
@@ -68,20 +68,20 @@ class DenseNet(nn.Module):
       stem: "small", a 3 x 3 convolution, or "imagenet", a 7 x 7 convolution with stride 2 and
         3 x 3 max-pooling with stride 2.
       num_classes: number of logits.
-      dtype: dtype of the computation. Parameters and batch statistics are float32 whatever it is.
+      dtype: dtype of the computation. Parameters and batch statistics are always float32.
 
     Call:
       `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C) gives
-      logits (B, num_classes), in float32 or wider. After the stem (which leaves a quarter of the
-      height and width if "imagenet") they must be at least 2 to the number of stages less one;
-      between stages, an odd last row or column is cropped. `train=True` normalises by the
+      logits (B, num_classes), in float32 or wider. The stem "imagenet" divides height and width by
+      four. After the stem they must be at least 2 to the power of the number of stages less one.
+      Between stages, an odd last row or column is cropped. `train=True` normalises by the
       statistics of the batch and needs `mutable=["batch_stats"]`; `train=False` uses their running
       averages (momentum 0.9).
 
     Raises:
       TypeError: an attribute or the images have the wrong type.
-      ValueError: a number below 1, no stage, an unknown stem, a dtype that is not floating point,
-        images of the wrong rank or too small.
+      ValueError: a number is below 1, there is no stage, the stem is unknown, the dtype is not
+        floating point, or images have the wrong rank or are too small.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -109,7 +109,7 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (B, num_classes) of images (B, H, W, C)."""
+        """Returns logits (B, num_classes) of images (B, H, W, C)."""
         after_stem = 2 ** (len(self.stage_sizes) - 1)
         # The stem "imagenet" halves twice, rounding up.
         minimum_size = 4 * after_stem - 3 if self.stem == "imagenet" else after_stem

@@ -1,4 +1,4 @@
-"""The layer of a depthwise convolution: every channel has its own kernel."""
+"""A layer of depthwise convolution: every channel has its own kernel."""
 
 import flax.linen as nn
 import jax
@@ -8,17 +8,17 @@ from jax.typing import DTypeLike
 
 from flatjax._cpu import depthwise_conv
 
-# He's variance 2 / k^2: the output of a channel reaches k^2 pixels of one map.
+# He's variance is 2 / k^2: the output of a channel depends on k^2 pixels of one map.
 _HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class DepthwiseConv(nn.Module):
-    """`depthwise_conv` with a kernel drawn from He's normal distribution, variance 2 / k^2.
+    """Applies `depthwise_conv` with a kernel of He's variance, 2 / k^2.
 
     Attributes:
       size: k, in pixels; odd.
-      stride: in pixels.
-      dtype: dtype of the computation. The kernel is float32 whatever it is.
+      stride: stride, in pixels.
+      dtype: dtype of the computation. The kernel is always float32.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -36,7 +36,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, H', W', C) of maps (B, H, W, C)."""
+        """Returns maps (B, H', W', C) of maps (B, H, W, C)."""
         kernel = self.param("kernel", _HE, (self.size, self.size, 1, x.shape[-1]))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         return depthwise_conv(x, kernel, self.stride)

@@ -16,7 +16,7 @@ from flatjax.models._depthwise import DepthwiseConv
 
 
 class _Stage(NamedTuple):
-    """Blocks of equal width; the stride is that of the first one."""
+    """Blocks of equal width; only the first one has the stride."""
 
     expansion: int
     size: int
@@ -26,7 +26,7 @@ class _Stage(NamedTuple):
 
 
 _STEM_CHANNELS = 32
-_STAGES = (  # of B0: table 1 of Tan & Le
+_STAGES = (  # stages of B0: table 1 of Tan & Le
     _Stage(1, 3, 1, 16, 1),
     _Stage(6, 3, 2, 24, 2),
     _Stage(6, 5, 2, 40, 2),
@@ -36,15 +36,16 @@ _STAGES = (  # of B0: table 1 of Tan & Le
     _Stage(6, 3, 1, 320, 1),
 )
 _HEAD_EXPANSION = 4
-# Between plus and minus one over the square root of the number of outputs.
+# Uniform within 1 / sqrt(number of outputs).
 _UNIFORM_FAN_OUT = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 class EfficientNet(nn.Module):
-    r"""Mobile inverted bottlenecks, scaled in width and depth (Tan & Le 2019, arXiv:1905.11946).
+    r"""The EfficientNets of Tan & Le (2019, arXiv:1905.11946).
 
-    A block widens its input (1 x 1), filters each channel by itself (k x k, stride s), multiplies
-    the channels by gates that see the whole image (squeeze and excitation), and narrows again:
+    They are mobile inverted bottlenecks, scaled in width and depth. A block has four steps. It
+    widens its input (1 x 1), filters each channel separately (k x k, stride s), multiplies the
+    channels by gates that depend on the whole image (squeeze and excitation), and narrows again:
 
     .. math::
       h &= \sigma(\mathrm{norm}(D * \sigma(\mathrm{norm}(W_e x)))),
@@ -55,44 +56,45 @@ class EfficientNet(nn.Module):
       y &= x + m \, \mathrm{norm}(W_p (g \odot h)), \quad
         m = \mathrm{Bernoulli}(1 - q_l) / (1 - q_l)
 
-    with a mean over pixels, W_1 to a quarter of the channels of x, and x + only where shapes agree.
-    The first stage does not widen. Stochastic depth leaves out whole branches: m is drawn for each
-    image, with q_l = `stochastic_depth` l / L in block l = 0, ..., L - 1; it is 1 if not training.
-    A 3 x 3 convolution before the blocks, a widening by 4, the mean over pixels, dropout and a
-    dense layer after them complete the network.
+    Here the average is over pixels, W_1 maps to a quarter of the channels of x, and x is added only
+    if shapes agree. The first stage does not widen. Stochastic depth leaves out whole branches: m
+    is drawn for each image, with q_l = `stochastic_depth` l / L in block l = 0, ..., L - 1. Without
+    training m is 1. A 3 x 3 convolution comes before the blocks. A widening by 4, the mean over
+    pixels, dropout and a dense layer come after them.
 
-    Channels are those of B0 times `width_multiplier`, rounded to multiples of 8; blocks in a stage
-    those of B0 times `depth_multiplier`, rounded up. `create` knows the published combinations as
-    `"efficientnet_b0"` to `"efficientnet_b7"`, with the dropout and the batch norm of PyTorch's
-    torchvision, whose logits these networks reproduce.
+    The numbers of channels of B0 are multiplied by `width_multiplier` and rounded to multiples of
+    8. The numbers of blocks in a stage are multiplied by `depth_multiplier` and rounded up.
+    `create` has the published combinations as `"efficientnet_b0"` to `"efficientnet_b7"`, with the
+    dropout and batch norm of torchvision. These networks reproduce torchvision's logits.
 
-    Kernels are drawn from He's normal distribution by fan-out (the fan-out of a depthwise kernel is
-    k^2, as in the authors' code), those of the last layer uniformly within 1 / sqrt(number of
-    classes); biases start at 0. Convolutions of 1 x 1 are dense layers, which vmap well.
+    Kernels are drawn from He's normal distribution by fan-out. The fan-out of a depthwise kernel is
+    k^2, as in the authors' code. Kernels of the last layer are uniform within 1 / sqrt(number of
+    classes). Biases start at 0. Convolutions of 1 x 1 are dense layers, which vmap well.
 
     Attributes:
       width_multiplier: factor of the channels, above 0.
       depth_multiplier: factor of the number of blocks, above 0.
-      stem: stride of the first convolution: "imagenet" 2, "small" 1. The maps shrink by a further
-        16.
+      stem: stride of the first convolution: 2 for "imagenet", 1 for "small". The blocks reduce
+        height and width by a further factor of 16.
       stochastic_depth: probability of leaving out a branch, in the limit of the last block.
       dropout: probability of setting an input of the last layer to 0.
-      momentum: of the running averages of batch norm.
-      epsilon: added to variances by batch norm.
+      momentum: momentum of the running averages of batch norm.
+      epsilon: number that batch norm adds to variances.
       num_classes: number of logits.
-      dtype: dtype of the computation. Parameters and batch statistics are float32 whatever it is.
+      dtype: dtype of the computation. Parameters and batch statistics are always float32.
 
     Call:
       `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C) of any
       size gives logits (B, num_classes), in float32 or wider. `train=True` normalises by the
-      statistics of the batch and needs `mutable=["batch_stats"]`, and `rngs={"dropout": key}`
-      unless both probabilities are 0; `train=False` uses the running averages and draws nothing.
+      statistics of the batch and needs `mutable=["batch_stats"]`. It also needs `rngs={"dropout":
+      key}` if one of the probabilities is not 0. `train=False` uses the running averages and draws
+      nothing.
 
     Raises:
       TypeError: an attribute or the images have the wrong type.
-      ValueError: a multiplier that is not positive, a probability, momentum or epsilon outside
-        [0, 1], an unknown stem, a number of classes below 1, a dtype that is not floating point,
-        images of the wrong rank.
+      ValueError: a multiplier is not positive, or a probability, momentum or epsilon is outside [0,
+        1]. The stem is unknown, the number of classes is below 1, the dtype is not floating point,
+        or images have the wrong rank.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -128,7 +130,7 @@ class EfficientNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (B, num_classes) of images (B, H, W, C)."""
+        """Returns logits (B, num_classes) of images (B, H, W, C)."""
         _checks.check_images(images)
         norm = functools.partial(
             nn.BatchNorm,
@@ -155,7 +157,7 @@ class EfficientNet(nn.Module):
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # for the loss
 
     def _blocks(self) -> Iterator[tuple[str, _Stage]]:
-        """The name of every block, and the stage it would be on its own."""
+        """Yields the name of every block, and a stage of this block alone."""
         for number, stage in enumerate(_STAGES):
             scaled = stage._replace(channels=self._channels(stage.channels), blocks=1)
             for index in range(math.ceil(stage.blocks * self.depth_multiplier)):
@@ -163,7 +165,7 @@ class EfficientNet(nn.Module):
                 yield f"stage{number}_block{index}", block
 
     def _channels(self, channels: int) -> int:
-        """Scaled, to the nearest multiple of 8 that is not more than a tenth too small."""
+        """Scales channels to a multiple of 8 that is at most a tenth too small."""
         wanted = channels * self.width_multiplier
         nearest = max(8, int(wanted + 4) // 8 * 8)
         return nearest if nearest >= 0.9 * wanted else nearest + 8

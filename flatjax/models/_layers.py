@@ -1,6 +1,6 @@
 """Layers that the deep convolutional networks share.
 
-Paddings are explicit, as in PyTorch: "SAME" would shift every strided convolution by a pixel.
+Paddings are explicit, as in PyTorch. "SAME" would shift every strided convolution by a pixel.
 """
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from flatjax._cpu import conv_general_dilated_cls
 
 HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Between plus and minus one over the square root of the number of inputs.
+# Uniform within 1 / sqrt(number of inputs).
 _UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 STEMS = ("small", "imagenet")
@@ -28,7 +28,7 @@ def conv(
     dtype: DTypeLike,
     kernel_init: Initializer = HE_FAN_OUT,
 ) -> nn.Conv:
-    """A convolution without bias, padded so that a stride of 1 keeps the size."""
+    """Makes a convolution without bias, padded so that a stride of 1 keeps the size."""
     return nn.Conv(
         channels,
         kernel_size=(size, size),
@@ -43,7 +43,7 @@ def conv(
 
 
 def batch_norm(*, train: bool, name: str, dtype: DTypeLike) -> nn.BatchNorm:
-    """Batch norm, by the statistics of the batch if `train`, else by running averages."""
+    """Makes batch norm, by batch statistics if `train`, else by running averages."""
     return nn.BatchNorm(
         use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
     )
@@ -52,8 +52,9 @@ def batch_norm(*, train: bool, name: str, dtype: DTypeLike) -> nn.BatchNorm:
 class Stem(nn.Module):
     """The first layers: convolution, batch norm and ReLU.
 
-    `kind` "small": 3 x 3, every pixel. "imagenet": 7 x 7 at every other pixel, then the maximum
-    over overlapping 3 x 3 windows at every other one, for a quarter of the height and width.
+    The kind "small" is a 3 x 3 convolution with stride 1. The kind "imagenet" is a 7 x 7
+    convolution with stride 2, then the maximum over 3 x 3 windows with stride 2. It divides height
+    and width by four.
     """
 
     channels: int
@@ -63,7 +64,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Maps (B, H', W', channels) of images (B, H, W, C)."""
+        """Returns maps (B, H', W', channels) of images (B, H, W, C)."""
         size, stride = {"small": (3, 1), "imagenet": (7, 2)}[self.kind]
         first = conv(
             self.channels,
@@ -80,12 +81,15 @@ class Stem(nn.Module):
 
 
 def logits_of_maps(x: jax.Array, num_classes: int, *, dtype: DTypeLike) -> jax.Array:
-    """A dense layer ("logits") on the mean over pixels, in float32 or wider for the loss."""
+    """Applies the dense layer "logits" to the mean over pixels.
+
+    The result is in float32 or wider, for the loss.
+    """
     dense = nn.Dense(num_classes, dtype=dtype, kernel_init=_UNIFORM_FAN_IN, name="logits")
     x = dense(x.mean(axis=(1, 2)))
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def pad_channels(x: jax.Array, channels: int) -> jax.Array:
-    """Maps with channels of zeros appended until there are `channels`."""
+    """Appends channels of zeros until there are `channels`."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, channels - x.shape[-1])])

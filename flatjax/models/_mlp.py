@@ -1,4 +1,4 @@
-"""The multilayer perceptron."""
+"""A multilayer perceptron."""
 
 import functools
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ class MLP(nn.Module):
       \mathrm{logits} = W_{L+1}^\top h_L + b_{L+1}
 
     Weights are drawn from He's normal distribution (variance 2 / fan-in, truncated at two standard
-    deviations), biases start at 0. There is nothing random or stateful in the forward pass:
-    `train` changes nothing and is accepted for one interface with the other models.
+    deviations). Biases start at 0. The forward pass has nothing random and no state. `train`
+    changes nothing; it exists because all models have one interface.
 
     Attributes:
       hidden: widths of the hidden layers; empty for logistic regression.
       num_classes: number of logits.
-      dtype: dtype of the computation. Parameters are float32 whatever it is.
+      dtype: dtype of the computation. Parameters are always float32.
 
     Call:
       `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C) gives
@@ -35,7 +35,8 @@ class MLP(nn.Module):
 
     Raises:
       TypeError: an attribute or the images have the wrong type.
-      ValueError: a width below 1, a dtype that is not floating point, images of the wrong rank.
+      ValueError: a width is below 1, the dtype is not floating point, or images have the wrong
+        rank.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -58,12 +59,12 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (B, num_classes) of images (B, H, W, C)."""
+        """Returns logits (B, num_classes) of images (B, H, W, C)."""
         del train
         _checks.check_images(images)
         he_normal = nn.initializers.he_normal()
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=he_normal)
-        x = images.reshape(images.shape[0], -1)  # not len: a symbol where the model is exported
+        x = images.reshape(images.shape[0], -1)  # not len: it is symbolic if the model is exported
         for width in self.hidden:
             x = nn.relu(dense(width)(x))
         x = dense(self.num_classes)(x)

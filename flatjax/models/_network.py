@@ -1,4 +1,4 @@
-"""Networks by name behind one interface: flatjax's own, or any linen module of the user's."""
+"""One interface for networks of flatjax and for any linen module of the user."""
 
 import ast
 import dataclasses
@@ -20,14 +20,14 @@ from flatjax.models._create import create
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A linen module behind one interface, whatever its own arguments are called.
+    """A linen module with one interface, independent of its own names of arguments.
 
     Attributes:
-      module: its `__call__` takes images (B, H, W, C) and returns logits (B, classes). If it has an
-        argument `train`, or flax's `deterministic` or `use_running_average`, that is set.
+      module: its `__call__` takes images (B, H, W, C) and returns logits (B, classes). Its argument
+        `train`, or flax's `deterministic` or `use_running_average`, is set if there is one.
 
     Raises:
-      ValueError: the module is called with something else besides.
+      ValueError: a call of the module needs a further argument.
     """
 
     module: nn.Module
@@ -43,13 +43,13 @@ class Network:
         ]
         if missing:
             raise ValueError(
-                f"model must be called with images ({first.name} here) and, if it likes, one of "
+                f"model must be called with images ({first.name} here) and optionally one of "
                 f"{', '.join(_MODES)}; {type(self.module).__name__} also needs {missing}."
             )
 
     @functools.cached_property
     def _mode(self) -> str | None:
-        """The argument that tells training from evaluation, if there is one."""
+        """Returns the argument that selects training or evaluation, if there is one."""
         known = inspect.signature(self.module.__call__).parameters
         return next((name for name in _MODES if name in known), None)
 
@@ -58,23 +58,23 @@ class Network:
         return self.module.apply(variables, images, **mode, **options)
 
     def init(self, key: chex.PRNGKey, images: jax.Array) -> dict[str, chex.ArrayTree]:
-        """Variables: `params`, and `batch_stats` if the network has any."""
+        """Makes the variables: `params`, and `batch_stats` if the network has any."""
         mode: dict[str, Any] = {} if self._mode is None else {self._mode: not _MODES[self._mode]}
         return dict(self.module.init(key, images, **mode))
 
     def logits(self, variables: Mapping[str, chex.ArrayTree], images: jax.Array) -> jax.Array:
-        """Logits in evaluation mode, (B, classes)."""
+        """Returns logits in evaluation mode, (B, classes)."""
         return self._apply(variables, images, False)
 
     def train_logits(
         self, variables: Mapping[str, chex.ArrayTree], images: jax.Array, key: chex.PRNGKey
     ) -> tuple[jax.Array, chex.ArrayTree]:
-        """Logits in training mode, and the new batch statistics.
+        """Returns logits in training mode, and the new batch statistics.
 
         Args:
           variables: `params` and `batch_stats`.
-          images: (B, H, W, C).
-          key: of whatever is random in the network (linen's stream "dropout").
+          images: images (B, H, W, C).
+          key: PRNG key of the random parts of the network (linen's stream "dropout").
         """
         logits, updated = self._apply(
             variables, images, True, mutable=["batch_stats"], rngs={"dropout": key}
@@ -82,7 +82,7 @@ class Network:
         return logits, updated.get("batch_stats", variables["batch_stats"])
 
 
-# How modules name the mode, and the value that means training.
+# Names of the mode in modules, and the values that mean training.
 _MODES = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
 
 
@@ -95,12 +95,12 @@ def make_network(
       model: a name of `flatjax.models`, or "package.module:Name" of a linen module, its class, or
         a function that returns one.
       options: its attributes, as "name=value".
-      num_classes: passed on, where the class or function takes `num_classes`.
-      image_shape: (H, W, C).
+      num_classes: passed to the class or function if it takes `num_classes`.
+      image_shape: shape of an image, (H, W, C).
 
     Raises:
       ValueError: there is no such model, or its output is not (B, classes).
-      TypeError: it does not have one of the options, or is no linen module.
+      TypeError: it does not have one of the options, or is not a linen module.
     """
     parsed = dict(parse_option(option) for option in options)
     if ":" in model:
@@ -118,9 +118,9 @@ def make_network(
 
 
 def foreign_module(model: str) -> str | None:
-    """The module of a model that is not flatjax's, and its file; None for flatjax's own.
+    """Returns the module and file of a foreign model; None for flatjax's own.
 
-    Nothing is imported: this is for those who have to decide whether it shall be.
+    Nothing is imported, so that a caller can first decide whether to trust the module.
     """
     module = model.partition(":")[0]
     top, *parts = module.split(".")
@@ -138,10 +138,10 @@ def foreign_module(model: str) -> str | None:
 
 
 def parse_option(option: str) -> tuple[str, Any]:
-    """The name and the value of "name=value"; what is no Python literal is a string.
+    """Splits "name=value"; a value that is not a Python literal is a string.
 
     Raises:
-      ValueError: there is no name, or no equals sign.
+      ValueError: there is no name or no equals sign.
     """
     name, equals, text = option.partition("=")
     if not equals or not name.isidentifier():
@@ -153,7 +153,7 @@ def parse_option(option: str) -> tuple[str, Any]:
 
 
 def _import(model, options, num_classes) -> nn.Module:
-    """The user's module; importing it runs their code, as they asked for."""
+    """Imports the user's module, which runs its code."""
     module_name, _, name = model.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)

@@ -9,14 +9,14 @@ from flatjax._checks import check_count
 
 
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
-    """The maximum over every `window` x `window` square of pixels; squares do not overlap.
+    """Returns the maximum over non-overlapping `window` x `window` squares.
 
-    The values of `flax.linen.max_pool(x, (window, window), strides=(window, window))`: rows and
-    columns that do not fill a window are cropped ("VALID"). A reshape and maxima, because the
-    gradient of a windowed reduction (select-and-scatter) is slow: on CPU a training step of
-    `SmallConvNet` took 1.2 to 3.3 times as long with it, depending on the widths. Where several
-    pixels of a window share the maximum the gradient is split between them (halved at each
-    comparison of equals) instead of going to the first one.
+    Values are those of `flax.linen.max_pool(x, (window, window), strides=(window, window))`: rows
+    and columns that do not fill a window are cropped ("VALID"). The function is a reshape and
+    maxima, because the gradient of a windowed reduction (select-and-scatter) is slow. With it, a
+    training step of `SmallConvNet` on CPU took 1.2 to 3.3 times as long, depending on the widths.
+    If several pixels of a window share the maximum, the gradient is split between them (halved at
+    each comparison of equals). The windowed reduction gives it to the first one.
 
     Args:
       x: feature maps, shape (..., H, W, C) with H and W at least `window`.
@@ -27,7 +27,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
     Raises:
       TypeError: `window` is not an int.
-      ValueError: `window` is below 1, or `x` has no room for one window.
+      ValueError: `window` is below 1, or `x` is smaller than a window.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -36,8 +36,9 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
       Array([[ 6.,  8.],
              [16., 18.]], dtype=float32)
     """
-    # The gradient of `max` over an axis divides by how many elements equal the maximum: none, where
-    # the compiler computes `x` again and rounds it otherwise. That of `maximum` is never NaN.
+    # The gradient of `max` over an axis divides by the number of elements that equal the maximum.
+    # This can be 0 if the compiler computes `x` again with other rounding. The gradient of
+    # `maximum` is never NaN.
     pixels = _windows(x, window)
     rows = [
         functools.reduce(jnp.maximum, [pixels[..., i, :, j, :] for j in range(window)])
@@ -47,7 +48,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
 
 def mean_pool(x: jax.Array, window: int = 2) -> jax.Array:
-    """The mean over every `window` x `window` square of pixels; squares do not overlap.
+    """Returns the mean over non-overlapping `window` x `window` squares.
 
     Args:
       x: feature maps, shape (..., H, W, C) with H and W at least `window`. Rows and columns that
@@ -59,7 +60,7 @@ def mean_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
     Raises:
       TypeError: `window` is not an int.
-      ValueError: `window` is below 1, or `x` has no room for one window.
+      ValueError: `window` is below 1, or `x` is smaller than a window.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -72,7 +73,7 @@ def mean_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
 
 def _windows(x: jax.Array, window: int) -> jax.Array:
-    """Shape (..., H // window, window, W // window, window, C)."""
+    """Reshapes to (..., H // window, window, W // window, window, C)."""
     check_count("window", window)
     if x.ndim < 3 or min(x.shape[-3:-1]) < window:
         raise ValueError(

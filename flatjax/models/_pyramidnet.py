@@ -1,4 +1,4 @@
-"""PyramidNet: residual networks that widen a little in every block."""
+"""PyramidNet: residual networks that become wider in every block."""
 
 import functools
 from typing import Literal
@@ -17,7 +17,7 @@ _STAGES = 3
 
 
 class _Block(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions amid four batch norms, beside a padded identity."""
+    """Adds a bottleneck of three convolutions to a padded identity."""
 
     channels: int
     stride: int
@@ -29,7 +29,7 @@ class _Block(nn.Module):
         conv = functools.partial(_layers.conv, dtype=self.dtype)
         norm = functools.partial(_layers.batch_norm, train=train, dtype=self.dtype)
         out = 4 * self.channels
-        # No ReLU before the first convolution nor after the last: Han et al. found this better.
+        # No ReLU before the first convolution or after the last: Han et al. found this better.
         y = conv(self.channels, 1, name="conv1")(norm(name="norm1")(x))
         y = conv(self.channels, 3, self.stride, name="conv2")(nn.relu(norm(name="norm2")(y)))
         y = conv(out, 1, name="conv3")(nn.relu(norm(name="norm3")(y)))
@@ -43,7 +43,7 @@ class _Block(nn.Module):
 class PyramidNet(nn.Module):
     r"""The additive PyramidNet of Han et al. (2017, arXiv:1610.02915), with ShakeDrop.
 
-    Three stages of n = (depth - 2) / 9 bottleneck blocks. Block l of the L = 3 n has
+    Three stages of n = (depth - 2) / 9 bottleneck blocks. Block l of L = 3 n blocks has
     :math:`D_l = \mathrm{round}(D_0 + \alpha l / L)` channels inside and 4 D_l outside,
     and computes
 
@@ -51,18 +51,18 @@ class PyramidNet(nn.Module):
       x_l = S_l x_{l-1} + \mathrm{shakedrop}_l(F_l(x_{l-1}))
 
     F is batch norm, 1 x 1 convolution, batch norm, ReLU, 3 x 3 convolution, batch norm, ReLU,
-    1 x 1 convolution, batch norm. S appends channels of zeros and, where the second and third
-    stage halve height and width, takes the mean over 2 x 2 pixels. A 3 x 3 convolution with batch
-    norm comes first; batch norm, ReLU, the mean over pixels and a dense layer come last. ShakeDrop
-    (Yamada et al. 2019, arXiv:1802.02375) lets F pass with probability
-    :math:`p_l = 1 - (1 - p_L) l / L` and shakes it otherwise, see `ShakeDrop`.
+    1 x 1 convolution, batch norm. S appends channels of zeros. Where the second and third stage
+    halve height and width, it also takes the mean over 2 x 2 pixels. A 3 x 3 convolution with batch
+    norm comes first. Batch norm, ReLU, the mean over pixels and a dense layer come last. ShakeDrop
+    (Yamada et al. 2019, arXiv:1802.02375) leaves F unchanged with probability
+    :math:`p_l = 1 - (1 - p_L) l / L`, and otherwise scales it at random, see `ShakeDrop`.
 
-    Convolutions are drawn from He's normal distribution (variance 2 / fan-out, not truncated), the
-    kernel of the dense layer uniformly within 1 / sqrt(fan-in), its bias starts at 0.
+    Convolutions are drawn from He's normal distribution (variance 2 / fan-out, not truncated). The
+    kernel of the dense layer is uniform within 1 / sqrt(fan-in), and its bias starts at 0.
 
-    `pyramidnet272` has the defaults: 26,210,842 parameters with ten classes, 26,288,692 with a
-    hundred (for images with three channels). The published 26.0 million are those of rounding
-    down, as the paper has it; its authors' code rounds to the nearest.
+    `pyramidnet272` has the defaults. For images with three channels it has 26,210,842 parameters
+    with ten classes, and 26,288,692 with a hundred. The paper rounds down and reports 26.0 million;
+    its authors' code rounds to the nearest, as here.
 
     Attributes:
       depth: number of layers, 9 n + 2.
@@ -70,23 +70,23 @@ class PyramidNet(nn.Module):
       width: D_0, the channels of the first convolution.
       final_keep_probability: p_L of ShakeDrop, in [0, 1]; 1 is a PyramidNet without it.
       shake_alpha: lower and upper end of the factors of ShakeDrop.
-      shake_beta: lower and upper end of its factors of gradients.
+      shake_beta: lower and upper end of the factors of gradients.
       shake_level: "image" draws for each image of the batch, "batch" once for all.
       num_classes: number of logits.
-      dtype: dtype of the computation. Parameters and batch statistics are float32 whatever it is.
+      dtype: dtype of the computation. Parameters and batch statistics are always float32.
 
     Call:
       `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C), H and W
-      multiples of 4, gives logits (B, num_classes), in float32 or wider. `train=True` normalises
-      by the statistics of the batch and needs `mutable=["batch_stats"]`, and
-      `rngs={"dropout": key}` for ShakeDrop; `train=False` uses the running averages (momentum 0.9)
-      and the expectation of ShakeDrop.
+      multiples of 4, gives logits (B, num_classes), in float32 or wider. `train=True` normalises by
+      the statistics of the batch and needs `mutable=["batch_stats"]`, and `rngs={"dropout": key}`
+      for ShakeDrop. `train=False` uses the running averages (momentum 0.9) and the expectation of
+      ShakeDrop.
 
     Raises:
       TypeError: an attribute or the images have the wrong type.
-      ValueError: a depth that is not 9 n + 2, a number below 1, a probability outside [0, 1], an
-        empty range, an unknown level, a dtype that is not floating point, images of the wrong rank
-        or size.
+      ValueError: the depth is not 9 n + 2, a number is below 1, a probability is outside [0, 1], or
+        a range is empty. The level is unknown, the dtype is not floating point, or images have the
+        wrong rank or size.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -127,7 +127,7 @@ class PyramidNet(nn.Module):
         super().__post_init__()
 
     def channels(self) -> tuple[int, ...]:
-        """D_l of every block, 1 <= l <= L."""
+        """Returns D_l of every block, 1 <= l <= L."""
         number = (self.depth - 2) // 3
         return tuple(
             round(self.width + self.alpha * block / number) for block in range(1, number + 1)
@@ -135,7 +135,7 @@ class PyramidNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (B, num_classes) of images (B, H, W, C)."""
+        """Returns logits (B, num_classes) of images (B, H, W, C)."""
         _checks.check_images(images)
         if any(size % 4 for size in images.shape[1:3]):
             raise ValueError(
@@ -160,7 +160,7 @@ class PyramidNet(nn.Module):
         return _layers.logits_of_maps(x, self.num_classes, dtype=self.dtype)
 
     def _shake(self, index: int) -> ShakeDrop | None:
-        """ShakeDrop of block l = index + 1."""
+        """Returns ShakeDrop of block l = index + 1."""
         if self.final_keep_probability == 1:
             return None
         dropped = (1 - self.final_keep_probability) * (index + 1) / len(self.channels())

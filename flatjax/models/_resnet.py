@@ -14,7 +14,7 @@ from flatjax.models import _checks, _layers
 
 
 class _Block(nn.Module):
-    """ReLU of a sum: two or three convolutions with batch norm, and a shortcut around them."""
+    """Adds two or three convolutions to a shortcut, followed by ReLU."""
 
     channels: int
     stride: int
@@ -28,7 +28,8 @@ class _Block(nn.Module):
         norm = functools.partial(_layers.batch_norm, train=train, dtype=self.dtype)
         if self.bottleneck:
             out = 4 * self.channels
-            # The stride is in the 3 x 3 convolution, as in torchvision; He et al. had it before.
+            # The stride is in the 3 x 3 convolution, as in torchvision. He et al. had it in the
+            # 1 x 1.
             layers = [(self.channels, 1, 1), (self.channels, 3, self.stride), (out, 1, 1)]
         else:
             out = self.channels
@@ -55,15 +56,15 @@ class ResNet(nn.Module):
     .. math::
       x_{l+1} = \max(0, S_l x_l + F_l(x_l))
 
-    F is a block of two 3 x 3 convolutions ("basic") or of 1 x 1, 3 x 3 and 1 x 1 convolutions with
-    four times as many channels at the end ("bottleneck"), with batch norm after each and ReLU
-    between; S is the identity where shapes agree. Each stage after the first halves height and
-    width and doubles the channels; the mean over pixels goes to a dense layer. Convolutions are
-    drawn from He's normal distribution (variance 2 / fan-out, not truncated), the kernel of the
-    dense layer uniformly within 1 / sqrt(fan-in), its bias starts at 0. With the same weights,
-    logits are those of torchvision.
+    F has two forms. A "basic" block has two 3 x 3 convolutions. A "bottleneck" has 1 x 1, 3 x 3 and
+    1 x 1 convolutions, the last with four times as many channels. Batch norm follows each
+    convolution, with ReLU between them. S is the identity if shapes agree. Each stage after the
+    first halves height and width and doubles the channels. A dense layer takes the mean over
+    pixels. Convolutions are drawn from He's normal distribution (variance 2 / fan-out, not
+    truncated). The kernel of the dense layer is uniform within 1 / sqrt(fan-in), and its bias
+    starts at 0. With the same weights, torchvision gives the same logits.
 
-    The networks with a name, as partial applications of this class:
+    These networks have names, as partial applications of this class:
 
     =============  =============  =====  ==========  ==========  ==============  =================
     name           stage_sizes    width  block       stem        shortcut        parameters
@@ -73,8 +74,8 @@ class ResNet(nn.Module):
     `resnet110`    18, 18, 18     16     basic       "small"     "zero_padding"  1,727,962 (10)
     =============  =============  =====  ==========  ==========  ==============  =================
 
-    (for images with three channels and the number of classes in brackets; `resnet110` has
-    1,730,714 with `shortcut="projection"`).
+    Numbers of parameters are for images with three channels and the number of classes in brackets.
+    `resnet110` has 1,730,714 parameters with `shortcut="projection"`.
 
     Attributes:
       stage_sizes: number of blocks of each stage.
@@ -82,11 +83,11 @@ class ResNet(nn.Module):
       block: "basic" or "bottleneck".
       stem: "small", a 3 x 3 convolution, or "imagenet", a 7 x 7 convolution with stride 2 and
         3 x 3 max-pooling with stride 2.
-      shortcut: S where the shape changes. "projection" is a 1 x 1 convolution with batch norm
-        (option B of He et al.); "zero_padding" takes every other pixel and appends channels of
-        zeros (option A, theirs for CIFAR).
+      shortcut: S if the shape changes. "projection" is a 1 x 1 convolution with batch norm (option
+        B of He et al.). "zero_padding" takes every other pixel and appends channels of zeros
+        (option A, used by He et al. for CIFAR).
       num_classes: number of logits.
-      dtype: dtype of the computation. Parameters and batch statistics are float32 whatever it is.
+      dtype: dtype of the computation. Parameters and batch statistics are always float32.
 
     Call:
       `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C) of any
@@ -96,8 +97,8 @@ class ResNet(nn.Module):
 
     Raises:
       TypeError: an attribute or the images have the wrong type.
-      ValueError: a number below 1, no stage, an unknown block, stem or shortcut, a dtype that is
-        not floating point, images of the wrong rank.
+      ValueError: a number is below 1, there is no stage, a block, stem or shortcut is unknown, the
+        dtype is not floating point, or images have the wrong rank.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -131,7 +132,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (B, num_classes) of images (B, H, W, C)."""
+        """Returns logits (B, num_classes) of images (B, H, W, C)."""
         _checks.check_images(images)
         x = _layers.Stem(self.width, self.stem, self.dtype, name="stem")(images, train=train)
         for stage, size in enumerate(self.stage_sizes):

@@ -1,4 +1,4 @@
-"""Trained models on disk: a folder with the arrays, and a description that people can read.
+"""Trained models on disk: a folder with arrays and a readable description.
 
 model.json   network and options, normalization of the images, names of classes; the SHA-256 sum
              of the arrays, and a digest of the description itself
@@ -30,21 +30,20 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictor:
-    """A network with all that comes before it, as a pure function of its variables.
+    """A network with its preprocessing, as a pure function of its variables.
 
     Call:
-      `predict(params, state, images)` with images of a data set as they are (uint8, or float32 for
-      data of floats), of shape ``(B, *image_shape)``, gives logits (B, num_classes). It normalizes
-      the images, and the network is in evaluation mode. It may be jitted, vmapped and
-      differentiated.
+      `predict(params, state, images)` gives logits (B, num_classes) in evaluation mode. Images have
+      shape ``(B, *image_shape)`` and the original values of the data set (uint8, or float32 for
+      data of floats); `predict` normalizes them. It may be jitted, vmapped and differentiated.
 
     Attributes:
       image_shape: (H, W, C).
       num_classes: number of logits.
-      class_names: their names, if they have any.
-      normalization: of the images; None if they are given to the network as they are.
-      about: what else was saved with the model.
-      network: the network, behind one interface.
+      class_names: names of the classes, or None.
+      normalization: normalization of the images; None if the network takes them as they are.
+      about: further information that was saved with the model.
+      network: the network, with a common interface.
     """
 
     image_shape: tuple[int, ...]
@@ -57,7 +56,7 @@ class Predictor:
     def __call__(
         self, params: chex.ArrayTree, state: Mapping[str, chex.ArrayTree], images: Any
     ) -> jax.Array:
-        """The logits; see the class."""
+        """Returns the logits; see the class."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"images must have shape (B, *{self.image_shape}), got {images.shape}")
         if self.normalization is not None:
@@ -71,7 +70,7 @@ class LoadedModel(NamedTuple):
     Attributes:
       predict: `predict(params, state, images)` gives logits; see `Predictor`.
       params: the parameters.
-      state: the other variables by collection, such as `"batch_stats"`; often there are none.
+      state: the other variables by collection, such as `"batch_stats"`; often empty.
     """
 
     predict: Predictor
@@ -95,19 +94,19 @@ def save(
     """Saves a trained model, so that `load` can make it again.
 
     Args:
-      path: a folder, which is made; a model in it is replaced.
+      path: a folder. It is created if necessary, and a model in it is replaced.
       params: the parameters, a tree of dicts.
       state: the other variables by collection, such as `{"batch_stats": ...}`.
       model: a key of `CONSTRUCTORS`, or `"package.module:Name"` of a linen module.
       options: its attributes, as `"name=value"`.
       num_classes: number of logits.
       image_shape: (H, W, C).
-      normalization: of the images, `flatjax.data.Normalization`.
-      class_names: names of the classes, if they have any.
-      about: anything else, as JSON holds it.
+      normalization: normalization of the images, `flatjax.data.Normalization`.
+      class_names: names of the classes, if there are any.
+      about: further information, as JSON.
 
     Raises:
-      ValueError: the arrays are not those of the network.
+      ValueError: the arrays do not belong to the network.
 
     Examples:
       >>> import tempfile
@@ -154,18 +153,18 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
     """Loads a trained model.
 
     Args:
-      path: a folder that `save` wrote; or that of a run of `python -m experiments train`, which
-        holds its final model in a folder `model`.
-      trust: import the module that the description names, if the network is not one of flatjax's:
-        that runs its code.
+      path: a folder written by `save`, or the folder of a run of `python -m experiments train`,
+        which holds its final model in a folder `model`.
+      trust: whether to import the module of a network that is not one of flatjax's. Importing it
+        runs its code.
 
     Returns:
       `(predict, params, state)`: `predict(params, state, images)` gives logits.
 
     Raises:
       FileNotFoundError: there is no model.
-      ValueError: a file is damaged, or does not belong to the other one; or a module would have to
-        be imported that is not trusted. Files are named.
+      ValueError: a file is damaged, or the two files do not belong together. Or the model needs a
+        module that is not trusted. The message names the file.
     """
     folder = Path(path).expanduser()
     if not (folder / DESCRIPTION).exists() and (folder / "model" / DESCRIPTION).exists():
@@ -201,7 +200,7 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by path; empty collections are left out."""
+    """Returns the arrays by path, without empty collections."""
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     return {name: np.asarray(jax.device_get(array)) for name, array in flat.items()}
 

@@ -1,4 +1,4 @@
-"""ShakeDrop: residual branches scaled at random, forward and backward differently."""
+"""ShakeDrop: random scaling of residual branches and of their gradients."""
 
 from typing import Literal
 
@@ -11,17 +11,17 @@ from flatjax.models import _checks
 
 
 def shake_drop(x: jax.Array, gate: jax.Array, alpha: jax.Array, beta: jax.Array) -> jax.Array:
-    r"""Scales `x` by one number, and the gradient that flows back through it by another.
+    r"""Scales `x` by one factor, and its gradient by another.
 
     .. math::
       \mathrm{forward:}\; (b + \alpha - b \alpha)\, x, \qquad
       \mathrm{backward:}\; (b + \beta - b \beta)\, g
 
-    so that both pass unchanged where the gate b is 1 (Yamada et al. 2019, arXiv:1802.02375).
+    Both are unchanged where the gate b is 1 (Yamada et al. 2019, arXiv:1802.02375).
 
     Args:
-      x: what a residual branch computed, shape (B, ...).
-      gate: b, booleans or zeros and ones. This and the following broadcast against `x`.
+      x: output of a residual branch, shape (B, ...).
+      gate: b, booleans or zeros and ones. `gate`, `alpha` and `beta` are broadcast against `x`.
       alpha: factor of the values where the gate is 0.
       beta: factor of the gradient where the gate is 0.
 
@@ -38,17 +38,17 @@ def shake_drop(x: jax.Array, gate: jax.Array, alpha: jax.Array, beta: jax.Array)
     """
     x = jnp.asarray(x)
     forward, backward = jnp.where(gate, 1.0, alpha), jnp.where(gate, 1.0, beta)
-    # The value of forward * x and the derivative of backward * x, in terms that forward-mode
-    # differentiation and thus Hessian-vector products can follow too, unlike a custom_vjp.
+    # This has the value of forward * x and the derivative of backward * x. Unlike a custom_vjp, it
+    # also allows forward-mode differentiation, and thus Hessian-vector products.
     y = backward * x + jax.lax.stop_gradient((forward - backward) * x)
     return y.astype(x.dtype)
 
 
 class ShakeDrop(nn.Module):
-    r"""Stochastic scaling of a residual branch (Yamada et al. 2019, arXiv:1802.02375).
+    r"""Scales a residual branch at random (Yamada et al. 2019, arXiv:1802.02375).
 
-    When training, b ~ Bernoulli(p), alpha and beta (uniform) are drawn from the random stream
-    `"dropout"` and given to `shake_drop`. Otherwise `x` is multiplied by the expectation of the
+    In training, b ~ Bernoulli(p) and uniform alpha and beta are drawn from the random stream
+    `"dropout"` and passed to `shake_drop`. Otherwise `x` is multiplied by the expectation of the
     factor, :math:`p + (1 - p) \langle\alpha\rangle`.
 
     Attributes:
@@ -59,7 +59,7 @@ class ShakeDrop(nn.Module):
 
     Raises:
       TypeError: an attribute has the wrong type.
-      ValueError: a probability outside [0, 1], an empty range, an unknown level.
+      ValueError: a probability is outside [0, 1], a range is empty, or the level is unknown.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -85,7 +85,7 @@ class ShakeDrop(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The branch `x`, shape (B, ...), scaled."""
+        """Scales the branch `x`, shape (B, ...)."""
         p = self.keep_probability
         if not train:
             return x * (p + (1 - p) * sum(self.alpha) / 2)

@@ -12,7 +12,7 @@ from flatjax.models import _checks
 
 
 class VisionTransformer(nn.Module):
-    r"""Attention between the patches of an image (Dosovitskiy et al. 2021, arXiv:2010.11929).
+    r"""The vision transformer of Dosovitskiy et al. (2021, arXiv:2010.11929).
 
     .. math::
       z_0 &= [c,\, x_1 E + e,\, \ldots,\, x_N E + e] + p
@@ -23,15 +23,15 @@ class VisionTransformer(nn.Module):
 
       \mathrm{logits} &= V\, \mathrm{norm}(z_L)_0 + v
 
-    of square patches x_1, ..., x_N, a class token c, which gathers what the logits are made of, and
-    position embeddings p, all learned. Dropout follows the sum with p and every dense layer but
-    those of queries, keys and values, as in the paper. The defaults have the widths of ViT-Tiny, in
-    nine layers, for images of 32 x 32 pixels. There is no convolution: patches are cut by a
-    reshape, and everything vmaps into larger matrix products.
+    Here x_1, ..., x_N are square patches. The class token c, whose final value gives the logits,
+    and the position embeddings p are learned. Dropout follows the sum with p and every dense layer
+    except queries, keys and values, as in the paper. The defaults have the widths of ViT-Tiny, with
+    nine layers, for images of 32 x 32 pixels. There is no convolution: a reshape cuts the patches,
+    and everything vmaps into larger matrix products.
 
-    As in the authors' code, attention and W_1, W_2 are drawn from Glorot's uniform distribution, E
-    from LeCun's normal one, p from a normal distribution of standard deviation 0.02; c, V and all
-    biases start at 0 (so that only V has a gradient at first).
+    Initial values are as in the authors' code. Attention and W_1, W_2 are drawn from Glorot's
+    uniform distribution, E from LeCun's normal one, and p from a normal distribution of standard
+    deviation 0.02. c, V and all biases start at 0, so at first only V has a gradient.
 
     Attributes:
       patch_size: side of the patches, in pixels.
@@ -41,19 +41,19 @@ class VisionTransformer(nn.Module):
       mlp_ratio: number of rows of W_1, in units of `width`.
       dropout: probability of setting an activation to 0 in training.
       num_classes: number of logits.
-      dtype: dtype of the computation, but for the softmax of attention (float32 or wider).
-        Parameters are float32 whatever it is.
+      dtype: dtype of the computation, except the softmax of attention (float32 or wider).
+        Parameters are always float32.
 
     Call:
-      `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C), H and W
-      multiples of `patch_size` and the same as in `init` (each patch has its p), gives logits (B,
-      num_classes), in float32 or wider. `train=True` needs `rngs={"dropout": key}` unless `dropout`
-      is 0; `train=False` draws nothing.
+      `model.apply(variables, images, train=bool)` with floating-point images (B, H, W, C) gives
+      logits (B, num_classes), in float32 or wider. H and W are multiples of `patch_size`, and the
+      same as in `init`, because each patch has its own p. `train=True` needs `rngs={"dropout":
+      key}` unless `dropout` is 0. `train=False` draws nothing.
 
     Raises:
       TypeError: an attribute or the images have the wrong type.
-      ValueError: a number below 1, heads that do not divide the width, a probability outside
-        [0, 1], a dtype that is not floating point, images of the wrong rank or size.
+      ValueError: a number is below 1, heads do not divide the width, a probability is outside [0,
+        1], the dtype is not floating point, or images have the wrong rank or size.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -88,7 +88,7 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (B, num_classes) of images (B, H, W, C)."""
+        """Returns logits (B, num_classes) of images (B, H, W, C)."""
         _checks.check_images(images)
         if any(size % self.patch_size for size in images.shape[1:3]):
             raise ValueError(
@@ -119,7 +119,7 @@ _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 
 
 def _patches(images: jax.Array, size: int) -> jax.Array:
-    """Images (B, H, W, C) as (B, number of patches, size * size * C), row by row."""
+    """Cuts images into patches, (B, number of patches, size * size * C)."""
     batch, height, width, channels = images.shape
     rows, columns = height // size, width // size
     x = images.reshape(batch, rows, size, columns, size, channels).swapaxes(2, 3)
