@@ -93,9 +93,9 @@ class StreamReader(Iterator[Split]):
     """Iterates over the batches of a stream without end.
 
     If batches have numbers, or if the iterators of the loader have `get_state` and `set_state` (as
-    in grain), a reader that starts at a position goes there at once. With other iterators, the batches before the position
-    are read and dropped. In both cases the last batch is read again and compared with its checksum.
-    This detects a loader that shuffles without a seed.
+    in grain), a reader that starts at a position goes there at once. With other iterators, the
+    batches before the position are read and dropped. In both cases the last batch is read again and
+    compared with its checksum. This detects a loader that shuffles without a seed.
 
     Attributes:
       position: position after the last batch, as JSON; None before the first batch.
