@@ -17,17 +17,17 @@ from flatjax._eval_params import eval_params
 
 __all__ = ["eval_model"]
 
-Module = TypeVar("Module", bound=nnx.Module)
+_Module = TypeVar("_Module", bound=nnx.Module)
 
 
 def eval_model(
-    model: Module,
+    model: _Module,
     optimizer: nnx.Optimizer,
     batches: Iterable[Any] | None = None,
     *,
-    forward: Callable[[Module, Any], Any] | None = None,
+    forward: Callable[[_Module, Any], Any] | None = None,
     replica_axis: int | None = None,
-) -> Module:
+) -> _Module:
     """Makes the network to evaluate and save: center, anchor or average, in evaluation mode.
 
     Its weights are those of `flatjax.eval_params`. Its batch-norm statistics are measured for these
