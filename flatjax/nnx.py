@@ -61,10 +61,11 @@ def eval_model(
       >>> flatjax.nnx.eval_model(replicas, optimizer, replica_axis=0)(jnp.ones((5, 2))).shape
       (5, 1)
     """
-    graph, params, stats, rest = nnx.split(model, optimizer.wrt, nnx.BatchStat, ...)
+    graph, params, *others = nnx.split(model, optimizer.wrt, nnx.BatchStat, ...)
     params = eval_params(optimizer.opt_state, params, replica_axis=replica_axis)
     if replica_axis is not None:
-        stats, rest = replica_center((stats, rest), replica_axis=replica_axis)
+        others = replica_center(others, replica_axis=replica_axis)
+    stats, rest = others
     if jax.tree.leaves(stats):
         if batches is None:
             raise ValueError(
