@@ -18,12 +18,11 @@ from flatjax._evaluation import EvalFn, evaluate
 from flatjax._langevin import langevin_noise
 from flatjax._limit_distance import LimitDistanceState, limit_distance
 from flatjax._outer import OuterPullState
-from flatjax._placement import map_replicas
+from flatjax._placement import map_replicas, stack_replicas
 from flatjax._pull_to_center import PullToCenterState, pull_to_center
 from flatjax._replicas import (
     per_replica,
     replica_mesh,
-    stack_replicas,
     unstack_replicas,
 )
 from flatjax._replicated_sgd import replicated_sgd

@@ -1,5 +1,7 @@
 """Entropy-SGD and Parle, ready to use: `entropy_sgd` with the defaults of the paper."""
 
+from __future__ import annotations
+
 import chex
 import optax
 
@@ -7,19 +9,19 @@ from flatjax import _checks, _strength
 from flatjax._entropy_sgd import entropy_sgd
 from flatjax._masks import Mask
 from flatjax._replicated_sgd import replicated_sgd
-from flatjax.schedules import BalancedScoping
+from flatjax._schedules import Gamma, ScalarOrSchedule
 
 
 def esgd(
-    learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
+    learning_rate: ScalarOrSchedule,
+    gamma: Gamma | None = None,
     *,
     steps: int | None = None,
     momentum: float | None = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
     decay_mask: Mask = None,
-    outer_learning_rate: chex.Numeric | optax.Schedule = 1.0,
+    outer_learning_rate: ScalarOrSchedule = 1.0,
     outer_momentum: float | None = None,
     inner_steps: int = 5,
     averaging_decay: float = 0.75,
@@ -50,21 +52,28 @@ def esgd(
       momentum: of the inner SGD, reset at each outer step (see `reset_inner`); None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
-      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
+      decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
+        all if None.
       outer_learning_rate: of the anchor; a number or a schedule of the count of outer steps.
       outer_momentum: of the anchor; None for none.
       inner_steps: L, gradients per outer step.
       averaging_decay: :math:`\alpha`, the weight of the old mean.
-      noise_scale: :math:`\epsilon`, see `entropy_sgd`.
-      key: see `entropy_sgd`.
-      outer_scaling: see `entropy_sgd`.
-      decoupled: see `entropy_sgd`.
-      axis_name: see `entropy_sgd`.
-      replica_axis: see `entropy_sgd`.
-      mask: see `entropy_sgd`.
-      opaque_mode: see `entropy_sgd`.
-      reset_inner: see `entropy_sgd`.
-      num_replicas: see `couple_replicas`.
+      noise_scale: :math:`\epsilon`; the noise of a weight and step has standard deviation
+        :math:`\epsilon \sqrt{2 \eta'}`; 0 draws none.
+      key: random key (or a seed, up to 64 bits) of the noise.
+      outer_scaling: what multiplies the outer gradient :math:`w - \mu`: `"none"`, `"gamma"` or
+        `"learning_rate"` (:math:`1 / \eta'`).
+      decoupled: pull to the anchor after the inner SGD's step, which is stable for every gamma. If
+        False, add the pull to the gradient: the paper's form, which momentum amplifies.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if there are
+        any; each then draws noise of its own.
+      replica_axis: axis of the leaves along which replicas are stacked, if they are.
+      mask: pytree of bools (or a function of params returning one); leaves marked False feel
+        neither the pull nor the noise.
+      opaque_mode: one `update` makes a whole loop of `inner_steps` gradients, which it takes from
+        the extra argument `grad_fn`, see `entropy_sgd`.
+      reset_inner: start each loop with a momentum of 0, as the paper does.
+      num_replicas: number of replicas, if it is to be checked: other parameters are refused.
 
     Returns:
       The transformation, to be last in a chain.
@@ -115,9 +124,9 @@ def esgd(
 
 
 def parle(
-    learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
-    replica_gamma: chex.Numeric | optax.Schedule | None = None,
+    learning_rate: ScalarOrSchedule,
+    gamma: Gamma | None = None,
+    replica_gamma: ScalarOrSchedule | None = None,
     *,
     steps: int | None = None,
     momentum: float | None = 0.9,
@@ -153,7 +162,8 @@ def parle(
 
     Args:
       learning_rate: :math:`\eta'`; a number or a schedule of the count of gradients.
-      gamma: coupling of the inner iterate to its anchor, as in `esgd`.
+      gamma: coupling of the inner iterate to its anchor; a number, a schedule of the count of outer
+        steps, or `flatjax.schedules.BalancedScoping`.
       replica_gamma: :math:`\gamma_r`, coupling of the anchors to their center; a number or a
         schedule of the count of outer steps.
       steps: number of gradients of the training, in place of both gammas, see `esgd` and
@@ -161,18 +171,24 @@ def parle(
       momentum: of the inner SGD, reset at each outer step; None for none.
       nesterov: whether momenta, inner and outer, are Nesterov's.
       weight_decay: of the inner SGD, added to the gradient.
-      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
+      decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
+        all if None.
       outer_momentum: of the anchors; None for none.
       inner_steps: L, gradients per outer step.
       averaging_decay: :math:`\alpha`, the weight of the old mean.
-      noise_scale: :math:`\epsilon`, see `entropy_sgd`.
-      key: see `entropy_sgd`.
-      decoupled: pull decoupled in both places, see `entropy_sgd` and `pull_to_center`.
-      axis_name: see `couple_replicas`.
-      replica_axis: see `couple_replicas`.
-      mask: leaves coupled, in both places.
-      opaque_mode: see `entropy_sgd`.
-      num_replicas: see `couple_replicas`.
+      noise_scale: :math:`\epsilon`; the noise of a weight and step has standard deviation
+        :math:`\epsilon \sqrt{2 \eta'}`; 0 draws none.
+      key: random key (or a seed, up to 64 bits) of the noise.
+      decoupled: pull after the optimizer's step, in both places, which is stable for every gamma.
+        If False, add both pulls to the gradients, which momentum amplifies.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
+        must be given.
+      mask: pytree of bools (or a function of params returning one); leaves marked False feel
+        neither the two pulls nor the noise.
+      opaque_mode: one `update` makes a whole loop of `inner_steps` gradients, which it takes from
+        the extra argument `grad_fn`, see `entropy_sgd`.
+      num_replicas: y, if it is to be checked: other parameters are refused.
 
     Returns:
       The transformation, to be last in a chain. The final model is the center of the anchors,

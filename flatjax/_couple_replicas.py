@@ -1,18 +1,19 @@
 """The coupling of Replicated-SGD as a force: `couple_replicas`, the paper's form."""
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from flatjax import _checks, schedules
+from flatjax import _checks
 from flatjax._coupling import Coupling
 from flatjax._masks import Mask, map_masked, of_weights
-from flatjax._schedules import as_scoping
+from flatjax._schedules import Gamma, as_scoping
 
 
 class CoupleReplicasState(NamedTuple):
@@ -33,7 +34,7 @@ class CoupleReplicasState(NamedTuple):
 
 
 def couple_replicas(
-    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    gamma: Gamma,
     *,
     axis_name: str | None = None,
     replica_axis: int | None = None,

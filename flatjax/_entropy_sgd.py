@@ -17,6 +17,8 @@ then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, a
 again with the inner optimizer's state (its momentum) reset (`reset_inner`).
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 
@@ -25,11 +27,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flatjax import _center, _checks, _cpu, _keys, _masks, _precision, _replicas, schedules
+from flatjax import _center, _checks, _cpu, _keys, _masks, _precision, _replicas
 from flatjax._direction import check_direction
 from flatjax._langevin import make_langevin_step
 from flatjax._masks import Mask, of_weights
-from flatjax._schedules import as_scoping, at_step, loss_of
+from flatjax._schedules import Gamma, ScalarOrSchedule, as_scoping, at_step, loss_of
 
 OUTER_SCALINGS = ("none", "gamma", "learning_rate")
 
@@ -75,9 +77,9 @@ class EntropySGDState(NamedTuple):
 def entropy_sgd(
     outer: optax.GradientTransformation,
     inner: optax.GradientTransformation,
-    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
+    gamma: Gamma,
     *,
-    inner_learning_rate: chex.Numeric | optax.Schedule,
+    inner_learning_rate: ScalarOrSchedule,
     inner_steps: int = 5,
     averaging_decay: chex.Numeric = 0.75,
     noise_scale: chex.Numeric = 1e-4,

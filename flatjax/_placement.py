@@ -5,11 +5,13 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from flatjax import _cpu, _replicas
+from flatjax._keys import is_typed
 
 PLACEMENTS = ("auto", "vmap", "unroll", "mesh")
 
@@ -76,6 +78,38 @@ def map_replicas(
         return call.results(place(call, call.arrays, call.size))
 
     return mapped
+
+
+def stack_replicas(
+    init_fn: Callable[[chex.PRNGKey], chex.ArrayTree], keys: chex.PRNGKey
+) -> chex.ArrayTree:
+    """Initialises one replica per key and stacks them along a leading axis.
+
+    Independent keys give the independent initialisations that Replicated-SGD starts from; one key
+    repeated (`jnp.stack([key] * y)`) a common one.
+
+    Args:
+      init_fn: initialises one replica, `init_fn(key) -> params`: any pytree, a module of NNX or
+        Equinox too. Leaves that are no arrays (functions, strings) are shared by the replicas.
+      keys: the keys, stacked: `jax.random.split(key, y)`.
+
+    Returns:
+      The pytree of `init_fn` with a leading axis of size y on every array.
+
+    Raises:
+      ValueError: `keys` is a single key.
+
+    Examples:
+      >>> import jax, flatjax
+      >>> init_fn = lambda key: {"w": jax.random.normal(key, (4, 2))}
+      >>> flatjax.stack_replicas(init_fn, jax.random.split(jax.random.key(0), 3))["w"].shape
+      (3, 4, 2)
+    """
+    if getattr(keys, "ndim", None) != (1 if is_typed(keys) else 2):
+        raise ValueError(
+            f"keys must be a stack of keys, as jax.random.split(key, y) gives; got {keys!r}."
+        )
+    return map_replicas(init_fn, placement="vmap")(keys)
 
 
 def _argument_axes(in_axes, args) -> tuple[int | None, ...]:

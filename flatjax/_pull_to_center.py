@@ -1,19 +1,20 @@
 """The decoupled coupling: `pull_to_center`, which contracts the replicas towards their center."""
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from flatjax import _checks, schedules
+from flatjax import _checks
 from flatjax._coupling import Coupling
 from flatjax._masks import Mask, map_masked, of_weights
 from flatjax._outer import pull_to_outer_center
-from flatjax._schedules import as_scoping, at_step
+from flatjax._schedules import Gamma, ScalarOrSchedule, as_scoping, at_step
 
 
 class PullToCenterState(NamedTuple):
@@ -31,8 +32,8 @@ class PullToCenterState(NamedTuple):
 
 
 def pull_to_center(
-    gamma: chex.Numeric | optax.Schedule | schedules.BalancedScoping,
-    learning_rate: chex.Numeric | optax.Schedule,
+    gamma: Gamma,
+    learning_rate: ScalarOrSchedule,
     *,
     axis_name: str | None = None,
     replica_axis: int | None = None,

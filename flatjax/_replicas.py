@@ -6,7 +6,7 @@ knobs, alone or together: `replica_axis` for the stacked form, `axis_name` for t
 for local stacks inside a mesh axis.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -15,7 +15,6 @@ import numpy as np
 import optax
 
 from flatjax import _checks
-from flatjax._keys import is_typed
 
 
 def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
@@ -64,37 +63,6 @@ def check_num_replicas(
             "optax.flatten every weight would be a replica: flatten the optimizer of one replica, "
             "per_replica(optax.flatten(...)), and leave the coupling outside."
         )
-
-
-def stack_replicas(
-    init_fn: Callable[[chex.PRNGKey], chex.ArrayTree], keys: chex.PRNGKey
-) -> chex.ArrayTree:
-    """Initialises one replica per key and stacks them along a leading axis.
-
-    Independent keys give the independent initialisations that Replicated-SGD starts from; one key
-    repeated (`jnp.stack([key] * y)`) a common one.
-
-    Args:
-      init_fn: initialises one replica, `init_fn(key) -> params` (any pytree).
-      keys: the keys, stacked: `jax.random.split(key, y)`.
-
-    Returns:
-      The pytree of `init_fn` with a leading axis of size y on every leaf.
-
-    Raises:
-      ValueError: `keys` is a single key.
-
-    Examples:
-      >>> import jax, flatjax
-      >>> init_fn = lambda key: {"w": jax.random.normal(key, (4, 2))}
-      >>> flatjax.stack_replicas(init_fn, jax.random.split(jax.random.key(0), 3))["w"].shape
-      (3, 4, 2)
-    """
-    if getattr(keys, "ndim", None) != (1 if is_typed(keys) else 2):
-        raise ValueError(
-            f"keys must be a stack of keys, as jax.random.split(key, y) gives; got {keys!r}."
-        )
-    return jax.vmap(init_fn)(keys)
 
 
 def unstack_replicas(tree: chex.ArrayTree, replica_axis: int = 0) -> list[chex.ArrayTree]:

@@ -1,20 +1,21 @@
 """Replicated-SGD, ready to use: SGD and the coupling of its replicas."""
 
+from __future__ import annotations
+
 from typing import Any
 
-import chex
 import optax
 
 from flatjax import _checks, _strength
 from flatjax._couple_replicas import couple_replicas
 from flatjax._masks import Mask, of_weights
 from flatjax._pull_to_center import pull_to_center
-from flatjax.schedules import BalancedScoping
+from flatjax._schedules import Gamma, ScalarOrSchedule
 
 
 def replicated_sgd(
-    learning_rate: chex.Numeric | optax.Schedule,
-    gamma: chex.Numeric | optax.Schedule | BalancedScoping | None = None,
+    learning_rate: ScalarOrSchedule,
+    gamma: Gamma | None = None,
     *,
     steps: int | None = None,
     momentum: float | None = 0.9,
@@ -36,20 +37,24 @@ def replicated_sgd(
 
     Args:
       learning_rate: a number or a schedule of the step count.
-      gamma: coupling, see `pull_to_center`; if None, `steps` must be given.
+      gamma: coupling; a number, a schedule of the step count, or
+        `flatjax.schedules.BalancedScoping`. If None, `steps` must be given.
       steps: number of updates of the training, for a gamma that needs no tuning.
       momentum: of SGD; None for none.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: added to the gradient as `weight_decay * params` (L2 regularisation).
-      decay_mask: leaves that decay, see `optax.add_decayed_weights`; all if None.
-      axis_name: see `couple_replicas`.
-      replica_axis: see `couple_replicas`.
-      period: see `couple_replicas`.
-      mask: see `couple_replicas`.
+      decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
+        all if None.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
+      replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
+        must be given; both for local stacks on each device of a mesh axis.
+      period: number of steps between couplings.
+      mask: pytree of bools (or a function of params returning one); leaves marked False are not
+        coupled.
       decoupled: couple by `pull_to_center` after SGD, which is stable for every gamma. If False, by
         `couple_replicas` in the gradient, before weight decay and momentum: the paper's form, in
         which momentum b amplifies gamma by 1 / (1 - b).
-      num_replicas: see `couple_replicas`.
+      num_replicas: number of replicas, if it is to be checked: other parameters are refused.
 
     Returns:
       The transformation. The final model is `flatjax.replica_center` of the parameters.

@@ -13,6 +13,7 @@ import optax
 from flatjax import _checks
 
 # () -> loss and mean squared distance, both averaged over the replicas.
+ScalarOrSchedule: TypeAlias = chex.Numeric | optax.Schedule
 Measure: TypeAlias = Callable[[], tuple[chex.Numeric, jax.Array]]
 
 SCOPING_KINDS = ("exponential", "linear", "cosine")
@@ -210,6 +211,9 @@ class BalancedScoping:
         )
         counted = jnp.where(is_balanced, optax.safe_increment(state.count), state.count)
         return gamma_0 * self.growth(state.count), BalancedScopingState(counted, gamma_0)
+
+
+Gamma: TypeAlias = ScalarOrSchedule | BalancedScoping
 
 
 class Scoping:

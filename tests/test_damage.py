@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from experiments.damage import attempts, damages, files
+from experiments.damage import attempts, damages, files, runs
 from experiments.report import store
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -66,13 +66,24 @@ def test_rows_continue_from_what_is_complete(tmp_path):
 
 def test_single_files_are_never_wrong(tmp_path):
     rows = [row for row in files.rows(tmp_path, 20) if "MNIST" not in row.files]
-    assert len(rows) == 13
+    assert len(rows) == 16
     for row in rows:
         outcomes = list(row.attempts(random.Random(0), row.tries))
         assert len(outcomes) == row.tries
         assert {"silent", "unnamed"}.isdisjoint(outcomes), row
         if (row.files, row.damage) == ("cached value", "flipped bit"):
             assert outcomes.count("detected") >= 15
+
+
+@pytest.mark.slow
+def test_a_damaged_model_is_never_wrong(tmp_path):
+    rows = [row for row in runs.Run(tmp_path).rows(20) if row.files in runs.MODEL]
+    assert len(rows) == 6
+    for row in rows:
+        outcomes = list(row.attempts(random.Random(0), row.tries))
+        assert {"silent", "unnamed"}.isdisjoint(outcomes), row
+        if row.damage == "deleted":
+            assert set(outcomes) == {"detected"}
 
 
 def test_the_table_of_the_documentation_is_the_recorded_one():

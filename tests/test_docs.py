@@ -19,7 +19,7 @@ def test_the_reference_is_complete():
     is_module = lambda name: isinstance(getattr(flatjax, name), types.ModuleType)
     assert sorted(documented) == sorted(name for name in flatjax.__all__ if not is_module(name))
     index = (ROOT / "docs" / "api" / "index.md").read_text()
-    for name in (*PACKAGES, "calibration", "communication", "schedules"):
+    for name in (*PACKAGES, "calibration", "communication", "nnx", "schedules"):
         assert f"({name}.md)" in index
         page = (ROOT / "docs" / "api" / f"{name}.md").read_text()
         assert f".. automodule:: flatjax.{name}\n   :members:" in page

@@ -153,7 +153,7 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch, capsys):
     assert command_line.main([*arguments, "--mesh", "data=2,replica=2"]) == 1
     assert command_line.main(arguments) == 0
     assert epochs == [(0, 2), None, (4, 4), None, (8, 1)]
-    assert "test_error" in capsys.readouterr().out
+    assert "test error" in capsys.readouterr().out
     monkeypatch.undo()
     assert_same(read_result(tmp_path), train(PLAIN))
 

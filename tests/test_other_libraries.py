@@ -97,6 +97,17 @@ def test_networks_train(name, make):
         assert loss(flatjax.replica_center(members, replica_axis=0)) < 1.5 * after
 
 
+def test_modules_are_stacked_whole():
+    """Arrays get a replica axis; functions and numbers of layers are shared."""
+    make = lambda key: equinox.nn.MLP(3, 1, 16, 1, key=key)
+    replicas = flatjax.stack_replicas(make, jax.random.split(jax.random.key(0)))
+    assert replicas.layers[0].weight.shape == (2, 16, 3)
+    one = make(jax.random.split(jax.random.key(0))[1])
+    predict = lambda network, x: jax.vmap(network)(x)
+    found = flatjax.map_replicas(predict, in_axes=(0, None))(replicas, X)
+    np.testing.assert_allclose(found[1], predict(one, X), rtol=1e-5, atol=1e-6)
+
+
 # --- batch norm: statistics of each library, in its own form --------------------------------------
 
 BATCHES = [2.0 * i + (1 + i) * X[:32] for i in range(3)]

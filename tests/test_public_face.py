@@ -1,7 +1,9 @@
 """What is public: `__all__` of the packages, and nothing else by a public name."""
 
 import importlib
+import inspect
 import pkgutil
+import re
 import types
 
 import pytest
@@ -17,6 +19,7 @@ MODULES = (
     ".gaussian_mixture.losses",
     ".gaussian_mixture.sampling",
     ".gaussian_mixture.simulate",
+    ".nnx",
     ".schedules",
 )
 
@@ -54,3 +57,12 @@ def test_no_module_hides_behind_a_function():
             parent, name = module.name.rsplit(".", 1)
             shown = getattr(importlib.import_module(parent), name, None)
             assert shown is None or isinstance(shown, types.ModuleType), module.name
+
+
+@pytest.mark.parametrize("name", ["entropy_sgd", "esgd", "parle", "replicated_sgd"])
+def test_help_is_short_and_whole(name):
+    """Type hints are names, and no argument is described on another page only."""
+    function = getattr(flatjax, name)
+    assert len(str(inspect.signature(function))) < 1100
+    arguments = function.__doc__.split("Args:\n")[1].split("Returns:\n")[0]
+    assert re.findall(r"\w+: see `.*", arguments) == []

@@ -75,7 +75,7 @@ def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch
     assert 0 <= found["test_error_averaged_statistics"] <= 100
     history = json.loads((out / "rsgd" / "seed-0" / "result.json").read_text())["history"]
     assert "test_error_averaged_statistics" in history[0]
-    assert "averaged statistics %" in capsys.readouterr().out
+    assert "with averaged batch statistics" in capsys.readouterr().out
     assert (out / "batch_statistics.png").stat().st_size > 5_000
     assert command_line.main(["reproduce", "--table"]) == 0
     shown = capsys.readouterr().out.splitlines()

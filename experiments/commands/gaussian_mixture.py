@@ -6,7 +6,7 @@ import pathlib
 from experiments.commands.in_parts import directory, require_at_least
 from experiments.configs import gaussian_mixture as configs
 from experiments.studies.gaussian_mixture.chapter import run_chapter
-from experiments.studies.gaussian_mixture.description import Chapter, Part
+from experiments.studies.gaussian_mixture.description import Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class GaussianMixture:
     """
 
     small: bool = False
-    """Minima only, of few features and samples, in about two minutes: to see how it works."""
+    """Simulate minima only, of few features and samples, and draw the theory's curves of the local
+    entropy: about two minutes, to see how it works."""
     parts: tuple[Part, ...] = ()
     """Parts of the chapter; all by default."""
     features: int | None = None
@@ -38,7 +39,8 @@ class GaussianMixture:
         """Simulates, compares, draws."""
         require_at_least(2, features=self.features, seeds=self.seeds)
         whole = configs.SMALL if self.small else configs.STUDY
-        chapter = Chapter(
+        chapter = dataclasses.replace(
+            whole,
             parts=self.parts or whole.parts,
             num_features=self.features or whole.num_features,
             seeds=self.seeds or whole.seeds,

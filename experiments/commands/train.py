@@ -4,10 +4,12 @@ import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic
 
 import jax
+import numpy as np
 import tyro
 
 from experiments.commands.in_parts import require_at_least
@@ -19,6 +21,7 @@ from experiments.engine.placement import OnMesh, make_mesh
 from experiments.engine.restart import continued
 from experiments.engine.run_directory import read_config
 from experiments.engine.train import train, trusted_config
+from experiments.report.meeting import not_met
 from experiments.report.store import slug
 
 
@@ -59,6 +62,8 @@ class Train(Generic[A]):
     """Save at the first end of an epoch after this long."""
     progress: bool = True
     """Show a progress bar."""
+    json: bool = False
+    """Print the result as one line of JSON, for other programs."""
     log: tuple[LoggerName, ...] = ()
     """Send the metrics of each epoch to tensorboard (written to --out) or wandb as well."""
     mesh: str | None = None
@@ -76,7 +81,7 @@ class Train(Generic[A]):
     """Which of them this one is, 0 to num_processes - 1."""
 
     def run(self) -> int:
-        """Trains and prints the result as one JSON line."""
+        """Trains and says what came out, in a sentence or in one line of JSON."""
         require_at_least(0, checkpoint_seconds=self.checkpoint_seconds)
         processes.join(self.coordinator, self.num_processes, self.process_id)
         with processes.explained():
@@ -104,9 +109,12 @@ class Train(Generic[A]):
         )
         if not processes.is_main():
             return 0
-        shown = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")
-        shown += ("gradient_evaluations", "seconds", "local_energy")
-        print(json.dumps({name: result[name] for name in shown}))
+        if self.json:
+            print(json.dumps({name: result[name] for name in _SHOWN}))
+        else:
+            print(f"{name}: {_sentence(result, out)}")
+        if (warning := not_met([result])) is not None:
+            print(f"warning: {warning}", file=sys.stderr)
         return 0
 
     def _continued_in(self, config: TrainConfig) -> tuple[pathlib.Path, pathlib.Path | None]:
@@ -118,6 +126,25 @@ class Train(Generic[A]):
         if self.out not in (None, self.resume):
             raise ValueError(f"out must be left out where a run goes on as it was, got {self.out}.")
         return self.resume, None
+
+
+_SHOWN = ("test_error", "replica_test_errors", "ensemble_test_error", "train_error")
+_SHOWN += ("gradient_evaluations", "seconds", "local_energy")
+
+
+def _sentence(result: Mapping[str, Any], out: pathlib.Path) -> str:
+    """What a run ended in, and where its model is."""
+    errors = f"test error {result['test_error']:.2f} %"
+    if len(result["replica_test_errors"]) > 1:
+        replicas = np.mean(result["replica_test_errors"])
+        errors += f" (its replicas {replicas:.2f} %)"
+    energy = result["local_energy"]
+    return (
+        f"{errors}, training error {result['train_error']:.2f} %, which noise of "
+        f"σ = {energy['sigma'][-1]:g} on the weights raises by {energy['error'][-1]:.2f} points; "
+        f"{result['gradient_evaluations']:,} gradients in {result['seconds']:.0f} s. The model is "
+        f"in {out / 'model'}."
+    )
 
 
 def train_command(arguments: Sequence[str]) -> Any:

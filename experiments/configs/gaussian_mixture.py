@@ -10,4 +10,6 @@ from experiments.studies.gaussian_mixture.description import Chapter
 
 STUDY = Chapter(parts=("minima", "algorithms", "replicas", "entropy"), num_features=1000, seeds=10)
 
-SMALL = dataclasses.replace(STUDY, parts=("minima",), num_features=200, seeds=6)
+SMALL = dataclasses.replace(
+    STUDY, parts=("minima",), num_features=200, seeds=6, theory=("local_entropy",)
+)

@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ def rows(place: pathlib.Path, tries: int) -> list[Row]:
         *_cache_rows(place / "caches", tries),
         *_idx_rows(place / "data", tries),
         *_tiny_rows(place / "tiny", tries),
+        *_folder_rows(place / "folder", tries),
     ]
 
 
@@ -167,6 +169,37 @@ def _tiny_rows(place, tries) -> Iterator[Row]:
     for kind in DAMAGES:
         number = tries_of(kind, tries)
         yield Row("prepared data set", kind, number, functools.partial(prepared, kind))
+
+
+def _folder_rows(place, tries) -> Iterator[Row]:
+    """The cache of the images of a folder."""
+    images, cache = place / "images", place / "cache"
+
+    def load():
+        with warnings.catch_warnings(action="ignore"):  # that a damaged cache is made again
+            dataset = data.from_folder(images, test=0.5, cache_dir=cache)
+        return [array.tobytes() for array in _arrays(dataset)]
+
+    def write():
+        if not images.exists():
+            rng = np.random.default_rng(0)
+            for name in ("blue", "red"):
+                (images / name).mkdir(parents=True)
+                for number in range(4):
+                    pixels = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+                    PIL.Image.fromarray(pixels).save(images / name / f"{number}.png")
+        shutil.rmtree(cache, ignore_errors=True)
+        return load()
+
+    def damaged(kind, draw, tries):
+        for _ in range(tries):
+            wanted = write()
+            DAMAGES[kind](draw.choice(sorted(cache.iterdir())), draw)
+            yield outcome(load, wanted, place)
+
+    for kind in DAMAGES:
+        attempts = functools.partial(damaged, kind)
+        yield Row("image cache of a folder", kind, tries_of(kind, tries), attempts)
 
 
 def _arrays(dataset):

@@ -5,10 +5,14 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
+import numpy as np
+
 from experiments.damage.attempts import CONFIG, Row, outcome, without_times
 from experiments.damage.damages import DAMAGES, tries_of
 from experiments.engine.task import make_task
 from experiments.engine.train import train
+from flatjax import models
 
 LABELS = (
     "config.json",
@@ -19,6 +23,9 @@ LABELS = (
     "last checkpoint, metadata",
     "checkpoint before the last",
 )
+
+
+MODEL = ("model/model.json", "model/arrays.npz")
 
 
 class Run:
@@ -66,6 +73,13 @@ class Run:
             (run / "result.json").unlink()
         return run
 
+    def _answers(self, folder: pathlib.Path) -> list[Any]:
+        """What a saved model says: its arrays, and its logits of some test images."""
+        predict, params, state = models.load(folder)
+        logits = predict(params, state, self._task.held_out.image[:20])
+        arrays = [np.asarray(array).tobytes() for array in jax.tree.leaves((params, state, logits))]
+        return [*arrays, predict.class_names, predict.image_shape, predict.about]
+
     def _names(self, label: str) -> list[str]:
         good = self._good[0]
         paths = sorted(path.relative_to(good) for path in good.rglob("*") if path.is_file())
@@ -79,6 +93,10 @@ class Run:
             for kind, damage in DAMAGES.items():
                 attempts = functools.partial(self._damaged, label, damage)
                 found.append(Row(label, kind, tries_of(kind, tries), attempts))
+        for name in MODEL:
+            for kind, damage in DAMAGES.items():
+                attempts = functools.partial(self._damaged_model, name, damage)
+                found.append(Row(name, kind, tries_of(kind, tries), attempts))
         found.append(Row("any of a run", "another run's", tries, self._swapped))
         found.append(Row("any of a checkpoint", "another checkpoint's", tries, self._mixed))
         return found
@@ -92,6 +110,17 @@ class Run:
             else:
                 path.unlink()
             yield self._outcome(run)
+
+    def _damaged_model(self, name, damage, draw, tries):
+        """Attempts at a file of the final model, which is then loaded."""
+        good = self._good[0] / "model"
+        wanted = self._answers(good)
+        copy = self._place / "model"
+        for _ in range(tries):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(good, copy)
+            damage(copy / pathlib.Path(name).name, draw)
+            yield outcome(lambda: self._answers(copy), wanted, copy)
 
     def _swapped(self, draw, tries):
         """Puts a file or folder of another run in the place of this one's, or several."""

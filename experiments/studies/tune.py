@@ -9,7 +9,8 @@ import tqdm
 from experiments.engine.loop import TrainingDivergedError
 from experiments.engine.task import Task, make_task
 from experiments.engine.train import train
-from experiments.report.statistics import mean_and_sem
+from experiments.report.meeting import not_met
+from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.store import slug, write_json
 from experiments.studies.compare.description import Comparison
 
@@ -66,9 +67,11 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
                 for seed in range(seeds)
             ]
             error = mean_and_sem([result["test_error"] for result in results])
+            warning = not_met(results)
         except TrainingDivergedError:
-            error = None
-        found.append({"settings": candidate, "validation_error": error})
+            error = warning = None
+        row = {"settings": candidate, "seeds": seeds, "validation_error": error}
+        found.append(row | {"warning": warning})
         found.sort(key=lambda row: (row["validation_error"] is None, row["validation_error"]))
         write_json(out / f"{slug(label)}.json", {"candidates": found})
     return found
@@ -81,6 +84,8 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
         lines.append(f"{label}:")
         for row in rows:
             error = row["validation_error"]
-            shown = "diverged" if error is None else "{:6.2f} ± {:.2f} %".format(*error)
-            lines.append(f"  {shown}   {row['settings']}")
+            shown = "diverged" if error is None else with_error(*error, row["seeds"]) + " %"
+            lines.append(f"  {shown:>14}   {row['settings']}")
+        if rows and rows[0]["warning"]:
+            lines.append(f"  warning, of the first: {rows[0]['warning']}")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
-from experiments.report.statistics import mean_and_sem
+from experiments.report.statistics import LEAST_FOR_TAU, mean_and_sem, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.committee import records
 from experiments.studies.committee.description import CommitteeStudy
@@ -102,9 +102,9 @@ def ranking_table(study: CommitteeStudy, solutions: Records) -> str:
                 runs = [run for run in solved if run["subset"] == subset]
                 pairs = [(measure(run), other(run)) for run in runs]
                 pairs = [pair for pair in pairs if np.isfinite(pair).all()]
-                if len(pairs) > 2:
+                if len(pairs) >= LEAST_FOR_TAU:
                     taus.append(kendall_tau(*np.transpose(pairs)))
-            line.append("{:+.2f} ± {:.2f}".format(*mean_and_sem(taus)) if taus else "")
+            line.append(with_error(*mean_and_sem(taus), len(taus), sign="+") if taus else "")
         lines.append(line)
     return markdown_table(lines)
 

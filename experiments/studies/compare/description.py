@@ -19,6 +19,7 @@ class Comparison(Study):
       sigma: noise strength at which local energies are tabled; one of `base.sigmas`.
       tuning: what all runs change while settings are chosen, always on validation data.
       grids: label -> field -> the values tried, all combinations of them.
+      conclusion: what the table can show and what it cannot; printed below it.
     """
 
     runs: dict[str, dict[str, Any]]
@@ -26,6 +27,7 @@ class Comparison(Study):
     sigma: float
     tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
     grids: dict[str, dict[str, tuple[Any, ...]]] = dataclasses.field(default_factory=dict)
+    conclusion: str = ""
 
     def configs(self) -> dict[str, TrainConfig]:
         """Label -> configuration."""

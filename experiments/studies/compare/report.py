@@ -1,13 +1,15 @@
 """What a comparison reports: a table, JSON and pictures."""
 
 import pathlib
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from experiments.report import plots, store
+from experiments.report.meeting import not_met
 from experiments.report.plots import COLORS
-from experiments.report.statistics import mean_and_sem, standard_error
+from experiments.report.statistics import mean_and_sem, standard_error, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.compare.description import Comparison
 
@@ -25,12 +27,34 @@ def report(study: Comparison, results: Results, out: pathlib.Path) -> str:
     if has_batch_statistics([run for runs in results.values() for run in runs]):
         draw_batch_statistics(results, out / "batch_statistics.png")
     base = study.base
-    return f"""
-{base.data.dataset}, {base.network.model}, {base.data.evaluate_on}: mean ± s.e. over seeds
+    where = f"{base.data.dataset}, {base.network.model}, {base.data.evaluate_on}"
+    paragraphs = [
+        f"\n{where}: errors in %. {_caption(rows)}",
+        text,
+        conclusion(study, results),
+        f"written: {out / 'comparison.json'}, comparison.md, comparison.png",
+    ]
+    return "\n\n".join(filter(None, paragraphs))
 
-{text}
 
-written: {out / "comparison.json"}, comparison.md, comparison.png"""
+def conclusion(study: Comparison, results: Results) -> str:
+    """What the table shows, and whose replicas have not met."""
+    warnings = {label: not_met(runs) for label, runs in results.items()}
+    found = [f"{label}: {warning}" for label, warning in warnings.items() if warning is not None]
+    paragraphs = [study.conclusion, *(f"warning: {warning}" for warning in found)]
+    return "\n".join(textwrap.fill(one, 100) for one in paragraphs if one)
+
+
+def _caption(rows: dict[str, dict[str, Any]]) -> str:
+    """What stands behind ±, and what the columns are."""
+    counts = sorted({row["seeds"] for row in rows.values()})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    text = f"Mean ± standard error over {seeds} seeds."
+    if counts == [1]:
+        text = "One seed each, so that no error is known."
+    if all("averaged_statistics_error" in row for row in rows.values()):
+        text += '\n"averaged" is the test error with averaged batch statistics.'
+    return text
 
 
 def summarize(results: Results, sigma: float) -> dict[str, dict[str, Any]]:
@@ -65,39 +89,27 @@ def has_batch_statistics(runs: list[dict[str, Any]]) -> bool:
 
 def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
     """The summary as a Markdown table."""
-    header = [
-        "algorithm",
-        "seeds",
-        "test error %",
-        "replicas %",
-        "ensemble %",
-        "train error %",
-        f"local energy %, σ={sigma:g}",
-        "gradients",
-        "seconds",
-    ]
+    header = ["algorithm", "test error", "replicas", "ensemble", "training"]
+    header += [f"energy σ={sigma:g}", "gradients", "seconds"]
     with_statistics = all("averaged_statistics_error" in row for row in rows.values())
-    if with_statistics:
-        header.insert(3, "averaged statistics %")
+    if with_statistics:  # in the place of the ensemble, so that a line fits 100 columns
+        header[3] = "averaged"
     lines = [header]
     for label, row in rows.items():
-        shown = "{:.2f} ± {:.2f}" if row["seeds"] > 1 else "{:.2f}"
-        pair = lambda name, row=row, shown=shown: shown.format(*row[name])
+        pair = lambda name, row=row: with_error(*row[name], row["seeds"])
+        third = "averaged_statistics_error" if with_statistics else "ensemble_error"
         lines.append(
             [
                 label,
-                str(row["seeds"]),
                 pair("test_error"),
                 f"{row['replica_error'][0]:.2f}",
-                f"{row['ensemble_error'][0]:.2f}",
+                f"{row[third][0]:.2f}",
                 f"{row['train_error'][0]:.2f}",
                 pair("local_energy"),
                 f"{row['gradient_evaluations']:,}",
                 f"{row['seconds'][0]:.1f}",
             ]
         )
-        if with_statistics:
-            lines[-1].insert(3, pair("averaged_statistics_error"))
     return markdown_table(lines)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.report import plots, store
 from experiments.report.plots import COLORS
-from experiments.report.statistics import standard_error
+from experiments.report.statistics import LEAST_FOR_TAU, standard_error
 from experiments.report.tables import markdown_table
 from experiments.studies.flatness.description import MEASURES
 from experiments.studies.flatness_study.description import FlatnessStudy
@@ -49,7 +49,8 @@ def table(study: FlatnessStudy, rankings: dict[str, dict[str, flatness.Ranking]]
                 (found.tau, found.interval),
                 (found.granulated, found.granulated_interval),
             ):
-                line.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
+                is_shown = found.num_solutions >= LEAST_FOR_TAU
+                line.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if is_shown else "")
         lines.append(line)
     return markdown_table(lines)
 

@@ -49,7 +49,7 @@ def run_chapter(
         simulations = read_simulations(path)
     rows = compare(points, simulations)
     names = [name for part in chapter.parts for name in PARTS[part][1]]
-    paths = figures.draw(names, rows, out)
+    paths = figures.draw(list(dict.fromkeys([*names, *chapter.theory])), rows, out)
     text = f"{table(rows)}\n\n{agreement(rows)}"
     store.write_json(out / "comparison.json", {"rows": rows})
     store.write_text(out / "comparison.md", text + "\n")

@@ -15,8 +15,10 @@ class Chapter:
       parts: of the chapter.
       num_features: N of the simulations; slow ones have fewer, and more samples.
       seeds: samples of each point.
+      theory: figures that are drawn without simulated points, in addition to those of the parts.
     """
 
     parts: Sequence[Part]
     num_features: int
     seeds: int
+    theory: Sequence[str] = ()

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from experiments.report import store
+from experiments.report.statistics import with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.ladder.ranking import Records, best
 
@@ -24,7 +25,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [["setting", "length", "seeds", "validation error %", *names]]
     for row in rows:
         chosen = [f"{row['settings'][field]:g}" for field in fields]
-        error = f"{row['error']:.2f} ± {row['sem']:.2f}"
+        error = with_error(row["error"], row["sem"], row["seeds"])
         lines.append([row["setting"], f"x {row['length']}", str(row["seeds"]), error, *chosen])
     return markdown_table(lines)
 

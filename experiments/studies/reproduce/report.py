@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import store
+from experiments.report.statistics import with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.reproduce.costs import read_costs
 from experiments.studies.reproduce.description import Row
@@ -66,7 +67,7 @@ def _here(name: str, row: Row, label: str) -> str:
     if label not in summary:
         small = row.num_examples < 50_000
         return "not run here" if small else "not run here: needs an accelerator"
-    return "{:.2f} ± {:.2f}".format(*summary[label]["test_error"])
+    return with_error(*summary[label]["test_error"], summary[label]["seeds"])
 
 
 def _reduced(name: str, label: str) -> str:
