@@ -1,9 +1,10 @@
 """Networks, as Flax linen modules: images (B, H, W, C) to logits (B, num_classes).
 
-All are called alike, `model.apply(variables, images, train=...)`. Those with batch norm keep its
-running averages in the collection `"batch_stats"` and need `mutable=["batch_stats"]` when `train`
-is True. Those that draw random numbers in training take them from the stream `"dropout"`:
-`rngs={"dropout": key}`.
+A model of language, `Transformer`, takes tokens (B, T) instead and gives logits (B, T,
+num_classes). All are called alike, `model.apply(variables, images, train=...)`. Those with batch
+norm keep its running averages in the collection `"batch_stats"` and need `mutable=["batch_stats"]`
+when `train` is True. Those that draw random numbers in training take them from the stream
+`"dropout"`: `rngs={"dropout": key}`.
 
 `save` and `load` keep trained models on disk.
 """
@@ -23,6 +24,7 @@ from flatjax.models._pyramidnet import PyramidNet, pyramidnet272
 from flatjax.models._resnet import ResNet, resnet18, resnet50, resnet110
 from flatjax.models._saved import LoadedModel, Predictor, load, save
 from flatjax.models._shake_drop import ShakeDrop
+from flatjax.models._transformer import Transformer
 from flatjax.models._vit import VisionTransformer
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "ResNet",
     "ShakeDrop",
     "SmallConvNet",
+    "Transformer",
     "VisionTransformer",
     "contains_convolution",
     "conv_general_dilated",
