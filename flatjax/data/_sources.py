@@ -50,7 +50,8 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     - `"npz:PATH"`: your arrays, in a file that `numpy.savez` wrote, named `x_train`, `y_train`,
       `x_test`, `y_test` (as by Keras) or `train_images`, `train_labels`, `test_images`,
       `test_labels`, and `class_names` if you like; see `from_arrays`. Without test arrays, tell how
-      many of the examples are for testing: `"npz,test=0.2:PATH"`.
+      many of the examples are for testing: `"npz,test=0.2:PATH"`. `"npz,task=regression:PATH"` if
+      the labels are targets. Texts are for `load_text`.
 
     The named sets, except digits, are prepared once under `data_dir` as ArrayRecord files, and
     read from there. What was prepared is recorded with digests, and checked each time it is read.

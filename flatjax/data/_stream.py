@@ -15,7 +15,7 @@ from flatjax.data._dataset import Split, check_labels
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """A classification task whose training examples come from a loader, batch by batch.
+    """A classification or regression whose training examples come from a loader, batch by batch.
 
     Attributes:
       batches: the training batches of a pass. Either an iterable that can be iterated again and
@@ -25,7 +25,7 @@ class Stream:
         another order in each pass. A batch is `{"image": ..., "label": ...}` or a pair, with arrays
         as `from_arrays` takes them; all batches have one size.
       test: the examples for testing, in memory.
-      num_classes: number of classes.
+      num_classes: number of classes; of a regression, of targets.
       num_batches: batches in a pass; by default `len(batches)`. What comes after them is not read.
       class_names: the names of the classes, if they have any.
       name: the name of the data set.
@@ -175,7 +175,7 @@ class StreamReader(Iterator[Split]):
             if not {"image", "label"} <= batch.keys():
                 raise ValueError(f"{place} must hold image and label, got {sorted(batch)}")
             batch = batch["image"], batch["label"]
-        split = make_split(place, batch)
+        split = make_split(place, batch, regression=self._stream.test.is_regression)
         check_labels(place, split, self._stream.num_classes)
         expected = self._stream.test.image
         if (split.image.shape[1:], split.image.dtype) != (expected.shape[1:], expected.dtype):
