@@ -167,7 +167,10 @@ def _flat(tree):
         ({"evaluate_on": "validation", "validation": 0.0}, "validation"),
         ({"common_init": True, "gamma": None}, "gamma"),
         ({"algorithm": "sgd", "gamma": 3.0}, "gamma is not a setting of sgd, but of esgd, rsgd, "),
-        ({"algorithm": "sam", "replicas": 7}, "replicas is not .* sam, but of rsgd, rsam, parle:"),
+        (
+            {"algorithm": "sam", "replicas": 7},
+            "replicas is not .* sam, but of rsgd, rsam, parle, diloco:",
+        ),
         ({"algorithm": "rsam", "gamma": None}, "gamma"),
         ({"algorithm": "swa", "warmup": 0.1}, "warmup is not a setting of swa"),
         ({"milestones": (0.5,)}, "milestones is only for schedule milestones"),

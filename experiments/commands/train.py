@@ -41,7 +41,7 @@ class Train(Generic[A]):
     )
     """sgd; sam (sharpness-aware); swa or ema (averages of SGD's weights); esgd (Entropy-SGD); rsgd
     (Replicated-SGD); rsam (replicas of SAM, coupled); parle (replicas of Entropy-SGD); esam (SAM in
-    the loop of Entropy-SGD)."""
+    the loop of Entropy-SGD); diloco (replicas that share an outer optimizer's step)."""
     out: pathlib.Path | None = None
     """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
     checkpoint_seconds: float = 20.0

@@ -158,10 +158,34 @@ class Parle(_InnerLoop, _Replicated):
     """Initial coupling of the anchors to their center; by default automatic."""
 
 
-AlgorithmSettings: TypeAlias = Sgd | Sam | Swa | Ema | Esgd | Rsgd | Rsam | Esam | Parle
-AlgorithmName = Literal["sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "esam", "parle"]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diloco(_Settings):
+    """DiLoCo: replicas train alone and take a common outer step every K steps."""
+
+    name = "diloco"
+    replicas: int = 4
+    """The number of replicas, y."""
+    common_init: bool = True
+    """Start all replicas from the same weights."""
+    period: int = 16
+    """K: steps between outer steps."""
+    outer_learning_rate: float = 0.7
+    """Learning rate of the outer step."""
+    outer_momentum: float = 0.9
+    """Nesterov momentum of the outer step."""
+
+    @property
+    def num_replicas(self) -> int:
+        """The number of replicas, y."""
+        return self.replicas
+
+
+AlgorithmSettings: TypeAlias = Sgd | Sam | Swa | Ema | Esgd | Rsgd | Rsam | Esam | Parle | Diloco
+AlgorithmName = Literal[
+    "sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "esam", "parle", "diloco"
+]
 SETTINGS: dict[str, type[AlgorithmSettings]] = {
-    kind.name: kind for kind in (Sgd, Sam, Swa, Ema, Esgd, Rsgd, Rsam, Esam, Parle)
+    kind.name: kind for kind in (Sgd, Sam, Swa, Ema, Esgd, Rsgd, Rsam, Esam, Parle, Diloco)
 }
 
 
@@ -185,7 +209,7 @@ def takers(field: str) -> list[str]:
 
     Examples:
       >>> takers("replicas")
-      ['rsgd', 'rsam', 'parle']
+      ['rsgd', 'rsam', 'parle', 'diloco']
     """
     return [
         name

@@ -32,9 +32,15 @@ _NUMBERS: dict[str, _Check] = {
         ("held_out_size curve_examples", (_is_whole, "a whole number >= 1")),
         ("local_energy_samples", (lambda v: _is_whole(v) and v >= 2, "a whole number >= 2")),
         ("seed data_seed", _SEED),
-        ("epochs learning_rate gamma_factor sam_rho milestone_factor", (lambda v: v > 0, "> 0")),
+        (
+            "epochs learning_rate outer_learning_rate gamma_factor sam_rho milestone_factor",
+            (lambda v: v > 0, "> 0"),
+        ),
         ("weight_decay noise_scale gamma replica_gamma", (lambda v: v >= 0, ">= 0")),
-        ("momentum averaging_decay ema_decay warmup", (lambda v: 0 <= v < 1, "in [0, 1)")),
+        (
+            "momentum averaging_decay ema_decay warmup outer_momentum squares_decay",
+            (lambda v: 0 <= v < 1, "in [0, 1)"),
+        ),
         ("label_noise label_smoothing validation", (lambda v: 0 <= v < 1, "in [0, 1)")),
         ("warmup_start", (lambda v: 0 <= v <= 1, "in [0, 1]")),
         ("average_start", (lambda v: 0 < v < 1, "in (0, 1)")),

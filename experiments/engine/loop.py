@@ -12,6 +12,7 @@ import tqdm
 from experiments.engine import evaluate, programs
 from experiments.engine.algorithms import Hyper
 from experiments.engine.config import TrainConfig
+from experiments.engine.datasets import Examples
 from experiments.engine.feed import Feed
 from experiments.engine.plan import Plan, hyper_of
 from experiments.engine.programs import Programs
@@ -29,7 +30,7 @@ def take_steps(
     compiled: Programs,
     hyper: Hyper,
     state: State,
-    train: data.DeviceSplit,
+    train: Examples,
     draw: Draw,
     num_steps: int,
     progress: Callable[[int], Any] = lambda count: None,
@@ -65,16 +66,17 @@ def take_steps(
     return state, np.stack(jax.device_get(local(rows)))
 
 
-def device_train(plan: Plan, task: Task) -> data.DeviceSplit:
+def device_train(plan: Plan, task: Task) -> Examples:
     """The training examples, where the run lives."""
     return task.device_train if plan.placement.mesh is None else _put(plan, task.train)
 
 
-def _put(plan, split) -> data.DeviceSplit:
+def _put(plan, split) -> Examples:
     """Examples, where the run lives."""
     if plan.placement.mesh is None:
         return data.to_device(split)
-    return plan.placement.put(data.DeviceSplit(split.image, split.label))
+    kind = data.DeviceTokens if isinstance(split, data.TokenSplit) else data.DeviceSplit
+    return plan.placement.put(kind(*split.arrays))
 
 
 def _feed(plan, task) -> Feed | None:
