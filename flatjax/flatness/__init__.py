@@ -24,6 +24,7 @@ from flatjax.flatness._learning_coefficient import learning_coefficient
 from flatjax.flatness._local_energy import LocalEnergy, local_energy, paired_difference
 from flatjax.flatness._local_entropy import LocalEntropy, local_entropy
 from flatjax.flatness._log_fraction import LogFraction, log_fraction_direct
+from flatjax.flatness._merging import Barrier, Soup, barrier, soup
 from flatjax.flatness._operators import gauss_newton_operator, hessian_operator
 from flatjax.flatness._pac_bayes import PacBayesSigma, pac_bayes_sigma
 from flatjax.flatness._pruning import Pruning, pruning
@@ -39,6 +40,7 @@ from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, sli
 from flatjax.flatness._weight_noise import WeightNoise, weight_noise
 
 __all__ = [
+    "Barrier",
     "Eigenvalues",
     "LearningCoefficient",
     "LocalEnergy",
@@ -51,11 +53,13 @@ __all__ = [
     "SamSharpness",
     "Slice1D",
     "Slice2D",
+    "Soup",
     "SpectralDensity",
     "Trace",
     "TrainingCoefficient",
     "WeightNoise",
     "WorstCaseSharpness",
+    "barrier",
     "gauss_newton_operator",
     "hessian_operator",
     "kendall_tau",
@@ -78,6 +82,7 @@ __all__ = [
     "sam_sharpness",
     "slice_1d",
     "slice_2d",
+    "soup",
     "spectral_density",
     "top_eigenvalues",
     "trace",
