@@ -17,6 +17,7 @@ MODULES = (
     ".gaussian_mixture.losses",
     ".gaussian_mixture.sampling",
     ".gaussian_mixture.simulate",
+    ".lora",
     ".schedules",
 )
 
