@@ -24,7 +24,6 @@ from flatjax.flatness._learning_coefficient import learning_coefficient
 from flatjax.flatness._local_energy import LocalEnergy, local_energy, paired_difference
 from flatjax.flatness._local_entropy import LocalEntropy, local_entropy
 from flatjax.flatness._log_fraction import LogFraction, log_fraction_direct
-from flatjax.flatness._merging import Barrier, Soup, barrier, soup
 from flatjax.flatness._operators import gauss_newton_operator, hessian_operator
 from flatjax.flatness._pac_bayes import PacBayesSigma, pac_bayes_sigma
 from flatjax.flatness._pruning import Pruning, pruning
@@ -37,10 +36,10 @@ from flatjax.flatness._sharpness import (
     worst_case_sharpness,
 )
 from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
+from flatjax.flatness._soup import Soup, soup
 from flatjax.flatness._weight_noise import WeightNoise, weight_noise
 
 __all__ = [
-    "Barrier",
     "Eigenvalues",
     "LearningCoefficient",
     "LocalEnergy",
@@ -59,7 +58,6 @@ __all__ = [
     "TrainingCoefficient",
     "WeightNoise",
     "WorstCaseSharpness",
-    "barrier",
     "gauss_newton_operator",
     "hessian_operator",
     "kendall_tau",

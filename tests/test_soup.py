@@ -1,4 +1,4 @@
-"""Barriers and soups: known values, batch statistics, and which solutions are taken."""
+"""Soups: means, batch statistics, and which solutions are taken."""
 
 import functools
 
@@ -23,25 +23,6 @@ def well(params, batch):
 
 def at(x, y=0.0):
     return {"x": jnp.float32(x), "y": jnp.float32(y)}
-
-
-def test_a_barrier_is_the_rise_above_the_straight_line():
-    found = flatness.barrier(well, points=201)(at(-1), at(1), BATCHES)
-    xs = np.linspace(-1, 1, 201)
-    expected = (xs**2 - 1) ** 2  # the slope joins the two ends
-    np.testing.assert_allclose(found.values["loss"], expected + 0.25 * xs, atol=1e-5)
-    assert found.height["loss"] == pytest.approx(1, abs=1e-5)
-    assert found.place["loss"] == pytest.approx(0.5)
-    assert found.height["distance"] == 0  # a valley
-    np.testing.assert_allclose(found.t, np.linspace(0, 1, 201))
-
-
-def test_both_ways_have_one_barrier_and_one_basin_has_none():
-    measure = flatness.barrier(well, points=21)
-    there, back = measure(at(-1.1, 0.3), at(0.8), BATCHES), measure(at(0.8), at(-1.1, 0.3), BATCHES)
-    assert there.height["loss"] == pytest.approx(back.height["loss"], rel=1e-4)
-    assert there.place["loss"] == pytest.approx(1 - back.place["loss"])
-    assert measure(at(1), at(1, 2), BATCHES).height["loss"] == 0  # convex in between
 
 
 def test_a_soup_is_the_mean_and_a_greedy_one_takes_what_helps():
@@ -109,9 +90,9 @@ def test_statistics_are_measured_at_every_point():
     one, other = variables(0.0), variables(np.pi / 2)
     again = lambda params, stats: (flatjax.batch_stats.reestimate(update, params, stats, X),)
     stats = again(one, Normed().init(jax.random.key(0), X[0], True)["batch_stats"])[0]
-    found = flatness.barrier(variance, points=3, state_fn=again)(one, other, X, stats)
+    found = flatness.barrier(variance, num_points=3, state_fn=again)(one, other, X, stats)
     np.testing.assert_allclose(found.values["variance"], 1, atol=0.05)
-    fixed = flatness.barrier(variance, points=3)(one, other, X, stats)
+    fixed = flatness.barrier(variance, num_points=3)(one, other, X, stats)
     assert fixed.values["variance"][-1] > 5
     soup = flatness.soup(variance, state_fn=again)([one, other], X, stats)
     assert soup.values["variance"] == pytest.approx(1, abs=0.05)
@@ -122,9 +103,7 @@ def test_statistics_are_measured_at_every_point():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: flatness.barrier(well, points=2), ValueError, "points must be >= 3"),
-        (lambda: flatness.barrier(None), TypeError, "eval_fn must be a function"),
-        (lambda: flatness.barrier(well)(at(1), at(1), BATCHES), ValueError, "must be different"),
+        (lambda: flatness.soup(None), TypeError, "eval_fn must be a function"),
         (lambda: flatness.soup(well)([], BATCHES), ValueError, "solutions must hold one at least"),
         (
             lambda: flatness.soup(well, greedy="error")([at(1)], BATCHES),
