@@ -1,7 +1,8 @@
 """Every measure of flatness at its smallest size, for the tests of what all must satisfy.
 
-`MEASURES` has a function for each, `make(eval_fn, mask) -> (measure of (params, batches, key) ->
-numbers)`.
+`MEASURES` has a function for each, `make(eval_fn, mask) -> (measure of (params, batches, key,
+*state) -> numbers)`. All measures are called so, whether they draw anything or not; only slices are
+not, which are of an origin and directions.
 """
 
 import functools
@@ -45,12 +46,12 @@ def of_weight_noise(eval_fn, mask):
 
 def of_quantization(eval_fn, mask):
     measure = flatness.quantization(eval_fn, bits=[3], mask=True if mask is None else mask)
-    return lambda params, batches, key: measure(params, batches).rise["loss"]
+    return lambda *given: measure(*given).rise["loss"]
 
 
 def of_pruning(eval_fn, mask):
     measure = flatness.pruning(eval_fn, sparsity=[0.4], mask=True if mask is None else mask)
-    return lambda params, batches, key: measure(params, batches).rise["loss"]
+    return lambda *given: measure(*given).rise["loss"]
 
 
 def of_pac_bayes(eval_fn, mask):
@@ -62,7 +63,7 @@ def of_pac_bayes(eval_fn, mask):
 
 def of_sam(eval_fn, mask):
     measure = flatness.sam_sharpness(eval_fn, rho=1e-2, mask=mask)
-    return lambda params, batches, key: measure(params, batches).rise["loss"]
+    return lambda *given: measure(*given).rise["loss"]
 
 
 def of_worst_case(eval_fn, mask):
@@ -105,10 +106,10 @@ def of_slices(eval_fn, mask):
     one = flatness.slice_1d(eval_fn, [0.0, 1e-3])
     two = flatness.slice_2d(eval_fn, [1e-3], [1e-3])
 
-    def measure(params, batches, key):
+    def measure(params, batches, key, *state):
         direction = flatness.random_direction(params, key, normalization="none", mask=mask)
-        along = one(params, direction, batches).values["loss"]
-        across = two(params, (direction, direction), batches).values["loss"]
+        along = one(params, direction, batches, *state).values["loss"]
+        across = two(params, (direction, direction), batches, *state).values["loss"]
         return np.append(along, across)
 
     return measure

@@ -158,7 +158,7 @@ def test_state_is_passed_on_and_nothing_is_recompiled(make):
     measure = make(sums)
     for scale in (1.0, 2.0):
         params = {"w": scale * jnp.arange(6.0).reshape(2, 3)}
-        found = measure(params, [jnp.ones(1)], jnp.float32(scale))
+        found = measure(params, [jnp.ones(1)], None, jnp.float32(scale))
         assert found.reference["loss"] == 55 * scale**2 + scale
 
 

@@ -17,6 +17,7 @@ from flatness_contract import (
     MEASURES,
     PARAMS,
     WITH_KEY,
+    WITHOUT_KEY,
     check,
     eval_fn,
     every,
@@ -148,11 +149,26 @@ def test_all_kinds_of_keys(name):
         assert np.any(measure(2**40).mean["loss"] != measure(0).mean["loss"])
 
 
-@pytest.mark.parametrize("name", WITH_KEY)
+@every
 def test_what_is_no_key_is_refused_by_name(name):
-    for key in (None, 0.5, PARAMS, jax.random.split(KEY)):
+    for key in (*([None] if name in WITH_KEY else []), 0.5, PARAMS, jax.random.split(KEY)):
         with pytest.raises((TypeError, ValueError), match=r"\bkey must be"):
             plain(name)(PARAMS, BATCHES, key)
+
+
+@every
+def test_state_comes_after_the_key(name):
+    """All have one call shape, those that draw nothing too."""
+    stateful = lambda params, batch, *state: eval_fn(params, batch) if len(state) == 2 else None
+    check(name, MEASURES[name](stateful, None)(PARAMS, BATCHES, KEY, jnp.ones(2), {"a": 1.0}))
+
+
+@pytest.mark.parametrize("name", WITHOUT_KEY)
+def test_keys_that_are_not_used_may_be_left_out(name):
+    for key in ((), (None,), (3,)):
+        check(name, plain(name)(PARAMS, BATCHES, *key))
+    with pytest.raises(TypeError, match=r"params, batches, key, \*state.*State.*after the key"):
+        plain(name)(PARAMS, BATCHES, {"mean": jnp.zeros(2)})
 
 
 # --- the order of arguments, and eval_fn ----------------------------------------------------------

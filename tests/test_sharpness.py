@@ -216,9 +216,9 @@ def test_state_is_passed_on_and_nothing_is_recompiled_for_other_solutions():
     measure = sam_sharpness(eval_fn, rho=0.1)
     worst = worst_case_sharpness(eval_fn, rho=0.1, steps=4, num_restarts=2)
     batches = [jnp.zeros(2)] * 3
-    first = measure(jnp.ones(3), batches, jnp.array(2.0))
+    first = measure(jnp.ones(3), batches, None, jnp.array(2.0))
     worst(jnp.ones(3), batches, KEY, jnp.array(2.0))
-    second = measure(2 * jnp.ones(3), batches, jnp.array(3.0))
+    second = measure(2 * jnp.ones(3), batches, None, jnp.array(3.0))
     worst(jnp.zeros(3), batches, jax.random.key(1), jnp.array(3.0))
     assert (first.reference["loss"], second.reference["loss"]) == (6.0, 36.0)
 

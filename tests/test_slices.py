@@ -333,5 +333,5 @@ def test_bad_plots_are_named(found_1d, found_2d, monkeypatch):
     with pytest.raises(ValueError, match="labels"):
         plot_slice(found_2d, points=[[0.0, 1.0]], labels=["a", "b"])
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"flatjax\[experiments\]"):
+    with pytest.raises(ImportError, match=r"flatjax\[report\]"):
         plot_slice(found_1d)

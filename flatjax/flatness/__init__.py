@@ -5,12 +5,16 @@ float32 copies, since a small perturbation of them would be rounded away.
 """
 
 from flatjax.flatness import priors
+from flatjax.flatness._barrier import Barrier, barrier
+from flatjax.flatness._check_eval_fn import check_eval_fn
 from flatjax.flatness._coefficient import LearningCoefficient
 from flatjax.flatness._coefficient_of_training import (
     TrainingCoefficient,
     learning_coefficient_of_training,
 )
+from flatjax.flatness._compare import Comparison, Difference, compare
 from flatjax.flatness._directions import line, plane, random_direction
+from flatjax.flatness._eval_fns import classification, language_model, regression
 from flatjax.flatness._hessian import (
     Eigenvalues,
     SpectralDensity,
@@ -29,6 +33,9 @@ from flatjax.flatness._pac_bayes import PacBayesSigma, pac_bayes_sigma
 from flatjax.flatness._pruning import Pruning, pruning
 from flatjax.flatness._quantization import Quantization, quantization
 from flatjax.flatness._ranking import Ranking, kendall_tau, rank_solutions
+from flatjax.flatness._report import report
+from flatjax.flatness._report_result import Report
+from flatjax.flatness._rows import Row
 from flatjax.flatness._sharpness import (
     SamSharpness,
     WorstCaseSharpness,
@@ -37,9 +44,13 @@ from flatjax.flatness._sharpness import (
 )
 from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
 from flatjax.flatness._soup import Soup, soup
+from flatjax.flatness._trajectory import Trajectory, trajectory
 from flatjax.flatness._weight_noise import WeightNoise, weight_noise
 
 __all__ = [
+    "Barrier",
+    "Comparison",
+    "Difference",
     "Eigenvalues",
     "LearningCoefficient",
     "LocalEnergy",
@@ -49,6 +60,8 @@ __all__ = [
     "Pruning",
     "Quantization",
     "Ranking",
+    "Report",
+    "Row",
     "SamSharpness",
     "Slice1D",
     "Slice2D",
@@ -56,12 +69,18 @@ __all__ = [
     "SpectralDensity",
     "Trace",
     "TrainingCoefficient",
+    "Trajectory",
     "WeightNoise",
     "WorstCaseSharpness",
+    "barrier",
+    "check_eval_fn",
+    "classification",
+    "compare",
     "gauss_newton_operator",
     "hessian_operator",
     "kendall_tau",
     "lanczos",
+    "language_model",
     "learning_coefficient",
     "learning_coefficient_of_training",
     "line",
@@ -77,6 +96,8 @@ __all__ = [
     "quantization",
     "random_direction",
     "rank_solutions",
+    "regression",
+    "report",
     "sam_sharpness",
     "slice_1d",
     "slice_2d",
@@ -84,6 +105,7 @@ __all__ = [
     "spectral_density",
     "top_eigenvalues",
     "trace",
+    "trajectory",
     "weight_noise",
     "worst_case_sharpness",
 ]

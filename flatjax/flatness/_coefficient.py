@@ -6,6 +6,7 @@ import numpy as np
 import scipy.stats
 
 from flatjax._sampling import diagnostics
+from flatjax.flatness import _optional
 
 # What a diagnosis looks for: in the temperature, and in the trace in units of its mean and error.
 MOST_TEMPERATURE, MOST_DRIFT, MOST_DRIFT_SEMS = 0.05, 0.1, 4.0
@@ -92,17 +93,16 @@ class LearningCoefficient(NamedTuple):
         Returns:
           The axes.
         """
-        if ax is None:
-            try:
-                from matplotlib import pyplot as plt
-            except ImportError as error:
-                raise ImportError("plot needs matplotlib: install flatjax[experiments].") from error
-            ax = plt.figure(layout="constrained").add_subplot()
+        ax = _optional.new_axes("LearningCoefficient.plot", ax)
         steps = np.arange(1, self.trace.shape[1] + 1)
-        ax.plot(steps, (np.cumsum(self.trace, axis=1) / steps).T, **{"linewidth": 1.0, **style})
-        ax.axhline(self.mean, color="black")
-        ax.axhspan(*self.interval(), color="black", alpha=0.15)
-        ax.set(xlabel="step", ylabel="running mean of each chain")
+        chains = ax.plot(
+            steps, (np.cumsum(self.trace, axis=1) / steps).T, **{"linewidth": 1.0, **style}
+        )
+        chains[0].set_label(style.get("label", f"{len(chains)} chains, running means"))
+        ax.axhline(self.mean, color="black", label="λ, mean of all")
+        ax.axhspan(*self.interval(), color="black", alpha=0.15, linewidth=0, label="95 % interval")
+        ax.set(xlabel="t, step of the chains", ylabel="λ, local learning coefficient")
+        ax.legend(frameon=False)
         return ax
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flatjax import _checks
+from flatjax.flatness import _tables
 
 
 class TrainingCoefficient(NamedTuple):
@@ -22,6 +23,15 @@ class TrainingCoefficient(NamedTuple):
     sem: float
     loops: np.ndarray
     n_beta: float
+
+    def table(self) -> _tables.Table:
+        """The coefficient and its standard error; printing shows it."""
+        found = {"value": [_tables.with_error(self.mean, self.sem), _tables.number(self.n_beta)]}
+        title = [f"Local learning coefficient, ± standard error over {len(self.loops)} loops"]
+        return _tables.of_quantities(title, "", ["λ", "n β"], found)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def learning_coefficient_of_training(

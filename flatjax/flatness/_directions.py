@@ -126,7 +126,7 @@ def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
       >>> line(jnp.array([1.0, 1.0]), jnp.array([4.0, 5.0])).coordinates
       array([0., 5.])
     """
-    _check_shapes(start, end)
+    check_same_shapes(start, end)
     direction, distance = _unit(optax.tree.sub(_weights(end, "end"), _weights(start, "start")))
     if not 0 < distance < np.inf:
         raise ValueError(
@@ -160,8 +160,8 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
              [2., 0.],
              [1., 3.]])
     """
-    _check_shapes(p0, p1)
-    _check_shapes(p0, p2)
+    check_same_shapes(p0, p1)
+    check_same_shapes(p0, p2)
     origin = _weights(p0, "p0")
     towards_p1 = optax.tree.sub(_weights(p1, "p1"), origin)
     towards_p2 = optax.tree.sub(_weights(p2, "p2"), origin)
@@ -192,7 +192,8 @@ def _unit(tree):
     return direction, float(norm)
 
 
-def _check_shapes(tree, other):
+def check_same_shapes(tree: chex.ArrayTree, other: chex.ArrayTree) -> None:
+    """Raises unless two solutions have the same leaves."""
     if jax.tree.structure(tree) != jax.tree.structure(other) or (
         jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, other)
     ):

@@ -21,6 +21,7 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from flatjax import _checks
+from flatjax.flatness import _plots, _tables
 from flatjax.flatness._inputs import Batches, random_key
 from flatjax.flatness._lanczos import tridiagonalize
 from flatjax.flatness._operators import Operator, operator_at
@@ -42,6 +43,18 @@ class Eigenvalues(NamedTuple):
     residuals: np.ndarray
     vectors: chex.ArrayTree
 
+    def table(self) -> _tables.Table:
+        """The eigenvalues and their residuals; printing shows it."""
+        found = {
+            "eigenvalue": [*map(_tables.number, self.values)],
+            "residual": [*map(_tables.number, self.residuals)],
+        }
+        order = [str(k + 1) for k in range(len(self.values))]
+        return _tables.of_quantities(["Extreme eigenvalues"], "number", order, found)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
 
 class Trace(NamedTuple):
     """A trace.
@@ -49,10 +62,21 @@ class Trace(NamedTuple):
     Attributes:
       mean: mean over random vectors, an unbiased estimate.
       sem: its standard error.
+      draws: the estimate of each random vector, shape (S,).
     """
 
     mean: np.ndarray
     sem: np.ndarray
+    draws: np.ndarray
+
+    def table(self) -> _tables.Table:
+        """The trace and its standard error; printing shows it."""
+        title = [f"Trace, ± standard error over {len(self.draws)} random vectors"]
+        found = [_tables.with_error(self.mean, self.sem)]
+        return _tables.of_quantities(title, "", ["trace"], {"value": found})
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 class SpectralDensity(NamedTuple):
@@ -76,6 +100,38 @@ class SpectralDensity(NamedTuple):
     sem: np.ndarray
     width: float
     dimension: int
+
+    def table(self) -> _tables.Table:
+        """The range of the eigenvalues and their moments; printing shows it."""
+        num = len(self.nodes)
+        below = (self.weights * (self.nodes < -self.width)).sum(axis=1)
+        error = lambda x: _tables.with_error(x.mean(), x.std(ddof=1) / np.sqrt(num))
+        lines = [
+            ["smallest, largest node", f"{self.nodes.min():.4g}, {self.nodes.max():.4g}"],
+            ["mean eigenvalue", error((self.weights * self.nodes).sum(axis=1))],
+            [f"share below {-self.width:.3g}", error(below)],
+            ["eigenvalues in all", f"{self.dimension:,}"],
+        ]
+        title = [f"Spectral density, ± standard error over {num} random vectors", ""]
+        return _tables.Table(title, ["", "value"], lines)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def plot(self, ax: Any = None, **style: Any) -> Any:
+        """Draws the smoothed density on a logarithmic axis.
+
+        Args:
+          ax: matplotlib axes; those of a new figure by default.
+          **style: of the curves, for matplotlib; `label` names them.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+        """
+        return _plots.plot_spectral_density(self, ax, style)
 
 
 def top_eigenvalues(
@@ -190,7 +246,7 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
             return jnp.vdot(v, matvec(v), precision="highest")
 
         samples = np.asarray(jnp.stack([sample(s) for s in range(num_samples)]), dtype=float)
-        return Trace(samples.mean(), samples.std(ddof=1) / np.sqrt(num_samples))
+        return Trace(samples.mean(), samples.std(ddof=1) / np.sqrt(num_samples), samples)
 
     return measure
 

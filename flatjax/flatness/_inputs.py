@@ -22,6 +22,7 @@ __all__ = [
     "Batches",
     "Data",
     "check_grid",
+    "check_unused_key",
     "is_real",
     "measured",
     "random_key",
@@ -85,6 +86,20 @@ def zeros_like(params: chex.ArrayTree) -> chex.ArrayTree:
 def random_key(key: Any) -> chex.PRNGKey:
     """A seed becomes a key, as `flatjax.esgd` takes it; keys of the new and the old style pass."""
     return as_key("key", key)
+
+
+def check_unused_key(key: Any) -> None:
+    """Raises unless this is a key, a seed or None: what measures take that draw nothing."""
+    if key is None:
+        return
+    try:
+        as_key("key", key)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "key must be a random key, a seed or None: every measure is called with (params, "
+            "batches, key, *state), those that draw nothing too. State, such as batch statistics, "
+            f"comes after the key. {error}"
+        ) from error
 
 
 def check_grid(name: str, values: Any) -> np.ndarray:

@@ -108,6 +108,9 @@ def tridiagonalize(
     return basis, jnp.stack(alphas), jnp.stack(betas), residual
 
 
+_STREAM = 1950  # of vectors outside of an invariant subspace
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def _step(basis, product, k, scale):
     """Adds to the basis what is new in A q_k: (basis, q_k+1, alpha, beta, max norm, residual)."""
@@ -126,7 +129,9 @@ def _step(basis, product, k, scale):
     # Nothing remains: the basis spans an invariant subspace. Go on from a vector outside it, which
     # finds other eigenvectors and has no weight in a quadrature.
     is_invariant = beta <= jnp.finfo(basis.dtype).eps * scale
-    fresh = lambda: orthogonalize(jax.random.normal(jax.random.key(k), product.shape, basis.dtype))
+    # A stream of its own: drawn with the key of the start, it might be the start again.
+    key = jax.random.fold_in(jax.random.key(_STREAM), k)
+    fresh = lambda: orthogonalize(jax.random.normal(key, product.shape, basis.dtype))
     vector = jax.lax.cond(is_invariant, fresh, lambda: residual)
     vector /= jnp.linalg.norm(vector)
     basis = basis.at[k + 1].set(vector, mode="drop")

@@ -12,7 +12,7 @@ from flatjax._evaluation import EvalFn
 from flatjax._keys import is_typed
 from flatjax._masks import Mask
 from flatjax.batch_stats import UpdateStatsFn
-from flatjax.flatness import _inputs
+from flatjax.flatness import _inputs, _plots, _tables
 from flatjax.flatness._quantities import check_quantity
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
 
@@ -59,6 +59,44 @@ class LocalEnergy(NamedTuple):
             draws=take(self.draws),
             target_met=None if self.target_met is None else self.target_met[index],
         )
+
+    def table(self) -> _tables.Table:
+        """Mean rises with their standard errors; printing shows it."""
+        stack = np.ndim(next(iter(self.reference.values())))
+        num = len(next(iter(self.reference.values()))) if stack else 0
+        of = {f"solution {m}, ": self.solution(m) for m in range(num)} if stack else {"": self}
+        values = {
+            f"rise of the {name}": [
+                _tables.with_error(mean, sem)
+                for one in of.values()
+                for mean, sem in zip(one.mean[name], one.sem[name], strict=True)
+            ]
+            for name in self.reference
+        }
+        title = ["Local energy, ± standard error over draws", _tables.at_solution(self.reference)]
+        settings = [f"{which}{sigma:g}" for which in of for sigma in self.sigma]
+        draws = [str(count) for _ in of for count in self.num_samples]
+        return _tables.of_quantities(title, "noise σ", settings, values, draws=draws)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def plot(self, name: str = "error", ax: Any = None, **style: Any) -> Any:
+        """Draws the rise of one quantity against the strength of the noise.
+
+        Args:
+          name: the quantity.
+          ax: matplotlib axes; those of a new figure by default.
+          **style: of the curves, for matplotlib; `label` names them.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+          ValueError: an unknown quantity.
+        """
+        return _plots.plot_local_energy(self, name, ax, style)
 
 
 def local_energy(

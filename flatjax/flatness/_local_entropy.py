@@ -12,7 +12,7 @@ from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._sampling import diagnostics, free_energy
-from flatjax.flatness import _tempering
+from flatjax.flatness import _plots, _tables, _tempering
 from flatjax.flatness._inputs import Batches, check_grid, random_key
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
@@ -69,6 +69,42 @@ class LocalEntropy(NamedTuple):
     r_hat: np.ndarray
     converged: np.ndarray
     num_evaluations: int
+
+    def table(self) -> _tables.Table:
+        """The log-volume at the largest beta, for each distance; printing shows it."""
+        found = {
+            "log-volume F": [
+                *map(_tables.with_error, self.log_volume[:, -1], self.log_volume_sem[:, -1])
+            ],
+            "F per weight": [*map(_tables.number, self.log_volume[:, -1] / self.num_weights)],
+        }
+        if self.log_fraction is not None and self.log_fraction_sem is not None:
+            fractions = map(_tables.with_error, self.log_fraction, self.log_fraction_sem)
+            found["log fraction"] = [*fractions]
+        found["converged"] = ["yes" if each else "no" for each in np.atleast_1d(self.converged)]
+        title = [
+            f"Local entropy at β = {self.beta[-1]:g}, in nats, ± standard error between chains",
+            f"Total energy at the solution {self.reference:.4g}, {self.num_weights:,} weights",
+        ]
+        return _tables.of_quantities(title, "distance", _tables.labels(self.distance), found)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def plot(self, ax: Any = None, **style: Any) -> Any:
+        """Draws the log-volume per weight against the distance, a curve for each beta above 0.
+
+        Args:
+          ax: matplotlib axes; those of a new figure by default.
+          **style: of the curves, for matplotlib; `label` names them.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+        """
+        return _plots.plot_local_entropy(self, ax, style)
 
 
 def local_entropy(

@@ -12,6 +12,7 @@ from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax._sampling import direct
+from flatjax.flatness import _tables
 from flatjax.flatness._inputs import Batches, check_grid, random_key
 from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
@@ -52,6 +53,18 @@ class LogFraction(NamedTuple):
         log_mean = logsumexp(exponents, axis=-1) - np.log(count)
         ratio = np.exp(exponents - log_mean[..., None])
         return log_mean, ratio.std(axis=-1, ddof=1) / np.sqrt(count)
+
+    def table(self) -> _tables.Table:
+        """The log fraction at each distance; printing shows it."""
+        found = {
+            "log fraction": [*map(_tables.with_error, self.log_fraction, self.log_fraction_sem)],
+            "hits": [str(hits) for hits in self.hits],
+        }
+        title = [f"Share of {self.energy.shape[1]:,} draws below the threshold, in nats"]
+        return _tables.of_quantities(title, "distance", _tables.labels(self.distance), found)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def log_fraction_direct(

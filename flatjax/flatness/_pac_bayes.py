@@ -10,6 +10,7 @@ import numpy as np
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
+from flatjax.flatness import _tables
 from flatjax.flatness._inputs import Batches, random_key, repeatable
 from flatjax.flatness._quantities import check_quantity
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
@@ -36,6 +37,23 @@ class PacBayesSigma(NamedTuple):
     bracketed: bool
     sigmas: np.ndarray
     rises: np.ndarray
+
+    def table(self) -> _tables.Table:
+        """The tolerated noise and the rise there; printing shows it."""
+        lines = [
+            ["noise σ*", _tables.number(self.sigma)],
+            ["1 / σ*²", _tables.number(self.complexity)],
+            ["rise at σ*", _tables.with_error(self.rise, self.sem)],
+            ["within the bounds", "yes" if self.bracketed else "no"],
+            [
+                "strengths tried",
+                f"{len(self.sigmas)}, {self.sigmas.min():.3g} to {self.sigmas.max():.3g}",
+            ],
+        ]
+        return _tables.Table(["PAC-Bayes sigma", ""], ["", "value"], lines)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def pac_bayes_sigma(

@@ -11,7 +11,7 @@ import numpy as np
 from flatjax import _checks, _vectors
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax.flatness import _inputs
+from flatjax.flatness import _inputs, _tables
 from flatjax.flatness._changes import magnitudes, make_changes
 from flatjax.flatness._inputs import Batches
 
@@ -32,6 +32,17 @@ class Pruning(NamedTuple):
     rise: dict[str, np.ndarray]
     reference: dict[str, np.ndarray]
     distance: np.ndarray
+
+    def table(self) -> _tables.Table:
+        """The rise of each quantity at each setting; printing shows it."""
+        title = ["Pruned weights", _tables.at_solution(self.reference)]
+        rises = _tables.rises(self.reference, self.rise)
+        settings = [f"{s:g}" for s in self.sparsity]
+        distance = [*map(_tables.number, self.distance)]
+        return _tables.of_quantities(title, "sparsity", settings, rises, distance=distance)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def pruning(
@@ -62,10 +73,12 @@ def pruning(
         kernels), and biases and the scales of norms are not; True prunes all.
 
     Returns:
-      `fn(params, batches, *state) -> Pruning`. It loops over batches in Python around jitted steps,
-      and is not to be jitted itself.
+      `fn(params, batches, key, *state) -> Pruning`. The key is not used, and may be None: it is
+      there because all measures are called alike. The function loops over batches in Python around
+      jitted steps, and is not to be jitted itself.
 
     Raises:
+      TypeError: (when called) state in place of the key.
       ValueError: sparsities that are empty or not in (0, 1), an unknown scope, or (when called) no
         batches, an iterator in their place, or no leaf that may be pruned.
 
@@ -103,7 +116,8 @@ def pruning(
             return [count(weights, s) for s in grid.tolist()]
         return [jax.tree.map(lambda w, s=s: count(w, s), weights) for s in grid.tolist()]
 
-    def measure(params: chex.ArrayTree, batches: Batches, *state: Any) -> Pruning:
+    def measure(params: chex.ArrayTree, batches: Batches, key: Any = None, *state: Any) -> Pruning:
+        _inputs.check_unused_key(key)
         return Pruning(grid, *changes(params, batches, state, counts_of))
 
     return measure

@@ -23,6 +23,7 @@ import numpy as np
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
+from flatjax.flatness import _inputs, _tables
 from flatjax.flatness._changes import make_changes
 from flatjax.flatness._inputs import Batches
 
@@ -46,6 +47,17 @@ class Quantization(NamedTuple):
     rise: dict[str, np.ndarray]
     reference: dict[str, np.ndarray]
     distance: np.ndarray
+
+    def table(self) -> _tables.Table:
+        """The rise of each quantity at each setting; printing shows it."""
+        title = ["Rounded weights", _tables.at_solution(self.reference)]
+        rises = _tables.rises(self.reference, self.rise)
+        settings = [str(b) for b in self.bits]
+        distance = [*map(_tables.number, self.distance)]
+        return _tables.of_quantities(title, "bits", settings, rises, distance=distance)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def quantization(
@@ -89,10 +101,12 @@ def quantization(
         biases and the scales of norms are not; True rounds all.
 
     Returns:
-      `fn(params, batches, *state) -> Quantization`. It loops over batches in Python around jitted
-      steps, and is not to be jitted itself.
+      `fn(params, batches, key, *state) -> Quantization`. The key is not used, and may be None: it
+      is there because all measures are called alike. The function loops over batches in Python
+      around jitted steps, and is not to be jitted itself.
 
     Raises:
+      TypeError: (when called) state in place of the key.
       ValueError: bits that are empty or not whole numbers from 2 to 16, an unknown scale, or (when
         called) no batches, an iterator in their place, or no leaf that may be rounded.
 
@@ -127,7 +141,10 @@ def quantization(
 
     changes = make_changes(eval_fn, round_weights, mask)
 
-    def measure(params: chex.ArrayTree, batches: Batches, *state: Any) -> Quantization:
+    def measure(
+        params: chex.ArrayTree, batches: Batches, key: Any = None, *state: Any
+    ) -> Quantization:
+        _inputs.check_unused_key(key)
         levels = [float(2 ** (b - 1) - 1) for b in grid.tolist()]
         return Quantization(grid, *changes(params, batches, state, levels))
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flatjax import _checks
+from flatjax.flatness import _tables
 
 
 class Ranking(NamedTuple):
@@ -33,6 +34,20 @@ class Ranking(NamedTuple):
     granulated: float
     granulated_interval: tuple[float, float]
     num_solutions: int
+
+    def table(self) -> _tables.Table:
+        """The coefficients and their intervals; printing shows it."""
+        interval = lambda ends: f"{ends[0]:+.2f} to {ends[1]:+.2f}"
+        lines = [["all pairs", f"{self.tau:+.2f}", interval(self.interval)]]
+        if self.by_factor:
+            ends = interval(self.granulated_interval)
+            lines.append(["granulated", f"{self.granulated:+.2f}", ends])
+        lines += [[f"differ in {n} alone", f"{t:+.2f}", ""] for n, t in self.by_factor.items()]
+        title = [f"Kendall's τ between measure and error, {self.num_solutions} solutions", ""]
+        return _tables.Table(title, ["pairs", "τ", "interval"], lines)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def kendall_tau(measure: ArrayLike, error: ArrayLike) -> float:

@@ -13,7 +13,7 @@ from flatjax import _checks, _masks, _sums, _vectors
 from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
 from flatjax._masks import Mask
 from flatjax._vectors import normal_like
-from flatjax.flatness import _inputs
+from flatjax.flatness import _inputs, _tables
 from flatjax.flatness._quantities import check_quantity, differentiable
 
 
@@ -29,6 +29,16 @@ class SamSharpness(NamedTuple):
     rise: dict[str, np.ndarray]
     reference: dict[str, np.ndarray]
     gradient_norm: np.ndarray
+
+    def table(self) -> _tables.Table:
+        """The rise of each quantity; printing shows it."""
+        title = (
+            f"Rise one ascent step away; norm of the gradient {_tables.number(self.gradient_norm)}"
+        )
+        return _of_rises(title, self.rise, self.reference)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 class WorstCaseSharpness(NamedTuple):
@@ -46,6 +56,15 @@ class WorstCaseSharpness(NamedTuple):
     reference: dict[str, np.ndarray]
     restart_rises: np.ndarray
     perturbation: chex.ArrayTree
+
+    def table(self) -> _tables.Table:
+        """The rise of each quantity; printing shows it."""
+        restarts = ", ".join(map(_tables.number, self.restart_rises))
+        title = f"Rise at the worst point found; highest rise of each restart: {restarts}"
+        return _of_rises(title, self.rise, self.reference)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def sam_sharpness(
@@ -81,10 +100,12 @@ def sam_sharpness(
         scales of norms) are not perturbed. All are, by default.
 
     Returns:
-      `fn(params, batches, *state) -> SamSharpness`. It loops over batches in Python around
-      jitted steps, and is not to be jitted itself.
+      `fn(params, batches, key, *state) -> SamSharpness`. The key is not used, and may be None: it
+      is there because all measures are called alike. The function loops over batches in Python
+      around jitted steps, and is not to be jitted itself.
 
     Raises:
+      TypeError: (when called) state in place of the key.
       ValueError: rho is not positive and finite, or (when called) no batches, an iterator in
         their place, or `eval_fn` does not return `quantity`.
 
@@ -105,7 +126,10 @@ def sam_sharpness(
     ascend = _ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
-    def measure(params: chex.ArrayTree, batches: _inputs.Batches, *state: Any) -> SamSharpness:
+    def measure(
+        params: chex.ArrayTree, batches: _inputs.Batches, key: Any = None, *state: Any
+    ) -> SamSharpness:
+        _inputs.check_unused_key(key)
         params, data = _inputs.measured(params, mask), _inputs.repeatable(batches)
         grads, reference = gradient(params, data, state)
         zeros = optax.tree.zeros_like(grads)
@@ -294,6 +318,15 @@ def _ascent(rho, adaptive, mask):
         return u, point, norm
 
     return ascend
+
+
+def _of_rises(title, rise, reference) -> _tables.Table:
+    """A line for each quantity."""
+    values = {
+        "at the solution": [_tables.number(value) for value in reference.values()],
+        "rise": [_tables.number(rise[name]) for name in reference],
+    }
+    return _tables.of_quantities([title], "quantity", [*reference], values)
 
 
 def _to_numpy(values):

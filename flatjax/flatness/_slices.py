@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from flatjax import _checks
 from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
-from flatjax.flatness import _inputs
+from flatjax.flatness import _inputs, _optional, _tables
 from flatjax.flatness._inputs import Batches
 
 
@@ -34,6 +34,13 @@ class Slice1D(NamedTuple):
     x: np.ndarray
     values: dict[str, np.ndarray]
 
+    def table(self) -> _tables.Table:
+        """Where each quantity is smallest and largest; printing shows it."""
+        return _extremes(f"Slice at {len(self.x)} points", self.values, self.x)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
 
 class Slice2D(NamedTuple):
     """Values on a plane.
@@ -47,6 +54,14 @@ class Slice2D(NamedTuple):
     x: np.ndarray
     y: np.ndarray
     values: dict[str, np.ndarray]
+
+    def table(self) -> _tables.Table:
+        """Where each quantity is smallest and largest; printing shows it."""
+        title = f"Slice at {len(self.x)} x {len(self.y)} points (x, y)"
+        return _extremes(title, self.values, self.x, self.y)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def slice_1d(
@@ -195,10 +210,7 @@ def plot_slice(
       >>> plot_slice(Slice1D(x, {"loss": x**2}), points=[0.0], labels=["SGD"]).get_ylabel()
       'loss'
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("plot_slice needs matplotlib: install flatjax[experiments].") from error
+    _optional.require("matplotlib.pyplot", "plot_slice")
     if name not in found.values:
         raise ValueError(f"name must be one of {sorted(found.values)}, got {name!r}.")
     num_axes = 2 if isinstance(found, Slice2D) else 1
@@ -215,10 +227,11 @@ def plot_slice(
     if np.isnan(values).all():
         kind = "positive and finite: draw them with log=False" if log else "finite"
         raise ValueError(f"found must have a value of {name!r} to draw, got none that is {kind}.")
-    ax = plt.figure(layout="constrained").add_subplot() if ax is None else ax
+    ax = _optional.new_axes("plot_slice", ax)
     if num_axes == 1:
-        ax.plot(found.x, values, **style)
-        ax.set(xlabel="x", ylabel=name, yscale="log" if log else "linear")
+        ax.plot(found.x, values, **{"label": name, **style})
+        ax.set(xlabel="x (1 = length of d)", ylabel=name, yscale="log" if log else "linear")
+        ax.legend(frameon=False)
         points = np.column_stack([points, np.interp(points[:, 0], found.x, values)])
     else:
         _draw_contours(ax, found, values, name, levels, log, style)
@@ -238,7 +251,7 @@ def _draw_contours(ax, found, values, name, levels, log, style):
     filled = ax.contourf(found.x, found.y, masked, levels, **style)
     ax.contour(found.x, found.y, masked, filled.levels, colors="white", linewidths=0.4)
     ax.figure.colorbar(filled, ax=ax, label=name, format=ticker.FormatStrFormatter("%.3g"))
-    ax.set(xlabel="x", ylabel="y", aspect="equal")
+    ax.set(xlabel="x (1 = length of d₁)", ylabel="y (1 = length of d₂)", aspect="equal")
 
 
 def _levels(low, high, number, log):
@@ -291,6 +304,24 @@ def _values_at(eval_fn, state_fn):
         return {name: np.array([m[name] for m in means], dtype=float) for name in means[0]}
 
     return values_at
+
+
+def _extremes(title, values, *axes) -> _tables.Table:
+    """The smallest and the largest finite value of each quantity, with its coordinates."""
+
+    def shown(value, choose):
+        finite = np.where(np.isfinite(value), value, np.nan)
+        if np.isnan(finite).all():
+            return _tables.MISSING
+        index = np.unravel_index(choose(finite), value.shape)[::-1]  # values are (Y, X)
+        place = ", ".join(f"{axis[i]:.3g}" for axis, i in zip(axes, index, strict=True))
+        return f"{_tables.number(value[index[::-1]])} at ({place})"
+
+    found = {
+        "smallest": [shown(value, np.nanargmin) for value in values.values()],
+        "largest": [shown(value, np.nanargmax) for value in values.values()],
+    }
+    return _tables.of_quantities([title], "quantity", [*values], found)
 
 
 def _check_coordinates(name, values):

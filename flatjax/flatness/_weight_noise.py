@@ -25,7 +25,7 @@ import numpy as np
 from flatjax import _checks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
-from flatjax.flatness import _inputs
+from flatjax.flatness import _inputs, _tables
 from flatjax.flatness._local_energy import LocalEnergy, local_energy
 from flatjax.flatness._quantities import check_quantity
 
@@ -46,6 +46,19 @@ class WeightNoise(NamedTuple):
     tolerance: np.ndarray
     sem: np.ndarray
     energy: LocalEnergy
+
+    def table(self) -> _tables.Table:
+        """The tolerated noise of each rise; printing shows it."""
+        found = [*map(_tables.with_error, self.tolerance, self.sem)]
+        title = [
+            "Noise that the solution tolerates, ± standard error over draws",
+            _tables.at_solution(self.energy.reference),
+        ]
+        rises = [f"{rise:g}" for rise in self.target_rise]
+        return _tables.of_quantities(title, "rise", rises, {"noise σ*": found})
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def weight_noise(
@@ -116,18 +129,25 @@ def weight_noise(
     ) -> WeightNoise:
         with np.errstate(invalid="ignore", over="ignore"):  # networks that overflow
             energy = measure_energy(params, batches, key, *state)
-            check_quantity(quantity, energy.draws)
-            draws = energy.draws[quantity]
-            mean, without_one = draws.mean(axis=1), _means_without_one(draws)
-        tolerance, sem = np.full((2, len(targets)), np.nan)
-        if np.isfinite(energy.reference[quantity]):
-            for t, target in enumerate(targets):
-                tolerance[t] = _crossing(energy.sigma, mean, target)
-                others = [_crossing(energy.sigma, one, target) for one in without_one]
-                sem[t] = np.sqrt((num_samples - 1) * np.var(others))  # eq. (2)
+        check_quantity(quantity, energy.draws)
+        tolerance, leaving_one_out = tolerances(energy, quantity, targets)
+        sem = np.sqrt((num_samples - 1) * leaving_one_out.var(axis=1))  # eq. (2)
         return WeightNoise(targets, tolerance, sem, energy)
 
     return measure
+
+
+def tolerances(
+    energy: LocalEnergy, quantity: str, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The crossings of T targets, (T,), and those without each of the S draws, (T, S)."""
+    draws = energy.draws[quantity]
+    if not np.isfinite(energy.reference[quantity]):
+        return np.full(len(targets), np.nan), np.full((len(targets), draws.shape[1]), np.nan)
+    with np.errstate(invalid="ignore", over="ignore"):  # networks that overflow
+        mean, without_one = draws.mean(axis=1), _means_without_one(draws)
+    crossings = lambda rise: [_crossing(energy.sigma, rise, target) for target in targets]
+    return np.array(crossings(mean)), np.array([crossings(one) for one in without_one]).T
 
 
 def _means_without_one(draws):

@@ -89,9 +89,9 @@ class Measures:
         }
         rises: dict[str, dict[str, float | None]] = {}
         for scale, measure in self._rounding.items():
-            changed = measure(params, self._few_test, batch_stats)
+            changed = measure(params, self._few_test, None, batch_stats)
             rises |= _rises(changed.rise, [f"{b} bits, {scale}" for b in changed.bits])
-        pruned = self._pruning(params, self._few_test, batch_stats)
+        pruned = self._pruning(params, self._few_test, None, batch_stats)
         return found | {
             "rises": rises | _rises(pruned.rise, [f"{100 * s:g}% pruned" for s in pruned.sparsity])
         }

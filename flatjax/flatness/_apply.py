@@ -1,0 +1,91 @@
+"""Networks of any library as one function of (params, inputs, *state), in evaluation mode."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Arguments that say whether a network trains, and what they are when it does not.
+EVALUATION = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "deterministic": True,
+    "use_running_average": True,
+}
+
+
+def evaluation_mode(apply_fn: Any, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """`apply(params, inputs, *state)` of a network, without dropout.
+
+    Args:
+      apply_fn: see `flatjax.flatness.classification`.
+      options: arguments for it; they replace those of the evaluation mode.
+
+    Raises:
+      TypeError: `apply_fn` is no function.
+    """
+    module = _linen_module(apply_fn)
+    if module is not None:
+        mode = _mode(type(module).__call__) | options
+        return lambda params, inputs, *state: module.apply(
+            {"params": params, **_collections(state)}, inputs, **mode
+        )
+    if not callable(apply_fn):
+        raise TypeError(
+            "apply_fn must be a flax.linen module or a function (params, inputs, *state) -> "
+            f"outputs, got {apply_fn!r}."
+        )
+    mode = {**_mode(apply_fn), **options}
+    order = _leading(apply_fn)
+    if "state" not in order and "rng" not in order:
+        return lambda params, inputs, *state: apply_fn(params, inputs, *state, **mode)
+
+    def apply(params, inputs, *state):
+        given = {"state": state[0] if state else {}, "rng": None}
+        return apply_fn(params, *(given[name] for name in order), inputs, **mode)
+
+    return apply
+
+
+def _linen_module(apply_fn):
+    """The flax.linen module that this is, or whose `apply` it is; None if it is neither."""
+    linen = sys.modules.get("flax.linen")  # not imported: whoever has a module has imported it
+    if linen is None:
+        return None
+    owner = apply_fn
+    if getattr(apply_fn, "__name__", None) == "apply":
+        owner = getattr(apply_fn, "__self__", apply_fn)
+    return owner if isinstance(owner, linen.Module) else None
+
+
+def _collections(state) -> Mapping[str, Any]:
+    """Linen's collections besides the parameters: given as they are, or as batch statistics."""
+    first = state[0] if state else {}
+    if isinstance(first, Mapping) and not first:
+        return {}
+    is_named = isinstance(first, Mapping) and "batch_stats" in first
+    return first if is_named else {"batch_stats": first}
+
+
+def _parameters(function) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of some functions that are written in C
+        return []
+
+
+def _mode(function) -> dict[str, Any]:
+    """The arguments of evaluation mode that a function has."""
+    return {p.name: EVALUATION[p.name] for p in _parameters(function) if p.name in EVALUATION}
+
+
+def _leading(function) -> list[str]:
+    """`state` and `rng`, in their order, where they stand between parameters and inputs."""
+    found = []
+    for parameter in _parameters(function)[1:]:
+        if parameter.name not in ("state", "rng"):
+            break
+        found.append(parameter.name)
+    # At the end, or before *args: `fn(params, rng, *args)` of Haiku takes inputs afterwards.
+    return found if len(_parameters(function)) > 1 + len(found) else []

@@ -1,0 +1,139 @@
+"""Finds what is wrong with an `eval_fn` before anything is measured with it, and says the cure."""
+
+import warnings
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from flatjax import _evaluation
+from flatjax._batches import Batches, repeatable
+from flatjax._evaluation import EvalFn
+
+# How far the sums over two examples may be from the sum of their sums: half precision rounds.
+TOLERANCE = 0.02
+
+
+def check_eval_fn(
+    eval_fn: EvalFn, params: chex.ArrayTree, batches: Batches, *state: Any
+) -> dict[str, float]:
+    """Raises, with the cure, if `eval_fn` does not return sums over examples and their count.
+
+    What is found: a scalar in place of a dict; no `"count"`; values for each example that were not
+    summed; a count that is not the number of examples; means in place of sums; values that are NaN
+    or infinite at the parameters. To tell means from sums, the first two examples of a batch are
+    evaluated one by one and together. That is left out if a batch has no common leading axis, or if
+    `eval_fn` takes batches of one size only.
+
+    A warning says that examples depend on each other, as they do with batch norm in training mode.
+
+    Cost: one evaluation of the first batch, and of three batches of one or two examples.
+
+    Args:
+      eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
+        `flatjax.evaluate`.
+      params: the parameters.
+      batches: see `flatjax.evaluate`; the first batch is used.
+      *state: passed on.
+
+    Returns:
+      {name: mean over the first batch}.
+
+    Raises:
+      TypeError: `eval_fn` is no function, or returns no dict.
+      ValueError: it returns no `"count"`, or anything else of the above.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax import flatness
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": jnp.mean((batch - params) ** 2), "count": len(batch)}
+      >>> flatness.check_eval_fn(eval_fn, jnp.array(0.0), [jnp.array([1.0, 2.0, 3.0])])
+      Traceback (most recent call last):
+        ...
+      ValueError: eval_fn must return sums over the examples of a batch, but 'loss' is their mean...
+    """
+    _evaluation.check_eval_fn(eval_fn)
+    batch = next(iter(repeatable(batches)))
+    eval_fn = jax.jit(eval_fn)
+    sums = _scalars(eval_fn(params, batch, *state))
+    count = sums.pop("count")
+    if not count > 0:
+        raise ValueError(
+            f"eval_fn must return the number of examples as 'count', above 0, got {count:g}."
+        )
+    for name, total in sums.items():
+        if not np.isfinite(total):
+            raise ValueError(
+                f"eval_fn must return finite sums, got {name!r} = {total} for the first batch. "
+                "Look at the parameters, and at logarithms and divisions in eval_fn."
+            )
+    pair = _two_examples(batch)
+    if pair is not None:
+        _check_additivity(eval_fn, params, pair, state)
+    return {name: total / count for name, total in sums.items()}
+
+
+def _scalars(found: Any) -> dict[str, float]:
+    sums = _evaluation.check_sums(found)
+    if len(sums) < 2:
+        raise ValueError(
+            "eval_fn must return a sum next to 'count', such as {'loss': jnp.sum(losses), 'count': "
+            "n}; got 'count' alone."
+        )
+    for name, total in sums.items():
+        if np.shape(total):
+            raise ValueError(
+                f"eval_fn must return scalars, got {name!r} of shape {np.shape(total)}: sum over "
+                f"the examples, {name!r}: jnp.sum(...)."
+            )
+    return {name: float(total) for name, total in sums.items()}
+
+
+def _two_examples(batch: Any) -> Any:
+    """The first two examples of a batch; None if it has no leading axis of examples."""
+    leaves = jax.tree.leaves(batch)
+    sizes = {np.shape(leaf)[:1] for leaf in leaves}
+    if len(sizes) != 1 or sizes == {()} or sizes.pop()[0] < 2:
+        return None
+    return jax.tree.map(lambda leaf: leaf[:2], batch)
+
+
+def _check_additivity(eval_fn, params, pair, state) -> None:
+    """Raises unless the sums over two examples are the sums of their sums."""
+    parts = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], pair) for i in (0, 1)]
+    try:
+        together, first, second = (
+            {name: float(total) for name, total in eval_fn(params, one, *state).items()}
+            for one in (pair, *parts)
+        )
+    except Exception:  # of an eval_fn for batches of one size: nothing can be said
+        return
+    added = {name: first[name] + second[name] for name in together}
+    count = together["count"]
+    if not np.isclose(count, added["count"]):
+        raise ValueError(
+            "eval_fn must return the number of examples of the batch as 'count'; it counts "
+            f"{count:g} for two examples, and {added['count']:g} if they are evaluated one by one. "
+            f"Return their number, such as len(labels), and sums in place of means."
+        )
+    scale = {name: abs(first[name]) + abs(second[name]) for name in together}
+    is_near = lambda name, value: abs(together[name] - value) <= TOLERANCE * scale[name]
+    # The mean of two examples of equal weights is half of what their sum is.
+    means = [n for n in added if scale[n] > 0 and is_near(n, added[n] / 2) and n != "count"]
+    if means:
+        named = ", ".join(map(repr, means))
+        raise ValueError(
+            "eval_fn must return sums over the examples of a batch, but "
+            f"{named} {'is their mean' if len(means) == 1 else 'are their means'}: return "
+            "jnp.sum(losses), or count * mean."
+        )
+    mixed = [name for name in added if not is_near(name, added[name])]
+    if mixed:
+        warnings.warn(
+            f"eval_fn: the {mixed[0]!r} of two examples together is {together[mixed[0]]:.4g}, and "
+            f"{added[mixed[0]]:.4g} if they are evaluated one by one. Is batch norm in training "
+            "mode, or dropout on? Pass train=False or use_running_average=True.",
+            stacklevel=4,
+        )

@@ -1,0 +1,246 @@
+r"""Which of several solutions is flatter: differences of reports, unit by unit.
+
+For a number :math:`v` of solution s and of the first solution 0, measured with the same draws and
+batches, the difference :math:`v_s - v_0` has the standard error of the mean of the units'
+differences (see `flatjax.flatness.report`), and a Student's t interval. Pictures show the relative
+difference
+
+.. math:: r = \frac{v_s - v_0}{|v_s| + |v_0|} \in [-1, 1], \tag{1}
+
+which is 0 where both are equal, 1/3 where s is twice as sharp, and -1/3 where 0 is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flatjax import _checks
+from flatjax.flatness import _optional, _report_plots, _rows, _tables
+from flatjax.flatness._report_result import Report
+from flatjax.flatness._rows import Row
+
+
+class Difference(NamedTuple):
+    """A number of one solution minus that of the first.
+
+    Attributes:
+      solution: its name.
+      block: of weights.
+      measure: name of the measure.
+      label: what the number is.
+      setting: at which strength.
+      value: the difference.
+      sem: its standard error.
+      low: lower end of the interval; NaN where there is no standard error.
+      high: upper end.
+      flatter: which of the two is flatter; None where the interval holds 0 or is missing.
+      relative: the difference relative to the sum of the two sizes, positive where the solution is
+        sharper, with the interval's ends: (low, difference, high), each in [-1, 1].
+    """
+
+    solution: str
+    block: str
+    measure: str
+    label: str
+    setting: str
+    value: float
+    sem: float
+    low: float
+    high: float
+    flatter: str | None
+    relative: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Comparison:
+    """Solutions next to each other; printing it shows a table and a verdict.
+
+    Attributes:
+      reports: {name: report}; the first one is what the others are compared with.
+      differences: of each number and each other solution.
+      confidence: probability content of the intervals.
+    """
+
+    reports: dict[str, Report]
+    differences: tuple[Difference, ...]
+    confidence: float
+
+    @property
+    def first(self) -> str:
+        """The name of the solution with which the others are compared."""
+        return next(iter(self.reports))
+
+    def verdicts(self) -> list[str]:
+        """A sentence for each other solution: by how many numbers it is flatter."""
+        lines = []
+        for name in list(self.reports)[1:]:
+            flatter = [d.flatter for d in self.differences if d.solution == name]
+            counts = {who: flatter.count(who) for who in (name, self.first, None)}
+            lines.append(
+                f"{name} is flatter than {self.first} by {counts[name]} of {len(flatter)} numbers, "
+                f"sharper by {counts[self.first]}, undecided by {counts[None]} "
+                f"({100 * self.confidence:g} % intervals)."
+            )
+        return lines
+
+    def table(self) -> _tables.Table:
+        """The table that is printed: a line for each number and each other solution."""
+        blocks = len({d.block for d in self.differences}) > 1
+        others = list(self.reports)[1:]
+        lines = []
+        for d in self.differences:
+            label = f"{d.block}: {d.label}, {d.setting}" if blocks else f"{d.label}, {d.setting}"
+            values = [_find(self.reports[name], d).value for name in (self.first, d.solution)]
+            difference = _tables.number(d.value, 3)
+            if not math.isnan(d.low):
+                difference += f" ({_tables.number(d.low, 2)} to {_tables.number(d.high, 2)})"
+            cells = [*(_tables.number(value, 3) for value in values), difference]
+            named = [label, d.solution] if len(others) > 1 else [label]
+            lines.append([*named, *cells, d.flatter or "undecided"])
+        columns = (
+            ["solution", self.first, "its value"] if len(others) > 1 else [self.first, *others]
+        )
+        header = ["measure", *columns, f"difference ({100 * self.confidence:g} %)", "flatter"]
+        return _tables.Table([*self.verdicts(), ""], header, lines)
+
+    def __repr__(self) -> str:
+        """The table as text, at most 100 characters wide."""
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        return self.table().html()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The differences, as JSON holds them; NaN is None."""
+        clean = lambda value: None if isinstance(value, float) and math.isnan(value) else value
+        differences = [
+            {name: clean(value) for name, value in d._asdict().items() if name != "relative"}
+            for d in self.differences
+        ]
+        return {
+            "solutions": list(self.reports),
+            "confidence": self.confidence,
+            "differences": differences,
+        }
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a line for each difference.
+
+        Raises:
+          ImportError: pandas is not installed.
+        """
+        pandas = _optional.require("pandas", "to_pandas")
+        return pandas.DataFrame([d._asdict() for d in self.differences]).drop(columns="relative")
+
+    def plot(self, figure: Any = None) -> Any:
+        """Draws which solution is flatter: a line for each number, its interval left or right of 0.
+
+        Args:
+          figure: a matplotlib figure to draw on; a new one by default.
+
+        Returns:
+          The figure.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+        """
+        return _report_plots.plot_comparison(self, figure)
+
+
+def compare(reports: Mapping[str, Report], *, confidence: float = 0.95) -> Comparison:
+    """Compares solutions that were measured with the same key, batches and level.
+
+    Noise, random vectors and batches are then the same for all, and differences have smaller errors
+    than the numbers themselves. Intervals are those of each number: of twenty, one is expected to
+    miss the truth.
+
+    Args:
+      reports: {name: what `flatjax.flatness.report` returned}; the first one is what the others are
+        compared with.
+      confidence: probability content of the intervals.
+
+    Returns:
+      A `Comparison`; numbers that are in all reports are compared.
+
+    Raises:
+      ValueError: fewer than two reports; reports of different keys, data or levels, or without a
+        common number; a confidence that is not between 0 and 1.
+      TypeError: what is no report.
+
+    Examples:
+      Two factors of the same product: the loss is the same, the balanced one is flatter:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax import flatness
+      >>> eval_fn = flatness.regression(lambda params, x: x @ (params[0] * params[1]))
+      >>> x = jax.random.normal(jax.random.key(0), (8, 20, 3))
+      >>> batches = [(one, one @ jnp.ones(3)) for one in x]
+      >>> of = lambda a: flatness.report(
+      ...     eval_fn, jnp.array([[a] * 3, [1 / a] * 3]), batches, 0, measures=["trace"]
+      ... )
+      >>> found = flatness.compare({"balanced": of(1.0), "unbalanced": of(5.0)})
+      >>> found.differences[0].flatter
+      'balanced'
+    """
+    given = dict(reports)
+    if len(given) < 2:
+        raise ValueError(f"reports must hold two solutions at least, got {sorted(given)}.")
+    _checks.check_scalar(
+        "confidence", confidence, maximum=1, exclusive_minimum=True, exclusive_maximum=True
+    )
+    for name, one in given.items():
+        if not isinstance(one, Report):
+            raise TypeError(f"reports[{name!r}] must be a Report, got {type(one).__name__}.")
+    first_name, first = next(iter(given.items()))
+    for name, one in given.items():
+        _check_same(first_name, first, name, one)
+    common = [row for row in first.rows if all(_has(one, row) for one in given.values())]
+    if not common:
+        raise ValueError("reports must have measures in common, got none.")
+    differences = [
+        _difference(first_name, row, name, _find(one, row), confidence)
+        for row in common
+        for name, one in list(given.items())[1:]
+    ]
+    return Comparison(given, tuple(differences), confidence)
+
+
+def _check_same(first_name: str, first: Report, name: str, one: Report) -> None:
+    """Raises unless two solutions were measured with the same draws and data."""
+    kinds = {
+        "key": (first.key, one.key),
+        "batches": (first.fingerprint, one.fingerprint),
+        "level": (first.level, one.level),
+    }
+    for kind, (expected, found) in kinds.items():
+        if expected != found:
+            raise ValueError(
+                f"reports must be measured with the same key, batches and level; the {kind} of "
+                f"{name!r} differs from that of {first_name!r}. Measure them again with one {kind}."
+            )
+
+
+def _has(report: Report, wanted: Row) -> bool:
+    return any((row.block, *row.name) == (wanted.block, *wanted.name) for row in report.rows)
+
+
+def _find(report: Report, wanted: Row | Difference) -> Row:
+    name = (wanted.block, wanted.measure, wanted.label, wanted.setting)
+    return next(row for row in report.rows if (row.block, *row.name) == name)
+
+
+def _difference(first_name, first: Row, name, other: Row, confidence) -> Difference:
+    value, sem = _rows.difference(other, first)
+    low, high = _rows.interval(value, sem, len(first.units), confidence)
+    sharper = 1 if first.larger_is_sharper else -1
+    flatter = None
+    if low > 0 or high < 0:
+        flatter = first_name if sharper * value > 0 else name
+    size = abs(first.value) + abs(other.value)
+    ends = sorted(sharper * end for end in (low, high))
+    scale = lambda x: max(-1.0, min(1.0, x / size)) if size > 0 else 0.0
+    relative = scale(ends[0]), scale(sharper * value), scale(ends[1])
+    found = first.measure, first.label, first.setting, value, sem, low, high, flatter, relative
+    return Difference(name, first.block, *found)

@@ -1,0 +1,306 @@
+r"""Evaluation functions for common tasks: sums of loss and error, and their count.
+
+For the outputs z of a network on a batch with targets y and weights :math:`m_i` of the examples
+(1 by default),
+
+.. math::
+  \mathrm{count} = \sum_i m_i, \quad
+  \mathrm{loss} = \sum_i m_i \, \ell(z_i, y_i), \quad
+  \mathrm{error} = \sum_i m_i \, [\arg\max z_i \ne y_i] \tag{1}
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flatjax._evaluation import EvalFn
+from flatjax.flatness._apply import evaluation_mode
+
+INPUTS = ("image", "images", "inputs", "input", "x", "features")
+TARGETS = ("label", "labels", "targets", "target", "y")
+WEIGHTS = ("weight", "weights", "mask")
+TOKENS = ("tokens", "input_ids", *INPUTS)
+IGNORED = -100  # a target that does not count, as PyTorch and Hugging Face mark it
+
+
+class Examples(NamedTuple):
+    """What a batch holds.
+
+    Attributes:
+      inputs: of the network.
+      targets: what it should answer; None if the inputs say it.
+      weights: of the examples; None for 1.
+    """
+
+    inputs: Any
+    targets: Any
+    weights: Any
+
+
+Read = Callable[[Any], Any] | str | None
+
+
+def classification(
+    apply_fn: Any,
+    *,
+    inputs: Read = None,
+    targets: Read = None,
+    weights: Read = None,
+    **options: Any,
+) -> EvalFn:
+    r"""Makes the `eval_fn` of a classifier: cross-entropy and error, summed over examples.
+
+    The network is in evaluation mode: dropout is off, and batch norm uses its running statistics,
+    which are passed as `state`.
+
+    Args:
+      apply_fn: the network. One of
+
+        - a flax.linen module, or its `apply`. State is `{"batch_stats": ...}` or the batch
+          statistics themselves. Arguments of the module called `train`, `training` or
+          `is_training` are set to False, `deterministic` and `use_running_average` to True.
+        - a function `apply_fn(params, inputs, *state) -> logits`. Arguments of these names are set
+          as well.
+        - a function whose second argument is called `state`, `apply_fn(params, state, inputs)`, as
+          `flatjax.models.load` returns it. An argument called `rng` is None.
+      inputs: name of the inputs in a batch that is a mapping, or a function of the batch. By
+        default the first of a pair, or the first of "image", "images", "inputs", "x", ... that the
+        mapping has.
+      targets: likewise of the labels: integers of shape (B, ...), or probabilities (B, ..., C). By
+        default the second of a pair, or "label", "labels", "targets", "y", ... Integers of -100 do
+        not count.
+      weights: likewise of the weights of the labels, which have their shape: 0 for padding. By
+        default the third of a triple, or "weight", "weights", "mask" if the mapping has one, or 1.
+      **options: passed on to `apply_fn`.
+
+    Returns:
+      `eval_fn(params, batch, *state) -> {"count", "loss", "error"}`, jitted. Sums are in float32.
+
+    Raises:
+      TypeError: `apply_fn` is no function, or (when called) labels are neither integers nor
+        probabilities.
+      ValueError: (when called) logits and labels do not fit each other, or a batch does not hold
+        what is looked for.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax import flatness
+      >>> eval_fn = flatness.classification(lambda params, x: x @ params)
+      >>> batch = {"x": jnp.eye(2), "y": jnp.array([0, 0])}
+      >>> sums = eval_fn(jnp.zeros((2, 3)), batch)
+      >>> float(sums["error"]), int(sums["count"]), round(float(sums["loss"]), 4)
+      (0.0, 2, 2.1972)
+    """
+    apply = evaluation_mode(apply_fn, options)
+    read = _reader(inputs, targets, weights, INPUTS)
+
+    def eval_fn(params, batch, *state):
+        examples = read(batch)
+        logits = _float(apply(params, examples.inputs, *state))
+        return _cross_entropy(logits, _given(examples, "classification"), examples.weights)
+
+    return jax.jit(eval_fn)
+
+
+def regression(
+    apply_fn: Any,
+    *,
+    inputs: Read = None,
+    targets: Read = None,
+    weights: Read = None,
+    **options: Any,
+) -> EvalFn:
+    r"""Makes the `eval_fn` of a regression: the squared error, summed over examples.
+
+    .. math:: \ell(z, y) = \frac{1}{D} \sum_d (z_d - y_d)^2
+
+    for outputs of D components. The network is in evaluation mode, see `classification`.
+
+    Args:
+      apply_fn: the network, see `classification`.
+      inputs: name of the inputs in a batch, or a function of it, see `classification`.
+      targets: likewise of the targets, of the shape of the outputs, (B, ...).
+      weights: likewise of the weights of the examples, (B,).
+      **options: passed on to `apply_fn`.
+
+    Returns:
+      `eval_fn(params, batch, *state) -> {"count", "loss"}`, jitted. Sums are in float32.
+
+    Raises:
+      TypeError: `apply_fn` is no function.
+      ValueError: (when called) outputs and targets differ in shape, or a batch does not hold what
+        is looked for.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax import flatness
+      >>> eval_fn = flatness.regression(lambda params, x: x * params)
+      >>> sums = eval_fn(jnp.array(2.0), (jnp.array([1.0, 2.0]), jnp.array([2.0, 3.0])))
+      >>> float(sums["loss"]), int(sums["count"])
+      (1.0, 2)
+    """
+    apply = evaluation_mode(apply_fn, options)
+    read = _reader(inputs, targets, weights, INPUTS)
+
+    def eval_fn(params, batch, *state):
+        examples = read(batch)
+        outputs = _float(apply(params, examples.inputs, *state))
+        wanted = jnp.asarray(_given(examples, "regression"))
+        if outputs.shape != wanted.shape or outputs.ndim < 1:
+            raise ValueError(
+                f"targets must have the shape of the outputs, {outputs.shape}, got {wanted.shape}: "
+                "they would be broadcast against each other. Reshape one of them."
+            )
+        squares = (outputs - wanted.astype(outputs.dtype)) ** 2
+        losses = squares.reshape(len(squares), -1).mean(axis=1)
+        count = _weights(examples.weights, losses)
+        return {"loss": jnp.sum(count * losses), "count": jnp.sum(count)}
+
+    return jax.jit(eval_fn)
+
+
+def language_model(
+    apply_fn: Any,
+    *,
+    inputs: Read = None,
+    targets: Read = None,
+    weights: Read = None,
+    **options: Any,
+) -> EvalFn:
+    r"""Makes the `eval_fn` of a language model: cross-entropy of the next token, in nats.
+
+    An example is a predicted token: `"count"` is their number, `"error"` the number of tokens that
+    are not the most probable one. Each position predicts the next one, unless the batch has
+    targets: these belong to the positions at which they are. The network is in evaluation mode, see
+    `classification`.
+
+    Args:
+      apply_fn: the network; it maps tokens (B, T) to logits (B, T, V), see `classification`.
+      inputs: name of the tokens in a batch that is a mapping, or a function of the batch. By
+        default the batch itself, the first of a pair, or "tokens", "input_ids", "inputs", ...
+      targets: likewise of the targets (B, T); those of -100 do not count. By default the second of
+        a pair, "targets" or "target"; not "labels", which in many libraries are the unshifted
+        tokens.
+      weights: likewise of the weights of the tokens, (B, T): 0 for padding. By default
+        "attention_mask", "weight", "weights" or "mask", if the mapping has one.
+      **options: passed on to `apply_fn`.
+
+    Returns:
+      `eval_fn(params, batch, *state) -> {"count", "loss", "error"}`, jitted. Sums are in float32.
+
+    Raises:
+      TypeError: `apply_fn` is no function.
+      ValueError: (when called) logits and targets do not fit each other, or a batch does not hold
+        what is looked for.
+
+    Examples:
+      A model that repeats the last token, on a text that does so twice:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax import flatness
+      >>> repeat = lambda params, tokens: params * jax.nn.one_hot(tokens, 3)
+      >>> sums = flatness.language_model(repeat)(5.0, jnp.array([[0, 0, 0, 1]]))
+      >>> int(sums["count"]), float(sums["error"])
+      (3, 1.0)
+    """
+    apply = evaluation_mode(apply_fn, options)
+    read = _reader(inputs, targets, weights, TOKENS, ("targets", "target"), TOKEN_WEIGHTS)
+
+    def eval_fn(params, batch, *state):
+        tokens, wanted, counts = read(batch)
+        logits = _float(apply(params, tokens, *state))
+        if wanted is None:
+            logits, wanted = logits[:, :-1], jnp.asarray(tokens)[:, 1:]
+            counts = None if counts is None else jnp.asarray(counts)[:, 1:]
+        return _cross_entropy(logits, wanted, counts)
+
+    return jax.jit(eval_fn)
+
+
+TOKEN_WEIGHTS = ("attention_mask", *WEIGHTS)
+
+
+def _cross_entropy(logits, wanted, weights) -> dict[str, jax.Array]:
+    """The sums of eq. (1), for integers (...) or probabilities (..., C)."""
+    wanted = jnp.asarray(wanted)
+    is_integer = jnp.issubdtype(wanted.dtype, jnp.integer) or wanted.dtype == bool
+    expected = logits.shape[:-1] if is_integer else logits.shape
+    if logits.ndim < 2 or logits.shape[-1] < 2 or wanted.shape != expected:
+        raise ValueError(
+            "logits must have shape (B, ..., C) with two classes or more, and targets the shape "
+            f"(B, ...) of integers or that of the logits, got logits {logits.shape} and targets "
+            f"{wanted.dtype}{wanted.shape}."
+        )
+    if is_integer:
+        wanted = wanted.astype(jnp.int32)
+        counts = _weights(weights, wanted) * (wanted != IGNORED)
+        label = jnp.maximum(wanted, 0)
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+    else:
+        counts = _weights(weights, logits[..., 0])
+        label = wanted.argmax(-1)
+        losses = optax.losses.softmax_cross_entropy(logits, wanted.astype(logits.dtype))
+    return {
+        "loss": jnp.sum(jnp.where(counts != 0, counts * losses, 0.0)),
+        "error": jnp.sum(counts * (logits.argmax(-1) != label)),
+        "count": jnp.sum(counts),
+    }
+
+
+def _weights(weights, like) -> jax.Array:
+    """Weights of the examples, in float32, of the shape of `like`."""
+    if weights is None:
+        return jnp.ones(like.shape, jnp.float32)
+    weights = jnp.asarray(weights, jnp.float32)
+    if weights.shape != like.shape:
+        raise ValueError(f"weights must have shape {like.shape}, got {weights.shape}.")
+    return weights
+
+
+def _float(outputs) -> jax.Array:
+    """Outputs in float32 at least, so that sums do not round."""
+    outputs = jnp.asarray(outputs)
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+
+
+def _given(examples: Examples, task: str) -> Any:
+    if examples.targets is None:
+        raise ValueError(f"batch must hold targets for {task}: a pair (inputs, targets).")
+    return examples.targets
+
+
+def _reader(inputs, targets, weights, of_inputs, of_targets=TARGETS, of_weights=WEIGHTS):
+    """read(batch) -> Examples, by position in a pair or triple, or by name in a mapping."""
+
+    def part(batch, argument, given, names, position):
+        if callable(given):
+            return given(batch)
+        if isinstance(batch, Mapping):
+            name = next((n for n in names if n in batch), None) if given is None else given
+            if name is not None and name not in batch:
+                raise ValueError(
+                    f"{argument} must name a part of the batch, which has {sorted(batch)}; got "
+                    f"{given!r}."
+                )
+            if name is None and position == 0:
+                raise ValueError(
+                    f"batch must have one of {', '.join(names)}, got {sorted(batch)}: say which "
+                    "with inputs=."
+                )
+            return None if name is None else batch[name]
+        if given is not None:
+            raise ValueError(f"{argument} is the name {given!r}, but the batch is no mapping.")
+        parts = batch if isinstance(batch, tuple | list) else (batch,)
+        return parts[position] if position < len(parts) else None
+
+    def read(batch):
+        return Examples(
+            part(batch, "inputs", inputs, of_inputs, 0),
+            part(batch, "targets", targets, of_targets, 1),
+            part(batch, "weights", weights, of_weights, 2),
+        )
+
+    return read

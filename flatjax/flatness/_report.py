@@ -1,0 +1,175 @@
+"""How flat a solution is, by many measures, in one call."""
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from flatjax import _checks
+from flatjax._evaluation import EvalFn
+from flatjax._keys import is_typed
+from flatjax._masks import Mask
+from flatjax.flatness import _inputs
+from flatjax.flatness._blocks import masks_of, size_of
+from flatjax.flatness._check_eval_fn import check_eval_fn
+from flatjax.flatness._effort import MEASURES, NEEDS_ERROR, Effort, cost_of, effort_of
+from flatjax.flatness._measurements import Measurements
+from flatjax.flatness._passes import Passes
+from flatjax.flatness._progress import Progress
+from flatjax.flatness._quantities import check_quantity
+from flatjax.flatness._report_result import Report
+
+
+def report(
+    eval_fn: EvalFn,
+    params: chex.ArrayTree,
+    batches: _inputs.Batches,
+    key: chex.PRNGKey,
+    *state: Any,
+    measures: Sequence[str] | None = None,
+    level: str = "standard",
+    loss: str = "loss",
+    mask: Mask = None,
+    blocks: Mapping[str, Mask] | str | None = None,
+    progress: bool | None = None,
+) -> Report:
+    r"""Measures how flat a solution is, by many measures, and returns one table.
+
+    Every number has a standard error: over draws of the noise, random vectors or chains; or, where
+    nothing is drawn, over the examples, by a bootstrap of the batches. Each batch then counts with
+    its value at the perturbation, or for the eigenvector, that was found with all of them, which is
+    correct to first order. Give the data in 10 batches or more.
+
+    | measure | what its number is |
+    |---|---|
+    | `"local_energy"` | rise under multiplicative noise, of each quantity that `eval_fn` sums |
+    | `"weight_noise"` | strength of the noise at which the error rises by 0.05 (PAC-Bayes sigma) |
+    | `"sam_sharpness"` | rise of the loss one gradient step of length 0.05 away |
+    | `"adaptive_sharpness"` | the same with a radius of 0.5 relative to each weight |
+    | `"worst_case_sharpness"` | highest rise of the loss found within a distance of 0.05 |
+    | `"quantization"` | rise of the error when matrices are rounded to 4 and 3 bits |
+    | `"pruning"` | rise of the error when 70 % and 90 % of the entries of matrices are removed |
+    | `"top_eigenvalue"`, `"trace"` | of the Hessian of the loss |
+    | `"spectral_density"` | share of eigenvalues of the Hessian below -1 % of the largest |
+    | `"learning_coefficient"` | local learning coefficient, localization 100 |
+
+    Each is the function of that name in `flatjax.flatness` (`sam_sharpness` with `adaptive=True`
+    for the adaptive one, `top_eigenvalues`), called with the same key, and its result is in
+    `results` of the report. Local entropy and slices need choices of your own, and are not part of
+    a report. Of classifiers "error" is the first quantity; without it, rounded and pruned weights
+    are judged by the loss, and `"weight_noise"` is left out by default.
+
+    *Levels and their cost*, in passes over the data for each block; a gradient is about three
+    evaluations, a product of the Hessian with a vector about eight.
+
+    | level | measures | evaluations | gradients | products |
+    |---|---|---|---|---|
+    | `"quick"` | up to `"pruning"`, without the worst case | 33 | 2 | 0 |
+    | `"standard"` | all but the last two | 91 | 12 | 27 |
+    | `"thorough"` | all | 611 | 23 | 292, and 35,000 gradients of one batch |
+
+    SECONDS
+
+    Programs are compiled once for each `eval_fn` and serve all solutions of the same shapes.
+
+    Args:
+      eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
+        `flatjax.evaluate`; `flatjax.flatness.classification` and its like make it. It is checked
+        by `flatjax.flatness.check_eval_fn`.
+      params: the parameters.
+      batches: a list of batches, or another form that can be passed over again; training data, as a
+        rule.
+      key: a random key or a seed. Solutions that are measured with the same key and batches can be
+        compared by `flatjax.flatness.compare`.
+      *state: other inputs of `eval_fn`, such as batch statistics; they are fixed.
+      measures: names of measures; those of the level by default.
+      level: `"quick"`, `"standard"` or `"thorough"`.
+      loss: name of the differentiable quantity.
+      mask: pytree of bools (or a function of params returning one); leaves marked False do not
+        move.
+      blocks: measures blocks of the weights too, each while the others are fixed:
+        {name: mask of the block}, or `"layers"` for the entries at the top of the parameters. The
+        cost is that of one block times their number plus one.
+      progress: prints the cost beforehand and a progress bar, on stderr. By default the bar is
+        shown if tqdm is installed and stderr is a terminal.
+
+    Returns:
+      A `Report`.
+
+    Raises:
+      ValueError: an unknown measure or level; what `check_eval_fn` finds; no batches, an iterator
+        in their place; no quantity called `loss`; a block without weights.
+      TypeError: no parameters, no key, no `eval_fn`.
+      ImportError: `progress=True` without tqdm.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax import flatness
+      >>> eval_fn = flatness.regression(lambda params, x: x @ params)
+      >>> x = jax.random.normal(jax.random.key(0), (8, 20, 3))
+      >>> batches = [(one, one @ jnp.ones(3)) for one in x]
+      >>> found = flatness.report(eval_fn, jnp.ones(3), batches, 0, measures=["trace"])
+      >>> row = found["trace"]  # of 2 x^T x / n, 6 in expectation
+      >>> bool(abs(row.value - 6) < 1), row.setting
+      (True, 'Hessian')
+    """
+    effort = effort_of(level)
+    key = _inputs.random_key(key)
+    check_eval_fn(eval_fn, params, batches, *state)
+    bar = Progress()
+    passes = Passes(jax.jit(eval_fn), params, batches, state, bar.tick)
+    check_quantity(loss, passes.reference)
+    quantities = sorted(passes.reference, key=lambda name: (name != "error", name))
+    names = _names(measures, effort, quantities)
+    masks = masks_of(params, mask, blocks)
+    cost = cost_of(names, effort) * len(masks)
+    start = time.perf_counter()
+    rows, results = [], {}
+    with bar.shown(progress, names, cost, passes.num_batches):
+        for block, of_block in masks.items():
+            measure = _measurements(
+                eval_fn, tuple(quantities), loss, passes.num_batches, effort, of_block, block
+            )
+            found, results[block] = measure(names, params, passes, key, state, bar.done)
+            rows += found
+    return Report(
+        rows=tuple(rows),
+        reference={name: passes.reference[name] for name in quantities},
+        level=level,
+        num_examples=passes.num_examples,
+        num_batches=passes.num_batches,
+        num_weights={name: size_of(params, of_block) for name, of_block in masks.items()},
+        cost=cost,
+        seconds=time.perf_counter() - start,
+        key=np.asarray(jax.random.key_data(key) if is_typed(key) else key).tolist(),
+        fingerprint=passes.fingerprint,
+        results=results,
+    )
+
+
+def _names(measures, effort: Effort, quantities) -> tuple[str, ...]:
+    """The measures that are made, in the order of the table."""
+    if measures is None:
+        has_error = "error" in quantities
+        return tuple(name for name in effort.measures if has_error or name not in NEEDS_ERROR)
+    given = (measures,) if isinstance(measures, str) else tuple(measures)
+    for name in given:
+        _checks.check_choice("measures", name, MEASURES)
+    if not given:
+        raise ValueError(f"measures must name at least one of {', '.join(MEASURES)}, got none.")
+    return tuple(name for name in MEASURES if name in given)
+
+
+def _measurements(*given: Any) -> Measurements:
+    """The measures of a block: compiled before, if they were made for such a solution before."""
+    try:
+        return _kept(*given)
+    except TypeError:  # of what cannot be hashed
+        return Measurements(*given)
+
+
+_kept = functools.lru_cache(maxsize=32)(Measurements)

@@ -1,0 +1,158 @@
+"""How results are printed: numbers with their errors, and tables of text and HTML."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+WIDTH = 100  # columns of a terminal
+MISSING = "-"
+
+
+class Table(NamedTuple):
+    """A table, as text or as HTML.
+
+    Attributes:
+      title: lines above it.
+      header: names of the columns.
+      lines: cells, one list for each line.
+      notes: lines below it.
+    """
+
+    title: Sequence[str]
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        """Aligned columns, at most 100 characters wide: columns that do not fit follow below."""
+        text = [*self.title]
+        for page, columns in enumerate(self._pages()):
+            text += [""] * (page > 0)
+            cells = [[line[c] for c in columns] for line in (self.header, *self.lines)]
+            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+            rule = ["-" * width for width in widths]
+            text += ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (cells[0], rule)]
+            text += ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells[1:]]
+        for note in self.notes:
+            text += _wrapped(note)
+        return "\n".join(text)
+
+    def html(self) -> str:
+        """The table for a notebook."""
+        row = lambda tag, cells: (
+            f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
+        )
+        paragraphs = lambda lines: "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+        body = "".join(row("td", line) for line in self.lines)
+        table = f"<table><thead>{row('th', self.header)}</thead><tbody>{body}</tbody></table>"
+        return paragraphs(self.title) + table + paragraphs(self.notes)
+
+    def _pages(self) -> list[list[int]]:
+        """Indices of the columns that are shown next to each other; the first is in all."""
+        every = range(len(self.header))
+        widths = [max(len(line[c]) for line in (self.header, *self.lines)) + 2 for c in every]
+        pages, used = [[0]], widths[0]
+        for c in every[1:]:
+            if used + widths[c] > WIDTH + 2 and len(pages[-1]) > 1:
+                pages.append([0])
+                used = widths[0]
+            pages[-1].append(c)
+            used += widths[c]
+        return pages
+
+
+def as_text(result: Any) -> str:
+    """The `__repr__` of results that have a `table()`."""
+    return str(result.table())
+
+
+def as_html(result: Any) -> str:
+    """Their `_repr_html_`, for notebooks."""
+    return result.table().html()
+
+
+def of_quantities(
+    title: Sequence[str],
+    column: str,
+    settings: Sequence[str],
+    values: Mapping[str, Sequence[str]],
+    **others: Sequence[str],
+) -> Table:
+    """A line for each setting, and a column for each quantity.
+
+    Args:
+      title: lines above.
+      column: what the settings are.
+      settings: G of them.
+      values: {header of a column: G cells}.
+      **others: further columns.
+    """
+    columns = {**values, **{name.replace("_", " "): cells for name, cells in others.items()}}
+    lines = [list(line) for line in zip(settings, *columns.values(), strict=True)]
+    return Table([*title, ""], [column, *columns], lines)
+
+
+def at_solution(reference: Mapping[str, Any]) -> str:
+    """What quantities are at the solution, or how many solutions there are."""
+    shapes = {np.shape(value) for value in reference.values()}
+    if shapes - {()}:
+        return f"{max(shapes)[0]} solutions"
+    found = ", ".join(f"{name} {number(value)}" for name, value in reference.items())
+    return f"At the solution: {found}"
+
+
+def rises(reference: Mapping[str, Any], rise: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Columns of rises without errors, of G settings."""
+    return {f"rise of the {name}": [number(v) for v in np.ravel(rise[name])] for name in reference}
+
+
+def labels(values: Any) -> list[str]:
+    """Settings, as they are named."""
+    return [f"{value:g}" for value in values]
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number of some significant digits; a dash for NaN.
+
+    Examples:
+      >>> number(0.123456), number(123456.0), number(float("nan"))
+      ('0.1235', '1.235e+05', '-')
+    """
+    value = float(value)
+    return MISSING if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def with_error(value: float, sem: float) -> str:
+    """A number and its standard error, to two digits of the error.
+
+    Examples:
+      >>> with_error(0.123456, 0.00213), with_error(1234.5, 56.0), with_error(3.2e-7, 1e-9)
+      ('0.1235 ± 0.0021', '1234 ± 56', '(3.200 ± 0.010)e-7')
+      >>> with_error(0.5, float("nan")), with_error(float("nan"), 0.1)
+      ('0.5', '-')
+    """
+    if not (math.isfinite(value) and math.isfinite(sem)):
+        return number(value)
+    if sem == 0:
+        return f"{number(value)} ± 0"
+    of_sem = math.floor(math.log10(sem))
+    exponent = math.floor(math.log10(max(abs(value), sem)))
+    if -4 <= exponent < 6:
+        decimals = min(max(1 - of_sem, 0), 12)
+        return f"{value:.{decimals}f} ± {sem:.{decimals}f}"
+    decimals = min(exponent - of_sem + 1, 12)
+    scale = 10.0**exponent
+    return f"({value / scale:.{decimals}f} ± {sem / scale:.{decimals}f})e{exponent}"
+
+
+def _wrapped(note: str) -> list[str]:
+    lines, line = [], ""
+    for word in note.split():
+        if line and len(line) + 1 + len(word) > WIDTH:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+    return [*lines, line]

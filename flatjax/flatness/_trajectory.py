@@ -1,0 +1,134 @@
+r"""The path of training, in the plane in which it moves most.
+
+Of checkpoints :math:`w_1, \ldots, w_T`, let :math:`d_t = w_t - w_T`. The Gram matrix
+:math:`G_{st} = d_s \cdot d_t` has eigenvalues :math:`\lambda_k` and eigenvectors :math:`u_k`, and
+
+.. math::
+  e_k = \lambda_k^{-1/2} \sum_t u_{tk} \, d_t, \qquad d_t \cdot e_k = \lambda_k^{1/2} u_{tk} \tag{1}
+
+are the principal directions of the path and its coordinates along them [Li et al., 2018].
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flatjax import _masks
+from flatjax.flatness import _inputs, _optional, _tables
+from flatjax.flatness._directions import check_same_shapes
+
+
+class Trajectory(NamedTuple):
+    """A path of training in the plane of its two leading directions.
+
+    Attributes:
+      origin: the last checkpoint.
+      directions: two of norm 1, at a right angle: a plane for `flatjax.flatness.slice_2d`.
+      coordinates: of the checkpoints, shape (T, 2), the last of them (0, 0): distances between
+        weights.
+      explained: share of the sum of squared distances to the last checkpoint, along each
+        direction, shape (2,).
+    """
+
+    origin: chex.ArrayTree
+    directions: tuple[chex.ArrayTree, chex.ArrayTree]
+    coordinates: np.ndarray
+    explained: np.ndarray
+
+    def table(self) -> _tables.Table:
+        """The coordinates of the checkpoints; printing shows it."""
+        shares = ", ".join(f"{100 * share:.0f} %" for share in self.explained)
+        title = [f"Path of training; shares along the two directions: {shares}"]
+        steps = [str(t) for t in range(len(self.coordinates))]
+        x, y = self.coordinates.T
+        columns = {"x": [*map(_tables.number, x)], "y": [*map(_tables.number, y)]}
+        return _tables.of_quantities(title, "checkpoint", steps, columns)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def plot(self, ax: Any = None, **style: Any) -> Any:
+        """Draws the path, on a slice of the same plane if its axes are given.
+
+        Args:
+          ax: matplotlib axes, such as `plot_slice` returns them; those of a new figure by default.
+          **style: of the line, for matplotlib; `label` names the path.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+        """
+        ax = _optional.new_axes("Trajectory.plot", ax)
+        style = {"color": "#D55E00", "marker": "o", "markersize": 3, "label": "path"} | style
+        ax.plot(*self.coordinates.T, **style)
+        ax.plot(0, 0, "*", color="black", markersize=11, label="end", zorder=4)
+        first, second = (f"{100 * share:.0f} % of the path" for share in self.explained)
+        ax.set(xlabel=f"x, distance along e₁ ({first})", ylabel=f"y, along e₂ ({second})")
+        ax.legend(loc="best")
+        return ax
+
+
+def trajectory(checkpoints: Sequence[chex.ArrayTree]) -> Trajectory:
+    """The path through checkpoints of training, in the plane in which it moves most.
+
+    Slice the loss on that plane with `flatjax.flatness.slice_2d`, draw it with `plot_slice`, and
+    the path over it with the result's `plot(ax)`.
+
+    Cost: no evaluation; T^2 inner products, and T copies of the weights in memory.
+
+    Args:
+      checkpoints: parameters, from the first to the last, T of them.
+
+    Returns:
+      A `Trajectory`.
+
+    Raises:
+      ValueError: fewer than three checkpoints, of different shapes, or all on one line.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness import trajectory
+      >>> path = [jnp.array(w) for w in ([3.0, 0.0, 5.0], [1.0, 1.0, 5.0], [0.0, 0.0, 5.0])]
+      >>> found = trajectory(path)
+      >>> (x, y), (first, second) = found.coordinates[0], found.directions
+      >>> jnp.abs(x * first + y * second).round(3)  # the first one minus the last
+      Array([3., 0., 0.], dtype=float32)
+      >>> round(float(found.explained.sum()), 3)
+      1.0
+    """
+    points = list(checkpoints)
+    if len(points) < 3:
+        raise ValueError(f"checkpoints must be three at least, got {len(points)}.")
+    for point in points:
+        check_same_shapes(points[-1], point)
+    weights = [_inputs.weights(_inputs.measured(p, None, "checkpoints"), None) for p in points]
+    steps = [optax.tree.sub(w, weights[-1]) for w in weights]
+    gram = np.array([[float(optax.tree.vdot(s, t)) for t in steps] for s in steps])
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[:-3:-1], vectors[:, :-3:-1]
+    if not values[1] > 1e-10 * max(values[0], 1e-30):
+        raise ValueError("checkpoints must not lie on one line, in which case there is no plane.")
+
+    def direction(k):
+        parts = [float(u / np.sqrt(values[k])) for u in vectors[:, k]]
+        combined = jax.tree.map(
+            lambda *leaves: sum(
+                (u * leaf for u, leaf in zip(parts, leaves, strict=True)), jnp.zeros_like(leaves[0])
+            ),
+            *steps,
+        )
+        return _masks.merge(combined, _inputs.zeros_like(points[-1]))
+
+    return Trajectory(
+        origin=points[-1],
+        directions=(direction(0), direction(1)),
+        coordinates=np.sqrt(values) * vectors,  # eq. (1)
+        explained=values / np.trace(gram),
+    )

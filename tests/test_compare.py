@@ -1,0 +1,114 @@
+"""`flatness.compare`: paired differences, and a picture of which solution is flatter."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+
+from flatjax import flatness
+from flatjax.flatness import _report_plots, _tables
+
+matplotlib.use("Agg")
+
+BATCHES = list(jnp.asarray(np.random.default_rng(0).normal(size=(10, 6, 4)), jnp.float32))
+MEASURES = ["local_energy", "weight_noise", "sam_sharpness", "trace"]
+
+
+def eval_fn(params, batch):
+    """A product of two weights a feature: one function at any split, flattest at equal ones."""
+    outputs = batch @ (params[0] * params[1] - 1.0) + 0.1
+    error = jnp.sum(jnp.tanh(outputs**2))
+    return {"loss": jnp.sum(outputs**2), "error": error, "count": len(batch)}
+
+
+def report(scale, key=0, **options):
+    params = jnp.stack([jnp.full(4, scale), jnp.full(4, 1 / scale)])
+    options = {"measures": MEASURES, "level": "quick"} | options
+    return flatness.report(eval_fn, params, BATCHES, key, **options)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return {"flat": report(1.0), "sharp": report(3.0), "near": report(1.02)}
+
+
+def test_differences_are_paired(reports):
+    """The same examples raise both solutions: the difference is known better than the numbers."""
+    found = flatness.compare({"near": reports["near"], "flat": reports["flat"]})
+    for d in found.differences:
+        name = d.measure, d.label, d.setting
+        first, second = (reports[one][name] for one in ("near", "flat"))
+        assert d.value == pytest.approx(second.value - first.value)
+        if d.measure in ("sam_sharpness", "local_energy"):
+            assert d.sem < 0.3 * np.hypot(first.sem, second.sem)
+        if d.measure == "local_energy":
+            paired = second.units - first.units
+            assert d.sem == pytest.approx(paired.std(ddof=1) / np.sqrt(len(paired)))
+
+
+def test_the_flatter_one_is_named(reports):
+    found = flatness.compare({"sharp": reports["sharp"], "flat": reports["flat"]})
+    by_measure = {d.measure: d for d in found.differences}
+    assert by_measure["sam_sharpness"].flatter == "flat"
+    assert by_measure["trace"].flatter == "flat"
+    assert by_measure["sam_sharpness"].relative[1] < 0
+    assert f"flat is flatter than sharp by {sum(d.flatter == 'flat' for d in found.differences)} of"
+    same = flatness.compare({"a": reports["flat"], "b": reports["flat"]})
+    assert {d.flatter for d in same.differences} == {None}
+    assert {d.value for d in same.differences} == {0}
+
+
+def test_noise_that_is_tolerated_counts_the_other_way(reports):
+    rows = {name: one["weight_noise"] for name, one in reports.items()}
+    assert not rows["flat"].larger_is_sharper
+    shifted = rows["flat"]._replace(value=rows["flat"].value + 1, units=rows["flat"].units + 1)
+    more = dataclasses.replace(reports["flat"], rows=(shifted,))
+    (difference,) = flatness.compare({"flat": reports["flat"], "more": more}).differences
+    assert difference.flatter == "more"
+    assert difference.relative[1] < 0
+
+
+def test_a_comparison_is_printed_and_drawn(reports):
+    for names in (("sharp", "flat"), ("flat", "sharp", "near")):
+        found = flatness.compare({name: reports[name] for name in names})
+        text = str(found)
+        assert max(map(len, text.splitlines())) <= _tables.WIDTH
+        assert text.startswith(f"{names[1]} is flatter than {names[0]} by")
+        assert "<table>" in found._repr_html_()
+        assert len(found.to_dict()["differences"]) == len(found.differences)
+        figure = found.plot()
+        assert figure.get_size_inches()[0] * _report_plots.DPI == 736
+        (ax,) = figure.axes
+        assert len(ax.get_yticklabels()) == len(found.differences) / (len(names) - 1)
+        shown = [text.get_text() for text in ax.texts]
+        assert f"{names[0]} is flatter" in shown
+        assert (ax.get_legend() is None) == (len(names) == 2)
+        matplotlib.pyplot.close(figure)
+
+
+def test_what_cannot_be_compared_is_refused_by_name(reports):
+    flat = reports["flat"]
+    others = {
+        "key": dataclasses.replace(flat, key=[0, 1]),
+        "batches": dataclasses.replace(flat, fingerprint="other"),
+        "level": dataclasses.replace(flat, level="thorough"),
+        "common": dataclasses.replace(flat, rows=()),
+    }
+    for named, other in others.items():
+        with pytest.raises(ValueError, match=rf"reports must.*{named}"):
+            flatness.compare({"one": flat, "other": other})
+    with pytest.raises(ValueError, match="two solutions"):
+        flatness.compare({"one": flat})
+    with pytest.raises(TypeError, match=r"reports\['b'\] must be a Report"):
+        flatness.compare({"a": flat, "b": 3})
+    with pytest.raises(ValueError, match="confidence"):
+        flatness.compare({"a": flat, "b": flat}, confidence=1.0)
+
+
+def test_fingerprints_tell_data_apart(reports):
+    other = flatness.report(
+        eval_fn, jnp.ones((2, 4)), BATCHES[::-1], 0, level="quick", measures=["sam_sharpness"]
+    )
+    assert other.fingerprint != reports["flat"].fingerprint
