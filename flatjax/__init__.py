@@ -4,7 +4,7 @@ The core works on pytrees and composes with optax; it imports no neural-network 
 `flatjax.models` (linen), `flatjax.data` and `flatjax.flatness` are imported on their own.
 """
 
-from flatjax import batch_stats, calibration, communication, schedules
+from flatjax import batch_stats, calibration, communication, lora, schedules
 from flatjax._alias import esgd, parle
 from flatjax._averaging import AverageParamsState, average_params
 from flatjax._center import replica_center, replica_distance
@@ -56,6 +56,7 @@ __all__ = [
     "evaluate",
     "langevin_noise",
     "limit_distance",
+    "lora",
     "map_replicas",
     "parle",
     "per_replica",

@@ -38,7 +38,7 @@ LABEL = np.zeros(3, np.int32)
     ("image", "label", "error", "message"),
     [
         (IMAGE.astype(float), LABEL, TypeError, r"uint8 or float32, got float64\(3, 8, 8, 1\)"),
-        (IMAGE, LABEL.astype(np.int64), TypeError, r"label .* int32, got int64\(3,\)"),
+        (IMAGE, LABEL.astype(np.int64), TypeError, r"label .* int32 or float32, got int64\(3,\)"),
         (jnp.asarray(IMAGE), LABEL, TypeError, "image must be a NumPy array"),
         (IMAGE, [0, 1, 2], TypeError, "label .* got list"),
         (IMAGE[..., 0], LABEL, ValueError, r"image .* \(N, H, W, C\).*, got \(3, 8, 8\)"),

@@ -19,7 +19,7 @@ def test_the_reference_is_complete():
     is_module = lambda name: isinstance(getattr(flatjax, name), types.ModuleType)
     assert sorted(documented) == sorted(name for name in flatjax.__all__ if not is_module(name))
     index = (ROOT / "docs" / "api" / "index.md").read_text()
-    for name in (*PACKAGES, "calibration", "communication", "nnx", "schedules"):
+    for name in (*PACKAGES, "calibration", "communication", "lora", "nnx", "schedules"):
         assert f"({name}.md)" in index
         page = (ROOT / "docs" / "api" / f"{name}.md").read_text()
         assert f".. automodule:: flatjax.{name}\n   :members:" in page
@@ -64,3 +64,26 @@ def test_the_example_of_diloco_runs_and_learns(capsys):
     assert len(losses) == 2
     assert max(losses) < 0.01
     assert len(namespace["params"]["b"]) == 1
+
+
+@pytest.mark.claim(
+    "docs/merging.md", "between the siblings is below 2%, that between strangers above"
+)
+@pytest.mark.claim("docs/merging.md", "The error of the soup is below 8%")
+def test_the_example_of_merging_runs_and_shows_the_barrier(capsys):
+    (program,) = examples("merging")
+    exec(program, {})
+    values = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    siblings, strangers, soup = values
+    assert siblings < 0.02
+    assert strangers > 0.1
+    assert soup < 0.08
+
+
+@pytest.mark.claim("docs/your_data.md", "It prints 11 tokens")
+def test_the_example_of_a_text_runs(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    exec(examples("your_data")[2], {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("11 ")
+    assert "'targets': (16, 32)" in printed

@@ -19,6 +19,7 @@ MODULES = (
     ".gaussian_mixture.losses",
     ".gaussian_mixture.sampling",
     ".gaussian_mixture.simulate",
+    ".lora",
     ".nnx",
     ".schedules",
 )

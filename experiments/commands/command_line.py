@@ -13,6 +13,7 @@ from experiments.commands.flatness import Flatness
 from experiments.commands.flatness_study import FlatnessStudy
 from experiments.commands.gaussian_mixture import GaussianMixture
 from experiments.commands.ladder import Ladder
+from experiments.commands.language import Language
 from experiments.commands.reproduce import Reproduce
 from experiments.commands.train import train_command
 from experiments.commands.tune import Tune
@@ -20,7 +21,7 @@ from experiments.engine import console
 
 Comparisons = Compare | Tune | Reproduce
 Measures = Flatness | FlatnessStudy | CostModel
-Studies = Contest | FirstContest | Ladder | GaussianMixture | Committee
+Studies = Contest | FirstContest | Ladder | Language | GaussianMixture | Committee
 
 
 def main(arguments: list[str] | None = None) -> int:

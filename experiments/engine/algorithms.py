@@ -78,7 +78,20 @@ def decay_mask(optimizer: Optimizer) -> Callable[[chex.ArrayTree], chex.ArrayTre
     return lambda params: jax.tree.map(lambda leaf: leaf.ndim - 1 >= 2, params)
 
 
+def _direction(config: TrainConfig, hyper: Hyper) -> optax.GradientTransformation:
+    """AdamW without its learning rate."""
+    own = config.optimizer
+    return optax.chain(
+        optax.scale_by_adam(own.momentum, own.squares_decay),
+        optax.add_decayed_weights(hyper["weight_decay"], decay_mask(own)),
+    )
+
+
 def _sgd(config: TrainConfig, hyper: Hyper, total_steps: int):
+    """What a network takes its steps with: SGD, or AdamW where that is the base optimizer."""
+    if config.optimizer.base_optimizer == "adamw":
+        rate = learning_rate_schedule(config, hyper, total_steps)
+        return optax.chain(_direction(config, hyper), optax.scale_by_learning_rate(rate))
     return optax.chain(
         optax.add_decayed_weights(hyper["weight_decay"], decay_mask(config.optimizer)),
         optax.sgd(
@@ -131,11 +144,7 @@ def _inner_loop(
     """What esgd and parle share."""
     own = config.algorithm
     return {
-        "learning_rate": learning_rate_schedule(config, hyper, total_steps),
         "gamma": _gamma(own.gamma_factor, hyper["gamma"], total_steps // own.inner_steps),
-        "momentum": config.optimizer.momentum,
-        "weight_decay": hyper["weight_decay"],
-        "decay_mask": decay_mask(config.optimizer),
         "inner_steps": own.inner_steps,
         "averaging_decay": hyper["averaging_decay"],
         "noise_scale": 0.0 if hyper["noise_scale"] is None else hyper["noise_scale"],
@@ -144,15 +153,54 @@ def _inner_loop(
     }
 
 
+def _inner_sgd(config: TrainConfig, hyper: Hyper, total_steps: int) -> dict[str, Any]:
+    """The SGD inside esgd and parle."""
+    return {
+        "learning_rate": learning_rate_schedule(config, hyper, total_steps),
+        "momentum": config.optimizer.momentum,
+        "weight_decay": hyper["weight_decay"],
+        "decay_mask": decay_mask(config.optimizer),
+    }
+
+
 def _esgd(config: TrainConfig[Esgd], hyper: Hyper, total_steps: int):
-    return flatjax.esgd(**_inner_loop(config, hyper, total_steps))
+    loop = _inner_loop(config, hyper, total_steps)
+    if config.optimizer.base_optimizer == "adamw":
+        return _around_adamw(optax.sgd(1.0), config, hyper, total_steps, loop)
+    return flatjax.esgd(**_inner_sgd(config, hyper, total_steps), **loop)
 
 
 def _parle(config: TrainConfig[Parle], hyper: Hyper, total_steps: int):
     own = config.algorithm
     outer_steps = total_steps // own.inner_steps
     replica_gamma = _gamma(own.gamma_factor, hyper["replica_gamma"], outer_steps)
-    return flatjax.parle(replica_gamma=replica_gamma, **_inner_loop(config, hyper, total_steps))
+    loop = _inner_loop(config, hyper, total_steps)
+    if config.optimizer.base_optimizer == "adamw":
+        rate = learning_rate_schedule(config, hyper, total_steps)
+        outer = flatjax.replicated_sgd(
+            # That of the last gradient of the loop, as in `flatjax.parle`.
+            lambda count: rate((count + 1) * own.inner_steps - 1),
+            replica_gamma,
+            momentum=None,
+            replica_axis=0,
+            decoupled=own.decoupled,
+        )
+        loop |= {"outer_scaling": "learning_rate"}
+        return _around_adamw(outer, config, hyper, total_steps, loop)
+    return flatjax.parle(
+        replica_gamma=replica_gamma, **_inner_sgd(config, hyper, total_steps), **loop
+    )
+
+
+def _around_adamw(outer, config, hyper, total_steps, loop):
+    """Entropy-SGD around AdamW, whose means are kept: five steps are too few to measure them."""
+    return flatjax.entropy_sgd(
+        outer,
+        _direction(config, hyper),
+        inner_learning_rate=learning_rate_schedule(config, hyper, total_steps),
+        reset_inner=False,
+        **loop,
+    )
 
 
 def _diloco(config: TrainConfig[Diloco], hyper: Hyper, total_steps: int):

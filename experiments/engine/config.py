@@ -17,7 +17,7 @@ from experiments.engine.algorithm_settings import (
     takers,
 )
 from experiments.engine.checks import check_fields
-from experiments.engine.settings import Data, Measures, Network, Optimizer
+from experiments.engine.settings import NEWER, Data, Measures, Network, Optimizer
 
 _GROUPS = {"data": Data, "network": Network, "optimizer": Optimizer, "measures": Measures}
 _DEFAULT = settings_of("rsgd")
@@ -143,9 +143,11 @@ class TrainConfig(Generic[A]):
 
     def to_json(self) -> dict[str, Any]:
         """The settings by their names, as JSON holds them."""
+        defaults = _defaults(type(self.algorithm))
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in self.flat().items()
+            if name not in NEWER or value != defaults[name]
         }
 
 

@@ -4,28 +4,38 @@ import functools
 import importlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from flatjax import data
+from flatjax.data._local import is_text
+
+InMemory: TypeAlias = data.Dataset | data.TokenDataset
+Split: TypeAlias = data.Split | data.TokenSplit
+Examples: TypeAlias = data.DeviceSplit | data.DeviceTokens
 
 
 def is_function(name: str) -> bool:
-    """Whether a data set is package.module:function, and not folder:PATH or npz:PATH."""
+    """Whether a data set is package.module:function, and not folder:PATH or the like."""
     is_local = name.startswith(("folder:", "npz:", "folder,", "npz,"))
-    return not is_local and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None
+    return (
+        not (is_local or is_text(name))
+        and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None
+    )
 
 
 # Studies make many tasks of one data set, whose arrays nobody changes.
 @functools.lru_cache(maxsize=1)
-def load(name: str) -> data.Dataset | data.Stream:
+def load(name: str) -> InMemory | data.Stream:
     """Loads a data set; a function of the user's own is imported and called.
 
     Raises:
       ValueError: the name is unknown, or the function cannot be imported.
       TypeError: the function returns something else.
     """
+    if is_text(name):
+        return data.load_text(name)
     if not is_function(name):
         return data.load(name)
     module, _, function = name.partition(":")
@@ -37,14 +47,15 @@ def load(name: str) -> data.Dataset | data.Stream:
             f"Python can import from here, got {name!r} ({error})."
         ) from error
     found = make()
-    if not isinstance(found, data.Dataset | data.Stream):
+    if not isinstance(found, data.Dataset | data.TokenDataset | data.Stream):
         raise TypeError(
-            f"dataset: {name} must return a flatjax.data.Dataset or a Stream, got {type(found)}."
+            f"dataset: {name} must return a flatjax.data.Dataset, a TokenDataset or a Stream, "
+            f"got {type(found)}."
         )
     return found
 
 
-def load_in_memory(name: str) -> data.Dataset:
+def load_in_memory(name: str) -> InMemory:
     """Loads a data set for those who need all of it.
 
     Raises:

@@ -40,9 +40,9 @@ def _on_host(leaf):
     return np.asarray(leaf)
 
 
-def of_split(split: data.Split) -> dict[str, Any]:
-    """How many examples, and a digest of images and labels."""
+def of_split(split: data.Split | data.TokenSplit) -> dict[str, Any]:
+    """How many examples, and a digest of images and labels, or of tokens."""
     value = 0
-    for array in (split.image, split.label):
+    for array in split.arrays:
         value = zlib.crc32(np.ascontiguousarray(array), value)
     return {"examples": len(split), "crc32": f"{value:08x}"}

@@ -11,6 +11,7 @@ import tqdm
 from experiments.engine import evaluate, programs
 from experiments.engine.algorithms import Hyper
 from experiments.engine.config import TrainConfig
+from experiments.engine.datasets import Examples
 from experiments.engine.feed import Feed
 from experiments.engine.plan import Plan, hyper_of
 from experiments.engine.programs import Programs
@@ -28,7 +29,7 @@ def take_steps(
     compiled: Programs,
     hyper: Hyper,
     state: State,
-    train: data.DeviceSplit,
+    train: Examples,
     draw: Draw,
     num_steps: int,
     progress: Callable[[int], Any] = lambda count: None,
@@ -64,11 +65,12 @@ def take_steps(
     return state, np.stack(jax.device_get(local(rows)))
 
 
-def device_train(plan: Plan, task: Task) -> data.DeviceSplit:
+def device_train(plan: Plan, task: Task) -> Examples:
     """The training examples, where the run lives."""
     if plan.placement.mesh is None:
         return task.device_train
-    return plan.placement.put(data.DeviceSplit(task.train.image, task.train.label))
+    kind = data.DeviceTokens if isinstance(task.train, data.TokenSplit) else data.DeviceSplit
+    return plan.placement.put(kind(*task.train.arrays))
 
 
 def _feed(plan, task) -> Feed | None:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 import flatjax
-from flatjax import data, flatness
+from experiments.engine.datasets import Examples
+from experiments.engine.problems import Problem
+from flatjax import flatness
 from flatjax.models._network import Network
 
 
@@ -24,9 +25,7 @@ class Objective:
 
     Attributes:
       network: the linen module, behind one interface.
-      image_shape: (H, W, C).
-      normalization: of the images, measured on the training images.
-      augment: random change of a batch of uint8 images, (key, images) -> images; or None.
+      problem: what it reads, its loss, and what evaluates it; see `problems`.
       label_smoothing: weight of the uniform distribution in the training targets.
       micro_batches: parts of a batch whose gradients are computed one after another.
       sigmas: noise strengths of the local energy.
@@ -34,9 +33,7 @@ class Objective:
     """
 
     network: Network
-    image_shape: tuple[int, ...]
-    normalization: data.Normalization
-    augment: Callable[[chex.PRNGKey, jax.Array], jax.Array] | None
+    problem: Problem
     label_smoothing: float
     micro_batches: int
     sigmas: tuple[float, ...]
@@ -44,7 +41,7 @@ class Objective:
 
     # --- training -------------------------------------------------------------------------------
 
-    def batch(self, examples: data.DeviceSplit, key: chex.PRNGKey) -> dict[str, jax.Array]:
+    def batch(self, examples: Examples, key: chex.PRNGKey) -> dict[str, jax.Array]:
         """The training batch of each replica, augmented and normalized.
 
         Args:
@@ -52,30 +49,27 @@ class Objective:
           key: of the augmentation, and of the randomness inside the network.
 
         Returns:
-          Images (y, B, H, W, C), labels (y, B), and a key for each replica and micro-batch,
-          (y, parts), for the randomness inside the network.
+          Images (y, B, H, W, C) and labels (y, B), or the like of another problem; and a key for
+          each replica and micro-batch, (y, parts), for the randomness inside the network.
         """
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(examples.label)))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            key, jnp.arange(len(jax.tree.leaves(examples)[0]))
+        )
         network_keys = jax.vmap(lambda key: jax.random.split(key, self.micro_batches))(keys)
-        images = examples.image
-        if self.augment is not None:
-            images = jax.vmap(self.augment)(keys, images)
-        images = self.normalization.normalize(images)
-        return {"image": images, "label": examples.label, "key": network_keys}
+        return self.problem.batch(examples, keys) | {"key": network_keys}
 
     def loss(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
     ) -> tuple[jax.Array, chex.ArrayTree]:
-        """Mean cross-entropy of one network on a batch, and its new batch statistics.
+        """Mean loss of one network on a batch, and its new batch statistics.
 
         Without a `"key"` (1,) in the batch, the network draws the same random numbers every time.
         """
         variables = {"params": params, "batch_stats": batch_stats}
         key = batch["key"][0] if "key" in batch else jax.random.key(0)
-        logits, batch_stats = self.network.train_logits(variables, batch["image"], key)
-        targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-        targets = optax.smooth_labels(targets, self.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean(), batch_stats
+        inputs = self.problem.inputs(batch)
+        logits, batch_stats = self.network.train_logits(variables, inputs, key)
+        return self.problem.loss(logits, batch, self.label_smoothing), batch_stats
 
     def value_and_grad(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
@@ -106,29 +100,28 @@ class Objective:
     def logits(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
     ) -> jax.Array:
-        """Logits of one network in evaluation mode, (B, classes)."""
+        """Logits of one network in evaluation mode, (B, classes); of texts (B, T, classes)."""
         variables = {"params": params, "batch_stats": batch_stats}
-        return self.network.logits(variables, batch["image"])
+        return self.network.logits(variables, self.problem.inputs(batch))
 
     @functools.cached_property
     def eval_fn(self) -> flatjax.EvalFn:
         """(params, batch, batch_stats) -> sums of loss and error; see `flatjax.evaluation`."""
+        sums = self.problem.sums
         return jax.jit(
-            lambda params, batch, batch_stats: _sums(self.logits(params, batch_stats, batch), batch)
+            lambda params, batch, batch_stats: sums(self.logits(params, batch_stats, batch), batch)
         )
 
     @functools.cached_property
     def ensemble_eval_fn(self) -> flatjax.EvalFn:
-        """(members, batch, member_stats) -> sums for the mean of the members' probabilities."""
+        """(members, batch, member_stats) -> sums for the mean of the members' predictions."""
 
         def eval_fn(members, batch, member_stats):
-            log_probabilities = [
-                jax.nn.log_softmax(self.logits(params, stats, batch))
+            outputs = [
+                self.logits(params, stats, batch)
                 for params, stats in zip(members, member_stats, strict=True)
             ]
-            # A constant shift, log y, changes no argmax, but the loss is that of the mean.
-            total = jax.nn.logsumexp(jnp.stack(log_probabilities), axis=0)
-            return _sums(total - jnp.log(len(members)), batch)
+            return self.problem.sums(self.problem.mean_outputs(outputs), batch)
 
         return jax.jit(eval_fn)
 
@@ -143,13 +136,3 @@ class Objective:
     def update_stats(self) -> flatjax.batch_stats.UpdateStatsFn:
         """(params, batch_stats, batch) -> batch_stats; see `flatjax.batch_stats`."""
         return jax.jit(lambda params, stats, batch: self.loss(params, stats, batch)[1])
-
-
-def _sums(logits, batch) -> dict[str, jax.Array]:
-    weight, label = batch["weight"], batch["label"]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return {
-        "loss": jnp.sum(weight * losses),
-        "error": jnp.sum(weight * (logits.argmax(-1) != label)),
-        "count": jnp.sum(weight),
-    }

@@ -4,11 +4,10 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from experiments.engine import steps
 from experiments.engine.plan import Plan, hyper_of
-from flatjax import data, models
+from flatjax import models
 
 
 class Programs:
@@ -54,9 +53,6 @@ def loops_on_device(plan: Plan) -> bool:
     hyper = hyper_of(plan.config)
     state = jax.eval_shape(functools.partial(steps.init_state, plan), hyper, 0)
     draw = jax.eval_shape(functools.partial(steps.draw_epoch, plan), 0, 0)
-    shape = plan.examples_shape
-    image_shape = (*shape, *plan.objective.image_shape)
-    image = jax.ShapeDtypeStruct(image_shape, plan.objective.normalization.dtype)
-    train = data.DeviceSplit(image, jax.ShapeDtypeStruct(shape, jnp.int32))
+    train = plan.objective.problem.split_struct(plan.examples_shape)
     step = functools.partial(steps.train_next, plan)
     return not models.contains_convolution(step, hyper, state, train, draw)

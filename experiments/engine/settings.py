@@ -6,6 +6,10 @@ from typing import Literal
 
 from experiments.engine.checks import check_fields
 
+# Settings that are newer than recorded results. At their defaults, configurations leave them out,
+# so that the identities of those results stay what they are.
+NEWER = ("base_optimizer", "squares_decay")
+
 Schedule = Literal["cosine", "constant", "milestones"]
 Augmentation = Literal["flip", "crop", "cutout", "autoaugment"]
 
@@ -17,9 +21,11 @@ class Data:
     dataset: str = "digits"
     """digits (embedded), fashion_mnist, tiny_imagenet, any image classification set of TensorFlow
     Datasets (cifar10, cifar100, ...), or your own data: folder:PATH (train/CLASS/*.jpg, test/...;
-    folder,size=64,test=0.2:PATH brings images to one size and sets some aside for testing) or
-    npz:PATH (x_train, y_train, x_test, y_test), or package.module:function, which returns a
-    flatjax.data.Dataset or, if it does not fit into memory, a Stream. See docs/your_data.md."""
+    folder,size=64,test=0.2:PATH brings images to one size and sets some aside for testing),
+    npz:PATH (x_train, y_train, x_test, y_test; npz,task=regression:PATH), text:PATH (a file or a
+    folder; text,unit=characters,context=64:PATH), tfds_text:NAME of TensorFlow Datasets, or
+    package.module:function, which returns a flatjax.data.Dataset, a TokenDataset or, if it does not
+    fit into memory, a Stream. See docs/your_data.md."""
     train_size: int | None = None
     """Train on a random subset of this size."""
     label_noise: float = 0.0
@@ -76,13 +82,17 @@ class Optimizer:
     warmup_start: float = 0.1
     """The learning rate with which warm-up starts, as a fraction of the peak."""
     momentum: float = 0.9
-    """Nesterov momentum."""
+    """Nesterov momentum; of adamw, the decay of the mean of gradients."""
     weight_decay: float = 5e-4
-    """Added to the gradient."""
+    """Added to the gradient; of adamw, to the step before the learning rate multiplies it."""
     decay_matrices_only: bool = False
     """No weight decay of biases and of the scales of norms (all that is no matrix or kernel)."""
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the training targets."""
+    base_optimizer: Literal["sgd", "adamw"] = "sgd"
+    """What each network takes its steps with, inside all algorithms; adamw for transformers."""
+    squares_decay: float = 0.95
+    """Decay of adamw's mean of squared gradients."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -94,6 +104,8 @@ class Optimizer:
             self._refuse("milestones milestone_factor", "schedule milestones")
         if self.warmup == 0:
             self._refuse("warmup_start", "warmup > 0")
+        if self.base_optimizer != "adamw":
+            self._refuse("squares_decay", "base_optimizer adamw")
 
     def _refuse(self, fields: str, condition: str) -> None:
         """Raises a ValueError if one of the fields has a value that nothing reads."""

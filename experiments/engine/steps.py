@@ -14,6 +14,7 @@ import optax
 
 import flatjax
 from experiments.engine.algorithms import Hyper, seed_noise
+from experiments.engine.datasets import Examples
 from experiments.engine.plan import Plan
 from flatjax import data
 
@@ -67,8 +68,9 @@ def init_state(plan: Plan, hyper: Hyper, seed: chex.Numeric) -> State:
     keys = jax.random.split(own.weights, plan.num_replicas)
     if getattr(plan.config.algorithm, "common_init", False):
         keys = jnp.broadcast_to(keys[0], keys.shape)
-    images = jnp.zeros((1, *plan.objective.image_shape))
-    variables = flatjax.stack_replicas(lambda key: plan.objective.network.init(key, images), keys)
+    network, problem = plan.objective.network, plan.objective.problem
+    inputs = jnp.zeros((1, *problem.input_shape), problem.input_dtype)
+    variables = flatjax.stack_replicas(lambda key: network.init(key, inputs), keys)
     opt_state = seed_noise(plan.optimizer(hyper).init(variables["params"]), own.noise)
     return State(
         step=jnp.zeros([], jnp.int32),
@@ -93,10 +95,8 @@ def draw_epoch(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> Draw:
     return Draw(order, own.augmentation)
 
 
-def take_batch(
-    plan: Plan, train: data.DeviceSplit, draw: Draw, step: jax.Array
-) -> dict[str, jax.Array]:
-    """The batch of a step: images and labels of every replica, and keys.
+def take_batch(plan: Plan, train: Examples, draw: Draw, step: jax.Array) -> dict[str, jax.Array]:
+    """The batch of a step: examples of every replica, and keys.
 
     Args:
       plan: the static part of the run.
@@ -137,7 +137,7 @@ def train_step(
 
 
 def train_next(
-    plan: Plan, hyper: Hyper, state: State, train: data.DeviceSplit, draw: Draw
+    plan: Plan, hyper: Hyper, state: State, train: Examples, draw: Draw
 ) -> tuple[State, jax.Array]:
     """`train_step` on the next batch of the epoch."""
     return train_step(plan, hyper, state, take_batch(plan, train, draw, state.step))
@@ -147,7 +147,7 @@ def train_steps(
     plan: Plan,
     hyper: Hyper,
     state: State,
-    train: data.DeviceSplit,
+    train: Examples,
     draw: Draw,
     num_steps: chex.Numeric,
 ) -> tuple[State, jax.Array]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 
 import flatjax
 from experiments.engine import datasets, fingerprints
 from experiments.engine.config import TrainConfig
+from experiments.engine.datasets import Examples, Split
 from experiments.engine.objective import Objective
+from experiments.engine.problems import Regression, make_problem
 from experiments.engine.settings import Data
 from flatjax import data
 from flatjax.models._network import make_network
@@ -36,8 +37,8 @@ class Task:
 
     config: TrainConfig
     objective: Objective
-    train: data.Split
-    held_out: data.Split
+    train: Split
+    held_out: Split
     class_names: tuple[str, ...] | None = None
     stream: data.Stream | None = None
 
@@ -57,20 +58,21 @@ class Task:
 
     def description(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, Any]:
         """The arguments of `flatjax.models.save` that describe a model of this task."""
-        image_shape = self.objective.image_shape
-        batch = {"image": jnp.zeros((1, *image_shape))}
-        logits = jax.eval_shape(self.objective.logits, params, batch_stats, batch)
+        del params, batch_stats
+        problem = self.objective.problem
         return {
             "model": self.config.network.model,
             "options": self.config.network.model_options,
-            "num_classes": logits.shape[-1],
-            "image_shape": image_shape,
-            "normalization": self.objective.normalization,
+            "num_classes": problem.num_classes,
+            "image_shape": problem.input_shape,
+            "input_dtype": problem.input_dtype,
+            "normalization": problem.normalization,
+            "target_normalization": problem.target_normalization,
             "class_names": self.class_names,
         }
 
     @functools.cached_property
-    def device_train(self) -> data.DeviceSplit:
+    def device_train(self) -> Examples:
         """The training examples on the device."""
         return data.to_device(self.train)
 
@@ -100,8 +102,8 @@ class Task:
         return self._eval_batches(self.train, count * size, size)
 
     def _eval_batches(self, split, count, batch_size):
-        head = data.Split(split.image[:count], split.label[:count])
-        return data.eval_batches(head, self.objective.normalization, min(batch_size, len(head)))
+        head, normalization = split[:count], self.objective.problem.normalization
+        return data.eval_batches(head, normalization, min(batch_size, len(head)))
 
     def evaluate(
         self,
@@ -116,7 +118,7 @@ class Task:
     def ensemble_error(
         self, members: list[chex.ArrayTree], member_stats: list[chex.ArrayTree]
     ) -> jax.Array:
-        """Held-out error of the average of the networks' probabilities."""
+        """Held-out error of the average of the networks' predictions."""
         eval_fn = self.objective.ensemble_eval_fn
         return flatjax.evaluate(eval_fn, members, self.held_out_batches, member_stats)["error"]
 
@@ -137,13 +139,22 @@ def dataset_fingerprint(name: str) -> dict[str, Any]:
     }
 
 
-def load_splits(config: Data) -> tuple[data.Split, data.Split, int]:
-    """Training and held-out examples, and the number of classes."""
+def load_splits(config: Data) -> tuple[Split, Split, int]:
+    """Training and held-out examples, and the number of classes.
+
+    Raises:
+      ValueError: a setting is for images or for classes, and the data set has none.
+    """
     dataset = datasets.load_in_memory(config.dataset)
-    train, held_out = dataset.train, dataset.test
+    train: Any = dataset.train
+    held_out: Any = dataset.test
+    if isinstance(train, data.TokenSplit):
+        refuse_for("text", config, "label_noise", "augment", "rgb32")
+    elif train.is_regression:
+        refuse_for("regression", config, "label_noise")
     if config.validation > 0:
         train, validation = data.split_validation(train, config.validation, config.data_seed)
-        held_out = validation if config.evaluate_on == "validation" else dataset.test
+        held_out = validation if config.evaluate_on == "validation" else held_out
     if config.train_size is not None:
         train = data.subset(train, config.train_size, config.data_seed)
     if config.label_noise > 0:
@@ -152,6 +163,14 @@ def load_splits(config: Data) -> tuple[data.Split, data.Split, int]:
     if config.rgb32:
         train, held_out = data.enlarge(train), data.enlarge(held_out)
     return train, held_out, dataset.num_classes
+
+
+def refuse_for(kind: str, settings: Any, *fields: str) -> None:
+    """Raises a ValueError if one of the settings, which are not for such data, was changed."""
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    for name in fields:
+        if (value := getattr(settings, name)) != defaults[name]:
+            raise ValueError(f"{name} is not for data of kind {kind}, got {value!r}: leave it out.")
 
 
 def make_task(config: TrainConfig) -> Task:
@@ -168,12 +187,18 @@ def make_task(config: TrainConfig) -> Task:
         train, held_out, num_classes = load_splits(config.data)
     else:
         train, held_out, num_classes = _streamed_splits(config, stream)
-    shape, network = train.image.shape[1:], config.network
+    side = 0 if isinstance(train, data.TokenSplit) else train.image.shape[1]
+    problem = make_problem(train, num_classes, _augmentation(config.data.augment, side))
+    if isinstance(problem, Regression):
+        refuse_for("regression", config.optimizer, "label_smoothing")
+    network = config.network
     objective = Objective(
-        network=make_network(network.model, network.model_options, num_classes, shape),
-        image_shape=shape,
-        normalization=data.Normalization.from_images(train.image),
-        augment=_augmentation(config.data.augment, side=shape[0]),
+        network=make_network(
+            *(network.model, network.model_options, num_classes),
+            image_shape=problem.input_shape,
+            input_dtype=problem.input_dtype,
+        ),
+        problem=problem,
         label_smoothing=config.optimizer.label_smoothing,
         micro_batches=config.micro_batches,
         sigmas=config.measures.sigmas,

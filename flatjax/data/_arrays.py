@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from flatjax._checks import check_count, described
+from flatjax._checks import check_choice, check_count, described
 from flatjax.data._dataset import Dataset, Split, split_validation
+
+TaskKind = Literal["classification", "regression"]
 
 # Names of the arrays in the files of Keras's data sets and of MedMNIST.
 _NAMES = (
@@ -25,6 +27,7 @@ def from_arrays(
     *,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
+    task: TaskKind = "classification",
     name: str = "arrays",
 ) -> Dataset:
     """Makes a data set of arrays.
@@ -33,12 +36,14 @@ def from_arrays(
       train: images and labels. Images have shape (N, H, W, C), or (N, H, W) if they are grey.
         Vectors of shape (N, D) become images of one pixel with D channels, so that each feature is
         normalized by itself. Values are uint8, 0 to 255, or finite floats, which become float32.
-        Labels are integers of shape (N,) or (N, 1), counted from 0.
+        Labels are integers of shape (N,) or (N, 1), counted from 0. For a regression they are
+        finite numbers of shape (N,) or (N, D).
       test: images and labels for testing; or the number or fraction of the examples in `train` that
         are set aside for testing (`split_validation` with seed 0).
       num_classes: number of classes; by default the length of `class_names`, else the largest
-        label + 1.
-      class_names: the names of the classes, in the order of the labels.
+        label + 1. For a regression: number of targets.
+      class_names: the names of the classes, in the order of the labels; or of the targets.
+      task: `"classification"` or `"regression"`.
       name: the name of the data set.
 
     Returns:
@@ -56,13 +61,17 @@ def from_arrays(
       Dataset(name='arrays', train=Split(image=float32(80, 1, 1, 5), label=int32(80,)),
               test=Split(image=float32(20, 1, 1, 5), label=int32(20,)), num_classes=3)
     """
-    first = make_split("train", train)
+    check_choice("task", task, ("classification", "regression"))
+    is_regression = task == "regression"
+    first = make_split("train", train, regression=is_regression)
     if isinstance(test, tuple | list):
-        splits = first, make_split("test", test)
+        splits = first, make_split("test", test, regression=is_regression)
     else:
         splits = split_validation(first, test, seed=0)
     names = None if class_names is None else tuple(map(str, class_names))
-    if num_classes is None:
+    if is_regression and num_classes is None:
+        num_classes = first.label.shape[1]
+    elif num_classes is None:
         largest = max(int(split.label.max()) for split in splits)
         num_classes = largest + 1 if names is None else len(names)
     check_count("num_classes", num_classes, minimum=1)
@@ -70,7 +79,11 @@ def from_arrays(
 
 
 def from_npz(
-    path: str | os.PathLike[str], *, test: float | int | None = None, name: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    test: float | int | None = None,
+    task: TaskKind = "classification",
+    name: str | None = None,
 ) -> Dataset:
     """Loads the arrays of an npz file; `flatjax.data.load` lists their names.
 
@@ -99,6 +112,7 @@ def from_npz(
             pair(*names[:2]),
             pair(*names[2:]) if test is None else test,
             class_names=class_names,
+            task=task,
             name=name or f"npz:{path}",
         )
     except (TypeError, ValueError) as error:
@@ -122,11 +136,12 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def make_split(name: str, pair: Any) -> Split:
+def make_split(name: str, pair: Any, *, regression: bool = False) -> Split:
     """Makes a split of images and labels, with the axes and dtypes of `from_arrays`."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"{name} must be a pair of images and labels, got {type(pair).__name__}")
-    return Split(_image(f"{name} images", pair[0]), _label(f"{name} labels", pair[1]))
+    label = _target if regression else _label
+    return Split(_image(f"{name} images", pair[0]), label(f"{name} labels", pair[1]))
 
 
 def _image(name: str, values: Any) -> np.ndarray:
@@ -157,6 +172,19 @@ def _image(name: str, values: Any) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def _target(name: str, values: Any) -> np.ndarray:
+    target = np.asarray(values)
+    if not (np.issubdtype(target.dtype, np.floating) or np.issubdtype(target.dtype, np.integer)):
+        raise TypeError(f"{name} must be numbers, got {described(target)}")
+    if target.ndim not in (1, 2) or not target.size:
+        raise ValueError(f"{name} must have shape (N,) or (N, D), got {target.shape}")
+    with np.errstate(over="ignore"):
+        target = target.astype(np.float32).reshape(len(target), -1)
+    if not np.isfinite(target).all():
+        raise ValueError(f"{name} must be finite in float32")
+    return np.ascontiguousarray(target)
+
+
 def _label(name: str, values: Any) -> np.ndarray:
     label = np.asarray(values)
     if label.ndim == 2 and label.shape[1] == 1:
@@ -166,7 +194,9 @@ def _label(name: str, values: Any) -> np.ndarray:
             f"{name} must have shape (N,), got {label.shape}: one-hot? .argmax(axis=1)"
         )
     if not np.issubdtype(label.dtype, np.integer):
-        raise TypeError(f"{name} must be integers, got {described(label)}")
+        raise TypeError(
+            f"{name} must be integers, got {described(label)}; targets need task='regression'"
+        )
     if label.size and not 0 <= int(label.min()) <= int(label.max()) < 2**31:
         raise ValueError(f"{name} must be counted from 0, got {label.min()} to {label.max()}")
     return label.astype(np.int32)

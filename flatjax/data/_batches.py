@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from flatjax._checks import check_count
 from flatjax._normalization import Normalization
 from flatjax.data._dataset import Split
+from flatjax.data._tokens import TokenSplit
 
 
 class DeviceSplit(NamedTuple):
@@ -19,16 +20,37 @@ class DeviceSplit(NamedTuple):
 
     Attributes:
       image: uint8 (a quarter of the memory of normalized images) or float32, (N, H, W, C).
-      label: int32 of shape (N,).
+      label: int32 of shape (N,); float32 (N, D) of a regression.
     """
 
     image: jax.Array
     label: jax.Array
 
 
+class DeviceTokens(NamedTuple):
+    """Sequences of tokens on the device: a pytree, to be passed to jitted functions.
+
+    Attributes:
+      tokens: uint8 or int32 of shape (N, T + 1).
+    """
+
+    tokens: jax.Array
+
+
+OnDevice: TypeAlias = DeviceSplit | DeviceTokens
+
+
+@overload
 def to_device(
     split: Split, device: jax.Device | jax.sharding.Sharding | None = None
-) -> DeviceSplit:
+) -> DeviceSplit: ...
+@overload
+def to_device(
+    split: TokenSplit, device: jax.Device | jax.sharding.Sharding | None = None
+) -> DeviceTokens: ...
+def to_device(
+    split: Split | TokenSplit, device: jax.Device | jax.sharding.Sharding | None = None
+) -> OnDevice:
     """Moves a split to a device, once for the whole training.
 
     Args:
@@ -44,7 +66,8 @@ def to_device(
       >>> to_device(load("digits").train).image.shape
       (1297, 8, 8, 1)
     """
-    return DeviceSplit(*jax.device_put((split.image, split.label), device))
+    kind = DeviceTokens if isinstance(split, TokenSplit) else DeviceSplit
+    return kind(*jax.device_put(split.arrays, device))
 
 
 @functools.partial(
@@ -95,7 +118,7 @@ def epoch_order(
 
 
 def take_batch(
-    device_split: DeviceSplit, indices: jax.Array, normalization: Normalization | None
+    device_split: OnDevice, indices: jax.Array, normalization: Normalization | None = None
 ) -> dict[str, jax.Array]:
     """Gathers the examples at `indices` and normalizes their images.
 
@@ -106,7 +129,10 @@ def take_batch(
         `normalization.normalize(augment(key, batch["image"]))`.
 
     Returns:
-      ``{"image": (*indices.shape, H, W, C), "label": indices.shape}``, float32 and int32.
+      ``{"image": (*indices.shape, H, W, C), "label": indices.shape}``, float32 and int32; of a
+      regression, labels are float32 of shape (*indices.shape, D). Of tokens,
+      ``{"tokens": (*indices.shape, T), "targets": (*indices.shape, T)}``, int32: the tokens that
+      are read, and the one after each of them.
 
     Examples:
       >>> import jax
@@ -121,6 +147,8 @@ def take_batch(
     indices = jnp.asarray(indices)
     if not indices.size:
         indices = indices.astype(jnp.int32)  # an empty list has no integers
+    if isinstance(device_split, DeviceTokens):
+        return _shifted(device_split.tokens[indices])
     image = device_split.image[indices]
     if normalization is not None:
         image = normalization.normalize(image)
@@ -128,7 +156,7 @@ def take_batch(
 
 
 def eval_batches(
-    split: Split, normalization: Normalization, batch_size: int
+    split: Split | TokenSplit, normalization: Normalization | None, batch_size: int
 ) -> list[dict[str, jax.Array]]:
     """Cuts a split into normalized batches of one shape, in order.
 
@@ -137,17 +165,17 @@ def eval_batches(
 
     Args:
       split: the examples.
-      normalization: how to normalize the images.
+      normalization: how to normalize the images; None for tokens.
       batch_size: examples in a batch, padding included.
 
     Returns:
       Batches ``{"image": (B, H, W, C) float32, "label": (B,) int32, "weight": (B,) float32}`` on
       the device; the weight is 1 for examples and 0 for padding. All together they take four times
-      the memory of the uint8 images.
+      the memory of the uint8 images. Of tokens: ``{"tokens", "targets", "weight"}``, each (B, T).
 
     Raises:
       TypeError: `batch_size` is not an int.
-      ValueError: `batch_size` is not positive.
+      ValueError: `batch_size` is not positive, or images have no normalization.
 
     Examples:
       >>> from flatjax.data import Normalization, eval_batches, load
@@ -157,20 +185,30 @@ def eval_batches(
       (4, 500.0)
     """
     batch_size = check_count("batch_size", batch_size, minimum=1)
-    normalize = jax.jit(normalization.normalize)
+    is_text = isinstance(split, TokenSplit)
+    if normalization is None and not is_text:
+        raise ValueError("normalization must be given for images, got None")
+    normalize = None if normalization is None else jax.jit(normalization.normalize)
     batches = []
     for start in range(0, len(split), batch_size):
-        image = split.image[start : start + batch_size]
-        label = split.label[start : start + batch_size]
-        padding = batch_size - len(label)
-        batches.append(
-            {
-                "image": normalize(_padded(image, padding)),
-                "label": jnp.asarray(_padded(label, padding)),
-                "weight": jnp.asarray(_padded(np.ones(len(label), np.float32), padding)),
-            }
-        )
+        arrays = [array[start : start + batch_size] for array in split.arrays]
+        count = len(arrays[0])
+        first, *others = (_padded(array, batch_size - count) for array in arrays)
+        weight = jnp.asarray(_padded(np.ones(count, np.float32), batch_size - count))
+        if is_text:
+            batch = _shifted(jnp.asarray(first))
+            weight = jnp.broadcast_to(weight[:, None], batch["tokens"].shape)
+        else:
+            assert normalize is not None
+            batch = {"image": normalize(first), "label": jnp.asarray(others[0])}
+        batches.append(batch | {"weight": weight})
     return batches
+
+
+def _shifted(tokens: jax.Array) -> dict[str, jax.Array]:
+    """What is read of sequences (..., T + 1), and what is predicted."""
+    tokens = tokens.astype(jnp.int32)
+    return {"tokens": tokens[..., :-1], "targets": tokens[..., 1:]}
 
 
 def _padded(array: np.ndarray, padding: int) -> np.ndarray:

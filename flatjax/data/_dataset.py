@@ -6,23 +6,30 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from flatjax._checks import check_count, check_number, described
+from flatjax.data._tokens import TokenSplit
+
+_IMAGE_SHAPES = {"uint8": ("(N, H, W, C)", 4), "float32": ("(N, H, W, C)", 4)}
+_LABEL_SHAPES = {"int32": ("(N,)", 1), "float32": ("(N, D)", 2)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images in host memory.
+    """Labelled images, or inputs and targets of a regression, in host memory.
 
     Attributes:
       image: the images, of shape (N, H, W, C): uint8, 0 to 255, or float32 of any range.
-      label: the classes, int32 of shape (N,), counted from 0.
+      label: the classes, int32 of shape (N,), counted from 0; or the targets of a regression,
+        float32 of shape (N, D).
 
     Raises:
       TypeError: an array is not a NumPy array or has another dtype.
-      ValueError: the shapes do not fit together, the split is empty, or a label is negative.
+      ValueError: the shapes do not fit together, the split is empty, a label is negative, or a
+        target is not finite.
 
     Examples:
       >>> import numpy as np
@@ -37,15 +44,13 @@ class Split:
     label: np.ndarray
 
     def __post_init__(self) -> None:
-        for name, dtypes, ndim, axes in (
-            ("image", ("uint8", "float32"), 4, "(N, H, W, C)"),
-            ("label", ("int32",), 1, "(N,)"),
-        ):
+        for name, shapes in (("image", _IMAGE_SHAPES), ("label", _LABEL_SHAPES)):
             array = getattr(self, name)
-            if not isinstance(array, np.ndarray) or array.dtype not in dtypes:
+            if not isinstance(array, np.ndarray) or array.dtype.name not in shapes:
                 raise TypeError(
-                    f"{name} must be a NumPy array of {' or '.join(dtypes)}, got {described(array)}"
+                    f"{name} must be a NumPy array of {' or '.join(shapes)}, got {described(array)}"
                 )
+            axes, ndim = shapes[array.dtype.name]
             if array.ndim != ndim or array.size == 0:
                 raise ValueError(
                     f"{name} must have shape {axes} and not be empty, got {array.shape}"
@@ -55,8 +60,20 @@ class Split:
                 "image and label must have the same length, "
                 f"got {len(self.image)} images and {len(self.label)} labels"
             )
-        if self.label.min() < 0:
+        if self.is_regression and not np.isfinite(self.label).all():
+            raise ValueError("label must be finite, but a target is not")
+        if not self.is_regression and self.label.min() < 0:
             raise ValueError(f"label must not be negative, got a label {self.label.min()}")
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are targets of a regression, not classes."""
+        return self.label.dtype == np.float32
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All arrays, each with one row for an example."""
+        return self.image, self.label
 
     def __len__(self) -> int:
         return len(self.label)
@@ -71,13 +88,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification task: a training and a test split with the same classes.
+    """A classification or regression: a training and a test split with the same classes.
 
     Attributes:
       name: the name by which it was loaded.
       train: the training examples.
       test: the test examples.
-      num_classes: number of classes; labels are below it.
+      num_classes: number of classes; labels are below it. Of a regression: number of targets D.
       class_names: the name of each class, in the order of the labels; None if they have none.
 
     Raises:
@@ -111,6 +128,8 @@ class Dataset:
                 "train and test images must have one dtype, "
                 f"got {self.train.image.dtype} and {self.test.image.dtype}"
             )
+        if self.train.is_regression != self.test.is_regression:
+            raise ValueError("train and test must both have classes, or both have targets")
         for name in ("train", "test"):
             check_labels(name, getattr(self, name), self.num_classes)
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -157,17 +176,22 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
     return Split(split.image[chosen], is_class[chosen].argmax(axis=1).astype(np.int32))
 
 
+S = TypeVar("S", Split, TokenSplit)
+
+
 def _check_seed(seed: int) -> int:
     """Returns the seed; raises if NumPy does not accept it."""
     return check_count("seed", seed, minimum=0, maximum=math.inf)
 
 
-def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split, Split]:
-    """Sets a stratified validation set aside.
+def split_validation(split: S, size: float | int, seed: int) -> tuple[S, S]:
+    """Sets a validation set aside, stratified if there are classes.
 
     Each class gives the same share of its examples, rounded so that the total is exact (largest
     remainders first). The examples are drawn at random. The two parts are disjoint and together
-    contain all of `split`. Each keeps the order.
+    contain all of `split`. Each keeps the order. A regression has no classes; its examples are
+    drawn from the whole. Of tokens, neighbouring sequences are set aside, since they come from one
+    text: from a random place on, and from the start again after the end.
 
     Args:
       split: the examples to divide.
@@ -196,13 +220,18 @@ def split_validation(split: Split, size: float | int, seed: int) -> tuple[Split,
         )
     rng = np.random.default_rng(_check_seed(seed))
     validation = np.zeros(len(split), bool)
-    for class_label, class_count in enumerate(stratified_counts(split.label, int(count))):
-        members = np.flatnonzero(split.label == class_label)
-        validation[rng.permutation(members)[:class_count]] = True
+    if isinstance(split, TokenSplit):
+        validation[(rng.integers(len(split)) + np.arange(count)) % len(split)] = True
+    elif split.is_regression:
+        validation[rng.permutation(len(split))[:count]] = True
+    else:
+        for class_label, class_count in enumerate(stratified_counts(split.label, int(count))):
+            members = np.flatnonzero(split.label == class_label)
+            validation[rng.permutation(members)[:class_count]] = True
     return split[~validation], split[validation]
 
 
-def subset(split: Split, count: int, seed: int) -> Split:
+def subset(split: S, count: int, seed: int) -> S:
     """Draws `count` examples without replacement, in their old order.
 
     With one seed, subsets are nested: a larger subset contains the examples of a smaller one, as a
@@ -251,7 +280,7 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
     Raises:
       TypeError: `num_classes` is not an int.
       ValueError: `fraction` is not between 0 and 1, `num_classes` is below 2, or a label is not
-        below `num_classes`.
+        below `num_classes`, or there are targets in place of classes.
 
     Examples:
       >>> from flatjax.data import label_noise, load
@@ -262,6 +291,8 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
     """
     check_number("fraction", fraction, minimum=0, maximum=1)
     check_count("num_classes", num_classes, minimum=2)
+    if split.is_regression:
+        raise ValueError("split must have classes to give wrong ones, but it has targets")
     check_labels("split", split, num_classes)
     rng = np.random.default_rng(_check_seed(seed))
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
@@ -296,8 +327,13 @@ def stratified_counts(label: np.ndarray, count: int) -> np.ndarray:
 
 
 def check_labels(name: str, split: Split, num_classes: int) -> None:
-    """Raises if a label is not a class."""
-    if split.label.max() >= num_classes:
+    """Raises if a label is not a class, or the number of targets is wrong."""
+    if split.is_regression:
+        if split.label.shape[1] != num_classes:
+            raise ValueError(
+                f"{name} must have num_classes={num_classes} targets, got {split.label.shape[1]}"
+            )
+    elif split.label.max() >= num_classes:
         raise ValueError(
             f"{name} labels must be below num_classes={num_classes}, "
             f"got a label {split.label.max()}"

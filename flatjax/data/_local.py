@@ -10,6 +10,7 @@ from typing import Any
 from flatjax.data._arrays import from_npz
 from flatjax.data._dataset import Dataset
 from flatjax.data._folder import from_folder
+from flatjax.data._tokens import TokenDataset, from_text, from_tfds_text
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -23,7 +24,9 @@ def _count_or_fraction(text: str) -> float | int:
 
 _OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "folder": {"size": _size, "channels": int, "test": _count_or_fraction},
-    "npz": {"test": _count_or_fraction},
+    "npz": {"test": _count_or_fraction, "task": str},
+    "text": {"unit": str, "context": int, "test": float, "files": str},
+    "tfds_text": {"unit": str, "context": int},
 }
 
 
@@ -33,7 +36,45 @@ def load_local(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dat
     Raises:
       ValueError: an option is unknown or has an invalid value.
     """
-    if not isinstance(name, str) or not (found := re.fullmatch(r"(folder|npz)(,.*?)?:(.+)", name)):
+    if (found := _parsed(name, "folder|npz")) is None:
+        return None
+    kind, options, path = found
+    if kind == "npz":
+        return from_npz(path, **options, name=name)
+    return from_folder(path, **options, cache_dir=data_dir)
+
+
+def load_text(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> TokenDataset:
+    """Loads a text by its name, as the command line does.
+
+    - `"text:PATH"`: a file or a folder, see `from_text`, whose options are written before the
+      colon: `"text,unit=characters,context=64,test=0.2,files=*.py:PATH"`.
+    - `"tfds_text:NAME"`: a set of TensorFlow Datasets, see `from_tfds_text`:
+      `"tfds_text,context=64:wiki40b/en"`.
+
+    Args:
+      name: one of the names above.
+      data_dir: where prepared sets of TFDS are kept.
+
+    Raises:
+      ValueError: there is no such name or option, and errors of these functions.
+    """
+    if (found := _parsed(name, "text|tfds_text")) is None:
+        raise ValueError(f"name must be 'text:PATH' or 'tfds_text:NAME', got {name!r}")
+    kind, options, path = found
+    if kind == "text":
+        return from_text(path, **options, name=name)
+    return from_tfds_text(path, **options, data_dir=data_dir)
+
+
+def is_text(name: str) -> bool:
+    """Whether `load_text` is who knows this name."""
+    return re.match(r"(tfds_)?text[,:]", name) is not None
+
+
+def _parsed(name: Any, kinds: str) -> tuple[str, dict[str, Any], str] | None:
+    """Kind, options and path of a name; None if it is of no such kind."""
+    if not isinstance(name, str) or not (found := re.fullmatch(f"({kinds})(,.*?)?:(.+)", name)):
         return None
     kind, written, path = found.groups()
     parsers, options = _OPTIONS[kind], {}
@@ -44,8 +85,14 @@ def load_local(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dat
         except (KeyError, ValueError):
             raise ValueError(
                 f"{name}: options of {kind} are {', '.join(parsers)}, written "
-                f"{kind},size=64x48,test=0.2:PATH or the like, got {option!r}"
+                f"{kind},{_EXAMPLES[kind]}:PATH or the like, got {option!r}"
             ) from None
-    if kind == "npz":
-        return from_npz(path, **options, name=name)
-    return from_folder(path, **options, cache_dir=data_dir)
+    return kind, options, path
+
+
+_EXAMPLES = {
+    "folder": "size=64x48,test=0.2",
+    "npz": "test=0.2",
+    "text": "unit=characters,test=0.2",
+    "tfds_text": "unit=characters,context=64",
+}

@@ -51,7 +51,8 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     - `"npz:PATH"`: your arrays, in a file written by `numpy.savez`; see `from_arrays`. Their names
       are `x_train`, `y_train`, `x_test`, `y_test` (as in Keras) or `train_images`, `train_labels`,
       `test_images`, `test_labels`; `class_names` is optional. Without test arrays, say how many of
-      the examples are for testing: `"npz,test=0.2:PATH"`.
+      the examples are for testing: `"npz,test=0.2:PATH"`. If the labels are targets of a
+      regression: `"npz,task=regression:PATH"`. `load_text` reads texts.
 
     Named sets except digits are prepared once under `data_dir` as ArrayRecord files, and read from
     there. Digests of the prepared data are recorded, and checked at each reading. Only installed

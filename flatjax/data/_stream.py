@@ -15,7 +15,7 @@ from flatjax.data._dataset import Split, check_labels
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """A classification task with training batches from a loader.
+    """A classification or regression task with training batches from a loader.
 
     Attributes:
       batches: the training batches of a pass. Either an iterable that gives the same batches in the
@@ -27,7 +27,7 @@ class Stream:
         batches, as in a list, the reader takes a batch by its number and does not load the others:
         each of several processes loads its own batches only.
       test: the examples for testing, in memory.
-      num_classes: number of classes.
+      num_classes: number of classes; for a regression, of targets.
       num_batches: batches in a pass; by default `len(batches)`. Further batches are not read.
       class_names: the names of the classes, or None.
       name: the name of the data set.
@@ -199,7 +199,7 @@ class StreamReader(Iterator[Split]):
             if not {"image", "label"} <= batch.keys():
                 raise ValueError(f"{place} must hold image and label, got {sorted(batch)}")
             batch = batch["image"], batch["label"]
-        split = make_split(place, batch)
+        split = make_split(place, batch, regression=self._stream.test.is_regression)
         check_labels(place, split, self._stream.num_classes)
         expected = self._stream.test.image
         if (split.image.shape[1:], split.image.dtype) != (expected.shape[1:], expected.dtype):

@@ -43,6 +43,7 @@ from flatjax.flatness._sharpness import (
     worst_case_sharpness,
 )
 from flatjax.flatness._slices import Slice1D, Slice2D, plot_slice, slice_1d, slice_2d
+from flatjax.flatness._soup import Soup, soup
 from flatjax.flatness._trajectory import Trajectory, trajectory
 from flatjax.flatness._weight_noise import WeightNoise, weight_noise
 
@@ -64,6 +65,7 @@ __all__ = [
     "SamSharpness",
     "Slice1D",
     "Slice2D",
+    "Soup",
     "SpectralDensity",
     "Trace",
     "TrainingCoefficient",
@@ -99,6 +101,7 @@ __all__ = [
     "sam_sharpness",
     "slice_1d",
     "slice_2d",
+    "soup",
     "spectral_density",
     "top_eigenvalues",
     "trace",

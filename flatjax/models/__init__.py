@@ -1,9 +1,10 @@
 """Networks as linen modules, from images (B, H, W, C) to logits (B, num_classes).
 
-All have one interface, `model.apply(variables, images, train=...)`. Networks with batch norm keep
-running averages in the collection `"batch_stats"`, and need `mutable=["batch_stats"]` if `train` is
-True. Networks that draw random numbers in training take them from the stream `"dropout"`:
-`rngs={"dropout": key}`.
+`Transformer`, a model of language, takes tokens (B, T) instead and returns logits (B, T,
+num_classes). All have one interface, `model.apply(variables, images, train=...)`. Networks with
+batch norm keep running averages in the collection `"batch_stats"`, and need
+`mutable=["batch_stats"]` if `train` is True. Networks that draw random numbers in training take
+them from the stream `"dropout"`: `rngs={"dropout": key}`.
 
 `save` writes a trained model to disk, and `load` reads it.
 """
@@ -23,6 +24,7 @@ from flatjax.models._pyramidnet import PyramidNet, pyramidnet272
 from flatjax.models._resnet import ResNet, resnet18, resnet50, resnet110
 from flatjax.models._saved import LoadedModel, Predictor, load, save
 from flatjax.models._shake_drop import ShakeDrop
+from flatjax.models._transformer import Transformer
 from flatjax.models._vit import VisionTransformer
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "ResNet",
     "ShakeDrop",
     "SmallConvNet",
+    "Transformer",
     "VisionTransformer",
     "contains_convolution",
     "conv_general_dilated",

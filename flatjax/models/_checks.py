@@ -47,6 +47,16 @@ def check_images(images: jax.Array, *, minimum_size: int = 1) -> None:
         )
 
 
+def check_tokens(tokens: jax.Array, context: int) -> None:
+    """Raises unless `tokens` are integers of shape (B, T) with 1 <= T <= `context`."""
+    if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= context:
+        raise ValueError(
+            f"tokens must have shape (B, T) with T from 1 to {context}, got {tokens.shape}."
+        )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"tokens must be integers, got {tokens.dtype}.")
+
+
 def interval(name: str, values: Any) -> tuple[float, float]:
     """Returns (low, high); raises if `values` are not two finite numbers in order."""
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 2:

@@ -12,6 +12,7 @@ from flatjax.models._efficientnet import EFFICIENTNETS
 from flatjax.models._mlp import MLP
 from flatjax.models._pyramidnet import pyramidnet272
 from flatjax.models._resnet import resnet18, resnet50, resnet110
+from flatjax.models._transformer import Transformer
 from flatjax.models._vit import VisionTransformer
 
 CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
@@ -22,6 +23,7 @@ CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": resnet50,
     "resnet110": resnet110,
     "small_convnet": SmallConvNet,
+    "transformer": Transformer,
     "vit": VisionTransformer,
     **EFFICIENTNETS,
 }

@@ -23,8 +23,9 @@ class Network:
     """A linen module with one interface, independent of its own names of arguments.
 
     Attributes:
-      module: its `__call__` takes images (B, H, W, C) and returns logits (B, classes). Its argument
-        `train`, or flax's `deterministic` or `use_running_average`, is set if there is one.
+      module: its `__call__` takes images (B, H, W, C) and returns logits (B, classes), or takes
+        tokens (B, T) and returns logits (B, T, classes). Its argument `train`, or flax's
+        `deterministic` or `use_running_average`, is set if there is one.
 
     Raises:
       ValueError: a call of the module needs a further argument.
@@ -63,7 +64,7 @@ class Network:
         return dict(self.module.init(key, images, **mode))
 
     def logits(self, variables: Mapping[str, chex.ArrayTree], images: jax.Array) -> jax.Array:
-        """Returns logits in evaluation mode, (B, classes)."""
+        """Returns logits in evaluation mode, (B, classes); for tokens (B, T, classes)."""
         return self._apply(variables, images, False)
 
     def train_logits(
@@ -73,7 +74,7 @@ class Network:
 
         Args:
           variables: `params` and `batch_stats`.
-          images: images (B, H, W, C).
+          images: images (B, H, W, C), or tokens (B, T).
           key: PRNG key of the random parts of the network (linen's stream "dropout").
         """
         logits, updated = self._apply(
@@ -87,7 +88,11 @@ _MODES = {"train": True, "training": True, "deterministic": False, "use_running_
 
 
 def make_network(
-    model: str, options: Sequence[str], num_classes: int, image_shape: Sequence[int]
+    model: str,
+    options: Sequence[str],
+    num_classes: int,
+    image_shape: Sequence[int],
+    input_dtype: str = "float32",
 ) -> Network:
     """Builds a network and checks that it gives logits.
 
@@ -96,10 +101,12 @@ def make_network(
         a function that returns one.
       options: its attributes, as "name=value".
       num_classes: passed to the class or function if it takes `num_classes`.
-      image_shape: shape of an image, (H, W, C).
+      image_shape: shape of an image, (H, W, C); or (T,) for tokens.
+      input_dtype: `"float32"` for images, `"int32"` for tokens.
 
     Raises:
-      ValueError: there is no such model, or its output is not (B, classes).
+      ValueError: there is no such model, or its output is not (B, classes), or
+        (B, T, classes) for tokens.
       TypeError: it does not have one of the options, or is not a linen module.
     """
     parsed = dict(parse_option(option) for option in options)
@@ -108,10 +115,14 @@ def make_network(
     else:
         module = create(model, num_classes, **parsed)
     network = Network(module)
-    shape = _output_shape(network, (2, *image_shape))
-    if shape != (2, num_classes):
+    inputs = jnp.zeros((2, *image_shape), input_dtype)
+    logits = lambda key: network.logits(network.init(key, inputs), inputs)
+    shape = jax.eval_shape(logits, jax.random.key(0)).shape
+    of_each = tuple(image_shape) if jnp.issubdtype(inputs.dtype, jnp.integer) else ()
+    if shape != (2, *of_each, num_classes):
+        expected = ", ".join(["B", *map(str, of_each), str(num_classes)])
         raise ValueError(
-            f"model must give logits of shape (B, {num_classes}), got {shape} from {model} "
+            f"model must give logits of shape ({expected}), got {shape} from {model} "
             "for a batch of 2."
         )
     return network
@@ -171,10 +182,3 @@ def _import(model, options, num_classes) -> nn.Module:
     if not isinstance(found, nn.Module):
         raise TypeError(f"model must be a flax.linen.Module, got {type(found)} from {model}.")
     return found
-
-
-def _output_shape(network: Network, shape) -> tuple[int, ...]:
-    def logits(key, images):
-        return network.logits(network.init(key, images), images)
-
-    return jax.eval_shape(logits, jax.random.key(0), jnp.zeros(shape)).shape

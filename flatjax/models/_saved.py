@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flatjax._checks import check_choice
 from flatjax._normalization import Normalization
 from flatjax.models._network import Network, foreign_module, make_network
 
@@ -36,14 +37,18 @@ class Predictor:
       `predict(params, state, images)` gives logits (B, num_classes) in evaluation mode. Images have
       shape ``(B, *image_shape)`` and the original values of the data set (uint8, or float32 for
       data of floats); `predict` normalizes them. It may be jitted, vmapped and differentiated.
+      A model of language takes tokens (B, T), integers, and returns logits (B, T, num_classes).
 
     Attributes:
-      image_shape: (H, W, C).
+      image_shape: (H, W, C); of tokens (T,), the length of the sequences in training.
       num_classes: number of logits.
       class_names: names of the classes, or None.
       normalization: normalization of the images; None if the network takes them as they are.
       about: further information that was saved with the model.
       network: the network, with a common interface.
+      input_dtype: `"float32"` for images, `"int32"` for tokens.
+      target_normalization: normalization of the targets of a regression; outputs are scaled back
+        by it.
     """
 
     image_shape: tuple[int, ...]
@@ -52,16 +57,23 @@ class Predictor:
     normalization: Normalization | None
     about: Mapping[str, Any]
     network: Network
+    input_dtype: str = "float32"
+    target_normalization: Normalization | None = None
 
     def __call__(
         self, params: chex.ArrayTree, state: Mapping[str, chex.ArrayTree], images: Any
     ) -> jax.Array:
         """Returns the logits; see the class."""
+        if self.input_dtype == "int32":
+            return self.network.logits({"params": params, **state}, jnp.asarray(images))
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"images must have shape (B, *{self.image_shape}), got {images.shape}")
         if self.normalization is not None:
             images = self.normalization.normalize(images)
-        return self.network.logits({"params": params, **state}, jnp.asarray(images))
+        outputs = self.network.logits({"params": params, **state}, jnp.asarray(images))
+        if (scale := self.target_normalization) is None:
+            return outputs
+        return outputs * jnp.asarray(scale.std) + jnp.asarray(scale.mean)
 
 
 class LoadedModel(NamedTuple):
@@ -87,7 +99,9 @@ def save(
     options: Sequence[str] = (),
     num_classes: int,
     image_shape: Sequence[int],
+    input_dtype: str = "float32",
     normalization: Normalization | None = None,
+    target_normalization: Normalization | None = None,
     class_names: Sequence[str] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
@@ -100,8 +114,11 @@ def save(
       model: a key of `CONSTRUCTORS`, or `"package.module:Name"` of a linen module.
       options: its attributes, as `"name=value"`.
       num_classes: number of logits.
-      image_shape: (H, W, C).
+      image_shape: (H, W, C); or (T,) for tokens.
+      input_dtype: `"float32"` for images, `"int32"` for tokens.
       normalization: normalization of the images, `flatjax.data.Normalization`.
+      target_normalization: normalization of the targets of a regression, which the network
+        predicts normalized.
       class_names: names of the classes, if there are any.
       about: further information, as JSON.
 
@@ -122,9 +139,11 @@ def save(
       >>> predict(params, state, images).shape
       (2, 3)
     """
-    network = make_network(model, options, num_classes, image_shape)
+    check_choice("input_dtype", input_dtype, ("float32", "int32"))
+    network = make_network(model, options, num_classes, image_shape, input_dtype)
     arrays = _flat({"params": params, **(state or {})})
-    _check_arrays(arrays, network, image_shape, "params and state")
+    example = jax.ShapeDtypeStruct((1, *image_shape), input_dtype)
+    _check_arrays(arrays, network, example, "params and state")
     folder = Path(path).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{os.getpid()}.npz"
@@ -135,7 +154,9 @@ def save(
         "options": list(options),
         "num_classes": num_classes,
         "image_shape": list(image_shape),
+        "input_dtype": input_dtype,
         "normalization": None if normalization is None else dataclasses.asdict(normalization),
+        "target_normalization": target_normalization and dataclasses.asdict(target_normalization),
         "class_names": None if class_names is None else list(class_names),
         "about": dict(about or {}),
         "dtypes": {name: array.dtype.name for name, array in arrays.items()},
@@ -181,13 +202,18 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
             f"module {module} would be imported and run. If you trust it, pass trust=True"
         )
     num_classes, image_shape = description["num_classes"], tuple(description["image_shape"])
-    network = make_network(description["model"], description["options"], num_classes, image_shape)
+    input_dtype = description.get("input_dtype", "float32")  # files may be older
+    network = make_network(
+        description["model"], description["options"], num_classes, image_shape, input_dtype
+    )
     arrays = _read_arrays(folder / ARRAYS, description)
-    _check_arrays(arrays, network, image_shape, f"{folder / ARRAYS}")
+    example = jax.ShapeDtypeStruct((1, *image_shape), input_dtype)
+    _check_arrays(arrays, network, example, f"{folder / ARRAYS}")
     variables = flax.traverse_util.unflatten_dict(
         {name: jnp.asarray(array) for name, array in arrays.items()}, sep="/"
     )
     names, normalization = description["class_names"], description["normalization"]
+    targets = description.get("target_normalization")
     predict = Predictor(
         image_shape=image_shape,
         num_classes=num_classes,
@@ -195,6 +221,8 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
         normalization=None if normalization is None else Normalization(**normalization),
         about=description["about"],
         network=network,
+        input_dtype=input_dtype,
+        target_normalization=None if targets is None else Normalization(**targets),
     )
     return LoadedModel(predict, variables.pop("params"), variables)
 
@@ -206,11 +234,10 @@ def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _check_arrays(
-    arrays: Mapping[str, np.ndarray], network: Network, image_shape: Sequence[int], place: str
+    arrays: Mapping[str, np.ndarray], network: Network, example: jax.ShapeDtypeStruct, place: str
 ) -> None:
     """Refuses arrays of another network."""
-    images = jnp.zeros((1, *image_shape))
-    wanted = jax.eval_shape(lambda: network.init(jax.random.key(0), images))
+    wanted = jax.eval_shape(network.init, jax.random.key(0), example)
     shapes = {
         name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(wanted, sep="/").items()
     }

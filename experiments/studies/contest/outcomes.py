@@ -112,7 +112,7 @@ _QUALITIES = ("test_loss", "scaled_loss", "temperature", "calibration_error", "b
 def batches_of(task: Task, split: data.Split) -> Batches:
     """Examples as `task` evaluates them; made when they are used, since many tasks are alive."""
     return data.eval_batches(
-        split, task.objective.normalization, min(eval_batch_size(), len(split))
+        split, task.objective.problem.normalization, min(eval_batch_size(), len(split))
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import optax
 
 from experiments.engine.objective import Objective
@@ -30,12 +29,10 @@ class Measures:
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
         eval_fn, effort = self.objective.eval_fn, self.effort
-        sums = lambda logits, batch: {
-            "loss": jnp.sum(
-                batch["weight"]
-                * optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-            ),
-            "count": jnp.sum(batch["weight"]),
+        sums = lambda outputs, batch: {
+            name: total
+            for name, total in self.objective.problem.sums(outputs, batch).items()
+            if name != "error"  # which has no curvature
         }
         predict = lambda params, batch, batch_stats: self.objective.logits(
             params, batch_stats, batch

@@ -1,0 +1,35 @@
+"""`python -m experiments language`."""
+
+import dataclasses
+
+from experiments.commands.in_parts import InParts
+from experiments.configs import language as configs
+from experiments.studies.language.report import report
+from experiments.studies.language.run import read_study, run_study
+from experiments.studies.study import chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Language(InParts):
+    """Train a small transformer on Python's standard library: AdamW, DiLoCo, rSGD, Parle.
+
+    Prints held-out bits a byte at equal tokens and at equal steps, the messages that workers sent,
+    and how flat the solutions are; writes language.json, language.md and language.png. The settings
+    are in experiments/configs/language.py. Stopped, it continues with the first arm and seed that
+    has no record.
+
+    Example: python -m experiments language --small
+    """
+
+    def run(self) -> int:
+        """Runs and reports."""
+        study = configs.SMALL if self.small else configs.STUDY
+        out = self.directory("language")
+        if not self.report_only:
+            arms = chosen(self.algorithms, study.arms, "algorithms")
+            run_study(dataclasses.replace(study, arms=arms), out, progress=self.progress)
+        records = read_study(study, out)
+        if not records:
+            raise ValueError(f"out ({out}) holds no complete run of this study yet.")
+        print(report(study, records, out))
+        return 0

@@ -1,0 +1,80 @@
+"""A transformer on Python's standard library: few messages, many steps, and flatness.
+
+command:   python -m experiments language
+hardware:  2 CPU cores, about three hours (six core hours); --small takes two minutes
+reaches:   not run yet
+
+Bytes of the .py files, of which a tenth is held out by file; a decoder-only transformer of 1.0
+million parameters, context 128. Four replicas take S sequential steps; one network takes 4 S, which
+are the same number of tokens, or S, which are the same time on four machines. "AdamW, batch x 4"
+has both in common with the replicas, and sends a gradient at every step.
+"""
+
+import dataclasses
+
+from experiments.engine.config import TrainConfig
+from experiments.studies.language.description import Coefficient, Language
+
+# The pull of a step, 1 - exp(-learning rate x gamma), grows from 0.1% to 63%.
+RSGD = {"algorithm": "rsgd", "replicas": 4, "common_init": True, "gamma": 1.0, "gamma_factor": 1e3}
+PARLE = {"algorithm": "parle", "noise_scale": 0.0, "gamma": 1.0, "gamma_factor": 1e3}
+TOGETHER = {"replicas": 4, "common_init": True, "replica_gamma": 100.0}
+ALONE = {"replicas": 1, "replica_gamma": 0.0, "steps": 4}
+DILOCO = {"algorithm": "diloco"}
+
+ARMS = {
+    "AdamW": {"algorithm": "sgd", "steps": 4},
+    "AdamW, S steps": {"algorithm": "sgd"},
+    "AdamW, batch x 4": {"algorithm": "sgd", "batch": 4},
+    **{f"DiLoCo, K={k}": DILOCO | {"replicas": 4, "period": k} for k in (1, 16, 64)},
+    **{f"rSGD, K={k}": RSGD | {"period": k} for k in (1, 16, 64)},
+    **{f"Parle, K={k}": PARLE | TOGETHER | {"inner_steps": k} for k in (1, 16, 64)},
+    **{f"DiLoCo, y=1, K={k}": DILOCO | {"replicas": 1, "period": k, "steps": 4} for k in (16, 64)},
+    **{f"Parle, y=1, K={k}": PARLE | ALONE | {"inner_steps": k} for k in (16, 64)},
+}
+
+STUDY = Language(
+    base=TrainConfig.of(
+        algorithm="sgd",
+        dataset="experiments.studies.language.text:standard_library",
+        validation=0.0,
+        model="transformer",
+        model_options=("width=144",),
+        batch_size=8,
+        base_optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        warmup=0.05,
+        decay_matrices_only=True,
+        curve_examples=128,
+        held_out_size=512,
+        local_energy_examples=64,
+        local_energy_samples=4,
+        sigmas=(0.05, 0.1, 0.2),
+    ),
+    arms=ARMS,
+    steps=512,
+    seeds=(0, 1, 2),
+)
+
+SMALL = dataclasses.replace(
+    STUDY,
+    base=STUDY.base.changed(
+        dataset="experiments.studies.language.text:a_little_of_it",
+        model_options=("width=32", "depth=1", "heads=2"),
+        curve_examples=16,
+        held_out_size=32,
+        local_energy_examples=16,
+        local_energy_samples=2,
+        sigmas=(0.1,),
+    ),
+    arms={
+        "AdamW": ARMS["AdamW"],
+        "DiLoCo, K=16": ARMS["DiLoCo, K=16"],
+        "rSGD, K=16": ARMS["rSGD, K=16"],
+    },
+    steps=64,
+    seeds=(0,),
+    points=4,
+    coefficient=Coefficient(sequences=8, num_steps=10, num_warmup=10),
+)

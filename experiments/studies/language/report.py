@@ -1,0 +1,92 @@
+"""The table and the picture of the study, drawn from records."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.report import plots, store
+from experiments.report.statistics import mean_and_sem
+from experiments.report.tables import markdown_table
+from experiments.studies.language.description import Language
+
+Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
+BYTES = 4  # of a weight in a message
+
+
+def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
+    """A row for each arm that has records: means over seeds, and their standard errors."""
+    rows = []
+    for arm, units in records.items():
+        ends = [unit["curve"][-1] for unit in units.values()]
+        flat = [unit["flatness"][-1] for unit in units.values()]
+        period, step = study.period(arm), ends[0]["step"]
+        couplings = 0 if period is None else step // period
+        own = next(iter(units.values()))
+        row = {
+            "arm": arm,
+            "seeds": len(units),
+            "steps": step,
+            "tokens": ends[0]["tokens"],
+            "bits": mean_and_sem([unit["final"]["bits"] for unit in units.values()]),
+            "messages": couplings * study.workers(arm),
+            "megabytes": couplings * BYTES * own["num_weights"] / 1e6,
+            "rise_bits": mean_and_sem([one["rise_bits"][-1] for one in flat]),
+            "cpu_seconds": mean_and_sem([unit["cpu_seconds"] for unit in units.values()]),
+        }
+        distances = [end["relative_distance"] for end in ends if "relative_distance" in end]
+        coefficients = [one["coefficient"] for one in flat if "coefficient" in one]
+        row["distance"] = float(np.mean(distances)) if distances else None
+        row["coefficient"] = float(np.mean(coefficients)) if coefficients else None
+        rows.append(row)
+    return rows
+
+
+def table(study: Language, rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    sigma = study.base.measures.sigmas[-1]
+    rise = f"rise at sigma {sigma:g}, bits"
+    header = ["arm", "seeds", "steps", "million tokens", "bits a byte", "messages", "MB a worker"]
+    lines = [[*header, "distance", rise, "coefficient", "CPU s"]]
+    for row in rows:
+        shown = lambda value, form: "" if value is None else format(value, form)
+        lines.append(
+            [
+                *(row["arm"], str(row["seeds"]), str(row["steps"]), f"{row['tokens'] / 1e6:.2f}"),
+                "{:.3f} ± {:.3f}".format(*row["bits"]),
+                *(str(row["messages"]), f"{row['megabytes']:.1f}", shown(row["distance"], ".3f")),
+                "{:.3f} ± {:.3f}".format(*row["rise_bits"]),
+                *(shown(row["coefficient"], ".0f"), f"{row['cpu_seconds'][0]:.0f}"),
+            ]
+        )
+    return markdown_table(lines)
+
+
+def draw(study: Language, records: Records, path: pathlib.Path) -> None:
+    """Held-out bits against tokens and against steps, and flatness along training."""
+    with plots.drawing(path, 1, 3, figsize=(12, 4)) as (_, (tokens, steps, flat)):
+        for color, (arm, units) in zip(plots.shades(len(records)), records.items(), strict=True):
+            curves = [unit["curve"] for unit in units.values()]
+            mean = lambda name, rows: np.mean([[at[name] for at in row] for row in rows], axis=0)
+            style = {"color": color, "label": arm, "marker": ".", "linewidth": 1}
+            tokens.plot(mean("tokens", curves) / 1e6, mean("bits", curves), **style)
+            steps.plot(mean("step", curves), mean("bits", curves), **style)
+            rows = [unit["flatness"] for unit in units.values()]
+            rises = np.mean([[at["rise_bits"][-1] for at in row] for row in rows], axis=0)
+            flat.plot(mean("tokens", rows) / 1e6, rises, **style)
+        tokens.set(xlabel="million tokens", ylabel="held-out bits a byte")
+        steps.set(xlabel="sequential steps", ylabel="held-out bits a byte")
+        sigma = study.base.measures.sigmas[-1]
+        flat.set(xlabel="million tokens", ylabel=f"rise in bits at sigma = {sigma:g}")
+        flat.legend(fontsize=6)
+
+
+def report(study: Language, records: Records, out: pathlib.Path) -> str:
+    """Writes language.json, language.md and language.png; returns the table."""
+    rows = summarize(study, records)
+    store.write_json(out / "language.json", {"rows": rows})
+    text = table(study, rows)
+    store.write_text(out / "language.md", text + "\n")
+    draw(study, records, out / "language.png")
+    return text

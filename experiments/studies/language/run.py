@@ -1,0 +1,187 @@
+"""Trains every arm with every seed, and measures it along the way."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+
+import flatjax
+from experiments.engine import evaluate, fingerprints
+from experiments.engine.loop import take_steps
+from experiments.engine.plan import Plan, hyper_of, make_plan
+from experiments.engine.programs import programs_of
+from experiments.engine.steps import State
+from experiments.engine.task import Task, make_task
+from experiments.report import provenance, store
+from experiments.report.store import slug
+from experiments.studies.language.description import Language
+from experiments.studies.units import run_units
+from flatjax import data, flatness
+
+
+def run_study(study: Language, out: pathlib.Path, *, progress: bool = True) -> None:
+    """Trains and measures what has no record in `out` yet, seed by seed.
+
+    Args:
+      study: what is wanted.
+      out: directory; each arm and seed has a file in it.
+      progress: print a line for each unit that is complete.
+    """
+    text = make_task(study.base)
+    found = fingerprints.of_split(text.train)
+    units = [(arm, seed) for seed in study.seeds for arm in study.arms]
+
+    def unit(arm, seed):
+        make = functools.partial(_run_unit, study, text, arm, seed)
+        identity = identity_of(study, arm, seed, len(text.train)) | {"data": found}
+        return store.cached(path_of(out, arm, seed), identity, make)
+
+    for (arm, seed), record in run_units((u, functools.partial(unit, *u)) for u in units):
+        if progress:
+            print(f"{arm}, seed {seed}: {record['final']['bits']:.4f} bits a byte", flush=True)
+
+
+def read_study(study: Language, out: pathlib.Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """The records of the units that are complete: arm -> seed -> record."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for arm in study.arms:
+        for seed in study.seeds:
+            path = path_of(out, arm, seed)
+            if not path.exists():
+                continue
+            # Passes over the text depend on the number of its sequences, which the record knows.
+            count = store.read_json(path)["identity"]["data"]["examples"]
+            record = store.read_cached(path, identity_of(study, arm, seed, count))
+            found.setdefault(arm, {})[seed] = record
+    return found
+
+
+def path_of(out: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
+    """The file of a unit."""
+    return out / slug(arm) / f"seed-{seed}.json"
+
+
+def identity_of(study: Language, arm: str, seed: int, num_train: int) -> dict[str, Any]:
+    """What the record of a unit depends on, except the text."""
+    return {
+        "config": study.config(arm, num_train).changed(seed=seed).to_json(),
+        "points": study.points,
+        "flat_points": study.flat_points,
+        "coefficient": dataclasses.asdict(study.coefficient),
+        "revision": provenance.TRAINING,
+    }
+
+
+def _run_unit(study: Language, text: Task, arm: str, seed: int) -> dict[str, Any]:
+    """One arm with one seed: its record, as JSON holds it."""
+    config = study.config(arm, len(text.train)).changed(seed=seed)
+    task = dataclasses.replace(text, config=config)
+    plan = make_plan(config, task)
+    compiled, hyper = programs_of(plan), hyper_of(config)
+    state = compiled.init(hyper, seed)
+    draws = functools.lru_cache(maxsize=1)(functools.partial(compiled.draw, seed))
+    stops = [plan.total_steps * i // study.points for i in range(1, study.points + 1)]
+    with_flatness = stops[
+        study.points // study.flat_points - 1 :: study.points // study.flat_points
+    ]
+    seconds, step = 0.0, 0
+    curve: list[dict[str, Any]] = []
+    flat: list[dict[str, Any]] = []
+    for stop in stops:
+        start = time.process_time()
+        while step < stop:
+            epoch, done = divmod(step, plan.steps_per_epoch)
+            count = min(stop - step, plan.steps_per_epoch - done)
+            state, losses = take_steps(
+                compiled, hyper, state, task.device_train, draws(epoch), count
+            )
+            step += count
+        seconds += time.process_time() - start
+        at = {"step": step, "tokens": step * plan.num_replicas * config.batch_size * _length(task)}
+        train_bits = float(losses.mean()) / math.log(2)
+        curve.append(at | {"train_bits": train_bits} | _held_out(plan, task, state, config))
+        if stop in with_flatness:
+            has_coefficient = seed in study.coefficient.seeds
+            flat.append(at | _flatness(plan, task, state, study, with_coefficient=has_coefficient))
+    return {"curve": curve, "flatness": flat} | {
+        "final": _final(plan, task, state),
+        "num_weights": _num_weights(state, plan),
+        "cpu_seconds": round(seconds, 2),
+    }
+
+
+def _length(task: Task) -> int:
+    return task.objective.problem.input_shape[0]
+
+
+def _bits(found) -> float:
+    """Bits a token, from a mean loss in nats."""
+    return float(found["loss"]) / math.log(2)
+
+
+def _held_out(plan: Plan, task: Task, state: State, config) -> dict[str, float]:
+    """Held-out bits of what would be the final model, and what there is to see of the coupling."""
+    model = evaluate.final_model(plan, task, state)
+    found = {"bits": _bits(task.evaluate(*model, task.curve_batches))}
+    return found | evaluate.coupling_record(plan, hyper_of(config), state)
+
+
+def _final(plan: Plan, task: Task, state: State) -> dict[str, Any]:
+    """Held-out bits of the final model and of the replicas, and the barrier between two of them."""
+    params, stats = evaluate.final_model(plan, task, state)
+    found = task.evaluate(params, stats)
+    members = flatjax.unstack_replicas(flatjax.eval_params(state.opt_state, state.params))
+    result = {
+        "bits": _bits(found),
+        "error": 100 * float(found["error"]),
+        "replica_bits": [_bits(task.evaluate(member, stats)) for member in members],
+    }
+    if len(members) > 1 and float(flatjax.replica_distance(state.params, replica_axis=0)) > 0:
+        measure = flatness.barrier(task.objective.eval_fn, num_points=3)
+        height = measure(members[0], members[1], task.curve_batches, stats).height["loss"]
+        result["barrier_bits"] = height / math.log(2)
+    return result
+
+
+def _flatness(
+    plan: Plan, task: Task, state: State, study: Language, *, with_coefficient: bool
+) -> dict[str, Any]:
+    """Local energy, in bits, and the learning coefficient, on training sequences."""
+    params, stats = evaluate.final_model(plan, task, state)
+    # One key for all runs: differences between solutions are less noisy than each of them.
+    energy = task.objective.local_energy(params, task.train_batches, jax.random.key(0), stats)
+    found: dict[str, Any] = {
+        "sigma": list(task.objective.sigmas),
+        "rise_bits": [
+            (float(v) - float(energy.reference["loss"])) / math.log(2) for v in energy.mean["loss"]
+        ],
+    }
+    if with_coefficient:
+        own = study.coefficient
+        few = data.eval_batches(task.train[: own.sequences], None, own.batch_size)
+        measured = _chains(task, own)(params, few, jax.random.key(0), stats)
+        found |= {
+            "coefficient": measured.mean,
+            "coefficient_sem": measured.sem,
+            "coefficient_problems": list(measured.problems),
+        }
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _chains_of(objective, num_chains, num_steps, num_warmup):
+    return flatness.learning_coefficient(
+        objective.eval_fn, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup
+    )
+
+
+def _chains(task, own):
+    return _chains_of(task.objective, own.num_chains, own.num_steps, own.num_warmup)
+
+
+def _num_weights(state: State, plan: Plan) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params)) // plan.num_replicas

@@ -1,0 +1,108 @@
+"""Soups: the mean of the weights of several solutions, all of them or those that help.
+
+Where the barrier between all pairs is about 0 (see `flatjax.flatness.barrier`), weights can be
+averaged [Wortsman et al., 2022, arXiv:2203.05482]. The batch statistics of the mean belong to none
+of the solutions: `state_fn` measures them again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from flatjax._center import replica_center
+from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
+from flatjax.flatness import _inputs
+from flatjax.flatness._inputs import Batches
+
+StateFn = Callable[..., Sequence[Any]]
+
+
+class Soup(NamedTuple):
+    """The mean of several solutions.
+
+    Attributes:
+      params: its weights, of the dtypes of the solutions.
+      state: what `state_fn` measured of it, or the state that was given.
+      members: positions of the solutions that are in it.
+      values: {name: mean over the examples} of the soup.
+    """
+
+    params: chex.ArrayTree
+    state: tuple[Any, ...]
+    members: tuple[int, ...]
+    values: dict[str, float]
+
+
+def soup(
+    eval_fn: EvalFn, *, greedy: str | None = None, state_fn: StateFn | None = None
+) -> Callable[..., Soup]:
+    r"""The mean of the weights of several solutions, all of them or those that help.
+
+    A *greedy* soup takes the solution of the lowest value first, then the others in the order of
+    their values, each if the value of the mean does not rise. Choose by examples that are neither
+    trained on nor tested on.
+
+    Cost: one evaluation of the batches (and call of `state_fn`); if greedy, up to twice as many as
+    there are solutions.
+
+    Args:
+      eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
+        `flatjax.evaluate`.
+      greedy: name of the value that chooses, such as `"error"`; None takes all solutions.
+      state_fn: `state_fn(params, *state) -> state`, a sequence, is called for each mean. Of
+        networks with batch norm, pass a `flatjax.batch_stats.reestimate`.
+
+    Returns:
+      `fn(solutions, batches, *state) -> Soup` of a list of pytrees. `state` is that of any of the
+      solutions. It is not to be jitted.
+
+    Raises:
+      ValueError: (when called) there are no solutions, they differ in structure, `greedy` is no
+        name of a value, or there are no batches.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax import flatness
+      >>> def eval_fn(params, batch):
+      ...     return {"loss": len(batch) * jnp.sum(params**2), "count": len(batch)}
+      >>> solutions = [jnp.array([1.0]), jnp.array([-1.5]), jnp.array([20.0])]
+      >>> found = flatness.soup(eval_fn, greedy="loss")(solutions, [jnp.ones(1)])
+      >>> found.members, found.params
+      ((0, 1), Array([-0.25], dtype=float32))
+    """
+    check_eval_fn(eval_fn)
+    eval_fn = jax.jit(eval_fn)
+
+    def measure(solutions: Sequence[chex.ArrayTree], batches: Batches, *state: Any) -> Soup:
+        data, solutions = _inputs.repeatable(batches), list(solutions)
+        if not solutions:
+            raise ValueError("solutions must hold one at least, got none.")
+
+        def mean_of(members: tuple[int, ...]) -> Soup:
+            stack = jax.tree.map(
+                lambda *leaves: jnp.stack(leaves), *(solutions[i] for i in members)
+            )
+            params = replica_center(stack, replica_axis=0)
+            there = state if state_fn is None else tuple(state_fn(params, *state))
+            found = evaluate(eval_fn, params, data, *there)
+            return Soup(params, there, members, {name: float(v) for name, v in found.items()})
+
+        if greedy is None:
+            return mean_of(tuple(range(len(solutions))))
+        alone = [mean_of((i,)) for i in range(len(solutions))]
+        if greedy not in alone[0].values:
+            raise ValueError(
+                f"greedy must be a name of eval_fn's values, {sorted(alone[0].values)}, "
+                f"got {greedy!r}."
+            )
+        first, *others = sorted(alone, key=lambda one: one.values[greedy])
+        best = first
+        for one in others:
+            larger = mean_of(tuple(sorted(best.members + one.members)))
+            best = larger if larger.values[greedy] <= best.values[greedy] else best
+        return best
+
+    return measure
