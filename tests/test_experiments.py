@@ -184,7 +184,11 @@ def test_impossible_configurations_are_refused(changes, named):
     [
         ({"batch_size": 1000}, "batch_size"),
         ({"epochs": 0.01}, "epochs"),
-        ({"model": "transformer"}, "transformer"),
+        (
+            {"model": "transformer"},
+            "model transformer is not for data of this kind: tokens must have",
+        ),
+        ({"model": "resnet99"}, "resnet99"),
         ({"dataset": "digit"}, "digit"),
     ],
 )

@@ -117,7 +117,12 @@ def make_network(
     network = Network(module)
     inputs = jnp.zeros((2, *image_shape), input_dtype)
     logits = lambda key: network.logits(network.init(key, inputs), inputs)
-    shape = jax.eval_shape(logits, jax.random.key(0)).shape
+    try:
+        shape = jax.eval_shape(logits, jax.random.key(0)).shape
+    except ValueError as error:
+        if "must have shape" not in str(error):
+            raise
+        raise ValueError(f"model {model} is not for data of this kind: {error}") from None
     of_each = tuple(image_shape) if jnp.issubdtype(inputs.dtype, jnp.integer) else ()
     if shape != (2, *of_each, num_classes):
         expected = ", ".join(["B", *map(str, of_each), str(num_classes)])
