@@ -54,7 +54,7 @@ class Train(Generic[A]):
     out: pathlib.Path | None = None
     """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
     resume: pathlib.Path | None = None
-    """Directory of a run that goes on, with its settings. With another number of --replicas, --out
+    """Directory of a run that goes on, with its settings. With another number of replicas, --out
     is DIR-N-replicas by default."""
     trust: bool = False
     """With --resume: import the modules that the run names, if model or data are not flatjax's."""
