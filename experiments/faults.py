@@ -40,6 +40,7 @@ OWN: dict[str, dict[str, Any]] = {
     "rsam": {"gamma": 0.01},
     "esam": {"inner_steps": 3, "gamma": 0.01},
     "parle": {"inner_steps": 3, "gamma": 0.01, "replica_gamma": 0.01},
+    "diloco": {"replicas": 3, "period": 3},
 }
 PATIENCE_SECONDS = 600
 

@@ -96,7 +96,7 @@ def init(key: chex.PRNGKey | int, params: chex.ArrayTree, rank: int, *, mask: Ma
         a = jax.random.normal(key, (m, rank), w.dtype) / jnp.sqrt(m).astype(w.dtype)
         return Factors(a, jnp.zeros((rank, n), w.dtype))
 
-    return structure.unflatten(map(draw, keys, leaves))
+    return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
 
 
 def merged(params: chex.ArrayTree, factors: Any, *, scale: float = 1.0) -> chex.ArrayTree:

@@ -58,6 +58,8 @@ def test_any_value_is_right_or_refused_by_name(field):
     settings = GIVEN.get(algorithm, {}) | {"algorithm": algorithm}
     if field in ("milestones", "milestone_factor"):
         settings |= {"schedule": "milestones"}
+    if field == "squares_decay":
+        settings |= {"base_optimizer": "adamw"}
     if field == "warmup_start":
         settings |= {"warmup": 0.1}
 

@@ -87,3 +87,15 @@ def test_the_example_of_a_text_runs(capsys, monkeypatch, tmp_path):
     printed = capsys.readouterr().out
     assert printed.startswith("11 ")
     assert "'targets': (16, 32)" in printed
+
+
+@pytest.mark.claim("docs/finetuning.md", "learn the new classes (errors below 20%)")
+def test_the_example_of_fine_tuning_runs_and_learns(capsys):
+    (program,) = examples("finetuning")
+    exec(program, {})
+    pretrained, *others = capsys.readouterr().out.splitlines()
+    assert float(pretrained.split()[-1]) < 0.1
+    for line in others:
+        new, old = map(float, line.split()[-2:])
+        assert new < 0.2
+        assert old > 0.1

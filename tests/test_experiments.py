@@ -50,7 +50,8 @@ def replace(config=SMALL, **changes):
 
 @pytest.mark.parametrize("algorithm", only(["rsgd", "swa"], ALGORITHMS))
 def test_every_algorithm_spends_its_budget_and_learns(algorithm):
-    config = replace(algorithm=algorithm, epochs=24, learning_rate=0.1)
+    own = {"period": 4} if algorithm == "diloco" else {}
+    config = replace(algorithm=algorithm, epochs=24, learning_rate=0.1, **own)
     result = train(config, progress=False)
     assert result["gradient_evaluations"] == 24 * 5
     assert result["history"][-1]["gradients"] == 24 * 5

@@ -30,6 +30,7 @@ COLORS = {
     "rsam": "#CC79A7",
     "esam": "#56B4E9",
     "parle": "#0072B2",
+    "diloco": "#F0E442",
 }
 
 
