@@ -88,7 +88,8 @@ def test_the_command_line_shows_and_takes_the_settings_of_one_algorithm(algorith
     shown = capsys.readouterr().out
     for field in {field for kind in SETTINGS.values() for field in dataclasses.fields(kind)}:
         flag = "--" + field.name.replace("_", "-")
-        assert (f"{flag} " in shown or f"{flag}," in shown) == (field.name in own)
+        is_listed = f"│ {flag} " in shown or f"│ {flag}," in shown
+        assert is_listed == (field.name in own)
         if field.name not in own:
             assert command_line.main(["train", "--algorithm", algorithm, flag, "3"]) == 1
             message = capsys.readouterr().err
