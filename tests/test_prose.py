@@ -32,7 +32,11 @@ ALLOWED = []
 
 PAGES = [
     path.relative_to(ROOT).as_posix()
-    for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "results", ROOT / "experiments")
+    for folder in (
+        ROOT,
+        *(ROOT / "docs" / part for part in ("", "api", "results")),
+        ROOT / "experiments",
+    )
     for path in sorted(folder.glob("*.md"))
 ]
 FILES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "flatjax").rglob("*.py"))]
@@ -50,6 +54,12 @@ def refused(text):
 def test_sentences_of_pages(page):
     found = refused((ROOT / page).read_text())
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "results" in page.lower()])
+def test_tables_of_results_fit_the_page(page):
+    wide = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("|")]
+    assert max(map(len, wide), default=0) <= 100
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if not is_to_do(file)])
