@@ -25,7 +25,7 @@ WORDS = {
 DECODED = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)
 
 _BLOCK = re.compile(r"^\s*([-*] |\d+\. |#+ |> |[\w`*, ]{1,40}: )")
-_END = re.compile(r"(?<!al)(?<!eq)(?<!e\.g)(?<!i\.e)[.!?][)*`\"']*\s+")
+_END = re.compile(r"(?<!\bal)(?<!\beq)(?<!e\.g)(?<!i\.e)[.!?][)*`\"']*\s+")
 
 
 def paragraphs(text):

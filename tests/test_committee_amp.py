@@ -255,7 +255,7 @@ BAD = [
     ({"overlap": None}, "reference and overlap must be given together"),
     ({"reference": np.ones((1, 4))}, "reference must have shape"),
     ({"reference": np.ones((2, 3))}, "number of units of reference must be odd"),
-    ({"reference": np.zeros((1, 3))}, "reference must hold finite units"),
+    ({"reference": np.zeros((1, 3))}, "reference must hold units that are finite"),
     ({"num_units": 3}, "num_units is 3"),
     ({"reference": None, "overlap": None, "num_units": 2}, "num_units must be odd"),
     ({"overlap": 1.0}, "overlap must be strictly between"),

@@ -71,7 +71,7 @@ def test_chosen_classes_are_counted_in_the_order_given():
     assert np.all(np.diff(positions(chosen)) > 0)
     assert np.bincount(old).tolist() == [0, 3, 0, 2]
     assert np.array_equal(chosen.label, (old == 1).astype(np.int32))
-    with pytest.raises(ValueError, match="classes must be different labels"):
+    with pytest.raises(ValueError, match="classes must be one or more different labels"):
         choose_classes(split, [1, 1])
     with pytest.raises(ValueError, match=r"\[4, 7\] have none"):
         choose_classes(split, [1, 4, 7])

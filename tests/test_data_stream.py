@@ -154,7 +154,7 @@ def test_a_loader_that_gives_other_batches_again_is_found_out():
 @pytest.mark.parametrize(
     ("batches", "options", "error", "message"),
     [
-        (iter(BATCHES), {}, TypeError, "an iterator ends after one pass"),
+        (iter(BATCHES), {}, TypeError, "got an iterator, which ends after one"),
         (3, {}, TypeError, "batches must be an iterable or a function"),
         (shuffled, {"num_batches": 0}, TypeError, "num_batches must be given"),
         (BATCHES, {"num_batches": -1}, ValueError, "num_batches must be"),

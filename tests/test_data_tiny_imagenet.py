@@ -209,7 +209,7 @@ def test_a_file_that_would_fill_memory_is_refused(monkeypatch, tmp_path, files):
     source = write(tmp_path / "tiny.zip", files, packed=True)
     monkeypatch.setenv("FLATJAX_TINY_IMAGENET", str(source))
     monkeypatch.setattr(_tiny_imagenet, "_LARGEST_FILE", 100)
-    with pytest.raises(ValueError, match=rf"{ANNOTATIONS}: unpacked it would have \d+ bytes"):
+    with pytest.raises(ValueError, match=rf"{ANNOTATIONS}: too large: \d+ bytes when unpacked"):
         load("tiny_imagenet", data_dir=tmp_path / "data")
 
 

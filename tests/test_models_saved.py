@@ -169,7 +169,7 @@ def test_the_arrays_of_another_model_are_refused(tmp_path):
     save_mlp(tmp_path / "one")
     models.save(tmp_path / "two", jax.tree.map(jnp.zeros_like, MLP["params"]), **OF_MLP)
     (tmp_path / "two" / "arrays.npz").replace(tmp_path / "one" / "arrays.npz")
-    with pytest.raises(ValueError, match=r"one/arrays\.npz is damaged, or not what model\.json"):
+    with pytest.raises(ValueError, match=r"one/arrays\.npz is damaged or does not fit model\.json"):
         models.load(tmp_path / "one")
     with pytest.raises(FileNotFoundError, match=r"two/arrays\.npz: there is no such file"):
         models.load(tmp_path / "two")

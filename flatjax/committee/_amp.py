@@ -64,7 +64,7 @@ def amp(
 
     .. math::
       \Phi = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \quad
-      w \text{ uniform on } \lVert w_k \rVert^2 = N \ [\text{and } w_k \cdot \tilde w_k = p N],
+      w \text{ uniform on } \lVert w_k \rVert^2 = N \ [\text{and } w_k \cdot \tilde w_k = p N].
 
     This is the entropy of the committee (Gardner), or its local entropy at the distance d = 1 - p
     from a reference (Franz and Parisi). It is exact for large N if the inputs are independent. For

@@ -104,7 +104,7 @@ def binary_reinforced_bp(
 ) -> BinarySolution:
     r"""Finds a solution by reinforced belief propagation.
 
-    .. math:: h^{t+1} = B^t + r_t h^t, \qquad m = \tanh h
+    .. math:: h^{t+1} = B^t + r_t h^t, \qquad m = \tanh h.
 
     Each weight keeps a share r of its field h and adds the field B of the patterns [Braunstein and
     Zecchina, 2006]. At r = 0 this is belief propagation. At r = 1 fields grow without bounds. r
@@ -159,7 +159,7 @@ def binary_focusing_bp(
 
     .. math::
       h = B + c_\gamma\big((y - 1)\, c_\gamma(B)\big), \qquad
-      c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B)
+      c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B).
 
     The number of replicas y may be any number from 1 on, and the cost does not depend on it. At an
     infinite gamma every pattern counts once for each replica. With `pseudo_reinforcement`, y and
@@ -205,7 +205,7 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
 
     .. math::
       \tanh \gamma = \sqrt{\rho}, \quad y = 1 + \frac{1}{1 - \rho}, \quad
-      \rho = \frac{t}{\text{num\_iterations}}
+      \rho = \frac{t}{\text{num\_iterations}}.
 
     They rise without a limit, as in the authors' program for [Baldassi et al., 2016].
 

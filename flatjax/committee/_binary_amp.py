@@ -72,7 +72,7 @@ def iterate(
       V &= (1 - m^2) \, U_2^T, \quad \omega = m U^T - V g + \text{offset}, \quad
       (g, \Gamma) = \text{output}(\omega, V), \\
       B &= g U + m \, (\Gamma U_2), \quad
-      h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h
+      h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h.
 
     Here U = sigma x / sqrt(N) with the labels sigma, and U_2 is its elementwise square.
 

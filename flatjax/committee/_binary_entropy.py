@@ -59,7 +59,7 @@ def binary_entropy(
 
     .. math::
       s = \frac{1}{N K} \Big[ \sum_\mu \log Z_\mu + \sum_{k \mu} \frac{V_k^\mu (g_k^\mu)^2}{2}
-        + \sum_{k i} \big(\log 2 \cosh B_{ki} - B_{ki} m_{ki}\big) \Big]
+        + \sum_{k i} \big(\log 2 \cosh B_{ki} - B_{ki} m_{ki}\big) \Big].
 
     This is Bethe's free entropy at the fixed point of the messages. B is the field of a weight, m =
     tanh B its mean, V the variance of a field of a pattern, and g the derivative of log Z in that

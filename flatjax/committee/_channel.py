@@ -48,7 +48,7 @@ def majority(mean: jax.Array, variance: jax.Array) -> Output:
 
     .. math::
       \sum_{j \ge h} p_j = e^{-h \theta} \sum_{j \ge h} \tilde p_j e^{-(j - h) \theta}, \qquad
-      h = \tfrac{K+1}{2}, \quad \theta \ge 0,
+      h = \tfrac{K+1}{2}, \quad \theta \ge 0. \qquad (2)
 
     Theta gives the median unit even odds, or is 0 if its odds are better. The most probable way to
     a majority then has the largest weight, and is scaled to 1. In any precision, nothing overflows
@@ -83,7 +83,7 @@ def majority(mean: jax.Array, variance: jax.Array) -> Output:
     surplus = jnp.arange(num_units + 1 - needed, dtype=mean.dtype)
     surplus = surplus.reshape(-1, *[1] * tilt.ndim)
     total = jnp.sum(counts[needed:] * jnp.exp(-surplus * tilt), axis=0)
-    log_z = jnp.sum(log_scale, axis=0) - needed * tilt + jnp.log(total)
+    log_z = jnp.sum(log_scale, axis=0) - needed * tilt + jnp.log(total)  # eq. (2)
     log_density = -(s**2) / 2 - np.log(2 * np.pi) / 2
     hazard = jnp.exp(log_density + tilt - log_scale)
     g = pivotal / total * hazard / deviation

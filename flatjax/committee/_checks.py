@@ -39,7 +39,7 @@ def check_patterns(x: Any, y: Any) -> None:
         expected = np.shape(x)[:1]
         raise ValueError(f"y must have shape {expected}, as x has patterns, got {np.shape(y)}.")
     if not is_traced(y) and not np.all(np.abs(y) == 1):
-        raise ValueError("y must hold labels -1 and 1, got others.")
+        raise ValueError(f"y must hold labels -1 and 1, got {np.unique(y)[:5]}.")
 
 
 def check_inputs(x: Any, least: int = 2) -> None:
@@ -58,7 +58,7 @@ def check_inputs(x: Any, least: int = 2) -> None:
 def check_directions(reference: Any) -> None:
     """Raises if a unit of a reference (..., K, N) is 0 or not finite."""
     if not np.all(np.isfinite(reference)) or not np.all(np.any(reference != 0, axis=-1)):
-        raise ValueError("reference must hold finite units other than 0, got others.")
+        raise ValueError("reference must hold units that are finite and not 0.")
 
 
 def as_overlap(overlap: Any) -> np.ndarray:

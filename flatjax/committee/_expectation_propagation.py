@@ -23,7 +23,7 @@ The entropy is computed by `flatjax.committee._marginals.entropy_per_weight` fro
     + \frac12 (\gamma_k \tilde w_k \cdot \bar w_k + b_k \cdot \bar h_k)\Big]
     + \sum_\mu \log Z_\mu \\
     &- \sum_{\mu k} \Big[-\frac12 \log(1 + a V) + \frac{(\omega / V + b)^2}{2 (1 / V + a)}
-    - \frac{\omega^2}{2 V}\Big].
+    - \frac{\omega^2}{2 V}\Big]. \qquad (3)
 """
 
 import functools
@@ -152,6 +152,7 @@ def _propagate(
             cavity, variance, valid = _cavity(units, sites)
             output = majority_in_chunks(cavity, variance)
             left = jnp.maximum(1 - variance * output.gamma, 1e-12)  # share of the variance
+            # the new sites of eq. (2)
             a = jnp.maximum(output.gamma / left, LEAST_SITE / variance)
             b = (output.g + output.gamma * cavity) / left
             # A site that leaves no valid cavity Gaussian is reset.
@@ -261,6 +262,7 @@ def _cavity(units, sites):
 def _entropy(units, sites, reference, overlap):
     a, b = sites.precision, sites.linear
     cavity, variance, _ = _cavity(units, sites)
+    # The three sums of eq. (3)
     of_units = units.mean.shape[1] * np.log(2 * np.pi) / 2 - units.log_det / 2
     of_units += jnp.sum(b * units.field, axis=1) / 2
     if reference is not None:

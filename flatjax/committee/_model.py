@@ -15,7 +15,7 @@ class Committee(nn.Module):
 
     .. math::
       h_k = \frac{w_k \cdot x}{\sqrt{N}}, \quad \lVert w_k \rVert^2 = N, \quad
-      f(x) = \frac{1}{\sqrt{K}} \sum_{k=1}^K \varphi(h_k)
+      f(x) = \frac{1}{\sqrt{K}} \sum_{k=1}^K \varphi(h_k).
 
     The units are signs. For training by gradients they are :math:`\varphi(h) = \tanh(\beta h)`,
     which become signs as beta grows. The class is the sign of f. Weights are normalised before use,

@@ -2,7 +2,7 @@ r"""Local entropy of committees by sampling, to check message passing.
 
 .. math::
   \Phi(d) = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \qquad
-  w_k = p \, \tilde w_k + \sqrt{1 - p^2} \, z_k, \quad d = 1 - p,
+  w_k = p \, \tilde w_k + \sqrt{1 - p^2} \, z_k, \quad d = 1 - p.
 
 Here :math:`z_k` is uniform on the sphere :math:`\lVert z_k \rVert^2 = N`, orthogonal to the
 reference :math:`\tilde w_k`. Every unit has the overlap p with its reference, and P is the share of
@@ -177,7 +177,7 @@ def sample_log_fraction(
 
     .. math::
       \log P(E = 0) = -\int_0^\beta \langle E \rangle_b \, db + \log P_\beta(E = 0), \qquad
-      P_\beta(w) \propto P(w) \, e^{-\beta E(w)},
+      P_\beta(w) \propto P(w) \, e^{-\beta E(w)}.
 
     Here E is the number of errors. Weights are sampled at several betas at once. In a step, each
     unit in turn moves by the exact Hamiltonian dynamics. It is refracted or reflected where the

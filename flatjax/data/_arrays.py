@@ -149,7 +149,7 @@ def _image(name: str, values: Any) -> np.ndarray:
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise TypeError(
             f"{name} must be uint8, 0 to 255, or floating point, got {described(image)}: convert "
-            "them, .astype(np.uint8) or .astype(np.float32)"
+            "them with .astype(np.uint8) or .astype(np.float32)"
         )
     if image.ndim not in (2, 3, 4) or not image.size:
         raise ValueError(
@@ -157,7 +157,8 @@ def _image(name: str, values: Any) -> np.ndarray:
         )
     if image.ndim == 4 and image.shape[1] == 3 and image.shape[2] == image.shape[3] > 4:
         raise ValueError(
-            f"{name} must have their channels last, got {image.shape}: np.moveaxis(images, 1, -1)"
+            f"{name} must have their channels last, got {image.shape}: "
+            "pass np.moveaxis(images, 1, -1)"
         )
     if image.ndim == 3:
         image = image[..., None]
@@ -191,7 +192,8 @@ def _label(name: str, values: Any) -> np.ndarray:
         label = label[:, 0]
     if label.ndim == 2:
         raise ValueError(
-            f"{name} must have shape (N,), got {label.shape}: one-hot? .argmax(axis=1)"
+            f"{name} must have shape (N,), got {label.shape}: "
+            "for one-hot labels pass .argmax(axis=1)"
         )
     if not np.issubdtype(label.dtype, np.integer):
         raise TypeError(

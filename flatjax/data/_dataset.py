@@ -167,7 +167,7 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
       [131, 132]
     """
     if np.ndim(classes) != 1 or not len(classes) or len(set(classes)) < len(classes):
-        raise ValueError(f"classes must be different labels, one at least, got {classes}")
+        raise ValueError(f"classes must be one or more different labels, got {classes}")
     missing = [label for label in classes if label not in set(split.label.tolist())]
     if missing:
         raise ValueError(f"classes must have examples, but {missing} have none")

@@ -67,8 +67,8 @@ class Stream:
             )
         if hasattr(self.batches, "__next__"):
             raise TypeError(
-                "batches must be iterable again and again, but an iterator ends after one pass: "
-                "give what it was made of, or a function that makes it"
+                "batches must be an iterable for many passes, got an iterator, which ends after "
+                "one: pass the object that made it, or a function that makes it"
             )
         if self.num_batches == 0:
             if not isinstance(self.batches, Sized):
@@ -211,7 +211,7 @@ class StreamReader(Iterator[Split]):
         if split.image.shape != self._shape:
             raise ValueError(
                 f"{place} has {len(split)} examples, and the first one {self._shape[0]}: leave out "
-                "what remains at the end (drop_remainder in grain, drop_last in PyTorch)"
+                "the last, smaller batch (drop_remainder in grain, drop_last in PyTorch)"
             )
         return split
 

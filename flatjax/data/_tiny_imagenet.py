@@ -208,7 +208,7 @@ class _Files:
             return (self._folder / name).read_bytes()
         info = self._zip.getinfo(self._root + name)
         if info.file_size > _LARGEST_FILE:
-            raise self.error(f"unpacked it would have {info.file_size} bytes", name)
+            raise self.error(f"too large: {info.file_size} bytes when unpacked", name)
         try:
             return self._zip.read(info)
         except _UNREADABLE as error:

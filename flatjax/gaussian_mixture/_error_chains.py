@@ -107,7 +107,7 @@ def _check_start(start, patterns, bias):
     fields = patterns.x @ start / jnp.linalg.norm(start) + jnp.asarray(bias)[..., None]
     num = int(jnp.sum(patterns.label * fields <= 0))
     if num > 0:
-        raise ValueError(f"start must make no errors at infinite beta, got {num}.")
+        raise ValueError(f"start must make no errors at infinite beta, got {num} errors.")
 
 
 @functools.partial(jax.jit, static_argnames="sizes")

@@ -71,7 +71,7 @@ def separability_threshold(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> jax.Arr
 
     .. math::
       \frac{1}{\alpha_c} = \min_{m, b}
-        \frac{\mathbb{E} (m + \sigma b + \sqrt{\Delta} g)_-^2}{\Delta (1 - m^2)}
+        \frac{\mathbb{E} (m + \sigma b + \sqrt{\Delta} g)_-^2}{\Delta (1 - m^2)}.
 
     It falls to 2 [Cover, 1965] as the noise grows.
 

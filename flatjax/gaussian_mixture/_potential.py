@@ -1,7 +1,7 @@
 r"""The potential of a pattern for one replica, given the shared field.
 
 .. math::
-  g(h) = \log \int D\eta\, e^{-\beta\, l(h + s \eta)}
+  g(h) = \log \int D\eta\, e^{-\beta\, l(h + s \eta)}.
 
 Here h is the part of the field that replicas share, and s^2 the variance of the part that belongs
 to one replica, which is integrated out.

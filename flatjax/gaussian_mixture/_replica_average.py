@@ -167,7 +167,7 @@ def _peak(g: Function, h0, c, domain=(-jnp.inf, jnp.inf), steps=15):
     return bracketed_root(_displacement(g, h0, c), low, high, steps)
 
 
-def _log_density(g: Function, h0, c, y):
+def _log_density(g: Function, h0, c, y):  # of eq. (1), at h = h0 + t sqrt(c / y)
     return lambda t: y * g(h0 + jnp.sqrt(c / y) * t).value - t**2 / 2
 
 

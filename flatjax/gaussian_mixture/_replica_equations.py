@@ -167,7 +167,7 @@ def _extremum(
     def update(x):
         order = unpack(x)
         now = average(order, beta)
-        squared = alpha * (alpha * now.force**2 + delta * now.force_squared)
+        squared = alpha * (alpha * now.force**2 + delta * now.force_squared)  # q0 / D^2, eq. (2)
         new = [alpha * now.force / jnp.sqrt(squared), *equations(now, squared)]
         if fit_bias:
             # A Newton step for the bias, bounded: it is too long if the force hardly depends on it.

@@ -47,7 +47,7 @@ def sample_local_entropy(
     r"""Measures the local entropy around a reference by integration over beta.
 
     .. math:: \phi(\beta) = -\frac{1}{N} \int_0^\beta d\beta'\,
-        \Big\langle \sum_\mu 1[\sigma^\mu h^\mu < 0] \Big\rangle_{\beta'}
+        \Big\langle \sum_\mu 1[\sigma^\mu h^\mu < 0] \Big\rangle_{\beta'}.
 
     It uses the rule of Gauss and Lobatto, with the exact mean at beta = 0 and samples elsewhere.
     For infinite beta, the integral ends at 10, and the share of samples without errors there gives

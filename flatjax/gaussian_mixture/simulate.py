@@ -60,7 +60,7 @@ def minimise(
     r"""Minimises the empirical risk of a sample, for any convex loss.
 
     .. math:: \sum_\mu l\big(\sigma^\mu (w \cdot x^\mu / \sqrt{N} + b)\big)
-        + \frac{\lambda}{2} \lVert w \rVert^2
+        + \frac{\lambda}{2} \lVert w \rVert^2.
 
     It uses the alternating direction method of multipliers [Boyd et al., 2011]. This splits the
     problem into a ridge regression and the proximal operator of the loss, so that kinks do not

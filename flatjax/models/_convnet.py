@@ -21,7 +21,7 @@ class SmallConvNet(nn.Module):
     maximum over 2 x 2 windows:
 
     .. math::
-      x_s = \mathrm{pool}(\max(0, \mathrm{norm}(K_s * x_{s-1} + b_s)))
+      x_s = \mathrm{pool}(\max(0, \mathrm{norm}(K_s * x_{s-1} + b_s))).
 
     The maps are flattened into dense layers with ReLU, followed by one for the logits. Weights are
     drawn from LeCun's normal distribution (variance 1 / fan-in, truncated at two standard

@@ -49,7 +49,7 @@ class DenseNet(nn.Module):
     In a stage, every layer takes the maps of all previous layers, and appends k = `growth` maps:
 
     .. math::
-      x_{l+1} = [x_l, H_l(x_l)]
+      x_{l+1} = [x_l, H_l(x_l)].
 
     H is batch norm, ReLU and a 1 x 1 convolution to 4 k maps, then batch norm, ReLU and a 3 x 3
     convolution to k. Between stages, batch norm, ReLU and a 1 x 1 convolution halve the number of

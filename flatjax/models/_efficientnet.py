@@ -54,7 +54,7 @@ class EfficientNet(nn.Module):
       g &= \mathrm{sigmoid}(W_2\, \sigma(W_1 \langle h \rangle + b_1) + b_2)
 
       y &= x + m \, \mathrm{norm}(W_p (g \odot h)), \quad
-        m = \mathrm{Bernoulli}(1 - q_l) / (1 - q_l)
+        m = \mathrm{Bernoulli}(1 - q_l) / (1 - q_l).
 
     Here the average is over pixels, W_1 maps to a quarter of the channels of x, and x is added only
     if shapes agree. The first stage does not widen. Stochastic depth leaves out whole branches: m

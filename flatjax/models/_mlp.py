@@ -18,7 +18,7 @@ class MLP(nn.Module):
     .. math::
       h_0 = \mathrm{flatten}(x), \quad
       h_l = \max(0, W_l^\top h_{l-1} + b_l), \quad
-      \mathrm{logits} = W_{L+1}^\top h_L + b_{L+1}
+      \mathrm{logits} = W_{L+1}^\top h_L + b_{L+1}.
 
     Weights are drawn from He's normal distribution (variance 2 / fan-in, truncated at two standard
     deviations). Biases start at 0. The forward pass has nothing random and no state. `train`

@@ -48,7 +48,7 @@ class PyramidNet(nn.Module):
     and computes
 
     .. math::
-      x_l = S_l x_{l-1} + \mathrm{shakedrop}_l(F_l(x_{l-1}))
+      x_l = S_l x_{l-1} + \mathrm{shakedrop}_l(F_l(x_{l-1})).
 
     F is batch norm, 1 x 1 convolution, batch norm, ReLU, 3 x 3 convolution, batch norm, ReLU,
     1 x 1 convolution, batch norm. S appends channels of zeros. Where the second and third stage

@@ -54,7 +54,7 @@ class ResNet(nn.Module):
     r"""The residual networks of He et al. (2016, arXiv:1512.03385).
 
     .. math::
-      x_{l+1} = \max(0, S_l x_l + F_l(x_l))
+      x_{l+1} = \max(0, S_l x_l + F_l(x_l)).
 
     F has two forms. A "basic" block has two 3 x 3 convolutions. A "bottleneck" has 1 x 1, 3 x 3 and
     1 x 1 convolutions, the last with four times as many channels. Batch norm follows each

@@ -193,7 +193,7 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
     if not (folder / DESCRIPTION).exists():
         raise FileNotFoundError(
             f"{path} holds no model ({DESCRIPTION}): give a folder that flatjax.models.save wrote, "
-            "or that of a complete run"
+            "or the folder of a complete run"
         )
     description = _read_description(folder / DESCRIPTION)
     if not trust and (module := foreign_module(description["model"])) is not None:
@@ -269,7 +269,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged: no description of a model ({error!r})") from error
     if digest != _digest(description):
-        raise ValueError(f"{path} is damaged: its content does not fit its digest")
+        raise ValueError(f"{path} is damaged: its digest does not fit its content")
     if description["format"] != _FORMAT:
         raise ValueError(
             f"{path} has the format {description['format']}, this version of flatjax reads "
@@ -282,7 +282,7 @@ def _read_arrays(path: Path, description: Mapping[str, Any]) -> dict[str, np.nda
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file, but a {DESCRIPTION}")
     if hashlib.sha256(path.read_bytes()).hexdigest() != description["sha256"]:
-        raise ValueError(f"{path} is damaged, or not what {DESCRIPTION} describes: another SHA-256")
+        raise ValueError(f"{path} is damaged or does not fit {DESCRIPTION}: its SHA-256 differs")
     with np.load(path, allow_pickle=False) as archive:
         # NumPy does not know bfloat16, and returns its bytes.
         return {

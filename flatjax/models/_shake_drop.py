@@ -15,7 +15,7 @@ def shake_drop(x: jax.Array, gate: jax.Array, alpha: jax.Array, beta: jax.Array)
 
     .. math::
       \mathrm{forward:}\; (b + \alpha - b \alpha)\, x, \qquad
-      \mathrm{backward:}\; (b + \beta - b \beta)\, g
+      \mathrm{backward:}\; (b + \beta - b \beta)\, g.
 
     Both are unchanged where the gate b is 1 (Yamada et al. 2019, arXiv:1802.02375).
 

@@ -21,7 +21,7 @@ class VisionTransformer(nn.Module):
 
       z_l &= z'_l + W_2\, \mathrm{gelu}(W_1\, \mathrm{norm}(z'_l) + b_1) + b_2
 
-      \mathrm{logits} &= V\, \mathrm{norm}(z_L)_0 + v
+      \mathrm{logits} &= V\, \mathrm{norm}(z_L)_0 + v.
 
     Here x_1, ..., x_N are square patches. The class token c, whose final value gives the logits,
     and the position embeddings p are learned. Dropout follows the sum with p and every dense layer
