@@ -119,7 +119,7 @@ def kill_one(directory, config=CONFIG):
     run = directory / "run"
     first, second = start(directory, 0, from_arguments, config)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 1200
         while not (saved := saved_steps(run)):
             assert first.poll() is None, (directory / "0.txt").read_text()
             assert time.monotonic() < deadline, "the run made no progress"

@@ -129,10 +129,14 @@ def test_replicas_exchange_shards_and_nothing_else(changes):
 
 @pytest.mark.parametrize(
     ("hidden", "changes"),
-    [((256, 256), {}), slow((2048,) * 25, {}), slow((2048,) * 25, DILOCO)],
-    ids=str,
+    [
+        pytest.param((256, 256), {}, id="small"),
+        slow((2048,) * 25, {}, id="rsgd"),
+        slow((2048,) * 25, DILOCO, id="diloco"),
+    ],
 )
 @pytest.mark.claim("docs/distributed.md", "how many bytes each device holds")
+@pytest.mark.claim("docs/scale.md", "to 10% together")
 def test_bytes_of_a_device_are_those_of_the_model(hidden, changes):
     """10^8 parameters in the slow run: weights and state as they lie, gradients as compiled."""
     plan, config = plan_of(hidden, **changes)
