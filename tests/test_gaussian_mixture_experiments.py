@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
+from experiments.configs import gaussian_mixture as configs
 from experiments.studies import simulations
-from experiments.studies.gaussian_mixture import chapter, minima
+from experiments.studies.gaussian_mixture import chapter, figures, minima
 
 
 def make_point(seeds, theory=3.0):
@@ -72,6 +73,20 @@ def test_a_point_of_the_chapter_agrees_with_its_theory(tmp_path):
     (row,) = simulations.compare([point], runs)
     assert abs(row["z"]) < 4
     assert row["sem"] < 0.005
+
+
+def test_the_small_chapter_draws_the_local_entropy(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(chapter.figures, "draw", lambda names, rows, out: drawn.extend(names) or [])
+    monkeypatch.setattr(minima, "points", lambda *size: [])
+    chapter.run_chapter(configs.SMALL, tmp_path, progress=False)
+    assert drawn == ["erm", "phase_diagrams", "local_entropy"]
+
+
+@pytest.mark.slow
+def test_curves_are_drawn_without_simulations(tmp_path):
+    (path,) = figures.draw(configs.SMALL.theory, [], tmp_path)
+    assert path.stat().st_size > 20_000
 
 
 def test_the_command_says_what_is_missing(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """What commands say of replicas that have not met, of single seeds, and of what a table shows."""
 
 import json
+import math
 
 import pytest
 
@@ -9,6 +10,7 @@ from experiments.commands import train
 from experiments.configs import digits
 from experiments.engine.config import TrainConfig
 from experiments.report.meeting import not_met
+from experiments.report.statistics import LEAST_FOR_TAU, mean_and_sem, with_error
 from experiments.studies import tune
 from experiments.studies.compare import report
 from experiments.studies.compare.description import Comparison
@@ -41,6 +43,13 @@ def test_replicas_that_have_not_met_are_reported(others):
     assert found.startswith(
         f"{start} have not met (distance 0.7, center 16.6 %, replicas 8 %): their center is no"
     )
+
+
+def test_a_single_value_has_no_error_and_few_solutions_no_ranking():
+    assert with_error(*mean_and_sem([1.5]), 1, sign="+") == "+1.50"
+    assert with_error(*mean_and_sem([1.0, 2.0]), 2) == "1.50 ± 0.50"
+    p_values = [2 / math.factorial(n) for n in (LEAST_FOR_TAU - 1, LEAST_FOR_TAU)]
+    assert p_values[0] > 0.05 > p_values[1]  # of the two perfect rankings, by chance
 
 
 STUDY = Comparison(base=TrainConfig.of(), runs={}, seeds=1, sigma=0.4, conclusion=100 * "word ")

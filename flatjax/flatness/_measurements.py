@@ -194,13 +194,9 @@ class Measurements:
 
     def _changed(self, name, make, params, passes, state):
         """The result of a measure of matrices; None if none of them is in the block."""
-        moving = _masks.moving(params, self.mask)
-        both = jax.tree.map(
-            lambda w, is_matrix: w is not None and is_matrix,
-            moving,
-            matrices(params),
-            is_leaf=lambda leaf: leaf is None,
-        )
+        in_block = lambda _, w, is_matrix: _masks.is_weight(w) and is_matrix
+        fixed = jax.tree.map(lambda w: False, params)
+        both = _masks.map_masked(in_block, self.mask, params, fixed, params, matrices(params))
         if not any(jax.tree.leaves(both)):
             return None
         mask = lambda given: jax.tree.unflatten(jax.tree.structure(given), jax.tree.leaves(both))

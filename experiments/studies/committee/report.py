@@ -62,10 +62,11 @@ def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
         if not runs:
             continue
         solved = [run for run in runs if run["train_error"] == 0]
-        error, sem = mean_and_sem(_by_subset(runs, lambda run: 100 * run["test_error"]))
+        errors = _by_subset(runs, lambda run: 100 * run["test_error"])
+        error = with_error(*mean_and_sem(errors), len(errors))
         line = [label, f"{len(solved)}/{len(runs)}"]
         line += [f"{100 * np.mean([run['train_error'] for run in runs]):.2f}"]
-        line += [f"{error:.2f} ± {sem:.2f}", _difference(solutions, label, first)]
+        line += [error, _difference(solutions, label, first)]
         for p in shown:
             counted = np.array([_flatness(study, run, p) for run in solved])
             by_amp = [-run["phi"][list(study.overlaps).index(p)] for run in solved]
@@ -161,7 +162,8 @@ def _difference(solutions, label, other):
     ]
     if label == other or len(errors[0]) != len(errors[1]):
         return ""
-    return "{:+.2f} ± {:.2f}".format(*mean_and_sem(100 * np.subtract(*errors)))
+    differences = 100 * np.subtract(*errors)
+    return with_error(*mean_and_sem(differences), len(differences), sign="+")
 
 
 def _by_subset(runs, value):
