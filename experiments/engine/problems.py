@@ -6,7 +6,7 @@ compiled programs depend on it.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import chex
 import jax
@@ -29,15 +29,16 @@ class Problem:
       normalization: of images; None for tokens.
       augment: random change of a batch of images before normalization, (key, images) -> images; or
         None.
+      target_normalization: of the targets of a regression.
+      input_dtype: of what the network reads.
     """
 
     input_shape: tuple[int, ...]
     num_classes: int
     normalization: data.Normalization | None = None
     augment: Augment | None = None
-
-    input_dtype = "float32"
-    target_normalization: data.Normalization | None = dataclasses.field(default=None, kw_only=True)
+    target_normalization: data.Normalization | None = None
+    input_dtype: ClassVar[str] = "float32"
 
     def split_struct(self, shape: tuple[int, ...]) -> Any:
         """Shapes and dtypes of examples on the device; `shape` is that of their labels."""
@@ -186,4 +187,4 @@ def make_problem(
         targets = data.Normalization.from_images(train.label[:, None, None])
     except ValueError as error:
         raise ValueError(f"the targets of a regression must vary ({error})") from error
-    return Regression(shape, num_classes, normalization, augment, target_normalization=targets)
+    return Regression(shape, num_classes, normalization, augment, targets)

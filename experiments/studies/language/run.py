@@ -138,7 +138,8 @@ def _final(plan: Plan, task: Task, state: State) -> dict[str, Any]:
     result = {
         "bits": _bits(found),
         "error": 100 * float(found["error"]),
-        "replica_bits": [_bits(task.evaluate(member, stats)) for member in members],
+        # On fewer sequences, those of the curve.
+        "replica_bits": [_bits(task.evaluate(own, stats, task.curve_batches)) for own in members],
     }
     if len(members) > 1 and float(flatjax.replica_distance(state.params, replica_axis=0)) > 0:
         measure = flatness.barrier(task.objective.eval_fn, num_points=3)
