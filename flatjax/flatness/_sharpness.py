@@ -17,6 +17,7 @@ from flatjax.flatness import _inputs, _tables
 from flatjax.flatness._quantities import check_quantity, differentiable
 
 
+@_tables.printed
 class SamSharpness(NamedTuple):
     """Rise of the evaluated quantities one ascent step away.
 
@@ -37,10 +38,8 @@ class SamSharpness(NamedTuple):
         )
         return _of_rises(title, self.rise, self.reference)
 
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
-
+@_tables.printed
 class WorstCaseSharpness(NamedTuple):
     """The highest rise that gradient ascent found in a ball around the weights.
 
@@ -62,9 +61,6 @@ class WorstCaseSharpness(NamedTuple):
         restarts = ", ".join(map(_tables.number, self.restart_rises))
         title = f"Rise at the worst point found; highest rise of each restart: {restarts}"
         return _of_rises(title, self.rise, self.reference)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def sam_sharpness(

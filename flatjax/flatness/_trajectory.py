@@ -23,6 +23,7 @@ from flatjax.flatness import _inputs, _optional, _tables
 from flatjax.flatness._directions import check_same_shapes
 
 
+@_tables.printed
 class Trajectory(NamedTuple):
     """A path of training in the plane of its two leading directions.
 
@@ -48,9 +49,6 @@ class Trajectory(NamedTuple):
         x, y = self.coordinates.T
         columns = {"x": [*map(_tables.number, x)], "y": [*map(_tables.number, y)]}
         return _tables.of_quantities(title, "checkpoint", steps, columns)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
     def plot(self, ax: Any = None, **style: Any) -> Any:
         """Draws the path, on a slice of the same plane if its axes are given.
