@@ -1,5 +1,6 @@
 """A training run from its first step to its result: it resumes, saves, evaluates and reports."""
 
+import itertools
 import os
 import pathlib
 import time
@@ -20,6 +21,7 @@ from experiments.engine.programs import programs_of
 from experiments.engine.run_directory import RunDirectory, read_config
 from experiments.engine.steps import State, arrays_of
 from experiments.engine.task import Task, make_task
+from experiments.engine.time_limit import TimeIsUp, TimeLimit
 from flatjax.models._network import foreign_module
 
 
@@ -33,6 +35,7 @@ def train(
     evaluate_epochs: bool = True,
     checkpoint_seconds: float = 20.0,
     log: Sequence[LoggerName] = (),
+    limit: TimeLimit | None = None,
 ) -> dict[str, Any]:
     """Trains, then evaluates the final model.
 
@@ -51,6 +54,7 @@ def train(
         that is one program or there are several processes. A run that is killed loses no more.
       log: loggers that get the record of each epoch, in addition to metrics.jsonl; a run that
         resumes gives them the earlier records again.
+      limit: of the wall time; a run that would not end in time is saved before.
 
     Returns:
       The result: see `evaluate.final_result`.
@@ -62,11 +66,15 @@ def train(
       InUseError: another process trains in the directory.
       ImportError: a logger is not installed.
       interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
+      TimeIsUp: the limit is reached; the state was saved first.
     """
     task = make_task(config) if task is None else task
     plan = make_plan(config, task, placement)
+    limit = limit or TimeLimit()
     if directory is None:
-        return _train(Run(plan, config, task), progress, evaluate_epochs, None, log)
+        pace = limit.begin(plan)
+        run = Run(plan, config, task)
+        return _train(run, progress, evaluate_epochs, None, log, limit, pace)
     files = RunDirectory(directory, config, task.fingerprint)
     if (result := files.read_result()) is not None:
         return result
@@ -74,13 +82,14 @@ def train(
         # Another process may have ended the run before this one claimed the directory.
         if (result := files.read_result()) is not None:
             return result
+        pace = limit.begin(plan)
         run = Run(plan, config, task, files)
-        result = _train(run, progress, evaluate_epochs, checkpoint_seconds, log)
+        result = _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace)
         files.write_result(result)
     return result
 
 
-def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str, Any]:
+def _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace) -> dict[str, Any]:
     """From where a run is to its end; saves after so many seconds, or never if that is None."""
     files, total_steps = run.files, run.plan.total_steps
     log = log if processes.is_main() else ()
@@ -90,17 +99,17 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str,
         interruption.deferred(enabled=files is not None) as stop,
     ):
 
-        def must_save():
+        def must_save(step):
             is_late = time.perf_counter() - run.saved_at > checkpoint_seconds
-            return is_late or stop.signum is not None
+            return pace.is_up(step / total_steps) or is_late or stop.signum is not None
 
         # Several processes pause together: at the end of an epoch.
         may_pause = files is not None and jax.process_count() == 1
-        pause = must_save if may_pause else lambda: False
         for record in run.history:
             tell(record)
         while run.step < total_steps:
-            if run.advance(bar, pause):
+            taken = itertools.count(run.step + 1)  # the state of a step on its way cannot be read
+            if run.advance(bar, lambda taken=taken: may_pause and must_save(next(taken))):
                 record = run.close_epoch(evaluate_epochs)
                 if evaluate_epochs:
                     loss = f"{record['train_loss']:.3f}"
@@ -110,11 +119,17 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str,
                 continue
             signum = processes.largest(stop.signum or 0)  # whichever process was asked to stop
             is_over = run.step == total_steps
-            if is_over or signum or processes.as_main(must_save()):
-                run.save()
+            if is_over or signum or processes.as_main(must_save(run.step)):
+                with limit.measuring(run.plan, "save"):
+                    run.save()
                 if signum:
                     raise interruption.Interrupted(signum, files.path)
-    return run.finish()
+                if processes.as_main(pace.is_over) and not is_over:
+                    raise TimeIsUp(f"saved in {files.path}.")
+    if files is not None:
+        limit.require(run.plan, "finish")
+    with limit.measuring(run.plan, "finish"):
+        return run.finish()
 
 
 def _bar(run, progress):
