@@ -36,8 +36,9 @@ def run_slot(
     unpack_images(bundle / "images.tar.xz", images)
     records.add("events", event="images decoded", seconds=round(time.perf_counter() - start, 2))
     dataset = f"npz:{images}"
-    earlier = lambda name: records.read(name) + store.read_lines(
-        bundle / "earlier" / f"{name}.jsonl", must_be_sealed=True
+    earlier = lambda name: (
+        records.read(name)
+        + store.read_lines(bundle / "earlier" / f"{name}.jsonl", must_be_sealed=True)
     )
     of_commit = [one for one in earlier("checks") if one["commit"] == made_from["commit"]]
     passed = {record["check"] for record in of_commit if record["passed"]}
