@@ -48,6 +48,33 @@ def test_reduced_networks_are_small_members_of_the_family(name):
     assert type(network.module) is type(whole)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_variants_as_published_have_the_force_and_the_decay_of_the_paper(name):
+    row = row_of(name)
+    if not row.reported:
+        return
+    published = row.with_runs(["rSGD, as published"]).configs()["rSGD, as published"]
+    nominal = row.configs()["rSGD"]
+    assert not published.algorithm.decoupled
+    assert nominal.algorithm.decoupled
+    decays = (published.optimizer.weight_decay, nominal.optimizer.weight_decay)
+    np.testing.assert_allclose(decays[0], published.num_replicas * decays[1])
+    assert row.baseline_of("rSGD, as published") == row.reported["rSGD"]
+    assert "as published" in importable(name).__doc__
+    assert "ours:" in importable(name).__doc__
+
+
+def test_resnet18_is_trained_without_augmentation_and_variants_are_asked_for():
+    row = row_of("cifar10-resnet18")
+    assert row.base.data.augment == ()
+    augmented = row.with_runs(["SGD, flip and crop"]).configs()["SGD, flip and crop"]
+    assert augmented.data.augment == ("flip", "crop")
+    assert augmented.optimizer.schedule == "cosine"
+    assert "SGD, flip and crop" not in row.configs()
+    with pytest.raises(ValueError, match="only must hold labels"):
+        row.with_runs(["SGD, twice"])
+
+
 def test_an_unknown_row_is_refused(capsys):
     with pytest.raises(ValueError, match="cifar10-resnet18"):
         row_of("cifar10-resnet19")
@@ -82,7 +109,10 @@ def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch
     line = next(line for line in shown if "SmallConvNet" in line and " rSGD " in line)
     assert f"{found['first_loss']:.2f} → {found['last_loss']:.2f}" in line
     assert "15.6 ± 0.3" in line
-    assert len(shown) == 2 + sum(len(row_of(name).runs) for name in ROWS)
+    lines = sum(len(row_of(name).runs) for name in ROWS)
+    assert [line.startswith("|") for line in shown[: lines + 3]] == [True] * (lines + 2) + [False]
+    assert "- cifar10-resnet18: SGD, as published; rSGD, as published;" in "\n".join(shown)
+    assert any("ResNet-18" in line and "waiting" in line for line in shown)
 
 
 def test_operations_of_a_dense_layer_are_counted():
@@ -95,11 +125,13 @@ def test_operations_of_a_dense_layer_are_counted():
 
 def test_hours_follow_from_operations():
     found = report.hours(row_of("cifar10-resnet18"), "rSGD x 3", 1e9, gflops=2000.0)
-    np.testing.assert_allclose(found, 600 * 50_000 * 1e9 / 2e12 / 3600)
+    np.testing.assert_allclose(found, 300 * 50_000 * 1e9 / 2e12 / 3600)
 
 
 def test_headers_state_the_hours_of_the_table():
     for line in report.table(ROWS, teraflops=20.0).splitlines()[2:]:
+        if not line.startswith("|"):
+            break
         title, label, *_, there = (cell.strip() for cell in line.strip("|").split("|"))
         name = next(name for name in ROWS if row_of(name).title == title)
         stated = re.search(r"hours: +(\S+) a run at 20 TFLOP/s", importable(name).__doc__)

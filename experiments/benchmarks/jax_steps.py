@@ -1,6 +1,7 @@
 """The training steps that are timed, in JAX: each a callable that makes one unit of work."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,25 @@ class JaxSteps:
       labels: (y, B) int32.
       replicas: parameters of y networks, stacked.
       batch_stats: of one of them; batches are normalised by their own.
+
+    Args:
+      model_name: a name of `flatjax.models`.
+      images: float32, for each replica.
+      labels: likewise.
+      steps_per_call: how many steps are one program, and one call.
+      **options: of the network.
     """
 
-    def __init__(self, model_name: str, images: np.ndarray, labels: np.ndarray):
-        self.model = models.create(model_name, 10)
+    def __init__(
+        self,
+        model_name: str,
+        images: np.ndarray,
+        labels: np.ndarray,
+        steps_per_call: int = 1,
+        **options: Any,
+    ):
+        self.model = models.create(model_name, 10, **options)
+        self._steps_per_call = steps_per_call
         self.images, self.labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
         init = jax.jit(lambda key: self.model.init(key, self.images[0], train=False))
         keys = jax.random.split(jax.random.key(0), len(images))
@@ -90,7 +106,7 @@ class JaxSteps:
             return optax.apply_updates(params, updates), state
 
         params = jax.tree.map(lambda leaf: leaf[0], self.replicas)
-        return Repeated(step, params, tx.init(params))
+        return Repeated(step, params, tx.init(params), self._steps_per_call)
 
     def rsgd(self, placement: str = "auto", *, decoupled: bool = False) -> "Repeated":
         """One step of Replicated-SGD: a gradient of each replica."""
@@ -126,7 +142,7 @@ class JaxSteps:
             updates, state = tx.update(grads, state, params)
             return optax.apply_updates(params, updates), state
 
-        return Repeated(step, self.replicas, tx.init(self.replicas))
+        return Repeated(step, self.replicas, tx.init(self.replicas), self._steps_per_call)
 
 
 class Repeated:
@@ -136,12 +152,18 @@ class Repeated:
       compile_seconds: what tracing and compiling took, of all cores together.
     """
 
-    def __init__(self, step, params, state):
+    def __init__(self, step, params, state, steps_per_call=1):
         self._carry = jax.tree.map(jnp.copy, (params, state))
         start = time.process_time()
-        self._step = jax.jit(step, donate_argnums=(0, 1)).lower(*self._carry).compile()
+
+        def several(params, state):
+            again = lambda _, carry: step(*carry)
+            return jax.lax.fori_loop(0, steps_per_call, again, (params, state))
+
+        call = step if steps_per_call == 1 else several
+        self._step = jax.jit(call, donate_argnums=(0, 1)).lower(*self._carry).compile()
         self.compile_seconds = time.process_time() - start
 
     def __call__(self) -> None:
-        """Makes one step."""
+        """Makes one step, or as many as one program has."""
         self._carry = jax.block_until_ready(self._step(*self._carry))

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 import platform
 import sys
 
@@ -11,8 +12,24 @@ import jax
 def describe_machine() -> str:
     """Version of jax, cores, processor and device, in one line."""
     device = jax.devices()[0]
-    kind = platform.processor() or platform.machine()
-    return f"jax {jax.__version__}, {os.cpu_count()} cores, {kind}, {device.platform}"
+    # The kind of a CPU device is "cpu": its name is the processor's.
+    kind = device.platform if device.platform == "cpu" else device.device_kind
+    return f"jax {jax.__version__}, {os.cpu_count()} cores, {processor()}, {kind}"
+
+
+def processor() -> str:
+    """The name of the processor, as Linux gives it, else what Python knows of it.
+
+    Examples:
+      >>> len(processor()) > 0
+      True
+    """
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    named = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return next(iter(named), "") or platform.processor() or platform.machine()
 
 
 def available_cores() -> list[int]:

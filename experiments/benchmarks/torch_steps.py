@@ -1,6 +1,7 @@
 """The same steps in PyTorch, the replicas one after another. Only imported if PyTorch is there."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,19 +51,24 @@ def _resnet18():
     return nn.Sequential(*_conv_and_norm(3, 64, 3, 1), nn.ReLU(), *blocks, *head)
 
 
-NETWORKS = {
-    "small_convnet": lambda: nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+def _small_convnet(channels=1, side=28, features=(16, 32), hidden=(128,)):
+    first, second = features
+    return nn.Sequential(
+        nn.Conv2d(channels, first, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(first, second, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(7 * 7 * 32, 128),
+        nn.Linear((side // 4) ** 2 * second, *hidden),
         nn.ReLU(),
-        nn.Linear(128, 10),
-    ),
+        nn.Linear(*hidden, 10),
+    )
+
+
+NETWORKS = {
+    "small_convnet": _small_convnet,
     "mlp": lambda: nn.Sequential(
         nn.Flatten(),
         nn.Linear(784, 256),
@@ -76,13 +82,39 @@ NETWORKS = {
 
 
 class TorchSteps:
-    """The networks of `JaxSteps`, with weights of their own."""
+    """The networks of `JaxSteps`, with weights of their own.
 
-    def __init__(self, model_name: str, images: np.ndarray, labels: np.ndarray, threads: int):
+    Args:
+      model_name: a name of `NETWORKS`.
+      images: for each replica, as in `JaxSteps`.
+      labels: likewise.
+      threads: of a CPU.
+      device: "cpu" or "cuda". On "cuda", memory has the channels last.
+      half: whether products are taken in bfloat16 (autocast).
+      compiled: whether forward pass and loss are compiled (`torch.compile`).
+      **options: of the network.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        images: np.ndarray,
+        labels: np.ndarray,
+        threads: int,
+        *,
+        device: str = "cpu",
+        half: bool = False,
+        compiled: bool = False,
+        **options: Any,
+    ):
         torch.set_num_threads(threads)
-        self.images = [torch.tensor(x.transpose(0, 3, 1, 2).copy()) for x in images]
-        self.labels = [torch.tensor(y.astype(np.int64)) for y in labels]
-        self.networks = [NETWORKS[model_name]() for _ in images]
+        self._device, self._half = device, half
+        layout = torch.channels_last if device == "cuda" else torch.contiguous_format
+        place = {"device": device, "memory_format": layout}
+        self.images = [torch.tensor(x.transpose(0, 3, 1, 2).copy()).to(**place) for x in images]
+        self.labels = [torch.tensor(y.astype(np.int64), device=device) for y in labels]
+        self.networks = [NETWORKS[model_name](**options).to(**place) for _ in images]
+        self._loss = torch.compile(self._loss_of) if compiled else self._loss_of
         self.optimizers = [
             torch.optim.SGD(
                 network.parameters(),
@@ -99,10 +131,20 @@ class TorchSteps:
         """Parameters of one network, to compare with the other side."""
         return sum(parameter.numel() for parameter in self.networks[0].parameters())
 
+    def _loss_of(self, network, images, labels):
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
+            logits = network(images)
+        return nn.functional.cross_entropy(logits.float(), labels)
+
     def _gradient(self, replica: int) -> None:
         self.optimizers[replica].zero_grad(set_to_none=True)
-        logits = self.networks[replica](self.images[replica])
-        nn.functional.cross_entropy(logits, self.labels[replica]).backward()
+        batch = self.images[replica], self.labels[replica]
+        self._loss(self.networks[replica], *batch).backward()
+
+    def wait(self) -> None:
+        """Waits for the device."""
+        if self._device == "cuda":
+            torch.cuda.synchronize()
 
     def plain(self) -> Callable[[], None]:
         """One step of SGD with Nesterov momentum."""

@@ -3,14 +3,14 @@
 import dataclasses
 import pathlib
 
-from experiments.commands.in_parts import require_at_least
+from experiments.commands.in_parts import Limited, require_at_least
 from experiments.configs.comparisons import study_of
 from experiments.studies.compare.run import compare
 from experiments.studies.study import chosen
 
 
 @dataclasses.dataclass(frozen=True)
-class Compare:
+class Compare(Limited):
     """Compare SGD, Entropy-SGD, Replicated-SGD and others at equal gradient evaluations.
 
     Prints a table (test error, local energy, gradient evaluations, time; mean and standard error
@@ -38,6 +38,7 @@ class Compare:
 
     def run(self) -> int:
         """Runs and reports; 1 if a run failed."""
+        limit = self.limit()
         require_at_least(1, seeds=self.seeds)
         require_at_least(0, epochs_scale=self.epochs_scale)
         study = study_of(self.dataset)
@@ -51,4 +52,5 @@ class Compare:
         name = f"compare-{self.dataset}"
         name += f"-{self.epochs_scale:g}" if self.epochs_scale != 1.0 else ""
         out = pathlib.Path("runs", name) if self.out is None else self.out
-        return compare(study, out, progress=self.progress, report_only=self.report_only)
+        options = {"progress": self.progress, "report_only": self.report_only}
+        return compare(study, out, **options, limit=limit)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.commands.in_parts import InParts
+from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import contest as configs
 from experiments.studies.contest.report import read_contest, report
 from experiments.studies.contest.run import run_contest
@@ -25,19 +25,12 @@ class Contest(InParts):
     """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default. A setting
     whose length the ladder has not fixed yet is refused."""
 
-    def run(self) -> int:
-        """Runs and reports."""
+    def parts(self) -> Parts:
+        """The contest."""
         contest = configs.SMALL if self.small else configs.STUDY
-        out = self.directory("contest")
-        if not self.report_only:
-            part = dataclasses.replace(
-                contest,
-                settings=chosen(self.settings, contest.settings, "settings"),
-                contestants=chosen(self.algorithms, contest.contestants, "algorithms"),
-            )
-            run_contest(part, out, progress=self.progress)
-        results = read_contest(contest, out)
-        if not results:
-            raise ValueError(f"out ({out}) holds no complete setting of this contest yet.")
-        print(report(contest, results, out))
-        return 0
+        part = dataclasses.replace(
+            contest,
+            settings=chosen(self.settings, contest.settings, "settings"),
+            contestants=chosen(self.algorithms, contest.contestants, "algorithms"),
+        )
+        return Parts("contest", contest, part, run_contest, read_contest, report, "setting")

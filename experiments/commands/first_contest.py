@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.commands.in_parts import InParts
+from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import first_contest as configs
 from experiments.studies.first_contest.report import report
 from experiments.studies.first_contest.run import read_contest, run_contest
@@ -23,19 +23,12 @@ class FirstContest(InParts):
     settings: tuple[str, ...] = ()
     """Labels of the settings to run now, for example "MLP, 2k"; all by default."""
 
-    def run(self) -> int:
-        """Runs and reports; 1 if there is nothing to report."""
+    def parts(self) -> Parts:
+        """The contest."""
         contest = configs.SMALL if self.small else configs.STUDY
-        out = self.directory("first-contest")
-        if not self.report_only:
-            part = dataclasses.replace(
-                contest,
-                settings=chosen(self.settings, contest.settings, "settings"),
-                spaces=chosen(self.algorithms, contest.spaces, "algorithms"),
-            )
-            run_contest(part, out, progress=self.progress)
-        results = read_contest(contest, out)
-        if not results:
-            raise ValueError(f"out ({out}) holds no complete setting of this contest yet.")
-        print(report(contest, results, out))
-        return 0
+        part = dataclasses.replace(
+            contest,
+            settings=chosen(self.settings, contest.settings, "settings"),
+            spaces=chosen(self.algorithms, contest.spaces, "algorithms"),
+        )
+        return Parts("first-contest", contest, part, run_contest, read_contest, report, "setting")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.commands.in_parts import InParts
+from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import flatness_study as configs
 from experiments.studies.flatness_study.report import report
 from experiments.studies.flatness_study.run import read_study, run_study
@@ -23,19 +23,12 @@ class FlatnessStudy(InParts):
     tasks: tuple[str, ...] = ()
     """Labels of the tasks to run now, for example "MLP, clean"; all by default."""
 
-    def run(self) -> int:
-        """Runs and reports."""
+    def parts(self) -> Parts:
+        """The study."""
         study = configs.SMALL if self.small else configs.STUDY
-        out = self.directory("flatness-study")
-        if not self.report_only:
-            part = dataclasses.replace(
-                study,
-                tasks=chosen(self.tasks, study.tasks, "tasks"),
-                algorithms=chosen(self.algorithms, study.algorithms, "algorithms"),
-            )
-            run_study(part, out, progress=self.progress)
-        solutions = read_study(study, out)
-        if not solutions:
-            raise ValueError(f"out ({out}) holds no complete block of this study yet.")
-        print(report(study, solutions, out))
-        return 0
+        part = dataclasses.replace(
+            study,
+            tasks=chosen(self.tasks, study.tasks, "tasks"),
+            algorithms=chosen(self.algorithms, study.algorithms, "algorithms"),
+        )
+        return Parts("flatness-study", study, part, run_study, read_study, report, "block")

@@ -1,7 +1,11 @@
 """What commands of long studies share."""
 
+import abc
 import dataclasses
 import pathlib
+from typing import Any
+
+from experiments.engine.time_limit import TimeLimit, parse_duration
 
 
 def directory(out: pathlib.Path | None, command: str, *, small: bool) -> pathlib.Path:
@@ -21,8 +25,22 @@ def require_at_least(least: float, **values: float | None) -> None:
             raise ValueError(f"{name} must be a number >= {least}, got {value}.")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limited:
+    """A command that can be given a limit of its wall time."""
+
+    time_limit: str | None = None
+    """Stop before so much wall time is over, for example 9m or 1h30m: what is complete is written,
+    what has begun is saved, and the same command continues. Exit status 75 says that work is left.
+    """
+
+    def limit(self) -> TimeLimit:
+        """The limit, from now on."""
+        return TimeLimit(None if self.time_limit is None else parse_duration(self.time_limit))
+
+
 @dataclasses.dataclass(frozen=True)
-class InParts:
+class InParts(Limited, abc.ABC):
     """A study of hours that can be run in parts, in several processes, and goes on where it was."""
 
     small: bool = False
@@ -36,6 +54,42 @@ class InParts:
     progress: bool = True
     """Show progress bars."""
 
-    def directory(self, command: str) -> pathlib.Path:
-        """The directory of the study."""
-        return directory(self.out, command, small=self.small)
+    @abc.abstractmethod
+    def parts(self) -> "Parts":
+        """The study and its functions."""
+
+    def run(self) -> int:
+        """Runs and reports."""
+        limit, parts = self.limit(), self.parts()
+        out = directory(self.out, parts.command, small=self.small)
+        if not self.report_only:
+            parts.run(parts.chosen, out, progress=self.progress, limit=limit)
+        results = parts.read(parts.study, out)
+        if results:
+            print(parts.report(parts.study, results, out))
+        elif not limit.unfinished:
+            raise ValueError(f"out ({out}) holds no complete {parts.unit} of this study yet.")
+        return limit.exit_status
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A study that is run in parts.
+
+    Attributes:
+      command: its name.
+      study: the whole study, which is reported.
+      chosen: the part of it that is run now.
+      run: (part, out, progress=, limit=) runs what is missing.
+      read: (study, out) -> the results that are complete.
+      report: (study, results, out) -> text.
+      unit: what a result is of, for the error where there is none.
+    """
+
+    command: str
+    study: Any
+    chosen: Any
+    run: Any
+    read: Any
+    report: Any
+    unit: str

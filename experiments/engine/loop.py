@@ -60,6 +60,8 @@ def take_steps(
         state, loss = compiled.step(hyper, state, train, draw)
         rows.append(loss)
         progress(1)
+        # At most two steps are on their way, so that a pause finds no queue of them.
+        jax.block_until_ready(rows[-2:-1])
         if pause():
             break
     return state, np.stack(jax.device_get(local(rows)))

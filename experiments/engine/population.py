@@ -16,10 +16,29 @@ from experiments.engine import evaluate, programs, steps
 from experiments.engine.config import TrainConfig
 from experiments.engine.loop import take_steps
 from experiments.engine.plan import Plan, hyper_of, make_plan
+from experiments.engine.population_files import Nested, PopulationFile, leaves_of, with_leaves
 from experiments.engine.task import Task
+from experiments.engine.time_limit import TimeIsUp, TimeLimit
 
-# (run, fraction of the training that is done, function that copies the arrays of the run's state).
-Watch = Callable[[int, float, Callable[[], dict[str, Any]]], None]
+
+class Watch:
+    """Looks at runs while they train. What it has seen is part of the population's checkpoint."""
+
+    def __call__(self, run: int, done: float, read: Callable[[], dict[str, Any]]) -> None:
+        """Called after every epoch of every run.
+
+        Args:
+          run: its number.
+          done: the fraction of the training that is complete.
+          read: copies the arrays of the run's state.
+        """
+
+    def arrays(self) -> Nested:
+        """What was seen, as nested dictionaries of arrays."""
+        return {}
+
+    def restore(self, arrays: Nested) -> None:
+        """Goes back to what `arrays` returned."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +89,8 @@ class Population:
         *,
         progress: bool = True,
         watch: Watch | None = None,
+        limit: TimeLimit | None = None,
+        file: PopulationFile | None = None,
     ) -> list[Trained]:
         """Trains one network (or y replicas) for each element of `settings`.
 
@@ -79,11 +100,14 @@ class Population:
           tasks: the position of the task of each run.
           progress: show a progress bar.
           watch: called after every epoch of every run.
+          limit: of the wall time.
+          file: where the population is saved if it would not end in time, and continues from.
 
         Returns:
           The final models, in order.
 
         Raises:
+          TimeIsUp: the limit is reached; the population was saved first.
           ValueError: a setting shapes the program, or is no value of its field.
         """
         configs = [self.config.changed(**own) for own in settings]
@@ -92,16 +116,35 @@ class Population:
                 raise ValueError(f"settings must hold hyperparameters only, got {dict(own)}.")
         hypers = [hyper_of(config) for config in configs]
         runs = list(zip(hypers, seeds, [self.tasks[task] for task in tasks], strict=True))
-        if programs.loops_on_device(self.plan):
-            return _train_together(self.plan, runs, progress, watch)
-        bar = tqdm.tqdm(runs, desc=self.config.algorithm.name, disable=not progress, leave=False)
-        return [
-            _train_alone(self.plan, *run, functools.partial(watch, number) if watch else None)
-            for number, run in enumerate(bar)
-        ]
+        is_together = programs.loops_on_device(self.plan)
+        train = _train_together if is_together else _train_in_turn
+        return train(self.plan, runs, progress, watch, _Saved(self.plan, len(runs), limit, file))
 
 
-def _train_together(plan, runs, progress, watch) -> list[Trained]:
+class _Saved:
+    """The limit and the file of a population: when it stops, and what it continues from."""
+
+    def __init__(self, plan, num_runs, limit, file):
+        self._limit, self._file = limit or TimeLimit(), file
+        self._kind = (plan, num_runs)
+        self._pace = self._limit.begin(self._kind)
+
+    def restore(self) -> tuple[dict[str, int], Nested] | None:
+        return None if self._file is None else self._file.restore()
+
+    def check(self, done: float, position: dict[str, int], arrays: Callable[[], Nested]) -> None:
+        """Saves and raises TimeIsUp if the next part might not fit; saves what is complete too."""
+        if not self._limit.is_set:
+            return
+        is_up = self._pace.is_up(done) and done < 1
+        if self._file is not None and (is_up or done == 1):
+            with self._limit.measuring(self._kind, "save"):
+                self._file.save(position, arrays())
+        if is_up:
+            raise TimeIsUp(f"{done:.0%} of the population are trained.")
+
+
+def _train_together(plan, runs, progress, watch, saved) -> list[Trained]:
     """All runs in one program for each epoch."""
     compiled = _vmapped(plan)
     take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
@@ -111,14 +154,28 @@ def _train_together(plan, runs, progress, watch) -> list[Trained]:
     seeds = jnp.asarray(all_seeds)
     train = stack([task.device_train for task in tasks])
     state = compiled.init(hyper, seeds)
-    lengths = plan.epoch_lengths()
-    bar = tqdm.tqdm(lengths, desc=plan.config.algorithm.name, disable=not progress, leave=False)
-    for epoch, num_steps in enumerate(bar):
-        state, losses = compiled.epoch(hyper, state, train, seeds, epoch, num_steps)
+    lengths, first, means = plan.epoch_lengths(), 0, None
+    if (found := saved.restore()) is not None:
+        first, arrays = found[0]["epoch"], found[1]
+        state, means = with_leaves(state, arrays["state"]), arrays["means"]
+        if watch:
+            watch.restore(arrays.get("watch", {}))
+    name = plan.config.algorithm.name
+    options = {"total": len(lengths), "initial": first, "desc": name}
+    for epoch in tqdm.tqdm(
+        range(first, len(lengths)), **options, disable=not progress, leave=False
+    ):
+        state, losses = compiled.epoch(hyper, state, train, seeds, epoch, lengths[epoch])
         for run in range(len(runs)) if watch else ():
             read = functools.partial(take, steps.arrays_of(state), run)
             watch(run, (epoch + 1) / len(lengths), read)
-    means = np.asarray(losses).sum((1, 2)) / (plan.num_replicas * num_steps)
+        means = np.asarray(losses).sum((1, 2)) / (plan.num_replicas * lengths[epoch])
+        arrays = lambda state=state, means=means: {
+            "state": leaves_of(state),
+            "means": means,
+            "watch": watch.arrays() if watch else {},
+        }
+        saved.check((epoch + 1) / len(lengths), {"epoch": epoch + 1}, arrays)
     members = compiled.members(state)
     return [
         _final(task, take(members, run), take(state.batch_stats, run), means[run])
@@ -143,19 +200,76 @@ class _Vmapped:
 _vmapped = functools.lru_cache(maxsize=8)(_Vmapped)
 
 
-def _train_alone(plan, hyper, seed, task, watch) -> Trained:
-    """One run, by the programs of ordinary runs."""
+def _train_in_turn(plan, runs, progress, watch, saved) -> list[Trained]:
+    """One run after another, by the programs of ordinary runs."""
+    position, arrays = saved.restore() or ({"run": 0, "epoch": 0}, {})
+    done: list[Trained] = [
+        Trained(runs[run][-1], model["params"], model.get("batch_stats", {}), float(model["loss"]))
+        for run, model in sorted((int(run), m) for run, m in arrays.get("done", {}).items())
+    ]
+    if watch and "watch" in arrays:
+        watch.restore(arrays["watch"])
+    name = plan.config.algorithm.name
+    bar = tqdm.tqdm(runs[len(done) :], desc=name, disable=not progress, leave=False)
+    for number, run in enumerate(bar, start=len(done)):
+        start = (position["epoch"], arrays) if number == position["run"] else (0, {})
+        done.append(_train_alone(plan, *run, start, _Turn(number, len(runs), done, watch, saved)))
+    return done
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    """A run among those that are trained in turn, after those that are done."""
+
+    number: int
+    num_runs: int
+    done: list[Trained]
+    watch: Watch | None
+    saved: _Saved
+
+    def look(self, done, epoch, state, loss, trained):
+        """After each epoch; `trained` makes the final model."""
+        if self.watch:
+            read = functools.partial(jax.tree.map, jnp.copy, steps.arrays_of(state))
+            self.watch(self.number, done, read)
+        whole = (self.number + done) / self.num_runs
+
+        def arrays():
+            models = [*self.done, trained()] if whole == 1 else self.done
+            return {
+                "state": leaves_of(state),
+                "loss": np.asarray(loss),
+                "watch": self.watch.arrays() if self.watch else {},
+                "done": {
+                    str(number): {
+                        "params": model.params,
+                        "batch_stats": model.batch_stats,
+                        "loss": np.asarray(model.train_loss),
+                    }
+                    for number, model in enumerate(models)
+                },
+            }
+
+        self.saved.check(whole, {"run": self.number, "epoch": epoch}, arrays)
+
+
+def _train_alone(plan, hyper, seed, task, start, turn) -> Trained:
+    """One run, by the programs of ordinary runs, from an epoch and its arrays."""
     compiled = programs.programs_of(plan)
     hyper = plan.placement.put(hyper)
     state = compiled.init(hyper, seed)
+    first, arrays = start
+    loss = arrays.get("loss")
+    if first:
+        state = with_leaves(state, arrays["state"])
     lengths = plan.epoch_lengths()
-    for epoch, num_steps in enumerate(lengths):
+    final = lambda: _final(task, _members(state), state.batch_stats, loss)
+    for epoch in range(first, len(lengths)):
         draw = compiled.draw(seed, epoch)
-        state, losses = take_steps(compiled, hyper, state, task.device_train, draw, num_steps)
-        if watch:
-            read = functools.partial(jax.tree.map, jnp.copy, steps.arrays_of(state))
-            watch((epoch + 1) / len(lengths), read)
-    return _final(task, _members(state), state.batch_stats, losses.mean())
+        state, losses = take_steps(compiled, hyper, state, task.device_train, draw, lengths[epoch])
+        loss = losses.mean()
+        turn.look((epoch + 1) / len(lengths), epoch + 1, state, loss, final)
+    return final()
 
 
 def _members(state):

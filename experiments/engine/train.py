@@ -1,5 +1,6 @@
 """A training run from its first step to its result: it resumes, saves, evaluates and reports."""
 
+import itertools
 import os
 import pathlib
 import time
@@ -21,6 +22,7 @@ from experiments.engine.programs import programs_of
 from experiments.engine.run_directory import RunDirectory, read_config
 from experiments.engine.steps import State, arrays_of
 from experiments.engine.task import Task, make_task
+from experiments.engine.time_limit import TimeIsUp, TimeLimit
 from flatjax.models._network import foreign_module
 
 
@@ -35,6 +37,7 @@ def train(
     checkpoint_seconds: float = 20.0,
     log: Sequence[LoggerName] = (),
     go_on_from: pathlib.Path | None = None,
+    limit: TimeLimit | None = None,
 ) -> dict[str, Any]:
     """Trains, then evaluates the final model.
 
@@ -55,6 +58,7 @@ def train(
         resumes gives them the earlier records again.
       go_on_from: the directory of a run with another number of replicas, whose newest checkpoint
         this run starts from; see `restart`.
+      limit: of the wall time; a run that would not end in time is saved before.
 
     Returns:
       The result: see `evaluate.final_result`.
@@ -66,13 +70,17 @@ def train(
       InUseError: another process trains in the directory.
       ImportError: a logger is not installed.
       interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
+      TimeIsUp: the limit is reached; the state was saved first.
     """
     task = make_task(config) if task is None else task
     plan = make_plan(config, task, placement)
+    limit = limit or TimeLimit()
     if directory is None:
         if go_on_from is not None:
             raise ValueError("go_on_from needs directory: a run that goes on has files of its own.")
-        return _train(Run(plan, config, task), progress, evaluate_epochs, None, log)
+        pace = limit.begin(plan)
+        run = Run(plan, config, task)
+        return _train(run, progress, evaluate_epochs, None, log, limit, pace)
     files = RunDirectory(directory, config, task.fingerprint)
     if (result := files.read_result()) is not None:
         return result
@@ -80,15 +88,16 @@ def train(
         # Another process may have ended the run before this one claimed the directory.
         if (result := files.read_result()) is not None:
             return result
+        pace = limit.begin(plan)
         run = Run(plan, config, task, files)
         if go_on_from is not None and run.step == 0:
             restart.go_on_from(run, go_on_from)
-        result = _train(run, progress, evaluate_epochs, checkpoint_seconds, log)
+        result = _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace)
         files.write_result(result)
     return result
 
 
-def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str, Any]:
+def _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace) -> dict[str, Any]:
     """From where a run is to its end; saves after so many seconds, or never if that is None."""
     files, total_steps = run.files, run.plan.total_steps
     log = log if processes.is_main() else ()
@@ -98,17 +107,17 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str,
         interruption.deferred(enabled=files is not None) as stop,
     ):
 
-        def must_save():
+        def must_save(step):
             is_late = time.perf_counter() - run.saved_at > checkpoint_seconds
-            return is_late or stop.signum is not None
+            return pace.is_up(step / total_steps) or is_late or stop.signum is not None
 
         # Several processes pause together: at the end of an epoch.
         may_pause = files is not None and jax.process_count() == 1
-        pause = must_save if may_pause else lambda: False
         for record in run.history:
             tell(record)
         while run.step < total_steps:
-            if run.advance(bar, pause):
+            taken = itertools.count(run.step + 1)  # the state of a step on its way cannot be read
+            if run.advance(bar, lambda taken=taken: may_pause and must_save(next(taken))):
                 record = run.close_epoch(evaluate_epochs)
                 if evaluate_epochs:
                     loss = f"{record['train_loss']:.3f}"
@@ -119,11 +128,17 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log) -> dict[str,
             # Whichever process was asked to stop.
             signum = int(processes.largest(np.array(stop.signum or 0)))
             is_over = run.step == total_steps
-            if is_over or signum or processes.as_main(must_save()):
-                run.save()
+            if is_over or signum or processes.as_main(must_save(run.step)):
+                with limit.measuring(run.plan, "save"):
+                    run.save()
                 if signum:
                     raise interruption.Interrupted(signum, files.path)
-    return run.finish()
+                if processes.as_main(pace.is_over) and not is_over:
+                    raise TimeIsUp(f"saved in {files.path}.")
+    if files is not None:
+        limit.require(run.plan, "finish")
+    with limit.measuring(run.plan, "finish"):
+        return run.finish()
 
 
 def _bar(run, progress):

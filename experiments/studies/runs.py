@@ -1,15 +1,19 @@
 """Runs of a search, trained unit by unit: a unit's records are written before the next starts."""
 
+import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.engine.config import TrainConfig
 from experiments.engine.population import Population, Trained, Watch
+from experiments.engine.population_files import Nested, PopulationFile
 from experiments.engine.programs import loops_on_device
 from experiments.engine.task import make_tasks
+from experiments.engine.time_limit import TimeLimit
+from experiments.report import provenance
 
 # Networks without convolutions are trained side by side; the others one after another, so that
 # nothing is gained by a unit of more than one run.
@@ -40,6 +44,8 @@ def train_in_units(
     normalized_by: int | None = None,
     progress: bool = True,
     watch: Watch | None = None,
+    limit: TimeLimit | None = None,
+    checkpoint: pathlib.Path | None = None,
 ) -> Iterator[Unit]:
     """Trains one run for each of the settings; a seed draws the data as well.
 
@@ -53,9 +59,15 @@ def train_in_units(
       progress: show progress bars.
       watch: called after every epoch, see `experiments.engine.population`; runs are counted as in
         `settings`.
+      limit: of the wall time.
+      checkpoint: file in which a unit that would not end in time is kept. It is deleted when the
+        next unit is asked for: the records of the unit are written then.
 
     Yields:
       The units, as they are done.
+
+    Raises:
+      TimeIsUp: the limit is reached; the unit was saved first.
     """
     data_seeds = seeds_of_data(seeds, normalized_by)
     tasks = make_tasks(config, data_seeds)
@@ -64,16 +76,31 @@ def train_in_units(
         size = RUNS_PER_UNIT if loops_on_device(population.plan) else 1
         for start in range(0, len(group), size):
             unit = group[start : start + size]
+            file = unit_file(checkpoint, config, [(settings[one], seeds[one]) for one in unit])
             began = time.perf_counter()
             models = population.train(
                 [settings[position] for position in unit],
                 [seeds[position] for position in unit],
                 [data_seeds.index(seeds[position]) for position in unit],
                 progress=progress,
-                watch=_shifted(watch, unit) if watch else None,
+                watch=_Shifted(watch, unit) if watch else None,
+                limit=limit,
+                file=file,
             )
             seconds = round((time.perf_counter() - began) / len(unit), 2)
             yield Unit(unit, models, seconds, population.plan.gradient_evaluations)
+            if file is not None:
+                file.remove()
+
+
+def unit_file(
+    path: pathlib.Path | None, config: TrainConfig, runs: object
+) -> PopulationFile | None:
+    """The checkpoint of a population with this configuration and these runs, as JSON holds them."""
+    if path is None:
+        return None
+    identity = {"config": config.to_json(), "runs": runs, "revision": provenance.TRAINING}
+    return PopulationFile(path, identity)
 
 
 def seeds_of_data(seeds: Sequence[int], normalized_by: int | None) -> list[int]:
@@ -102,5 +129,12 @@ def _groups(settings) -> dict[tuple[tuple[str, Any], ...], list[int]]:
     return groups
 
 
-def _shifted(watch, unit) -> Watch:
-    return lambda run, done, read: watch(unit[run], done, read)
+class _Shifted(Watch):
+    """A watch that knows the runs of a unit by their positions among all."""
+
+    def __init__(self, watch: Watch, unit: Sequence[int]):
+        self._watch, self._unit = watch, unit
+        self.arrays, self.restore = watch.arrays, watch.restore  # type: ignore[method-assign]
+
+    def __call__(self, run: int, done: float, read: Callable[[], Nested]) -> None:
+        self._watch(self._unit[run], done, read)

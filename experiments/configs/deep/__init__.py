@@ -9,8 +9,10 @@ them for any speed.
 
 Replicas start independently, and are pulled to their center after the optimizer's step, decoupled
 from the gradient: the same force as the paper's, stable for any strength. gamma_0 is measured
-(coupling energy = loss), and grows by 1e4. `--no-decoupled` in `train` has the force in the
-gradient.
+(coupling energy = loss), and grows by 1e4. Runs whose label ends in "as published" have the force
+in the gradient and the weight decay of the authors' code; each file says which choices are ours.
+Variants run where they are asked for: `--only "rSGD, as published"`. `--dataset folder:PATH` takes
+the images from a folder instead of TensorFlow Datasets.
 """
 
 from collections.abc import Mapping

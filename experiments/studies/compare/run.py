@@ -1,6 +1,7 @@
 """Runs what a comparison does not have yet, and reports."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from typing import Any
@@ -9,29 +10,44 @@ import tqdm
 
 from experiments.engine.run_directory import RunDirectory
 from experiments.engine.task import Task, is_task_of, make_task
+from experiments.engine.time_limit import TimeLimit
 from experiments.engine.train import train
 from experiments.report.store import slug
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.report import report
+from experiments.studies.units import run_units
 
 
 def compare(
-    study: Comparison, out: pathlib.Path, *, progress: bool = True, report_only: bool = False
+    study: Comparison,
+    out: pathlib.Path,
+    *,
+    progress: bool = True,
+    report_only: bool = False,
+    limit: TimeLimit | None = None,
 ) -> int:
     """Runs a comparison (see `run_study`) and reports it; returns the exit status."""
     out.mkdir(parents=True, exist_ok=True)
-    results, failures = run_study(study, out, progress=progress, report_only=report_only)
-    if not any(results.values()) and not failures:
+    limit = limit or TimeLimit()
+    results, failures = run_study(
+        study, out, progress=progress, report_only=report_only, limit=limit
+    )
+    if not any(results.values()) and not failures and not limit.unfinished:
         failures.append(f"{out} holds no complete run of this study yet")
     if any(results.values()):
         print(report(study, results, out))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures else limit.exit_status
 
 
 def run_study(
-    study: Comparison, out: pathlib.Path, *, progress: bool = True, report_only: bool = False
+    study: Comparison,
+    out: pathlib.Path,
+    *,
+    progress: bool = True,
+    report_only: bool = False,
+    limit: TimeLimit | None = None,
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Runs every algorithm and seed that has no result in `out` yet.
 
@@ -40,6 +56,7 @@ def run_study(
       out: directory of the study; each run has its own in it, and resumes there.
       progress: show progress bars.
       report_only: take the results that are there, run nothing.
+      limit: of the wall time; it counts the runs that are left.
 
     Returns:
       label -> results, one for each seed; and a message for each run that failed, which does not
@@ -52,19 +69,24 @@ def run_study(
     # Seeds outside: a study that is stopped early has all algorithms with fewer seeds.
     runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
     bar = tqdm.tqdm(runs, desc="runs", unit="run", disable=not progress)
-    for seed, label in bar:
+
+    def unit(seed, label):
         bar.set_postfix_str(f"{label}, seed {seed}")
         directory = out / slug(label) / f"seed-{seed}"
         config = dataclasses.replace(configs[label], seed=seed)
         if report_only:
-            if (result := RunDirectory(directory, config).read_result()) is not None:
-                results[label].append(result)
-            continue
+            return RunDirectory(directory, config).read_result()
         try:
-            result = train(config, tasks[label], directory=directory, progress=progress)
-            results[label].append(result)
+            task = tasks[label]
+            return train(config, task, directory=directory, progress=progress, limit=limit)
         except (RuntimeError, ValueError, OSError) as error:
             failures.append(f"{label}, seed {seed}: {error}")
+            return None
+
+    units = ((label, functools.partial(unit, seed, label)) for seed, label in bar)
+    for label, result in run_units(units, limit):
+        if result is not None:
+            results[label].append(result)
     return results, failures
 
 

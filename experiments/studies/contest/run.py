@@ -10,9 +10,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import flatjax
 from experiments.engine.config import TrainConfig
+from experiments.engine.population import Watch
+from experiments.engine.population_files import Nested
 from experiments.engine.task import dataset_fingerprint, make_tasks
+from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
@@ -24,25 +29,29 @@ from experiments.studies.units import run_units
 Records = list[dict[str, Any]]
 
 
-def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> None:
+def run_contest(
+    contest: Contest, out: pathlib.Path, *, progress: bool = True, limit: TimeLimit | None = None
+) -> None:
     """Runs what `out` has no record of.
 
     Args:
       contest: what to run.
       out: directory; each setting has its own, with a file for each contestant.
       progress: show progress bars.
+      limit: of the wall time; it counts what is left.
 
     Raises:
       ValueError: the length of a setting is not known, or a file in `out` is damaged, or of another
         contest.
     """
     contest.require_lengths(list(contest.settings))
+    options = {"progress": progress, "limit": limit or TimeLimit()}
     units = [
-        ((setting, name), functools.partial(_run_part, contest, setting, name, out, progress))
+        ((setting, name), functools.partial(_run_part, contest, setting, name, out, options))
         for setting in contest.settings
         for name in contest.contestants
     ]
-    for _ in run_units(units):
+    for _ in run_units(units, limit):
         pass
 
 
@@ -102,17 +111,18 @@ def _data(contest) -> str:
     return _data_of(contest.base.data.dataset)
 
 
-def _run_part(contest, setting, contestant, out, progress):
+def _run_part(contest, setting, contestant, out, options):
     path = path_of(out, setting, contestant)
+    options = options | {"checkpoint": path.with_suffix(".npz")}
     with store.claimed(path):
         read = functools.partial(read_records, contest, setting, contestant, out)
         while (found := read()[0]).missing:
-            _validate(contest, setting, contestant, path, found, progress)
+            _validate(contest, setting, contestant, path, found, options)
         found, tested = read()
         done = {record["seed"] for record in tested}
         seeds = [seed for seed in contest.seeds_of_test(setting) if seed not in done]
         if seeds:
-            _test(contest, setting, contestant, path, found, seeds, progress)
+            _test(contest, setting, contestant, path, found, seeds, options)
 
 
 def _append(contest, path, config, unit, keys, settings, outcomes):
@@ -128,12 +138,12 @@ def _append(contest, path, config, unit, keys, settings, outcomes):
     store.append_line(path, store.signed(keys | outcomes | about))
 
 
-def _validate(contest, setting, contestant, path, found, progress):
+def _validate(contest, setting, contestant, path, found, options):
     """The runs that the search lacks."""
     config = config_of(contest, setting, contestant, "validation")
     settings = [found.candidates[candidate] for candidate, _ in found.missing]
     seeds = [seed for _, seed in found.missing]
-    units = train_in_units(config, settings, seeds, normalized_by=0, progress=progress)
+    units = train_in_units(config, settings, seeds, normalized_by=0, **options)
     for unit in units:
         for position, model in zip(unit.positions, unit.models, strict=True):
             keys = {"part": "validation", "candidate": found.missing[position][0]}
@@ -141,7 +151,7 @@ def _validate(contest, setting, contestant, path, found, progress):
             _append(contest, path, config, unit, keys, settings[position], validation_errors(model))
 
 
-def _test(contest, setting, contestant, path, found, seeds, progress):
+def _test(contest, setting, contestant, path, found, seeds, options):
     """The chosen candidate on the seeds of the test that are missing."""
     config = config_of(contest, setting, contestant, "test")
     settings = found.candidates[found.chosen]
@@ -152,17 +162,19 @@ def _test(contest, setting, contestant, path, found, seeds, progress):
     validation = lambda position: batches_of(
         tasks[seeds[position]], tasks[seeds[position]].held_out
     )
-    is_baseline = contestant == contest.baseline
+    limit, is_baseline = options["limit"], contestant == contest.baseline
     follow = _Follow(contest.outcomes.watched, tasks, seeds) if is_baseline else None
     measures = None
     units = train_in_units(
-        config, [settings] * len(seeds), seeds, normalized_by=first, progress=progress, watch=follow
+        config, [settings] * len(seeds), seeds, normalized_by=first, watch=follow, **options
     )
     for unit in units:
         measures = measures or Measures(contest.outcomes, unit.models[0].task)
         for position, model in zip(unit.positions, unit.models, strict=True):
             keys = {"part": "test", "candidate": found.chosen, "seed": seeds[position]}
-            outcomes = _outcomes(measures, model, validation(position), follow, position)
+            limit.require(config, "finish")
+            with limit.measuring(config, "finish"):
+                outcomes = _outcomes(measures, model, validation(position), follow, position)
             _append(contest, path, config, unit, keys, settings, outcomes)
 
 
@@ -188,9 +200,25 @@ class _Followed:
     def __init__(self):
         self.best = self.last = None
         self.best_error, self.best_at = float("inf"), 0.0
+        self.count = 0
+
+    def arrays(self) -> Nested:
+        numbers = np.array([self.best_error, self.best_at, self.count])
+        networks = {"best": self.best, "last": self.last}
+        return {"numbers": numbers} | {
+            name: {"params": params, "batch_stats": batch_stats}
+            for name, (params, batch_stats) in networks.items()
+        }
+
+    def restore(self, arrays: Nested) -> "_Followed":
+        self.best_error, self.best_at, count = map(float, arrays["numbers"])
+        self.count = int(count)
+        network = lambda found: (found["params"], found.get("batch_stats", {}))
+        self.best, self.last = network(arrays["best"]), network(arrays["last"])
+        return self
 
 
-class _Follow:
+class _Follow(Watch):
     """Looks at runs of one network while they train, a number of times, evenly.
 
     Attributes:
@@ -199,20 +227,28 @@ class _Follow:
 
     def __init__(self, number, tasks, seeds):
         self._number, self._tasks, self._seeds = number, tasks, seeds
-        self._done: dict[int, int] = {}
         self.models: dict[int, _Followed] = {}
 
     def __call__(self, run: int, done: float, read: Callable[[], dict[str, Any]]) -> None:
         """Called after every epoch."""
         count = int(done * self._number + 1e-9)
-        if count <= self._done.get(run, 0):
+        followed = self.models.setdefault(run, _Followed())
+        if count <= followed.count:
             return
-        self._done[run] = count
+        followed.count = count
         arrays = read()
         network = flatjax.replica_center((arrays["params"], arrays["batch_stats"]), replica_axis=0)
         task = self._tasks[self._seeds[run]]
         error = float(task.evaluate(*network, batches_of(task, task.held_out))["error"])
-        followed = self.models.setdefault(run, _Followed())
         followed.last = network
         if followed.best is None or error < followed.best_error:
             followed.best, followed.best_error, followed.best_at = network, error, round(done, 4)
+
+    def arrays(self) -> Nested:
+        """The networks that were seen so far."""
+        seen = {run: one for run, one in self.models.items() if one.count}
+        return {str(run): followed.arrays() for run, followed in seen.items()}
+
+    def restore(self, arrays: Nested) -> None:
+        """Goes back to what `arrays` returned."""
+        self.models = {int(run): _Followed().restore(one) for run, one in arrays.items()}

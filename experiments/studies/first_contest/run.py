@@ -9,20 +9,25 @@ import numpy as np
 
 from experiments.engine.population import Population, Trained
 from experiments.engine.task import dataset_fingerprint, make_tasks
+from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug
 from experiments.studies.first_contest.description import Contest
+from experiments.studies.runs import unit_file
 from experiments.studies.units import run_units
 
 
-def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
+def run_contest(
+    contest: Contest, out: pathlib.Path, *, progress: bool = True, limit: TimeLimit | None = None
+) -> dict[str, Any]:
     """Tunes and tests what has no result in `out` yet; continues where it was stopped.
 
     Args:
       contest: what to run.
       out: directory; each setting and algorithm has tuning.json and test.json in its own.
       progress: show progress bars.
+      limit: of the wall time; it counts what is left.
 
     Returns:
       setting -> algorithm -> what test.json holds, without what other processes are at.
@@ -30,30 +35,33 @@ def run_contest(contest: Contest, out: pathlib.Path, *, progress: bool = True) -
     Raises:
       ValueError: a file in `out` is damaged, or of another contest.
     """
+    options = {"progress": progress, "limit": limit}
     units = [
-        ((setting, name), functools.partial(_tune_and_test, contest, setting, name, out, progress))
+        ((setting, name), functools.partial(_tune_and_test, contest, setting, name, out, options))
         for setting in contest.settings
         for name in contest.spaces
     ]
     results: dict[str, Any] = {setting: {} for setting in contest.settings}
-    for (setting, name), found in run_units(units):
+    for (setting, name), found in run_units(units, limit):
         results[setting][name] = found
     return results
 
 
-def _tune_and_test(contest, setting, algorithm, out, progress):
+def _tune_and_test(contest, setting, algorithm, out, options):
     part = (contest, setting, algorithm)
     directory = directory_of(out, setting, algorithm)
     data = {"data": dataset_fingerprint(contest.base.data.dataset)}
-    best, *_ = store.cached(
-        directory / "tuning.json", tuning_identity(*part) | data, lambda: _tune(*part, progress)
-    )
-    settings = best["settings"]
-    return store.cached(
-        directory / "test.json",
-        test_identity(*part, settings) | data,
-        lambda: _test(*part, progress, settings),
-    )
+
+    def made(name, identity, make, *given):
+        # The networks of a part that was interrupted are next to its file.
+        networks = directory / f"{name}.npz"
+        path, options_of_part = directory / f"{name}.json", options | {"networks": networks}
+        value = store.cached(path, identity | data, lambda: make(*part, options_of_part, *given))
+        networks.unlink(missing_ok=True)
+        return value
+
+    settings = made("tuning", tuning_identity(*part), _tune)[0]["settings"]
+    return made("test", test_identity(*part, settings), _test, settings)
 
 
 def directory_of(out: pathlib.Path, setting: str, algorithm: str) -> pathlib.Path:
@@ -103,19 +111,14 @@ def _read_test(contest, setting, algorithm, out) -> dict[str, Any] | None:
     return store.read_cached(directory / "test.json", identity)
 
 
-def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
+def _tune(contest, setting, algorithm, options) -> list[dict[str, Any]]:
     """Candidates, best first; one that diverged has no error and stands last."""
     candidates = contest.candidates(algorithm)
     seeds = list(contest.tuning_seeds)
     config = contest.config(setting, algorithm, "validation")
     population = Population(config, make_tasks(config, seeds))
     runs = [(candidate, position) for candidate in candidates for position in range(len(seeds))]
-    trained = population.train(
-        [candidate for candidate, _ in runs],
-        [seeds[position] for _, position in runs],
-        [position for _, position in runs],
-        progress=progress,
-    )
+    trained = _train(population, runs, seeds, options)
     errors = np.reshape([_errors(run)["test_error"] for run in trained], (len(candidates), -1))
     found = [
         {"settings": candidate, "validation_error": mean_and_sem(row) if all(row < 90) else None}
@@ -124,13 +127,12 @@ def _tune(contest, setting, algorithm, progress) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["validation_error"] or (np.inf,))[0])
 
 
-def _test(contest, setting, algorithm, progress, settings) -> dict[str, Any]:
+def _test(contest, setting, algorithm, options, settings) -> dict[str, Any]:
     seeds = list(contest.test_seeds)
     config = contest.config(setting, algorithm, "test")
     population = Population(config, make_tasks(config, seeds))
-    trained = population.train(
-        [settings] * len(seeds), seeds, list(range(len(seeds))), progress=progress
-    )
+    runs = [(settings, position) for position in range(len(seeds))]
+    trained = _train(population, runs, seeds, options)
     return {
         "settings": settings,
         "gradient_evaluations": population.plan.gradient_evaluations,
@@ -139,6 +141,19 @@ def _test(contest, setting, algorithm, progress, settings) -> dict[str, Any]:
             for seed, run in zip(seeds, trained, strict=True)
         ],
     }
+
+
+def _train(population, runs, seeds, options) -> list[Trained]:
+    """Trains runs: settings, and the position of the seed, which also draws the data."""
+    positions = [position for _, position in runs]
+    return population.train(
+        [settings for settings, _ in runs],
+        [seeds[position] for position in positions],
+        positions,
+        progress=options["progress"],
+        limit=options["limit"],
+        file=unit_file(options["networks"], population.config, runs),
+    )
 
 
 def _errors(run: Trained) -> dict[str, float]:

@@ -10,36 +10,49 @@ import numpy as np
 
 from experiments.engine.population import Population
 from experiments.engine.task import dataset_fingerprint, make_tasks
+from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.flatness.measures import Measures
 from experiments.studies.flatness_study.description import FlatnessStudy
+from experiments.studies.runs import unit_file
 from experiments.studies.spaces import grid
 from experiments.studies.units import run_units
 
 
 def run_study(
-    study: FlatnessStudy, out: pathlib.Path, *, progress: bool = True
+    study: FlatnessStudy,
+    out: pathlib.Path,
+    *,
+    progress: bool = True,
+    limit: TimeLimit | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Trains and measures what has no result in `out` yet.
 
     Args:
       study: what is wanted.
-      out: directory; each block (task, algorithm, batch size) has a file in it.
+      out: directory; each block (task, algorithm, batch size) has a file in it. Next to it, a block
+        that was interrupted has its networks and the solutions that are measured.
       progress: show progress bars.
+      limit: of the wall time; it counts the blocks that are left.
 
     Returns:
       task -> its solutions: factors, test error and measures.
     """
     measures: dict[str, Measures] = {}
+    limit = limit or TimeLimit()
     data = {"data": dataset_fingerprint(study.base.data.dataset)}
 
     def unit(block):
-        make = functools.partial(_run_block, study, *block, measures, progress)
-        return store.cached(path_of(out, *block), identity_of(study, *block) | data, make)
+        path, identity = path_of(out, *block), identity_of(study, *block) | data
+        part = _Part(path, identity, limit)
+        make = functools.partial(_run_block, study, *block, measures, progress, part)
+        value = store.cached(path, identity, make)
+        part.remove()
+        return value
 
     blocks = itertools.product(study.tasks, study.algorithms, study.batch_sizes)
-    for _ in run_units((block, functools.partial(unit, block)) for block in blocks):
+    for _ in run_units(((block, functools.partial(unit, block)) for block in blocks), limit):
         pass
     return read_study(study, out)
 
@@ -78,7 +91,30 @@ def _effort(study, task):
     return dataclasses.replace(study.effort, **study.efforts.get(task, {}))
 
 
-def _run_block(study, task, algorithm, batch_size, measures, progress):
+class _Part:
+    """What there is of a block that is not complete: its networks, and solutions as they come."""
+
+    def __init__(self, path, identity, limit):
+        self.limit, self._block = limit, store.digest(identity)
+        self._rows = path.with_suffix(".part.jsonl")
+        self.networks = path.with_suffix(".part.npz")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The solutions that are there."""
+        lines = store.read_lines(self._rows, must_be_sealed=True)
+        return [line["row"] for line in lines if line["block"] == self._block]
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a solution."""
+        store.append_line(self._rows, {"block": self._block, "row": row})
+
+    def remove(self) -> None:
+        """Deletes the files of the block."""
+        for path in (self._rows, self.networks):
+            path.unlink(missing_ok=True)
+
+
+def _run_block(study, task, algorithm, batch_size, measures, progress, part):
     """Solutions of one program; the measures of a task are compiled for the first of its blocks."""
     config = study.config(task, algorithm, batch_size)
     tasks = make_tasks(config, [study.base.data.data_seed])
@@ -91,15 +127,22 @@ def _run_block(study, task, algorithm, batch_size, measures, progress):
         [seed for _, seed in runs],
         [0] * len(runs),
         progress=progress,
+        limit=part.limit,
+        file=unit_file(part.networks, config, runs),
     )
-    rows = []
-    for (settings, seed), run in zip(runs, trained, strict=True):
-        factors = {"algorithm": algorithm, "batch_size": batch_size, **settings}
-        held_out = run.task.evaluate(run.params, run.batch_stats)
-        if not np.isfinite(held_out["loss"]):
-            rows.append({"factors": factors, "seed": seed, "diverged": True})
-            continue
-        measured = measures[task](run.task, run.params, run.batch_stats)
-        test_error = 100 * float(held_out["error"])
-        rows.append({"factors": factors, "seed": seed, "test_error": test_error, **measured})
-    return rows
+    there = len(part.rows())
+    for (settings, seed), run in list(zip(runs, trained, strict=True))[there:]:
+        part.limit.require(task, "finish")
+        with part.limit.measuring(task, "finish"):
+            factors = {"algorithm": algorithm, "batch_size": batch_size, **settings}
+            part.append({"factors": factors, "seed": seed} | _measured(measures[task], run))
+    return part.rows()
+
+
+def _measured(measures, run) -> dict[str, Any]:
+    """Test error and measures of a solution."""
+    held_out = run.task.evaluate(run.params, run.batch_stats)
+    if not np.isfinite(held_out["loss"]):
+        return {"diverged": True}
+    measured = measures(run.task, run.params, run.batch_stats)
+    return {"test_error": 100 * float(held_out["error"]), **measured}

@@ -21,13 +21,17 @@ def default_directory(name: str, *, reduced: bool) -> pathlib.Path:
     return pathlib.Path("runs", "reproduce", f"{name}-reduced" if reduced else name)
 
 
-def table(rows: Mapping[str, Row], *, teraflops: float) -> str:
+def table(rows: Mapping[str, Row], *, teraflops: float | None = None) -> str:
     """Every row and algorithm: what the paper reports, what is here, what it would take.
+
+    Variants that nobody has run are listed after the table.
 
     Args:
       rows: name -> row.
-      teraflops: 10^12 operations a second that the accelerator in question sustains.
+      teraflops: 10^12 operations a second that the accelerator in question sustains; by default
+        what a slot has measured (`measured_teraflops`), else 20.
     """
+    teraflops = teraflops or measured_teraflops() or 20.0
     header = [
         "data, network",
         "algorithm",
@@ -40,18 +44,18 @@ def table(rows: Mapping[str, Row], *, teraflops: float) -> str:
     costs = read_costs()
     lines = [header]
     for name, row in rows.items():
-        for label in row.runs:
+        for label in (*row.runs, *(one for one in row.variants if _summary(name, one))):
             lines.append(
                 [
                     row.title,
                     label,
-                    row.reported.get(label, "-"),
+                    row.baseline_of(label) or "-",
                     _here(name, row, label),
                     _reduced(name, label),
                     *_hours(row, label, costs.get(name), teraflops),
                 ]
             )
-    return markdown_table(lines)
+    return f"{markdown_table(lines)}\n{_waiting_variants(rows)}".rstrip("\n")
 
 
 def _found(name: str, file: str, *, reduced: bool = False) -> Mapping[str, Any]:
@@ -62,12 +66,35 @@ def _found(name: str, file: str, *, reduced: bool = False) -> Mapping[str, Any]:
     return {}
 
 
+def _summary(name: str, label: str) -> Mapping[str, Any] | None:
+    return _found(name, "comparison.json").get("summary", {}).get(label)
+
+
 def _here(name: str, row: Row, label: str) -> str:
-    summary = _found(name, "comparison.json").get("summary", {})
-    if label not in summary:
-        small = row.num_examples < 50_000
-        return "not run here" if small else "not run here: needs an accelerator"
-    return with_error(*summary[label]["test_error"], summary[label]["seeds"])
+    """The result, and how far it is from the paper's; or that it waits."""
+    found = _summary(name, label)
+    if found is None:
+        return "waiting"
+    mean, error = found["test_error"]
+    reported = row.baseline_of(label)
+    distance = f" ({mean - float(reported.split()[0]):+.2f})" if reported else ""
+    return f"run here: {with_error(mean, error, found['seeds'])}{distance}"
+
+
+def _waiting_variants(rows: Mapping[str, Row]) -> str:
+    lines = []
+    for name, row in rows.items():
+        if left := [label for label in row.variants if not _summary(name, label)]:
+            lines.append(f"- {name}: {'; '.join(left)}")
+    return "\n".join(["", "Variants that wait:", "", *lines]) if lines else ""
+
+
+def measured_teraflops() -> float | None:
+    """10^12 operations a second of a step of ResNet-18 on an accelerator, if a slot was there."""
+    for record in store.read_lines(store.RESULTS / "slot" / "speed.jsonl"):
+        if record["part"] == "steps, ResNet-18, bfloat16" and "images a second" in record:
+            return 1e-3 * record["images a second"] * record["GFLOP an image"]
+    return None
 
 
 def _reduced(name: str, label: str) -> str:
@@ -84,7 +111,8 @@ def hours(row: Row, label: str, flops_per_example: float, *, gflops: float) -> f
       flops_per_example: operations of a gradient of one image.
       gflops: 10^9 operations a second.
     """
-    epochs = row.runs[label].get("epochs", row.base.epochs)
+    own = row.runs.get(label, row.variants.get(label, {}))
+    epochs = own.get("epochs", row.base.epochs)
     return epochs * row.num_examples * flops_per_example / (1e9 * gflops) / 3600
 
 

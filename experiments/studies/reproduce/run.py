@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from experiments.engine.run_directory import read_result
+from experiments.engine.time_limit import TimeLimit
 from experiments.engine.train import load_final_model
 from experiments.report import store
 from experiments.report.store import slug
@@ -13,7 +14,14 @@ from experiments.studies.compare.run import compare
 from flatjax import data
 
 
-def reproduce(study: Comparison, out: pathlib.Path, *, reduced: bool, progress: bool = True) -> int:
+def reproduce(
+    study: Comparison,
+    out: pathlib.Path,
+    *,
+    reduced: bool,
+    progress: bool = True,
+    limit: TimeLimit | None = None,
+) -> int:
     """Runs a row (see `compare`); a reduced one is restored and evaluated again.
 
     Args:
@@ -21,11 +29,12 @@ def reproduce(study: Comparison, out: pathlib.Path, *, reduced: bool, progress: 
       out: its directory.
       reduced: whether to write reduced.json: did losses fall, do saved models evaluate alike.
       progress: show progress bars.
+      limit: of the wall time.
 
     Returns:
       The exit status.
     """
-    status = compare(study, out, progress=progress)
+    status = compare(study, out, progress=progress, limit=limit)
     if reduced:
         found = {label: _check(out / slug(label) / "seed-0") for label in study.runs}
         store.write_json(out / "reduced.json", {label: row for label, row in found.items() if row})
