@@ -1,4 +1,4 @@
-r"""Low-rank adaptation (LoRA): fine-tune a few numbers for each matrix, and average the right ones.
+r"""Low-rank adaptation (LoRA): fine-tune and average low-rank factors.
 
 A kernel W of m inputs and n outputs stays as it is, and its change has the rank r
 (Hu et al. 2022, arXiv:2106.09685):
@@ -35,7 +35,7 @@ __all__ = ["Factors", "center", "compressed", "init", "merged"]
 
 
 class Factors(NamedTuple):
-    """The factors of the change of a kernel, eq. (1); a node of the tree that is trained.
+    """The factors of the change of a kernel, eq. (1), as a node of a pytree.
 
     Attributes:
       a: (m, r).
@@ -116,7 +116,7 @@ def merged(params: chex.ArrayTree, factors: Any, *, scale: float = 1.0) -> chex.
 def center(
     params: chex.ArrayTree, factors: Any, *, replica_axis: int = 0, scale: float = 1.0
 ) -> chex.ArrayTree:
-    r"""The mean of the replicas' adapted weights: the mean of products, left side of eq. (2).
+    r"""Returns the mean of the replicas' adapted weights, left side of eq. (2).
 
     Args:
       params: the weights W, which replicas share.
@@ -144,7 +144,7 @@ def center(
 
 
 def compressed(factors: Any, rank: int, *, replica_axis: int = 0) -> Any:
-    r"""Factors of rank r whose product is closest to the mean of the replicas' products.
+    r"""Returns the factors of rank r closest to the mean of the replicas' products.
 
     By the singular values of eq. (2)'s left side, in the Frobenius norm (Eckart and Young 1936).
     Both factors get the roots of the singular values. Costs a decomposition of a matrix of y r rows

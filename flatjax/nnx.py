@@ -1,4 +1,4 @@
-"""Networks written in NNX, flax's present interface: the network to evaluate after training.
+"""Networks in NNX, flax's present interface: the network to evaluate.
 
 Replicas are one module whose arrays carry a replica axis, as `flatjax.stack_replicas` makes it. Any
 transformation of flatjax goes into `nnx.Optimizer`. `import flatjax` does not import this module,
@@ -28,7 +28,7 @@ def eval_model(
     forward: Callable[[_Module, Any], Any] | None = None,
     replica_axis: int | None = None,
 ) -> _Module:
-    """Makes the network to evaluate and save: center, anchor or average, in evaluation mode.
+    """Makes the network to evaluate and save: the center, anchor or average.
 
     Its weights are those of `flatjax.eval_params`. Its batch-norm statistics are measured for these
     weights on `batches`, see `flatjax.batch_stats.reestimate`: training has not visited them. Other

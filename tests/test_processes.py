@@ -156,7 +156,7 @@ def kill_in_time(directory, config=CONFIG):
 def test_one_of_two_is_killed_and_the_run_goes_on(algorithm, tmp_path, monkeypatch):
     """With both, as if nothing had happened; and with one replica less, from the same center."""
     config = CONFIG.changed(
-        **{"algorithm": algorithm, "replicas": 2, **OWN[algorithm], "epochs": 20},
+        **{"algorithm": algorithm, "replicas": 2, **OWN[algorithm], "epochs": 12},
         **{"dataset": f"{__name__}:make_stream", "validation": 0.0, "train_size": None},
     )
     monkeypatch.setenv(LOG, str(tmp_path / "reads.txt"))
@@ -166,7 +166,8 @@ def test_one_of_two_is_killed_and_the_run_goes_on(algorithm, tmp_path, monkeypat
         assert process.wait(timeout=600) == 0, (tmp_path / "0.txt").read_text()
     monkeypatch.delenv(LOG)
     whole = train(config, progress=False)
-    assert_same(read_result(tmp_path / "run"), whole)
+    # After an exchange, replicas of DiLoCo differ by rounding.
+    assert_same(read_result(tmp_path / "run"), whole, atol=1e-6)
     # In the first pass, all read what networks are evaluated on.
     reads = [map(int, line.split()) for line in (tmp_path / "reads.txt").read_text().splitlines()]
     assert {(process, number % 2) for process, epoch, number in reads if epoch} == {(0, 0), (1, 1)}

@@ -136,7 +136,7 @@ def test_replicas_exchange_shards_and_nothing_else(changes):
     ],
 )
 @pytest.mark.claim("docs/distributed.md", "how many bytes each device holds")
-@pytest.mark.claim("docs/scale.md", "to 10% together")
+@pytest.mark.claim("docs/scale.md", "its memory agrees with the model to 10%")
 def test_bytes_of_a_device_are_those_of_the_model(hidden, changes):
     """10^8 parameters in the slow run: weights and state as they lie, gradients as compiled."""
     plan, config = plan_of(hidden, **changes)

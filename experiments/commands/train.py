@@ -36,9 +36,9 @@ class Train(Generic[A]):
 
     The options of one algorithm are shown; --algorithm NAME --help shows those of another one.
 
-    With --resume DIR the settings are those of the run in DIR, which goes on. With --resume DIR
-    --replicas N it goes on with N replicas, merged or forked, in a directory of its own: the answer
-    to a lost host.
+    With --resume DIR the settings are those of the run in DIR, which goes on. If another number of
+    replicas is given, they are merged or forked, and the run goes on in a directory of its own: the
+    answer to a lost host.
 
     Example: python -m experiments train --algorithm rsgd --dataset fashion_mnist
     --model small_convnet --epochs 10
@@ -54,7 +54,7 @@ class Train(Generic[A]):
     out: pathlib.Path | None = None
     """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
     resume: pathlib.Path | None = None
-    """Directory of a run that goes on, with its settings. With another number of replicas, --out
+    """Directory of a run that goes on, with its settings. With another number N of replicas, --out
     is DIR-N-replicas by default."""
     trust: bool = False
     """With --resume: import the modules that the run names, if model or data are not flatjax's."""

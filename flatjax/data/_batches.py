@@ -132,7 +132,7 @@ def take_batch(
       ``{"image": (*indices.shape, H, W, C), "label": indices.shape}``, float32 and int32; of a
       regression, labels are float32 of shape (*indices.shape, D). Of tokens,
       ``{"tokens": (*indices.shape, T), "targets": (*indices.shape, T)}``, int32: the tokens that
-      are read, and the one after each of them.
+      are read, and the next token of each.
 
     Examples:
       >>> import jax
@@ -206,7 +206,7 @@ def eval_batches(
 
 
 def _shifted(tokens: jax.Array) -> dict[str, jax.Array]:
-    """What is read of sequences (..., T + 1), and what is predicted."""
+    """Splits sequences (..., T + 1) into inputs and targets."""
     tokens = tokens.astype(jnp.int32)
     return {"tokens": tokens[..., :-1], "targets": tokens[..., 1:]}
 

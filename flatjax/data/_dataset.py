@@ -88,7 +88,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification or regression: a training and a test split with the same classes.
+    """A classification or regression task with a training and a test split.
 
     Attributes:
       name: the name by which it was loaded.

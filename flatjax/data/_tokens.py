@@ -1,4 +1,4 @@
-"""Texts as sequences of tokens: files of the user's own, or of TensorFlow Datasets."""
+"""Texts as sequences of tokens, from your own files or TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenSplit:
-    """Sequences of tokens in host memory; a model predicts each token from those before it.
+    """Sequences of tokens in host memory, to predict each token from those before.
 
     Attributes:
-      tokens: uint8 or int32 of shape (N, T + 1): T tokens that are read, and the one after each of
-        them, which is predicted. Sequences that were cut from one text overlap by one token.
+      tokens: uint8 or int32 of shape (N, T + 1): a model reads the first T tokens, and predicts
+        the last T. Sequences that were cut from one text overlap by one token.
 
     Raises:
       TypeError: `tokens` is not a NumPy array of these dtypes.
@@ -60,7 +60,7 @@ class TokenSplit:
         return len(self.tokens)
 
     def __getitem__(self, index: np.ndarray | slice) -> TokenSplit:
-        """The sequences at `index` (an array of positions, a mask or a slice), as a new split."""
+        """Returns the sequences at `index` (positions, a mask or a slice) as a split."""
         return TokenSplit(self.tokens[index])
 
     def __repr__(self) -> str:
@@ -132,9 +132,9 @@ def from_text(
     Args:
       path: a file, or a folder, whose folders are searched as well.
       files: of a folder, a pattern of file names (`"*.py"`), or the paths in the folder.
-      unit: `"bytes"` makes a vocabulary of 256; `"characters"` (of UTF-8) one of the characters in
-        the training files, in the order of their code points, after the first token, which stands
-        for all others.
+      unit: `"bytes"` makes a vocabulary of 256. `"characters"` (of UTF-8) makes a vocabulary of the
+        characters in the training files, in the order of their code points. Its first token
+        represents all other characters.
       context: T, the number of tokens from which the last one is predicted.
       test: the fraction for testing, between 0 and 1; of files, or of the one file's tokens.
       name: the name of the data set.
@@ -175,7 +175,7 @@ def from_tfds_text(
     context: int = 128,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> TokenDataset:
-    """Loads the texts of a set of TensorFlow Datasets with a feature `text`, such as `wiki40b/en`.
+    """Loads texts from TensorFlow Datasets, such as `wiki40b/en` (feature `text`).
 
     Its splits `train` and `test` (or `validation`) are kept; texts are joined and cut as in
     `from_text`, whose arguments these are. The set is prepared once under `data_dir` (by default
@@ -270,7 +270,7 @@ def _code_points(text: bytes, place: Any) -> np.ndarray:
 
 
 def _positions(known: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Each code point as one more than its place among those that are known; 0 if it is not."""
+    """Returns the place of each code point among the known ones, from 1; 0 if unknown."""
     places = np.searchsorted(known, points).clip(max=max(len(known) - 1, 0))
     return np.where(known[places] == points, places + 1, 0) if len(known) else 0 * places
 

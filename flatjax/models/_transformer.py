@@ -26,7 +26,7 @@ class Transformer(nn.Module):
 
       \mathrm{logits}_i &= V\, \mathrm{norm}(z_L)_i
 
-    The logits at position i are those of the token i + 1, and depend on the tokens 1, ..., i only:
+    The logits at position i predict the token i + 1, and depend on the tokens 1, ..., i only:
     attention is causal. The norms come before each branch, as in GPT-2 (Radford et al. 2019). With
     `tied_embeddings`, V = E. Positions enter in one of two ways:
 
@@ -58,9 +58,9 @@ class Transformer(nn.Module):
 
     Raises:
       TypeError: an attribute has the wrong type, or the tokens are not integers.
-      ValueError: a number below 1, heads that do not divide the width, rotary positions with an odd
-        head size, a probability outside [0, 1], a dtype that is not floating point, or tokens that
-        are not (B, T) with T <= `context`.
+      ValueError: a number is below 1, the heads do not divide the width, rotary positions have an
+        odd head size, or a probability is outside [0, 1]. Also if a dtype is not floating point, or
+        tokens are not (B, T) with T <= `context`.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -132,7 +132,7 @@ class Transformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Causal attention and two dense layers; see `Transformer`, whose attributes it has."""
+    """Causal attention and two dense layers, with the attributes of `Transformer`."""
 
     depth: int
     heads: int
@@ -167,7 +167,7 @@ class _Layer(nn.Module):
 
 
 def _rotary_attention(query, key, value, mask, force_fp32_for_softmax):
-    """Attention of (B, T, heads, d) whose scores depend on the distance between positions.
+    """Attention of (B, T, heads, d) with scores that depend on distances.
 
     Linen passes on only those options that this signature names.
     """
@@ -176,7 +176,7 @@ def _rotary_attention(query, key, value, mask, force_fp32_for_softmax):
 
 
 def _rotated(x: jax.Array) -> jax.Array:
-    """(B, T, heads, d) with the pair (j, j + d/2) at position i rotated by i 10000^(-2j/d)."""
+    """Rotates the pair (j, j + d/2) at position i by i 10000^(-2j/d)."""
     half = x.shape[-1] // 2
     # In float32, where an angle of 127 radians has an error of 1e-5; in bfloat16 it would be 0.5.
     frequency = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
