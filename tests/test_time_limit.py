@@ -179,6 +179,10 @@ def test_a_damaged_checkpoint_is_refused_and_another_one_not_read(tmp_path):
         file.restore()
 
 
+def assert_close(one, other):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
 def records(out, name):
     left_out = {"seconds", "made_by"}
     lines = store.read_lines(contest.path_of(out, "MLP", name))
@@ -193,7 +197,11 @@ def test_a_contest_in_slots_has_the_same_records(tmp_path):
     calls, _ = in_slots(call, 14)
     assert calls > 2
     for name in CONTEST.contestants:
-        assert records(tmp_path / "slots", name) == records(tmp_path / "whole", name)
+        found, expected = (records(tmp_path / part, name) for part in ("slots", "whole"))
+        for one, other in zip(found, expected, strict=True):
+            # Measured alone or beside other networks: to rounding.
+            jax.tree.map(assert_close, one.pop("rises", {}), other.pop("rises", {}))
+            assert one == other
     assert not list((tmp_path / "slots").rglob("*.npz"))
 
 

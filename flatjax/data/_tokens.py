@@ -270,7 +270,7 @@ def _code_points(text: bytes, place: Any) -> np.ndarray:
 
 
 def _positions(known: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Returns the place of each code point among the known ones, from 1; 0 if unknown."""
+    """Returns the place of each code point among the known ones from 1, or 0."""
     places = np.searchsorted(known, points).clip(max=max(len(known) - 1, 0))
     return np.where(known[places] == points, places + 1, 0) if len(known) else 0 * places
 
