@@ -189,6 +189,7 @@ def records(out, name):
     return [{key: line[key] for key in line.keys() - left_out} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_contest_in_slots_has_the_same_records(tmp_path):
     contest.run_contest(CONTEST, tmp_path / "whole", progress=False)
     call = lambda limit: contest.run_contest(
@@ -205,6 +206,7 @@ def test_a_contest_in_slots_has_the_same_records(tmp_path):
     assert not list((tmp_path / "slots").rglob("*.npz"))
 
 
+@pytest.mark.slow
 def test_the_first_contest_in_slots_has_the_same_results(tmp_path):
     one = dataclasses.replace(FIRST_CONTEST, settings={"MLP, clean": {}})
     expected = first_contest.run_contest(one, tmp_path / "whole", progress=False)
