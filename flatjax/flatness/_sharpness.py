@@ -1,5 +1,6 @@
 """Sharpness: how much the loss rises at the worst point nearby."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -260,9 +261,16 @@ def worst_case_sharpness(
 def _gradient_of_mean(eval_fn, quantity, mask):
     """gradient(params, data, state) -> (gradient of the mean of quantity, {name: mean}).
 
-    The gradient is that with respect to the weights that move.
+    The gradient is that with respect to the weights that move. Measures of one `eval_fn` share it,
+    since it is what takes longest to compile.
     """
+    try:
+        return _kept_gradient(eval_fn, quantity, mask)
+    except TypeError:  # of a mask that cannot be hashed
+        return _make_gradient(eval_fn, quantity, mask)
 
+
+def _make_gradient(eval_fn, quantity, mask):
     @jax.jit  # traced once, not again for the shapes of each pass's sums
     def differentiate(params, batch, state):
         def total(weights):
@@ -291,6 +299,9 @@ def _gradient_of_mean(eval_fn, quantity, mask):
         return grads, _to_numpy(values)
 
     return gradient
+
+
+_kept_gradient = functools.lru_cache(maxsize=8)(_make_gradient)
 
 
 def _ascent(rho, adaptive, mask):

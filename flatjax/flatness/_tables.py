@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
     def __str__(self) -> str:
         """Aligned columns, at most 100 characters wide: columns that do not fit follow below."""
-        text = [*self.title]
+        text = [part for line in self.title for part in _wrapped(line)]
         for page, columns in enumerate(self._pages()):
             text += [""] * (page > 0)
             cells = [[line[c] for c in columns] for line in (self.header, *self.lines)]
