@@ -186,7 +186,9 @@ def records(out):
     numbers = [[line[name] for name in names if name in line] for line in lines]
     for line, found in zip(lines, numbers, strict=True):
         found += [one["test_loss"] for one in line.get("besides", {}).values()]
-    return [(line["part"], line["settings"], line["seed"]) for line in lines], sum(numbers, [])
+    return [(line["part"], line["settings"], line["seed"]) for line in lines], [
+        number for found in numbers for number in found
+    ]
 
 
 @pytest.mark.slow
