@@ -64,7 +64,7 @@ def test_programs_learn_and_are_measured(name, capsys):
     if name == "nnx_rsgd":
         program += blocks("nnx")[0]
     namespace = run(program)
-    assert accuracies(capsys.readouterr().out)[-1] > 0.9
+    assert accuracies(capsys.readouterr().out)[-1] > 0.88
     if name == "nnx_rsgd":
         assert namespace["found"].reference["error"] < 0.02
         assert np.isfinite(namespace["found"]["sam_sharpness"].value)

@@ -8,7 +8,7 @@ import optax
 from flax.training import train_state
 from sklearn.datasets import load_digits
 
-num_epochs, batch_size, learning_rate = 15, 96, 0.1
+num_epochs, batch_size, learning_rate = 25, 96, 0.1
 
 
 class CNN(nn.Module):
@@ -64,7 +64,7 @@ def create_train_state(key, num_steps):
 
 
 x, y = load_digits(return_X_y=True)
-data = {"image": np.float32(x.reshape(-1, 8, 8, 1) / 16), "label": np.int32(y)}
+data = {"image": np.float32(x.reshape(-1, 8, 8, 1) / 8 - 1), "label": np.int32(y)}
 train = {name: array[:1297] for name, array in data.items()}
 test = {name: array[1297:] for name, array in data.items()}
 rng = np.random.default_rng(0)
