@@ -53,6 +53,7 @@ def finished(text, tmp_path_factory):
     return run, train(TEXT.changed(dataset=text), directory=run, progress=False)
 
 
+@pytest.mark.slow
 def test_a_transformer_learns_a_text(finished):
     run, result = finished
     assert result["test_loss"] < 0.2 * math.log(256)
@@ -71,6 +72,7 @@ def test_a_run_on_a_text_is_restored(finished):
     assert loaded.task.objective.problem.input_shape == (8,)
 
 
+@pytest.mark.slow
 def test_the_flatness_of_a_model_of_language_is_measured(finished, tmp_path, capsys):
     command = ["flatness", str(finished[0]), "--samples", "2", "--out", str(tmp_path)]
     assert main([*command, "--no-progress"]) == 0

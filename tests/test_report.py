@@ -225,6 +225,7 @@ def test_bad_arguments_are_refused_by_name(options, named):
         small(**options)
 
 
+@pytest.mark.slow
 def test_without_an_error_the_loss_is_what_counts():
     only_loss = lambda params, batch: {
         name: total for name, total in eval_fn(params, batch).items() if name != "error"
