@@ -188,7 +188,7 @@ def test_impossible_configurations_are_refused(changes, named):
     [
         ({"batch_size": 1000}, "batch_size"),
         ({"epochs": 0.01}, "epochs"),
-        ({"model": "transformer"}, "transformer"),
+        ({"model": "perceptron"}, "perceptron"),
         ({"dataset": "digit"}, "digit"),
     ],
 )
