@@ -55,7 +55,7 @@ def table(study: Language, rows: list[dict[str, Any]]) -> str:
             [
                 *(row["arm"], str(row["seeds"]), str(row["steps"]), f"{row['tokens'] / 1e6:.2f}"),
                 "{:.3f} ± {:.3f}".format(*row["bits"]),
-                *(str(row["messages"]), f"{row['megabytes']:.1f}", shown(row["distance"], ".3f")),
+                *(str(row["messages"]), f"{row['megabytes']:.1f}", shown(row["distance"], ".2g")),
                 "{:.3f} ± {:.3f}".format(*row["rise_bits"]),
                 *(shown(row["coefficient"], ".0f"), f"{row['cpu_seconds'][0]:.0f}"),
             ]

@@ -157,9 +157,7 @@ def _flatness(
     energy = task.objective.local_energy(params, task.train_batches, jax.random.key(0), stats)
     found: dict[str, Any] = {
         "sigma": list(task.objective.sigmas),
-        "rise_bits": [
-            (float(v) - float(energy.reference["loss"])) / math.log(2) for v in energy.mean["loss"]
-        ],
+        "rise_bits": [float(rise) / math.log(2) for rise in energy.mean["loss"]],
     }
     if with_coefficient:
         own = study.coefficient
