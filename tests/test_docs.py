@@ -60,3 +60,18 @@ def test_the_example_of_diloco_runs_and_learns(capsys):
     program = program.replace('jax.config.update("jax_num_cpu_devices", 8)', "")
     exec(program, {})
     assert float(capsys.readouterr().out.split()[-1]) < 0.01
+
+
+@pytest.mark.claim("docs/how_flat.md", "The second one begins with a sentence")
+def test_the_program_on_how_flat_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib").use("Agg")
+    monkeypatch.chdir(tmp_path)
+    (program,) = examples("how_flat")
+    namespace = {}
+    exec(program, namespace)
+    printed = capsys.readouterr().out
+    assert "batches of 16 is flatter than batches of 512 by" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert (tmp_path / "which_is_flatter.png").stat().st_size > 1000
+    back = flatjax.flatness.Report.load(tmp_path / "batches_of_16.json")
+    assert str(back) == str(namespace["reports"]["batches of 16"])

@@ -195,7 +195,7 @@ WRONG = {
     ),
     "a count of batches": (
         lambda p, b: {"loss": losses(p, b).mean(), "count": 1},
-        "number of examples of the batch as 'count'; it counts 1 for two examples",
+        "number of examples of the batch as 'count'; it counts 1 for 3 examples",
     ),
     "no sum": (
         lambda p, b: {"loss": losses(p, b), "count": len(b)},

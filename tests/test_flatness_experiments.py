@@ -2,15 +2,23 @@
 
 import json
 import math
+import re
 
+import flax.serialization
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
 from experiments.__main__ import main
 from experiments.configs.flatness_study import STUDY
+from experiments.studies.flatness import files
 from experiments.studies.flatness.description import MEASURES
+from experiments.studies.flatness.report import SHORT
 from experiments.studies.flatness_study import report as reporting
 from experiments.studies.flatness_study.description import FlatnessStudy
+from flatjax import data, flatness, models
 
 TINY = ["--epochs", "2", "--batch-size", "32", "--train-size", "200", "--no-progress"]
 TINY += ["--local-energy-samples", "2", "--local-energy-examples", "100"]
@@ -33,17 +41,108 @@ def test_saved_runs_are_measured(report):
     found = json.loads((report / "report" / "flatness.json").read_text())["runs"]
     assert [row["seed"] for row in found] == [0, 1]
     for row in found:
-        assert set(MEASURES) <= set(row)
-        finite = [row[name] for name in MEASURES if name != "pac_bayes"]
-        assert np.isfinite(finite).all()
+        assert np.isfinite([row[name] for name in SHORT]).all()
         assert row["worst_case"] >= row["sam"] * 0.9
         assert row["top_eigenvalue"] <= row["trace"] * 1.5
+        assert row["curve"]["error"][2] == row["local_energy"]
+        assert flatness.Report.from_dict(row["report"]).level == "standard"
         result = json.loads((report / f"seed-{row['seed']}" / "result.json").read_text())
         assert row["test_error"] == pytest.approx(result["test_error"], abs=1e-3)
         assert row["train_error"] == pytest.approx(result["train_error"], abs=1e-3)
-    assert found[0]["norm"] != found[1]["norm"]
-    assert "trace of the Hessian" in (report / "report" / "flatness.md").read_text()
+    text = (report / "report" / "flatness.md").read_text()
+    assert "trace, Hessian" in text
+    assert "seed-1 is flatter than" in text
     assert (report / "report" / "flatness.png").stat().st_size > 1000
+
+
+VARIABLES = {
+    "params": {"Dense_0": {"kernel": np.ones((64, 10), np.float32), "bias": np.zeros(10)}},
+    "batch_stats": {"BatchNorm_0": {"mean": np.arange(3.0)}},
+}
+FLAT = flatten_dict(VARIABLES, sep="/")
+DOTTED = flatten_dict(VARIABLES, sep=".")
+
+
+def write_orbax(path):
+    import orbax.checkpoint
+
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, VARIABLES)
+
+
+WRITERS = {
+    "a.npz": lambda path: np.savez(path, **FLAT),
+    "dots.npz": lambda path: np.savez(path, **DOTTED),
+    "a.safetensors": lambda path: safetensors.numpy.save_file(FLAT, path),
+    "a.msgpack": lambda path: path.write_bytes(flax.serialization.to_bytes(VARIABLES)),
+    "folder": write_orbax,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_parameters_of_others_are_read(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    params, state = files.read_variables(tmp_path / name, VARIABLES)
+    found = flatten_dict({"params": params, **state}, sep="/")
+    assert found.keys() == FLAT.keys()
+    for key, array in FLAT.items():
+        np.testing.assert_array_equal(found[key], array)
+
+
+def test_parameters_of_another_network_are_refused_by_name(tmp_path):
+    only_params = {"params": VARIABLES["params"]}
+    bare = {name.removeprefix("params/"): array for name, array in FLAT.items() if "params" in name}
+    np.savez(tmp_path / "bare.npz", **bare)
+    params, state = files.read_variables(tmp_path / "bare.npz", only_params)
+    assert params["Dense_0"]["kernel"].shape == (64, 10)
+    assert state == {}
+    wrong = [
+        ("bare.npz", r"bare\.npz must .* batch_stats/BatchNorm_0/mean expected \(3,\), got no")
+    ]
+    (tmp_path / "weights.pt").write_bytes(b"")
+    wrong += [("weights.pt", r"params must be files of the formats \.npz"), ("none.npz", "no such")]
+    for name, named in wrong:
+        with pytest.raises((ValueError, FileNotFoundError), match=named):
+            files.read_variables(tmp_path / name, VARIABLES)
+
+
+def test_networks_of_others_are_measured_and_compared(tmp_path, capsys):
+    """A linear network on digits: weights of another size are another network."""
+    network = models.create("mlp", 10, hidden=())
+    params = network.init(jax.random.key(0), np.ones((1, 8, 8, 1)), train=False)["params"]
+    for name, scale in (("small", 1), ("large", 3)):
+        flat = flatten_dict(jax.tree.map(lambda w, s=scale: s * w, params), sep="/")
+        np.savez(tmp_path / f"{name}.npz", **flat)
+    paths = [str(tmp_path / f"{name}.npz") for name in ("small", "large")]
+    command = ["flatness", "--model", "mlp", "--model-options", "hidden=()", "--params", *paths]
+    command += ["--level", "quick", "--samples", "3", "--examples", "100", "--no-progress"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\| measure +\| small.npz +\| large.npz", printed)
+    assert "large.npz is flatter than small.npz by" in printed
+    found = json.loads((tmp_path / "out" / "flatness.json").read_text())["runs"]
+    images = data.load("digits")
+    normal = data.Normalization.from_images(images.train.image).normalize(images.test.image)
+    logits = network.apply({"params": params}, normal, train=False)
+    error = 100 * np.mean(np.asarray(logits).argmax(axis=-1) != images.test.label)
+    assert found[0]["test_error"] == pytest.approx(error, abs=0.01)
+    assert found[0]["sam"] > 0
+    assert (tmp_path / "out" / "flatness.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--params", "a.npz"], "params need the model"),
+        (["--model", "mlp"], "model needs --params"),
+        (["run", "--model", "mlp", "--params", "a.npz"], "model needs --params"),
+        ([], "runs must name at least one"),
+        (["run", "--samples", "1"], "samples must be"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_by_name(options, named, capsys):
+    assert main(["flatness", *options]) == 1
+    assert named in capsys.readouterr().err
 
 
 def test_a_directory_without_a_run(tmp_path, capsys):

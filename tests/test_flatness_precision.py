@@ -58,6 +58,14 @@ def test_priors_measure_norms_in_float32(dtype):
     )
 
 
+def test_lanczos_leaves_an_invariant_subspace_whatever_the_start():
+    """All of them are, of a multiple of the identity; the start is a draw of any key."""
+    for seed in range(3):
+        start = jax.random.normal(jax.random.key(seed), (3,))
+        found = flatness.lanczos(3)(lambda v: 2 * v, start)
+        np.testing.assert_allclose(found.J_small, 2 * np.eye(3), rtol=1e-5)
+
+
 def test_lanczos_iterates_in_float32():
     spectrum = jnp.linspace(1.0, 2.0, 30)
     found = flatness.lanczos(10)(lambda v: spectrum * v, jnp.ones(30, jnp.bfloat16))

@@ -112,7 +112,7 @@ def test_no_result_is_left_out():
 
 def test_wide_tables_continue_below():
     columns = [f"column {number}" for number in range(20)]
-    table = _tables.Table(["title", ""], ["name", *columns], [["x"] * 21], ["note " * 40])
+    table = _tables.Table(["title " * 20, ""], ["name", *columns], [["x"] * 21], ["note " * 40])
     text = str(table).splitlines()
     assert max(map(len, text)) <= _tables.WIDTH
     assert sum(line.startswith("name") for line in text) > 1

@@ -2,45 +2,73 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 import tyro
 
 from experiments.commands.in_parts import require_at_least
-from experiments.studies.flatness.description import Effort
-from experiments.studies.flatness.run import measure_runs
+from experiments.studies.flatness.files import Description
+from experiments.studies.flatness.run import Effort, measure_files, measure_runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Flatness:
-    """Measure how flat saved runs are.
+    """Measure how flat networks are: saved runs, or networks that were trained elsewhere.
 
-    Prints a table (local energy, sharpness, PAC-Bayes, Hessian, Gauss-Newton) and writes
-    flatness.json, flatness.md and flatness.png.
+    Prints a table of all numbers with their standard errors and, for several networks of the same
+    data, which of them is flatter; writes flatness.json, flatness.md and flatness.png.
 
-    Example: python -m experiments flatness runs/compare-digits/sgd/seed-0
+    Examples: python -m experiments flatness runs/compare-digits/sgd/seed-0
     runs/compare-digits/rsgd/seed-0
+
+    python -m experiments flatness --model my_module:MyNet --params sgd.npz rsgd.safetensors
+    --dataset digits
     """
 
-    runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    runs: tyro.conf.Positional[tuple[pathlib.Path, ...]] = ()
     """Directories that train or compare wrote."""
-    samples: int = 30
-    """Draws of the noise, and random vectors of the traces."""
+    model: str | None = None
+    """A network that was trained elsewhere: package.module:Name of a linen module, whose code is
+    run, or a name of flatjax.models."""
+    params: tuple[pathlib.Path, ...] = ()
+    """Its parameters, and batch statistics if it has any: .npz, .safetensors, .msgpack of flax, or
+    folders of orbax."""
+    model_options: tuple[str, ...] = ()
+    """Attributes of the model, as name=value."""
+    dataset: str = "digits"
+    """The data of the model, see train --help."""
+    examples: int = 1000
+    """Training examples on which the model is measured."""
+    images: Literal["normalized", "scaled"] = "normalized"
+    """What the model was trained on: channels of mean 0 and standard deviation 1, or values in
+    [0, 1]."""
+    level: Literal["quick", "standard", "thorough"] = "standard"
+    """How many measures, and how accurately: see flatjax.flatness.report."""
+    samples: int | None = None
+    """Draws of the noise, and random vectors of the trace; those of the level by default."""
     out: pathlib.Path = pathlib.Path("runs", "flatness")
     """Directory of the report."""
     trust: bool = False
     """Import the modules that the runs' configurations name, where models or data are your own."""
     progress: bool = True
-    """Print a line as each run is measured."""
+    """Print a line as each network is measured, and a bar on a terminal."""
 
     def run(self) -> int:
-        """Measures and prints the table."""
+        """Measures and prints the tables."""
         require_at_least(2, samples=self.samples)
-        effort = Effort(num_samples=self.samples, num_probes=self.samples)
-        if not self.runs:
-            raise ValueError("runs must name at least one directory of a run.")
-        print(
-            measure_runs(
-                list(self.runs), self.out, effort, progress=self.progress, trust=self.trust
-            )
+        require_at_least(1, examples=self.examples)
+        effort = Effort(self.level, self.samples, self.progress)
+        if self.model is None:
+            if self.params:
+                raise ValueError("params need the model whose parameters they are: --model.")
+            if not self.runs:
+                raise ValueError("runs must name at least one directory of a run, or --model.")
+            print(measure_runs(self.runs, self.out, effort, trust=self.trust))
+            return 0
+        if self.runs or not self.params:
+            raise ValueError("model needs --params with at least one file, and no runs.")
+        description = Description(
+            self.model, self.model_options, self.dataset, self.examples, self.images == "scaled"
         )
+        print(measure_files(description, self.params, self.out, effort))
         return 0

@@ -63,9 +63,25 @@ def drawing(
         figure = Figure(figsize=figsize)
         yield figure, figure.subplots(rows, columns, **options)
         figure.tight_layout(rect=rect)
-        picture = io.BytesIO()
-        figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
-        atomic.write_bytes(path, picture.getvalue())
+        _write(figure, path)
+
+
+@contextlib.contextmanager
+def page(path: pathlib.Path) -> Iterator[Figure]:
+    """Opens an empty figure, whose size the drawing chooses; at the end writes it."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(layout="constrained")
+        yield figure
+        _write(figure, path)
+
+
+def _write(figure: Figure, path: pathlib.Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
+    atomic.write_bytes(path, picture.getvalue())
 
 
 def logarithmic(axes: Axes) -> None:

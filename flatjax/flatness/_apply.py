@@ -27,7 +27,7 @@ def evaluation_mode(apply_fn: Any, options: Mapping[str, Any]) -> Callable[..., 
     """
     module = _linen_module(apply_fn)
     if module is not None:
-        mode = _mode(type(module).__call__) | options
+        mode = {**_mode(type(module).__call__), **options}
         return lambda params, inputs, *state: module.apply(
             {"params": params, **_collections(state)}, inputs, **mode
         )

@@ -14,6 +14,7 @@ from flatjax.flatness._inputs import Batches
 from flatjax.flatness._slices import slice_1d
 
 
+@_tables.printed
 class Barrier(NamedTuple):
     """Values on the line between two solutions.
 
@@ -38,9 +39,6 @@ class Barrier(NamedTuple):
         }
         title = [f"Barrier between two solutions at a distance of {self.distance:.4g}"]
         return _tables.of_quantities(title, "quantity", [*self.values], found)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
     def plot(self, name: str = "loss", ax: Any = None, **style: Any) -> Any:
         """Draws one quantity along the line, with the height of the barrier.
@@ -69,7 +67,7 @@ class Barrier(NamedTuple):
         ax.plot(self.t, chord, "--", color=curve.get_color(), linewidth=1, label=between)
         ax.vlines(self.t[above], chord[above], values[above], color=curve.get_color(), linewidth=1)
         ax.set(xlabel="t, weights (1 − t) w₀ + t w₁", ylabel=f"{name}, mean over examples")
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="upper left")
         return ax
 
 

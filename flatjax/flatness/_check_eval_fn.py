@@ -23,12 +23,12 @@ def check_eval_fn(
     What is found: a scalar in place of a dict; no `"count"`; values for each example that were not
     summed; a count that is not the number of examples; means in place of sums; values that are NaN
     or infinite at the parameters. To tell means from sums, the first two examples of a batch are
-    evaluated one by one and together. That is left out if a batch has no common leading axis, or if
-    `eval_fn` takes batches of one size only.
+    evaluated one by one, and in turn as a whole batch. That is left out if a batch has no common
+    leading axis, or if `eval_fn` takes batches of one size only.
 
     A warning says that examples depend on each other, as they do with batch norm in training mode.
 
-    Cost: one evaluation of the first batch, and of three batches of one or two examples.
+    Cost: two evaluations of a batch, and two of a single example.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
@@ -69,9 +69,9 @@ def check_eval_fn(
                 f"eval_fn must return finite sums, got {name!r} = {total} for the first batch. "
                 "Look at the parameters, and at logarithms and divisions in eval_fn."
             )
-    pair = _two_examples(batch)
-    if pair is not None:
-        _check_additivity(eval_fn, params, pair, state)
+    size = _num_examples(batch)
+    if size is not None and size > 1:
+        _check_additivity(eval_fn, params, batch, size, state)
     return {name: total / count for name, total in sums.items()}
 
 
@@ -91,37 +91,45 @@ def _scalars(found: Any) -> dict[str, float]:
     return {name: float(total) for name, total in sums.items()}
 
 
-def _two_examples(batch: Any) -> Any:
-    """The first two examples of a batch; None if it has no leading axis of examples."""
-    leaves = jax.tree.leaves(batch)
-    sizes = {np.shape(leaf)[:1] for leaf in leaves}
-    if len(sizes) != 1 or sizes == {()} or sizes.pop()[0] < 2:
-        return None
-    return jax.tree.map(lambda leaf: leaf[:2], batch)
+def _num_examples(batch: Any) -> int | None:
+    """The size of the leading axis of a batch; None if it has no common one."""
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    return None if len(sizes) != 1 or sizes == {()} else int(sizes.pop()[0])
 
 
-def _check_additivity(eval_fn, params, pair, state) -> None:
-    """Raises unless the sums over two examples are the sums of their sums."""
-    parts = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], pair) for i in (0, 1)]
+def _check_additivity(eval_fn, params, batch, size, state) -> None:
+    """Raises unless the sums over a batch are the sums of those over single examples.
+
+    The batch is of the first two examples in turn. It has the size of all batches, so that one
+    more program is compiled, for a single example.
+    """
+    rows = np.arange(size) % 2
+    sums_of = lambda rows: {
+        name: float(total)
+        for name, total in eval_fn(
+            params, jax.tree.map(lambda leaf: leaf[rows], batch), *state
+        ).items()
+    }
     try:
-        together, first, second = (
-            {name: float(total) for name, total in eval_fn(params, one, *state).items()}
-            for one in (pair, *parts)
-        )
+        together, first, second = (sums_of(one) for one in (rows, np.array([0]), np.array([1])))
     except Exception:  # of an eval_fn for batches of one size: nothing can be said
         return
-    added = {name: first[name] + second[name] for name in together}
+    total = lambda a, b: np.sum(rows == 0) * a + np.sum(rows == 1) * b
+    added = {name: float(total(first[name], second[name])) for name in together}
     count = together["count"]
     if not np.isclose(count, added["count"]):
         raise ValueError(
             "eval_fn must return the number of examples of the batch as 'count'; it counts "
-            f"{count:g} for two examples, and {added['count']:g} if they are evaluated one by one. "
-            f"Return their number, such as len(labels), and sums in place of means."
+            f"{count:g} for {size} examples, and {added['count']:g} if they are evaluated one by "
+            "one. Return their number, such as len(labels), and sums in place of means."
         )
-    scale = {name: abs(first[name]) + abs(second[name]) for name in together}
-    is_near = lambda name, value: abs(together[name] - value) <= TOLERANCE * scale[name]
-    # The mean of two examples of equal weights is half of what their sum is.
-    means = [n for n in added if scale[n] > 0 and is_near(n, added[n] / 2) and n != "count"]
+    scale = {name: float(total(abs(first[name]), abs(second[name]))) for name in together}
+    near = lambda value, wanted, scale: abs(value - wanted) <= TOLERANCE * scale
+    means = [
+        name
+        for name, value in together.items()
+        if name != "count" and scale[name] and near(value, added[name] / size, scale[name] / size)
+    ]
     if means:
         named = ", ".join(map(repr, means))
         raise ValueError(
@@ -129,11 +137,11 @@ def _check_additivity(eval_fn, params, pair, state) -> None:
             f"{named} {'is their mean' if len(means) == 1 else 'are their means'}: return "
             "jnp.sum(losses), or count * mean."
         )
-    mixed = [name for name in added if not is_near(name, added[name])]
+    mixed = [name for name in added if not near(together[name], added[name], scale[name])]
     if mixed:
         warnings.warn(
-            f"eval_fn: the {mixed[0]!r} of two examples together is {together[mixed[0]]:.4g}, and "
-            f"{added[mixed[0]]:.4g} if they are evaluated one by one. Is batch norm in training "
-            "mode, or dropout on? Pass train=False or use_running_average=True.",
+            f"eval_fn: the {mixed[0]!r} of {size} examples together is {together[mixed[0]]:.4g}, "
+            f"and {added[mixed[0]]:.4g} if they are evaluated one by one. Is batch norm in "
+            "training mode, or dropout on? Pass train=False or use_running_average=True.",
             stacklevel=4,
         )

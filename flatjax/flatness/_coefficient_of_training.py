@@ -8,6 +8,7 @@ from flatjax import _checks
 from flatjax.flatness import _tables
 
 
+@_tables.printed
 class TrainingCoefficient(NamedTuple):
     r"""The local learning coefficient along a training run, from R loops.
 
@@ -29,9 +30,6 @@ class TrainingCoefficient(NamedTuple):
         found = {"value": [_tables.with_error(self.mean, self.sem), _tables.number(self.n_beta)]}
         title = [f"Local learning coefficient, ± standard error over {len(self.loops)} loops"]
         return _tables.of_quantities(title, "", ["λ", "n β"], found)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def learning_coefficient_of_training(

@@ -91,17 +91,17 @@ class Comparison:
         lines = []
         for d in self.differences:
             label = f"{d.block}: {d.label}, {d.setting}" if blocks else f"{d.label}, {d.setting}"
-            values = [_find(self.reports[name], d).value for name in (self.first, d.solution)]
-            difference = _tables.number(d.value, 3)
-            if not math.isnan(d.low):
-                difference += f" ({_tables.number(d.low, 2)} to {_tables.number(d.high, 2)})"
-            cells = [*(_tables.number(value, 3) for value in values), difference]
-            named = [label, d.solution] if len(others) > 1 else [label]
-            lines.append([*named, *cells, d.flatter or "undecided"])
-        columns = (
-            ["solution", self.first, "its value"] if len(others) > 1 else [self.first, *others]
-        )
-        header = ["measure", *columns, f"difference ({100 * self.confidence:g} %)", "flatter"]
+            of = lambda name, d=d: _tables.number(_find(self.reports[name], d).value, 3)
+            values = [d.solution] if len(others) > 1 else [of(self.first)]
+            interval = f"{_tables.number(d.low, 2)} to {_tables.number(d.high, 2)}"
+            if math.isnan(d.low):  # no standard error: the difference alone
+                interval = _tables.number(d.value, 2)
+            lines.append([label, *values, of(d.solution), interval, d.flatter or "undecided"])
+        columns = ["solution", "its value"] if len(others) > 1 else [self.first, *others]
+        difference = f"minus {self.first} ({100 * self.confidence:g} %)"
+        if len(others) == 1:
+            difference = f"difference ({100 * self.confidence:g} %)"
+        header = ["measure", *columns, difference, "flatter"]
         return _tables.Table([*self.verdicts(), ""], header, lines)
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """Where to slice the space of weights: along random directions, and through several solutions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -194,7 +194,8 @@ def _unit(tree):
 
 def check_same_shapes(tree: chex.ArrayTree, other: chex.ArrayTree) -> None:
     """Raises unless two solutions have the same leaves."""
-    if jax.tree.structure(tree) != jax.tree.structure(other) or (
+    structure: Any = jax.tree.structure(tree)
+    if structure != jax.tree.structure(other) or (
         jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, other)
     ):
         raise ValueError("solutions must be pytrees of the same structure and shapes.")

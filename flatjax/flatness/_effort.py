@@ -166,7 +166,10 @@ def cost_of(measures: Iterable[str], effort: Effort) -> Cost:
     return sum((costs[name] for name in costs if name in wanted), Cost())
 
 
-def effort_of(level: str) -> Effort:
-    """The effort of a level."""
+def effort_of(level: str, num_samples: int | None = None) -> Effort:
+    """The effort of a level, with another number of draws if it is given."""
     _checks.check_choice("level", level, tuple(LEVELS))
-    return LEVELS[level]
+    if num_samples is None:
+        return LEVELS[level]
+    _checks.check_count("num_samples", num_samples, minimum=2)
+    return dataclasses.replace(LEVELS[level], num_samples=num_samples, num_probes=num_samples)

@@ -29,6 +29,7 @@ from flatjax.flatness._operators import Operator, operator_at
 WHICH = ("largest", "smallest", "magnitude")
 
 
+@_tables.printed
 class Eigenvalues(NamedTuple):
     """Extreme eigenvalues, the most extreme first.
 
@@ -52,10 +53,8 @@ class Eigenvalues(NamedTuple):
         order = [str(k + 1) for k in range(len(self.values))]
         return _tables.of_quantities(["Extreme eigenvalues"], "number", order, found)
 
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
-
+@_tables.printed
 class Trace(NamedTuple):
     """A trace.
 
@@ -75,10 +74,8 @@ class Trace(NamedTuple):
         found = [_tables.with_error(self.mean, self.sem)]
         return _tables.of_quantities(title, "", ["trace"], {"value": found})
 
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
-
+@_tables.printed
 class SpectralDensity(NamedTuple):
     """How the eigenvalues are distributed, normalised to 1: multiply by `dimension` for numbers.
 
@@ -114,9 +111,6 @@ class SpectralDensity(NamedTuple):
         ]
         title = [f"Spectral density, ± standard error over {num} random vectors", ""]
         return _tables.Table(title, ["", "value"], lines)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
     def plot(self, ax: Any = None, **style: Any) -> Any:
         """Draws the smoothed density on a logarithmic axis.

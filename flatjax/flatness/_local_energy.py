@@ -20,6 +20,7 @@ from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
 LEAST_ADAPTIVE_UNITS = 10
 
 
+@_tables.printed
 class LocalEnergy(NamedTuple):
     """Rise of the evaluated quantities under noise, on a grid of G strengths.
 
@@ -77,9 +78,6 @@ class LocalEnergy(NamedTuple):
         settings = [f"{which}{sigma:g}" for which in of for sigma in self.sigma]
         draws = [str(count) for _ in of for count in self.num_samples]
         return _tables.of_quantities(title, "noise σ", settings, values, draws=draws)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
     def plot(self, name: str = "error", ax: Any = None, **style: Any) -> Any:
         """Draws the rise of one quantity against the strength of the noise.

@@ -18,6 +18,7 @@ from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
 
 
+@_tables.printed
 class LocalEntropy(NamedTuple):
     r"""Local entropy at D distances and K inverse temperatures, the first of them 0.
 
@@ -87,9 +88,6 @@ class LocalEntropy(NamedTuple):
             f"Total energy at the solution {self.reference:.4g}, {self.num_weights:,} weights",
         ]
         return _tables.of_quantities(title, "distance", _tables.labels(self.distance), found)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
     def plot(self, ax: Any = None, **style: Any) -> Any:
         """Draws the log-volume per weight against the distance, a curve for each beta above 0.

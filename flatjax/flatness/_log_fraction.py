@@ -18,6 +18,7 @@ from flatjax.flatness._surroundings import Landscape
 from flatjax.flatness.priors import Prior
 
 
+@_tables.printed
 class LogFraction(NamedTuple):
     """Energies of independent configurations at D distances, and how many are low.
 
@@ -62,9 +63,6 @@ class LogFraction(NamedTuple):
         }
         title = [f"Share of {self.energy.shape[1]:,} draws below the threshold, in nats"]
         return _tables.of_quantities(title, "distance", _tables.labels(self.distance), found)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def log_fraction_direct(

@@ -74,10 +74,10 @@ class Measurements:
         for name in measures:
             cost = cost_of([name], self.effort)
             if name in ("local_energy", "weight_noise"):
-                cost = Cost() if "noise" in results else cost
-                if "noise" not in results:
-                    results["noise"] = self._noise(params, passes.plain, key, *state)
-                energy = results["noise"]
+                cost = Cost() if "local_energy" in results else cost
+                if "local_energy" not in results:
+                    results["local_energy"] = self._noise(params, passes.plain, key, *state)
+                energy = results["local_energy"]
                 is_energy = name == "local_energy"
                 rows += self._of_energy(energy) if is_energy else self._of_tolerance(energy)
             else:

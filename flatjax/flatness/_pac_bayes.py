@@ -16,6 +16,7 @@ from flatjax.flatness._quantities import check_quantity
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
 
 
+@_tables.printed
 class PacBayesSigma(NamedTuple):
     """The strongest noise that a minimum tolerates.
 
@@ -51,9 +52,6 @@ class PacBayesSigma(NamedTuple):
             ],
         ]
         return _tables.Table(["PAC-Bayes sigma", ""], ["", "value"], lines)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def pac_bayes_sigma(

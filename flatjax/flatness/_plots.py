@@ -40,7 +40,7 @@ def plot_local_entropy(found: Any, ax: Any, style: dict[str, Any]) -> Any:
         at = np.broadcast_to(found.distance[doubtful, None], per_weight[doubtful].shape)
         marks = {"marker": "x", "linestyle": "", "color": "black", "label": "not converged"}
         ax.plot(at.ravel(), per_weight[doubtful].ravel(), **marks)
-    ax.set(xlabel="d, distance (unit of the prior)", ylabel="F(β) / n, nats per weight, ± s.e.")
+    ax.set(xlabel="d, distance (unit of the prior)", ylabel="F(β), nats per weight, ± s.e.")
     ax.legend(frameon=False)
     return ax
 

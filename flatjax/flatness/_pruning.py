@@ -18,6 +18,7 @@ from flatjax.flatness._inputs import Batches
 SCOPES = ("global", "tensor")
 
 
+@_tables.printed
 class Pruning(NamedTuple):
     """Rise of the evaluated quantities when the smallest weights are set to zero.
 
@@ -40,9 +41,6 @@ class Pruning(NamedTuple):
         settings = [f"{s:g}" for s in self.sparsity]
         distance = [*map(_tables.number, self.distance)]
         return _tables.of_quantities(title, "sparsity", settings, rises, distance=distance)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def pruning(

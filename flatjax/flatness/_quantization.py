@@ -33,6 +33,7 @@ SCALES = ("tensor", "channel")
 FRACTIONS = np.geomspace(1.0, 0.01, 201)
 
 
+@_tables.printed
 class Quantization(NamedTuple):
     """Rise of the evaluated quantities under rounding of the weights to B numbers of bits.
 
@@ -55,9 +56,6 @@ class Quantization(NamedTuple):
         settings = [str(b) for b in self.bits]
         distance = [*map(_tables.number, self.distance)]
         return _tables.of_quantities(title, "bits", settings, rises, distance=distance)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def quantization(

@@ -15,6 +15,7 @@ from flatjax import _checks
 from flatjax.flatness import _tables
 
 
+@_tables.printed
 class Ranking(NamedTuple):
     """How a measure ranks solutions: 1 as the error does, 0 as chance does, -1 in reverse order.
 
@@ -45,9 +46,6 @@ class Ranking(NamedTuple):
         lines += [[f"differ in {n} alone", f"{t:+.2f}", ""] for n, t in self.by_factor.items()]
         title = [f"Kendall's τ between measure and error, {self.num_solutions} solutions", ""]
         return _tables.Table(title, ["pairs", "τ", "interval"], lines)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def kendall_tau(measure: ArrayLike, error: ArrayLike) -> float:

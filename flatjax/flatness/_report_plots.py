@@ -16,11 +16,12 @@ RATIOS = (10, 3, 1.5, 1, 1 / 1.5, 1 / 3, 1 / 10)
 
 
 def new_figure(caller: str, height: float, figure: Any = None) -> Any:
-    """The given figure, or a new one that is 736 pixels wide."""
-    if figure is not None:
-        return figure
+    """The given figure, or a new one; 736 pixels wide."""
     plt = _optional.require("matplotlib.pyplot", caller)
-    return plt.figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    if figure is None:
+        return plt.figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    figure.set_size_inches(WIDTH, height)
+    return figure
 
 
 def plot_report(report: Any, figure: Any = None) -> Any:

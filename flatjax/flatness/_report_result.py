@@ -64,7 +64,7 @@ class Report:
         lines = []
         for name in dict.fromkeys(row.name for row in self.rows):
             found = [values.get((block, *name)) for block in blocks]
-            cells = [_tables.MISSING if one is None else shown(one) for one in found]
+            cells = [_tables.MISSING if one is None else one.shown() for one in found]
             lines.append([", ".join(name[1:]), *cells])
         columns = ["value ± standard error"] if len(blocks) == 1 else blocks
         batches = "batch" if self.num_batches == 1 else "batches"
@@ -189,11 +189,6 @@ class Report:
           ValueError: the local energy was not measured.
         """
         return _report_plots.plot_report(self, figure)
-
-
-def shown(row: Row) -> str:
-    """A number with its standard error, marked if a note belongs to it."""
-    return _tables.with_error(row.value, row.sem) + (" *" if row.note else "")
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
+from flatjax.flatness import _tables
+
 NUM_BOOTSTRAP = 2000
 SOURCES = ("draws", "random vectors", "chains", "batches")
 
@@ -63,6 +65,10 @@ class Row(NamedTuple):
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """The interval of Student's t; NaN where there is no standard error."""
         return interval(self.value, self.sem, len(self.units), confidence)
+
+    def shown(self) -> str:
+        """The number with its standard error, marked if there is a note."""
+        return _tables.with_error(self.value, self.sem) + (" *" if self.note else "")
 
 
 def row(

@@ -1,5 +1,6 @@
 """Sharpness: how much the loss rises at the worst point nearby."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from flatjax.flatness import _inputs, _tables
 from flatjax.flatness._quantities import check_quantity, differentiable
 
 
+@_tables.printed
 class SamSharpness(NamedTuple):
     """Rise of the evaluated quantities one ascent step away.
 
@@ -37,10 +39,8 @@ class SamSharpness(NamedTuple):
         )
         return _of_rises(title, self.rise, self.reference)
 
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
-
+@_tables.printed
 class WorstCaseSharpness(NamedTuple):
     """The highest rise that gradient ascent found in a ball around the weights.
 
@@ -62,9 +62,6 @@ class WorstCaseSharpness(NamedTuple):
         restarts = ", ".join(map(_tables.number, self.restart_rises))
         title = f"Rise at the worst point found; highest rise of each restart: {restarts}"
         return _of_rises(title, self.rise, self.reference)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def sam_sharpness(
@@ -264,9 +261,16 @@ def worst_case_sharpness(
 def _gradient_of_mean(eval_fn, quantity, mask):
     """gradient(params, data, state) -> (gradient of the mean of quantity, {name: mean}).
 
-    The gradient is that with respect to the weights that move.
+    The gradient is that with respect to the weights that move. Measures of one `eval_fn` share it,
+    since it is what takes longest to compile.
     """
+    try:
+        return _kept_gradient(eval_fn, quantity, mask)
+    except TypeError:  # of a mask that cannot be hashed
+        return _make_gradient(eval_fn, quantity, mask)
 
+
+def _make_gradient(eval_fn, quantity, mask):
     @jax.jit  # traced once, not again for the shapes of each pass's sums
     def differentiate(params, batch, state):
         def total(weights):
@@ -295,6 +299,9 @@ def _gradient_of_mean(eval_fn, quantity, mask):
         return grads, _to_numpy(values)
 
     return gradient
+
+
+_kept_gradient = functools.lru_cache(maxsize=8)(_make_gradient)
 
 
 def _ascent(rho, adaptive, mask):

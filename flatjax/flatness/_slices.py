@@ -23,6 +23,7 @@ from flatjax.flatness import _inputs, _optional, _tables
 from flatjax.flatness._inputs import Batches
 
 
+@_tables.printed
 class Slice1D(NamedTuple):
     """Values along a line.
 
@@ -38,10 +39,8 @@ class Slice1D(NamedTuple):
         """Where each quantity is smallest and largest; printing shows it."""
         return _extremes(f"Slice at {len(self.x)} points", self.values, self.x)
 
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
-
+@_tables.printed
 class Slice2D(NamedTuple):
     """Values on a plane.
 
@@ -59,9 +58,6 @@ class Slice2D(NamedTuple):
         """Where each quantity is smallest and largest; printing shows it."""
         title = f"Slice at {len(self.x)} x {len(self.y)} points (x, y)"
         return _extremes(title, self.values, self.x, self.y)
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def slice_1d(

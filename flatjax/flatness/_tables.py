@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
     def __str__(self) -> str:
         """Aligned columns, at most 100 characters wide: columns that do not fit follow below."""
-        text = [*self.title]
+        text = [part for line in self.title for part in _wrapped(line)]
         for page, columns in enumerate(self._pages()):
             text += [""] * (page > 0)
             cells = [[line[c] for c in columns] for line in (self.header, *self.lines)]
@@ -64,14 +64,15 @@ class Table(NamedTuple):
         return pages
 
 
-def as_text(result: Any) -> str:
-    """The `__repr__` of results that have a `table()`."""
-    return str(result.table())
+Class = TypeVar("Class", bound=type)
 
 
-def as_html(result: Any) -> str:
-    """Their `_repr_html_`, for notebooks."""
-    return result.table().html()
+def printed(result: Class) -> Class:
+    """Makes results of a class print as their `table()`, in notebooks too."""
+    methods: Any = result
+    methods.__repr__ = lambda self: str(self.table())
+    methods._repr_html_ = lambda self: self.table().html()
+    return result
 
 
 def of_quantities(
@@ -125,7 +126,7 @@ def number(value: Any, digits: int = 4) -> str:
     return MISSING if math.isnan(value) else f"{value:.{digits}g}"
 
 
-def with_error(value: float, sem: float) -> str:
+def with_error(value: Any, sem: Any) -> str:
     """A number and its standard error, to two digits of the error.
 
     Examples:
@@ -134,6 +135,7 @@ def with_error(value: float, sem: float) -> str:
       >>> with_error(0.5, float("nan")), with_error(float("nan"), 0.1)
       ('0.5', '-')
     """
+    value, sem = float(value), float(sem)
     if not (math.isfinite(value) and math.isfinite(sem)):
         return number(value)
     if sem == 0:

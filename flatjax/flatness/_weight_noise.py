@@ -30,6 +30,7 @@ from flatjax.flatness._local_energy import LocalEnergy, local_energy
 from flatjax.flatness._quantities import check_quantity
 
 
+@_tables.printed
 class WeightNoise(NamedTuple):
     """The noise that a network tolerates, for T rises of a quantity.
 
@@ -56,9 +57,6 @@ class WeightNoise(NamedTuple):
         ]
         rises = [f"{rise:g}" for rise in self.target_rise]
         return _tables.of_quantities(title, "rise", rises, {"noise σ*": found})
-
-    __repr__ = _tables.as_text
-    _repr_html_ = _tables.as_html
 
 
 def weight_noise(

@@ -1,50 +1,91 @@
-"""What is reported of saved runs: a table of all measures, and curves of the local energy."""
+"""What is reported of measured networks: all numbers, which is flatter, and a picture of it."""
 
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.report import plots, store
-from experiments.report.plots import COLORS
 from experiments.report.tables import markdown_table
-from experiments.studies.flatness.description import MEASURES, Effort
+from flatjax import flatness
+from flatjax.flatness import Comparison, Report
+
+# Keys of flatness.json, and the rows that they are: measure, label, setting, factor (errors in %).
+SHORT = {
+    "local_energy": ("local_energy", "local energy, error", "σ = 0.3", 100),
+    "local_energy_loss": ("local_energy", "local energy, loss", "σ = 0.3", 1),
+    "sam": ("sam_sharpness", None, None, 1),
+    "asam": ("adaptive_sharpness", None, None, 1),
+    "worst_case": ("worst_case_sharpness", None, None, 1),
+    "top_eigenvalue": ("top_eigenvalue", None, None, 1),
+    "trace": ("trace", None, None, 1),
+}
 
 
-def report(rows: list[dict[str, Any]], effort: Effort, out: pathlib.Path) -> str:
-    """Writes flatness.md and flatness.png; returns the table."""
-    text = table(rows, effort)
+class Measured(NamedTuple):
+    """A network and its report.
+
+    Attributes:
+      name: for tables.
+      about: what else is recorded of it; `test_error` in %.
+      report: how flat it is.
+    """
+
+    name: str
+    about: dict[str, Any]
+    report: Report
+
+
+def report(networks: Sequence[Measured], out: pathlib.Path) -> str:
+    """Writes flatness.json, flatness.md and flatness.png; returns the tables."""
+    out.mkdir(parents=True, exist_ok=True)
+    compared = comparison(networks)
+    verdicts = [] if compared is None else compared.verdicts()
+    text = "\n\n".join([table(networks), *verdicts])
+    store.write_json(out / "flatness.json", {"runs": [as_json(one) for one in networks]})
     store.write_text(out / "flatness.md", text + "\n")
-    draw(rows, out / "flatness.png")
+    with plots.page(out / "flatness.png") as figure:
+        (networks[0].report if compared is None else compared).plot(figure)
     return text
 
 
-def table(rows: list[dict[str, Any]], effort: Effort) -> str:
-    """One line for each measure, one column for each run, as Markdown."""
-    names = [pathlib.Path(row["run"]) for row in rows]
-    header = ["measure", *(f"{name.parent.name}/{name.name}" for name in names)]
-    lines = [header, ["test error %", *(f"{row['test_error']:.2f}" for row in rows)]]
-    lines.append(["training error %", *(f"{row['train_error']:.2f}" for row in rows)])
-    for name, title in MEASURES.items():
-        values = [np.format_float_positional(row[name], 4, fractional=False) for row in rows]
-        lines.append([title.format(sigma=effort.sigma), *values])
+def comparison(networks: Sequence[Measured]) -> Comparison | None:
+    """The networks next to each other; None if there is one, or data are not the same."""
+    reports = {one.name: one.report for one in networks}
+    data = {one.fingerprint for one in reports.values()}
+    return flatness.compare(reports) if len(reports) > 1 and len(data) == 1 else None
+
+
+def table(networks: Sequence[Measured]) -> str:
+    """One line for each number, one column for each network, as Markdown."""
+    lines = [["measure", *(one.name for one in networks)]]
+    lines.append(["test error %", *(f"{one.about['test_error']:.2f}" for one in networks)])
+    for name in networks[0].report.reference:
+        values = [one.report.reference.get(name, np.nan) for one in networks]
+        lines.append([f"training {name}", *(f"{value:.4g}" for value in values)])
+    for name in dict.fromkeys(row.name for one in networks for row in one.report.rows):
+        found = [{row.name: row for row in one.report.rows}.get(name) for one in networks]
+        cells = ["-" if row is None else row.shown() for row in found]
+        lines.append([", ".join(name[1:]), *cells])
     return markdown_table(lines)
 
 
-def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Local energy against noise, a curve for each run, and test error against local energy."""
-    with plots.drawing(path, 1, 2, figsize=(9, 3.8)) as (_, (curves, scatter)):
-        labelled = set()
-        for row in rows:
-            color, curve = COLORS[row["algorithm"]], row["curve"]
-            label = None if row["algorithm"] in labelled else row["algorithm"]
-            labelled.add(row["algorithm"])
-            curves.errorbar(
-                curve["sigma"], curve["error"], curve["error_sem"], color=color, label=label
-            )
-            scatter.plot(row["local_energy"], row["test_error"], "o", color=color)
-        curves.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
-        curves.set_title("local energy", loc="left", fontweight="bold")
-        curves.legend(frameon=False)
-        scatter.set(xlabel="local energy (%)", ylabel="test error (%)")
-        scatter.set_title("flatness and generalisation", loc="left", fontweight="bold")
+def as_json(network: Measured) -> dict[str, Any]:
+    """What is recorded of a network: the main numbers by short names, and the whole report."""
+    rows = {row.name: row for row in network.report.rows}
+    firsts = {row.measure: row for row in reversed(network.report.rows)}
+    found: dict[str, Any] = dict(network.about)
+    for key, (measure, label, setting, factor) in SHORT.items():
+        row = firsts.get(measure) if label is None else rows.get((measure, label, setting))
+        if row is not None:
+            found[key] = factor * row.value
+    reference = network.report.reference
+    found |= {"train_loss": reference["loss"], "train_error": 100 * reference["error"]}
+    curve = [row for row in network.report.rows if row.label == "local energy, error"]
+    found["curve"] = {
+        "sigma": [float(row.setting.removeprefix("σ = ")) for row in curve],
+        "error": [100 * row.value for row in curve],
+        "error_sem": [100 * row.sem for row in curve],
+    }
+    return found | {"report": network.report.to_dict()}

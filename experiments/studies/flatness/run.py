@@ -1,21 +1,40 @@
-"""Measures saved runs and reports."""
+"""Measures networks on disk, of our runs and others, by `flatjax.flatness.report`."""
 
-import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax
+
+import flatjax
 from experiments.engine.train import load_final_model
-from experiments.report import store
-from experiments.studies.flatness.description import Effort
-from experiments.studies.flatness.measures import Measures
-from experiments.studies.flatness.report import report
+from experiments.studies.flatness import report as reporting
+from experiments.studies.flatness.files import Description, load_network, read_variables
+from flatjax import flatness
+
+KEY = 0  # the same noise for all networks
+
+
+class Effort(NamedTuple):
+    """How accurately networks are measured.
+
+    Attributes:
+      level: of `flatjax.flatness.report`.
+      num_samples: draws of the noise, and random vectors of the trace; those of the level if None.
+      progress: print a line for each network as it is measured; where stderr is a terminal, also
+        the cost beforehand and a bar.
+    """
+
+    level: str = "standard"
+    num_samples: int | None = None
+    progress: bool = True
 
 
 def measure_runs(
-    directories: list[pathlib.Path],
+    directories: Sequence[pathlib.Path],
     out: pathlib.Path,
     effort: Effort,
     *,
-    progress: bool = True,
     trust: bool = False,
 ) -> str:
     """Measures saved runs; writes flatness.json, flatness.md and flatness.png.
@@ -26,34 +45,79 @@ def measure_runs(
       out: directory of the report.
       effort: how accurately.
       trust: import the modules of models that are not flatjax's.
-      progress: print a line for each run as it is measured.
 
     Returns:
-      The table.
+      The tables.
 
     Raises:
       FileNotFoundError: a directory that holds no run, or no checkpoint.
       ValueError: a damaged file, or a module that is not trusted.
     """
-    rows = []
-    measures = None
+    rows, first, names = [], None, _names(directories, 2)
     for directory in directories:
         config, task, params, batch_stats = load_final_model(directory, trust=trust)
+        if first is None or task.objective.network != first.network:
+            first = task.objective  # whose programs serve all runs of its network
         held_out = task.evaluate(params, batch_stats)
-        if measures is None or task.objective.network != measures.objective.network:
-            measures = Measures(task.objective, effort)
-        found = measures(task, params, batch_stats)
-        rows.append(
-            {
-                "run": str(directory),
-                "algorithm": config.algorithm.name,
-                "seed": config.seed,
-                "test_error": 100 * float(held_out["error"]),
-                **found,
-            }
-        )
-        if progress:
-            print(f"measured {directory}", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    store.write_json(out / "flatness.json", {"effort": dataclasses.asdict(effort), "runs": rows})
-    return report(rows, effort, out)
+        about = {
+            "run": str(directory),
+            "algorithm": config.algorithm.name,
+            "seed": config.seed,
+            "test_error": 100 * float(held_out["error"]),
+        }
+        found = _report(effort, first.eval_fn, params, task.train_batches, batch_stats)
+        rows.append(reporting.Measured(names[directory], about, found))
+        _say(effort, directory)
+    return reporting.report(rows, out)
+
+
+def measure_files(
+    description: Description,
+    files: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    effort: Effort,
+) -> str:
+    """Measures networks that were trained elsewhere; writes what `measure_runs` writes.
+
+    Args:
+      description: of the network and its data.
+      files: parameters, and batch statistics if the network has them, of each network.
+      out: directory of the report.
+      effort: how accurately.
+
+    Returns:
+      The tables.
+
+    Raises:
+      FileNotFoundError: a file that does not exist.
+      ValueError: a file of an unknown format, or arrays of another network.
+    """
+    network = load_network(description)
+    eval_fn = flatness.classification(network.module)
+    rows, names = [], _names(files, 1)
+    for file in files:
+        params, state = read_variables(file, network.shapes)
+        held_out = flatjax.evaluate(jax.jit(eval_fn), params, network.test_batches, state)
+        about: dict[str, Any] = {"run": str(file), "model": description.model}
+        about["test_error"] = 100 * float(held_out["error"])
+        found = _report(effort, eval_fn, params, network.train_batches, state)
+        rows.append(reporting.Measured(names[file], about, found))
+        _say(effort, file)
+    return reporting.report(rows, out)
+
+
+def _names(paths: Sequence[pathlib.Path], parts: int) -> dict[pathlib.Path, str]:
+    """What paths are called in tables: their last parts, or all of them where these are alike."""
+    short = {path: "/".join(path.parts[-parts:]) for path in paths}
+    return short if len(set(short.values())) == len(short) else {path: str(path) for path in paths}
+
+
+def _say(effort: Effort, path: pathlib.Path) -> None:
+    if effort.progress:
+        print(f"measured {path}", flush=True)
+
+
+def _report(effort: Effort, eval_fn: Any, params: Any, batches: Any, state: Any) -> flatness.Report:
+    options: dict[str, Any] = {"level": effort.level, "num_samples": effort.num_samples}
+    progress = None if effort.progress else False
+    return flatness.report(eval_fn, params, batches, KEY, state, progress=progress, **options)
