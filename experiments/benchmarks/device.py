@@ -244,7 +244,7 @@ def local_energy(timed: Timed, rounds: int) -> Measured:
 def _data(dataset, toy) -> dict[str, Any]:
     """Settings of the data; digits are enlarged to the size of CIFAR's images."""
     if toy:
-        return {"dataset": dataset, "train_size": 64, "validation": 0.0, "batch_size": 16}
+        return {"dataset": dataset, "train_size": 48, "validation": 0.0, "batch_size": 16}
     rgb32 = dataset == "digits"
     return {"dataset": dataset, "rgb32": rgb32, "validation": 0.0, "batch_size": 128}
 
@@ -292,7 +292,7 @@ class _Moments(Watch):
 
 def populations(data: dict[str, Any], toy: bool) -> Measured:
     """Small networks trained side by side: how many runs of 30 epochs of 2000 images a minute."""
-    number, images = (2, 64) if toy else (64, 1000)
+    number, images = (2, 48) if toy else (64, 1000)
     resnet8 = ("stage_sizes=(1, 1, 1)", f"width={2 if toy else 8}")
     conv = ("features=(4,)", "hidden=(8,)") if toy else ()
     found = {}

@@ -91,6 +91,9 @@ class Rehearse:
             options = ["--toy", "--time-limit", self.time_limit]
             environment = os.environ | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
             environment.pop("PYTHONPATH", None)  # the tree of the bundle, not this one
+            # Most of the time is compilation, and speed is not looked at.
+            flags = os.environ.get("XLA_FLAGS", "")
+            environment["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
             status = subprocess.run([*command, *options], env=environment, check=False).returncode
             print(check_records(place / "out"))
         return status
