@@ -170,7 +170,7 @@ def test_on_a_mesh():
         ({"state": (STACK, jnp.ones(4))}, "state must be one of init"),
         ({"init": lambda params: jnp.outer(params["b"], params["b"])}, "keep replicas apart"),
     ],
-    ids=str,
+    ids=["number", "params", "state", "init"],
 )
 def test_what_does_not_fit_is_refused(change, message):
     arguments = {"init": lambda params: params, "params": STACK, "num_replicas": 2}
