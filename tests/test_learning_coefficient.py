@@ -82,8 +82,8 @@ def test_momentum_crosses_flat_directions(batches):
     found = learning_coefficient(eval_fn, beta=1.0, **length)(jnp.zeros(20), batches, KEY)
     assert abs(found.mean - 5 * 1e4 / (1e4 + 1)) < 4 * found.sem < 1
     # Half of it is that of the flat directions: without momentum they would not have settled.
-    assert found.temperature == pytest.approx(1, abs=0.1)
-    assert found.temperature_sem < 0.05
+    assert found.temperature == pytest.approx(1, abs=0.15)
+    assert found.temperature_sem < 0.08
 
 
 @pytest.mark.parametrize("power", [1, 2, slow(3)])
@@ -301,3 +301,14 @@ def test_the_table_of_networks_is_the_record():
     for row in found.values():
         assert row["mean"] == pytest.approx(row["expectation"], rel=0.03)
         assert row["cpu seconds"] < 60
+
+
+def test_the_table_of_the_race_is_the_record():
+    found = record("race")
+    for name, time in found["microseconds"].items():
+        ratio = 1 if name == "flatjax" else found["ratios"][f"{name} / flatjax"]
+        mean, sem = found["means"][name], found["sems"][name]
+        assert f"| {name} | {time:.0f} | {ratio:.0f} | {mean:.1f} ± {sem:.1f} |" in PAGE
+        assert ratio >= 2 or name == "flatjax"
+        error = np.hypot(sem, found["sems"]["flatjax"])
+        assert abs(mean - found["means"]["flatjax"]) <= 3 * error

@@ -122,9 +122,16 @@ def gibbs(
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The rows of the measured networks as Markdown."""
-    heads = ("widths", "rank", "γ", "d/2", "λ of the formula", "expectation at this n and γ")
+    heads: tuple[str, ...] = (
+        "widths",
+        "rank",
+        "γ",
+        "d/2",
+        "λ of the formula",
+        "expectation at this n and γ",
+    )
     heads += ("estimate (95 % interval)", "temperature", "converged", "CPU s")
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for row in found.values():
         places = 2 if row["weights"] < 1000 else 1
         expected = [f"{row[name]:.{places}f}" for name in ("expectation", "expectation sem")]
