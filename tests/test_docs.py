@@ -114,3 +114,25 @@ def test_the_program_on_how_flat_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "which_is_flatter.png").stat().st_size > 1000
     back = flatjax.flatness.Report.load(tmp_path / "batches_of_16.json")
     assert str(back) == str(namespace["reports"]["batches of 16"])
+
+
+@pytest.mark.slow
+@pytest.mark.claim("docs/how_singular.md", "λ is far below d/2 for a trained network")
+def test_the_program_of_how_singular_measures_a_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(examples("how_singular")[0], namespace)
+    found = namespace["found"]
+    assert 0 < found.mean < 0.5 * found.num_weights / 2
+    assert (tmp_path / "how_singular.png").is_file()
+
+
+@pytest.mark.claim("docs/how_singular.md", "prints an interval around 0.75")
+@pytest.mark.claim("docs/how_singular.md", "the program prints 0.36 within 0.04")
+def test_the_programs_of_how_singular_print_known_values(capsys):
+    for program in examples("how_singular")[1:]:
+        exec(program, {})
+    printed = capsys.readouterr().out
+    low, high = map(float, re.search(r"95%: (\S+) to (\S+)\)", printed).groups())
+    assert 0.65 < low < 0.75 < high < 0.85
+    assert float(printed.split()[-1]) == pytest.approx(0.36, abs=0.04)

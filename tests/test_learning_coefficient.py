@@ -1,7 +1,6 @@
 """The local learning coefficient where it is known, its intervals, diagnosis and errors."""
 
 import functools
-import itertools
 import pathlib
 
 import jax
@@ -11,10 +10,11 @@ import pytest
 from fast import only, slow
 
 import flatjax
-from experiments.benchmarks import coefficient_coverage
+from experiments.benchmarks import coefficient_coverage, coefficient_networks
 from experiments.report import store
 from flatjax import flatness
 from flatjax.flatness import learning_coefficient, learning_coefficient_of_training
+from flatjax.gaussian_mixture import losses, sample, simulate
 
 KEY = jax.random.key(0)
 # A regression of ten weights on ten minibatches, and the measure that many tests share.
@@ -68,6 +68,24 @@ def test_unequal_scales_of_weights_do_not_matter():
     assert found.converged
 
 
+@pytest.mark.parametrize("batches", [slow([0]), [0, 0]], ids=["exact", "batches"])
+def test_momentum_crosses_flat_directions(batches):
+    """Ten of twenty, which no axis shows, at a condition number of 10,000."""
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 20)))[0]
+    stiff = jnp.asarray(rotation[:10], jnp.float32)
+
+    def eval_fn(params, batch):
+        energy = 0.5e4 / len(batches) * jnp.sum((stiff @ params) ** 2)
+        return {"loss": energy, "count": jnp.array(1)}
+
+    length = {"num_steps": 4000, "num_warmup": 2000}
+    found = learning_coefficient(eval_fn, beta=1.0, **length)(jnp.zeros(20), batches, KEY)
+    assert abs(found.mean - 5 * 1e4 / (1e4 + 1)) < 4 * found.sem < 1
+    # Half of it is that of the flat directions: without momentum they would not have settled.
+    assert found.temperature == pytest.approx(1, abs=0.15)
+    assert found.temperature_sem < 0.08
+
+
 @pytest.mark.parametrize("power", [1, 2, slow(3)])
 def test_powers_of_a_weight(power):
     """w^2k has coefficient 1 / 2k."""
@@ -75,23 +93,6 @@ def test_powers_of_a_weight(power):
     found = measure(jnp.zeros(1), [0], KEY)
     assert found.mean == pytest.approx(1 / (2 * power), abs=4 * found.sem + 0.005)
     assert found.sem < 0.03
-
-
-def aoyagi(dims, rank):
-    """Coefficient and multiplicity of a deep linear network [Aoyagi, 2024, theorem 1]."""
-    excess, layers = [width - rank for width in dims], range(len(dims))
-    for size in range(2, len(dims) + 1):
-        for chosen in itertools.combinations(layers, size):
-            own = [excess[s] for s in chosen]
-            rest = min((excess[s] for s in layers if s not in chosen), default=np.inf)
-            total, last = sum(own), size - 1
-            if max(own) < rest and last * max(own) <= total < last * rest:
-                a = total - (int(np.ceil(total / last)) - 1) * last
-                pairs = sum(x * y for x, y in itertools.combinations(own, 2))
-                regular = rank * (dims[0] + dims[-1] - rank) / 2
-                singular = a * (last - a) / (4 * last) - (last - 1) / (4 * last) * total**2
-                return regular + singular + pairs / 2, a * (last - a) + 1
-    raise ValueError(f"no layers of {dims} do.")
 
 
 def test_the_formula_of_reduced_rank_regression():
@@ -108,29 +109,39 @@ def test_the_formula_of_reduced_rank_regression():
         return (pairs + (m + n + h + r) % 2) / 8
 
     for m, h, n, r in [(4, 3, 4, 1), (3, 2, 9, 1), (9, 2, 3, 1), (2, 9, 2, 1), (5, 4, 4, 2)]:
-        assert aoyagi((m, h, n), r)[0] == pytest.approx(two_layers(m, h, n, r))
+        assert coefficient_networks.aoyagi((m, h, n), r)[0] == pytest.approx(two_layers(m, h, n, r))
 
 
-def linear_network(dims, rank):
-    """A deep linear network at its most singular solution: all that is not needed is 0."""
-    params = [jnp.eye(i, o) * (jnp.arange(o) < rank) for i, o in itertools.pairwise(dims)]
-    product = lambda params: functools.reduce(jnp.matmul, params)
-    target = product(params)
-
-    def eval_fn(params, batch):
-        return {"loss": 0.5e4 * jnp.sum((product(params) - target) ** 2), "count": jnp.array(1e4)}
-
-    return eval_fn, params
+@pytest.mark.parametrize("name", only(["24 weights"], list(coefficient_networks.SIZES)[:4]))
+def test_linear_networks(name):
+    """The short form of `python -m experiments.benchmarks.coefficient_networks`."""
+    found = coefficient_networks.Networks(sweeps=500).measure(coefficient_networks.SIZES[name])
+    assert found["expectation"] == pytest.approx(found["formula"], rel=0.2)
+    error = np.hypot(found["sem"], found["expectation sem"])
+    assert abs(found["mean"] - found["expectation"]) < 4 * error < 0.1 * found["formula"]
 
 
-@pytest.mark.slow
-def test_reduced_rank_regression():
-    """12 = d / 2 at a regular minimum."""
-    eval_fn, params = linear_network((4, 3, 4), 1)
-    found = learning_coefficient(eval_fn, num_steps=10_000, num_warmup=3000)(params, [0], KEY)
-    truth = aoyagi((4, 3, 4), 1)[0]
-    assert found.mean == pytest.approx(truth, rel=0.05)
-    assert found.interval(0.99)[0] < truth < found.interval(0.99)[1]
+@pytest.mark.parametrize(("alpha", "half"), [(30.0, 5.0), slow(0.5, 2.5)])
+def test_a_minimum_of_the_gaussian_mixture(alpha, half):
+    """Half the number of weights, or of patterns if there are fewer of them."""
+    d, ridge, gamma = 10, 1e-3, 0.01
+    patterns = sample(jax.random.key(1), d, alpha=alpha, delta=1.0)
+    loss, n = losses.square(), round(alpha * d)
+    minimum = simulate.minimise(patterns, loss, lam=ridge)
+    design = np.asarray(patterns.x) / np.sqrt(d)
+
+    def eval_fn(weights, batch):
+        fields = batch["label"] * (batch["x"] @ weights) / jnp.sqrt(d)
+        risk = loss.value(fields).sum() + ridge / 2 * weights @ weights
+        return {"loss": risk, "count": len(fields)}
+
+    batch = {"x": patterns.x, "label": patterns.label}
+    measure = learning_coefficient(eval_fn, localization=gamma)
+    found = measure(jnp.asarray(minimum.weights, jnp.float32), [batch], KEY)
+    stiffness = (np.linalg.eigvalsh(design.T @ design) + ridge) / np.log(n)
+    truth = 0.5 * np.sum(stiffness / (stiffness + gamma))
+    assert truth == pytest.approx(half, rel=0.1)
+    assert abs(found.mean - truth) < 4 * found.sem < 0.1 * truth
 
 
 def test_tempered_chains_agree():
@@ -265,14 +276,39 @@ def test_losses_that_are_no_loops_are_refused():
 # --- what the page says ---------------------------------------------------------------------------
 
 
-@pytest.mark.claim("docs/flatness.md", "intervals that hold it")
+PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "how_singular.md").read_text(encoding="utf-8")
+
+
+def record(name):
+    return store.read_json(store.RESULTS / "benchmarks" / f"coefficient_{name}.json")
+
+
+@pytest.mark.claim("docs/how_singular.md", "intervals that hold it")
 def test_the_table_of_coverage_is_the_record():
-    root = pathlib.Path(__file__).parents[1]
-    page = (root / "docs" / "flatness.md").read_text(encoding="utf-8")
-    record = store.read_json(store.RESULTS / "benchmarks" / "coefficient_coverage.json")
-    for row in record["found"].values():
+    calls = record("coverage")["calls"]
+    for row in record("coverage")["found"].values():
         numbers = [row[name] for name in ("truth", "mean", "spread between calls")]
         cells = [f"{number:.3f}" for number in [*numbers, row["mean reported sem"]]]
-        cells.append(f"{row['covered']} of {record['calls']}")
-        assert " | ".join(cells) in page
+        cells.append(f"{row['covered']} of {calls}")
+        assert " | ".join(cells) in PAGE
         assert 90 <= row["covered"] <= 99
+
+
+def test_the_table_of_networks_is_the_record():
+    found = record("networks")["found"]
+    assert list(found) == list(coefficient_networks.SIZES)
+    assert coefficient_networks.table(found) in PAGE
+    for row in found.values():
+        assert row["mean"] == pytest.approx(row["expectation"], rel=0.03)
+        assert row["cpu seconds"] < 60
+
+
+def test_the_table_of_the_race_is_the_record():
+    found = record("race")
+    for name, time in found["microseconds"].items():
+        ratio = 1 if name == "flatjax" else found["ratios"][f"{name} / flatjax"]
+        mean, sem = found["means"][name], found["sems"][name]
+        assert f"| {name} | {time:.0f} | {ratio:.0f} | {mean:.1f} ± {sem:.1f} |" in PAGE
+        assert ratio >= 2 or name == "flatjax"
+        error = np.hypot(sem, found["sems"]["flatjax"])
+        assert abs(mean - found["means"]["flatjax"]) <= 3 * error

@@ -56,13 +56,13 @@ def learning_coefficient(
     m the limit is approached as :math:`\lambda - (m - 1) / \log n \beta`, slowly.
 
     *Langevin chains* (`sampler="langevin"`) start at the solution. With several batches they are
-    stochastic gradient Langevin dynamics, each step on one batch drawn at random, with control
-    variates at the solution, noise averaged over two steps, which is exact in a parabola, and less
-    noise by what the batches add. The step size and a diagonal preconditioner are found in the
-    warm-up. With one batch of all data every step is accepted or rejected: the chains are exact
-    (MALA). A `step_size` that is given is that of plain steps,
-    :math:`w \leftarrow w - \frac{\epsilon}{2} \nabla U + \sqrt{\epsilon} \xi`, without
-    preconditioner.
+    stochastic gradient Langevin dynamics: each step uses one batch drawn at random, with control
+    variates at the solution and less noise by what the batches add; steps are exact in a parabola.
+    The warm-up finds the step size, a diagonal preconditioner, and a momentum with which chains
+    cross directions in which only the spring holds them. With one batch of all data every step is
+    accepted or rejected, and the chains are exact. A `step_size` that is given is that of plain
+    steps, :math:`w \leftarrow w - \frac{\epsilon}{2} \nabla U + \sqrt{\epsilon} \xi`, without
+    preconditioner and momentum.
 
     *Tempered chains* (`sampler="tempered"`) are those of `local_entropy` with the additive prior
     at the distance :math:`1 / \sqrt\gamma`: exact, without gradients, for up to tens of weights.
