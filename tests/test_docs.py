@@ -66,6 +66,7 @@ def test_the_example_of_diloco_runs_and_learns(capsys):
     assert len(namespace["params"]["b"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim(
     "docs/merging.md", "between the siblings is below 2%, that between strangers above"
 )
@@ -89,6 +90,7 @@ def test_the_example_of_a_text_runs(capsys, monkeypatch, tmp_path):
     assert "'targets': (16, 32)" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/finetuning.md", "learn the new classes (errors below 20%)")
 def test_the_example_of_fine_tuning_runs_and_learns(capsys):
     (program,) = examples("finetuning")

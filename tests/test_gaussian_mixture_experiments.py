@@ -67,6 +67,7 @@ def test_no_two_points_have_one_name():
         assert len({point.name for point in points}) == len(points)
 
 
+@pytest.mark.slow
 def test_a_point_of_the_chapter_agrees_with_its_theory(tmp_path):
     (point,) = [p for p in minima.points(200, 6) if p.curve == "Hebb" and p.x == 2.0]
     runs = simulations.simulate_points([point], tmp_path / "simulations.jsonl", progress=False)

@@ -65,6 +65,7 @@ def test_a_step_along_finite_gradients_lowers_the_loss(name):
     assert after < loss
 
 
+@pytest.mark.slow
 @each_network
 def test_running_statistics_have_a_momentum_of_nine_tenths(name):
     params, stats = variables_of(name)["params"], variables_of(name)["batch_stats"]

@@ -152,6 +152,7 @@ def test_gradients_are_finite_and_reach_every_kernel():
     assert run(2)[0][0] != loss  # something else was dropped
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_stages")
 def test_running_statistics_have_the_momentum_asked_for():
     params, stats = tiny_variables()["params"], tiny_variables()["batch_stats"]

@@ -65,6 +65,7 @@ def test_a_transformer_learns_a_text(finished):
     assert chr(int(predict(params, state, tokens)[0, -1].argmax())) == "e"
 
 
+@pytest.mark.slow
 def test_a_run_on_a_text_is_restored(finished):
     run, result = finished
     loaded = load_run(run)
@@ -79,6 +80,7 @@ def test_the_flatness_of_a_model_of_language_is_measured(finished, tmp_path, cap
     assert "test error" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sums_are_those_of_tokens(text):
     task = make_task(TEXT.changed(dataset=text, held_out_size=10))
     network = task.objective.network

@@ -82,6 +82,7 @@ def test_an_unknown_row_is_refused(capsys):
     assert "--table" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "cifar10-smallconvnet"

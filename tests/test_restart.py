@@ -90,6 +90,7 @@ def test_the_center_does_not_jump_and_the_run_ends(own, y, mesh, tmp_path):
     assert read_result(second)["origin"] == found["origin"]
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_files_of_its_own(tmp_path):
     """Also twice: the gradients of all replicas are counted."""
     config = CONFIG.changed(epochs=16)
@@ -105,6 +106,7 @@ def test_it_goes_on_from_files_of_its_own(tmp_path):
     assert found["origin"]["replicas"] == 3
 
 
+@pytest.mark.slow
 def test_by_the_command(tmp_path, capsys):
     first = tmp_path / "run"
     stop_after(1, CONFIG, first)

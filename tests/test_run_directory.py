@@ -86,6 +86,7 @@ def test_flips_in_what_is_read_are_detected_or_harmless(task, finished, run):
     assert counts["detected"] >= 20
 
 
+@pytest.mark.slow
 def test_another_state_under_the_same_digest_is_refused(task, run):
     (run / "result.json").unlink()
     older, newer = run / "checkpoints" / "6", run / "checkpoints" / "8"

@@ -217,6 +217,7 @@ def test_the_first_contest_in_slots_has_the_same_results(tmp_path):
     assert first_contest.read_contest(one, tmp_path / "slots") == expected
 
 
+@pytest.mark.slow
 def test_a_flatness_study_in_slots_has_the_same_solutions(tmp_path):
     study = FlatnessStudy(
         base=BASE.changed(epochs=2, algorithm="sgd"),
