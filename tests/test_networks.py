@@ -106,7 +106,7 @@ def test_replicas_and_steps_draw_their_own_noise():
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
-        ("transformer", (), ValueError, "mlp"),
+        ("perceptron", (), ValueError, "mlp"),
         ("nowhere:Net", (), ValueError, "model must be .* 'nowhere:Net'"),
         (f"{__name__}:Nothing", (), ValueError, "Nothing"),
         (f"{__name__}:NOT_A_MODULE", (), TypeError, "model"),

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 
 from flatjax._center import replica_center
 from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
-from flatjax.flatness import _inputs
+from flatjax.flatness import _inputs, _tables
 from flatjax.flatness._inputs import Batches
 
 StateFn = Callable[..., Sequence[Any]]
 
 
+@_tables.printed
 class Soup(NamedTuple):
     """The mean of several solutions.
 
@@ -34,6 +35,12 @@ class Soup(NamedTuple):
     state: tuple[Any, ...]
     members: tuple[int, ...]
     values: dict[str, float]
+
+    def table(self) -> _tables.Table:
+        """The values, and who is a member; printing shows it."""
+        found = {"soup": [_tables.number(value) for value in self.values.values()]}
+        title = [f"Soup of {len(self.members)} solutions: {', '.join(map(str, self.members))}"]
+        return _tables.of_quantities(title, "quantity", [*self.values], found)
 
 
 def soup(
