@@ -130,7 +130,7 @@ def take_batch(
 
     Returns:
       ``{"image": (*indices.shape, H, W, C), "label": indices.shape}``, float32 and int32; of a
-      regression, labels are float32 of shape (*indices.shape, D). Of tokens,
+      regression, labels are float32 of shape ``(*indices.shape, D)``. Of tokens,
       ``{"tokens": (*indices.shape, T), "targets": (*indices.shape, T)}``, int32: the tokens that
       are read, and the next token of each.
 
