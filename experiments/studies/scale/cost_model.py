@@ -179,11 +179,12 @@ def exchanged(plan: Plan, job: Job) -> float:
 
     What a device sends and what it receives, all arrays at once: so XLA compiles it for CPU. Where
     messages are combined up to a size only, as for GPU, it is much less. A force sends the weights
-    as they lie.
+    as they lie. DiLoCo also holds the new center next to the old one.
     """
     if plan.coupling_period == math.inf or plan.replica == 1:
         return 0.0
     copies = 1 if plan.algorithm == "rsgd" and not plan.decoupled else 2
+    copies += plan.algorithm == "diloco"
     return copies * FLOAT32 * job.parameters / (plan.data if plan.sharded else 1)
 
 
