@@ -105,7 +105,7 @@ def test_the_command_line_trains_on_a_prepared_set(data_dir, tmp_path):
         "--dataset cifar10 --model small_convnet --model-options features=(8,) hidden=(16,) "
         "--algorithm sgd --epochs 6 --batch-size 20 "
         "--learning-rate 0.02 --augment flip --sigmas 0.1 --local-energy-samples 2 "
-        "--local-energy-examples 40 --no-progress"
+        "--local-energy-examples 40 --no-progress --json"
     )
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "train", *arguments.split(), "--out", str(tmp_path)],
