@@ -61,7 +61,7 @@ def in_two_processes(directory):
     texts = [(directory / f"{i}.txt").read_text() for i in range(2)]
     assert codes == [0, 0], texts
     # The first process alone writes and prints.
-    assert ["test_error" in text for text in texts] == [True, False]
+    assert ["test error" in text for text in texts] == [True, False]
 
 
 @pytest.mark.parametrize("place", [on_one_device, on_four_devices, slow(in_two_processes)])
