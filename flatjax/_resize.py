@@ -105,7 +105,7 @@ def _weights_of(size: int, num_replicas: int) -> np.ndarray:
 
 
 def _mean_of_neighbours(leaf, weights, axis):
-    """Eq. (1) for one array; of what is no float, the nearest replica's."""
+    """Eq. (1) for one array; arrays that are not floats are copied from the nearest replica."""
     take = lambda b: jax.lax.index_in_dim(leaf, b, axis, keepdims=False)
     rows = []
     for row in weights:

@@ -18,7 +18,7 @@ from experiments.engine.programs import Programs
 from experiments.engine.run_directory import RunDirectory, Saved
 from experiments.engine.steps import Draw, State, arrays_of
 from experiments.engine.task import Task
-from flatjax import data
+from flatjax.data._batches import as_tree
 
 
 class TrainingDivergedError(RuntimeError):
@@ -71,8 +71,7 @@ def device_train(plan: Plan, task: Task) -> Examples:
     """The training examples, where the run lives."""
     if plan.placement.mesh is None:
         return task.device_train
-    kind = data.DeviceTokens if isinstance(task.train, data.TokenSplit) else data.DeviceSplit
-    return plan.placement.put(kind(*task.train.arrays))
+    return plan.placement.put(as_tree(task.train))
 
 
 def _feed(plan, task) -> Feed | None:

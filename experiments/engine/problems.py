@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from flatjax import data
+from flatjax.data._batches import shifted
 
 Batch: TypeAlias = dict[str, jax.Array]
 Augment: TypeAlias = Callable[[chex.PRNGKey, jax.Array], jax.Array]
@@ -134,8 +135,7 @@ class LanguageModel(Problem):
     def batch(self, examples: Any, keys: chex.PRNGKey) -> Batch:
         """The tokens that are read, and the one after each of them; nothing is augmented."""
         del keys
-        tokens = examples.tokens.astype(jnp.int32)
-        return {"tokens": tokens[..., :-1], "targets": tokens[..., 1:]}
+        return shifted(examples.tokens)
 
     def inputs(self, batch: Batch) -> jax.Array:
         """The tokens that are read."""

@@ -44,7 +44,7 @@ def continued(config: TrainConfig, asked: TrainConfig) -> TrainConfig:
 
     Args:
       config: of the run.
-      asked: the same, but for the number of replicas.
+      asked: the same settings, except for the number of replicas.
 
     Raises:
       ValueError: something else differs.
@@ -69,7 +69,7 @@ def go_on_from(run: Run, directory: pathlib.Path) -> None:
     """Brings a run that has not begun to where the run in another directory is.
 
     Args:
-      run: with the configuration of the other run, but for the number of replicas.
+      run: has the configuration of the other run, except for the number of replicas.
       directory: of the other run.
 
     Raises:

@@ -6,7 +6,7 @@ The work of a unit (a run, a population of runs) has parts that cannot be interr
   programs are compiled then;
 - "chunk": from one such moment to the next one, a step or an epoch;
 - "save": writing a checkpoint;
-- "finish": the evaluation of what was trained.
+- "finish": the evaluation of the trained models.
 
 How long a part takes is measured. Before a part that was measured earlier, in this unit or in one
 of the same kind, the unit stops if that part and a save might not fit into the time that is left.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +66,13 @@ def to_device(
       >>> to_device(load("digits").train).image.shape
       (1297, 8, 8, 1)
     """
-    kind = DeviceTokens if isinstance(split, TokenSplit) else DeviceSplit
-    return kind(*jax.device_put(split.arrays, device))
+    return jax.device_put(as_tree(split), device)
+
+
+def as_tree(split: Split | TokenSplit) -> OnDevice:
+    """Returns the arrays of a split as a pytree, without moving them."""
+    kind: Any = DeviceTokens if isinstance(split, TokenSplit) else DeviceSplit
+    return kind(*split.arrays)
 
 
 @functools.partial(
@@ -148,7 +153,7 @@ def take_batch(
     if not indices.size:
         indices = indices.astype(jnp.int32)  # an empty list has no integers
     if isinstance(device_split, DeviceTokens):
-        return _shifted(device_split.tokens[indices])
+        return shifted(device_split.tokens[indices])
     image = device_split.image[indices]
     if normalization is not None:
         image = normalization.normalize(image)
@@ -196,7 +201,7 @@ def eval_batches(
         first, *others = (_padded(array, batch_size - count) for array in arrays)
         weight = jnp.asarray(_padded(np.ones(count, np.float32), batch_size - count))
         if is_text:
-            batch = _shifted(jnp.asarray(first))
+            batch = shifted(jnp.asarray(first))
             weight = jnp.broadcast_to(weight[:, None], batch["tokens"].shape)
         else:
             assert normalize is not None
@@ -205,7 +210,7 @@ def eval_batches(
     return batches
 
 
-def _shifted(tokens: jax.Array) -> dict[str, jax.Array]:
+def shifted(tokens: jax.Array) -> dict[str, jax.Array]:
     """Splits sequences (..., T + 1) into inputs and targets."""
     tokens = tokens.astype(jnp.int32)
     return {"tokens": tokens[..., :-1], "targets": tokens[..., 1:]}

@@ -50,7 +50,7 @@ def evaluation_mode(apply_fn: Any, options: Mapping[str, Any]) -> Callable[..., 
 
 def _linen_module(apply_fn):
     """The flax.linen module that this is, or whose `apply` it is; None if it is neither."""
-    linen = sys.modules.get("flax.linen")  # not imported: whoever has a module has imported it
+    linen = sys.modules.get("flax.linen")  # a user who has a module has imported it
     if linen is None:
         return None
     owner = apply_fn
