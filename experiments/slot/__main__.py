@@ -52,6 +52,8 @@ class Run:
     """Folder for the decoded images; a temporary one by default."""
     time_limit: str = "9m"
     """Wall time, from the start of this command."""
+    parts: tuple[str, ...] = ("checks", "speed", "runs")
+    """What is done; several processes may do different parts, each in a folder of its own."""
     toy: bool = False
     """Small networks on few images, for a CPU."""
 
@@ -63,7 +65,7 @@ class Run:
         limit = TimeLimit(parse_duration(self.time_limit), resumable=False)
         with tempfile.TemporaryDirectory() as temporary:
             work = self.work or pathlib.Path(temporary)
-            return run_slot(self.bundle, self.out, work, limit, toy=self.toy)
+            return run_slot(self.bundle, self.out, work, limit, parts=self.parts, toy=self.toy)
 
 
 @dataclasses.dataclass(frozen=True)

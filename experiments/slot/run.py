@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from collections.abc import Collection
 
 from experiments.benchmarks import device
 from experiments.engine.time_limit import EXIT_STATUS, TimeLimit
@@ -11,6 +12,8 @@ from experiments.slot.checks import CHECKS, run_checks
 from experiments.slot.queue import run_queue, units
 from experiments.slot.records import FILES, Records
 
+PARTS = ("checks", "speed", "runs")
+
 
 def run_slot(
     bundle: pathlib.Path,
@@ -18,6 +21,7 @@ def run_slot(
     work: pathlib.Path,
     limit: TimeLimit,
     *,
+    parts: Collection[str] = PARTS,
     toy: bool = False,
 ) -> int:
     """Runs a slot; returns the exit status.
@@ -27,34 +31,48 @@ def run_slot(
       out: where the records go.
       work: where the decoded images go.
       limit: of the wall time.
+      parts: what is done, of `PARTS`.
       toy: whether everything is small.
+
+    Raises:
+      ValueError: a part is unknown; the bundle is damaged.
     """
+    if unknown := set(parts) - set(PARTS):
+        raise ValueError(f"parts must be of {', '.join(PARTS)}; got {', '.join(sorted(unknown))}.")
     made_from = check_bundle(bundle)
     records = Records(out, {"commit": made_from["commit"]})
-    start = time.perf_counter()
-    images = work / "images.npz"
-    unpack_images(bundle / "images.tar.xz", images)
-    records.add("events", event="images decoded", seconds=round(time.perf_counter() - start, 2))
-    dataset = f"npz:{images}"
     earlier = lambda name: (
         records.read(name)
         + store.read_lines(bundle / "earlier" / f"{name}.jsonl", must_be_sealed=True)
     )
-    of_commit = [one for one in earlier("checks") if one["commit"] == made_from["commit"]]
-    passed = {record["check"] for record in of_commit if record["passed"]}
-    failures = run_checks(
-        records, limit, {name: check for name, check in CHECKS.items() if name not in passed}
-    )
-    options = {"dataset": dataset, "toy": toy, "rounds": 2 if toy else 5}
-    measured = {record["part"] for record in earlier("speed") if "error" not in record}
-    for found in device.measure(limit, done=measured, **options):
-        records.add("speed", **found)
-    done = {record["unit"] for record in earlier("runs")}
-    run_queue(records, limit, dataset, done, toy=toy)
+    failures = 0
+    if "checks" in parts:
+        of_commit = [one for one in earlier("checks") if one["commit"] == made_from["commit"]]
+        passed = {record["check"] for record in of_commit if record["passed"]}
+        checks = {name: check for name, check in CHECKS.items() if name not in passed}
+        failures = run_checks(records, limit, checks)
+    dataset = "" if parts == ("checks",) else _decoded_images(bundle, work, records)
+    if "speed" in parts:
+        measured = {record["part"] for record in earlier("speed") if "error" not in record}
+        options = {"dataset": dataset, "toy": toy, "rounds": 2 if toy else 5}
+        for found in device.measure(limit, done=measured, **options):
+            records.add("speed", **found)
+    if "runs" in parts:
+        done = {record["unit"] for record in earlier("runs")}
+        run_queue(records, limit, dataset, done, toy=toy)
     records.add("events", event="end", unfinished=limit.unfinished, seconds_left=round(limit.left))
     if failures:
         return 1
     return EXIT_STATUS if limit.unfinished else 0
+
+
+def _decoded_images(bundle, work, records) -> str:
+    """The name of the data set, after decoding it."""
+    start = time.perf_counter()
+    images = work / "images.npz"
+    unpack_images(bundle / "images.tar.xz", images)
+    records.add("events", event="images decoded", seconds=round(time.perf_counter() - start, 2))
+    return f"npz:{images}"
 
 
 def check_records(out: pathlib.Path) -> str:
