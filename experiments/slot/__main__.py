@@ -54,6 +54,8 @@ class Run:
     """Wall time, from the start of this command."""
     parts: tuple[str, ...] = ("checks", "speed", "runs")
     """What is done; several processes may do different parts, each in a folder of its own."""
+    only: tuple[str, ...] = ()
+    """Labels of the algorithms that are trained, for example "SGD, wider"; all by default."""
     toy: bool = False
     """Small networks on few images, for a CPU."""
 
@@ -65,7 +67,9 @@ class Run:
         limit = TimeLimit(parse_duration(self.time_limit), resumable=False)
         with tempfile.TemporaryDirectory() as temporary:
             work = self.work or pathlib.Path(temporary)
-            return run_slot(self.bundle, self.out, work, limit, parts=self.parts, toy=self.toy)
+            return run_slot(
+                self.bundle, self.out, work, limit, parts=self.parts, only=self.only, toy=self.toy
+            )
 
 
 @dataclasses.dataclass(frozen=True)

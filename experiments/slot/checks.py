@@ -167,7 +167,10 @@ def _check_close(found, expected, tolerance) -> float:
 
 
 def lowerings() -> dict[str, Any]:
-    """Elsewhere than on a CPU, programs hold JAX's own convolutions and normal numbers."""
+    """Elsewhere than on a CPU, programs hold JAX's own normal numbers, and on a GPU products.
+
+    On a GPU a convolution of few channels is a product of patches.
+    """
     key, images, kernel = jax.random.key(0), jnp.ones((2, 6, 6, 2)), jnp.ones((3, 3, 2, 3))
     layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
     ours = lambda x, k: _cpu.conv_general_dilated(x, k, (1, 1), "SAME", **layout)
@@ -181,7 +184,8 @@ def lowerings() -> dict[str, Any]:
         for draw in (lambda key: _cpu.normal(key, 9), lambda key: jax.random.normal(key, (9,)))
     ]
     if jax.default_backend() != "cpu":
-        assert convolutions[0] == convolutions[1], convolutions
+        expected = 0 if jax.default_backend() == "gpu" else convolutions[1]
+        assert convolutions[0] == expected, convolutions
         assert rounds[0] == rounds[1], rounds
     np.testing.assert_allclose(
         jax.jit(lambda key: _cpu.normal(key, 999))(key),
@@ -255,16 +259,18 @@ def _run(config: TrainConfig = TINY) -> tuple[Task, Any]:
 
 def resume() -> dict[str, Any]:
     """A run that stops for want of time ends where it would have ended."""
-    task, _ = _run()
-    expected = train(TINY, task, progress=False)
+    # An epoch of dense layers is one program everywhere: the clock ticks as often on all devices.
+    config = TINY.changed(model="mlp", model_options=("hidden=(16,)",))
+    task, _ = _run(config)
+    expected = train(config, task, progress=False)
     calls = 0
     with tempfile.TemporaryDirectory() as folder:
         while True:
             calls += 1
             assert calls < 20, "the run does not come to an end"
-            limit = TimeLimit(12, clock=functools.partial(next, iter(range(10**6))))
+            limit = TimeLimit(5, clock=functools.partial(next, iter(range(10**6))))
             try:
-                result = train(TINY, task, directory=folder, progress=False, limit=limit)
+                result = train(config, task, directory=folder, progress=False, limit=limit)
                 break
             except TimeIsUp:
                 pass

@@ -9,7 +9,7 @@ from experiments.engine.time_limit import EXIT_STATUS, TimeLimit
 from experiments.report import store
 from experiments.slot.bundle import check_bundle, unpack_images
 from experiments.slot.checks import CHECKS, run_checks
-from experiments.slot.queue import run_queue, units
+from experiments.slot.queue import candidates, recipe_of, run_queue, units
 from experiments.slot.records import FILES, Records
 
 PARTS = ("checks", "speed", "runs")
@@ -22,6 +22,7 @@ def run_slot(
     limit: TimeLimit,
     *,
     parts: Collection[str] = PARTS,
+    only: Collection[str] = (),
     toy: bool = False,
 ) -> int:
     """Runs a slot; returns the exit status.
@@ -32,6 +33,7 @@ def run_slot(
       work: where the decoded images go.
       limit: of the wall time.
       parts: what is done, of `PARTS`.
+      only: labels of the algorithms that are trained; all if empty.
       toy: whether everything is small.
 
     Raises:
@@ -58,8 +60,7 @@ def run_slot(
         for found in device.measure(limit, done=measured, **options):
             records.add("speed", **found)
     if "runs" in parts:
-        done = {record["unit"] for record in earlier("runs")}
-        run_queue(records, limit, dataset, done, toy=toy)
+        run_queue(records, limit, dataset, earlier("runs"), only=only, toy=toy)
     records.add("events", event="end", unfinished=limit.unfinished, seconds_left=round(limit.left))
     if failures:
         return 1
@@ -67,11 +68,13 @@ def run_slot(
 
 
 def _decoded_images(bundle, work, records) -> str:
-    """The name of the data set, after decoding it."""
+    """The name of the data set, after decoding it where no other process has."""
     start = time.perf_counter()
     images = work / "images.npz"
-    unpack_images(bundle / "images.tar.xz", images)
-    records.add("events", event="images decoded", seconds=round(time.perf_counter() - start, 2))
+    if not images.exists():
+        unpack_images(bundle / "images.tar.xz", images)
+        seconds = round(time.perf_counter() - start, 2)
+        records.add("events", event="images decoded", seconds=seconds)
     return f"npz:{images}"
 
 
@@ -90,7 +93,8 @@ def check_records(out: pathlib.Path) -> str:
     ]
     if missing := CHECKS.keys() - {record["check"] for record in found["checks"]}:
         problems.append(f"checks that are missing: {sorted(missing)}")
-    if missing := {unit.key for unit in units(toy=True)} - {r["unit"] for r in found["runs"]}:
+    wanted = {*candidates(True), *units(recipe_of(found["runs"], True) or "SGD", True)}
+    if missing := {unit.key for unit in wanted} - {run["unit"] for run in found["runs"]}:
         problems.append(f"units that are missing: {sorted(missing)}")
     if not found["speed"] or not found["curves"]:
         problems.append("no speeds, or no curves")

@@ -25,6 +25,8 @@ from flatjax._cpu._lowering import register_lowerings
 
 _CHUNK = 4  # images whose patches are held at once: small enough for a cache, of 2 to 16 fastest
 _FEW = 36  # weights of a filter up to which a product of patches is faster than a convolution
+# On a GPU: of so few channels, and patches that its cache holds, the product is faster.
+_GPU_CHANNELS, _GPU_BYTES = 64, 40 * 2**20
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 Padding = Sequence[tuple[int, int]]
@@ -187,6 +189,35 @@ def _by_hand(of: str, x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Ar
     return _kernel(x, y, geometry)
 
 
+def _has_few_patches(of: str, x: jax.Array, y: jax.Array, geometry: _Geometry) -> bool:
+    """Whether a GPU is faster with one matrix product of patches than with a convolution."""
+    channels = x.shape[-1] if of == "kernel" else (y if of == "maps" else x).shape[-2]
+    maps = (len(x), *_map_pixels(geometry)) if of == "maps" else y.shape[:-1]
+    size = math.prod((*maps, *geometry.window)) * channels * x.dtype.itemsize
+    return channels <= _GPU_CHANNELS and size <= _GPU_BYTES
+
+
+def _map_pixels(geometry) -> tuple[int, ...]:
+    sides = zip(geometry.pixels, geometry.window, geometry.strides, geometry.padding, strict=True)
+    return tuple((n + sum(pad) - side) // stride + 1 for n, side, stride, pad in sides)
+
+
+def _by_patches(of: str, x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
+    """The same as one matrix product of all patches."""
+    cut = lambda images: _patches(images, geometry.window, geometry.strides, geometry.padding)
+    product = functools.partial(jnp.matmul, precision=geometry.precision)
+    if of == "maps":
+        return product(cut(x), y.reshape(-1, y.shape[-1]))
+    if of == "images":
+        images = _zeros_like(y, (len(y), *geometry.pixels, x.shape[2]))
+        patches = product(y, x.reshape(-1, x.shape[-1]).T)
+        return jax.linear_transpose(cut, images)(patches)[0]
+    patches = cut(x)
+    patches, maps = patches.reshape(-1, patches.shape[-1]), y.reshape(-1, y.shape[-1])
+    shape = (*geometry.window, x.shape[-1], y.shape[-1])
+    return product(patches.T, maps).reshape(shape)
+
+
 def _maps(images, kernel, strides, padding, dilation):
     """Maps y of images that have `dilation - 1` zeros between their pixels."""
     if math.prod(kernel.shape[:3]) <= _FEW and dilation == (1, 1):
@@ -327,7 +358,17 @@ def _define(of: str) -> Primitive:
     )
     primitive.def_impl(lambda x, y, **params: compiled(**params)(x, y))
     primitive.def_abstract_eval(abstract)
-    register_lowerings(primitive, single_cpu=by_hand, elsewhere=by_xla)
+    by_patches = _over_levels(functools.partial(_by_patches, of), _vmapped)
+
+    def on_gpu(x, y, *, geometry, levels):
+        one = [
+            jax.ShapeDtypeStruct(operand.shape[sum(level[i] for level in levels) :], operand.dtype)
+            for i, operand in enumerate((x, y))
+        ]
+        fn = by_patches if _has_few_patches(of, *one, geometry) else by_xla
+        return fn(x, y, geometry=geometry, levels=levels)
+
+    register_lowerings(primitive, single_cpu=by_hand, single_gpu=on_gpu, elsewhere=by_xla)
     ad.defbilinear(primitive, *(functools.partial(_transpose, of, to) for to in _OPERANDS[of]))
     batching.primitive_batchers[primitive] = functools.partial(_batch, of)
     return primitive

@@ -1,4 +1,4 @@
-"""Primitives that are lowered differently for a single CPU device than for anything else."""
+"""Primitives that are lowered differently for a single CPU or GPU than for anything else."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,25 +8,35 @@ from jax.interpreters import mlir
 
 
 def register_lowerings(
-    primitive: Primitive, *, single_cpu: Callable[..., Any], elsewhere: Callable[..., Any]
+    primitive: Primitive,
+    *,
+    single_cpu: Callable[..., Any],
+    elsewhere: Callable[..., Any],
+    single_gpu: Callable[..., Any] | None = None,
 ) -> None:
-    """Gives a primitive one program for a single CPU device and another one for all else.
+    """Gives a primitive one program for a single device of a platform and another one for all else.
 
     Args:
       primitive: the primitive.
       single_cpu: a traceable function of the primitive's operands and parameters.
-      elsewhere: another one, for several CPU devices and for all other platforms.
+      elsewhere: another one, for several devices and for all other platforms.
+      single_gpu: a third one, for a single NVIDIA GPU; None for `elsewhere`.
     """
-    several = primitive.multiple_results
-    rule_elsewhere = mlir.lower_fun(elsewhere, multiple_results=several)
-    rule_single_cpu = mlir.lower_fun(single_cpu, multiple_results=several)
-
-    def rule_cpu(ctx, *operands, **params):
-        rule = rule_single_cpu if _num_devices(ctx) == 1 else rule_elsewhere
-        return rule(ctx, *operands, **params)
-
+    lower = lambda fn: mlir.lower_fun(fn, multiple_results=primitive.multiple_results)
+    rule_elsewhere = lower(elsewhere)
     mlir.register_lowering(primitive, rule_elsewhere)
-    mlir.register_lowering(primitive, rule_cpu, platform="cpu")
+    for platform, fn in (("cpu", single_cpu), ("cuda", single_gpu)):
+        if fn is not None:
+            rule = _by_number(lower(fn), rule_elsewhere)
+            mlir.register_lowering(primitive, rule, platform=platform)
+
+
+def _by_number(rule_single, rule_several):
+    def rule(ctx, *operands, **params):
+        chosen = rule_single if _num_devices(ctx) == 1 else rule_several
+        return chosen(ctx, *operands, **params)
+
+    return rule
 
 
 def _num_devices(ctx: mlir.LoweringRuleContext) -> int:

@@ -8,7 +8,7 @@ hours:     0.0026 a run at 20 TFLOP/s (three times that for x 3), more where the
 recipe:    batch 128, learning rate 0.05, Nesterov 0.9, weight decay 5e-4, cosine to 0, 100 epochs
            of all replicas together; flip and crop
 ours:      all of it: the paper does not give the recipe of this network. The variants of SGD are
-           candidates ("no augmentation", "learning rate 0.1", "wider"): the one nearest the
+           candidates ("no augmentation", "learning rate 0.1", "wider", "deeper"): the one nearest the
            reported baseline is to become the recipe. The pull after the optimizer's step and the
            nominal decay; "... as published" has the paper's force and decay
 
@@ -38,6 +38,14 @@ CANDIDATES = {
     "SGD, wider": {
         "algorithm": "sgd",
         "model_options": ("features=(64, 128)", "hidden=(512,)"),
+    },
+    "SGD, deeper": {
+        "algorithm": "sgd",
+        "model_options": ("features=(32, 64, 128)", "hidden=(256,)"),
+    },
+    "SGD, deeper and wider": {
+        "algorithm": "sgd",
+        "model_options": ("features=(64, 128, 256)", "hidden=(512,)"),
     },
 }
 
