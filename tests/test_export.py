@@ -133,6 +133,12 @@ def operations(place, algorithm):
     return found
 
 
+@pytest.fixture
+def _convolutions_on_gpus(monkeypatch):
+    """There, too, where products are faster."""
+    monkeypatch.setattr(_cpu._gradients, "has_few_patches", lambda *_: False)
+
+
 def remove_the_tricks(monkeypatch):
     """Leaves what a library has that knows nothing of platforms."""
     monkeypatch.setattr(_cpu, "after", lambda done, args: args)
@@ -142,6 +148,7 @@ def remove_the_tricks(monkeypatch):
     monkeypatch.setattr(_cpu._convolution, "_is_ours", lambda *_: False)
 
 
+@pytest.mark.usefixtures("_convolutions_on_gpus")
 @pytest.mark.parametrize(("place", "algorithm"), CASES)
 def test_only_programs_for_a_cpu_have_its_tricks(monkeypatch, place, algorithm):
     found = operations(place, algorithm)
@@ -154,6 +161,7 @@ def test_only_programs_for_a_cpu_have_its_tricks(monkeypatch, place, algorithm):
     assert (found["cpu"] != plain["cpu"]) == has_tricks
 
 
+@pytest.mark.usefixtures("_convolutions_on_gpus")
 def test_a_stack_has_one_convolution_for_each_layer_on_accelerators():
     network = operations(one, "sgd")["cuda"]["convolution"]
     stack = operations(stacked, "rsgd")

@@ -1,5 +1,6 @@
 """The convolution of our own against XLA's: values, gradients of any order and mode, batching."""
 
+import functools
 import re
 
 import chex
@@ -15,7 +16,7 @@ from properties import holds
 
 import flatjax
 from flatjax import models
-from flatjax._cpu import _convolution
+from flatjax._cpu import _convolution, _gradients
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 RNG = np.random.default_rng(0)
@@ -166,11 +167,11 @@ def test_several_devices_have_xlas():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize(("platform", "channels"), [("cuda", 65), ("tpu", 8)])
 @pytest.mark.parametrize("precision", [None, "highest"])
-def test_other_platforms_have_xlas(platform, precision):
+def test_other_platforms_have_xlas(platform, channels, precision):
     """The same convolutions as of `jax.lax`, in gradients under `vmap` too."""
-    images, kernels = draw(2, 4, 6, 6, 8), draw(2, 3, 3, 8, 3)
+    images, kernels = draw(2, 4, 6, 6, channels), draw(2, 3, 3, channels, 3)
 
     def convolutions(conv):
         options = {"dimension_numbers": LAYOUT, "precision": precision}
@@ -186,6 +187,42 @@ def test_other_platforms_have_xlas(platform, precision):
         return sorted(re.sub(r"%\w+", "%", line) for line in lines if "convolution" in line)
 
     assert convolutions(models.conv_general_dilated) == convolutions(jax.lax.conv_general_dilated)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_a_single_gpu_has_products_where_channels_are_few(num_devices):
+    images, kernels = draw(2, 4, 6, 6, 8), draw(2, 3, 3, 8, 3)
+    mesh = flatjax.replica_mesh(1, devices(num_devices))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    loss = lambda k, x: jnp.sum(ours(x, k, (1, 1), "SAME") ** 2)
+    gradients = jax.jit(jax.vmap(jax.grad(loss, (0, 1))), in_shardings=(None, spread))
+    text = gradients.trace(kernels, images).lower(lowering_platforms=("cuda",)).as_text()
+    assert ("stablehlo.convolution" in text) == (num_devices > 1)
+    assert ("stablehlo.dot_general" in text) == (num_devices == 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("of", ["maps", "images", "kernel"])
+@pytest.mark.parametrize(
+    ("window", "strides", "padding"),
+    [((3, 3), (1, 1), ((1, 1), (1, 1))), ((5, 5), (2, 2), ((2, 2), (2, 2)))],
+)
+def test_products_of_patches_are_convolutions(of, window, strides, padding, dtype):
+    geometry = _gradients.Geometry((8, 9), window, strides, padding, None)
+    rows, columns = _gradients._map_pixels(geometry)
+    shapes = {"images": (4, 8, 9, 3), "kernel": (*window, 3, 5), "maps": (4, rows, columns, 5)}
+    operands = [draw(*shape).astype(dtype) for name, shape in shapes.items() if name != of]
+    found, expected = (
+        jax.jit(functools.partial(fn, of, geometry=geometry))(*operands)
+        for fn in (_gradients.by_patches, _gradients.by_xla)
+    )
+    assert (found.shape, found.dtype) == (shapes[of], jnp.dtype(dtype))
+    assert _gradients.has_few_patches(of, *operands, geometry)
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(
+        found.astype("float32"), expected.astype("float32"), atol=tolerance * scale
+    )
 
 
 def test_half_precision_sums_in_float32():

@@ -9,6 +9,7 @@ import tyro
 from experiments.commands.in_parts import Limited, require_at_least
 from experiments.configs import deep
 from experiments.studies.compare.description import Comparison
+from experiments.studies.reproduce import slots
 from experiments.studies.reproduce.report import default_directory, table
 from experiments.studies.reproduce.run import available_dataset, reproduce
 
@@ -27,6 +28,9 @@ class Reproduce(Limited):
     """Which network on which data."""
     table: bool = False
     """List all rows: what the paper reports, what is here, how long it takes. Runs nothing."""
+    curves: pathlib.Path | None = None
+    """Picture to write of the row's recorded runs on an accelerator: training error, local energy
+    and distance of the replicas during training. Prints their table, too. Runs nothing."""
     reduced: bool = False
     """A small network for a few epochs on Fashion-MNIST (digits, where that is missing): minutes on
     two CPU cores, and everything runs, nothing is learned about the algorithms."""
@@ -56,6 +60,10 @@ class Reproduce(Limited):
             return 0
         if self.row is None:
             raise ValueError(f"row must be one of {', '.join(deep.ROWS)}, or give --table.")
+        if self.curves is not None:
+            slots.draw_curves(self.row, self.curves)
+            print(slots.table(self.row, deep.row_of(self.row).reported))
+            return 0
         row: Comparison = deep.row_of(self.row).with_runs(self.only)
         if self.reduced:
             row = deep.row_of(self.row).with_runs(self.only).reduced(available_dataset())

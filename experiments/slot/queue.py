@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import chex
@@ -21,20 +21,10 @@ from experiments.engine.time_limit import TimeIsUp, TimeLimit
 from experiments.slot.records import Records
 from flatjax import flatness
 
-# The paper's algorithms, then what they are compared with.
+# The paper's algorithms, then in its own form, then what they are compared with.
 MAIN = ("SGD", "eSGD", "rSGD")
-SMALL_CONVNET = (*MAIN, "SAM", "SWA", "SGD x 3", "rSGD x 3")
-# The paper does not give this network's recipe. Of these the one whose test error with SGD is
-# nearest to the reported one becomes the recipe of all algorithms.
-RECIPE_OF = "cifar10-smallconvnet"
-CANDIDATES = (
-    "SGD",
-    "SGD, no augmentation",
-    "SGD, learning rate 0.1",
-    "SGD, wider",
-    "SGD, deeper",
-    "SGD, deeper and wider",
-)
+PUBLISHED = ("rSGD, as published", "eSGD, as published")
+SMALL_CONVNET = (*MAIN, *PUBLISHED, "SAM", "SWA", "SGD x 3", "rSGD x 3")
 
 # What makes a unit small enough for a CPU, whatever the row.
 TOY = {"epochs": 3.0, "train_size": 48, "held_out_size": 48, "batch_size": 16}
@@ -49,53 +39,23 @@ class Unit:
       row: of the paper's table.
       label: of the algorithm in that row.
       seeds: of the runs.
-      recipe: label of the candidate whose settings they have; None for those of the row.
     """
 
     row: str
     label: str
     seeds: tuple[int, ...]
-    recipe: str | None = None
 
     @property
     def key(self) -> str:
         """Names the unit in records."""
-        recipe = f" with the settings of {self.recipe}" if self.recipe else ""
-        return f"{self.row}, {self.label}{recipe}, seeds {self.seeds[0]}-{self.seeds[-1]}"
+        return f"{self.row}, {self.label}, seeds {self.seeds[0]}-{self.seeds[-1]}"
 
 
-def candidates(toy: bool = False) -> list[Unit]:
-    """Runs that choose the recipe, first in the queue."""
-    return [Unit(RECIPE_OF, label, (0,)) for label in CANDIDATES[: 2 if toy else None]]
-
-
-def recipe_of(runs: Iterable[Mapping[str, Any]], toy: bool = False) -> str | None:
-    """The candidate that is nearest to what the paper reports of SGD; None if one is not done.
-
-    Args:
-      runs: records of units.
-      toy: whether the runs are those of a toy.
-    """
-    wanted = {unit.key: unit.label for unit in candidates(toy)}
-    errors = {
-        wanted[record["unit"]]: record["runs"][0]["test_error"]
-        for record in runs
-        if record["unit"] in wanted
-    }
-    reported = float(row_of(RECIPE_OF).reported["SGD"].split()[0])
-    if len(errors) < len(wanted):
-        return None
-    return min(errors, key=lambda label: abs(errors[label] - reported))
-
-
-def units(recipe: str, toy: bool = False) -> list[Unit]:
-    """The queue after the choice of the recipe.
-
-    Small networks are trained side by side, large ones one after another.
-    """
+def units(toy: bool = False) -> list[Unit]:
+    """The queue. Small networks are trained side by side, large ones one after another."""
     if toy:
-        return [Unit(RECIPE_OF, label, (0, 1), recipe) for label in ("SGD", "rSGD")]
-    small = [Unit(RECIPE_OF, label, tuple(range(5)), recipe) for label in SMALL_CONVNET]
+        return [Unit("cifar10-smallconvnet", label, (0, 1)) for label in ("SGD", "rSGD")]
+    small = [Unit("cifar10-smallconvnet", label, tuple(range(5))) for label in SMALL_CONVNET]
     large = [
         Unit(row, label, (seed,))
         for row, seeds, labels in (
@@ -112,11 +72,8 @@ def units(recipe: str, toy: bool = False) -> list[Unit]:
 
 def config_of(unit: Unit, dataset: str, toy: bool = False) -> TrainConfig:
     """The settings of a unit on the data of the slot."""
-    row = row_of(unit.row)
-    if unit.recipe is not None:
-        recipe = row.with_runs([unit.recipe]).runs[unit.recipe]
-        row = dataclasses.replace(row, base=row.changed(recipe, {"algorithm": "sgd"}))
-    config = row.with_runs([unit.label]).configs()[unit.label].changed(dataset=dataset)
+    row = row_of(unit.row).with_runs([unit.label])
+    config = row.configs()[unit.label].changed(dataset=dataset)
     if not toy:
         options = (*config.network.model_options, "dtype=bfloat16")
         return config.changed(model_options=options)
@@ -128,7 +85,7 @@ def run_queue(
     records: Records,
     limit: TimeLimit,
     dataset: str,
-    earlier: Sequence[Mapping[str, Any]],
+    done: Collection[str],
     *,
     only: Collection[str] = (),
     toy: bool = False,
@@ -139,24 +96,13 @@ def run_queue(
       records: of the slot.
       limit: of the slot; it counts what is left.
       dataset: name of the data.
-      earlier: the units that earlier slots have completed.
-      only: labels of the algorithms; all if empty. Candidates have others than what follows them.
+      done: keys of units that earlier slots have completed.
+      only: labels of the algorithms; all if empty.
       toy: whether everything is small.
     """
     runner = _Runner(records, limit, dataset, toy)
-    wanted = lambda unit: not only or unit.label in only
-    done = {record["unit"] for record in earlier}
-    for unit in filter(wanted, candidates(toy)):
-        if unit.key not in done:
-            runner.run(unit)
-    recipe = recipe_of([*earlier, *records.read("runs")], toy)
-    if recipe is None:
-        limit.unfinished += 1
-        records.add("events", event="left to a later slot: the recipe is not chosen")
-        return
-    records.add("events", event=f"the recipe is that of {recipe!r}")
-    for unit in filter(wanted, units(recipe, toy)):
-        if unit.key not in done:
+    for unit in units(toy):
+        if unit.key not in done and (not only or unit.label in only):
             runner.run(unit)
 
 
@@ -189,8 +135,9 @@ class _Runner:
             problem = f"{type(error).__name__}: {error}"[:2000]
             add("events", unit=unit.key, event="failed", error=problem)
         else:
+            of = {"unit": unit.key, "row": unit.row, "label": unit.label}
             about = {"config": config.to_json(), "data": self._task.fingerprint}
-            add("runs", unit=unit.key, seconds=round(seconds, 2), runs=runs, **about)
+            add("runs", **of, seconds=round(seconds, 2), runs=runs, **about)
 
     def _trained(self, unit, config) -> list[Trained]:
         count = len(unit.seeds)

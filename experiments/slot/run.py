@@ -9,7 +9,7 @@ from experiments.engine.time_limit import EXIT_STATUS, TimeLimit
 from experiments.report import store
 from experiments.slot.bundle import check_bundle, unpack_images
 from experiments.slot.checks import CHECKS, run_checks
-from experiments.slot.queue import candidates, recipe_of, run_queue, units
+from experiments.slot.queue import run_queue, units
 from experiments.slot.records import FILES, Records
 
 PARTS = ("checks", "speed", "runs")
@@ -60,7 +60,8 @@ def run_slot(
         for found in device.measure(limit, done=measured, **options):
             records.add("speed", **found)
     if "runs" in parts:
-        run_queue(records, limit, dataset, earlier("runs"), only=only, toy=toy)
+        done = {record["unit"] for record in earlier("runs")}
+        run_queue(records, limit, dataset, done, only=only, toy=toy)
     records.add("events", event="end", unfinished=limit.unfinished, seconds_left=round(limit.left))
     if failures:
         return 1
@@ -93,8 +94,7 @@ def check_records(out: pathlib.Path) -> str:
     ]
     if missing := CHECKS.keys() - {record["check"] for record in found["checks"]}:
         problems.append(f"checks that are missing: {sorted(missing)}")
-    wanted = {*candidates(True), *units(recipe_of(found["runs"], True) or "SGD", True)}
-    if missing := {unit.key for unit in wanted} - {run["unit"] for run in found["runs"]}:
+    if missing := {unit.key for unit in units(toy=True)} - {r["unit"] for r in found["runs"]}:
         problems.append(f"units that are missing: {sorted(missing)}")
     if not found["speed"] or not found["curves"]:
         problems.append("no speeds, or no curves")

@@ -2,7 +2,8 @@
 
 Each trick changes the program, never the values beyond rounding, and is chosen when a program is
 lowered: for the platform and the number of devices that it is lowered for, not for those of the
-machine that traces it. A step that a CPU machine exports for a GPU or TPU contains none of them.
+machine that traces it. A step that a CPU machine exports for a GPU or TPU contains none of them,
+with one exception: on a single GPU, convolutions of few channels are products (`_gradients`).
 Only host code that decides how to loop in Python looks at the default backend
 (`prefers_unrolled`).
 

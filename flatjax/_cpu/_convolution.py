@@ -11,23 +11,16 @@ other two, so that these three are closed under differentiation of any order.
 """
 
 import functools
-import itertools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
+from flatjax._cpu import _gradients
 from flatjax._cpu._lowering import register_lowerings
-
-_CHUNK = 4  # images whose patches are held at once: small enough for a cache, of 2 to 16 fastest
-_FEW = 36  # weights of a filter up to which a product of patches is faster than a convolution
-# On a GPU: of so few channels, and patches that its cache holds, the product is faster.
-_GPU_CHANNELS, _GPU_BYTES = 64, 40 * 2**20
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 Padding = Sequence[tuple[int, int]]
 
@@ -59,6 +52,10 @@ def conv_general_dilated(
     Times are in `python -m experiments.benchmarks.convolution`, which also shows when it can go.
     Values, gradients and higher derivatives are the same up to rounding, in reverse and forward
     mode.
+
+    On a single NVIDIA GPU a convolution of at most 64 channels, whose patches fit the cache, is one
+    matrix product of patches, and under `jax.vmap` over kernels one batched product. There XLA has
+    a grouped convolution, which is slower and takes longer to compile.
 
     A program for another platform or for several devices has XLA's convolution and its gradients,
     as has anything but two-dimensional convolutions in linen's layout (NHWC, HWIO), without groups
@@ -95,7 +92,7 @@ def conv_general_dilated(
     lhs, rhs = _varying_alike(lhs, rhs)
     # The context's precision is asked for now: a primitive is lowered outside of the context.
     precision = options.get("precision") or jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    geometry = _Geometry(
+    geometry = _gradients.Geometry(
         pixels=lhs.shape[1:3],
         window=rhs.shape[:2],
         strides=strides,
@@ -116,7 +113,7 @@ def _is_ours(lhs, rhs, options) -> bool:
     if not jnp.issubdtype(lhs.dtype, jnp.floating):
         return False
     layout = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, options.get("dimension_numbers"))
-    if layout != jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT):
+    if layout != jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, _gradients.LAYOUT):
         return False
     is_one = lambda value: value is None or set(value) == {1}
     return (
@@ -131,150 +128,19 @@ def _is_ours(lhs, rhs, options) -> bool:
 
 def _varying_alike(lhs, rhs):
     """Inside `shard_map` both vary over the mesh axes over which one of them varies."""
-    zeros = [_zeros_like(x, ()) for x in (lhs, rhs)]
+    zeros = [_gradients.zeros_like(x, ()) for x in (lhs, rhs)]
     if jax.typeof(zeros[0]) == jax.typeof(zeros[1]):
         return lhs, rhs
     # The compiler drops the zeros.
     return lhs + zeros[1], rhs + zeros[0]
 
 
-def _zeros_like(x, shape, dtype=None):
-    """Zeros that vary over the axes of a mesh as x does, which `jnp.zeros` do not."""
-    return jax.lax.full_like(x, 0, dtype, shape)
-
-
-# --- the three gradients of T ---------------------------------------------------------------------
-
-
-class _Geometry(NamedTuple):
-    """What does not change from one of the three gradients to another."""
-
-    pixels: tuple[int, ...]
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, ...], ...]
-    precision: Any
-
+# --- primitives, which alone have rules of their own for transposes, batches and platforms --------
 
 # The operands of each gradient: the two others, in this order.
 _FACTORS = ("images", "kernel", "maps")
 _OPERANDS = {of: tuple(name for name in _FACTORS if name != of) for of in _FACTORS}
 
-
-def _by_xla(of: str, x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
-    """XLA's convolution or one of its transposes, as JAX differentiates it."""
-
-    def convolve(images, kernel):
-        return jax.lax.conv_general_dilated(
-            *(images, kernel, geometry.strides, geometry.padding),
-            dimension_numbers=_LAYOUT,
-            precision=geometry.precision,
-        )
-
-    if of == "maps":
-        return convolve(x, y)
-    if of == "images":
-        images = _zeros_like(y, (len(y), *geometry.pixels, x.shape[2]))
-        return jax.linear_transpose(lambda images: convolve(images, x), images)(y)[0]
-    kernel = _zeros_like(x, (*geometry.window, x.shape[-1], y.shape[-1]))
-    return jax.linear_transpose(lambda kernel: convolve(x, kernel), kernel)(y)[0]
-
-
-def _by_hand(of: str, x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
-    """The same, of what XLA's CPU backend does fast."""
-    if of == "maps":
-        return _maps(x, y, geometry.strides, geometry.padding, (1, 1))
-    if of == "images":
-        return _images(x, y, geometry)
-    return _kernel(x, y, geometry)
-
-
-def _has_few_patches(of: str, x: jax.Array, y: jax.Array, geometry: _Geometry) -> bool:
-    """Whether a GPU is faster with one matrix product of patches than with a convolution."""
-    channels = x.shape[-1] if of == "kernel" else (y if of == "maps" else x).shape[-2]
-    maps = (len(x), *_map_pixels(geometry)) if of == "maps" else y.shape[:-1]
-    size = math.prod((*maps, *geometry.window)) * channels * x.dtype.itemsize
-    return channels <= _GPU_CHANNELS and size <= _GPU_BYTES
-
-
-def _map_pixels(geometry) -> tuple[int, ...]:
-    sides = zip(geometry.pixels, geometry.window, geometry.strides, geometry.padding, strict=True)
-    return tuple((n + sum(pad) - side) // stride + 1 for n, side, stride, pad in sides)
-
-
-def _by_patches(of: str, x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
-    """The same as one matrix product of all patches."""
-    cut = lambda images: _patches(images, geometry.window, geometry.strides, geometry.padding)
-    product = functools.partial(jnp.matmul, precision=geometry.precision)
-    if of == "maps":
-        return product(cut(x), y.reshape(-1, y.shape[-1]))
-    if of == "images":
-        images = _zeros_like(y, (len(y), *geometry.pixels, x.shape[2]))
-        patches = product(y, x.reshape(-1, x.shape[-1]).T)
-        return jax.linear_transpose(cut, images)(patches)[0]
-    patches = cut(x)
-    patches, maps = patches.reshape(-1, patches.shape[-1]), y.reshape(-1, y.shape[-1])
-    shape = (*geometry.window, x.shape[-1], y.shape[-1])
-    return product(patches.T, maps).reshape(shape)
-
-
-def _maps(images, kernel, strides, padding, dilation):
-    """Maps y of images that have `dilation - 1` zeros between their pixels."""
-    if math.prod(kernel.shape[:3]) <= _FEW and dilation == (1, 1):
-        patches = _patches(images, kernel.shape[:2], strides, padding)
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
-    return jax.lax.conv_general_dilated(
-        images, kernel, strides, padding, dilation, dimension_numbers=_LAYOUT
-    )
-
-
-def _images(kernel, maps, geometry):
-    """Maps, convolved with a turned kernel."""
-    margins = []
-    for axis in (0, 1):
-        side, before = geometry.window[axis], geometry.window[axis] - 1 - geometry.padding[axis][0]
-        reached = geometry.strides[axis] * (maps.shape[1 + axis] - 1) + 1
-        margins.append((before, geometry.pixels[axis] + side - 1 - reached - before))
-    # Without the barrier XLA folds the turn into the convolution, in a layout that is slow.
-    turned = jax.lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    return _maps(maps, turned, (1, 1), tuple(margins), geometry.strides)
-
-
-def _kernel(images, maps, geometry):
-    """The sum over images and pixels of patches times maps, some images at a time."""
-    count = len(images)
-    chunk = next(n for n in range(min(count, _CHUNK), 0, -1) if count % n == 0)
-    wide = jnp.promote_types(images.dtype, jnp.float32)
-    shape = (*geometry.window, images.shape[-1], maps.shape[-1])
-
-    def add(total, chunk):
-        images, maps = chunk
-        patches = _patches(images, geometry.window, geometry.strides, geometry.padding)
-        # As matrices: a product that sums over three axes would be copied into one first.
-        patches, maps = patches.reshape(-1, len(total)), maps.reshape(-1, shape[-1])
-        return total + jnp.matmul(patches.T, maps, preferred_element_type=wide), None
-
-    chunks = [x.reshape(count // chunk, chunk, *x.shape[1:]) for x in (images, maps)]
-    total = _zeros_like(images, (math.prod(shape[:3]), shape[-1]), wide)
-    return jax.lax.scan(add, total, chunks)[0].reshape(shape).astype(images.dtype)
-
-
-def _patches(images, window, strides, padding):
-    """What each pixel of the maps is made from: (B, H', W', height * width * C)."""
-    borders = [(*pair, 0) for pair in padding]
-    padded = jax.lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *borders, (0, 0, 0)))
-    rows, columns = (
-        pixels - side + 1 for pixels, side in zip(padded.shape[1:3], window, strict=True)
-    )
-    shifts = itertools.product(range(window[0]), range(window[1]))
-    return jnp.concatenate(
-        [padded[:, u : u + rows : strides[0], v : v + columns : strides[1]] for u, v in shifts],
-        axis=-1,
-    )
-
-
-# --- primitives, which alone have rules of their own for transposes, batches and platforms --------
-#
 # `levels` holds, for each `jax.vmap` around a gradient, the outermost first, which of the two
 # operands carry its axis. They lead in this order; results carry all of them.
 
@@ -346,8 +212,8 @@ def _transpose(of, to, cotangent, x, y, *, geometry, levels):
 
 def _define(of: str) -> Primitive:
     primitive = Primitive(f"convolution_{of}")
-    by_xla = _over_levels(functools.partial(_by_xla, of), _vmapped)
-    by_hand = _over_levels(functools.partial(_by_hand, of), _one_by_one)
+    by_xla = _over_levels(functools.partial(_gradients.by_xla, of), _vmapped)
+    by_hand = _over_levels(functools.partial(_gradients.by_hand, of), _one_by_one)
 
     @functools.lru_cache(maxsize=1024)
     def abstract(x, y, **params):
@@ -358,14 +224,14 @@ def _define(of: str) -> Primitive:
     )
     primitive.def_impl(lambda x, y, **params: compiled(**params)(x, y))
     primitive.def_abstract_eval(abstract)
-    by_patches = _over_levels(functools.partial(_by_patches, of), _vmapped)
+    by_patches = _over_levels(functools.partial(_gradients.by_patches, of), _vmapped)
 
     def on_gpu(x, y, *, geometry, levels):
         one = [
             jax.ShapeDtypeStruct(operand.shape[sum(level[i] for level in levels) :], operand.dtype)
             for i, operand in enumerate((x, y))
         ]
-        fn = by_patches if _has_few_patches(of, *one, geometry) else by_xla
+        fn = by_patches if _gradients.has_few_patches(of, *one, geometry) else by_xla
         return fn(x, y, geometry=geometry, levels=levels)
 
     register_lowerings(primitive, single_cpu=by_hand, single_gpu=on_gpu, elsewhere=by_xla)

@@ -55,7 +55,9 @@ def flops_per_example(network: Network, image_shape: tuple[int, int, int]) -> fl
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), images)
     stats = variables.get("batch_stats", {})
-    lowered = jax.jit(jax.value_and_grad(total)).lower(variables["params"], stats, images)
+    # On the CPU: plugins of accelerators do not count before they compile.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(jax.value_and_grad(total)).lower(variables["params"], stats, images)
     return lowered.cost_analysis()["flops"] / batch_size
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.report import store
 from experiments.report.statistics import with_error
 from experiments.report.tables import markdown_table
+from experiments.studies.reproduce import slots
 from experiments.studies.reproduce.costs import read_costs
 from experiments.studies.reproduce.description import Row
 
@@ -67,7 +68,8 @@ def _found(name: str, file: str, *, reduced: bool = False) -> Mapping[str, Any]:
 
 
 def _summary(name: str, label: str) -> Mapping[str, Any] | None:
-    return _found(name, "comparison.json").get("summary", {}).get(label)
+    found = _found(name, "comparison.json").get("summary", {}).get(label)
+    return found or slots.summary_of(name, label)
 
 
 def _here(name: str, row: Row, label: str) -> str:
@@ -78,7 +80,8 @@ def _here(name: str, row: Row, label: str) -> str:
     mean, error = found["test_error"]
     reported = row.baseline_of(label)
     distance = f" ({mean - float(reported.split()[0]):+.2f})" if reported else ""
-    return f"run here: {with_error(mean, error, found['seeds'])}{distance}"
+    note = f", {found['note']}" if found.get("note") else ""
+    return f"run here: {with_error(mean, error, found['seeds'])}{distance}{note}"
 
 
 def _waiting_variants(rows: Mapping[str, Row]) -> str:
@@ -91,7 +94,7 @@ def _waiting_variants(rows: Mapping[str, Row]) -> str:
 
 def measured_teraflops() -> float | None:
     """10^12 operations a second of a step of ResNet-18 on an accelerator, if a slot was there."""
-    for record in store.read_lines(store.RESULTS / "slot" / "speed.jsonl"):
+    for record in store.read_lines(slots.DIRECTORY / "speed.jsonl"):
         if record["part"] == "steps, ResNet-18, bfloat16" and "images a second" in record:
             return 1e-3 * record["images a second"] * record["GFLOP an image"]
     return None

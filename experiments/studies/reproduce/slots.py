@@ -1,0 +1,115 @@
+"""Runs of the table's rows that were trained in slots on an accelerator, and their curves."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.report import plots, store
+from experiments.report.statistics import mean_and_sem, with_error
+from experiments.report.tables import markdown_table
+
+DIRECTORY = store.RESULTS / "slot"
+JPEG_IMAGES = "4d6a2639"  # check sum of CIFAR-10's training images after JPEG compression
+SIGMA = 0.3
+CURVES = ("SGD", "eSGD", "rSGD")
+
+
+def best_record(row: str, label: str) -> dict[str, Any] | None:
+    """The record of an algorithm that has most seeds; None if the algorithm has not been run.
+
+    Args:
+      row: of the paper's table.
+      label: of the algorithm.
+    """
+    found = [one for one in _records(row) if one["label"] == label]
+    return max(found, key=lambda one: len(one["runs"]), default=None)
+
+
+def summary_of(row: str, label: str) -> dict[str, Any] | None:
+    """Mean test error with its standard error, the number of seeds and a note on the data.
+
+    None if the algorithm has no runs.
+    """
+    if (record := best_record(row, label)) is None:
+        return None
+    is_jpeg = record["data"]["train"]["crc32"] == JPEG_IMAGES
+    return {
+        "test_error": mean_and_sem([run["test_error"] for run in record["runs"]]),
+        "seeds": len(record["runs"]),
+        "note": "JPEG images" if is_jpeg else "",
+    }
+
+
+def table(row: str, reported: Mapping[str, str]) -> str:
+    """Errors and local energies at σ = 0.3 of the runs of a row, all in %.
+
+    Args:
+      row: of the paper's table.
+      reported: label -> test error that the paper reports.
+    """
+    lines = [["algorithm", "seeds", "reported", "test error", "training error", "local energy"]]
+    for label in dict.fromkeys(one["label"] for one in _records(row)):
+        runs = best_record(row, label)["runs"]  # type: ignore[index]
+        at = runs[0]["sigma"].index(SIGMA)
+        values = [
+            [run["test_error"] for run in runs],
+            [run["train_error"] for run in runs],
+            [run["local_energy"][at] for run in runs],
+        ]
+        cells = [with_error(*mean_and_sem(value), len(runs)) for value in values]
+        lines.append([label, str(len(runs)), reported.get(label, "-"), *cells])
+    return markdown_table(lines)
+
+
+def draw_curves(row: str, path: pathlib.Path) -> None:
+    """Draws how training error, local energy and the distance of the replicas change in training.
+
+    Args:
+      row: of the paper's table.
+      path: picture to write.
+
+    Raises:
+      ValueError: no run of the row is recorded.
+    """
+    if not (curves := _curves(row)):
+        raise ValueError(f"row must be one that has been run in a slot, got {row!r}.")
+    with plots.drawing(path, 1, 3, figsize=(7.4, 2.7)) as (_, (error, energy, distance)):
+        for label, points in curves.items():
+            style = {"color": plots.COLORS[label.lower()], "label": label}
+            first = [one for one in points if one["seed"] == 0]
+            done = [one["done"] for one in first]
+            error.plot(done, [one["train_error"] for one in first], **style)
+            # Local energies are recorded at σ = 0.1, 0.2, 0.3, 0.4, 0.5.
+            energy.plot(done, [one["local_energy"][2] for one in first], **style)
+            for seed in sorted({one["seed"] for one in points}) if label == "rSGD" else ():
+                own = [one for one in points if one["seed"] == seed]
+                distance.plot(
+                    [one["done"] for one in own],
+                    [max(one["distance"], 1e-6) for one in own],
+                    color=style["color"],
+                )
+        error.set(yscale="log", ylabel="training error, %")
+        energy.set(ylabel=f"local energy at σ = {SIGMA}, %", ylim=(0, None))
+        distance.set(yscale="log", ylabel="squared distance", title="replicas of rSGD")
+        for axes in (error, energy, distance):
+            axes.set(xlabel="fraction of the training", xlim=(0, 1.02))
+        error.legend(frameon=False)
+
+
+def _curves(row) -> dict[str, list[dict[str, Any]]]:
+    """Label -> points of the units that have several seeds; not of averages, which are not seen."""
+    units = {
+        one["unit"]: one["label"]
+        for one in _records(row)
+        if len(one["runs"]) > 1 and one["label"] in CURVES
+    }
+    found: dict[str, list[dict[str, Any]]] = {label: [] for label in units.values()}
+    for point in store.read_lines(DIRECTORY / "curves.jsonl", must_be_sealed=True):
+        if point["unit"] in units:
+            found[units[point["unit"]]].append(point)
+    return found
+
+
+def _records(row) -> list[dict[str, Any]]:
+    records = store.read_lines(DIRECTORY / "runs.jsonl", must_be_sealed=True)
+    return [one for one in records if one["row"] == row]

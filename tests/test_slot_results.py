@@ -1,0 +1,107 @@
+"""What the chapter on deep networks says of runs on an accelerator, computed from their records."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from experiments.configs.deep import row_of
+from experiments.engine.config import TrainConfig
+from experiments.report import store
+from experiments.slot import queue
+from experiments.studies.reproduce import slots
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "deep_networks.md"
+TEXT = PAGE.read_text()
+ROW = "cifar10-smallconvnet"
+LABELS = ("SGD", "eSGD", "rSGD", "SWA")
+RECORDS = store.read_lines(slots.DIRECTORY / "runs.jsonl", must_be_sealed=True)
+
+
+def errors(label):
+    return np.array([run["test_error"] for run in slots.best_record(ROW, label)["runs"]])
+
+
+def rows(header):
+    """Cells of the table under this first line."""
+    lines = TEXT[TEXT.index(header) :].splitlines()
+    table = lines[2 : lines.index("")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_table_of_the_small_network():
+    expected = [line.split("|") for line in slots.table(ROW, row_of(ROW).reported).splitlines()]
+    expected = {cells[1].strip(): [cell.strip() for cell in cells[1:-1]] for cells in expected}
+    found = rows("| algorithm | seeds |")
+    assert [cells[0] for cells in found] == list(LABELS)
+    assert found == [expected[label] for label in LABELS]
+
+
+def test_errors_of_each_seed():
+    found = rows("| algorithm | 0 ")
+    assert found == [[label, *(f"{error:.2f}" for error in errors(label))] for label in LABELS]
+    assert [run["seed"] for run in slots.best_record(ROW, "SGD")["runs"]] == [0, 1, 2, 3, 4]
+
+
+def test_summary_of_the_small_network():
+    words = " ".join(TEXT.split())
+    means = {label: errors(label).mean() for label in LABELS}
+    assert f"SGD has a test error of {means['SGD']:.2f} %" in words
+    worse = [means[label] - means["SGD"] for label in ("eSGD", "rSGD")]
+    assert f"test worse than SGD there, by {worse[0]:.2f} and {worse[1]:.2f} points" in words
+    reported = {label: float(value.split()[0]) for label, value in row_of(ROW).reported.items()}
+    better = [reported["SGD"] - reported[label] for label in ("eSGD", "rSGD")]
+    assert f"that they test better, by {better[0]:.1f} and {better[1]:.1f} points" in words
+    energy = lambda label: np.mean(
+        [run["local_energy"][2] for run in slots.best_record(ROW, label)["runs"]]
+    )
+    assert max(energy("eSGD"), energy("rSGD")) < energy("SGD")
+
+
+def test_candidates_of_the_recipe():
+    alone = {one["label"]: one["runs"] for one in RECORDS if len(one["runs"]) == 1}
+    reported = float(row_of(ROW).reported["SGD"].split()[0])
+    found = rows("| candidate ")
+    for label, error, distance in found:
+        value = alone[label][0]["test_error"]
+        assert (error, distance) == (f"{value:.2f}", f"{value - reported:+.2f}")
+    assert {cells[0] for cells in found} == set(alone)
+    assert min(found, key=lambda cells: abs(float(cells[2])))[0] == "SGD"
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["unit"])
+def test_runs_have_the_settings_of_their_row(record):
+    unit = queue.Unit(record["row"], record["label"], tuple(r["seed"] for r in record["runs"]))
+    assert unit.key == record["unit"]
+    expected = queue.config_of(unit, record["config"]["dataset"])
+    assert TrainConfig.from_json(record["config"]) == expected
+    assert record["data"]["train"] == {"examples": 50_000, "crc32": slots.JPEG_IMAGES}
+    assert record["device"] == "gpu, NVIDIA H200"
+
+
+def test_replicas_meet_late():
+    points = store.read_lines(slots.DIRECTORY / "curves.jsonl", must_be_sealed=True)
+    own = [one for one in points if one["unit"] == f"{ROW}, rSGD, seeds 0-4"]
+    first = min(one["done"] for one in own)
+    center = next(one for one in own if one["done"] == first and one["seed"] == 0)
+    assert center["train_error"] > 89  # chance is 90
+    half = [one["distance"] for one in own if one["done"] == 0.5]
+    assert len(half) == 5
+    assert min(half) > 0.1
+    last = [one["distance"] for one in own if one["done"] == 1]
+    assert max(last) < 1e-4
+
+
+def test_times_of_five_seeds():
+    seconds = [one["seconds"] for one in RECORDS if one["label"] in LABELS[:3]]
+    low, high = re.search(r"took (\d+) to (\d+) s for 100 epochs", " ".join(TEXT.split())).groups()
+    together = sorted(seconds)[-3:]
+    assert (int(low), int(high)) == (round(together[0]), round(together[-1]))
+
+
+def test_curves_are_drawn(tmp_path):
+    slots.draw_curves(ROW, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
+    with pytest.raises(ValueError, match="has been run in a slot"):
+        slots.draw_curves("cifar10-resnet18", tmp_path / "other.png")
