@@ -5,8 +5,10 @@ import re
 import types
 
 import pytest
+from devices import devices
 
 import flatjax
+from experiments.engine import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {page.stem: page.read_text() for page in (ROOT / "docs").glob("*.md")}
@@ -64,6 +66,19 @@ def test_the_example_of_diloco_runs_and_learns(capsys):
     assert len(losses) == 2
     assert max(losses) < 0.01
     assert len(namespace["params"]["b"]) == 1
+
+
+@pytest.mark.claim("docs/distributed.md", "the center, which equals `truth`")
+def test_the_example_of_distributed_trains_on_a_mesh(capsys):
+    devices(8)
+    (program,) = examples("distributed")
+    exec(program.replace('jax.config.update("jax_num_cpu_devices", 8)', ""), {})
+    assert capsys.readouterr().out == "{'replica': 4, 'data': 2} [ 1. -2.  3.]\n"
+
+
+@pytest.mark.claim("docs/distributed.md", "30 seconds without a sign of life")
+def test_the_time_after_which_processes_stop():
+    assert processes.HEARTBEAT_SECONDS == 30
 
 
 @pytest.mark.slow
