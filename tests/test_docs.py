@@ -4,6 +4,7 @@ import pathlib
 import re
 import types
 
+import optax
 import pytest
 from devices import devices
 
@@ -55,6 +56,21 @@ def test_the_programs_of_the_quickstart_run_and_learn(capsys):
     assert max(errors) < 0.09
     assert namespace["found"].mean["error"].shape == (2,)
     assert "Entropy-SGD" in printed
+
+
+def test_the_lines_of_choosing_run():
+    namespace = {}
+    exec(examples("choosing")[0], namespace)
+    assert isinstance(namespace["tx"], optax.GradientTransformationExtraArgs)
+
+
+@pytest.mark.claim("docs/flatness.md", "for two strengths of the noise")
+def test_the_example_of_measures_prints_a_table(capsys):
+    exec(examples("flatness")[0], {})
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rises = [float(line[1]) for line in shown if line[:1] in (["0.1"], ["0.5"])]
+    assert len(rises) == 2
+    assert 0 < rises[0] < rises[1]
 
 
 @pytest.mark.claim("docs/diloco.md", "It prints a loss below 0.01")

@@ -12,8 +12,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 TO_DO = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "docs/export.md",
-    "docs/flatness.md",
     "docs/optax.md",
     "docs/quickstart.md",
     "docs/relations.md",
