@@ -46,6 +46,7 @@ def examples(page):
 
 
 @pytest.mark.slow
+@pytest.mark.claim("docs/quickstart.md", "again below 0.09")
 def test_the_programs_of_the_quickstart_run_and_learn(capsys):
     namespace = {}
     for program in examples("quickstart"):
@@ -58,10 +59,17 @@ def test_the_programs_of_the_quickstart_run_and_learn(capsys):
     assert "Entropy-SGD" in printed
 
 
-def test_the_lines_of_choosing_run():
+@pytest.mark.parametrize("page", ["choosing", "relations"])
+def test_short_programs_make_optimizers(page):
     namespace = {}
-    exec(examples("choosing")[0], namespace)
+    exec(examples(page)[0], namespace)
     assert isinstance(namespace["tx"], optax.GradientTransformationExtraArgs)
+
+
+@pytest.mark.claim("docs/optax.md", "It prints the shape of the updates three times")
+def test_the_pipelines_of_optax_are_in_order(capsys):
+    exec(examples("optax")[0], {})
+    assert capsys.readouterr().out == 3 * "{'w': (3, 5, 3)}\n"
 
 
 @pytest.mark.claim("docs/flatness.md", "for two strengths of the noise")

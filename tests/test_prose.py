@@ -12,9 +12,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 TO_DO = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "docs/optax.md",
-    "docs/quickstart.md",
-    "docs/relations.md",
     "docs/your_data.md",
     "experiments/*.py",
     "flatjax/_*",
