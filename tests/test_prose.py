@@ -12,7 +12,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 TO_DO = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "docs/your_data.md",
     "experiments/*.py",
     "flatjax/_*",
     "flatjax/batch_stats.py",
