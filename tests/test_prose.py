@@ -10,8 +10,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # What has not been rewritten yet, as patterns: take a line away with the rewriting.
 TO_DO = [
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
     "experiments/*.py",
     "flatjax/_*",
     "flatjax/batch_stats.py",
