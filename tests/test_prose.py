@@ -17,7 +17,6 @@ TO_DO = [
     "flatjax/communication.py",
     "flatjax/flatness/*",
     "flatjax/schedules.py",
-    "notebooks/*.py",
 ]
 
 
