@@ -1,4 +1,4 @@
-"""Notebooks: sources run in reduced form, agree with the executed copies, and end in a conclusion."""
+"""Notebooks: sources run, reduced; executed copies agree with them and end in a conclusion."""
 
 import json
 import pathlib
