@@ -12,12 +12,13 @@
 # ---
 
 # %% [markdown]
-# # Committee machines: how much room is there around a solution?
+# # Committee machines: how many good solutions surround a solution?
 #
-# A committee is K sign units that vote. Its local entropy, the logarithm of the share of
-# error-free committees at a given distance, can be had by message passing. Here a student learns
-# the random patterns of a teacher by gradients, by belief propagation, and by focusing belief
-# propagation, which looks for where solutions are dense.
+# A committee has K sign units that vote. The local entropy of a solution is the logarithm of the
+# share of error-free committees at a given distance from it. In this model, message passing can
+# compute it. Here a student committee learns random patterns that a teacher committee has labelled.
+# It learns in three ways: by gradients, by belief propagation, and by focusing belief propagation,
+# which looks for regions with many solutions. Which solutions are flatter, and which test better?
 
 # %%
 import os
@@ -37,7 +38,8 @@ plt.rcParams.update({"figure.dpi": 90, "font.size": 10, "savefig.bbox": "tight"}
 # %% [markdown]
 # ## The task
 #
-# Weights live on spheres, $\lVert w_k \rVert^2 = N$: only directions matter.
+# There are P patterns with N features each. Only the direction of the weights $w_k$ of a unit
+# matters, so they are kept on a sphere: $\lVert w_k \rVert^2 = N$.
 
 # %%
 keys = jax.random.split(jax.random.key(0), 3)
@@ -46,7 +48,7 @@ x, test_x = jax.random.normal(keys[1], (P, N)), jax.random.normal(keys[2], (10_0
 
 
 def labels(x):
-    """The teacher's votes."""
+    """Returns the votes of the teacher."""
     return jnp.sign(jnp.sign(committee.fields(teacher, x)).sum(-1))
 
 
@@ -56,7 +58,8 @@ print(f"{P} patterns for {K * N} weights")
 # %% [markdown]
 # ## Three ways to learn
 #
-# For gradients the signs are replaced by tanh(βh), whose β grows.
+# Signs have no useful gradient. Therefore SGD replaces the sign of the input h of a unit by
+# tanh(βh), and β grows during training.
 
 # %%
 STEPS = 100 if REDUCED else 1500
@@ -64,7 +67,7 @@ model = committee.Committee(num_units=K)
 
 
 def train_sgd(key):
-    """Minibatch SGD on the cross-entropy of the vote."""
+    """Trains by minibatch SGD on the cross-entropy of the vote."""
     tx = optax.chain(
         optax.sgd(optax.cosine_decay_schedule(1.0, STEPS), momentum=0.9), committee.stay_on_sphere()
     )
@@ -102,9 +105,10 @@ for name, found in solutions.items():
 # %% [markdown]
 # ## Local entropy and local energy
 #
-# `amp` takes a solution as its reference and all overlaps at once. Counting among random
-# committees checks it where there are enough to be counted; the local energy is the rise of the
-# training error under multiplicative noise.
+# `amp` (approximate message passing) computes the local entropy φ around a reference solution, for
+# all overlaps at once. Where enough random committees are error-free, counting them checks the
+# result: the points in the left picture. The local energy in the middle picture is the rise of the
+# training error under multiplicative noise of strength σ.
 
 # %%
 overlaps = np.array([0.5, 0.99] if REDUCED else [*np.linspace(0.1, 0.9, 9), 0.95, 0.97, 0.99])
@@ -159,3 +163,21 @@ for found, style in zip(focused, ["-", "--", ":"], strict=False):
 right.set(xlabel="coupling γ of the replicas", ylabel="training error while focusing, %")
 right.set_title("focusing BP, three seeds", fontsize=10)
 plt.show()
+
+# %% [markdown]
+# ## What is seen
+#
+# **Why some curves stop.** Message passing does not converge at every distance. Points that did not
+# converge are left out: 17% to 22% of the points. They lie at the two largest distances, and for
+# SGD also at very small distances.
+#
+# - **Focusing BP** ends without training errors. Near its solutions, up to a distance of about 0.3,
+#   there are more error-free committees than near the others. Under weak noise (σ up to 0.4) its
+#   training error rises less than the error of SGD. At σ = 0.9 both rise by about 15 points.
+# - **Flatter does not test better here.** The test errors of focusing BP (32%) and of SGD (31% to
+#   33%) are about equal.
+# - **Belief propagation** tests best (29%), although it classifies 7% of the training patterns
+#   wrongly. It returns an average over many solutions, not one error-free solution.
+#
+# This is one task with three seeds. The chapter on committee machines in `docs/results` asks the
+# same of images, with more algorithms and with error bars.

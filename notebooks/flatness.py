@@ -14,9 +14,9 @@
 # %% [markdown]
 # # Flatness of several solutions
 #
-# Small networks are trained on the digits of scikit-learn with several learning rates, weight
-# decays and seeds, on clean labels and on labels of which 20% are wrong. Which measure of flatness
-# ranks them as the test error does?
+# Which measure of flatness ranks networks in the same order as the test error? Small networks are
+# trained on scikit-learn's digits with several learning rates, weight decays and seeds. Half of
+# them learn clean labels. The other half learn labels of which 20% are wrong.
 
 # %%
 import itertools
@@ -46,7 +46,7 @@ model = models.create("mlp", 10, hidden=(32,))
 # %% [markdown]
 # ## Solutions
 #
-# All are trained at once, vmapped over their settings.
+# All networks are trained at once: the training is vmapped over their settings.
 
 # %%
 LEARNING_RATES, WEIGHT_DECAYS = [0.01, 0.05, 0.2], [0.0, 3e-3, 2e-2]
@@ -54,13 +54,13 @@ grid = np.array(list(itertools.product(LEARNING_RATES, WEIGHT_DECAYS, range(SEED
 
 
 def loss(params, x, y):
-    """The mean cross-entropy."""
+    """Returns the mean cross-entropy."""
     logits = model.apply({"params": params}, x, train=True)
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
 def train(setting, labels):
-    """SGD with Nesterov momentum and a falling learning rate; one solution."""
+    """Trains one solution by SGD with Nesterov momentum and a falling learning rate."""
     learning_rate, weight_decay, seed = setting
     key = jax.random.key(seed.astype(int))
     tx = optax.chain(
@@ -87,13 +87,14 @@ solutions = {name: train_all(jnp.asarray(grid), y) for name, y in LABELS.items()
 # %% [markdown]
 # ## Measures
 #
-# Every measure takes parameters, batches, and a function that sums over a batch. The local energy
-# measures stacked solutions together; the others go one by one, without a new compilation.
+# Every measure gets an evaluation function that sums over a batch. It is then called with
+# parameters and batches. The local energy measures stacked solutions together. The other measures
+# take one solution at a time, and compile only once.
 
 
 # %%
 def eval_fn(params, batch):
-    """Sums over the batch, and its size."""
+    """Returns sums over the batch, and its size."""
     logits = model.apply({"params": params}, batch["image"], train=False)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     error = 100.0 * (logits.argmax(-1) != batch["label"]).sum()
@@ -134,9 +135,10 @@ for name, stack in solutions.items():
 # %% [markdown]
 # ## Do they rank?
 #
-# Kendall's τ between measure and test error: 1 if they order the solutions alike, 0 for chance. In
-# brackets, 95% bootstrap intervals. `granulated` compares solutions only within groups that differ
-# in one setting.
+# Kendall's τ compares two rankings of the solutions: by the measure and by the test error. It is 1
+# if the orders agree, 0 if they are unrelated, and -1 if they are reversed. Brackets are 95%
+# bootstrap intervals. The `granulated` τ compares solutions only within groups that differ in one
+# setting.
 
 # %%
 factors = {"learning rate": grid[:, 0], "weight decay": grid[:, 1]}
@@ -190,7 +192,7 @@ middle.set(xlabel="Kendall's τ with the test error")
 middle.invert_yaxis()
 middle.legend(loc="lower left", fontsize=8)
 
-# Slices of the flattest and the sharpest of the solutions on wrong labels.
+# Slices of the flattest and the sharpest solution on wrong labels.
 stack, energies = solutions["20% wrong"], measures["20% wrong"][first]
 batches = [{"image": train_x, "label": noisy_y}]
 slice_1d = flatness.slice_1d(eval_fn, np.linspace(-1, 1, 5 if REDUCED else 41))
@@ -212,10 +214,12 @@ plt.show()
 # %% [markdown]
 # ## What is seen
 #
-# - With wrong labels the local energy orders the solutions as their test errors do (τ = 0.82), and
-#   so does the norm of the weights (0.86): both tell who has memorised. Sharpness at a small
-#   radius and the Hessian do not.
-# - On clean labels all orders are weaker, the local energy's among the strongest (0.45), and the
-#   norm says nothing.
-# - Eighteen solutions of one small network: the intervals are wide. `python -m experiments
-#   flatness-study` asks the same of a larger set.
+# - **Wrong labels.** The local energy (τ = 0.82) and the norm of the weights (0.86) rank the
+#   solutions almost as the test error does. Both are large for networks that have memorised wrong
+#   labels. Sharpness at a small radius ranks in the wrong order (-0.33), and the Hessian does not
+#   rank.
+# - **Clean labels.** All measures rank more weakly. The local energy is among the strongest (0.45).
+#   The norm of the weights does not rank.
+# - **Limits.** There are only eighteen solutions of one small network for each kind of labels, so
+#   the intervals are wide. `python -m experiments flatness-study` compares more measures on 334
+#   networks.

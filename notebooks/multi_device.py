@@ -14,8 +14,9 @@
 # %% [markdown]
 # # Many devices give the same result as one
 #
-# Eight virtual devices on a CPU stand for eight real ones. Four replicas are spread over a mesh of
-# 4 (replica) × 2 (data), and train as on one device.
+# Does training on many devices change the result? Here eight virtual devices of a CPU replace real
+# ones. Four replicas are spread over a mesh of 4 (replica) × 2 (data) devices. The same program
+# also trains them on one device, and the weights are compared.
 
 # %%
 import os
@@ -42,7 +43,8 @@ print(len(jax.devices()), "devices")
 # %% [markdown]
 # ## The mesh
 #
-# `replica_mesh` uses all devices: as many as divide y along `replica`, the others along `data`.
+# `replica_mesh(y)` uses all devices. Along `replica` it puts a number of devices that divides y,
+# the number of replicas. The other devices lie along `data`.
 
 # %%
 mesh = flatjax.replica_mesh(Y)
@@ -52,9 +54,9 @@ print(dict(mesh.shape), dict(one_device.shape))
 # %% [markdown]
 # ## A step
 #
-# The program does not know where its arrays live. `map_replicas(..., mesh=mesh)` lets each device
-# run its own replicas; the coupling takes the mean over the stacked axis, and XLA turns it into a
-# collective.
+# The step does not depend on where its arrays are. `map_replicas(..., mesh=mesh)` makes each device
+# run its own replicas. The coupling takes the mean over the stacked axis, and XLA turns this mean
+# into a collective.
 
 # %%
 images, labels = load_digits(return_X_y=True)
@@ -63,12 +65,12 @@ model = models.create("mlp", 10, hidden=(64,))
 
 
 def init(key):
-    """Parameters of one replica."""
+    """Returns the parameters of one replica."""
     return model.init(key, images[:1], train=False)["params"]
 
 
 def loss(params, batch):
-    """The mean cross-entropy of one replica's batch."""
+    """Returns the mean cross-entropy of one replica on its batch."""
     logits = model.apply({"params": params}, batch["image"], train=True)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return losses.mean()
@@ -81,7 +83,7 @@ draws = jax.random.randint(jax.random.key(1), (STEPS, Y, 32), 0, len(images))
 
 
 def train(mesh):
-    """On the devices of the mesh: parameters after each step, and the compiled step."""
+    """Trains on a mesh; returns parameters after each step, and the compiled step."""
     stacked, batched = NamedSharding(mesh, P("replica")), NamedSharding(mesh, P("replica", "data"))
     params = jax.jit(lambda keys: flatjax.stack_replicas(init, keys), out_shardings=stacked)(keys)
     gradient = flatjax.map_replicas(jax.grad(loss), mesh=mesh)
@@ -108,13 +110,13 @@ for shard in sharded["Dense_0"]["kernel"].addressable_shards:
 # %% [markdown]
 # ## The same result
 #
-# Sums are taken in another order on another number of devices: results differ by rounding, which
-# training amplifies a little.
+# On another number of devices, sums are taken in another order. Therefore the results differ by
+# rounding, and training amplifies this difference a little.
 
 
 # %%
 def largest_difference(first, second):
-    """Of all weights of all replicas."""
+    """Returns the largest difference of a weight, over all weights of all replicas."""
     differences = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), first, second)
     return max(jax.tree.leaves(differences))
 
@@ -137,9 +139,10 @@ plt.show()
 # %% [markdown]
 # ## The same with `jax.pmap`
 #
-# Under `pmap` each device runs the program of one replica. Nothing is stacked inside the program,
-# and the transformation gets the name of the mapped axis instead of `replica_axis`. For new code
-# `jit` with a mesh is the form to prefer; `pmap` serves programs that already use it.
+# Under `pmap` each device runs the program of one replica. Nothing is stacked inside the program.
+# Therefore the transformation gets the name of the mapped axis (`axis_name`) instead of
+# `replica_axis`. Prefer `jit` with a mesh for new programs, and `pmap` for programs that already
+# use it.
 
 # %%
 named = flatjax.replicated_sgd(*schedules, axis_name="replica", decoupled=True)
@@ -147,7 +150,7 @@ on_devices = {"axis_name": "replica", "devices": jax.devices()[:Y]}
 
 
 def step_of_one(params, state, batch):
-    """A step of one replica; the coupling communicates over the axis "replica"."""
+    """Makes a step of one replica; the coupling communicates over the axis "replica"."""
     updates, state = named.update(jax.grad(loss)(params, batch), state, params)
     return optax.apply_updates(params, updates), state
 
@@ -161,3 +164,14 @@ for rows in draws:
 devices = params["Dense_0"]["kernel"].sharding.device_set
 difference = largest_difference(jax.device_get(params), one[-1])
 print(f"pmap over {len(devices)} devices; largest difference from one device {difference:.1e}")
+
+# %% [markdown]
+# ## What is seen
+#
+# - **The weights agree to rounding.** After 150 steps, eight devices and one device differ by
+#   2.4e-7 at most, for weights up to 0.61. `pmap` differs by 1.8e-7.
+# - **Communication is part of the program.** On the mesh, the compiled step has two all-reduces. On
+#   one device it has none.
+# - **The replicas meet.** Their distance to the center falls by more than five orders of magnitude.
+#
+# The page on many devices in `docs` explains how to start the same program on several hosts.

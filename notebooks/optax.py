@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Pipelines
 #
-# The transformations of flatjax are links of optax chains. Each cell makes one pipeline and trains
-# the same small network with it: three replicas of an MLP on the digits of scikit-learn.
+# How do I combine the transformations of flatjax with optax? Each cell builds one optax chain and
+# trains the same small network with it: three replicas of an MLP on scikit-learn's digits.
 
 # %%
 import os
@@ -41,19 +41,19 @@ rows = jax.random.randint(jax.random.key(1), (STEPS, 3, 64), 0, len(train_x))
 
 
 def init(key):
-    """Parameters of one replica."""
+    """Returns the parameters of one replica."""
     return model.init(key, train_x[:1], train=False)["params"]
 
 
 def loss(params, rows):
-    """Of one replica, on its batch."""
+    """Returns the loss of one replica on its batch."""
     logits = model.apply({"params": params}, train_x[rows], train=True)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, train_y[rows])
     return losses.mean()
 
 
 def test_error(params):
-    """In per cent."""
+    """Returns the test error in per cent."""
     logits = model.apply({"params": params}, test_x, train=False)
     return 100 * float(jnp.mean(logits.argmax(-1) != test_y))
 
@@ -63,7 +63,7 @@ value_and_grad = flatjax.map_replicas(jax.value_and_grad(loss))
 
 
 def train(tx, params=replicas):
-    """Trains all replicas; returns parameters, state, and what is logged at every step."""
+    """Trains all replicas; returns parameters, state, and a log of every step."""
 
     def step(carry, rows):
         params, state = carry
@@ -82,7 +82,7 @@ logs = {}
 
 
 def report(name, tx):
-    """Trains and prints: the error of the center, and how far replicas are from it."""
+    """Trains; prints the error of the center and the distance of replicas to it."""
     params, state, logs[name] = train(tx)
     center = flatjax.replica_center(params, replica_axis=0)
     distance = float(logs[name]["distance"][-1])
@@ -93,8 +93,8 @@ def report(name, tx):
 # %% [markdown]
 # ## Force first, pull last
 #
-# `couple_replicas` adds a force to the gradient: it stands before weight decay and momentum. Its
-# strength is a schedule.
+# `couple_replicas` adds a force to the gradient, so put it before weight decay and momentum. Its
+# strength gamma is a schedule.
 
 # %%
 learning_rate = optax.cosine_decay_schedule(0.1, STEPS)
@@ -107,9 +107,9 @@ force = optax.chain(
 _ = report("force, SGD", force)
 
 # %% [markdown]
-# `pull_to_center` contracts the weights after any optimizer: it stands last, behind AdamW too,
-# where a force in the gradient would be rescaled with it. It takes the optimizer's learning rate,
-# and a larger gamma at the smaller learning rate of AdamW.
+# `pull_to_center` contracts the weights after the optimizer has moved them, so put it last. It
+# works after AdamW too. (AdamW would rescale a force in the gradient.) It takes the learning rate
+# of the optimizer. AdamW has a smaller learning rate, so gamma is larger here.
 
 # %%
 adam_rate = optax.cosine_decay_schedule(3e-3, STEPS)
@@ -122,7 +122,8 @@ _ = report("AdamW, pull", pull)
 # %% [markdown]
 # ## Clipping
 #
-# On stacked parameters a norm is that of all replicas. `per_replica` makes it each replica's own.
+# On stacked parameters, `clip_by_global_norm` takes one norm of all replicas. Inside `per_replica`,
+# it takes a norm for each replica.
 
 # %%
 scales = jnp.array([1.0, 2.0, 3.0])  # gradients of three sizes
@@ -138,8 +139,8 @@ _ = report("clipped", optax.chain(clip, force))
 # %% [markdown]
 # ## Weight decay of kernels only
 #
-# Masks are optax's own: a pytree of bools. Here biases neither decay nor are coupled, and stay
-# apart.
+# Masks are pytrees of bools, as in optax. Here biases do not decay and are not coupled. Therefore
+# the biases of the replicas stay apart.
 
 # %%
 is_kernel = lambda params: jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
@@ -153,8 +154,8 @@ _ = report("masked", masked)
 # %% [markdown]
 # ## Hyperparameters in the state
 #
-# `inject_hyperparams` makes numbers of the state out of arguments, to be logged or changed without
-# a new compilation. Arguments that shape the program are named in `static_args`.
+# `inject_hyperparams` stores arguments as numbers in the state. You can log or change them there
+# without a new compilation. List arguments that shape the program in `static_args`.
 
 # %%
 shaping = ("replica_axis", "period", "overlapped")
@@ -169,8 +170,8 @@ print({name: float(value) for name, value in optax.tree.get(state, "hyperparams"
 # %% [markdown]
 # ## Accumulated gradients
 #
-# `MultiSteps` makes one step of several gradients, and coupling is part of the step: schedules
-# count steps.
+# `MultiSteps` makes one step from several gradients. The coupling is part of the step, and
+# schedules count steps.
 
 # %%
 half = optax.chain(
@@ -184,8 +185,9 @@ print("steps:", int(state.gradient_step), " gradients:", STEPS)
 # ## Entropy-SGD around Adam, with an average
 #
 # `entropy_sgd` wraps two optimizers: `inner` without its learning rate, and `outer`, which moves
-# the anchor. It replaces the parameters, so it comes last; only `average_params` may follow, since
-# it lets updates pass. gamma_0 is measured from the loss (`value=` above).
+# the anchor. It replaces the parameters, so put it last. Only `average_params` may follow it,
+# because it does not change the updates. The first gamma, `gamma_0`, is measured from the loss
+# (`value=` above).
 
 # %%
 growth = flatjax.schedules.scoping(1.0, STEPS // 5, factor=100)
@@ -210,10 +212,13 @@ for name in ("anchor", "average"):
     print(f"test errors of the three {name}s: {', '.join(f'{error:.1f} %' for error in errors)}")
 
 # %% [markdown]
-# Nothing couples the three networks of the last pipeline, so the distance stays, and their center
-# is no network to use: `parle` couples them.
+# Nothing couples the three networks of the last pipeline. Their distance stays large, and their
+# center is not a useful network. To couple them, use `parle`.
 #
 # ## What the runs look like
+#
+# Left: the training loss, averaged over the replicas. Right: the distance of the replicas to their
+# center.
 
 # %%
 colors = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
@@ -229,5 +234,14 @@ axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The loss is the mean over replicas of each one's own. It rises while they meet, since each had a
-# minimum for itself.
+# ## What is seen
+#
+# - **Order.** A force goes first in the chain. A pull and Entropy-SGD go last.
+# - **Replicas meet.** In all coupled pipelines the distance falls by orders of magnitude, and the
+#   center has a test error of 6.5% to 8.5%. With a mask the biases stay apart (the dotted line).
+# - **The loss rises in the middle.** At first each replica approaches its own minimum. While the
+#   replicas meet, they leave these minima.
+# - **Without a coupling the center is useless.** In the last pipeline its test error is 22%,
+#   although each of the three anchors is at about 8%.
+#
+# The page on composing with optax in `docs` lists what works with what.

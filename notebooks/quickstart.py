@@ -14,9 +14,9 @@
 # %% [markdown]
 # # Two minima, four algorithms
 #
-# A landscape in two dimensions with a sharp minimum, which is the deeper one, and a wide one. SGD,
-# SAM, Entropy-SGD and Replicated-SGD start from the same random points and use the same number of
-# gradients. Which minimum do they choose?
+# Which minimum does an algorithm find: a sharp one or a wide one? Here the loss depends on two
+# weights. It has a sharp minimum, which is deeper, and a wide minimum. SGD, SAM, Entropy-SGD and
+# Replicated-SGD start from the same random points and use the same number of gradients.
 
 # %%
 import functools
@@ -35,8 +35,8 @@ NUM_STARTS, GRADIENTS = (20, 84) if REDUCED else (1000, 630)
 plt.rcParams.update({"figure.dpi": 90, "font.size": 10, "savefig.bbox": "tight"})
 
 # %% [markdown]
-# The wide minimum has a flat bottom of radius 1, the sharp one a width of 0.3. A batch adds noise
-# to the gradient.
+# The wide minimum has a flat bottom of radius 1. The sharp minimum has a width of 0.3. Noise on the
+# gradient plays the role of random batches.
 
 # %%
 SHARP, WIDE = jnp.array([-1.0, 0.0]), jnp.array([1.2, 0.0])
@@ -44,7 +44,7 @@ NOISE = 0.5
 
 
 def landscape(w):
-    """The loss."""
+    """Returns the loss."""
     from_sharp, from_wide = jnp.sum((w - SHARP) ** 2), jnp.sum((w - WIDE) ** 2)
     sharp = -1.2 * jnp.exp(-from_sharp / (2 * 0.3**2))
     wide = -jnp.exp(-((from_wide / 1.1**2) ** 2))
@@ -52,13 +52,13 @@ def landscape(w):
 
 
 def noisy_gradient(w, xi):
-    """The gradient of a batch, which is told by xi."""
+    """Returns the gradient of a batch; xi is its noise."""
     return jax.grad(landscape)(w) + NOISE * xi
 
 
 @jax.jit
 def settle(w):
-    """The minimum below w: gradient descent without noise."""
+    """Descends from w without noise; returns the minimum."""
     return jax.lax.fori_loop(0, 300, lambda _, w: w - 0.05 * jax.grad(landscape)(w), w)
 
 
@@ -73,24 +73,27 @@ for name, w in minima.items():
 # %% [markdown]
 # ## The algorithms
 #
-# Both SAM and Entropy-SGD look around: SAM along the gradient to a radius ρ, Entropy-SGD by the
-# noise ε of its inner loop. Replicated-SGD has three or seven replicas that start independently. A
-# replica of y makes a y-th of the steps, SAM half of them: all spend the same number of gradients.
+# SAM and Entropy-SGD look at the surroundings of a point. SAM moves along the gradient by a length
+# ρ. Entropy-SGD explores by noise of scale ε in its inner loop. Replicated-SGD has three or seven
+# replicas with independent starts.
+#
+# All algorithms spend the same number of gradients. SAM takes two gradients a step, so it makes
+# half of the steps. With y replicas, each replica makes 1 / y of the steps.
 
 
 # %%
 def learning_rate(steps):
-    """Falls to 0 in so many steps."""
+    """Returns a schedule that falls to 0 in this number of steps."""
     return optax.cosine_decay_schedule(0.1, steps)
 
 
 def sgd():
-    """Plain."""
+    """Returns plain SGD and its number of steps."""
     return optax.sgd(learning_rate(GRADIENTS)), GRADIENTS
 
 
 def sam(rho=0.7):
-    """Two gradients a step."""
+    """Returns SAM, which takes two gradients a step, and its number of steps."""
     ascent = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
     tx = optax.contrib.sam(
         optax.sgd(learning_rate(GRADIENTS // 2)), ascent, sync_period=2, opaque_mode=True
@@ -99,7 +102,7 @@ def sam(rho=0.7):
 
 
 def esgd(noise_scale=0.6, gamma=0.1, inner_steps=10):
-    """The coupling to the anchor grows by a factor of 100."""
+    """Returns Entropy-SGD; its coupling to the anchor grows by a factor of 100."""
     tx = flatjax.esgd(
         learning_rate(GRADIENTS),
         flatjax.schedules.scoping(gamma, GRADIENTS // inner_steps, factor=100),
@@ -113,7 +116,7 @@ def esgd(noise_scale=0.6, gamma=0.1, inner_steps=10):
 
 
 def rsgd(y, gamma=0.02):
-    """That of y replicas to their center by 10,000, until they have met."""
+    """Returns Replicated-SGD; its coupling grows by 10,000 until replicas have met."""
     steps = GRADIENTS // y
     tx = flatjax.replicated_sgd(
         learning_rate(steps),
@@ -126,20 +129,20 @@ def rsgd(y, gamma=0.02):
 
 
 def solution(state, w):
-    """What each algorithm says that its model is."""
+    """Returns the model of an algorithm: the anchor, the center or the weights."""
     if isinstance(state, flatjax.EntropySGDState):
         return flatjax.eval_params(state, w)
     return flatjax.replica_center(w, replica_axis=0) if w.ndim == 2 else w
 
 
 def train(tx, steps, start, key):
-    """The path of the iterates, and that of the solution."""
+    """Trains; returns the path of the iterates and the path of the solution."""
     gradient = jax.vmap(noisy_gradient) if start.ndim == 2 else noisy_gradient
 
     def step(carry, key):
         w, state = carry
         xi = jax.random.normal(key, w.shape)
-        grad_fn = lambda w, _: gradient(w, xi)  # for SAM: the same batch once more
+        grad_fn = lambda w, _: gradient(w, xi)  # SAM takes the same batch twice
         updates, state = tx.update(gradient(w, xi), state, w, grad_fn=grad_fn)
         w = optax.apply_updates(w, updates)
         return (w, state), (w, solution(state, w))
@@ -148,17 +151,17 @@ def train(tx, steps, start, key):
 
 
 def random_start(key, y=None):
-    """Anywhere in the square; each replica on its own."""
+    """Draws a start in the square; each replica has its own."""
     return jax.random.uniform(key, (2,) if y is None else (y, 2), minval=-2.5, maxval=2.5)
 
 
 def choices(tx, steps, y=None, num_starts=NUM_STARTS):
-    """Who ends above the wide minimum, of many starts; and the paths of the first."""
+    """Returns which of many starts end in the wide minimum, and paths of the first."""
     keys = jax.random.split(jax.random.key(0), num_starts)
     starts = jax.vmap(lambda key: random_start(key, y))(
         jax.random.split(jax.random.key(1), num_starts)
     )
-    # All algorithms have the first start in common, Replicated-SGD for its first replica.
+    # All algorithms share the first start; in Replicated-SGD the first replica has it.
     starts = starts.at[(0,) if y is None else (0, 0)].set(FIRST_START)
     paths = jax.vmap(functools.partial(train, tx, steps))(starts, keys)
     ends = jax.vmap(settle)(paths[1][:, -1])
@@ -184,8 +187,9 @@ for name, algorithm in ALGORITHMS.items():
 # %% [markdown]
 # ## One start
 #
-# The dots are the ends. Entropy-SGD's anchor is drawn, and behind it, in grey, the inner iterate
-# which explores; of Replicated-SGD the center, and in grey the replicas.
+# Crosses are starts and dots are ends. The coloured line of Entropy-SGD is its anchor, and the grey
+# line is its inner iterate, which explores. The coloured line of Replicated-SGD is the center, and
+# the grey lines are the replicas.
 
 # %%
 COLORS = dict(zip(ALGORITHMS, ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"], strict=True))
@@ -212,8 +216,9 @@ plt.show()
 # %% [markdown]
 # ## How far do they look?
 #
-# Both SAM and Entropy-SGD have a length: the radius ρ, and the scale ε of the noise of the inner
-# loop. (Hyperparameters may be traced: one compiled program draws the curve.)
+# SAM and Entropy-SGD each have a length: the radius ρ, and the scale ε of the noise. The right
+# picture varies this length. (Hyperparameters may be traced, so one compiled program computes a
+# whole curve.)
 
 # %%
 lengths = jnp.linspace(0.05, 1.2, 4 if REDUCED else 14)
@@ -221,7 +226,7 @@ num_starts = NUM_STARTS // 4
 
 
 def curve(make):
-    """The share of wide minima at each length."""
+    """Returns the share of starts that end in the wide minimum, at each length."""
     run = lambda length: choices(*make(length), num_starts=num_starts)[0].mean()
     return jax.jit(jax.vmap(run))(lengths)
 
@@ -242,15 +247,17 @@ plt.show()
 # %% [markdown]
 # ## What is seen
 #
-# - **SGD** goes down from where it starts.
-# - **SAM and Entropy-SGD** choose the wide minimum from everywhere *if* they look further than the
-#   sharp one is wide, about 0.5 here. If they do not, they choose the sharp one more often than
-#   SGD does. In the picture SAM stops beside the minimum, not in it: what is counted is the
-#   minimum below its end.
-# - **Replicated-SGD** lets the replicas vote, and most of them start in the larger basin; in the
-#   picture two in the sharp one outvote one in the wide one. A gain, and a small one: the slopes
-#   of a sharp minimum hold their replicas well.
-# - Nobody had to know where the minima are. But ρ and ε were chosen knowing how wide they are.
-#
-# What is a picture here need not be true of networks, where basins are many and noise comes from
-# the data: `experiments/RESULTS.md` has what was measured there.
+# - **SGD** descends into the basin in which it starts. It ends in the wide minimum from 62% of the
+#   starts.
+# - **SAM and Entropy-SGD** end in the wide minimum from every start, *if* their length is large
+#   enough to leave the sharp minimum. Here Entropy-SGD needs a length of about 0.5, and SAM of
+#   about 0.7. At lengths below 0.4 they choose the sharp minimum more often than SGD. SAM stops
+#   next to a minimum, as the picture shows. The table counts the minimum into which gradient
+#   descent leads from there.
+# - **Replicated-SGD** works like a vote. Most replicas start in the larger basin, so the wide
+#   minimum wins more often: from 68% of the starts with three replicas, and from 70% with seven.
+#   The gain is small, because a sharp minimum holds its replicas with strong forces. In the
+#   picture, two replicas in the sharp minimum outvote the third one.
+# - **Limits.** No algorithm was told where the minima are. But ρ and ε were chosen with knowledge
+#   of the widths. Networks have many basins, and their noise comes from the data, so this picture
+#   need not hold for them. `experiments/RESULTS.md` has measurements on networks.

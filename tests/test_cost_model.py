@@ -56,6 +56,7 @@ def test_seldom_coupled_replicas_cost_as_if_alone():
     assert waits(10**9) < 1e-9 * period(1).coupling + 1e-12
 
 
+@pytest.mark.claim("docs/distributed.md", "| int8, b = 1 | y - 1 | y < 8 |")
 def test_rounding_pays_below_eight_bytes_over_those_of_a_weight():
     """Where latency counts nothing; int8 is a quarter of float32, but gathered, not reduced."""
     job = dataclasses.replace(JOB, arrays=0)

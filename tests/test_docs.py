@@ -4,9 +4,12 @@ import pathlib
 import re
 import types
 
+import optax
 import pytest
+from devices import devices
 
 import flatjax
+from experiments.engine import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {page.stem: page.read_text() for page in (ROOT / "docs").glob("*.md")}
@@ -43,6 +46,7 @@ def examples(page):
 
 
 @pytest.mark.slow
+@pytest.mark.claim("docs/quickstart.md", "again below 0.09")
 def test_the_programs_of_the_quickstart_run_and_learn(capsys):
     namespace = {}
     for program in examples("quickstart"):
@@ -55,6 +59,28 @@ def test_the_programs_of_the_quickstart_run_and_learn(capsys):
     assert "Entropy-SGD" in printed
 
 
+@pytest.mark.parametrize("page", ["choosing", "relations"])
+def test_short_programs_make_optimizers(page):
+    namespace = {}
+    exec(examples(page)[0], namespace)
+    assert isinstance(namespace["tx"], optax.GradientTransformationExtraArgs)
+
+
+@pytest.mark.claim("docs/optax.md", "It prints the shape of the updates three times")
+def test_the_pipelines_of_optax_are_in_order(capsys):
+    exec(examples("optax")[0], {})
+    assert capsys.readouterr().out == 3 * "{'w': (3, 5, 3)}\n"
+
+
+@pytest.mark.claim("docs/flatness.md", "for two strengths of the noise")
+def test_the_example_of_measures_prints_a_table(capsys):
+    exec(examples("flatness")[0], {})
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rises = [float(line[1]) for line in shown if line[:1] in (["0.1"], ["0.5"])]
+    assert len(rises) == 2
+    assert 0 < rises[0] < rises[1]
+
+
 @pytest.mark.claim("docs/diloco.md", "It prints a loss below 0.01")
 def test_the_example_of_diloco_runs_and_learns(capsys):
     namespace = {}
@@ -64,6 +90,19 @@ def test_the_example_of_diloco_runs_and_learns(capsys):
     assert len(losses) == 2
     assert max(losses) < 0.01
     assert len(namespace["params"]["b"]) == 1
+
+
+@pytest.mark.claim("docs/distributed.md", "the center, which equals `truth`")
+def test_the_example_of_distributed_trains_on_a_mesh(capsys):
+    devices(8)
+    (program,) = examples("distributed")
+    exec(program.replace('jax.config.update("jax_num_cpu_devices", 8)', ""), {})
+    assert capsys.readouterr().out == "{'replica': 4, 'data': 2} [ 1. -2.  3.]\n"
+
+
+@pytest.mark.claim("docs/distributed.md", "30 seconds without a sign of life")
+def test_the_time_after_which_processes_stop():
+    assert processes.HEARTBEAT_SECONDS == 30
 
 
 @pytest.mark.slow

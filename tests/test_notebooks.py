@@ -1,4 +1,4 @@
-"""Notebooks: their sources run, reduced, and are what was executed."""
+"""Notebooks: sources run, reduced; executed copies agree with them and end in a conclusion."""
 
 import json
 import pathlib
@@ -30,9 +30,16 @@ def test_sources_run(source, monkeypatch):
 def test_the_executed_notebook_is_the_source(source):
     executed = json.loads(source.with_suffix(".ipynb").read_text())
     cells = jupytext.read(source).cells
-    code = lambda cells: ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    assert code(executed["cells"]) == code(cells)
+    sources = lambda cells: [(c["cell_type"], "".join(c["source"])) for c in cells]
+    assert sources(executed["cells"]) == sources(cells)
     outputs = [output for cell in executed["cells"] for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert source.with_suffix(".ipynb").stat().st_size < 1e6
+
+
+@each_source
+def test_notebooks_end_in_a_conclusion(source):
+    last = jupytext.read(source).cells[-1]
+    assert last["cell_type"] == "markdown"
+    assert "## What is seen" in last["source"]

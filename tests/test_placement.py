@@ -155,7 +155,7 @@ def test_a_network_with_batch_norm(placement):
 
 
 @pytest.mark.parametrize("name", only(["4x2"], MESHES))
-@pytest.mark.claim("docs/choosing.md", "All give the same parameters")
+@pytest.mark.claim("docs/choosing.md", "All placements give the same parameters")
 def test_batches_sharded_over_data(name):
     """Batch norm sees the whole batch of its replica, and each device holds its part alone."""
     place = lambda *axes: NamedSharding(mesh(name), P(*axes))
