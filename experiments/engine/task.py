@@ -79,7 +79,7 @@ class Task:
     @functools.cached_property
     def held_out_batches(self) -> list[dict[str, jax.Array]]:
         """All held-out examples."""
-        return self._eval_batches(self.held_out, len(self.held_out), eval_batch_size())
+        return self.batches(self.held_out)
 
     @functools.cached_property
     def curve_batches(self) -> list[dict[str, jax.Array]]:
@@ -100,6 +100,10 @@ class Task:
         size = self.config.batch_size
         count = min(STATISTICS_BATCHES, len(self.train) // size)
         return self._eval_batches(self.train, count * size, size)
+
+    def batches(self, split: Split) -> list[dict[str, jax.Array]]:
+        """Examples as they are evaluated, made anew: where many tasks are alive, keep none."""
+        return self._eval_batches(split, len(split), eval_batch_size())
 
     def _eval_batches(self, split, count, batch_size):
         head, normalization = split[:count], self.objective.problem.normalization
