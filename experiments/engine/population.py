@@ -96,9 +96,9 @@ class Population:
     """
 
     def __init__(self, config: TrainConfig, tasks: Sequence[Task]):
-        if any(task.stream is not None for task in tasks):
+        if not all(task.is_in_memory for task in tasks):
             name = config.data.dataset
-            raise ValueError(f"dataset must be in memory here, but {name} is a stream.")
+            raise ValueError(f"dataset must be in memory here, but {name} is a stream or a file.")
         self.config = config
         self.tasks = list(tasks)
         self.plan = make_plan(config, self.tasks[0])
