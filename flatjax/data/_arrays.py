@@ -100,8 +100,8 @@ def from_npy(
 ) -> Dataset:
     """Maps the images in a folder of npy files; `flatjax.data.load` has their names.
 
-    The images stay in the files; the operating system reads the examples that are used. They are uint8 or float32
-    in C order, as `numpy.save` writes an array of this dtype. Labels are read at once.
+    The images stay in the files; the operating system reads the examples that are used. They are
+    uint8 or float32 in C order, as `numpy.save` writes arrays. Labels are read at once.
 
     Raises:
       FileNotFoundError: there is no such folder.
