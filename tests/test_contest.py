@@ -115,6 +115,26 @@ def test_it_continues_from_what_is_there(done, tmp_path):
             assert one.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_records_with_and_without_meetings_live_together(tmp_path):
+    """Whoever began with an older version continues with this one, in one file."""
+    space = RATE | {"gamma": (1e-6, 1e-5)}
+    contestants = {"rsgd": Contestant({"algorithm": "rsgd"}, space)}
+    only = dataclasses.replace(TINY, contestants=contestants)
+    run.run_contest(only, tmp_path, progress=False)
+    path = run.path_of(tmp_path, "MLP", "rsgd")
+    whole = store.read_lines(path)
+    assert all(set(record["meeting"]) == {"center", "replicas", "distance"} for record in whole)
+    old = [{name: r[name] for name in r if name != "meeting"} for r in whole[:-1]]
+    store.write_lines(path, old)
+    run.run_contest(only, tmp_path, progress=False)
+    *before, last = store.read_lines(path)
+    assert before == old
+    drop = lambda record: {n: v for n, v in record.items() if n not in ("seconds", "meeting")}
+    assert drop(last) == drop(whole[-1])
+    assert last["meeting"] == whole[-1]["meeting"]
+
+
 def test_records_of_another_contest_are_refused(done):
     base = TINY.base.changed(momentum=0.5)
     slower = {"sgd": Contestant({"algorithm": "sgd"}, {"learning_rate": (0.01, 0.1)})}

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from experiments import __main__ as command_line
+from experiments.configs import contest as configs
 from experiments.configs.contest import STUDY
 from experiments.report import store
 from experiments.report.statistics import holm, holm_levels
@@ -176,3 +179,22 @@ def test_the_levels_of_holm_reject_what_holm_rejects():
     for _ in range(50):
         p = rng.uniform(0, 0.06, 6) ** rng.integers(1, 4)
         np.testing.assert_array_equal(p <= holm_levels(p), holm(p) <= 0.05)
+
+
+def test_replicas_that_have_not_met_are_warned_of_once(fake, tmp_path, monkeypatch, capsys):
+    """The records of most runs are older than meetings."""
+    shutil.copytree(fake, tmp_path, dirs_exist_ok=True)
+    path = run.path_of(tmp_path, SETTINGS[1], "rsgd")
+    records = store.read_lines(path)
+    meetings = {"center": 16.0, "replicas": 8.0}, {"center": 8.5, "replicas": 8.0}
+    for record, meeting in zip(records[-3:], (*meetings, meetings[0]), strict=True):
+        record["meeting"] = meeting | {"distance": 0.7}
+    store.write_lines(path, records)
+    monkeypatch.setattr(configs, "SMALL", FAKE)
+    arguments = ["contest", "--small", "--report-only", "--out", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(
+        "warning: rsgd: in 2 of 3 runs replicas have not met (distance 0.7, center 16 %, "
+    )
+    assert warning.endswith(f"They belong to: {SETTINGS[1]} (2).")

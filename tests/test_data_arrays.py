@@ -15,6 +15,7 @@ from flatjax.data import (
     take_batch,
     to_device,
 )
+from flatjax.data._arrays import is_mapped
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(256, size=(12, 5, 4, 3), dtype=np.uint8)
@@ -193,3 +194,60 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"data\.npz: damaged"):
             load(name)
+
+
+def save(folder, **arrays):
+    """Writes npy files."""
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return f"npy:{folder}"
+
+
+@pytest.mark.parametrize("images", [IMAGES, VECTORS.astype(np.float32)], ids=["bytes", "floats"])
+def test_images_of_a_folder_stay_in_their_files(images, tmp_path):
+    arrays = {"x_train": images, "y_train": LABELS, "x_test": images[:5], "y_test": LABELS[:5]}
+    mapped = load(save(tmp_path / "folder", **arrays))
+    whole = load(write(tmp_path / "data.npz", **arrays))
+    for one, other in ((mapped.train, whole.train), (mapped.test, whole.test)):
+        assert is_mapped(one.image)
+        assert is_mapped(one[2:4].image)
+        assert not is_mapped(one[[1, 3]].image)
+        assert not is_mapped(other.image)
+        for found, expected in zip(one.arrays, other.arrays, strict=True):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+    assert Normalization.from_images(mapped.train.image) == Normalization.from_images(
+        whole.train.image
+    )
+
+
+LATE = np.zeros((1200, 2), np.float32)
+LATE[1100, 1] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (VECTORS, TypeError, "must be uint8 or float32 to stay in their file, got float64"),
+        (np.asfortranarray(IMAGES), ValueError, "must be in C order"),
+        (LATE, ValueError, "must be finite in float32, but image 1100"),
+        (np.array([None] * 12), ValueError, r"x_test\.npy: damaged, or not .*numpy\.save"),
+    ],
+    ids=["double", "order", "nan", "objects"],
+)
+def test_what_cannot_stay_in_its_file_is_refused(images, error, message, tmp_path):
+    labels = np.zeros(len(images), int)
+    name = save(tmp_path / "folder", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(error, match=message) as raised:
+        load(name)
+    assert str(tmp_path / "folder") in str(raised.value)
+
+
+def test_a_folder_without_arrays_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none: there is no such folder"):
+        load(f"npy:{tmp_path / 'none'}")
+    with pytest.raises(ValueError, match="expected arrays x_train"):
+        load(save(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="test must say how many"):
+        load(save(tmp_path / "half", x_train=IMAGES, y_train=LABELS))

@@ -123,7 +123,7 @@ def test_the_example_of_merging_runs_and_shows_the_barrier(capsys):
 @pytest.mark.claim("docs/your_data.md", "It prints 11 tokens")
 def test_the_example_of_a_text_runs(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    exec(examples("your_data")[2], {})
+    exec(examples("your_data")[3], {})
     printed = capsys.readouterr().out
     assert printed.startswith("11 ")
     assert "'targets': (16, 32)" in printed

@@ -113,6 +113,13 @@ def test_variants_are_compared_with_sam_too_and_corrected_among_themselves():
     assert "to sam" in report.table(found, 0.3)
 
 
+def test_meetings_are_those_of_the_tested_runs():
+    old, new = fake([1.0, 2.0]), fake([1.0])
+    new["runs"][0]["meeting"] = meeting = {"center": 9.0, "replicas": 2.0, "distance": 0.5}
+    found = report.meetings({"a": {"rsgd": old, "sgd": fake([1.0])}, "b": {"rsgd": new}})
+    assert found == {"rsgd": [("a", None), ("a", None), ("b", meeting)], "sgd": [("a", None)]}
+
+
 def test_more_trials_hold_the_fewer():
     more = dataclasses.replace(TINY, trials_of={"sgd": 7})
     assert more.candidates("sgd")[: TINY.trials] == TINY.candidates("sgd")

@@ -196,6 +196,14 @@ def test_measures_are_ranked(tmp_path):
     assert (tmp_path / "flatness_study.png").stat().st_size > 1000
 
 
+def test_meetings_are_those_of_all_solutions():
+    rows = solutions()["MLP, clean"][:2]
+    rows[1]["meeting"] = meeting = {"center": 9.0, "replicas": 2.0, "distance": 0.5}
+    place = f"MLP, clean, batches of {rows[0]['factors']['batch_size']}"
+    found = reporting.meetings({"MLP, clean": rows})
+    assert found == {rows[0]["factors"]["algorithm"]: [(place, None), (place, meeting)]}
+
+
 def test_the_study_is_a_full_factorial_of_at_least_sixty_solutions():
     levels = [STUDY.algorithms, *STUDY.factors.values(), STUDY.batch_sizes, STUDY.seeds]
     assert math.prod(map(len, levels)) >= 60

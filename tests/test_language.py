@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from fast import slow
 
+from experiments import __main__ as command_line
 from experiments.configs.language import ARMS, SMALL, STUDY
+from experiments.engine.time_limit import TimeLimit
 from experiments.report import store
 from experiments.studies.language import run
 from experiments.studies.language.description import Coefficient
-from experiments.studies.language.report import report, summarize
+from experiments.studies.language.report import meetings, report, summarize
 from experiments.studies.language.text import CONTEXT, a_little_of_it
 from flatjax import data
 
@@ -72,6 +74,12 @@ def test_records_are_kept_and_continued(seeds, tmp_path, capsys):
     assert abs(unit["flatness"][-1]["rise_bits"][0]) < 0.5
     assert ("coefficient" in unit["flatness"][-1]) == bool(seeds)
     assert len(unit["final"]["replica_bits"]) == 4
+    assert unit["final"]["meeting"]["distance"] == pytest.approx(
+        unit["curve"][-1]["relative_distance"], abs=1e-5
+    )
+    found = meetings(records)
+    assert found["rSGD, K=2"] == [("seed 0", unit["final"]["meeting"])]
+    assert found["AdamW, S steps"] == [("seed 0", None)]
 
     rows = {row["arm"]: row for row in summarize(study, records)}
     assert (rows["rSGD, K=2"]["messages"], rows["AdamW, S steps"]["messages"]) == (8, 0)
@@ -82,6 +90,20 @@ def test_records_are_kept_and_continued(seeds, tmp_path, capsys):
     other = dataclasses.replace(study, points=1)
     with pytest.raises(store.OtherIdentityError, match="points: wanted 1, found 2"):
         run.read_study(other, tmp_path)
+
+
+def test_the_command_says_what_is_missing(tmp_path, capsys):
+    arguments = ["language", "--small", "--report-only", "--out", str(tmp_path / "none")]
+    assert command_line.main(arguments) == 1
+    assert "holds no complete run of this study" in capsys.readouterr().err
+
+
+def test_a_run_that_would_not_end_in_time_is_not_begun(tmp_path):
+    limit = TimeLimit(1e6)
+    limit.note("AdamW, S steps", "unit", 1e6)
+    run.run_study(TINY, tmp_path, progress=False, limit=limit)
+    assert limit.unfinished == 2
+    assert run.read_study(TINY, tmp_path) == {}
 
 
 def test_the_standard_library_is_divided_by_file():

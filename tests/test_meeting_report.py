@@ -9,7 +9,7 @@ from experiments import __main__ as command_line
 from experiments.commands import train
 from experiments.configs import digits
 from experiments.engine.config import TrainConfig
-from experiments.report.meeting import not_met
+from experiments.report.meeting import meeting_of, not_met
 from experiments.report.statistics import LEAST_FOR_TAU, mean_and_sem, with_error
 from experiments.studies import tune
 from experiments.studies.compare import report
@@ -32,13 +32,16 @@ def result(center, replicas, distance=0.7, algorithm="rsgd", **fields):
 
 
 def test_replicas_that_have_met_are_passed_over():
-    assert not_met([result(8.9, [8.0, 8.0]), result(3.0, [3.0])]) is None
+    results = [result(8.9, [8.0, 8.0]), result(3.0, [3.0])]
+    assert not_met([meeting_of(one) for one in results]) is None
+    assert not_met([None]) is None
 
 
 @pytest.mark.parametrize("others", [0, 2])
 def test_replicas_that_have_not_met_are_reported(others):
     apart = result(16.6, [7.0, 9.0])
-    found = not_met([apart] + others * [result(8.0, [8.0, 8.0], 0.0)])
+    results = [apart] + others * [result(8.0, [8.0, 8.0], 0.0)]
+    found = not_met([None, *map(meeting_of, results)])
     start = "in 1 of 3 runs replicas" if others else "replicas"
     assert found.startswith(
         f"{start} have not met (distance 0.7, center 16.6 %, replicas 8 %): their center is no"
@@ -71,7 +74,7 @@ def test_a_comparison_fits_100_columns_and_says_what_it_shows(seeds, with_statis
 
 
 def test_a_search_shows_no_error_of_one_seed_and_warns_of_its_best():
-    warning = not_met([result(16.6, [7.0, 9.0])])
+    warning = not_met([meeting_of(result(16.6, [7.0, 9.0]))])
     rows = [
         {"settings": {}, "seeds": 1, "validation_error": (16.6, 0.0), "warning": warning},
         {"settings": {}, "seeds": 2, "validation_error": (17.0, 0.5), "warning": None},

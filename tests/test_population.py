@@ -12,9 +12,11 @@ from experiments.engine.algorithm_settings import takers
 from experiments.engine.config import TrainConfig
 from experiments.engine.loop import Run
 from experiments.engine.plan import make_plan
-from experiments.engine.population import Population
+from experiments.engine.population import Population, Trained, meeting_record
+from experiments.engine.population_files import PopulationFile
 from experiments.engine.task import make_tasks
 from experiments.engine.train import train
+from experiments.report.meeting import not_met
 
 BASE = TrainConfig.of(
     dataset="digits",
@@ -80,6 +82,7 @@ def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
                 assert all(np.allclose(a, b, rtol=1e-5) for a, b in leaves) == is_same
         losses.append([float(run.task.evaluate(run.params, {})["loss"]) for run in found])
         losses[-1] += [run.train_loss for run in found]
+        losses[-1] += [run.meeting[name] for run in found for name in ("center", "replicas")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
@@ -108,9 +111,38 @@ def test_divergence_is_seen(tasks):
     settings = [first | {"learning_rate": 1e6}, second]
     bad, good = Population(BASE, tasks).train(settings, [0, 0], [0, 0], progress=False)
     assert not np.isfinite(bad.train_loss)
+    assert (bad.meeting, meeting_record(bad)) == (None, {})
     assert np.isfinite(good.train_loss)
 
 
 def test_what_shapes_the_program_is_refused(tasks):
     with pytest.raises(ValueError, match=r"settings must hold hyperparameters only.*batch_size"):
         Population(BASE, tasks).train([{"batch_size": 64}], [0], [0], progress=False)
+
+
+def test_whether_replicas_have_met_is_known_at_the_end(tasks):
+    """One run is hardly coupled: its center is none of the networks that learned."""
+    own = {"replicas": 2, "gamma_factor": 1.0, "epochs": 8}
+    settings = [{"learning_rate": 0.1, "gamma": gamma} for gamma in (1e-6, 3.0)]
+    apart, together = Population(BASE.changed(**own), tasks).train(
+        settings, [0, 0], [0, 0], progress=False
+    )
+    assert apart.meeting["center"] > 2 * apart.meeting["replicas"]
+    assert apart.meeting["distance"] > 0.5 > 0.1 > together.meeting["distance"]
+    for run in (apart, together):  # measured as the record's own error is
+        error = 100 * float(run.task.evaluate(run.params, run.batch_stats)["error"])
+        assert run.meeting["center"] == pytest.approx(error, abs=1e-3)
+    found = not_met([apart.meeting, together.meeting], ["weak", "sane"])
+    assert found.startswith("in 1 of 2 runs replicas have not met (distance 0.")
+    assert found.endswith("They belong to: weak (1).")
+
+
+def test_a_checkpoint_without_meetings_is_read(tmp_path):
+    file = PopulationFile(tmp_path / "networks.npz", {})
+    meeting = {"center": 16.6, "replicas": 8.0, "distance": 0.71}
+    new = Trained(None, {"w": np.ones(2)}, {}, 0.5, meeting)
+    old = new.arrays()
+    del old["meeting"]
+    file.save({"run": 2}, {"done": {"0": old, "1": new.arrays()}})
+    done = file.restore()[1]["done"]
+    assert [Trained.of_arrays(None, done[name]).meeting for name in "01"] == [None, meeting]

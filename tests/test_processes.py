@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from test_mesh import assert_same
 
-from experiments.engine import evaluate, processes
+from experiments.engine import evaluate, processes, steps
 from experiments.engine.config import TrainConfig
 from experiments.engine.loop import Run
 from experiments.engine.plan import make_plan
 from experiments.engine.restart import go_on_from, with_replicas
 from experiments.engine.run_directory import read_result
+from experiments.engine.task import make_task
 from experiments.engine.train import load_run, train
 from flatjax import data
 
@@ -71,6 +72,25 @@ class Numbered:
 def make_stream():
     """The training data."""
     return data.Stream(Numbered, data.Split(*Numbered(TEST_PASS)[0]), 2, num_batches=4)
+
+
+class Logged(np.memmap):
+    """Images in a file; who reads which is logged."""
+
+    def __getitem__(self, index):
+        if isinstance(index, np.ndarray) and (log := os.environ.get(LOG)):
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"{jax.process_index()} {' '.join(map(str, index))}\n")
+        return super().__getitem__(index)
+
+
+def make_file():
+    """The training data, in the file next to the log."""
+    images, labels = Numbered(0)[0]
+    if log := os.environ.get(LOG):
+        images = Logged(pathlib.Path(log).with_name("images"), np.uint8, "r", shape=images.shape)
+    split = data.Split(images, labels)
+    return data.Dataset("file", split, split, 2)
 
 
 def from_arguments(i, coordinator):
@@ -196,6 +216,32 @@ def test_two_processes_stop_together_and_one_continues(tmp_path):
     assert [record["step"] for record in found["history"]] == list(range(4, 81, 4))
     assert max(saved) < 80
     assert_same(found, train(CONFIG, progress=False))
+
+
+@pytest.mark.slow
+@pytest.mark.claim("docs/distributed.md", "reads the examples of its own replicas")
+def test_each_process_reads_its_own_examples_of_a_file(tmp_path, monkeypatch):
+    """And the run ends as one whose examples are in memory."""
+    config = CONFIG.changed(
+        **{"dataset": f"{__name__}:make_file", "validation": 0.0, "train_size": None},
+        **{"batch_size": 10, "epochs": 6},
+    )
+    (tmp_path / "images").write_bytes(Numbered(0)[0][0].tobytes())
+    monkeypatch.setenv(LOG, str(tmp_path / "reads.txt"))
+    for process in start(tmp_path, 60, from_arguments, config):
+        assert process.wait(timeout=600) == 0, (tmp_path / "0.txt").read_text()
+    monkeypatch.delenv(LOG)
+    whole = train(config, progress=False)
+    assert_same(read_result(tmp_path / "run"), whole, atol=1e-6)
+    plan = make_plan(config, make_task(config))
+    assert plan.window_rows is None
+    orders = [np.asarray(steps.epoch_order(plan, config.seed, epoch)) for epoch in range(3)]
+    lines = [line.split() for line in (tmp_path / "reads.txt").read_text().splitlines()]
+    for replica in range(2):
+        expected = [order[:, replica].ravel().tolist() for order in orders]
+        own = [list(map(int, numbers)) for process, *numbers in lines if int(process) == replica]
+        # `Numbered`, of which the data are made, has logged a pair of numbers.
+        assert [numbers for numbers in own if len(numbers) > 2] == expected
 
 
 @pytest.mark.slow

@@ -75,11 +75,16 @@ def test_the_examples_of_the_page_on_data_run(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLATJAX_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "flowers").symlink_to(place / "ships")
-    folder, arrays = examples("your_data")[:2]
+    folder, arrays, files = examples("your_data")[:3]
     namespace = {}
     exec(folder, namespace)
     assert namespace["flowers"].image_shape == (64, 64, 3)
     exec(arrays, namespace)
+    exec(files, namespace)
+    for one, other in zip(
+        data.load("npy:digits_npy").train.arrays, data.load("digits").train.arrays, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
     name = "npz:task.npz"
     assert main(["train", "--dataset", name, "--out", "run", *TINY]) == 0
     predict, params, state = models.load("run")

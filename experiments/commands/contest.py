@@ -4,7 +4,7 @@ import dataclasses
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import contest as configs
-from experiments.studies.contest.report import read_contest, report
+from experiments.studies.contest.report import meetings, read_contest, report
 from experiments.studies.contest.run import run_contest
 from experiments.studies.study import chosen
 
@@ -33,4 +33,6 @@ class Contest(InParts):
             settings=chosen(self.settings, contest.settings, "settings"),
             contestants=chosen(self.algorithms, contest.contestants, "algorithms"),
         )
-        return Parts("contest", contest, part, run_contest, read_contest, report, "setting")
+        return Parts(
+            "contest", contest, part, run_contest, read_contest, report, meetings, "setting"
+        )

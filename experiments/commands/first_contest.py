@@ -4,7 +4,7 @@ import dataclasses
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import first_contest as configs
-from experiments.studies.first_contest.report import report
+from experiments.studies.first_contest.report import meetings, report
 from experiments.studies.first_contest.run import read_contest, run_contest
 from experiments.studies.study import chosen
 
@@ -31,4 +31,6 @@ class FirstContest(InParts):
             settings=chosen(self.settings, contest.settings, "settings"),
             spaces=chosen(self.algorithms, contest.spaces, "algorithms"),
         )
-        return Parts("first-contest", contest, part, run_contest, read_contest, report, "setting")
+        return Parts(
+            "first-contest", contest, part, run_contest, read_contest, report, meetings, "setting"
+        )

@@ -4,7 +4,7 @@ import dataclasses
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import flatness_study as configs
-from experiments.studies.flatness_study.report import report
+from experiments.studies.flatness_study.report import meetings, report
 from experiments.studies.flatness_study.run import read_study, run_study
 from experiments.studies.study import chosen
 
@@ -31,4 +31,6 @@ class FlatnessStudy(InParts):
             tasks=chosen(self.tasks, study.tasks, "tasks"),
             algorithms=chosen(self.algorithms, study.algorithms, "algorithms"),
         )
-        return Parts("flatness-study", study, part, run_study, read_study, report, "block")
+        return Parts(
+            "flatness-study", study, part, run_study, read_study, report, meetings, "block"
+        )

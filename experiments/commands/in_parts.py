@@ -3,9 +3,11 @@
 import abc
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from experiments.engine.time_limit import TimeLimit, parse_duration
+from experiments.report.meeting import Meetings, warn_of
 
 
 def directory(out: pathlib.Path | None, command: str, *, small: bool) -> pathlib.Path:
@@ -67,6 +69,7 @@ class InParts(Limited, abc.ABC):
         results = parts.read(parts.study, out)
         if results:
             print(parts.report(parts.study, results, out))
+            warn_of(parts.meetings(results))
         elif not limit.unfinished:
             raise ValueError(f"out ({out}) holds no complete {parts.unit} of this study yet.")
         return limit.exit_status
@@ -83,6 +86,7 @@ class Parts:
       run: (part, out, progress=, limit=) runs what is missing.
       read: (study, out) -> the results that are complete.
       report: (study, results, out) -> text.
+      meetings: results -> the meetings of the replicas of all runs.
       unit: what a result is of, for the error where there is none.
     """
 
@@ -92,4 +96,5 @@ class Parts:
     run: Any
     read: Any
     report: Any
+    meetings: Callable[[Any], Meetings]
     unit: str

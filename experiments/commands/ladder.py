@@ -5,7 +5,8 @@ import pathlib
 
 from experiments.commands.in_parts import directory
 from experiments.configs import ladder as configs
-from experiments.studies.ladder.report import report
+from experiments.report.meeting import warn_of
+from experiments.studies.ladder.report import meetings, report
 from experiments.studies.ladder.run import read_records, run_ladder
 
 
@@ -39,4 +40,5 @@ class Ladder:
         if not records:
             raise ValueError(f"out ({out}) holds no run of this ladder yet.")
         print(report(records, out))
+        warn_of(meetings(ladder, records))
         return 0

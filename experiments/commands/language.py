@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from experiments.commands.in_parts import InParts
+from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import language as configs
-from experiments.studies.language.report import report
+from experiments.studies.language.report import meetings, report
 from experiments.studies.language.run import read_study, run_study
 from experiments.studies.study import chosen
 
@@ -21,15 +21,9 @@ class Language(InParts):
     Example: python -m experiments language --small
     """
 
-    def run(self) -> int:
-        """Runs and reports."""
+    def parts(self) -> Parts:
+        """The study."""
         study = configs.SMALL if self.small else configs.STUDY
-        out = self.directory("language")
-        if not self.report_only:
-            arms = chosen(self.algorithms, study.arms, "algorithms")
-            run_study(dataclasses.replace(study, arms=arms), out, progress=self.progress)
-        records = read_study(study, out)
-        if not records:
-            raise ValueError(f"out ({out}) holds no complete run of this study yet.")
-        print(report(study, records, out))
-        return 0
+        arms = chosen(self.algorithms, study.arms, "algorithms")
+        part = dataclasses.replace(study, arms=arms)
+        return Parts("language", study, part, run_study, read_study, report, meetings, "run")

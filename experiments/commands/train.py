@@ -21,7 +21,7 @@ from experiments.engine.placement import OnMesh, make_mesh
 from experiments.engine.restart import continued
 from experiments.engine.run_directory import read_config
 from experiments.engine.train import train, trusted_config
-from experiments.report.meeting import not_met
+from experiments.report.meeting import meeting_of, not_met
 from experiments.report.store import slug
 
 
@@ -113,7 +113,7 @@ class Train(Generic[A]):
             print(json.dumps({name: result[name] for name in _SHOWN}))
         else:
             print(f"{name}: {_sentence(result, out)}")
-        if (warning := not_met([result])) is not None:
+        if (warning := not_met([meeting_of(result)])) is not None:
             print(f"warning: {warning}", file=sys.stderr)
         return 0
 

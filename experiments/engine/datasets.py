@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flatjax import data
+from flatjax.data._arrays import is_mapped as _is_mapped
 from flatjax.data._local import is_text
 
 InMemory: TypeAlias = data.Dataset | data.TokenDataset
@@ -18,7 +19,7 @@ Examples: TypeAlias = data.DeviceSplit | data.DeviceTokens
 
 def is_function(name: str) -> bool:
     """Whether a data set is package.module:function, and not folder:PATH or the like."""
-    is_local = name.startswith(("folder:", "npz:", "folder,", "npz,"))
+    is_local = re.match("(folder|npz|npy)[:,]", name) is not None
     return (
         not (is_local or is_text(name))
         and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None
@@ -53,6 +54,11 @@ def load(name: str) -> InMemory | data.Stream:
             f"got {type(found)}."
         )
     return found
+
+
+def is_mapped(examples: Split) -> bool:
+    """Whether examples lie in a file, so that processes need not hold all of them."""
+    return _is_mapped(examples.arrays[0])
 
 
 def load_in_memory(name: str) -> InMemory:

@@ -1,6 +1,7 @@
 """What is measured of a run: its final model, its replicas, their ensemble, and how flat it is."""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -132,6 +133,41 @@ def measure_local_energy(
         "loss_sem": energy.sem["loss"].tolist(),
         "reference_error": _percent(energy.reference["error"]),
         "reference_loss": float(energy.reference["loss"]),
+    }
+
+
+def meeting(
+    task: Task, stack: chex.ArrayTree, batch_stats: chex.ArrayTree, stats: chex.ArrayTree
+) -> dict[str, float] | None:
+    """Compares replicas with their center at the end, see `experiments.report.meeting`.
+
+    Errors are measured on the held-out examples on which training is followed.
+
+    Args:
+      task: its data.
+      stack: stacked parameters of the networks whose center is the final model.
+      batch_stats: stacked statistics, for their structure.
+      stats: batch statistics of the final model.
+
+    Returns:
+      The meeting; None of a single network, and of networks that diverged.
+    """
+    members = flatjax.unstack_replicas(stack)
+    if len(members) == 1 or not jnp.isfinite(flatjax.replica_distance(stack, replica_axis=0)):
+        return None
+    member_stats = [statistics(task, member, batch_stats) for member in members]
+    found = flatjax.check_collapsed(
+        task.objective.eval_fn,
+        stack,
+        task.batches(task.held_out[: task.config.measures.curve_examples]),
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *member_stats),
+        center_state=(stats,),
+        tolerance=sys.float_info.max,  # the command warns, once, of all runs
+    )
+    return {
+        "center": _percent(found.center),
+        "replicas": _percent(found.replicas),
+        "distance": round(found.relative_distance, 6),
     }
 
 

@@ -1,14 +1,16 @@
-"""Feeds a run with a stream: consecutive batches lie on the device, in a window that moves on.
+"""Feeds a run with a stream or a file: batches lie on the device, in a window that moves on.
 
 The step in row r of an epoch takes the batches r y, ..., r y + y - 1 of the stream after those of
-the epochs before, one for each of y replicas. A window holds up to k rows, (k, y, B, ...), spread
+the epochs before, one for each of y replicas. Examples in a file are taken in the order of the
+epoch, as those in memory are. A window holds up to k rows, (k, y, B, ...), spread
 over devices as the replicas and their batches are; the next one begins at a multiple of k, or with
 an epoch. What is learned does not depend on k.
 
 Of several processes each reads the batches of the replicas that its devices hold. Batches that the
-stream can take by their numbers are not loaded by the others.
+stream can take by their numbers are not loaded by the others, nor are examples in a file.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -104,7 +106,8 @@ class Feed:
                 continue
             batch = next(self._reader)
             # All windows have one shape, so that programs are compiled once; nobody reads the rest.
-            arrays = arrays or _empty(batch, self._rows, self._num_replicas)
+            shape = (self._rows, self._num_replicas, len(batch))
+            arrays = arrays or _empty(batch, shape)
             for array, part in zip(arrays, (batch.image, batch.label), strict=True):
                 array[first + row, replica] = part
             digests[row, replica] = int(fingerprints.of_split(batch)["crc32"], 16)
@@ -116,11 +119,71 @@ class Feed:
         self._window = self._put(data.DeviceSplit(*arrays))
 
 
-def _empty(batch: data.Split, rows: int, num_replicas: int) -> tuple[np.ndarray, ...]:
-    """Images and labels of a window."""
+class FileFeed:
+    """The window of a run on examples that lie in a file.
+
+    Where it is follows from the step: a checkpoint holds no position.
+
+    Args:
+      train: the training examples; only those of a window are read.
+      order: epoch -> positions of the examples of its batches, (rows, y, B).
+      num_rows: rows of an epoch.
+      rows: k.
+      put: brings a window, whose arrays are (k, y, B, ...), to where the run lives.
+      own: the replicas whose batches this process needs.
+    """
+
+    position = None
+
+    def __init__(
+        self,
+        train: data.Split,
+        order: Callable[[int], np.ndarray],
+        num_rows: int,
+        rows: int,
+        put: Callable[[data.DeviceSplit], data.DeviceSplit],
+        own: Sequence[int],
+    ):
+        self._train, self._rows, self._put, self._own = train, rows, put, own
+        self._order = functools.lru_cache(maxsize=1)(order)
+        self._num_rows = num_rows
+        self._start = self._end = 0
+
+    def resume(self, position: None) -> None:
+        """Does nothing."""
+
+    def window(self, row: int) -> data.DeviceSplit:
+        """The window that holds a row, counted from the start of the run."""
+        if not self._start <= row < self._end:
+            self._load(row)
+        return self._window
+
+    def end(self, row: int) -> int:
+        """The first row after the window of `row`."""
+        self.window(row)
+        return self._end
+
+    def _load(self, row: int) -> None:
+        """Reads the window of a row."""
+        epoch, number = divmod(row, self._num_rows)
+        first = number - number % self._rows
+        order = self._order(epoch)[first : first + self._rows]
+        arrays = _empty(self._train, (self._rows, *order.shape[1:]))
+        for replica in self._own:
+            examples = self._train[order[:, replica].ravel()]
+            for array, part in zip(arrays, examples.arrays, strict=True):
+                own = array[: len(order), replica]
+                own[...] = part.reshape(own.shape)
+        self._start = row - (number - first)
+        self._end = self._start + len(order)
+        self._window = self._put(data.DeviceSplit(*arrays))
+
+
+def _empty(examples: data.Split, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Images and labels of a window of examples, (k, y, B, ...)."""
     # Of zeros that nobody writes, the operating system keeps none.
-    zeros = lambda array: np.zeros((rows, num_replicas, *array.shape), array.dtype)
-    return zeros(batch.image), zeros(batch.label)
+    zeros = lambda array: np.zeros((*shape, *array.shape[1:]), array.dtype)
+    return zeros(examples.image), zeros(examples.label)
 
 
 def moved_position(

@@ -1,5 +1,6 @@
 """The loop of a run: it takes steps, records epochs, saves and resumes."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +9,11 @@ import jax
 import numpy as np
 import tqdm
 
-from experiments.engine import evaluate, programs
+from experiments.engine import evaluate, programs, steps
 from experiments.engine.algorithms import Hyper
 from experiments.engine.config import TrainConfig
 from experiments.engine.datasets import Examples
-from experiments.engine.feed import Feed
+from experiments.engine.feed import Feed, FileFeed
 from experiments.engine.plan import Plan, hyper_of
 from experiments.engine.programs import Programs
 from experiments.engine.run_directory import RunDirectory, Saved
@@ -74,12 +75,17 @@ def device_train(plan: Plan, task: Task) -> Examples:
     return plan.placement.put(as_tree(task.train))
 
 
-def _feed(plan, task) -> Feed | None:
-    """Reads the stream of a task for one run; None if the training examples are in memory."""
-    if task.stream is None:
+def _feed(plan, task, seed) -> Feed | FileFeed | None:
+    """Reads the training examples for one run; None if they are in memory."""
+    if task.is_in_memory:
         return None
     y, place = plan.num_replicas, plan.placement
-    return Feed(task.stream, y, plan.window_rows, place.put_rows, place.own_replicas(y))
+    where = (plan.window_rows, place.put_rows, place.own_replicas(y))
+    if task.stream is not None:
+        return Feed(task.stream, y, *where)
+    order = jax.jit(functools.partial(steps.epoch_order, plan))
+    draw = lambda epoch: np.asarray(order(seed, epoch))
+    return FileFeed(task.train, draw, plan.batches_per_epoch, *where)
 
 
 class Run:
@@ -108,7 +114,7 @@ class Run:
         self.plan, self.config, self.task, self.files = plan, config, task, files
         self._programs = programs.programs_of(plan)
         self._hyper = plan.placement.put(hyper_of(config))
-        self._feed = _feed(plan, task)
+        self._feed = _feed(plan, task, config.seed)
         self._train = device_train(plan, task) if self._feed is None else None
         self.state = self._programs.init(self._hyper, config.seed)
         self.history: list[dict[str, Any]] = []
@@ -156,7 +162,7 @@ class Run:
     def take_steps(self, num_steps: int, **options: Any) -> np.ndarray:
         """Takes steps of this epoch and returns their losses, (steps, y); see `take_steps`.
 
-        Of a stream, the steps must not go beyond the window of the next one.
+        Where there is a window, they must not go beyond that of the next one.
         """
         draw = self._programs.draw(self.config.seed, self.step // self.plan.steps_per_epoch)
         train = self._train if self._feed is None else self._feed.window(self._row)

@@ -39,8 +39,8 @@ class Plan:
       objective: network and loss.
       num_examples: training examples in a pass.
       placement: where the arrays of the run are stored.
-      window_rows: how many rows of batches of a stream are on the device at once, see `feed`; None
-        if the training examples are in memory.
+      window_rows: how many rows of batches are on the device at once, see `feed`, of examples from
+        a stream or a file; None if the training examples are in memory.
 
     Raises:
       ValueError: the configuration does not fit the data.
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def examples_shape(self) -> tuple[int, ...]:
-        """The shape of the labels that programs see: of all examples, or a window of a stream."""
+        """The shape of the labels that programs see: of all examples, or of a window of them."""
         if self.window_rows is None:
             return (self.num_examples,)
         return self.window_rows, self.num_replicas, self.config.batch_size
@@ -138,9 +138,9 @@ def make_plan(config: TrainConfig, task: Task, placement: Placement | None = Non
 
 
 def _window_rows(config: TrainConfig, task: Task) -> int | None:
-    if task.stream is None:
+    if task.is_in_memory:
         return None
-    example, rows = task.train.image[0], task.stream.num_batches
+    example, rows = task.train.arrays[0][0], task.num_train // config.batch_size
     return rows_in_window(example, config.num_replicas, config.batch_size, rows)
 
 

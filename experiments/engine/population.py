@@ -19,6 +19,7 @@ from experiments.engine.plan import Plan, hyper_of, make_plan
 from experiments.engine.population_files import Nested, PopulationFile, leaves_of, with_leaves
 from experiments.engine.task import Task
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
+from experiments.report.meeting import Meeting
 
 
 class Watch:
@@ -50,12 +51,33 @@ class Trained:
       params: parameters of the final model.
       batch_stats: its batch statistics.
       train_loss: mean loss of the last epoch's batches; NaN if the run diverged.
+      meeting: of its replicas, see `evaluate.meeting`; None of a single network, of one that
+        diverged, and of one whose checkpoint is older than meetings.
     """
 
     task: Task
     params: chex.ArrayTree
     batch_stats: chex.ArrayTree
     train_loss: float
+    meeting: Meeting | None = None
+
+    def arrays(self) -> Nested:
+        """The model in a checkpoint."""
+        found = {"params": self.params, "batch_stats": self.batch_stats}
+        found["loss"] = np.asarray(self.train_loss)
+        return found | ({"meeting": dict(self.meeting)} if self.meeting else {})
+
+    @classmethod
+    def of_arrays(cls, task: Task, arrays: Nested) -> "Trained":
+        """The inverse of `arrays`."""
+        meeting = {name: float(value) for name, value in arrays.get("meeting", {}).items()}
+        stats, loss = arrays.get("batch_stats", {}), float(arrays["loss"])
+        return cls(task, arrays["params"], stats, loss, meeting or None)
+
+
+def meeting_record(model: Trained) -> dict[str, Any]:
+    """What the record of a run says of its replicas: nothing where nothing is known."""
+    return {} if model.meeting is None else {"meeting": model.meeting}
 
 
 class Population:
@@ -74,9 +96,9 @@ class Population:
     """
 
     def __init__(self, config: TrainConfig, tasks: Sequence[Task]):
-        if any(task.stream is not None for task in tasks):
+        if not all(task.is_in_memory for task in tasks):
             name = config.data.dataset
-            raise ValueError(f"dataset must be in memory here, but {name} is a stream.")
+            raise ValueError(f"dataset must be in memory here, but {name} is a stream or a file.")
         self.config = config
         self.tasks = list(tasks)
         self.plan = make_plan(config, self.tasks[0])
@@ -204,7 +226,7 @@ def _train_in_turn(plan, runs, progress, watch, saved) -> list[Trained]:
     """One run after another, by the programs of ordinary runs."""
     position, arrays = saved.restore() or ({"run": 0, "epoch": 0}, {})
     done: list[Trained] = [
-        Trained(runs[run][-1], model["params"], model.get("batch_stats", {}), float(model["loss"]))
+        Trained.of_arrays(runs[run][-1], model)
         for run, model in sorted((int(run), m) for run, m in arrays.get("done", {}).items())
     ]
     if watch and "watch" in arrays:
@@ -240,14 +262,7 @@ class _Turn:
                 "state": leaves_of(state),
                 "loss": np.asarray(loss),
                 "watch": self.watch.arrays() if self.watch else {},
-                "done": {
-                    str(number): {
-                        "params": model.params,
-                        "batch_stats": model.batch_stats,
-                        "loss": np.asarray(model.train_loss),
-                    }
-                    for number, model in enumerate(models)
-                },
+                "done": {str(number): model.arrays() for number, model in enumerate(models)},
             }
 
         self.saved.check(whole, {"run": self.number, "epoch": epoch}, arrays)
@@ -280,4 +295,5 @@ def _members(state):
 def _final(task, members, batch_stats, loss) -> Trained:
     center = flatjax.replica_center(members, replica_axis=0)
     stats = evaluate.statistics(task, center, batch_stats)
-    return Trained(task, center, stats, float(loss))
+    meeting = evaluate.meeting(task, members, batch_stats, stats)
+    return Trained(task, center, stats, float(loss), meeting)

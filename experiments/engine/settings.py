@@ -22,10 +22,11 @@ class Data:
     """digits (embedded), fashion_mnist, tiny_imagenet, any image classification set of TensorFlow
     Datasets (cifar10, cifar100, ...), or your own data: folder:PATH (train/CLASS/*.jpg, test/...;
     folder,size=64,test=0.2:PATH brings images to one size and sets some aside for testing),
-    npz:PATH (x_train, y_train, x_test, y_test; npz,task=regression:PATH), text:PATH (a file or a
-    folder; text,unit=characters,context=64:PATH), tfds_text:NAME of TensorFlow Datasets, or
-    package.module:function, which returns a flatjax.data.Dataset, a TokenDataset or, if it does not
-    fit into memory, a Stream. See docs/your_data.md."""
+    npz:PATH (x_train, y_train, x_test, y_test; npz,task=regression:PATH), npy:FOLDER (the same, one
+    npy file each; images stay there, and each process reads those of its replicas), text:PATH (a
+    file or a folder; text,unit=characters,context=64:PATH), tfds_text:NAME of TensorFlow Datasets,
+    or package.module:function, which returns a flatjax.data.Dataset, a TokenDataset or, if it does
+    not fit into memory, a Stream. See docs/your_data.md."""
     train_size: int | None = None
     """Train on a random subset of this size."""
     label_noise: float = 0.0

@@ -41,7 +41,8 @@ class Draw(NamedTuple):
     """The random choices of one epoch.
 
     Attributes:
-      order: indices of the training examples, (batches, y, B); an empty tuple for a stream.
+      order: indices of the training examples, (batches, y, B); an empty tuple where the device
+        holds a window of their batches.
       key: of the augmentation.
     """
 
@@ -83,16 +84,18 @@ def init_state(plan: Plan, hyper: Hyper, seed: chex.Numeric) -> State:
 
 def draw_epoch(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> Draw:
     """The order of the data in an epoch and a key; they depend on seed and epoch alone."""
-    own = _run_keys(seed)
-    if plan.window_rows is not None:
-        return Draw((), own.augmentation)
-    order = data.epoch_order(
-        jax.random.fold_in(own.order, epoch),
+    key = _run_keys(seed).augmentation
+    return Draw(() if plan.window_rows is not None else epoch_order(plan, seed, epoch), key)
+
+
+def epoch_order(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> jax.Array:
+    """Positions of the training examples in an epoch, (batches, y, B)."""
+    return data.epoch_order(
+        jax.random.fold_in(_run_keys(seed).order, epoch),
         plan.num_examples,
         plan.config.batch_size,
         plan.num_replicas,
     )
-    return Draw(order, own.augmentation)
 
 
 def take_batch(plan: Plan, train: Examples, draw: Draw, step: jax.Array) -> dict[str, jax.Array]:
@@ -100,7 +103,7 @@ def take_batch(plan: Plan, train: Examples, draw: Draw, step: jax.Array) -> dict
 
     Args:
       plan: the static part of the run.
-      train: the training examples, or the window of a stream, (rows, y, B, ...).
+      train: the training examples, or a window of their batches, (rows, y, B, ...).
       draw: of the epoch.
       step: gradients that were taken before, in all epochs.
     """

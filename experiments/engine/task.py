@@ -28,8 +28,8 @@ class Task:
     Attributes:
       config: the configuration.
       objective: network, loss and evaluation; tasks that differ in their data may share it.
-      train: the training examples, with their label noise, in host memory; the first of them, if
-        they come from a stream.
+      train: the training examples, with their label noise, in host memory or in a file; the first
+        of them, if they come from a stream.
       held_out: the examples on which models are evaluated.
       class_names: names of the classes, if they have any.
       stream: where all training examples come from, if they are not in memory.
@@ -48,6 +48,11 @@ class Task:
         if self.stream is None:
             return len(self.train)
         return self.stream.num_batches * self.config.batch_size
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all training examples are, instead of in a stream or a file."""
+        return self.stream is None and not datasets.is_mapped(self.train)
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -79,7 +84,7 @@ class Task:
     @functools.cached_property
     def held_out_batches(self) -> list[dict[str, jax.Array]]:
         """All held-out examples."""
-        return self._eval_batches(self.held_out, len(self.held_out), eval_batch_size())
+        return self.batches(self.held_out)
 
     @functools.cached_property
     def curve_batches(self) -> list[dict[str, jax.Array]]:
@@ -100,6 +105,10 @@ class Task:
         size = self.config.batch_size
         count = min(STATISTICS_BATCHES, len(self.train) // size)
         return self._eval_batches(self.train, count * size, size)
+
+    def batches(self, split: Split) -> list[dict[str, jax.Array]]:
+        """Examples as they are evaluated, made anew: where many tasks are alive, keep none."""
+        return self._eval_batches(split, len(split), eval_batch_size())
 
     def _eval_batches(self, split, count, batch_size):
         head, normalization = split[:count], self.objective.problem.normalization
@@ -152,6 +161,8 @@ def load_splits(config: Data) -> tuple[Split, Split, int]:
         refuse_for("text", config, "label_noise", "augment", "rgb32")
     elif train.is_regression:
         refuse_for("regression", config, "label_noise")
+    if datasets.is_mapped(train):
+        _refuse_parts(config, "the file")
     if config.validation > 0:
         train, validation = data.split_validation(train, config.validation, config.data_seed)
         held_out = validation if config.evaluate_on == "validation" else held_out
@@ -163,6 +174,19 @@ def load_splits(config: Data) -> tuple[Split, Split, int]:
     if config.rgb32:
         train, held_out = data.enlarge(train), data.enlarge(held_out)
     return train, held_out, dataset.num_classes
+
+
+def _refuse_parts(settings: Data, source: str, *others: str) -> None:
+    """Raises a ValueError for what needs all training examples in memory; `others` must be 0."""
+    neutral = {"validation": 0, "train_size": None} | dict.fromkeys(others, 0)
+    for field, value in neutral.items():
+        if (given := getattr(settings, field)) != value:
+            raise ValueError(
+                f"{field} must be {value} for {source} {settings.dataset}, got {given}: its "
+                "training examples are not in memory."
+            )
+    if settings.rgb32:
+        raise ValueError(f"rgb32 is not for {source} {settings.dataset}: enlarge its images first.")
 
 
 def refuse_for(kind: str, settings: Any, *fields: str) -> None:
@@ -211,15 +235,8 @@ def _streamed_splits(
     config: TrainConfig, stream: data.Stream
 ) -> tuple[data.Split, data.Split, int]:
     """The first training examples, held-out examples, and the number of classes."""
-    settings, name = config.data, config.data.dataset
-    for field, neutral in (("validation", 0), ("label_noise", 0), ("train_size", None)):
-        if (value := getattr(settings, field)) != neutral:
-            raise ValueError(
-                f"{field} must be {neutral} for the stream {name}, got {value}: its training "
-                "examples are not in memory."
-            )
-    if settings.rgb32:
-        raise ValueError(f"rgb32 is not for the stream {name}: enlarge in the loader.")
+    settings = config.data
+    _refuse_parts(settings, "the stream", "label_noise")
     size, count = config.batch_size, config.measures.local_energy_examples
     train = datasets.first_examples(stream, size, max(STATISTICS_BATCHES * size, count))
     return train, stream.test[: settings.held_out_size], stream.num_classes

@@ -1,5 +1,7 @@
 """Whether the replicas of runs have become one network, as a sentence."""
 
+import collections
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,37 +11,72 @@ import numpy as np
 # `flatjax.check_collapsed`.
 TOLERANCE = 1.0
 
+# Of one run at its end: the error of the center ("center") and the mean error of its replicas
+# ("replicas"), in %, and the relative distance of the replicas ("distance").
+Meeting = Mapping[str, float]
+# Algorithm -> its runs: to what each belongs, and its meeting; None where nothing is known.
+Meetings = dict[str, list[tuple[str, Meeting | None]]]
 
-def not_met(results: Sequence[Mapping[str, Any]]) -> str | None:
-    """Says how far apart replicas have ended, if the center of some run is no good network.
 
-    Args:
-      results: of runs that differ only in their seeds, see
-        `experiments.engine.evaluate.final_result`.
-
-    Returns:
-      One sentence on the runs whose replicas have not met and one on what to do; None if there are
-      no such runs.
+def meeting_of(result: Mapping[str, Any]) -> Meeting:
+    """Takes the meeting from the result of a run, see `experiments.engine.evaluate.final_result`.
 
     Examples:
       >>> history = [{"relative_distance": 0.71}]
-      >>> run = {"test_error": 16.6, "replica_test_errors": [7.5, 8.5], "history": history}
-      >>> print(not_met([run]).split(":")[0])
-      replicas have not met (distance 0.71, center 16.6 %, replicas 8 %)
+      >>> meeting_of({"test_error": 16.6, "replica_test_errors": [7, 9], "history": history})
+      {'center': 16.6, 'replicas': 8.0, 'distance': 0.71}
     """
-    apart = [run for run in results if run["test_error"] > _replicas(run) + TOLERANCE]
+    return {
+        "center": result["test_error"],
+        "replicas": float(np.mean(result["replica_test_errors"])),
+        "distance": result["history"][-1].get("relative_distance", np.nan),
+    }
+
+
+def not_met(meetings: Sequence[Meeting | None], places: Sequence[str] = ()) -> str | None:
+    """Says how far apart replicas have ended, if the center of some run is no good network.
+
+    Args:
+      meetings: of runs of one algorithm. Runs of which nothing is known (None) are not counted:
+        those that diverged, and those that were recorded before meetings were.
+      places: to what each of the runs belongs; those are named where replicas have not met.
+
+    Returns:
+      One sentence on the runs whose replicas have not met, one on what to do, and one on where they
+      are; None if there are no such runs.
+
+    Examples:
+      >>> apart = {"center": 16.6, "replicas": 8.0, "distance": 0.71}
+      >>> print(not_met([apart]).split(":")[0])
+      replicas have not met (distance 0.71, center 16.6 %, replicas 8 %)
+      >>> print(not_met([apart, None], ["small", "large"]).split(". ")[-1])
+      They belong to: small (1).
+    """
+    known = [one for one in meetings if one is not None]
+    apart = [one for one in known if _is_apart(one)]
     if not apart:
         return None
-    which = f"in {len(apart)} of {len(results)} runs " if len(results) > 1 else ""
-    center = np.mean([run["test_error"] for run in apart])
-    replicas = np.mean([_replicas(run) for run in apart])
-    distances = [run["history"][-1].get("relative_distance", np.nan) for run in apart]
-    return (
-        f"{which}replicas have not met (distance {np.mean(distances):.2g}, center {center:.3g} %, "
-        f"replicas {replicas:.3g} %): their center is no good network. Raise --gamma (of parle "
-        "--replica-gamma), or train for more epochs."
+    which = f"in {len(apart)} of {len(known)} runs " if len(known) > 1 else ""
+    mean = {name: np.mean([one[name] for one in apart]) for name in apart[0]}
+    found = (
+        f"{which}replicas have not met (distance {mean['distance']:.2g}, center "
+        f"{mean['center']:.3g} %, replicas {mean['replicas']:.3g} %): their center is no good "
+        "network. Raise gamma (of parle replica_gamma), or train for more epochs."
     )
+    if not places:
+        return found
+    pairs = zip(meetings, places, strict=True)
+    where = collections.Counter(place for one, place in pairs if one and _is_apart(one))
+    return f"{found} They belong to: {'; '.join(f'{name} ({n})' for name, n in where.items())}."
 
 
-def _replicas(run):
-    return np.mean(run["replica_test_errors"])
+def warn_of(meetings: Meetings) -> None:
+    """Prints a warning for each algorithm of which replicas have not met."""
+    for algorithm, runs in meetings.items():
+        places, found = [place for place, _ in runs], [one for _, one in runs]
+        if (warning := not_met(found, places)) is not None:
+            print(f"warning: {algorithm}: {warning}", file=sys.stderr)
+
+
+def _is_apart(meeting: Meeting) -> bool:
+    return meeting["center"] > meeting["replicas"] + TOLERANCE

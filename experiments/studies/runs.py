@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.engine.config import TrainConfig
-from experiments.engine.population import Population, Trained, Watch
+from experiments.engine.population import Population, Trained, Watch, meeting_record
 from experiments.engine.population_files import Nested, PopulationFile
 from experiments.engine.programs import loops_on_device
 from experiments.engine.task import make_tasks
@@ -109,14 +109,15 @@ def seeds_of_data(seeds: Sequence[int], normalized_by: int | None) -> list[int]:
     return others if normalized_by is None else [normalized_by, *others]
 
 
-def validation_errors(model: Trained) -> dict[str, float | None]:
-    """Error in % on what a model's task holds out, 100 for a run that diverged, and losses."""
+def validation_errors(model: Trained) -> dict[str, Any]:
+    """Error in % on what a model's task holds out, 100 for a run that diverged; losses, meeting."""
     found = model.task.evaluate(model.params, model.batch_stats)
     finite = bool(np.isfinite(found["loss"]))
     return {
         "validation_error": 100 * float(found["error"]) if finite else 100.0,
         "validation_loss": float(found["loss"]) if finite else None,
         "train_loss": model.train_loss if np.isfinite(model.train_loss) else None,
+        **meeting_record(model),
     }
 
 

@@ -9,7 +9,7 @@ import tqdm
 from experiments.engine.loop import TrainingDivergedError
 from experiments.engine.task import Task, make_task
 from experiments.engine.train import train
-from experiments.report.meeting import not_met
+from experiments.report.meeting import meeting_of, not_met
 from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.store import slug, write_json
 from experiments.studies.compare.description import Comparison
@@ -67,7 +67,7 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
                 for seed in range(seeds)
             ]
             error = mean_and_sem([result["test_error"] for result in results])
-            warning = not_met(results)
+            warning = not_met([meeting_of(result) for result in results])
         except TrainingDivergedError:
             error = warning = None
         row = {"settings": candidate, "seeds": seeds, "validation_error": error}

@@ -92,7 +92,49 @@ def from_npz(
       ValueError: the file is damaged or does not hold these arrays. Python objects are not loaded.
     """
     file = Path(path).expanduser()
-    arrays = _read(file)
+    return _named(file, _read(file), test, task, name or f"npz:{path}")
+
+
+def from_npy(
+    path: str | os.PathLike[str], *, task: TaskKind = "classification", name: str | None = None
+) -> Dataset:
+    """Maps the images in a folder of npy files; `flatjax.data.load` has their names.
+
+    The images stay in the files; the operating system reads the examples that are used. They are
+    uint8 or float32 in C order, as `numpy.save` writes arrays. Labels are read at once.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      TypeError: images are of another dtype.
+      ValueError: a file is damaged, or the folder does not hold these arrays.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
+    arrays = {file.stem: _map(file) for file in sorted(folder.glob("*.npy"))}
+    return _named(folder, arrays, None, task, name or f"npy:{path}")
+
+
+def is_mapped(array: Any) -> bool:
+    """Whether an array lies in a file, or is a view of one that does.
+
+    Examples:
+      >>> is_mapped(np.zeros(3)[1:])
+      False
+    """
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+def _named(
+    file: Path,
+    arrays: dict[str, np.ndarray],
+    test: float | int | None,
+    task: TaskKind,
+    name: str,
+) -> Dataset:
+    """Makes a data set of arrays by their names in a file or folder."""
     expected = " or ".join(", ".join(names) for names in _NAMES)
     names = next((names for names in _NAMES if set(names[:2]) <= arrays.keys()), None)
     if names is None:
@@ -113,7 +155,7 @@ def from_npz(
             pair(*names[2:]) if test is None else test,
             class_names=class_names,
             task=task,
-            name=name or f"npz:{path}",
+            name=name,
         )
     except (TypeError, ValueError) as error:
         raise type(error)(f"{file}: {error}") from error
@@ -136,6 +178,16 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def _map(file: Path) -> np.ndarray:
+    """Maps the array of an npy file."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # of any kind if bits of the header are wrong
+        raise ValueError(
+            f"{file}: damaged, or not a file that numpy.save wrote ({error})"
+        ) from error
+
+
 def make_split(name: str, pair: Any, *, regression: bool = False) -> Split:
     """Makes a split of images and labels, with the axes and dtypes of `from_arrays`."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -146,6 +198,12 @@ def make_split(name: str, pair: Any, *, regression: bool = False) -> Split:
 
 def _image(name: str, values: Any) -> np.ndarray:
     image = np.asarray(values)
+    if is_mapped(image) and image.dtype not in (np.uint8, np.float32):
+        raise TypeError(
+            f"{name} must be uint8 or float32 to stay in their file, got {described(image)}"
+        )
+    if is_mapped(image) and not image.flags.c_contiguous:
+        raise ValueError(f"{name} must be in C order to stay in their file")
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise TypeError(
             f"{name} must be uint8, 0 to 255, or floating point, got {described(image)}: convert "
@@ -166,10 +224,11 @@ def _image(name: str, values: Any) -> np.ndarray:
         image = image[:, None, None, :]
     if image.dtype != np.uint8:
         with np.errstate(over="ignore"):
-            image = image.astype(np.float32)
-        if not np.isfinite(image).all():
-            place = int(np.argwhere(~np.isfinite(image))[0][0])
-            raise ValueError(f"{name} must be finite in float32, but image {place} is not")
+            image = image.astype(np.float32, copy=not is_mapped(image))
+        for start in range(0, len(image), 1000):  # the mask of all of a large file is large, too
+            if not np.isfinite(part := image[start : start + 1000]).all():
+                place = start + int(np.argwhere(~np.isfinite(part))[0][0])
+                raise ValueError(f"{name} must be finite in float32, but image {place} is not")
     return np.ascontiguousarray(image)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from flatjax.data._arrays import from_npz
+from flatjax.data._arrays import from_npy, from_npz
 from flatjax.data._dataset import Dataset
 from flatjax.data._folder import from_folder
 from flatjax.data._tokens import TokenDataset, from_text, from_tfds_text
@@ -25,6 +25,7 @@ def _count_or_fraction(text: str) -> float | int:
 _OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "folder": {"size": _size, "channels": int, "test": _count_or_fraction},
     "npz": {"test": _count_or_fraction, "task": str},
+    "npy": {"task": str},
     "text": {"unit": str, "context": int, "test": float, "files": str},
     "tfds_text": {"unit": str, "context": int},
 }
@@ -36,11 +37,13 @@ def load_local(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dat
     Raises:
       ValueError: an option is unknown or has an invalid value.
     """
-    if (found := _parsed(name, "folder|npz")) is None:
+    if (found := _parsed(name, "folder|npz|npy")) is None:
         return None
     kind, options, path = found
     if kind == "npz":
         return from_npz(path, **options, name=name)
+    if kind == "npy":
+        return from_npy(path, **options, name=name)
     return from_folder(path, **options, cache_dir=data_dir)
 
 
@@ -93,6 +96,7 @@ def _parsed(name: Any, kinds: str) -> tuple[str, dict[str, Any], str] | None:
 _EXAMPLES = {
     "folder": "size=64x48,test=0.2",
     "npz": "test=0.2",
+    "npy": "task=regression",
     "text": "unit=characters,test=0.2",
     "tfds_text": "unit=characters,context=64",
 }

@@ -53,6 +53,9 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
       `test_images`, `test_labels`; `class_names` is optional. Without test arrays, say how many of
       the examples are for testing: `"npz,test=0.2:PATH"`. If the labels are targets of a
       regression: `"npz,task=regression:PATH"`. `load_text` reads texts.
+    - `"npy:FOLDER"`: the same arrays, each in a file written by `numpy.save` (`x_train.npy`, ...).
+      Images are uint8 or float32 and stay in their files, which the operating system reads where
+      they are used (`numpy.memmap`).
 
     Named sets except digits are prepared once under `data_dir` as ArrayRecord files, and read from
     there. Digests of the prepared data are recorded, and checked at each reading. Only installed
@@ -64,7 +67,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
         TFDS_DATA_DIR, else ~/tensorflow_datasets. For `"folder:PATH"` it is the `cache_dir`.
 
     Returns:
-      The whole data set, as NumPy arrays.
+      The whole data set, as NumPy arrays; those of `"npy:FOLDER"` are mapped.
 
     Raises:
       ValueError: the name is unknown, the set is not for image classification, or a source file or
@@ -125,7 +128,7 @@ def _tfds_builder(
     """Returns the installed builder of this name."""
     known = (
         "expected 'digits', 'fashion_mnist', 'tiny_imagenet', 'folder:PATH', 'npz:PATH', "
-        f"one of {', '.join(map(repr, TFDS_NAMES))}, or 'name' or 'name/config' "
+        f"'npy:FOLDER', one of {', '.join(map(repr, TFDS_NAMES))}, or 'name' or 'name/config' "
         "of another image-classification set of TensorFlow Datasets "
         "(https://www.tensorflow.org/datasets/catalog/overview) or of your own, whose builder's "
         "module must be imported first"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
-from experiments.report.meeting import not_met
+from experiments.report.meeting import meeting_of, not_met
 from experiments.report.plots import COLORS
 from experiments.report.statistics import mean_and_sem, standard_error, with_error
 from experiments.report.tables import markdown_table
@@ -39,7 +39,9 @@ def report(study: Comparison, results: Results, out: pathlib.Path) -> str:
 
 def conclusion(study: Comparison, results: Results) -> str:
     """What the table shows, and whose replicas have not met."""
-    warnings = {label: not_met(runs) for label, runs in results.items()}
+    warnings = {
+        label: not_met([meeting_of(run) for run in runs]) for label, runs in results.items()
+    }
     found = [f"{label}: {warning}" for label, warning in warnings.items() if warning is not None]
     paragraphs = [study.conclusion, *(f"warning: {warning}" for warning in found)]
     return "\n".join(textwrap.fill(one, 100) for one in paragraphs if one)

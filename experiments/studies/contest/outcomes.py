@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine.task import Task, eval_batch_size
+from experiments.engine.task import Task
 from experiments.studies.contest.description import Outcomes
-from flatjax import calibration, data, flatness
+from flatjax import calibration, flatness
 
 SCALES = {
     "tensor": {"scale": "tensor"},
@@ -37,8 +37,8 @@ class Measures:
         self._outcomes = outcomes
         self.examples = outcomes.examples
         self._logits = jax.jit(task.objective.logits)
-        self._test = batches_of(task, task.held_out)
-        self._few_test = batches_of(task, task.held_out[: outcomes.examples])
+        self._test = task.batches(task.held_out)
+        self._few_test = task.batches(task.held_out[: outcomes.examples])
         self._noise = flatness.weight_noise(
             task.objective.eval_fn,
             sigmas=outcomes.sigmas,
@@ -107,13 +107,6 @@ class Measures:
 
 
 _QUALITIES = ("test_loss", "scaled_loss", "temperature", "calibration_error", "brier_score")
-
-
-def batches_of(task: Task, split: data.Split) -> Batches:
-    """Examples as `task` evaluates them; made when they are used, since many tasks are alive."""
-    return data.eval_batches(
-        split, task.objective.problem.normalization, min(eval_batch_size(), len(split))
-    )
 
 
 def _rises(rise, names) -> dict[str, dict[str, float | None]]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import store
+from experiments.report.meeting import Meetings
 from experiments.report.statistics import mean_and_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
@@ -64,6 +65,16 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     store.write_text(out / "contest.md", text + "\n")
     draw(contest, rows, out / "map.png")
     return text
+
+
+def meetings(results: Results) -> Meetings:
+    """Of the tested runs of each contestant, with their settings."""
+    found: Meetings = {}
+    for setting, parts in results.items():
+        for name, part in parts.items():
+            own = [(setting, record.get("meeting")) for record in part.records]
+            found.setdefault(name, []).extend(own)
+    return found
 
 
 def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, Any]:

@@ -14,14 +14,14 @@ import numpy as np
 
 import flatjax
 from experiments.engine.config import TrainConfig
-from experiments.engine.population import Watch
+from experiments.engine.population import Watch, meeting_record
 from experiments.engine.population_files import Nested
 from experiments.engine.task import dataset_fingerprint, make_tasks
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
-from experiments.studies.contest.outcomes import Measures, batches_of
+from experiments.studies.contest.outcomes import Measures
 from experiments.studies.contest.search import Search, search
 from experiments.studies.runs import seeds_of_data, train_in_units, validation_errors
 from experiments.studies.units import run_units
@@ -159,9 +159,6 @@ def _test(contest, setting, contestant, path, found, seeds, options):
     first = contest.first_test_seed
     data_seeds = seeds_of_data(seeds, first)
     tasks = dict(zip(data_seeds, make_tasks(held_out, data_seeds), strict=True))
-    validation = lambda position: batches_of(
-        tasks[seeds[position]], tasks[seeds[position]].held_out
-    )
     limit, is_baseline = options["limit"], contestant == contest.baseline
     follow = _Follow(contest.outcomes.watched, tasks, seeds) if is_baseline else None
     measures = None
@@ -174,12 +171,14 @@ def _test(contest, setting, contestant, path, found, seeds, options):
             keys = {"part": "test", "candidate": found.chosen, "seed": seeds[position]}
             limit.require(config, "finish")
             with limit.measuring(config, "finish"):
-                outcomes = _outcomes(measures, model, validation(position), follow, position)
+                tuned_on = tasks[seeds[position]]
+                outcomes = _outcomes(measures, model, tuned_on, follow, position)
             _append(contest, path, config, unit, keys, settings, outcomes)
 
 
-def _outcomes(measures, model, validation, follow, position):
+def _outcomes(measures, model, tuned_on, follow, position):
     """Of the model; where it was followed, of its end, its best moment and its average."""
+    validation = tuned_on.batches(tuned_on.held_out)
     quality = lambda network: measures.quality(*network, validation)
     network, besides = (model.params, model.batch_stats), {}
     if follow is not None:
@@ -189,9 +188,9 @@ def _outcomes(measures, model, validation, follow, position):
         network = followed.last
     found = quality(network)
     if found["test_loss"] is not None:
-        train = batches_of(model.task, model.task.train[: measures.examples])
+        train = model.task.batches(model.task.train[: measures.examples])
         found |= measures.robustness(*network, train)
-    return found | ({"besides": besides} if besides else {})
+    return found | ({"besides": besides} if besides else {}) | meeting_record(model)
 
 
 class _Followed:
@@ -239,7 +238,7 @@ class _Follow(Watch):
         arrays = read()
         network = flatjax.replica_center((arrays["params"], arrays["batch_stats"]), replica_axis=0)
         task = self._tasks[self._seeds[run]]
-        error = float(task.evaluate(*network, batches_of(task, task.held_out))["error"])
+        error = float(task.evaluate(*network, task.batches(task.held_out))["error"])
         followed.last = network
         if followed.best is None or error < followed.best_error:
             followed.best, followed.best_error, followed.best_at = network, error, round(done, 4)

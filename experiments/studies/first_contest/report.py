@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
+from experiments.report.meeting import Meetings
 from experiments.report.plots import COLORS
 from experiments.report.statistics import holm, mean_and_sem, paired_difference
 from experiments.report.tables import markdown_table
@@ -99,6 +100,16 @@ def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:
     store.write_text(out / "contest.md", text + "\n")
     draw(rows, out / "contest.png")
     return text
+
+
+def meetings(results: dict[str, Any]) -> Meetings:
+    """Of the tested runs of each algorithm, with their settings."""
+    found: Meetings = {}
+    for setting, algorithms in results.items():
+        for algorithm, tested in algorithms.items():
+            own = [(setting, run.get("meeting")) for run in tested["runs"]]
+            found.setdefault(algorithm, []).extend(own)
+    return found
 
 
 _DIVERGED = 20.0  # points above SGD that only runs reach that did not learn

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.engine.population import Population, Trained
+from experiments.engine.population import Population, Trained, meeting_record
 from experiments.engine.task import dataset_fingerprint, make_tasks
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
@@ -137,7 +137,7 @@ def _test(contest, setting, algorithm, options, settings) -> dict[str, Any]:
         "settings": settings,
         "gradient_evaluations": population.plan.gradient_evaluations,
         "runs": [
-            {"seed": seed} | _errors(run) | _local_energy(run)
+            {"seed": seed} | _errors(run) | _local_energy(run) | meeting_record(run)
             for seed, run in zip(seeds, trained, strict=True)
         ],
     }

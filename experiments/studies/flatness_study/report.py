@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
+from experiments.report.meeting import Meetings
 from experiments.report.plots import COLORS
 from experiments.report.statistics import LEAST_FOR_TAU, standard_error
 from experiments.report.tables import markdown_table
@@ -84,6 +85,16 @@ def report(study: FlatnessStudy, solutions: dict[str, Any], out: pathlib.Path) -
     store.write_text(out / "flatness_study.md", text + "\n")
     draw(solutions, out / "flatness_study.png")
     return text
+
+
+def meetings(solutions: dict[str, list[dict[str, Any]]]) -> Meetings:
+    """Of the runs of each algorithm, with their tasks and batch sizes."""
+    found: Meetings = {}
+    for task, rows in solutions.items():
+        for row in rows:
+            place = f"{task}, batches of {row['factors']['batch_size']}"
+            found.setdefault(row["factors"]["algorithm"], []).append((place, row.get("meeting")))
+    return found
 
 
 _PALETTE = {

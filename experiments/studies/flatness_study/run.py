@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.engine.population import Population
+from experiments.engine.population import Population, meeting_record
 from experiments.engine.task import dataset_fingerprint, make_tasks
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
@@ -145,4 +145,4 @@ def _measured(measures, run) -> dict[str, Any]:
     if not np.isfinite(held_out["loss"]):
         return {"diverged": True}
     measured = measures(run.task, run.params, run.batch_stats)
-    return {"test_error": 100 * float(held_out["error"]), **measured}
+    return {"test_error": 100 * float(held_out["error"]), **measured, **meeting_record(run)}

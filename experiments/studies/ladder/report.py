@@ -4,8 +4,10 @@ import pathlib
 from typing import Any
 
 from experiments.report import store
+from experiments.report.meeting import Meetings
 from experiments.report.statistics import with_error
 from experiments.report.tables import markdown_table
+from experiments.studies.ladder.description import Ladder
 from experiments.studies.ladder.ranking import Records, best
 
 
@@ -28,6 +30,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         error = with_error(row["error"], row["sem"], row["seeds"])
         lines.append([row["setting"], f"x {row['length']}", str(row["seeds"]), error, *chosen])
     return markdown_table(lines)
+
+
+def meetings(ladder: Ladder, records: Records) -> Meetings:
+    """Of all runs, with their settings and lengths."""
+    place = lambda record: f"{record['setting']} x {record['length']}"
+    own = [(place(record), record.get("meeting")) for record in records]
+    return {ladder.base.algorithm.name: own}
 
 
 def report(records: Records, out: pathlib.Path) -> str:

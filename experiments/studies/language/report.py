@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
+from experiments.report.meeting import Meetings
 from experiments.report.statistics import mean_and_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
@@ -61,6 +62,14 @@ def table(study: Language, rows: list[dict[str, Any]]) -> str:
             ]
         )
     return markdown_table(lines)
+
+
+def meetings(records: Records) -> Meetings:
+    """Of the runs of each arm, with their seeds."""
+    return {
+        arm: [(f"seed {seed}", unit["final"].get("meeting")) for seed, unit in units.items()]
+        for arm, units in records.items()
+    }
 
 
 def draw(study: Language, records: Records, path: pathlib.Path) -> None:

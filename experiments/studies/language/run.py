@@ -16,6 +16,7 @@ from experiments.engine.plan import Plan, hyper_of, make_plan
 from experiments.engine.programs import programs_of
 from experiments.engine.steps import State
 from experiments.engine.task import Task, make_task
+from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.language.description import Language
@@ -23,14 +24,18 @@ from experiments.studies.units import run_units
 from flatjax import data, flatness
 
 
-def run_study(study: Language, out: pathlib.Path, *, progress: bool = True) -> None:
+def run_study(
+    study: Language, out: pathlib.Path, *, progress: bool = True, limit: TimeLimit | None = None
+) -> None:
     """Trains and measures what has no record in `out` yet, seed by seed.
 
     Args:
       study: what is wanted.
       out: directory; each arm and seed has a file in it.
       progress: print a line for each unit that is complete.
+      limit: of the wall time; an arm and seed that would not end in time is not begun.
     """
+    limit = limit or TimeLimit()
     text = make_task(study.base)
     found = fingerprints.of_split(text.train)
     units = [(arm, seed) for seed in study.seeds for arm in study.arms]
@@ -38,9 +43,15 @@ def run_study(study: Language, out: pathlib.Path, *, progress: bool = True) -> N
     def unit(arm, seed):
         make = functools.partial(_run_unit, study, text, arm, seed)
         identity = identity_of(study, arm, seed, len(text.train)) | {"data": found}
-        return store.cached(path_of(out, arm, seed), identity, make)
+        path = path_of(out, arm, seed)
+        if path.exists():
+            return store.read_cached(path, identity)
+        limit.require(arm, "unit")
+        with limit.measuring(arm, "unit"):
+            return store.cached(path, identity, make)
 
-    for (arm, seed), record in run_units((u, functools.partial(unit, *u)) for u in units):
+    pairs = ((one, functools.partial(unit, *one)) for one in units)
+    for (arm, seed), record in run_units(pairs, limit):
         if progress:
             print(f"{arm}, seed {seed}: {record['final']['bits']:.4f} bits a byte", flush=True)
 
@@ -134,8 +145,11 @@ def _final(plan: Plan, task: Task, state: State) -> dict[str, Any]:
     """Held-out bits of the final model and of the replicas, and the barrier between two of them."""
     params, stats = evaluate.final_model(plan, task, state)
     found = task.evaluate(params, stats)
-    members = flatjax.unstack_replicas(flatjax.eval_params(state.opt_state, state.params))
-    result = {
+    stack = flatjax.eval_params(state.opt_state, state.params)
+    members = flatjax.unstack_replicas(stack)
+    meeting = evaluate.meeting(task, stack, state.batch_stats, stats)
+    result: dict[str, Any] = {} if meeting is None else {"meeting": meeting}
+    result |= {
         "bits": _bits(found),
         "error": 100 * float(found["error"]),
         # On fewer sequences, those of the curve.
