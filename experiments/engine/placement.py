@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import flatjax
 from experiments.engine.config import TrainConfig
+from flatjax._cpu import compiled_once
 
 AXES = ("replica", "data")
 
@@ -115,9 +116,9 @@ class OneDevice:
         """Every run fits one device."""
 
     def jit_init(self, init: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
-        """Prepares a function that returns a state like `state`."""
+        """Compiles a function that returns a state like `state`."""
         del state
-        return init
+        return jax.jit(init, compiler_options=compiled_once())
 
     def jit_draw(self, draw: Callable[..., Any], like: chex.ArrayTree) -> Callable[..., Any]:
         """Prepares a function that returns the order of an epoch and a key."""
@@ -218,7 +219,8 @@ class OnMesh:
 
     def jit_init(self, init: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
         """Compiles a function that returns a state like `state`, each piece made in its place."""
-        return jax.jit(init, out_shardings=self.shardings(state))
+        shardings = self.shardings(state)
+        return jax.jit(init, out_shardings=shardings, compiler_options=compiled_once())
 
     def jit_draw(self, draw: Callable[..., Any], like: chex.ArrayTree) -> Callable[..., Any]:
         """Compiles a function that returns the order of an epoch and a key."""

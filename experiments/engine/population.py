@@ -20,6 +20,7 @@ from experiments.engine.population_files import Nested, PopulationFile, leaves_o
 from experiments.engine.task import Task
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
 from experiments.report.meeting import Meeting
+from flatjax._cpu import compiled_once
 
 
 class Watch:
@@ -213,7 +214,8 @@ class _Vmapped:
             draw = steps.draw_epoch(plan, seed, number)
             return steps.train_steps(plan, hyper, state, train, draw, num_steps)
 
-        self.init = jax.jit(jax.vmap(functools.partial(steps.init_state, plan)))
+        init = jax.vmap(functools.partial(steps.init_state, plan))
+        self.init = jax.jit(init, compiler_options=compiled_once())
         together = jax.vmap(epoch, in_axes=(0, 0, 0, 0, None, None))
         self.epoch = jax.jit(together, donate_argnums=1)
         self.members = jax.jit(jax.vmap(_members))

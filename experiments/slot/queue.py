@@ -15,7 +15,7 @@ from experiments.configs.deep import row_of
 from experiments.engine import evaluate
 from experiments.engine.config import TrainConfig
 from experiments.engine.objective import Objective
-from experiments.engine.population import Population, Trained, Watch
+from experiments.engine.population import Population, Trained, Watch, meeting_record
 from experiments.engine.task import Task, is_task_of, make_task
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
 from experiments.slot.records import Records
@@ -159,6 +159,7 @@ def _results(models: list[Trained], unit: Unit) -> Iterator[dict[str, Any]]:
             "test_loss": float(test["loss"]),
             "last_epoch_loss": model.train_loss,
             **_local_energy(model.task, (model.params, model.batch_stats)),
+            **meeting_record(model),
         }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from experiments.benchmarks import device
 from experiments.engine.time_limit import EXIT_STATUS, TimeLimit
 from experiments.report import store
+from experiments.report.meeting import warn_of
 from experiments.slot.bundle import check_bundle, unpack_images
 from experiments.slot.checks import CHECKS, run_checks
 from experiments.slot.queue import run_queue, units
@@ -62,6 +63,11 @@ def run_slot(
     if "runs" in parts:
         done = {record["unit"] for record in earlier("runs")}
         run_queue(records, limit, dataset, done, only=only, toy=toy)
+    meetings = {
+        record["unit"]: [(f"seed {run['seed']}", run.get("meeting")) for run in record["runs"]]
+        for record in records.read("runs")
+    }
+    warn_of(meetings)
     records.add("events", event="end", unfinished=limit.unfinished, seconds_left=round(limit.left))
     if failures:
         return 1

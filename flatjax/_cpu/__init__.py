@@ -11,6 +11,7 @@ Each docstring says what the trick gains, measured on two x86 cores with jax 0.1
 and how to find out whether it can go. `tests/test_cpu.py` removes them one by one.
 """
 
+from flatjax._cpu._compilation import compiled_once
 from flatjax._cpu._convolution import conv_general_dilated, conv_general_dilated_cls
 from flatjax._cpu._depthwise import depthwise_conv
 from flatjax._cpu._normal import normal
@@ -19,6 +20,7 @@ from flatjax._cpu._unrolling import contains_convolution, prefers_unrolled, unro
 
 __all__ = [
     "after",
+    "compiled_once",
     "contains_convolution",
     "conv_general_dilated",
     "conv_general_dilated_cls",
