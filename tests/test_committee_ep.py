@@ -69,7 +69,7 @@ def test_against_counting(num_units, num, num_patterns, correlated, overlap, tol
         assert abs(far - expected) > 0.2 * abs(expected)
 
 
-@pytest.mark.parametrize("space", ["patterns", "inputs"])
+@pytest.mark.parametrize("space", [slow("patterns"), "inputs"])
 def test_degenerate_data(space):
     x, y, teacher = degenerate(30)
     found = expectation_propagation(x, y, reference=teacher, overlap=[0.7, 0.9], space=space)

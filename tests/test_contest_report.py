@@ -18,6 +18,7 @@ STORED = store.RESULTS / "contest"
 SETTINGS = ("MLP, 500, clean", "conv net, 2k, 20% noise")
 LENGTHS = dict(zip(SETTINGS, (3, 1), strict=True))
 FAKE = dataclasses.replace(STUDY, lengths=LENGTHS, test_seeds={"mlp": 6, "small_convnet": 4})
+FAKE = dataclasses.replace(FAKE, trials=4, rounds=((4, 1), (2, 2)))
 
 
 class Writer:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import slow
 from test_entropy_sgd import PARAMS, STACK, assert_close, at, run, zero_gradient
 
 import flatjax
@@ -83,7 +84,7 @@ def test_seeds_have_64_bits():
         flatjax.esgd(0.1, 0.1, key=2**63)
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", [slow("threefry2x32"), "rbg", slow("unsafe_rbg")])
 def test_keys_of_any_generator_survive_as_numbers(impl):
     make = lambda seed: flatjax.esgd(0.1, 0.1, noise_scale=0.1, key=jax.random.key(seed, impl=impl))
     tx, zeros = make(3), zero_gradient(PARAMS, None)

@@ -109,8 +109,7 @@ SLOW = [
     (sharded, "rsgd"),
     (sharded, "opaque"),
 ]
-SLOW += [(pmapped, "opaque"), (one, "opaque")]
-SLOW += [(named, name) for name in ("rsgd", "esgd", "opaque")]
+SLOW += [(one, "opaque"), (named, "rsgd"), (named, "esgd")]
 CASES += [slow(*case) for case in SLOW]
 
 

@@ -112,6 +112,7 @@ def test_a_network_learns_a_regression(tmp_path):
     assert unexplained == pytest.approx(result["test_error"], rel=0.1)  # of 80% of them
 
 
+@pytest.mark.slow
 def test_populations_of_regressions():
     tasks = make_tasks(LINE, [0, 1])
     assert (tasks[0].train.label != tasks[1].train.label).any()

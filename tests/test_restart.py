@@ -60,7 +60,7 @@ def measured(run):
 
 @pytest.mark.parametrize(
     ("own", "y", "mesh"),
-    [({}, 3, None), slow(PARLE, 8, "replica=4"), slow({}, 8, "replica=4"), slow(PARLE, 3, None)],
+    [slow({}, 3, None), slow({}, 8, "replica=4"), slow(PARLE, 8, None)],
     ids=str,
 )
 def test_the_center_does_not_jump_and_the_run_ends(own, y, mesh, tmp_path):

@@ -7,6 +7,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from fast import slow
 from test_contest import TINY as CONTEST
 from test_first_contest import TINY as FIRST_CONTEST
 
@@ -129,7 +130,7 @@ def test_units_that_fit_come_after_one_that_does_not():
     assert (limit.unfinished, limit.exit_status) == (1, 75)
 
 
-@pytest.mark.parametrize(("loops", "seconds"), [(True, 9), (False, 20)])
+@pytest.mark.parametrize(("loops", "seconds"), [(True, 9), slow(False, 20)])
 def test_a_run_ends_where_it_would_have_ended(loops, seconds, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "loops_on_device", lambda plan: loops)
     config = BASE.changed(algorithm="rsgd", gamma=0.1)
@@ -142,7 +143,7 @@ def test_a_run_ends_where_it_would_have_ended(loops, seconds, tmp_path, monkeypa
         assert found[name] == expected[name]
 
 
-@pytest.mark.parametrize("loops", [True, False])
+@pytest.mark.parametrize("loops", [True, slow(False)])
 def test_a_population_ends_where_it_would_have_ended(loops, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "loops_on_device", lambda plan: loops)
     config = BASE.changed(algorithm="esgd", gamma=0.1)
