@@ -10,6 +10,7 @@ from flatjax.committee._amp import amp
 from flatjax.committee._expectation_propagation import expectation_propagation
 
 
+@pytest.mark.slow
 def test_one_pattern_halves_the_sphere():
     """At every overlap with a reference that is orthogonal to it; constraints hold on average."""
     x, teacher = np.tile([[1.0, -1.0]], (1, 250)), np.ones((1, 500))

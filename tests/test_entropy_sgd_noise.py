@@ -48,6 +48,7 @@ def test_noise_does_not_pass_through_momentum():
     assert np.any(at(path, 0)["w"] != PARAMS["w"])
 
 
+@pytest.mark.slow
 def test_replicas_draw_their_own_noise_wherever_they_are():
     common = jax.tree.map(jnp.zeros_like, STACK)
     stacked = first_steps(noisy(replica_axis=0), common)
@@ -104,6 +105,7 @@ def test_keys_of_any_generator_survive_as_numbers(impl):
             flatjax.esgd(0.1, 0.1).update(zeros, state, PARAMS)
 
 
+@pytest.mark.slow
 def test_noise_of_complex_weights_has_two_parts():
     tree = {"z": jnp.zeros((2, 20_000), jnp.complex64), "n": jnp.arange(2), "x": jnp.zeros(2)}
     noise = flatjax.langevin_noise(2**40, tree, 0.5, 0.1, replica_axis=0)

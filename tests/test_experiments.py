@@ -66,7 +66,8 @@ def test_equal_budgets_whatever_the_number_of_replicas():
     assert {make_plan(config, task).gradient_evaluations for config in configs} == {30}
 
 
-@pytest.mark.parametrize("gamma_0", [slow(None), 0.01])
+@pytest.mark.slow
+@pytest.mark.parametrize("gamma_0", [None, 0.01])
 def test_the_recorded_coupling_is_that_of_the_schedule(gamma_0):
     config = replace(algorithm="rsgd", gamma=gamma_0)
     task = make_task(config)
@@ -94,7 +95,8 @@ def test_every_example_is_seen_once_an_epoch_by_each_replica():
 
 
 @pytest.mark.filterwarnings("ignore:learning_rate . gamma is")  # two steps only
-@pytest.mark.parametrize("algorithm", ["sam", slow("rsam"), slow("esam")])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sam", "rsam", "esam"])
 def test_sam_takes_both_gradients_on_one_batch(algorithm):
     own = OWN | {"gamma": 0.3, "decoupled": False, "noise_scale": 0.0}
     config = changed(SMALL, own, algorithm=algorithm, schedule="constant")

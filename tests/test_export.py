@@ -160,6 +160,7 @@ def test_a_stack_has_one_convolution_for_each_layer_on_accelerators():
     assert stack["cpu"]["convolution"] > network
 
 
+@pytest.mark.slow
 def test_a_program_for_several_platforms_has_each():
     step, args = stacked(ALGORITHMS["rsgd"])
     exported = jax.export.export(step, platforms=("cpu", "cuda"))(*args)

@@ -99,6 +99,7 @@ def test_sums_are_those_of_tokens(text):
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_regression(tmp_path):
     result = train(LINE, directory=tmp_path / "run", progress=False)
     assert result["test_error"] < 25  # % of the variance

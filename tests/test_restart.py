@@ -134,6 +134,7 @@ def test_other_settings_are_refused(change):
         continued(CONFIG, CONFIG.changed(**change))
 
 
+@pytest.mark.slow
 def test_it_needs_a_checkpoint_and_files(tmp_path):
     train(CONFIG.changed(epochs=4), directory=tmp_path / "run", progress=False)
     for path in (tmp_path / "run" / "checkpoints").iterdir():

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from chex import assert_trees_all_close, assert_trees_all_equal
-from fast import slow
 
 import flatjax
 
@@ -64,7 +63,8 @@ def test_the_optimizer_gets_the_extra_arguments():
     assert float(optax.tree.get(state, "gamma_0")) == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize("make_key", [jax.random.key, slow(jax.random.PRNGKey)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
 def test_optimizers_with_keys(make_key):
     options = {"noise_scale": 0.1, "weight_decay": 0.0, "inner_steps": 2}
     esgd = lambda seed: flatjax.esgd(0.05, 0.1, key=make_key(seed), **options)

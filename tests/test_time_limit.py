@@ -143,7 +143,8 @@ def test_a_run_ends_where_it_would_have_ended(loops, seconds, tmp_path, monkeypa
         assert found[name] == expected[name]
 
 
-@pytest.mark.parametrize("loops", [True, slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loops", [True, False])
 def test_a_population_ends_where_it_would_have_ended(loops, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "loops_on_device", lambda plan: loops)
     config = BASE.changed(algorithm="esgd", gamma=0.1)
@@ -245,4 +246,9 @@ def test_the_command_says_that_work_is_left(tmp_path, capsys):
     assert "units are left; the same command continues" in capsys.readouterr().err
     assert main([*command, "soon"]) == 1
     assert "time_limit must be a duration such as 9m" in capsys.readouterr().err
-    assert main(["contest", "--small", *command[1:], "0.001s"]) == 75
+
+
+@pytest.mark.slow
+def test_so_does_the_command_of_a_contest(tmp_path):
+    command = ["contest", "--small", "--out", str(tmp_path), "--no-progress", "--time-limit"]
+    assert main([*command, "0.001s"]) == 75
