@@ -210,7 +210,8 @@ def test_a_contest_in_slots_has_the_same_records(tmp_path):
 
 @pytest.mark.slow
 def test_the_first_contest_in_slots_has_the_same_results(tmp_path):
-    one = dataclasses.replace(FIRST_CONTEST, settings={"MLP, clean": {}})
+    spaces = {"sgd": FIRST_CONTEST.spaces["sgd"]}
+    one = dataclasses.replace(FIRST_CONTEST, settings={"MLP, clean": {}}, spaces=spaces)
     expected = first_contest.run_contest(one, tmp_path / "whole", progress=False)
     call = lambda limit: first_contest.run_contest(
         one, tmp_path / "slots", progress=False, limit=limit
