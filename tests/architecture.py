@@ -10,6 +10,7 @@ imports. A star marks imports that are made inside functions only.
 
 import ast
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ class Import:
     is_inside: bool
 
 
+@functools.cache
 def modules() -> dict[str, pathlib.Path]:
     """The modules of the repository and their files."""
     found = {}
@@ -44,6 +46,7 @@ def modules() -> dict[str, pathlib.Path]:
     return found
 
 
+@functools.cache
 def imports() -> list[Import]:
     """All imports among the modules."""
     known = modules()

@@ -36,12 +36,12 @@ def _temporary_folder(tmp_path_factory):
         yield
 
 
-SOLVERS = ("committee", "gaussian_mixture")
+COMPILE_MUCH = ("committee", "gaussian_mixture", "flatness", "models")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Examples in docstrings are slow in the packages where each compiles a solver of its own."""
+    """Examples in docstrings are slow in the packages where each compiles programs of its own."""
     for item in items:
-        if isinstance(item, pytest.DoctestItem) and item.path.parent.name in SOLVERS:
+        if isinstance(item, pytest.DoctestItem) and item.path.parent.name in COMPILE_MUCH:
             item.add_marker(pytest.mark.slow)

@@ -209,6 +209,7 @@ def test_chunks_of_patterns():
             np.testing.assert_allclose(ours, theirs, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_one_pattern_halves_the_sphere():
     """At every overlap with a reference that is orthogonal to it."""
     x, teacher = np.tile([[1.0, -1.0]], (1, 250)), np.ones((1, 500))

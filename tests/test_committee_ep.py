@@ -10,6 +10,7 @@ from flatjax.committee._amp import amp
 from flatjax.committee._expectation_propagation import expectation_propagation
 
 
+@pytest.mark.slow
 def test_one_pattern_halves_the_sphere():
     """At every overlap with a reference that is orthogonal to it; constraints hold on average."""
     x, teacher = np.tile([[1.0, -1.0]], (1, 250)), np.ones((1, 500))
@@ -69,7 +70,7 @@ def test_against_counting(num_units, num, num_patterns, correlated, overlap, tol
         assert abs(far - expected) > 0.2 * abs(expected)
 
 
-@pytest.mark.parametrize("space", ["patterns", "inputs"])
+@pytest.mark.parametrize("space", [slow("patterns"), "inputs"])
 def test_degenerate_data(space):
     x, y, teacher = degenerate(30)
     found = expectation_propagation(x, y, reference=teacher, overlap=[0.7, 0.9], space=space)

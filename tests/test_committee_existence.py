@@ -34,7 +34,7 @@ def test_contradictions_leave_nothing(sign):
     assert np.all(np.isfinite(found.mean))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", only(["amp"], SOLVERS))
 @pytest.mark.parametrize("max_iterations", [500, slow(5000)])
 def test_three_patterns_that_cancel_leave_nothing(solver, max_iterations):
     """At 120 degrees: no two of them exclude each other, and their messages add up to 0."""
@@ -45,7 +45,7 @@ def test_three_patterns_that_cancel_leave_nothing(solver, max_iterations):
 
 @pytest.mark.parametrize(
     ("solver", "factor", "num_units"),
-    only([(solver, 2.0, 1) for solver in SOLVERS], itertools.product(SOLVERS, [2.0, 3.7], [1, 3])),
+    only([("amp", 2.0, 1)], itertools.product(SOLVERS, [2.0, 3.7], [1, 3])),
 )
 def test_contradictions_of_any_length(solver, factor, num_units):
     x, y, _ = instance(0, 4, 20, 1)
@@ -64,7 +64,7 @@ def separable(x, y):
 
 @pytest.mark.parametrize(
     ("solver", "num_inputs"),
-    only([(solver, 2) for solver in SOLVERS], itertools.product(SOLVERS, [2, 12])),
+    only([("amp", 2)], itertools.product(SOLVERS, [2, 12])),
 )
 def test_random_perceptrons_converge_only_where_there_are_any(solver, num_inputs):
     rng = np.random.default_rng(num_inputs)

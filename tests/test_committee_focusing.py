@@ -144,6 +144,7 @@ def test_surroundings_are_wider_than_around_a_narrow_solution(focused):
     assert around.phi[0] > 0.5 * around.phi[1]
 
 
+@pytest.mark.slow
 def test_schedule():
     x, y, _ = instance(0, 12, 20, 1)
     found = focusing_bp(x, y, 3, gamma=[0.1, 1.0, 10.0], iterations_per_gamma=4, num_replicas=5)

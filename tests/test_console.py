@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from fast import slow
 
 from experiments import __main__ as command_line
 from experiments.commands.cost_model import CostModel
@@ -45,7 +46,7 @@ def test_a_closed_pipe_ends_quietly(tmp_path):
     assert process.wait(timeout=120) == 141
 
 
-@pytest.mark.parametrize("module", ["numpy", "optax"])
+@pytest.mark.parametrize("module", ["numpy", slow("optax")])
 def test_sigint_while_it_starts_ends_in_one_line(module, tmp_path):
     # Python says which modules are imported; there are many after these two.
     process = start("train", "--out", str(tmp_path), PYTHONPROFILEIMPORTTIME="1")

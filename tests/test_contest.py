@@ -75,6 +75,7 @@ def test_all_rounds_and_the_test_are_recorded(done):
     assert {r["settings"]["inner_steps"] for r in esgd[:2]} == {2, 3}  # two programs
 
 
+@pytest.mark.slow
 def test_outcomes_are_those_of_the_model(done):
     """SGD is trained with an average of its weights along it, which must not change it."""
     *_, record, _ = lines(done, "sgd")
@@ -93,6 +94,7 @@ def test_outcomes_are_those_of_the_model(done):
     assert "besides" not in lines(done, "esgd")[-1]
 
 
+@pytest.mark.slow
 def test_nothing_is_run_twice(done, monkeypatch):
     before = {name: lines(done, name) for name in TINY.contestants}
     monkeypatch.setattr(run, "train_in_units", None)
@@ -135,6 +137,7 @@ def test_records_with_and_without_meetings_live_together(tmp_path):
     assert last["meeting"] == whole[-1]["meeting"]
 
 
+@pytest.mark.slow
 def test_records_of_another_contest_are_refused(done):
     base = TINY.base.changed(momentum=0.5)
     slower = {"sgd": Contestant({"algorithm": "sgd"}, {"learning_rate": (0.01, 0.1)})}
@@ -148,6 +151,7 @@ def test_records_of_another_contest_are_refused(done):
             run.read_records(other, "MLP", "sgd", done)
 
 
+@pytest.mark.slow
 def test_it_reports(done):
     text = report(TINY, read_contest(TINY, done), done)
     assert "| MLP     | esgd      | sgd | test error" in text

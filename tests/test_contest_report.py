@@ -21,6 +21,9 @@ STORED = store.RESULTS / "contest"
 SETTINGS = ("MLP, 500, clean", "conv net, 2k, 20% noise")
 LENGTHS = dict(zip(SETTINGS, (3, 1), strict=True))
 FAKE = dataclasses.replace(STUDY, lengths=LENGTHS, test_seeds={"mlp": 6, "small_convnet": 4})
+FAKE = dataclasses.replace(
+    FAKE, base=STUDY.base.changed(dataset="digits"), trials=4, rounds=((4, 1), (2, 2))
+)
 
 
 class Writer:
@@ -30,20 +33,20 @@ class Writer:
         self.contest, self.setting, self.name = contest, setting, name
         self.path = run.path_of(out, setting, name)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.errors = {}
+        self.errors, self.candidates = {}, []
 
     def write(self, part, candidate, seed, outcomes):
         """Adds the record of one run."""
-        found = search(self.contest, self.name, self.errors)
         config = run.config_of(self.contest, self.setting, self.name, part).to_json()
         keys = {"part": part, "candidate": candidate, "seed": seed}
-        about = {"settings": found.candidates[candidate], "config": config}
+        about = {"settings": self.candidates[candidate], "config": config}
         about |= {"data": run._data(self.contest), "gradient_evaluations": 1}
         store.append_line(self.path, keys | outcomes | about)
 
     def search(self, error_of):
         """Adds the records of a search with these errors of the seeds; what it chose."""
         while (found := search(self.contest, self.name, self.errors)).missing:
+            self.candidates = found.candidates
             new = {(candidate, seed): error_of(seed) for candidate, seed in found.missing}
             for (candidate, seed), error in new.items():
                 self.write("validation", candidate, seed, {"validation_error": error})

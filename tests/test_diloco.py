@@ -191,7 +191,7 @@ def test_workers_that_start_apart_agree_on_a_center():
     """Where each program sees its own weights only: once they have communicated."""
     tx = diloco(axis_name="replica")
     state = jax.vmap(tx.init)(PARAMS)
-    update = jax.vmap(tx.update, axis_name="replica")
+    update = jax.jit(jax.vmap(tx.update, axis_name="replica"))
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     params = PARAMS
     for _ in range(PERIOD):

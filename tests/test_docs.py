@@ -81,6 +81,7 @@ def test_the_example_of_measures_prints_a_table(capsys):
     assert 0 < rises[0] < rises[1]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/diloco.md", "It prints a loss below 0.01")
 def test_the_example_of_diloco_runs_and_learns(capsys):
     namespace = {}
@@ -142,6 +143,7 @@ def test_the_example_of_fine_tuning_runs_and_learns(capsys):
         assert old > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/how_flat.md", "The second one begins with a sentence")
 def test_the_program_on_how_flat_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib").use("Agg")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import slow
 from test_entropy_sgd import PARAMS, STACK, assert_close, at, run, zero_gradient
 
 import flatjax
@@ -47,6 +48,7 @@ def test_noise_does_not_pass_through_momentum():
     assert np.any(at(path, 0)["w"] != PARAMS["w"])
 
 
+@pytest.mark.slow
 def test_replicas_draw_their_own_noise_wherever_they_are():
     common = jax.tree.map(jnp.zeros_like, STACK)
     stacked = first_steps(noisy(replica_axis=0), common)
@@ -83,7 +85,7 @@ def test_seeds_have_64_bits():
         flatjax.esgd(0.1, 0.1, key=2**63)
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", [slow("threefry2x32"), "rbg", slow("unsafe_rbg")])
 def test_keys_of_any_generator_survive_as_numbers(impl):
     make = lambda seed: flatjax.esgd(0.1, 0.1, noise_scale=0.1, key=jax.random.key(seed, impl=impl))
     tx, zeros = make(3), zero_gradient(PARAMS, None)
@@ -103,6 +105,7 @@ def test_keys_of_any_generator_survive_as_numbers(impl):
             flatjax.esgd(0.1, 0.1).update(zeros, state, PARAMS)
 
 
+@pytest.mark.slow
 def test_noise_of_complex_weights_has_two_parts():
     tree = {"z": jnp.zeros((2, 20_000), jnp.complex64), "n": jnp.arange(2), "x": jnp.zeros(2)}
     noise = flatjax.langevin_noise(2**40, tree, 0.5, 0.1, replica_axis=0)

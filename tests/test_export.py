@@ -109,8 +109,7 @@ SLOW = [
     (sharded, "rsgd"),
     (sharded, "opaque"),
 ]
-SLOW += [(pmapped, "opaque"), (one, "opaque")]
-SLOW += [(named, name) for name in ("rsgd", "esgd", "opaque")]
+SLOW += [(one, "opaque"), (named, "rsgd"), (named, "esgd")]
 CASES += [slow(*case) for case in SLOW]
 
 
@@ -169,6 +168,7 @@ def test_a_stack_has_one_convolution_for_each_layer_on_accelerators():
     assert stack["cpu"]["convolution"] > network
 
 
+@pytest.mark.slow
 def test_a_program_for_several_platforms_has_each():
     step, args = stacked(ALGORITHMS["rsgd"])
     exported = jax.export.export(step, platforms=("cpu", "cuda"))(*args)

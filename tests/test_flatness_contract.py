@@ -31,7 +31,7 @@ from flatjax import flatness
 # --- parameters -----------------------------------------------------------------------------------
 
 
-@every
+@every_if_slow
 def test_what_is_no_weight_never_moves(name):
     others = {"count": jnp.int32(COUNT), "flag": True, "key": jax.random.key(5), "none": None}
     given = PARAMS | others | {"b": 1.5}  # a Python float is a weight
@@ -156,7 +156,7 @@ def test_what_is_no_key_is_refused_by_name(name):
             plain(name)(PARAMS, BATCHES, key)
 
 
-@every
+@every_if_slow
 def test_state_comes_after_the_key(name):
     """All have one call shape, those that draw nothing too."""
     stateful = lambda params, batch, *state: eval_fn(params, batch) if len(state) == 2 else None

@@ -106,6 +106,7 @@ def test_parameters_of_another_network_are_refused_by_name(tmp_path):
             files.read_variables(tmp_path / name, VARIABLES)
 
 
+@pytest.mark.slow
 def test_networks_of_others_are_measured_and_compared(tmp_path, capsys):
     """A linear network on digits: weights of another size are another network."""
     network = models.create("mlp", 10, hidden=())

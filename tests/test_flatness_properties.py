@@ -236,7 +236,7 @@ EVERY = [
 ]
 
 
-FAST = (check_sam, check_trace, check_slice)
+FAST = (check_trace, check_slice)
 
 
 @pytest.mark.parametrize("check", [check if check in FAST else slow(check) for check in EVERY])

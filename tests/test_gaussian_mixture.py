@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
-from fast import only
+from fast import only, slow
 from gaussian_mixture_rows import rows
 
 from flatjax import gaussian_mixture as gm
@@ -106,7 +106,7 @@ def test_the_largest_margin_of_the_reference():
     assert found.test_error == pytest.approx(row["theory"], abs=row["tol_theory"])
 
 
-@pytest.mark.parametrize("rho", [0.5, 0.2])
+@pytest.mark.parametrize("rho", [slow(0.5), 0.2])
 def test_the_margin_vanishes_at_the_threshold(rho):
     threshold = gm.separability_threshold(delta=1.0, rho=rho)
     found = gm.max_margin(alpha=threshold * np.array([0.99, 0.9999, 1.01]), delta=1.0, rho=rho)

@@ -60,16 +60,20 @@ def test_theory_and_simulation_are_compared():
     assert "1 test errors: 100% within 3 standard errors" in chapter.agreement([row])
 
 
-@pytest.mark.slow
-def test_no_two_points_have_one_name():
-    for num_features, seeds in ((1000, 10), (200, 2)):
-        points = minima.points(num_features, seeds)
-        assert len({point.name for point in points}) == len(points)
+@pytest.fixture(scope="module")
+def points():
+    """Of the minima, with what theory says of each."""
+    return minima.points(200, 6)
 
 
 @pytest.mark.slow
-def test_a_point_of_the_chapter_agrees_with_its_theory(tmp_path):
-    (point,) = [p for p in minima.points(200, 6) if p.curve == "Hebb" and p.x == 2.0]
+def test_no_two_points_have_one_name(points):
+    assert len({point.name for point in points}) == len(points)
+
+
+@pytest.mark.slow
+def test_a_point_of_the_chapter_agrees_with_its_theory(points, tmp_path):
+    (point,) = [p for p in points if p.curve == "Hebb" and p.x == 2.0]
     runs = simulations.simulate_points([point], tmp_path / "simulations.jsonl", progress=False)
     (row,) = simulations.compare([point], runs)
     assert abs(row["z"]) < 4
@@ -85,7 +89,8 @@ def test_the_small_chapter_draws_the_local_entropy(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_curves_are_drawn_without_simulations(tmp_path):
+def test_curves_are_drawn_without_simulations(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "DISTANCES", 5)
     (path,) = figures.draw(configs.SMALL.theory, [], tmp_path)
     assert path.stat().st_size > 20_000
 

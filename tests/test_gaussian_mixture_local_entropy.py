@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from fast import only
 from gaussian_mixture_rows import rows
 
 from flatjax import gaussian_mixture as gm
@@ -29,7 +28,8 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", only(["hebb"], NAMES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_reference_values(name):
     selected = rows(3, *NAMES[name])
     assert len(selected) in (2, 21, 54)

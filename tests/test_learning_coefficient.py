@@ -36,7 +36,8 @@ def constant(energy):
 # --- known values ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", only(["regression"], coefficient_coverage.CASES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", coefficient_coverage.CASES)
 def test_intervals_hold_the_truth(name):
     """The short form of `python -m experiments.benchmarks.coefficient_coverage`."""
     found = coefficient_coverage.Coverage(calls=10).measure(coefficient_coverage.CASES[name]())
@@ -86,7 +87,7 @@ def test_momentum_crosses_flat_directions(batches):
     assert found.temperature_sem < 0.08
 
 
-@pytest.mark.parametrize("power", [1, 2, slow(3)])
+@pytest.mark.parametrize("power", [slow(1), 2, slow(3)])
 def test_powers_of_a_weight(power):
     """w^2k has coefficient 1 / 2k."""
     measure = learning_coefficient(constant(lambda w: jnp.sum(w ** (2 * power))))
@@ -144,6 +145,7 @@ def test_a_minimum_of_the_gaussian_mixture(alpha, half):
     assert abs(found.mean - truth) < 4 * found.sem < 0.1 * truth
 
 
+@pytest.mark.slow
 def test_tempered_chains_agree():
     for case in (coefficient_coverage.crossing(), coefficient_coverage.regression(3, 100, 1)):
         measure = learning_coefficient(case.eval_fn, sampler="tempered", num_steps=1000)
@@ -165,6 +167,7 @@ def test_a_block_alone():
     assert abs(found.mean - 1.5) < 4 * found.sem < 0.3
 
 
+@pytest.mark.slow
 def test_batches_that_stream_and_networks_one_by_one(monkeypatch):
     """In a Python loop the steps are the same."""
     measure = learning_coefficient(REGRESSION.eval_fn, num_chains=2, num_steps=10, num_warmup=10)

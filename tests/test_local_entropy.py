@@ -248,6 +248,7 @@ def test_committee_at_fixed_overlap_against_direct_sampling():
 FEW = {"distances": [1.0], "betas": [0.5, 1.0], "num_chains": 2, "num_steps": 12, "num_warmup": 5}
 
 
+@pytest.mark.slow
 def test_data_in_one_batch_in_several_and_streamed(orthogonal_patterns):
     traces = []
 

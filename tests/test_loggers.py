@@ -41,6 +41,7 @@ def tensorboard_scalars(folder):
     return found
 
 
+@pytest.mark.slow
 def test_tensorboard_has_every_number_once_also_after_a_restart(tmp_path):
     out = tmp_path / "run"
     command = ["train", "--out", str(out), "--no-progress", "--checkpoint-seconds", "0"]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fast import slow
 
 import flatjax
 from flatjax import lora, models
@@ -65,7 +66,7 @@ def test_the_mean_of_factors_is_not_the_mean_of_products():
     )
 
 
-@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("rank", [slow(1), 2, slow(4)])
 def test_compressed_factors_are_the_closest_of_their_rank(rank):
     factors = trained(2)
     own, stack = lora.compressed(factors, rank)["dense"]["kernel"], factors["dense"]["kernel"]
@@ -76,6 +77,7 @@ def test_compressed_factors_are_the_closest_of_their_rank(rank):
     assert distance == pytest.approx(np.sqrt((singular[rank:] ** 2).sum()), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_coupled_replicas_learn_a_change_of_low_rank_and_meet():
     """The pretrained weights stay; the center of the products is what was to be learned."""
     model = models.MLP(hidden=(8,), num_classes=3)

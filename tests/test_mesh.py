@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fast import slow
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from run_helpers import changed, started
@@ -87,9 +86,8 @@ def test_virtual_devices_finish_a_step_before_the_next():
     assert all(leaf.is_ready() for leaf in found)
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "mesh"), [("rsgd", "replica=2,data=2"), slow("parle", "data=4")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "mesh"), [("rsgd", "replica=2,data=2"), ("parle", "data=4")])
 @pytest.mark.claim("docs/faq.md", "gives the same to rounding")
 def test_batch_norm_noise_and_dropout_are_those_of_one_device(algorithm, mesh):
     """Weights, statistics, optimizer state and losses; and every array is where it belongs."""

@@ -29,10 +29,11 @@ def torch_name(modules):
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        (models.densenet121(num_classes=10), 6_956_426),
-        (models.densenet121(num_classes=1000, stem="imagenet"), 7_978_856),
+        slow(models.densenet121(num_classes=10), 6_956_426, id="small images"),
+        pytest.param(
+            models.densenet121(num_classes=1000, stem="imagenet"), 7_978_856, id="ImageNet"
+        ),
     ],
-    ids=["small images", "ImageNet"],
 )
 def test_number_of_parameters_is_the_published_one(model, expected):
     assert torch_logits.count(model, 32) == expected

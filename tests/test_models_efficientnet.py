@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_logits
-from fast import only, slow
+from fast import only
 from torch_reference import weights
 
 from flatjax import models
@@ -58,7 +58,8 @@ def test_number_of_parameters_is_the_published_one(variant, expected):
     assert torch_logits.count(model, 32) == expected
 
 
-@pytest.mark.parametrize("name", [slow("efficientnet_b0"), "scaled"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["efficientnet_b0", "scaled"])
 @pytest.mark.claim("README.md", "give the logits of their PyTorch counterparts")
 def test_logits_are_those_of_torch(name):
     # By statistics of the batch: with the running ones of `weights.py` images hardly matter.

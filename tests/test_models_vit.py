@@ -133,6 +133,7 @@ def test_dropout_follows_the_sum_with_positions_and_dense_layers():
     assert places == [(name, shape, 0.3) for name, shape in zip(names, shapes, strict=True)]
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     run = functools.partial(apply, tiny_variables(), IMAGES)
     without = run()

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fast import slow
 from run_helpers import changed, started
 
 from experiments.engine.algorithms import decay_mask, learning_rate_schedule
@@ -190,7 +189,8 @@ def test_learning_rates_warm_up_and_fall_at_milestones():
     np.testing.assert_allclose(found, [0.1, 0.15, 0.2, 0.2, 0.02, 0.002], rtol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", [slow("sgd"), "rsgd", slow("esgd"), slow("parle")])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sgd", "rsgd", "esgd", "parle"])
 def test_biases_are_left_out_of_weight_decay(algorithm):
     own = {"replicas": 2, "noise_scale": 0.0, "gamma": 0.0, "replica_gamma": 0.0}
     options = {"weight_decay": 0.5, "epochs": 4, "decay_matrices_only": True}

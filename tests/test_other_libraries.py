@@ -97,6 +97,7 @@ def test_networks_train(name, make):
         assert loss(flatjax.replica_center(members, replica_axis=0)) < 1.5 * after
 
 
+@pytest.mark.slow
 def test_modules_are_stacked_whole():
     """Arrays get a replica axis; functions and numbers of layers are shared."""
     make = lambda key: equinox.nn.MLP(3, 1, 16, 1, key=key)
@@ -166,7 +167,7 @@ def haiku_norm(momentum):
     [
         nnx_norm,
         slow(functools.partial(equinox_norm, mode="ema")),
-        functools.partial(equinox_norm, mode="batch"),
+        slow(functools.partial(equinox_norm, mode="batch")),
         slow(haiku_norm),
     ],
     ids=["nnx", "equinox ema", "equinox batch", "haiku"],

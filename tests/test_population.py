@@ -58,6 +58,7 @@ def test_runs_are_those_of_the_trainer(tasks, algorithm):
         assert run.train_loss == pytest.approx(expected["history"][-1]["train_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
     varied = settings_of("rsgd")
     losses = []

@@ -99,6 +99,7 @@ def test_sums_are_those_of_tokens(text):
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_regression(tmp_path):
     result = train(LINE, directory=tmp_path / "run", progress=False)
     assert result["test_error"] < 25  # % of the variance
@@ -112,6 +113,7 @@ def test_a_network_learns_a_regression(tmp_path):
     assert unexplained == pytest.approx(result["test_error"], rel=0.1)  # of 80% of them
 
 
+@pytest.mark.slow
 def test_populations_of_regressions():
     tasks = make_tasks(LINE, [0, 1])
     assert (tasks[0].train.label != tasks[1].train.label).any()

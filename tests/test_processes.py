@@ -47,7 +47,6 @@ TEST_PASS = 1000
 OWN = {
     "parle": {"inner_steps": 2, "gamma": 0.1, "replica_gamma": 0.1},
     "diloco": {"period": 2},
-    "rsgd": {"gamma": 0.01},
 }
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from fast import slow
 
 import flatjax
 from experiments import __main__ as command_line
@@ -33,13 +34,10 @@ def run_example(steps=300, seed=0, is_constant=False):
     return namespace
 
 
-LENGTHS = [300, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1000, 3000))]
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
-
-
-@pytest.mark.parametrize("is_constant", [False, True], ids=["cosine", "constant"])
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("steps", LENGTHS)
+# `test_meeting` trains this network for all lengths, rates and seeds, several in one program.
+@pytest.mark.parametrize(
+    ("steps", "seed", "is_constant"), [(300, 0, False), slow(1000, 1, True), slow(3000, 2, False)]
+)
 def test_the_example_of_training_ends_in_one_good_network(steps, seed, is_constant):
     """Its center is at most 1 point worse than the mean of its replicas."""
     namespace = run_example(steps, seed, is_constant)
@@ -50,6 +48,7 @@ def test_the_example_of_training_ends_in_one_good_network(steps, seed, is_consta
     assert found.center < 0.09
 
 
+@pytest.mark.slow
 def test_the_example_of_flatness_runs(capsys):
     namespace = run_example(steps=20)
     exec(EXAMPLES[1], namespace)

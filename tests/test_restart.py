@@ -60,7 +60,7 @@ def measured(run):
 
 @pytest.mark.parametrize(
     ("own", "y", "mesh"),
-    [({}, 3, None), slow(PARLE, 8, "replica=4"), slow({}, 8, "replica=4"), slow(PARLE, 3, None)],
+    [slow({}, 3, None), slow({}, 8, "replica=4"), slow(PARLE, 8, None)],
     ids=str,
 )
 def test_the_center_does_not_jump_and_the_run_ends(own, y, mesh, tmp_path):
@@ -134,6 +134,7 @@ def test_other_settings_are_refused(change):
         continued(CONFIG, CONFIG.changed(**change))
 
 
+@pytest.mark.slow
 def test_it_needs_a_checkpoint_and_files(tmp_path):
     train(CONFIG.changed(epochs=4), directory=tmp_path / "run", progress=False)
     for path in (tmp_path / "run" / "checkpoints").iterdir():

@@ -86,6 +86,7 @@ def test_without_a_model_the_checkpoint_is_taken(run):
         load_final_model(run, trust=True)
 
 
+@pytest.mark.slow
 def test_the_model_of_another_run_is_refused(run, tmp_path):
     config = CONFIG.changed(seed=1)
     train(config, directory=tmp_path / "other", progress=False)
@@ -109,6 +110,7 @@ def test_flatness_and_load_want_trust(run, capsys):
         models.load(run)
 
 
+@pytest.mark.slow
 def test_a_result_that_is_lost_is_made_again_with_the_same_model(run, finished):
     expected = load_final_model(run, trust=True)
     (run / "result.json").unlink()

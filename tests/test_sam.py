@@ -63,6 +63,7 @@ def test_the_optimizer_gets_the_extra_arguments():
     assert float(optax.tree.get(state, "gamma_0")) == pytest.approx(6.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
 def test_optimizers_with_keys(make_key):
     options = {"noise_scale": 0.1, "weight_decay": 0.0, "inner_steps": 2}

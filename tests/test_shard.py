@@ -32,7 +32,9 @@ def sharded(config):
     return OnMesh(make_mesh(MESH, config), shard=True)
 
 
-@pytest.mark.parametrize("changes", [DILOCO, slow({"algorithm": "parle"}), {"period": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [slow(DILOCO), slow({"algorithm": "parle"}), {"period": 2}], ids=str
+)
 def test_sharded_replicas_train_alike(changes):
     config = replace(PLAIN, seed=3, **changes)
     runs = [started(config, place) for place in (None, sharded(config))]
@@ -134,8 +136,8 @@ def test_replicas_exchange_shards_and_nothing_else(changes):
     ("hidden", "changes"),
     [
         pytest.param((256, 256), {}, id="small"),
-        slow((2048,) * 25, {}, id="rsgd"),
-        slow((2048,) * 25, DILOCO, id="diloco"),
+        slow((5760,) * 4, {}, id="rsgd"),
+        slow((5760,) * 4, DILOCO, id="diloco"),
     ],
 )
 @pytest.mark.claim("docs/distributed.md", "how many bytes each device holds")

@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
-from fast import slow
 
 from flatjax import evaluate
 from flatjax.flatness import sam_sharpness, worst_case_sharpness
@@ -170,7 +169,8 @@ def rescaled(params):
     }
 
 
-@pytest.mark.parametrize("kind", ["sam", slow("worst case")])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sam", "worst case"])
 @pytest.mark.claim("docs/flatness.md", "ignores_the_rescaling_of_relu_networks")
 def test_adaptive_sharpness_alone_ignores_the_rescaling_of_relu_networks(network, kind):
     params, batches = network

@@ -92,6 +92,7 @@ def relu_network(params, batch):
     return {"loss": jnp.sum((hidden @ params["out"]) ** 2), "count": len(batch)}
 
 
+@pytest.mark.slow
 def test_filter_normalised_slices_ignore_the_rescaling_of_relu_layers():
     keys = jax.random.split(jax.random.key(1), 4)
     params = {

@@ -6,6 +6,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import slow
 
 from experiments.__main__ import main
 from experiments.engine import feed, loop, steps
@@ -86,7 +87,7 @@ def in_windows(monkeypatch):
     monkeypatch.setattr(feed, "WINDOW_BYTES", 3 * 2 * 10 * IMAGE[0].nbytes)
 
 
-@pytest.mark.parametrize("algorithm", ["rsgd", "sam"])
+@pytest.mark.parametrize("algorithm", ["rsgd", slow("sam")])
 def test_batches_are_dealt_to_the_replicas_in_order(algorithm, monkeypatch):
     """As if the examples were in memory, and their order drawn so."""
     own = {"replicas": 2, "gamma": 0.1} if algorithm == "rsgd" else {}
@@ -149,7 +150,7 @@ def whole(tmp_path_factory, task):
     return directory, train_in(directory, CONFIG, task)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 7, 9, 13])
+@pytest.mark.parametrize("stop", [slow(1), 2, slow(3), 7, slow(9), slow(13)])
 def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
     stop, whole, task, in_windows, tmp_path, monkeypatch
 ):

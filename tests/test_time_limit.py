@@ -7,6 +7,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from fast import slow
 from test_contest import TINY as CONTEST
 from test_first_contest import TINY as FIRST_CONTEST
 
@@ -129,7 +130,7 @@ def test_units_that_fit_come_after_one_that_does_not():
     assert (limit.unfinished, limit.exit_status) == (1, 75)
 
 
-@pytest.mark.parametrize(("loops", "seconds"), [(True, 9), (False, 20)])
+@pytest.mark.parametrize(("loops", "seconds"), [(True, 9), slow(False, 20)])
 def test_a_run_ends_where_it_would_have_ended(loops, seconds, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "loops_on_device", lambda plan: loops)
     config = BASE.changed(algorithm="rsgd", gamma=0.1)
@@ -142,6 +143,7 @@ def test_a_run_ends_where_it_would_have_ended(loops, seconds, tmp_path, monkeypa
         assert found[name] == expected[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loops", [True, False])
 def test_a_population_ends_where_it_would_have_ended(loops, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "loops_on_device", lambda plan: loops)
@@ -208,7 +210,8 @@ def test_a_contest_in_slots_has_the_same_records(tmp_path):
 
 @pytest.mark.slow
 def test_the_first_contest_in_slots_has_the_same_results(tmp_path):
-    one = dataclasses.replace(FIRST_CONTEST, settings={"MLP, clean": {}})
+    spaces = {"sgd": FIRST_CONTEST.spaces["sgd"]}
+    one = dataclasses.replace(FIRST_CONTEST, settings={"MLP, clean": {}}, spaces=spaces)
     expected = first_contest.run_contest(one, tmp_path / "whole", progress=False)
     call = lambda limit: first_contest.run_contest(
         one, tmp_path / "slots", progress=False, limit=limit
@@ -244,4 +247,9 @@ def test_the_command_says_that_work_is_left(tmp_path, capsys):
     assert "units are left; the same command continues" in capsys.readouterr().err
     assert main([*command, "soon"]) == 1
     assert "time_limit must be a duration such as 9m" in capsys.readouterr().err
-    assert main(["contest", "--small", *command[1:], "0.001s"]) == 75
+
+
+@pytest.mark.slow
+def test_so_does_the_command_of_a_contest(tmp_path):
+    command = ["contest", "--small", "--out", str(tmp_path), "--no-progress", "--time-limit"]
+    assert main([*command, "0.001s"]) == 75

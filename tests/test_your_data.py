@@ -71,6 +71,7 @@ def test_the_examples_of_the_page_on_models_run(place, monkeypatch, capsys):
     exec(blocks[4], namespace)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_on_data_run(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLATJAX_CACHE_DIR", str(tmp_path / "cache"))

@@ -12,6 +12,7 @@ from flatjax import gaussian_mixture as gm
 
 Rows = Sequence[dict[str, Any]]
 
+DISTANCES = 60  # at which a curve of the local entropy is computed
 COLORS = {"square": "#0072B2", "logistic": "#D55E00", "hinge": "#009E73", "Hebb": "#000000"}
 
 
@@ -54,7 +55,7 @@ def erm(rows: Rows, path: pathlib.Path) -> None:
 def local_entropy(rows: Rows, path: pathlib.Path) -> None:
     """Local entropy against distance: zero errors, finite temperature, noisy references."""
     with plots.drawing(path, 1, 3, figsize=(12, 3.8)) as (_, panels):
-        distance = np.linspace(0.005, 0.45, 60)
+        distance = np.linspace(0.005, 0.45, DISTANCES)
         params = {"alpha": 1.0, "delta": 1.0}
         logistic = LOSSES["logistic"]
         references = {
