@@ -23,12 +23,9 @@ TO_DO = [
     "docs/relations.md",
     "docs/your_data.md",
     "experiments/*.py",
-    "flatjax/_*",
-    "flatjax/batch_stats.py",
-    "flatjax/calibration.py",
-    "flatjax/communication.py",
+    "flatjax/_cpu/_convolution.py",
+    "flatjax/_cpu/_lowering.py",
     "flatjax/flatness/*",
-    "flatjax/schedules.py",
     "notebooks/*.py",
 ]
 
