@@ -25,7 +25,6 @@ TO_DO = [
     "experiments/*.py",
     "flatjax/_cpu/_convolution.py",
     "flatjax/_cpu/_lowering.py",
-    "flatjax/flatness/*",
     "notebooks/*.py",
 ]
 

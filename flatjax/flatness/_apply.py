@@ -19,8 +19,8 @@ def evaluation_mode(apply_fn: Any, options: Mapping[str, Any]) -> Callable[..., 
     """Returns `apply(params, inputs, *state)` of a network, without dropout.
 
     Args:
+      apply_fn: see `flatjax.flatness.classification`.
       options: arguments of `apply_fn`; they override the values of the evaluation mode.
-      options: arguments for it; they replace those of the evaluation mode.
 
     Raises:
       TypeError: `apply_fn` is no function.

@@ -20,11 +20,11 @@ def check_eval_fn(
 ) -> dict[str, float]:
     """Raises, with a remedy, unless `eval_fn` returns sums over examples and a count.
 
-    It finds these errors: a scalar instead of a dict; no `"count"`; values per example that were
-    not summed; a count that is not the number of examples; means instead of sums; and values that
-    are NaN or infinite. To distinguish means from sums, it evaluates the first two examples of a
-    batch one by one, and repeated in turn as a whole batch. It omits this test if a batch has no
-    common leading axis, or if `eval_fn` accepts only one batch size.
+    It finds a scalar instead of a dict, a missing `"count"`, and values per example that were not
+    summed. It also finds a count that is not the number of examples, means instead of sums, and
+    values that are NaN or infinite. To distinguish means from sums, it evaluates the first two
+    examples of a batch one by one, and repeated in turn as a whole batch. It omits this test if a
+    batch has no common leading axis, or if `eval_fn` accepts only one batch size.
 
     A warning says if examples depend on each other, as with batch norm in training mode.
 
