@@ -74,8 +74,9 @@ def weight_noise(
     either relative to each weight, :math:`w + \sigma z \odot w`, or absolute, :math:`w + \sigma z`.
     The tolerance is interpolated between the mean rises on the grid, linearly in :math:`\sigma^2`.
     Its standard error is a jackknife over the draws. Between strengths of the grid, the
-    interpolation limits the accuracy. `flatjax.flatness.pac_bayes_sigma` bisects instead, for one target,
-    and has no standard error of the noise. If the rise is not monotone, the first crossing counts.
+    interpolation limits the accuracy. `flatjax.flatness.pac_bayes_sigma` bisects instead, for one
+    target, and has no standard error of the noise. If the rise is not monotone, the first crossing
+    counts.
 
     Cost: `num_samples` evaluations of the batches for each sigma, and one more, for all targets
     together. Nothing is recompiled for other sigmas, draws or solutions of the same shapes.
