@@ -8,9 +8,9 @@ hours:     0.0026 a run at 20 TFLOP/s (three times that for x 3), more where the
 recipe:    batch 128, learning rate 0.05, Nesterov 0.9, weight decay 5e-4, cosine to 0, 100 epochs
            of all replicas together; flip and crop
 ours:      all of it: the paper does not give the recipe of this network. The variants of SGD are
-           candidates ("no augmentation", "learning rate 0.1", "wider", "deeper"): the one nearest the
-           reported baseline is to become the recipe. The pull after the optimizer's step and the
-           nominal decay; "... as published" has the paper's force and decay
+           candidates ("no augmentation", "learning rate 0.1", "wider", "deeper"). The candidate
+           nearest the reported baseline will become the recipe. The pull after the optimizer's step
+           and the nominal decay; "... as published" has the paper's force and decay
 
 reported by the paper, test error %: SGD 16.5 ± 0.2; rSGD 15.6 ± 0.3; eSGD 14.7 ± 0.3; rSGD x 3
     14.9 ± 0.2
@@ -49,7 +49,7 @@ CANDIDATES = {
     },
 }
 
-# What Replicated-SGD and Entropy-SGD are compared with, at their budgets.
+# The baselines of Replicated-SGD and Entropy-SGD, at the same budgets.
 OTHERS = {
     "SAM": {"algorithm": "sam"},
     "SWA": {"algorithm": "swa"},
