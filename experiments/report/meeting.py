@@ -1,20 +1,20 @@
-"""Whether the replicas of runs have become one network, as a sentence."""
+"""Says in a sentence whether the replicas of runs have become one network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-# By how many points the center may be worse than the mean of its replicas, as in
+# Largest tolerated excess of the center's error over its replicas' mean, in points, as in
 # `flatjax.check_collapsed`.
 TOLERANCE = 1.0
 
 
 def not_met(results: Sequence[Mapping[str, Any]]) -> str | None:
-    """Says how far apart replicas have ended, if the center of some run is no good network.
+    """Says how far apart replicas ended, if the center of a run is no good network.
 
     Args:
-      results: of runs that differ only in their seeds, see
+      results: results of runs that differ only in their seeds, see
         `experiments.engine.evaluate.final_result`.
 
     Returns:
@@ -36,7 +36,7 @@ def not_met(results: Sequence[Mapping[str, Any]]) -> str | None:
     distances = [run["history"][-1].get("relative_distance", np.nan) for run in apart]
     return (
         f"{which}replicas have not met (distance {np.mean(distances):.2g}, center {center:.3g} %, "
-        f"replicas {replicas:.3g} %): their center is no good network. Raise --gamma (of parle "
+        f"replicas {replicas:.3g} %): their center is no good network. Raise --gamma (for parle, "
         "--replica-gamma), or train for more epochs."
     )
 
