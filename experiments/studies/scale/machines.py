@@ -3,9 +3,10 @@ r"""Devices, hosts and networks, and the traffic of collectives.
 Collectives take :math:`\alpha` seconds per message and :math:`\beta` seconds per byte [Hockney
 1994]. Consider n devices. An all-reduce sends :math:`2 (n - 1) / n` times its bytes, the least that
 is possible [Patarasuk and Yuan 2009]. It needs :math:`2 \lceil \log_2 n \rceil` messages
-[Rabenseifner 2004; Thakur, Rabenseifner and Gropp 2005]; a ring needs 2 (n - 1). An all-gather sends
-:math:`n - 1` times the bytes of a device in :math:`\lceil \log_2 n \rceil` messages. Over several
-hosts both work in two levels. All devices of a host share the traffic to other hosts evenly.
+[Rabenseifner 2004; Thakur, Rabenseifner and Gropp 2005]; a ring needs 2 (n - 1). An all-gather
+sends :math:`n - 1` times the bytes of a device in :math:`\lceil \log_2 n \rceil` messages. Over
+several hosts both work in two levels. All devices of a host share the traffic to other hosts
+evenly.
 """
 
 import dataclasses
