@@ -68,7 +68,7 @@ def map_replicas(
     if placement not in PLACEMENTS:
         raise ValueError(f"placement must be one of {PLACEMENTS}, got {placement!r}.")
     if placement == "mesh" and mesh is None:
-        raise ValueError("placement='mesh' needs mesh, see flatjax.replica_mesh.")
+        raise ValueError("mesh must be given with placement='mesh': see flatjax.replica_mesh.")
 
     @functools.wraps(fn)
     def mapped(*args, **kwargs):

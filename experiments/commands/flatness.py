@@ -60,13 +60,19 @@ class Flatness:
         effort = Effort(self.level, self.samples, self.progress)
         if self.model is None:
             if self.params:
-                raise ValueError("params need the model whose parameters they are: --model.")
+                raise ValueError(
+                    "params must be given with --model, the network to which they belong."
+                )
             if not self.runs:
-                raise ValueError("runs must name at least one directory of a run, or --model.")
+                raise ValueError(
+                    "runs must name at least one directory of a run; or give --model and --params."
+                )
             print(measure_runs(self.runs, self.out, effort, trust=self.trust))
             return 0
         if self.runs or not self.params:
-            raise ValueError("model needs --params with at least one file, and no runs.")
+            raise ValueError(
+                "model must be given with at least one file in --params, and without runs."
+            )
         description = Description(
             self.model, self.model_options, self.dataset, self.examples, self.images == "scaled"
         )

@@ -140,10 +140,10 @@ def _sentence(result: Mapping[str, Any], out: pathlib.Path) -> str:
         errors += f" (its replicas {replicas:.2f} %)"
     energy = result["local_energy"]
     return (
-        f"{errors}, training error {result['train_error']:.2f} %, which noise of "
-        f"σ = {energy['sigma'][-1]:g} on the weights raises by {energy['error'][-1]:.2f} points; "
-        f"{result['gradient_evaluations']:,} gradients in {result['seconds']:.0f} s. The model is "
-        f"in {out / 'model'}."
+        f"{errors}, training error {result['train_error']:.2f} %. Noise of σ = "
+        f"{energy['sigma'][-1]:g} on the weights raises it by {energy['error'][-1]:.2f} points. "
+        f"The run took {result['gradient_evaluations']:,} gradients and {result['seconds']:.0f} s. "
+        f"The model is in {out / 'model'}."
     )
 
 

@@ -137,7 +137,9 @@ class TrainConfig(Generic[A]):
         """
         known = {name for kind in SETTINGS.values() for name in _defaults(kind)}
         if unknown := sorted(fields.keys() - known - {"algorithm"}):
-            raise ValueError(f"the configuration has fields of another version: {unknown}.")
+            raise ValueError(
+                f"the configuration must have fields of this version, got unknown ones: {unknown}."
+            )
         as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
         return cls.of(**{name: as_tuple(value) for name, value in fields.items()})
 
@@ -159,7 +161,7 @@ def _owner(setting: str) -> str:
         return _OWNER[setting]
     if setting in {"epochs", "batch_size", "micro_batches", "seed"}:
         return ""
-    raise ValueError(f"there is no setting {setting!r}.")
+    raise ValueError(f"settings must be known ones, got {setting!r}.")
 
 
 def _defaults(algorithm: type[Any]) -> dict[str, Any]:

@@ -268,7 +268,7 @@ def paired_difference(
         raise ValueError(f"results must share sigmas, got {first.sigma} and {second.sigma}.")
     if not np.array_equal(first.key, second.key) or first.antithetic != second.antithetic:
         raise ValueError(
-            "results must be of the same draws: measured with one key, and both antithetic or not."
+            "results must have the same draws: measure both with one key, both antithetic or not."
         )
     for energy in (first, second):
         if name not in energy.draws:
