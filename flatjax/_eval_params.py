@@ -235,7 +235,7 @@ def _like(name: str, tree: Any, params: optax.Params) -> Any:
 
 def _mismatch(name: str, how: str) -> ValueError:
     return ValueError(
-        f"params must be those of the {name} in the state: {how}. For an nnx.Optimizer, pass "
+        f"params must match the {name} in the state: {how}. For an nnx.Optimizer, pass "
         "opt_state and nnx.state(model, nnx.Param)."
     )
 

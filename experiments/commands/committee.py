@@ -31,7 +31,7 @@ class Committee:
     small: bool = False
     """Train one subset, one seed, three algorithms, without tuning, in under three minutes."""
     dataset: Literal["fashion_mnist", "digits"] = "fashion_mnist"
-    """fashion_mnist (Dress against Coat), or digits (3 against 8), which are the default if
+    """fashion_mnist (Dress against Coat), or digits (3 against 8). Digits are also used if
     Fashion-MNIST is missing."""
     weights: Literal["spherical", "binary"] = "spherical"
     """Weights on spheres learn the data; binary weights learn random patterns."""

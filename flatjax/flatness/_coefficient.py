@@ -138,7 +138,7 @@ def _problems(found: LearningCoefficient, drift_sem: float) -> tuple[str, ...]:
     if abs(found.temperature - 1) > most:
         problems.append(
             f"temperature {found.temperature:.2f} instead of 1: the step is too large for the "
-            "curvature or the noise of the batches, or chains are too short; give a smaller "
+            "curvature or the noise of the batches, or chains are too short. Give a smaller "
             "step_size, larger batches, one batch of all data, or more steps."
         )
     if not found.r_hat <= diagnostics.MOST_R_HAT:
