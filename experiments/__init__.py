@@ -1,5 +1,6 @@
-"""Experiments with flatjax: training, comparison of the algorithms, benchmarks. Run from the root.
+"""Experiments with flatjax: training, comparisons and benchmarks.
 
-`python -m experiments --help` lists the commands. Imports run one way: `commands` bring `configs`
-and `studies` together, studies train with the `engine`, and everything is written by `report`.
+Run them from the root of the repository; `python -m experiments --help` lists the commands. Imports
+go in one direction: `commands` join `configs` and `studies`, studies train with the `engine`, and
+`report` writes all results.
 """

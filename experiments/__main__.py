@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def _quiet_sigint() -> Iterator[None]:
-    """Ends the process in one line if SIGINT comes while modules are imported, for seconds.
+    """Ends the process with one line if SIGINT comes during the long imports.
 
-    Where an exception would be raised, in the middle of an import, others could swallow it.
+    An exception in the middle of an import could be caught by library code.
     """
 
     def leave(signum, frame):
@@ -31,7 +31,7 @@ def _quiet_sigint() -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
+    """Parses the command line and runs; user errors print one line and no traceback."""
     with _quiet_sigint():
         from experiments.commands import command_line
     return command_line.main(arguments)

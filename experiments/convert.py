@@ -1,10 +1,10 @@
-"""Gives results that were recorded before November 2026 the digests and identities of today.
+"""Adds today's digests and identities to results recorded before November 2026.
 
 Results of the first contest, the flatness study and the committees get the identity of that study
-in `experiments/configs`, after a check that the settings and seeds which they do record are those
-of the study; their data are taken to be those that the same name loads now. Other files get
-digests. Configurations of runs need no conversion here: `engine.earlier_versions` converts them
-whenever they are read.
+in `experiments/configs`. Before that, their recorded settings and seeds are compared with the
+study's. The data are assumed to be those that the same name loads now. Other files get digests.
+Configurations of runs need no conversion here: `engine.earlier_versions` converts them whenever
+they are read.
 """
 
 import dataclasses
@@ -28,23 +28,23 @@ from experiments.studies.first_contest import run as contest_run
 from experiments.studies.flatness_study import run as flatness_run
 from experiments.studies.spaces import grid
 
-_UNKNOWN = {store.MADE_BY: None}  # which program made an old result
+_UNKNOWN = {store.MADE_BY: None}  # the program that made an old result is unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Give results recorded before November 2026 digests, and the identity of their study.
+    """Add digests and the study's identity to results from before November 2026.
 
     Example: python -m experiments.convert first-contest runs/first-contest
     """
 
     study: tyro.conf.Positional[Literal["first-contest", "flatness-study", "committee", "other"]]
-    """What was recorded; "other" adds digests only."""
+    """Kind of the recorded results; "other" only adds digests."""
     directory: tyro.conf.Positional[pathlib.Path]
     """Where."""
 
     def run(self) -> int:
-        """Converts what is not converted yet."""
+        """Converts the files that are not converted yet."""
         convert = {
             "first-contest": contest,
             "flatness-study": flatness_study,
@@ -59,7 +59,7 @@ class Convert:
 def _wrap(
     path: pathlib.Path, identity: dict[str, Any], is_of: Callable[[Any], bool]
 ) -> dict[str, Any] | None:
-    """Makes an old file a cached value, if it is there and of the study."""
+    """Makes a cached value of an old file, if it exists and belongs to the study."""
     if not path.exists():
         return None
     value = json.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +135,7 @@ def committee(out: pathlib.Path) -> None:
 
 
 def others(out: pathlib.Path) -> None:
-    """Adds digests to the JSON files that have none; a list becomes the `rows` of an object."""
+    """Adds digests to JSON files without; a list becomes the `rows` of an object."""
     for path in sorted(out.rglob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, list) or store.SEAL not in found:

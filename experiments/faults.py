@@ -1,4 +1,4 @@
-"""Kills training at awkward moments, and checks that it ends as if nothing had happened."""
+"""Kills training at difficult moments, and checks that resumed runs end alike."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ from experiments.engine.train import load_run
 from experiments.report.store import read_json
 from experiments.report.tables import markdown_table
 
-# Batch norm, augmentation, and a step a program, so that epochs are interrupted too.
+# Batch norm, augmentation, and a program for each step, so that epochs are interrupted, too.
 CONFIG = TrainConfig.of(
     model="small_convnet",
     model_options=("batch_norm=True",),
@@ -46,7 +46,7 @@ PATIENCE_SECONDS = 600
 
 
 def config_of(algorithm: str, **changes: Any) -> TrainConfig:
-    """The run of an algorithm, with some settings changed."""
+    """Returns the run of an algorithm, with some settings changed."""
     return CONFIG.changed(algorithm=algorithm, **OWN.get(algorithm, {}), **changes)
 
 
@@ -61,12 +61,12 @@ def _saved(run: pathlib.Path) -> set[str]:
 
 
 def _epochs(run: pathlib.Path) -> int:
-    """Of each replica: as many lines has a run that is trained."""
+    """Returns the epochs of each replica, the number of lines of a complete run."""
     config = read_config(run / "config.json")
     return round(config.epochs / config.num_replicas)
 
 
-# When to kill: what is watched until it changes, and for how long to wait after that at most.
+# When to kill: a quantity that must change, and the longest delay after that.
 MOMENTS: dict[str, tuple[Callable[[pathlib.Path], Any], float]] = {
     "at the start": (lambda run: (run / "config.json").exists(), 5.0),
     "between checkpoints": (_saved, 0.2),
@@ -78,20 +78,21 @@ MOMENTS: dict[str, tuple[Callable[[pathlib.Path], Any], float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """Kills runs of several algorithms (SIGKILL) and compares what they end in.
+    """Kill runs of several algorithms (SIGKILL), resume them and compare the results.
 
-    Each algorithm trains once undisturbed, and once killed at every kind of moment and resumed:
-    weights, optimizer states, statistics and every number of the result must be the same bits.
+    Each algorithm trains once undisturbed, and once more, killed at every kind of moment and
+    resumed. Weights, optimizer states, statistics and every number of the result must have the same
+    bits.
 
     Example: python -m experiments.faults --rounds 2
     """
 
     algorithms: tuple[str, ...] = ("sgd", "esgd", "rsgd", "parle")
-    """Which to kill."""
+    """Algorithms to kill."""
     rounds: int = 1
-    """How often at each kind of moment; in the last evaluation once."""
+    """Number of kills at each kind of moment; only one in the last evaluation."""
     seed: int = 0
-    """Draws the delays."""
+    """Random seed of the delays."""
     out: pathlib.Path = pathlib.Path("runs", "faults")
     """Directory of the runs."""
 
@@ -125,7 +126,7 @@ def flip(path: pathlib.Path, bit: int) -> None:
 
 
 def start(config: TrainConfig, directory: pathlib.Path, **options: Any) -> subprocess.Popen:
-    """Starts the command line in a process of its own; it saves after every step."""
+    """Starts the command line in a separate process; it saves after every step."""
     arguments = ["--out", str(directory), "--no-progress", "--checkpoint-seconds", "0"]
     arguments += config.to_arguments()
     command = [sys.executable, "-m", "experiments", "train", *arguments]
@@ -151,13 +152,13 @@ def kill(config: TrainConfig, run: pathlib.Path, moment: str, delays: random.Ran
     """Starts or resumes a run and kills it at the next moment of a kind.
 
     Raises:
-      RuntimeError: the run ended before.
+      RuntimeError: the run ended too early to be killed.
     """
     sign, longest_delay = MOMENTS[moment]
     before = sign(run)
     process = start(config, run)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    # A run that was started before has its configuration from the start.
+    # A run that was started earlier has its configuration from the start.
     while sign(run) == before and before is not True:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
@@ -175,7 +176,7 @@ def raw(leaf: jax.Array) -> np.ndarray:
 
 
 def differences(straight: pathlib.Path, other: pathlib.Path) -> tuple[int, int]:
-    """How many arrays, and how many lines of the result, differ in a single bit."""
+    """Counts arrays, and lines of the result, that differ in at least one bit."""
     arrays, results = [], []
     for directory in (straight, other):
         arrays_saved = arrays_of(load_run(directory).state)

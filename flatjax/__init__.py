@@ -1,4 +1,4 @@
-"""flatjax: entropic optimizers (Entropy-SGD, Replicated-SGD) for JAX, and measures of flatness.
+"""flatjax: Entropy-SGD and Replicated-SGD for JAX, and measures of flatness.
 
 The core works on pytrees and composes with optax; it imports no neural-network library.
 `flatjax.models` (linen), `flatjax.data` and `flatjax.flatness` are imported on their own.

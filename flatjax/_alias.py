@@ -1,4 +1,4 @@
-"""Entropy-SGD and Parle, ready to use: `entropy_sgd` with the defaults of the paper."""
+"""Entropy-SGD and Parle with the defaults of their papers."""
 
 from __future__ import annotations
 
@@ -36,47 +36,49 @@ def esgd(
     reset_inner: bool = True,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Entropy-SGD with the paper's defaults: momentum inside, the anchor moved to the mean.
+    r"""Entropy-SGD with the paper's defaults: the anchor moves to the inner mean.
 
     The outer gradient is not multiplied by gamma, the outer learning rate is 1 and the outer
-    optimizer has no momentum unless asked for: scaled by gamma, as the authors' code can, the
-    anchor hardly moves while gamma is small.
+    optimizer has no momentum unless you give one. The authors' code can also multiply the outer
+    gradient by gamma; then the anchor hardly moves while gamma is small.
 
     Args:
-      learning_rate: :math:`\eta'`, of the inner loop; a number or a schedule of the count of
-        gradients.
+      learning_rate: :math:`\eta'`, learning rate of the inner loop; a number or a schedule of the
+        count of gradients.
       gamma: coupling to the anchor; a number, a schedule of the count of outer steps, or
         `flatjax.schedules.BalancedScoping`. If None, `steps` must be given.
-      steps: number of gradients of the training, for a gamma that needs no tuning: the pull of an
-        inner step grows from 0.1% to 63%.
-      momentum: of the inner SGD, reset at each outer step (see `reset_inner`); None for none.
-      nesterov: whether momenta, inner and outer, are Nesterov's.
-      weight_decay: of the inner SGD, added to the gradient.
+      steps: number of gradients of the training. It gives a gamma that needs no tuning: one inner
+        step contracts the distance to the anchor by 0.1% at first and by 63% at the end.
+      momentum: momentum of the inner SGD, reset at each outer step (see `reset_inner`); None
+        switches it off.
+      nesterov: whether inner and outer momentum are Nesterov's.
+      weight_decay: factor of the weight decay that the inner SGD adds to the gradient.
       decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
         all if None.
-      outer_learning_rate: of the anchor; a number or a schedule of the count of outer steps.
-      outer_momentum: of the anchor; None for none.
+      outer_learning_rate: learning rate of the anchor; a number or a schedule of the count of
+        outer steps.
+      outer_momentum: momentum of the anchor; None switches it off.
       inner_steps: L, gradients per outer step.
       averaging_decay: :math:`\alpha`, the weight of the old mean.
       noise_scale: :math:`\epsilon`; the noise of a weight and step has standard deviation
-        :math:`\epsilon \sqrt{2 \eta'}`; 0 draws none.
-      key: random key (or a seed, up to 64 bits) of the noise.
-      outer_scaling: what multiplies the outer gradient :math:`w - \mu`: `"none"`, `"gamma"` or
+        :math:`\epsilon \sqrt{2 \eta'}`; 0 draws no noise.
+      key: random key (or a seed of up to 64 bits) of the noise.
+      outer_scaling: factor of the outer gradient :math:`w - \mu`: `"none"`, `"gamma"` or
         `"learning_rate"` (:math:`1 / \eta'`).
       decoupled: pull to the anchor after the inner SGD's step, which is stable for every gamma. If
         False, add the pull to the gradient: the paper's form, which momentum amplifies.
-      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if there are
-        any; each then draws noise of its own.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if any. Each
+        replica then draws its own noise.
       replica_axis: axis of the leaves along which replicas are stacked, if they are.
       mask: pytree of bools (or a function of params returning one); leaves marked False feel
         neither the pull nor the noise.
-      opaque_mode: one `update` makes a whole loop of `inner_steps` gradients, which it takes from
+      opaque_mode: one `update` makes a whole loop of `inner_steps` gradients and computes them with
         the extra argument `grad_fn`, see `entropy_sgd`.
       reset_inner: start each loop with a momentum of 0, as the paper does.
-      num_replicas: number of replicas, if it is to be checked: other parameters are refused.
+      num_replicas: expected number of replicas; other parameters are refused. None does not check.
 
     Returns:
-      The transformation, to be last in a chain.
+      The transformation. It must be the last of a chain.
 
     Raises:
       ValueError: as `entropy_sgd`.
@@ -147,18 +149,17 @@ def parle(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Parle: replicas of Entropy-SGD, whose anchors are attracted to their center.
 
-    The inner loop is that of `esgd`; the outer step of replica a, with :math:`\eta'` the learning
-    rate of the loop's last inner step, is SGD on
+    The inner loop is the one of `esgd`. The outer step of replica a is SGD with the gradient
 
     .. math:: \tfrac{1}{\eta'} (w_a - \mu_a) + \gamma_r (w_a - \bar w)
 
-    with learning rate :math:`\eta'` [Chaudhari et al., 2017b, arXiv:1707.00424, eq. 8]. The two
-    couplings act at two scales: gamma holds the inner iterates to their anchor, on every gradient;
-    replica_gamma holds the anchors together, every L gradients, and is the only one that
-    communicates.
+    and the learning rate :math:`\eta'` of the loop's last inner step [Chaudhari et al., 2017b,
+    arXiv:1707.00424, eq. 8]. The two couplings act at two scales. gamma holds the inner iterates to
+    their anchor, at every gradient. replica_gamma holds the anchors together, every L gradients;
+    only this coupling communicates.
 
-    At y = 1 it is `esgd`. At L = 1, averaging_decay = 0, without noise and inner momentum, it is
-    `replicated_sgd` with `replica_gamma`.
+    With one replica Parle is `esgd`. With L = 1, averaging_decay = 0, no noise and no inner
+    momentum, it is `replicated_sgd` with `replica_gamma`.
 
     Args:
       learning_rate: :math:`\eta'`; a number or a schedule of the count of gradients.
@@ -166,32 +167,33 @@ def parle(
         steps, or `flatjax.schedules.BalancedScoping`.
       replica_gamma: :math:`\gamma_r`, coupling of the anchors to their center; a number or a
         schedule of the count of outer steps.
-      steps: number of gradients of the training, in place of both gammas, see `esgd` and
+      steps: number of gradients of the training. It replaces both gammas, see `esgd` and
         `replicated_sgd`.
-      momentum: of the inner SGD, reset at each outer step; None for none.
-      nesterov: whether momenta, inner and outer, are Nesterov's.
-      weight_decay: of the inner SGD, added to the gradient.
+      momentum: momentum of the inner SGD, reset at each outer step; None switches it off.
+      nesterov: whether inner and outer momentum are Nesterov's.
+      weight_decay: factor of the weight decay that the inner SGD adds to the gradient.
       decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
         all if None.
-      outer_momentum: of the anchors; None for none.
+      outer_momentum: momentum of the anchors; None switches it off.
       inner_steps: L, gradients per outer step.
       averaging_decay: :math:`\alpha`, the weight of the old mean.
       noise_scale: :math:`\epsilon`; the noise of a weight and step has standard deviation
-        :math:`\epsilon \sqrt{2 \eta'}`; 0 draws none.
-      key: random key (or a seed, up to 64 bits) of the noise.
-      decoupled: pull after the optimizer's step, in both places, which is stable for every gamma.
-        If False, add both pulls to the gradients, which momentum amplifies.
+        :math:`\epsilon \sqrt{2 \eta'}`; 0 draws no noise.
+      key: random key (or a seed of up to 64 bits) of the noise.
+      decoupled: apply both pulls after the optimizer's step, which is stable for every gamma. If
+        False, add both pulls to the gradients, where momentum amplifies them.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
-      replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
-        must be given.
+      replica_axis: axis of the leaves along which replicas are stacked. You must give at least one
+        of `axis_name` and `replica_axis`.
       mask: pytree of bools (or a function of params returning one); leaves marked False feel
         neither the two pulls nor the noise.
-      opaque_mode: one `update` makes a whole loop of `inner_steps` gradients, which it takes from
+      opaque_mode: one `update` makes a whole loop of `inner_steps` gradients and computes them with
         the extra argument `grad_fn`, see `entropy_sgd`.
-      num_replicas: y, if it is to be checked: other parameters are refused.
+      num_replicas: expected y; other parameters are refused. None does not check.
 
     Returns:
-      The transformation, to be last in a chain. The final model is the center of the anchors,
+      The transformation. It must be the last of a chain. The final model is the center of the
+      anchors,
       `replica_center(eval_params(state, params), ...)`.
 
     Raises:
@@ -217,7 +219,7 @@ def parle(
     _checks.check_count("inner_steps", inner_steps)
     outer_learning_rate = learning_rate
     if callable(learning_rate):
-        # That of the last gradient of the loop which the outer step ends.
+        # The learning rate of the last gradient in the loop that the outer step ends.
         outer_learning_rate = lambda count: learning_rate(count * inner_steps + inner_steps - 1)
     if replica_gamma is None and steps is not None:
         loops = max(steps // inner_steps, 1)
@@ -261,7 +263,7 @@ def parle(
 
 
 def _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov):
-    """The coupling to the anchor: the one that was given, checked, or that for so many steps."""
+    """Returns the given coupling to the anchor, checked, or one for `steps`."""
     _checks.check_flag("decoupled", decoupled)
     _checks.check_count("inner_steps", inner_steps)
     _strength.check_given("gamma", gamma, steps)

@@ -1,4 +1,4 @@
-"""Averages of the weights along a trajectory: SWA and EMA, the simplest ways to a flatter point."""
+"""Averages of the weights along a trajectory: SWA and EMA."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ class AverageParamsState(NamedTuple):
 
     Attributes:
       count: number of updates so far.
-      average: the average, in at least float32 (a mean over many steps moves by less than half
-        precision resolves); the parameters themselves until averaging starts.
+      average: the average, in at least float32: in half precision, the small changes of a long
+        mean would be rounded away. Before averaging starts, it equals the parameters.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -27,24 +27,25 @@ class AverageParamsState(NamedTuple):
 def average_params(
     *, start: int = 0, period: int = 1, decay: float | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Averages the parameters during training, without changing it.
+    r"""Averages the parameters during training, without changing the training.
 
-    With :math:`w_t` the parameters after update t and n the number of them averaged before,
+    Let :math:`w_t` be the parameters after update t, and n the number of averaged points so far:
 
     .. math::
       \bar w \leftarrow \bar w + \tfrac{1}{n + 1} (w_t - \bar w) \text{ (SWA)}, \qquad
       \bar w \leftarrow d \, \bar w + (1 - d) \, w_t \text{ (EMA)}.
 
-    SWA is stochastic weight averaging [Izmailov et al., 2018, arXiv:1803.05407]. The average needs
-    batch statistics of its own, see `flatjax.batch_stats.reestimate`. Chain it *last*.
+    SWA is stochastic weight averaging [Izmailov et al., 2018, arXiv:1803.05407]; EMA is an
+    exponential moving average. Networks with batch norm need new statistics for the average, see
+    `flatjax.batch_stats.reestimate`. Chain this transformation *last*.
 
     Args:
       start: the first update (counted from 0) whose parameters are averaged.
-      period: average every period-th update from there.
-      decay: d, for an exponential moving average; None (default) for the equal one.
+      period: number of updates between averaged points.
+      decay: d, for an exponential moving average; None (default) for SWA, with equal weights.
 
     Returns:
-      The transformation; updates pass through. `update` needs `params`.
+      The transformation. It does not change the updates. `update` needs `params`.
 
     Raises:
       ValueError: negative start, period < 1, decay outside [0, 1], or missing params.
@@ -75,7 +76,7 @@ def average_params(
         averaged_before = jnp.maximum(since_start // period, 0)
         equal_weight = 1 / (averaged_before + 1).astype(float)
         weight = equal_weight if decay is None else 1 - decay
-        # Up to the first averaged point, the average is the present point.
+        # Before the first averaged point, the average is the current point.
         weight = jnp.where(averaged_before == 0, 1.0, weight)
         is_averaged = (since_start <= 0) | (since_start % period == 0)
 

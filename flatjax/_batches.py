@@ -1,4 +1,4 @@
-"""Batches of a data set, in every form in which measures take them."""
+"""Batches of a data set, in all forms that the measures accept."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,17 +12,17 @@ from flatjax import _checks
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 EXPECTED = (
-    "a list of batches, a loader that can be iterated again, or a function of nothing that returns "
-    "a fresh iterator"
+    "a list of batches, a loader that can be iterated again, or a function without arguments that "
+    "returns a fresh iterator"
 )
 
 
 class Data:
-    """Batches of a data set, and how they may be passed over.
+    """Batches of a data set, and the ways in which they can be iterated.
 
     Attributes:
-      in_memory: the batches are a sequence, which may be passed over in any order of loops.
-      repeatable: they can be passed over more than once.
+      in_memory: whether the batches are a sequence, which can be read in any order.
+      repeatable: whether they can be iterated more than once.
     """
 
     def __init__(self, batches: Batches, name: str = "batches"):
@@ -39,7 +39,7 @@ class Data:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        """One pass over the data; raises if there are none, or not from the start."""
+        """Iterates over the data once; raises if there are none, or none are left."""
         batches: Any = self._batches
         if not _is_iterable(batches):
             batches = batches()
@@ -47,8 +47,8 @@ class Data:
         iterator = iter(batches)
         if iterator is self._last:
             raise ValueError(
-                f"{self._name} must be {EXPECTED}; got one iterator twice, which would continue "
-                "where it is."
+                f"{self._name} must be {EXPECTED}; got the same iterator twice, which would "
+                "continue in the middle of the data."
             )
         self._last = iterator
         first = list(itertools.islice(iterator, 1))
@@ -58,7 +58,7 @@ class Data:
         return itertools.chain(first, iterator)
 
     def _check_form(self, batches: Any, got: str) -> None:
-        """Raises if these are no batches, or one batch in place of a list of them."""
+        """Raises if `batches` has a wrong type, or is one batch and not a list."""
         if _is_one_batch(batches):
             raise TypeError(
                 f"{self._name} must be {EXPECTED}; {got} one batch, {_described(batches)}: put it "
@@ -70,17 +70,18 @@ class Data:
 
 
 def repeatable(batches: Batches, name: str = "batches") -> Data:
-    """The data of a measure that passes over them many times; raises if that cannot be done."""
+    """Returns data that can be iterated many times; raises if they cannot."""
     data = Data(batches, name)
     if not data.repeatable:
         raise ValueError(
-            f"{name} must be {EXPECTED}, for many passes; got an iterator, {batches!r}."
+            f"{name} must be {EXPECTED}, because it is read many times; got an iterator, "
+            f"{batches!r}."
         )
     return data
 
 
 def _is_iterable(batches: Any) -> bool:
-    # Loaders may have no more than __getitem__, the old protocol of iteration.
+    # Some loaders have only __getitem__, the old protocol of iteration.
     return hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
 
 
@@ -89,7 +90,7 @@ def _is_one_batch(batches: Any) -> bool:
         return True
     if hasattr(batches, "dtype") and hasattr(batches, "shape"):
         return True
-    # (images, labels): arrays of as many examples, but of different kinds.
+    # A pair (images, labels): arrays of equally many examples, but of different dtypes or shapes.
     is_pair = isinstance(batches, tuple | list) and len(batches) > 1
     if not is_pair or not all(isinstance(x, np.ndarray | jax.Array) for x in batches):
         return False

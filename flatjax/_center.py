@@ -1,4 +1,4 @@
-"""The center of the replicas, and how far they are from it."""
+"""The center of the replicas, and the distance of the replicas from it."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from flatjax._replicas import stacked_size
 def leaf_center(
     leaf: jax.Array, *, axis_name: str | None = None, replica_axis: int | None = None
 ) -> jax.Array:
-    """The mean over replicas of one array, in at least float32; a stacked axis is kept as 1."""
+    """Averages an array over replicas, in at least float32; stacks keep size 1."""
     center = at_least_float32(leaf)
     if replica_axis is not None:
         center = jnp.mean(center, axis=replica_axis, keepdims=True)
@@ -28,7 +28,7 @@ def leaf_center(
 def mean_over_replicas(
     value: chex.Numeric, *, axis_name: str | None = None, replica_axis: int | None = None
 ) -> jax.Array:
-    """The mean of a scalar of each replica; a stack of scalars where replicas are stacked."""
+    """Averages a scalar over replicas; stacked replicas pass a stack of scalars."""
     value = at_least_float32(value)  # in float16 a sum over named replicas overflows at 65504
     mean = jnp.mean(value) if replica_axis is not None else value
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
@@ -41,21 +41,22 @@ def replica_center(
     replica_axis: int | None = None,
     keepdims: bool = False,
 ) -> chex.ArrayTree:
-    r"""The center of the replicas, :math:`\bar w = \frac{1}{y} \sum_a w_a`.
+    r"""Computes the center of the replicas, :math:`\bar w = \frac{1}{y} \sum_a w_a`.
 
     Args:
-      tree: the replicas' parameters, or any pytree of one array per replica and leaf.
+      tree: the replicas' parameters, or any pytree with one array per replica and leaf.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
       keepdims: keep the stacked axis with size 1, so that the center broadcasts against `tree`.
 
     Returns:
       A pytree like one replica (or like `tree` with a replica axis of size 1), in the dtypes of
-      `tree`. The mean of floats is taken in at least float32. That of integers and bools is exact,
-      and rounded down; random keys have none, and those of the first replica are taken.
+      `tree`. The mean of floats is computed in at least float32. The mean of integers and bools is
+      exact and rounded down. Random keys have no mean: the keys of the first replica are returned.
 
     Raises:
-      ValueError: neither knob is given, or the leaves disagree on the number of replicas.
+      ValueError: neither `axis_name` nor `replica_axis` is given, or the leaves disagree on the
+        number of replicas.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -83,7 +84,7 @@ def replica_center(
 
 
 def _whole_mean(leaf, axis_name, replica_axis):
-    """The mean of integers, rounded down: that of their excess over the least, which is small."""
+    """Averages integers, rounded down; subtracts the minimum to keep sums small."""
     least, size = leaf.astype(int) if leaf.dtype == bool else leaf, 1
     if replica_axis is not None:
         least, size = jnp.min(least, replica_axis, keepdims=True), leaf.shape[replica_axis]
@@ -116,7 +117,9 @@ def replica_distance(
     replica_axis: int | None = None,
     mask: Mask = None,
 ) -> jax.Array:
-    r"""Mean squared distance to the center, :math:`\langle \lVert w_a - \bar w \rVert^2 \rangle_a`.
+    r"""Computes the mean squared distance of the replicas to their center.
+
+    .. math:: \langle \lVert w_a - \bar w \rVert^2 \rangle_a
 
     Args:
       params: the replicas' parameters. Only real and complex floats count.
@@ -129,7 +132,8 @@ def replica_distance(
       A scalar in at least float32, the same on every replica.
 
     Raises:
-      ValueError: neither knob is given, or the leaves disagree on the number of replicas.
+      ValueError: neither `axis_name` nor `replica_axis` is given, or the leaves disagree on the
+        number of replicas.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax

@@ -1,4 +1,4 @@
-"""Whether an optimizer is chained in an order that trains what its parts say."""
+"""A check that an optimizer chains its transformations in the right order."""
 
 import chex
 import jax
@@ -20,22 +20,23 @@ _MOST_STEPS = 100
 def check_chain(
     tx: optax.GradientTransformation, params: optax.Params, *, replica_axis: int | None = None
 ) -> None:
-    """Raises if a transformation is in the wrong place of a chain, where it trains all the same.
+    """Raises if a transformation of flatjax has the wrong place in a chain.
 
-    `entropy_sgd` replaces the parameters: what follows it (a scale, a clip) moves them away from
-    its anchor. `couple_replicas` adds a force to the gradient: behind the learning rate it drives
-    replicas apart, and so does `pull_to_center` before it. No transformation sees the others. This
-    function therefore tries the whole optimizer for some steps on random numbers. Call it once,
-    before training.
+    `entropy_sgd` replaces the parameters. A transformation after it (a scale, a clip) moves them
+    away from its anchor. `couple_replicas` adds a force to the gradient: if it comes after the
+    learning rate, it drives replicas apart, and so does `pull_to_center` before the learning rate.
+    Such chains train without an error, because no transformation sees the others. This function
+    therefore tries the whole optimizer for some steps on random numbers. Call it once, before
+    training.
 
     Args:
       tx: the optimizer.
-      params: what it will train. Structure and shapes count.
-      replica_axis: axis of the leaves along which replicas are stacked; without it, the coupling is
-        not tried.
+      params: the parameters that it will train. Only their structure and shapes matter.
+      replica_axis: axis of the leaves along which replicas are stacked. Without it, the coupling is
+        not checked.
 
     Raises:
-      ValueError: the parameters are not on the anchor when it has moved, or coupled replicas part.
+      ValueError: the parameters leave the anchor when it moves, or coupled replicas move apart.
 
     Examples:
       >>> import jax.numpy as jnp, optax, flatjax
@@ -62,7 +63,7 @@ def check_chain(
 
 
 def _random(seed: int, params: optax.Params) -> chex.ArrayTree:
-    """Weights in at least float32, so that rounding does not count; zeros for other leaves."""
+    """Draws weights in at least float32; zeros for other leaves."""
     weights = _masks.moving(params, None)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(jnp.shape(w), jnp.result_type(w)), weights)
     numbers = _vectors.normal_like(jax.random.key(seed), shapes)
@@ -74,7 +75,7 @@ def _random(seed: int, params: optax.Params) -> chex.ArrayTree:
 
 
 def _check_anchor(step, params, state, grads):
-    """When the anchor has moved, at the end of a loop, the parameters are on it."""
+    """Checks that the parameters are on the anchor when it has moved."""
     if not find_states(state, EntropySGDState):
         return
     anchors = lambda state: [found.anchor for found in find_states(state, EntropySGDState)]
@@ -88,13 +89,13 @@ def _check_anchor(step, params, state, grads):
             if off > 1e-3 * moved + rounding:
                 raise ValueError(
                     "tx must leave the parameters on the anchor of entropy_sgd, esgd or parle when "
-                    "it moves: put it last in the chain, behind what scales or clips gradients."
+                    "it moves: put it last in the chain, after what scales or clips gradients."
                 )
             return
 
 
 def _check_coupling(step, params, state, still, replica_axis):
-    """Without a gradient, coupled replicas come nearer to each other."""
+    """Checks that coupled replicas approach each other when there is no gradient."""
     if not find_states(state, CoupleReplicasState, PullToCenterState, OuterPullState):
         return
     before = replica_distance(params, replica_axis=replica_axis)
@@ -102,8 +103,8 @@ def _check_coupling(step, params, state, still, replica_axis):
         params, state = step(params, state, still)
     if replica_distance(params, replica_axis=replica_axis) > (1 + 1e-5) * before:
         raise ValueError(
-            "tx must not drive replicas apart, as it does without a gradient: put couple_replicas "
-            "first in the chain, before the learning rate, and pull_to_center last."
+            "tx must not drive replicas apart, but it does when the gradient is 0: put "
+            "couple_replicas first in the chain, before the learning rate, and pull_to_center last."
         )
 
 

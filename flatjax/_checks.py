@@ -1,4 +1,4 @@
-"""Checks of arguments: errors name the argument, what was expected and what was given."""
+"""Checks of arguments. Errors say what was expected and what was given."""
 
 import math
 import numbers
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-LARGEST_COUNT = 2**31 - 1  # of JAX's integers, in which steps are counted
+LARGEST_COUNT = 2**31 - 1  # JAX counts steps in 32-bit integers
 
 
 def check_number(
@@ -24,7 +24,7 @@ def check_number(
     finite: bool = True,
     expected: str = "a number",
 ) -> float:
-    """Returns `value` as a float; raises unless it is a real scalar within the bounds."""
+    """Returns `value` as a float; raises unless it is a scalar in the bounds."""
     is_number = isinstance(value, numbers.Real | np.ndarray | jax.Array)
     if isinstance(value, bool) or not is_number:
         raise TypeError(f"{name} must be {expected}, got {value!r}.")
@@ -50,7 +50,7 @@ def check_number(
 
 
 def check_schedule(name: str, value: Any, **bounds: Any) -> Any:
-    """Returns `value`; raises unless it is a schedule, which passes, or as `check_scalar`."""
+    """Returns `value`; raises unless it is a schedule or passes `check_scalar`."""
     if callable(value):
         return value
     return check_scalar(name, value, expected="a real number or a schedule", **bounds)
@@ -66,9 +66,9 @@ def check_scalar(
 ) -> Any:
     """Returns `value`; raises unless it is traced, or a scalar within the bounds.
 
-    Traced values (as `optax.inject_hyperparams` makes them) cannot be read here and pass. Bounds
-    are those of `check_number`. An integer is returned as a float, because JAX takes none beyond
-    32 bits.
+    A traced value (from `optax.inject_hyperparams`) cannot be read here and is accepted. The bounds
+    are those of `check_number`. An integer is returned as a float, because JAX accepts no integers
+    beyond 32 bits.
     """
     if isinstance(value, jax.core.Tracer):
         return value
@@ -84,7 +84,7 @@ def _largest_float() -> float:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raises unless `value` is True or False, not traced."""
+    """Raises unless `value` is True or False and not traced."""
     if isinstance(value, jax.core.Tracer | jax.Array):
         raise TypeError(
             f"{name} must be True or False, got {value}. It shapes the program: inside "
@@ -108,7 +108,7 @@ def real_array(name: str, values: Any) -> np.ndarray:
 
 
 def check_count(name: str, value: Any, *, minimum: int = 1, maximum: float = LARGEST_COUNT) -> int:
-    """Returns `value` as an int; raises unless it is a whole number in the range, not traced."""
+    """Returns `value` as an int; raises if it is traced or out of range."""
     if isinstance(value, jax.core.Tracer | jax.Array):
         raise TypeError(
             f"{name} must be a Python int, got {value}. It shapes the program: inside "
@@ -131,14 +131,14 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def described(array: object) -> str:
-    """Returns dtype and shape of an array, or the type of what is none, for error messages."""
+    """Describes an array by dtype and shape, or another object by its type."""
     if hasattr(array, "dtype") and hasattr(array, "shape"):
         return f"{array.dtype}{tuple(array.shape)}"
     return type(array).__name__
 
 
 def check_key(name: str, key: Any) -> None:
-    """Raises unless `key` is one random key, of the new or the old style, or an integer seed."""
+    """Raises unless `key` is one random key (of either style) or an integer seed."""
     is_seed = isinstance(key, numbers.Integral) and not isinstance(key, bool)
     dtype = np.dtype(int) if is_seed else getattr(key, "dtype", None)
     kinds = (jax.dtypes.prng_key, np.integer)
@@ -155,7 +155,7 @@ def _is_host_number(key):
 
 
 def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> None:
-    """Raises unless the two knobs say where the replicas are."""
+    """Raises unless `axis_name` or `replica_axis` says where the replicas are."""
     if axis_name is None and replica_axis is None:
         raise ValueError(
             "axis_name or replica_axis must be given: axis_name='replica' where each program holds "
@@ -180,7 +180,7 @@ def check_communication_dtype(dtype: DTypeLike | None) -> None:
 
 
 def check_updates(updates: Any, params: Any) -> None:
-    """Raises if `update` was called without the parameters, or with updates of something else."""
+    """Raises if `update` got no parameters, or updates that do not match them."""
     if params is None:
         raise ValueError("params must be passed to update(updates, state, params), got None.")
     structure: Any = jax.tree.structure(updates)

@@ -17,14 +17,14 @@ from flatjax._schedules import Gamma, as_scoping
 
 
 class CoupleReplicasState(NamedTuple):
-    """State of `couple_replicas`. No center is stored: it can be computed.
+    """State of `couple_replicas`. The center is computed, not stored.
 
     Attributes:
       count: number of updates so far.
       gamma: the gamma of the last update, for logging.
       gamma_state: state of the schedule of gamma.
-      pending: with `delayed`, the displacement from the center measured at the last coupling, to
-        act at the next; like the parameters. Else an empty tuple.
+      pending: with `delayed`, the displacement from the center measured at the last coupling; it
+        acts at the next coupling. It has the shapes of the parameters. Otherwise an empty tuple.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -45,38 +45,39 @@ def couple_replicas(
     delayed: bool = False,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds the force towards the center to the gradients: the coupling of Replicated-SGD.
+    r"""Adds the force towards the center to the gradients (Replicated-SGD).
 
     .. math:: g_a \leftarrow g_a + \gamma_t (w_a - \bar w)
 
-    Chain it *before* weight decay and momentum. With a period K, the force :math:`K \gamma_t` acts
-    on every K-th step (count = K-1, 2K-1, ...) and none in between; replicas held by different
-    devices communicate on those steps only.
+    Here g are the gradients, w the weights of replica a, and :math:`\bar w` the center. Chain this
+    *before* weight decay and momentum. With a period K, the force :math:`K \gamma_t` acts on every
+    K-th step (count = K-1, 2K-1, ...) and no force acts in between. Replicas on different devices
+    communicate on those steps only.
 
     Inside `optax.inject_hyperparams`, name `replica_axis`, `period`, `mask`, `delayed`,
     `communication_dtype`, a `BalancedScoping` and an `offset`, if you give one, in its
-    `static_args`; likewise for all transformations of flatjax.
+    `static_args`. The same holds for all transformations of flatjax.
 
     Args:
       gamma: coupling; a number, a schedule of the step count (see `flatjax.schedules.scoping`) or
-        `flatjax.schedules.BalancedScoping`. In units of 1 / (learning rate); see the module's
-        docstring for the largest stable learning_rate * gamma.
+        `flatjax.schedules.BalancedScoping`. Its unit is 1 / (learning rate); see
+        `flatjax.schedules.stability_limit` for the largest stable learning_rate * gamma.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
-        must be given; both for local stacks on each device of a mesh axis.
+        must be given. Give both if each device of a mesh axis holds a stack.
       period: K, the number of steps between couplings.
-      offset: shifts them within the period: the steps with count = K - 1 + offset (modulo K) end in
-        a coupling. In [0, K); 0 if None.
+      offset: shifts the couplings within the period: a step is coupled if count = K - 1 + offset
+        (modulo K). In [0, K); 0 if None.
       mask: pytree of bools (or a function of params returning one); leaves marked False, such as
         frozen ones or the biases, are not coupled.
-      communication_dtype: what replicas send is rounded to it: a floating-point dtype, or int8 with
-        a scale for each leaf; see `flatjax.communication`. Under jit with sharded stacks, set the
-        mesh (`jax.set_mesh`), or float32 is sent all the same. None sends float32.
+      communication_dtype: dtype to which replicas round their messages: a floating-point dtype, or
+        int8 with a scale for each leaf; see `flatjax.communication`. Under jit with sharded stacks,
+        set the mesh (`jax.set_mesh`); otherwise float32 is sent. None sends float32.
       delayed: apply the force computed at the previous coupling, K steps ago (zero at the first),
-        so that a step never waits for communication. Stable only while learning_rate * K gamma < 1
-        (plain SGD). Costs one more copy of the parameters.
-      num_replicas: y, if it is to be checked: `init` and `update` then refuse parameters that hold
-        another number of replicas, as those inside `optax.flatten` do.
+        so that a step never waits for communication. It is stable only while learning_rate * K
+        gamma < 1 (plain SGD), and stores one more copy of the parameters.
+      num_replicas: expected y. `init` and `update` then refuse parameters with another number of
+        replicas, such as those inside `optax.flatten`. None does not check.
 
     Returns:
       The transformation. `update` needs `params`.

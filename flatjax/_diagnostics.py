@@ -1,4 +1,4 @@
-"""Diagnostics of a replicated run."""
+"""Diagnostics of replicated training: stability, distance, collapse."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -29,26 +29,27 @@ def coupling_diagnostics(
     replica_axis: int | None = None,
     mask: Mask = None,
 ) -> dict[str, jax.Array]:
-    r"""What to log of a replicated run: is it stable, and have the replicas collapsed?
+    r"""Computes numbers to log: stability and distance of coupled replicas.
 
     Args:
       params: the replicas' parameters.
       state: an optimizer state with one `couple_replicas` or `pull_to_center` in it, at any depth.
-      learning_rate: the present learning rate.
+      learning_rate: the current learning rate.
       axis_name: see `couple_replicas`.
       replica_axis: see `couple_replicas`.
-      mask: that of the coupling; leaves marked False do not count.
+      mask: the mask of the coupling; leaves marked False do not count.
 
     Returns:
-      `gamma`; `lr_gamma`, to be compared with `flatjax.schedules.stability_limit` where the
-      coupling is in the gradient; `replica_distance` :math:`D`; `relative_distance`
-      :math:`\sqrt{D / \langle \lVert w_a \rVert^2 \rangle}`, which is 0 where replicas coincide
-      and :math:`\sqrt{1 - 1/y}` where they are independent; `coupling_energy`
-      :math:`\frac{\gamma}{2} D`, a replica's share.
+      A dict. `gamma` is the coupling. Compare `lr_gamma`, the product with the learning rate, with
+      `flatjax.schedules.stability_limit` if the coupling is in the gradient. `replica_distance`
+      is the mean squared distance :math:`D` to the center. `relative_distance` is
+      :math:`\sqrt{D / \langle \lVert w_a \rVert^2 \rangle}`: 0 if replicas coincide, and
+      :math:`\sqrt{1 - 1/y}` if they are independent. `coupling_energy` is
+      :math:`\frac{\gamma}{2} D`, one replica's share.
 
     Raises:
-      ValueError: there is no coupling in the state, neither knob is given, or the learning rate
-        is negative or not finite.
+      ValueError: the state has no coupling, neither `axis_name` nor `replica_axis` is given, or
+        the learning rate is negative or not finite.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -84,7 +85,7 @@ def relative_distance(
     replica_axis: int | None = None,
     mask: Mask = None,
 ) -> jax.Array:
-    """The root mean square distance to the center over the norm of the replicas, in [0, 1]."""
+    """Computes root mean square distance to the center / norm, in [0, 1]."""
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     distance = replica_distance(params, **where, mask=mask)
     local = 1 if replica_axis is None else max(stacked_size(params, replica_axis), 1)
@@ -94,13 +95,13 @@ def relative_distance(
 
 
 class Collapse(NamedTuple):
-    """Whether replicas have become one network.
+    """Says whether replicas have become one network.
 
     Attributes:
       has_met: whether the center is as good as the replicas, up to the tolerance.
       center: the quantity at the center.
-      replicas: its mean over the replicas.
-      relative_distance: of the replicas, 0 where they coincide.
+      replicas: the mean of the quantity over the replicas.
+      relative_distance: relative distance of the replicas; 0 if they coincide.
     """
 
     has_met: bool
@@ -119,28 +120,29 @@ def check_collapsed(
     quantity: str = "error",
     tolerance: float = 0.01,
 ) -> Collapse:
-    """Warns if replicas have not met at the end of a training, so that their center is no network.
+    """Warns if the center of the replicas is much worse than the replicas themselves.
 
-    Replicated-SGD trains several networks and evaluates their center. Where the coupling was too
-    weak, the center of networks that are each good is bad. Call this once, at the end.
+    Replicated-SGD trains several networks and evaluates their center. If the coupling was too
+    weak, the center of good networks can be a bad network. Call this once, at the end of training.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}` of one network, see
         `flatjax.evaluate`.
-      params: the replicas' parameters, stacked; of Parle, the anchors (`flatjax.eval_params`).
+      params: the replicas' parameters, stacked; for Parle, the anchors (`flatjax.eval_params`).
       batches: batches of examples: a list, or a loader that can be iterated again.
       *state: other inputs of `eval_fn`, stacked like the parameters (batch statistics).
-      center_state: the same for the center, re-estimated there (`flatjax.batch_stats.reestimate`);
+      center_state: the same inputs for the center, re-estimated there
+        (`flatjax.batch_stats.reestimate`);
         must be given where `state` is.
       replica_axis: axis of the leaves along which replicas are stacked.
-      quantity: what is compared, a name of `eval_fn`; lower is better.
+      quantity: name of the compared quantity, as `eval_fn` returns it; lower is better.
       tolerance: by how much the center may be worse than the mean of its replicas.
 
     Returns:
-      What was found.
+      The compared values, and whether the replicas have met.
 
     Raises:
-      ValueError: no such quantity, a negative tolerance, or a state without `center_state`.
+      ValueError: an unknown quantity, a negative tolerance, or a state without `center_state`.
 
     Warns:
       UserWarning: the center is worse than the replicas by more than the tolerance.
@@ -155,7 +157,7 @@ def check_collapsed(
     tolerance = _checks.check_number("tolerance", tolerance, minimum=0.0)
     if state and center_state is None:
         raise ValueError(
-            "center_state must be given with state: the center has statistics of its own, see "
+            "center_state must be given with state: the center needs its own statistics, see "
             "flatjax.batch_stats.reestimate."
         )
     data = repeatable(batches)
@@ -177,10 +179,10 @@ def check_collapsed(
     )
     if not found.has_met:
         warnings.warn(
-            f"replicas have not met: {quantity} {center:.4g} at the center, {mean:.4g} in the mean "
-            f"of the replicas, relative distance {found.relative_distance:.2g}. Evaluate a "
-            "replica, or train with a coupling that ends strong (replicated_sgd(steps=...), "
-            "schedules.meeting).",
+            f"replicas have not met: {quantity} is {center:.4g} at the center, but {mean:.4g} in "
+            f"the mean of the replicas, at relative distance {found.relative_distance:.2g}. "
+            "Evaluate a replica, or train with a coupling that ends strong "
+            "(replicated_sgd(steps=...), schedules.meeting).",
             stacklevel=2,
         )
     return found

@@ -1,4 +1,4 @@
-"""DiLoCo: workers that train alone and share an outer optimizer's step every K steps."""
+"""DiLoCo: workers train alone and share an outer step every K steps."""
 
 import math
 from collections.abc import Sequence
@@ -28,13 +28,14 @@ def diloco(
 ) -> optax.GradientTransformationExtraArgs:
     r"""DiLoCo: replicas train alone, and take a common outer step every K steps.
 
-    A chain of `inner` and `pull_to_center` with an outer optimizer: for K steps each replica (a
-    *worker*) follows `inner`; then the center :math:`\theta` takes the step of `outer` on the mean
-    of :math:`\theta - w_a`, and every replica continues from it. The state of `inner` is kept.
+    This chains `inner` and `pull_to_center` with an outer optimizer. For K steps each replica (a
+    *worker*) follows `inner`. Then the center :math:`\theta` takes one step of `outer` on the mean
+    of :math:`\theta - w_a`, and every replica continues from the center. The state of `inner` is
+    kept.
 
-    With `fragments` it is Streaming DiLoCo: the weights are divided, each part is shared at steps
-    of its own, and the largest message is that of one part. `delay` and `blend` are its overlap of
-    communication with training.
+    With `fragments` this is Streaming DiLoCo: the weights are divided into parts, each part is
+    shared at its own steps, and the largest message is one part. `delay` and `blend` let the
+    communication overlap with training.
 
     ======================== ============================================= =========================
     here                     MaxText                                       torchft
@@ -48,22 +49,23 @@ def diloco(
     ======================== ============================================= =========================
 
     Args:
-      inner: optimizer of each replica, with its learning rate. On stacked replicas, wrap one that
-        takes a norm over all weights in `per_replica`.
+      inner: optimizer of each replica, including its learning rate. If it takes a norm over all
+        weights and the replicas are stacked, wrap it in `per_replica`.
+      outer: optimizer of the center, including its learning rate:
       outer: optimizer of the center, with its learning rate:
         `optax.sgd(0.7, momentum=0.9, nesterov=True)` in the paper.
       period: K, the number of inner steps between outer steps (the paper takes 500).
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
-      fragments: masks that divide the weights: each weight belongs to one of them. With P of them,
-        the p-th (from 0) is shared :math:`\lfloor p K / P \rfloor` steps after the first.
-      delay: :math:`\tau` < K: the outer step uses the displacement of :math:`\tau` steps ago, so
-        that communication has that long.
+      fragments: masks that divide the weights: each weight belongs to exactly one mask. With P
+        masks, the p-th (from 0) is shared :math:`\lfloor p K / P \rfloor` steps after the first.
+      delay: :math:`\tau` < K: the outer step uses the displacement measured :math:`\tau` steps
+        ago, so that communication may take :math:`\tau` steps.
       blend: :math:`\alpha`, in [0, 1): after an outer step a replica continues from
         :math:`\alpha w_a + (1 - \alpha) \theta`.
       mask: leaves that are shared, as in `pull_to_center`; all if None. Not with `fragments`.
-      communication_dtype: what replicas send of their displacement is rounded to it: a
-        floating-point dtype, or int8 with a scale for each leaf; see `flatjax.communication`.
+      communication_dtype: dtype to which replicas round their messages: a floating-point dtype, or
+        int8 with a scale for each leaf; see `flatjax.communication`.
       num_replicas: see `couple_replicas`.
 
     Returns:
@@ -71,8 +73,8 @@ def diloco(
       parameters. Memory: see `OuterPullState`.
 
     Raises:
-      ValueError: as `pull_to_center`; more fragments than steps in a period; by `init`, a weight
-        that belongs to no fragment or to more than one.
+      ValueError: as `pull_to_center`, or more fragments than steps in a period. `init` raises it
+        if a weight belongs to no fragment or to more than one.
 
     References:
       Douillard et al., `DiLoCo: distributed low-communication training of language models

@@ -1,4 +1,4 @@
-"""Whether an optimizer descends, tried on a few numbers before training starts."""
+"""A check, before training starts, that an optimizer descends."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-_MOST_TRIES = 8  # of an optimizer that does not move at first: a warmup, an accumulation
+_MOST_TRIES = 8  # an optimizer may not move at first (warmup, gradient accumulation)
 
 
 def check_direction(
@@ -14,15 +14,15 @@ def check_direction(
 ) -> None:
     """Raises if an optimizer moves any leaf the wrong way.
 
-    It is tried on a weight 0 with gradient 1 in place of each leaf, outside of the program that is
-    being traced, which it leaves as it is. An optimizer that cannot be tried so (it asks for a
-    named axis, for a loss, or is itself traced) passes.
+    The optimizer is tried on a weight 0 with gradient 1 in place of each leaf. This happens outside
+    of the program that is being traced, and does not change it. An optimizer that cannot be tried
+    this way (it needs a named axis or a loss, or is itself traced) passes.
 
     Args:
       optimizer: the optimizer.
-      params: what it will be used for; shapes and dtypes are enough.
-      sign: of an update, where the gradient is positive.
-      message: of the error; the path of the leaf is put in place of `{path}`.
+      params: the parameters for which it will be used; shapes and dtypes are enough.
+      sign: expected sign of an update where the gradient is positive.
+      message: error message; the path of the leaf replaces `{path}`.
 
     Raises:
       ValueError: an update has the other sign.
@@ -30,7 +30,7 @@ def check_direction(
     try:
         with jax.ensure_compile_time_eval():
             moves = _first_moves(optimizer, params)
-    except Exception:  # whatever it asks for: training itself will tell
+    except Exception:  # the optimizer needs more than this check passes; training will show errors
         return
     for path, move in jax.tree_util.tree_leaves_with_path(moves):
         if sign * move < 0:
@@ -38,7 +38,7 @@ def check_direction(
 
 
 def _first_moves(optimizer, params) -> Any:
-    """The first update that is not 0 everywhere, as Python numbers."""
+    """Returns the first update that is not 0 everywhere, as Python numbers."""
     grads = jax.tree.map(lambda leaf: jnp.ones((1,) * len(leaf.shape), leaf.dtype), params)
     weights = jax.tree.map(jnp.zeros_like, grads)
     state = optimizer.init(weights)

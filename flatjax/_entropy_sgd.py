@@ -1,4 +1,4 @@
-r"""Entropy-SGD: gradient descent on the local entropy, estimated by Langevin dynamics.
+r"""Entropy-SGD: gradient descent on the local entropy by Langevin dynamics.
 
 Entropy-SGD [Chaudhari et al., 2017; Pittorino et al., 2021, algorithm 1] descends
 
@@ -6,15 +6,17 @@ Entropy-SGD [Chaudhari et al., 2017; Pittorino et al., 2021, algorithm 1] descen
           e^{-\beta L(w') - \frac{\beta \gamma}{2} \lVert w' - w \rVert^2},
           \qquad \nabla L_{LE}(w) = \gamma (w - \langle w' \rangle).
 
-The *anchor* w is held while L inner steps of Langevin dynamics explore around it and average,
+For L inner steps of Langevin dynamics the *anchor* w is fixed; the steps explore its surroundings
+with the iterate w' and average w' in mu,
 
 .. math::
   w' &\leftarrow w' - \eta' \, \mathrm{inner}\big(\nabla L(w'; \mathrm{batch})
         + \gamma_t (w' - w)\big) + \sqrt{2 \eta'} \, \epsilon z \\
   \mu &\leftarrow \alpha \mu + (1 - \alpha) w'
 
-then an outer step moves it: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`, and w' = mu = w start
-again with the inner optimizer's state (its momentum) reset (`reset_inner`).
+Then an outer step moves the anchor: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`. The next loop
+starts at w' = mu = w, and resets the inner optimizer's state (its momentum) if `reset_inner`. The
+step size is eta', z is normal noise of strength epsilon, and alpha the weight of the old mean.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ OUTER_SCALINGS = ("none", "gamma", "learning_rate")
 
 _INNER_DESCENDS = (
     "inner must be an optimizer without its learning rate, such as optax.trace(0.9) for SGD or "
-    "optax.scale_by_adam() for Adam: inner_learning_rate multiplies its output, against which the "
-    "weights move. Got one that turns the gradient of params{path} round, as optax.sgd(0.1) does."
+    "optax.scale_by_adam() for Adam: the weights move by -inner_learning_rate times its output. "
+    "Got one that reverses the sign of the gradient of params{path}, as optax.sgd(0.1) does."
 )
 _OUTER_ASCENDS = (
     "outer must be an optimizer with its learning rate, such as optax.sgd(1.0): its output is "
@@ -52,15 +54,15 @@ class EntropySGDState(NamedTuple):
     Attributes:
       step: number of gradients used so far.
       inner_step: position in the inner loop, in [0, inner_steps); 0 right after an outer step.
-      anchor: w, the outer point; changes at outer steps only. What is evaluated and saved.
+      anchor: w, the outer point; changes at outer steps only. Evaluate and save this point.
       mean: mu, the running mean of the inner iterates; equals the anchor when a loop starts.
       inner_state: state of the inner optimizer; reset when a loop starts, if `reset_inner`.
       outer_state: state of the outer optimizer; changes at outer steps only.
       gamma: the gamma of the last step, for logging.
       gamma_state: state of the schedule of gamma; changes at outer steps only.
-      key: numbers of the random key of the noise (`jax.random.key_data`, as scalars), which any
-        file format holds, or the key that was put in their place; never changes (the step is
-        folded in).
+      key: numbers of the noise's random key (`jax.random.key_data`, as scalars), which any file
+        format can store, or the key that a user put there. It never changes: each step folds in
+        its count.
     """
 
     step: jax.Array
@@ -93,15 +95,18 @@ def entropy_sgd(
     reset_inner: bool = True,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Entropy-SGD as a wrapper of two optax optimizers; its equations open this module.
+    r"""Entropy-SGD as a wrapper of two optax optimizers, `outer` and `inner`.
 
-    Transparent by default: every `update` takes one gradient and makes one Langevin step, every
-    `inner_steps`-th also moves the anchor. It composes with `optax.MultiSteps`, logging and any
-    training loop, and counts gradients honestly. It replaces the parameters, so it must be the
-    *last* of a chain. Evaluate and save `eval_params(state, params)`, the anchor.
+    The module's docstring states the equations.
 
-    Inside `optax.inject_hyperparams`, name `gamma` (which counts outer steps, where optax would
-    count updates), `inner_steps`, `replica_axis` and `mask` in its `static_args`.
+    By default every `update` takes one gradient and makes one Langevin step, and every
+    `inner_steps`-th update also moves the anchor. This form composes with `optax.MultiSteps`,
+    logging and any training loop, and its step count is the number of gradients. It replaces the
+    parameters, so it must be the *last* of a chain. Evaluate and save the anchor,
+    `eval_params(state, params)`.
+
+    Inside `optax.inject_hyperparams`, name `gamma` (it counts outer steps, but optax would count
+    updates), `inner_steps`, `replica_axis` and `mask` in its `static_args`.
 
     Args:
       outer: optimizer of the anchor, which gets :math:`w - \mu` as its gradient. `optax.sgd(1.0)`
@@ -116,26 +121,26 @@ def entropy_sgd(
       averaging_decay: :math:`\alpha`, the weight of the *old* mean, in [0, 1).
       noise_scale: :math:`\epsilon`; the noise of a weight and step has standard deviation
         :math:`\epsilon \sqrt{2 \eta'}` and is added after momentum.
-      key: random key (or a seed, up to 64 bits) of the noise. The state keeps its numbers;
-        `optax.tree.set(state, key=...)` puts another key, or its numbers, in their place.
-      outer_scaling: what multiplies :math:`w - \mu` before `outer`: `"none"`; `"gamma"`, the
-        gradient of the local entropy itself, which freezes the anchor while gamma is small;
-        `"learning_rate"`, :math:`1 / \eta'`, in units of a gradient of the loss, as in Parle.
+      key: random key (or a seed of up to 64 bits) of the noise. The state stores the key's numbers.
+        `optax.tree.set(state, key=...)` replaces them by another key, or by its numbers.
+      outer_scaling: factor of :math:`w - \mu` before `outer`. `"none"` is 1. `"gamma"` gives the
+        gradient of the local entropy, which freezes the anchor while gamma is small.
+        `"learning_rate"` is :math:`1 / \eta'`, the scale of a gradient of the loss, as in Parle.
       decoupled: contract :math:`w' - w` by :math:`e^{-\eta' \gamma}` after the inner optimizer's
         step (before the noise), which is stable for every :math:`\eta' \gamma`. If False, add
         :math:`\gamma (w' - w)` to its gradient: the paper's form, which momentum amplifies.
-      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if there are
-        any; each then draws noise of its own.
+      axis_name: name of the vmap, pmap or mesh axis over which replicas are spread, if any. Each
+        replica then draws its own noise.
       replica_axis: axis of the leaves along which replicas are stacked, if they are.
       mask: pytree of bools (or a function of params returning one); leaves marked False feel
-        neither coupling nor noise. Leaves that must not move want `optax.partition` around this.
-      opaque_mode: one `update` makes a whole loop. It takes the gradient at `params` and
-        `grad_fn(params, i)`, called for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere). It is
-        traced for both: i may be a tracer, which indexes arrays but not Python lists.
+        neither coupling nor noise. To freeze leaves, wrap this in `optax.partition`.
+      opaque_mode: one `update` makes a whole loop. It takes the gradient at `params`, and calls
+        `grad_fn(params, i)` for i = 1 ... L-1 (unrolled on CPU, a loop elsewhere). `grad_fn` is
+        traced for both: i may be a tracer, which can index arrays but not Python lists.
       reset_inner: start each loop with a fresh state of `inner`, as the paper does. If False, its
-        momentum and its preconditioner are kept; with gamma = 0 and averaging_decay = 0, this is
+        momentum and preconditioner are kept. With gamma = 0 and averaging_decay = 0, this is then
         DiLoCo with one worker.
-      num_replicas: y, if it is to be checked, see `couple_replicas`.
+      num_replicas: expected y, see `couple_replicas`.
 
     Returns:
       The transformation. `update` needs `params` (and in opaque mode `grad_fn`).
@@ -208,12 +213,12 @@ def entropy_sgd(
         )
 
     def next_gamma(gamma_state, moved, anchor, extra_args):
-        """The state of gamma after an outer step; the first one measures gamma_0, if asked to."""
+        """Returns the state of gamma after an outer step; the first may measure gamma_0."""
         measure = lambda: _measure(moved, anchor, mask, extra_args, **where)
         return scoping.step(gamma_state, measure, extra_args)[1]
 
     def one_step(grads, state, params, is_last, extra_args):
-        """One step of w', and of w if it is the last of a loop."""
+        """Makes one step of w', and of w if it is the last step of a loop."""
         _replicas.check_num_replicas(params, num_replicas, **where)
         alpha = averaging_decay
         gamma_t = scoping.current(state.gamma_state, extra_args)
@@ -231,8 +236,8 @@ def entropy_sgd(
             del mean
             return anchor, outer_state, gamma_state
 
-        # A cond, not a select: where the outer optimizer couples replicas on different devices,
-        # they communicate at outer steps only.
+        # A cond, not a select: if the outer optimizer couples replicas on different devices, they
+        # communicate at outer steps only.
         anchor, outer_state, gamma_state = jax.lax.cond(
             is_last, end_loop, go_on, state.anchor, mean, state.outer_state, state.gamma_state
         )
@@ -256,7 +261,7 @@ def entropy_sgd(
 
 
 def _make_transparent_update(one_step, inner_steps):
-    """update_fn of one gradient and one step."""
+    """Returns an update_fn that takes one gradient and makes one step."""
 
     def update_fn(grads, state, params, **extra_args):
         is_last = state.inner_step == inner_steps - 1
@@ -266,7 +271,7 @@ def _make_transparent_update(one_step, inner_steps):
 
 
 def _make_opaque_update(one_step, inner_steps):
-    """update_fn of a whole loop, which takes all its gradients but the first from `grad_fn`."""
+    """Returns an update_fn of a whole loop, with gradients from `grad_fn`."""
 
     def update_fn(grads, state, params, *, grad_fn=None, **extra_args):
         if grad_fn is None:
@@ -283,11 +288,11 @@ def _make_opaque_update(one_step, inner_steps):
         def next_step(i, carry):
             return step(carry, grad_fn(carry[0], jnp.asarray(i)), i == inner_steps - 1)
 
-        # The first gradient is the one that was passed.
+        # The caller passed the first gradient.
         first = step((params, state), grads, inner_steps == 1)
 
         def unrolled():
-            # Where it is known which step is the last, the others do nothing of what ends a loop.
+            # Unrolled, only the last step contains the operations that end a loop.
             return functools.reduce(lambda carry, i: next_step(i, carry), steps, first)
 
         def looped():
@@ -301,14 +306,14 @@ def _make_opaque_update(one_step, inner_steps):
 
 
 def _make_outer_step(outer, outer_scaling):
-    """outer_step(w, mu, state, gamma_t, eta', extra_args) -> (w, the outer optimizer's state)."""
+    """Returns outer_step(w, mu, state, gamma_t, eta', extra_args) -> (w, state)."""
 
     def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
         scale = 1.0
         if outer_scaling == "gamma":
             scale = gamma_t
         elif outer_scaling == "learning_rate":
-            # Nothing has moved where eta is 0, at the end of a schedule.
+            # eta is 0 at the end of some schedules; then nothing has moved.
             scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)
         grads = jax.tree.map(lambda w, mu: (scale * (w - mu)).astype(w.dtype), anchor, mean)
         updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
@@ -318,7 +323,7 @@ def _make_outer_step(outer, outer_scaling):
 
 
 def _measure(moved, anchor, mask, extra_args, axis_name, replica_axis):
-    """The loss and the squared distance to the anchor, from which `BalancedScoping` starts."""
+    """Returns loss and squared distance, from which `BalancedScoping` starts."""
     where = {"axis_name": axis_name, "replica_axis": replica_axis}
     displacement = _precision.difference(_masks.moving(moved, mask), _masks.moving(anchor, mask))
     squared = _precision.norm(displacement, squared=True)

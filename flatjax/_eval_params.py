@@ -1,4 +1,4 @@
-"""The weights that an optimizer keeps: which of them to evaluate and save, how to replace them."""
+"""Which weights of an optimizer state to evaluate and save; replacing them."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias, get_args
@@ -30,19 +30,19 @@ def eval_params(
     axis_name: str | None = None,
     which: Which = "auto",
 ) -> chex.ArrayTree:
-    """The parameters to evaluate and save.
+    """Returns the parameters to evaluate and save.
 
-    Training moves `params`; the result is often another point. By default, each weight is taken
-    from the first of these that has it:
+    Training moves `params`, but the point to evaluate is often another one. By default, each weight
+    is taken from the first of these that has it:
 
     1. the average that `average_params` keeps (SWA, EMA);
     2. the anchor of `entropy_sgd`, `esgd` or `parle`;
     3. `params`, as for SGD and Replicated-SGD.
 
     If `replica_axis` or `axis_name` is given, the result is the center of the replicas. Without
-    them, replicas stay apart.
+    them, the result keeps all replicas.
 
-    The transformations may stand at any depth of the state: in `optax.chain`, `optax.masked`,
+    The transformations may be at any depth of the state: in `optax.chain`, `optax.masked`,
     `optax.partition` (also more than one, for different weights), `optax.MultiSteps`,
     `optax.inject_hyperparams`, `optax.flatten`, `optax.contrib.split_real_and_imaginary` and
     `nnx.Optimizer` (pass its `opt_state` and `nnx.state(model, nnx.Param)`).
@@ -52,15 +52,15 @@ def eval_params(
       params: the parameters under training.
       replica_axis: axis of the leaves along which replicas are stacked.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
-      which: `"auto"`, as above, or one of the three: `"average"`, `"anchor"`, `"params"`.
+      which: `"auto"`, as above, or one of `"average"`, `"anchor"` and `"params"`.
 
     Returns:
       A pytree with the structure of `params`, without the replica axis if `replica_axis` is given.
       Averages are in at least float32; everything else has the dtypes of `params`.
 
     Raises:
-      ValueError: the state holds no average (or anchor) although `which` asks for it, it holds
-        more than one for the same weights, it belongs to other parameters, or `which` is unknown.
+      ValueError: the state holds no average (or anchor) although `which` asks for it, or more than
+        one for the same weights; it belongs to other parameters; or `which` is unknown.
 
     Examples:
       >>> import jax.numpy as jnp, optax, flatjax
@@ -91,21 +91,21 @@ def eval_params(
 
 
 def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
-    """The optimizer state for parameters that were replaced.
+    """Replaces the parameters in an optimizer state by new ones.
 
-    `entropy_sgd` keeps an anchor and returns to it, `average_params` an average. Where you replace
-    the parameters after `init` (by pretrained weights, by their center, by a projection), replace
-    them in the state as well: otherwise training goes back to the old ones, or mixes them in.
+    `entropy_sgd` keeps an anchor and returns to it, and `average_params` keeps an average. If you
+    replace the parameters after `init` (by pretrained weights, by their center, by a projection),
+    replace them in the state too. Otherwise training returns to the old ones, or mixes them in.
 
-    Counts, schedules and momenta stay as they are. A transformation that is wrapped is found as by
-    `eval_params`.
+    Counts, schedules and momenta do not change. Wrapped transformations are found in the same
+    places as by `eval_params`.
 
     Args:
       state: the optimizer state.
       params: the new parameters, with the structure and the shapes of the old ones.
 
     Returns:
-      The state in which anchors, means, averages and centers are these parameters, and in which the
+      The new state. Its anchors, means, averages and centers are the new parameters, and the
       delayed force of `couple_replicas` (or displacement of `pull_to_center`) is 0.
 
     Raises:
@@ -151,7 +151,7 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
 
 
 def _restart(state, params):
-    """The state of a center with an outer optimizer, the center at that of new parameters."""
+    """Returns the state of an outer optimizer with the center of the new parameters."""
     found = {_path(path): leaf for path, leaf in _flatten(params)}
 
     def center(path, theta):
@@ -159,7 +159,7 @@ def _restart(state, params):
         if new is None:
             raise _mismatch("center", f"params lack {_show(_path(path))}")
         new = jnp.asarray(new)
-        # Stacked replicas share a center, whose replica axis has size 1.
+        # Stacked replicas share one center, whose replica axis has size 1.
         sizes = zip(new.shape, theta.shape, strict=new.ndim == theta.ndim)
         axes = tuple(i for i, (size, own) in enumerate(sizes) if size != own)
         mean = jnp.mean(new.astype(theta.dtype), axis=axes, keepdims=True)
@@ -176,7 +176,7 @@ def _restart(state, params):
 
 
 def _overlay(name, trees, points, params, *, is_required):
-    """`points`, with the leaves that the trees of a state have replaced by theirs."""
+    """Returns `points`, with leaves replaced by those that the trees of a state hold."""
     if is_required and not trees:
         raise ValueError(f"state must hold an {name}, found none.")
     leaves, treedef = jax.tree.flatten(points)
@@ -190,10 +190,10 @@ def _overlay(name, trees, points, params, *, is_required):
 
 
 def _matched(name: str, tree: Any, params: optax.Params) -> Iterator[tuple[int, jax.Array]]:
-    """Leaves of a tree of a state, each with the position of its weight among those of params.
+    """Yields a tree's leaves, each with the position of its weight in params.
 
-    They are matched by path, because the containers may differ: a state of `nnx.Optimizer` holds
-    variables of another type, `optax.masked` puts one node in place of a whole subtree.
+    Leaves are matched by path, because the containers may differ: a state of `nnx.Optimizer` holds
+    variables of another type, and `optax.masked` replaces a whole subtree by one node.
     """
     if _is_flattened(tree, params):
         tree = ravel_pytree(params)[1](tree)
@@ -215,11 +215,11 @@ def _matched(name: str, tree: Any, params: optax.Params) -> Iterator[tuple[int, 
 
 
 def _like(name: str, tree: Any, params: optax.Params) -> Any:
-    """A tree of a state with the parameters in it, copied: the state outlives those donated."""
+    """Copies the parameters into a state's tree, because they may be donated."""
     if _is_flattened(tree, params):
         return ravel_pytree(params)[0].astype(tree.dtype)
     for _ in _matched(name, tree, params):
-        pass  # raises where the two do not fit
+        pass  # _matched raises if the two do not fit
     found = {_path(path): leaf for path, leaf in _flatten(params)}
 
     def take(path, leaf):
@@ -235,13 +235,13 @@ def _like(name: str, tree: Any, params: optax.Params) -> Any:
 
 def _mismatch(name: str, how: str) -> ValueError:
     return ValueError(
-        f"params must be those of the {name} in the state: {how}. Of an nnx.Optimizer, pass "
+        f"params must match the {name} in the state: {how}. For an nnx.Optimizer, pass "
         "opt_state and nnx.state(model, nnx.Param)."
     )
 
 
 def _flatten(tree):
-    """Paths and leaves; masked nodes and complex numbers in two parts count as leaves."""
+    """Returns paths and leaves (also masked nodes and pairs of complex parts)."""
     flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_leaf)
     join = lambda leaf: jax.lax.complex(*leaf) if _is_pair(leaf) else leaf
     return [(path, join(leaf)) for path, leaf in flat]
@@ -257,7 +257,7 @@ def _is_pair(node):
 
 
 def _path(path) -> _Path:
-    """The names along a path, whatever the containers."""
+    """The names along a path, for any type of container."""
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 

@@ -1,9 +1,9 @@
-"""The one contract by which training, batch statistics and flatness look at a network.
+"""The contract of `eval_fn`: sums over the examples of a batch, and a count.
 
-`batches` is a sequence of pytrees, all of one shape, each a batch of examples. `eval_fn(params,
-batch, *state)` returns a dict of *sums* over the batch's examples and their number, `"count"`, so
-that padded last batches and unequal devices need no care; `state` holds
-non-trained inputs such as batch statistics; they are never perturbed.
+`batches` is a sequence of pytrees with equal shapes; each is a batch of examples. `eval_fn(params,
+batch, *state)` returns a dict of *sums* over the batch's examples and their number, `"count"`.
+Sums make padded last batches and unequal devices easy. `state` holds non-trained inputs such as
+batch statistics; they are never perturbed.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,28 +21,28 @@ EvalFn = Callable[..., dict[str, jax.Array]]
 def evaluate(
     eval_fn: EvalFn, params: chex.ArrayTree, batches: Batches, *state: Any
 ) -> dict[str, jax.Array]:
-    """Means over a data set of what `eval_fn` sums.
+    """Averages over a data set the quantities that `eval_fn` sums over batches.
 
     Batches are dispatched one after another without waiting for results, so a jitted `eval_fn`
-    keeps the device busy. (A scan over batches would be ten times slower for XLA's own
-    convolutions on CPU.) Sums are added in pairs of float32 (of float64 where `eval_fn` returns
-    it), so that half precision costs nothing beyond the rounding of each batch's sum, and counts
-    are exact beyond 2^31.
+    keeps the device busy. (A scan over batches would make XLA's own convolutions on CPU ten times
+    slower.) The sum is a pair of float32 numbers (float64 if `eval_fn` returns float64). Therefore
+    half precision loses nothing but the rounding of each batch's sum, and counts are exact beyond
+    2^31.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`; jit it. If it
         computes in half precision, it should sum in float32.
       params: the parameters.
-      batches: batches of examples: a list, a loader or another iterable, or a function of nothing
-        that returns one.
-      *state: passed on, for example batch statistics.
+      batches: batches of examples: a list, a loader or another iterable, or a function without
+        arguments that returns one.
+      *state: further inputs of `eval_fn`, for example batch statistics.
 
     Returns:
-      ``{name: mean}`` without `"count"`; scalars on the device, or of the shape of the sums, in
-      float32 at least.
+      ``{name: mean}`` without `"count"`: arrays on the device, of the shape of the sums and in at
+      least float32.
 
     Raises:
-      TypeError: `eval_fn` is no function or returns no dict, or `batches` is a batch.
+      TypeError: `eval_fn` is no function or returns no dict, or `batches` is a single batch.
       ValueError: `batches` is empty, or `eval_fn` returns no `"count"`.
 
     Examples:
@@ -71,7 +71,7 @@ def check_eval_fn(eval_fn: Any) -> None:
 
 
 def check_sums(sums: Any, source: str = "eval_fn") -> Mapping[str, Any]:
-    """Returns what `eval_fn` returned; raises unless it is a dict of sums with their count."""
+    """Returns `eval_fn`'s result; raises unless it is a dict of sums and a count."""
     if not isinstance(sums, Mapping):
         raise TypeError(
             f"{source} must return a dict of sums over the batch and their number, "

@@ -1,4 +1,4 @@
-"""Solvers compute in float64, whatever the user's `jax_enable_x64` is, and leave it alone."""
+"""Computation in float64, without changing the user's `jax_enable_x64`."""
 
 import functools
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import numpy as np
 def in_float64(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a function compute in float64.
 
-    Numbers and floating-point arrays among the arguments become float64, everything else passes as
-    it is. Results are NumPy arrays (arithmetic on them stays in float64), or tracers where the
-    function is called under `jax.jit`, `jax.vmap` or `jax.grad`.
+    Numbers and floating-point arrays among the arguments become float64; all other arguments are
+    unchanged. Results are NumPy arrays (arithmetic on them stays in float64). Under `jax.jit`,
+    `jax.vmap` or `jax.grad` they are tracers.
 
     Args:
       fn: a function of pytrees.
@@ -35,19 +35,19 @@ def in_float64(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_traced(*values: Any) -> bool:
-    """Whether any of the values is known only when a traced program runs."""
+    """Whether any of the values is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
 def vectorized(fn: Callable[..., chex.ArrayTree], chunk: int = 128) -> Callable[..., Any]:
-    """Lets a function of scalars take arrays, which are broadcast against each other.
+    """Makes a function of scalars accept arrays, broadcast against each other.
 
-    Points are solved in chunks: the loop of a chunk runs until its slowest point is done, and its
-    arrays stay in cache.
+    Points are solved in chunks: the loop of a chunk runs until its slowest point has converged,
+    and its arrays stay in the cache.
 
     Args:
       fn: a function of keyword arguments that are scalars.
-      chunk: how many points are solved at a time, at most.
+      chunk: the largest number of points that are solved together.
 
     Returns:
       A function of keyword arguments that are arrays; its results have their broadcast shape.
@@ -61,7 +61,7 @@ def vectorized(fn: Callable[..., chex.ArrayTree], chunk: int = 128) -> Callable[
         at_point = lambda point: fn(**dict(zip(names, point, strict=True)))
         if shape == ():
             return at_point([array[0] for array in flat])
-        # Chunks of one size: a smaller last one would be compiled on its own.
+        # All chunks have one size: a smaller last one would be compiled separately.
         num = flat[0].size
         num_chunks = -(-num // chunk)
         size = -(-num // num_chunks)

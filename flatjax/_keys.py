@@ -1,4 +1,4 @@
-"""Random keys: seeds become keys, and keys become numbers that any file format can hold."""
+"""Random keys: from seeds, and to numbers that any file format can store."""
 
 import numbers
 from typing import Any
@@ -12,13 +12,13 @@ from flatjax import _checks
 
 
 def as_key(name: str, key: Any) -> chex.PRNGKey:
-    """A key as it is, of the new or the old style; of a seed, a key of the new style.
+    """Returns a key of either style unchanged; makes a new-style key of a seed.
 
-    A seed counts with 64 bits, also where JAX's integers have 32 (`jax.random.key(2**40)` is then
-    `jax.random.key(0)`).
+    All 64 bits of a seed count, even if JAX's integers have 32 (`jax.random.key(2**40)` would then
+    equal `jax.random.key(0)`).
 
     Args:
-      name: the argument's, for errors.
+      name: name of the argument, for errors.
       key: one key, or an integer from -2**63 to 2**63 - 1.
 
     Raises:
@@ -43,40 +43,40 @@ def as_key(name: str, key: Any) -> chex.PRNGKey:
 
 
 def _seed(key):
-    """The seed, as a Python integer; None if it is a key, or a seed that is traced."""
+    """Returns a seed as a Python integer; None for a key or a traced seed."""
     is_number = isinstance(key, numbers.Integral | np.ndarray) and np.ndim(key) == 0
     return int(key) if is_number else None
 
 
 def is_typed(key: Any) -> bool:
-    """Whether a leaf of any kind is a key, or keys, of the new style."""
+    """Whether a leaf holds one or more new-style keys."""
     return jax.dtypes.issubdtype(getattr(key, "dtype", type(key)), jax.dtypes.prng_key)
 
 
 def implementation(key: Any) -> Any:
-    """The generator of a key of the new style; None, JAX's default, of all else."""
+    """Returns the generator of a new-style key; else None, JAX's default."""
     return jax.random.key_impl(key) if is_typed(key) else None
 
 
 def numbers_of(key: chex.PRNGKey) -> tuple[jax.Array, ...]:
-    """The numbers of a key, which any file format holds, as scalars.
+    """Returns the numbers of a key as scalars, which any file format can store.
 
-    Scalars, because what has axes in the state of stacked replicas has a replica axis, and is
-    sharded along it.
+    They are scalars because an array with axes in the state of stacked replicas would be taken to
+    have a replica axis, and would be sharded along it.
     """
     return tuple(jax.random.key_data(key) if is_typed(key) else key)
 
 
 def from_numbers(name: str, numbers: Any, impl: Any) -> chex.PRNGKey:
-    """The key of these numbers.
+    """Makes a key from its numbers.
 
     Args:
-      name: of the numbers, for errors.
-      numbers: scalars, or an array of them; a key of the new style is taken as it is.
+      name: name of the numbers, for errors.
+      numbers: scalars, or an array of them; a new-style key is returned unchanged.
       impl: the generator, see `implementation`.
 
     Raises:
-      ValueError: the numbers are those of another generator.
+      ValueError: the numbers belong to another generator.
     """
     if is_typed(numbers):
         return numbers
@@ -86,6 +86,6 @@ def from_numbers(name: str, numbers: Any, impl: Any) -> chex.PRNGKey:
         raise ValueError(
             f"{name} must hold the numbers of a key of this generator, "
             f"{_checks.described(expected)}, got {_checks.described(data)}. Make the optimizer "
-            "with a key of the generator that the state was made with."
+            "with a key of the generator with which the state was made."
         )
     return jax.random.wrap_key_data(data, impl=impl)

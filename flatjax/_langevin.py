@@ -1,4 +1,4 @@
-"""Langevin dynamics around an anchor: its noise is the same wherever the replicas live."""
+"""Langevin dynamics around an anchor, with noise for each replica."""
 
 import functools
 from collections.abc import Callable
@@ -25,15 +25,18 @@ def langevin_noise(
     axis_name: str | None = None,
     replica_axis: int | None = None,
 ) -> chex.ArrayTree:
-    r"""The noise of one Langevin step, :math:`\sqrt{2 \eta} \, \epsilon \, z` with z ~ N(0, I).
+    r"""Draws the noise of one Langevin step for each replica.
 
-    Every replica draws its own: the key of replica a is `fold_in(key, a)`, whether replicas are
-    stacked, spread over a named axis, or both, so that the noise does not depend on the placement.
+    It is :math:`\sqrt{2 \eta} \, \epsilon \, z` with z ~ N(0, I).
+
+    Every replica draws its own noise with the key `fold_in(key, a)`, where a is its index. This
+    holds for stacked replicas, for a named axis and for both, so the noise does not depend on the
+    placement.
 
     Args:
-      key: the step's key, common to the replicas.
-      tree: a pytree with the shapes and dtypes of the noise. Of complex leaves, the real and the
-        imaginary part get noise of this strength each; integers and bools get zeros.
+      key: the step's key, the same for all replicas.
+      tree: a pytree with the shapes and dtypes of the noise. For complex leaves, the real and the
+        imaginary part each get noise of this strength; integers and bools get zeros.
       learning_rate: :math:`\eta`, the step size.
       noise_scale: :math:`\epsilon`; the standard deviation of a weight's noise is
         :math:`\epsilon \sqrt{2 \eta}`.
@@ -45,7 +48,8 @@ def langevin_noise(
 
     Raises:
       TypeError: a leaf holds random keys.
-      ValueError: the leaves disagree on the number of replicas, or a negative or non-finite number.
+      ValueError: the leaves disagree on the number of replicas, or a number is negative or not
+        finite.
 
     Examples:
       >>> import jax, jax.numpy as jnp, flatjax
@@ -97,7 +101,7 @@ def _from_real_parts(noise, leaf):
 
 
 def _complete(noise, tree):
-    """The noise, and zeros for the leaves that have none."""
+    """Returns the noise with zeros for the leaves that have none."""
 
     def complete(path, z, leaf):
         if z is None and is_typed(leaf):
@@ -119,19 +123,19 @@ def make_langevin_step(
     mask: Mask,
     **where: Any,
 ) -> Callable[..., tuple[optax.Params, optax.OptState]]:
-    """The inner step of Entropy-SGD; see `flatjax.entropy_sgd` for the arguments.
+    """Makes the inner step of Entropy-SGD, with the arguments of `entropy_sgd`.
 
     Args:
       inner: optimizer of the inner loop without its learning rate.
-      noise_scale: without noise, none is drawn.
-      key_of: the random key in a state.
+      noise_scale: strength of the noise; 0 draws no noise.
+      key_of: function that returns the random key of a state.
       decoupled: contract towards the anchor after the inner optimizer's step.
       mask: leaves marked False feel neither coupling nor noise.
       **where: `axis_name` and `replica_axis`.
 
     Returns:
-      `langevin_step(grads, state, params, gamma_t, eta, extra_args)` -> (w', the inner optimizer's
-      state), with the `flatjax.EntropySGDState` before the step.
+      `langevin_step(grads, state, params, gamma_t, eta, extra_args)`, which takes the
+      `flatjax.EntropySGDState` before the step and returns (w', the inner optimizer's state).
     """
     has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
 
@@ -145,7 +149,7 @@ def make_langevin_step(
             contract = lambda w_, w: (w + jnp.exp(-eta * gamma_t) * (w_ - w)).astype(w_.dtype)
             moved = map_masked(contract, mask, params, moved, state.anchor)
         if has_noise:
-            step = _cpu.after(moved, state.step)  # not beside the convolutions of the gradient
+            step = _cpu.after(moved, state.step)  # not while the gradient's convolutions run
             step_key = jax.random.fold_in(key_of(state), step)
             noise = langevin_noise(step_key, params, eta, noise_scale, **where)
             noise = _cpu.once(noise, state.step)

@@ -1,4 +1,4 @@
-"""A coupling that is told how far apart the replicas may be, instead of how strong to pull."""
+"""A coupling that limits the distance of the replicas."""
 
 from typing import NamedTuple
 
@@ -41,21 +41,21 @@ def limit_distance(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keeps the relative distance of the replicas below a target, in each leaf.
 
-    The relative distance of a leaf lies between 0 (replicas coincide) and 1; independent replicas
-    have :math:`\sqrt{1 - 1/y}`:
+    The relative distance r of a leaf is 0 if the replicas coincide, and at most 1. For y
+    independent replicas it is :math:`\sqrt{1 - 1/y}`:
 
     .. math::
       r = \sqrt{\frac{\langle \lVert w_a - \bar w \rVert^2 \rangle_a}
                      {\langle \lVert w_a \rVert^2 \rangle_a}}
 
-    After the base optimizer has moved the weights, each leaf that is further apart than the target
-    :math:`r_t` is contracted, and no other leaf is touched:
+    After the base optimizer has moved the weights, each leaf whose r is above the target
+    :math:`r_t` is contracted. Other leaves are not changed:
 
     .. math:: w_a \leftarrow \bar w + \min(1, r_t / r) \, (w_a - \bar w)
 
-    A few such steps bring r to the target (the norm of :math:`w_a` shrinks too). It is the coupling
-    of Replicated-SGD with a gamma for each leaf that is chosen at each step. A target that falls to
-    0 makes the replicas certainly meet. Chain it *last*.
+    A few such steps bring r to the target (the norm of :math:`w_a` shrinks too). This is the
+    coupling of Replicated-SGD with a separate gamma for each leaf and step. If the target falls to
+    0, the replicas always meet. Chain this transformation *last*.
 
     Args:
       target: :math:`r_t`; a number or a schedule of the step count, such as
@@ -103,7 +103,7 @@ def limit_distance(
             moved = at_least_float32(w + u)
             d = coupling.displacement(moved)
             r = jnp.sqrt(_mean_square(d, coupling) / _mean_square(moved, coupling))
-            # Where all weights are 0, r is nan and nothing is to be pulled.
+            # If all weights are 0, r is nan and there is nothing to pull.
             factor = jnp.where(r > target_t, target_t / r, 1.0)
             return (u + (factor - 1) * d).astype(u.dtype)
 

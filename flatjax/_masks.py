@@ -1,7 +1,7 @@
-"""Masks: which leaves of a pytree something acts on.
+"""Masks: the leaves of a pytree on which a transformation acts.
 
-Only *weights* are ever acted on: leaves of real or complex floats. Integers, bools and random keys
-(counters, the state of a dropout layer) pass, whatever the mask.
+Transformations act only on *weights*: leaves of real or complex floats. Integers, bools and random
+keys (counters, the state of a dropout layer) are never changed, whatever the mask.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,15 @@ def is_weight(leaf: Any) -> bool:
 def map_masked(
     fn: Callable[..., Any], mask: Mask, params: optax.Params, first: Any, *rest: Any
 ) -> Any:
-    """Applies fn to the leaves that the mask marks True; leaves of `first` pass elsewhere.
+    """Applies fn to the leaves that the mask marks True; keeps other leaves.
 
     Args:
-      fn: a function of one leaf of `first` and of each tree of `rest`.
-      mask: pytree of bools, or a function of `params` that returns one; None marks all. A bool may
-        stand for a whole subtree, as in `optax.masked`.
-      params: what a mask that is a function is called with.
+      fn: a function of one leaf of `first` and of one leaf of each tree in `rest`.
+      mask: pytree of bools, or a function of `params` that returns one; None marks all. One bool
+        may mark a whole subtree, as in `optax.masked`.
+      params: argument of the mask, if the mask is a function.
       first: a pytree like `params`.
-      *rest: further pytrees like it.
+      *rest: further pytrees like `params`.
 
     Returns:
       A pytree like `first`.
@@ -49,13 +49,13 @@ def map_masked(
 
 
 def _is_function(mask) -> bool:
-    """Whether to call it: not if it is a callable pytree, as an Equinox module of bools is."""
+    """Whether to call a mask; not a callable pytree such as an Equinox module."""
     leaves = jax.tree.leaves(mask)
     return bool(leaves) and all(callable(leaf) for leaf in leaves)
 
 
 def moving(params: chex.ArrayTree, mask: Mask) -> chex.ArrayTree:
-    """The weights that the mask marks True; in place of the others None, a pytree of no leaves."""
+    """Returns the weights that the mask marks True, and None for all other leaves."""
     fixed = jax.tree.map(lambda w: False, params)
     moves = map_masked(lambda _, w: is_weight(w), mask, params, fixed, params)
     return jax.tree.map(lambda is_moving, w: w if is_moving else None, moves, params)
@@ -64,14 +64,15 @@ def moving(params: chex.ArrayTree, mask: Mask) -> chex.ArrayTree:
 def of_weights(
     init_fn: optax.TransformInitFn, update_fn: optax.TransformUpdateExtraArgsFn
 ) -> optax.GradientTransformationExtraArgs:
-    """A transformation that sees the weights alone, as arrays; the updates of other leaves pass.
+    """Wraps a transformation so that it sees only weights; other updates pass.
 
-    As with `optax.masked`, an `optax.MaskedNode` is in the state in place of each other leaf.
+    In its state, an `optax.MaskedNode` replaces each other leaf, as in `optax.masked`.
 
     Args:
-      init_fn: of the transformation.
-      update_fn: of the transformation; it may take the extra argument `grad_fn`, a function of the
-        parameters. It is called with updates like the parameters, which are not None.
+      init_fn: `init` of the transformation.
+      update_fn: `update` of the transformation. It may take the extra argument `grad_fn`, a
+        function of the parameters. It is called with params that are not None and with updates of
+        the same structure.
     """
 
     def init(params):
@@ -91,14 +92,14 @@ def of_weights(
 
 
 def _weights(tree, params):
-    """The leaves of a tree that are weights in `params`; a masked node in place of the others."""
+    """Replaces the leaves of a tree that are no weights in `params` by masked nodes."""
     as_array = lambda x: x if hasattr(x, "dtype") else jnp.asarray(x, jnp.result_type(x))
     keep = lambda w, x: as_array(x) if is_weight(w) else optax.MaskedNode()
     return jax.tree.map(keep, params, tree)
 
 
 def _complete(weights, tree):
-    """The inverse: the leaves of `tree` in place of the masked nodes."""
+    """Inverts `_weights`: replaces the masked nodes by the leaves of `tree`."""
     is_masked = lambda node: isinstance(node, optax.MaskedNode)
     return jax.tree.map(lambda w, x: x if is_masked(w) else w, weights, tree, is_leaf=is_masked)
 
@@ -106,13 +107,13 @@ def _complete(weights, tree):
 def map_moving(
     fn: Callable[[jax.Array, jax.Array], jax.Array], params: chex.ArrayTree, moves: chex.ArrayTree
 ) -> chex.ArrayTree:
-    """`params` with w replaced by fn(w, m), in the dtype of w, where `moves` has a leaf m."""
+    """Replaces w by fn(w, m), in the dtype of w, where `moves` has a leaf m."""
     new = lambda m, w: w if m is None else fn(w, m).astype(w.dtype)
     return jax.tree.map(new, moves, params, is_leaf=_is_none)
 
 
 def merge(weights: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
-    """`params` with the leaves of `weights` in place of its own, where these are not None."""
+    """Replaces leaves of `params` by the leaves of `weights` that are not None."""
     return jax.tree.map(lambda new, w: w if new is None else new, weights, params, is_leaf=_is_none)
 
 

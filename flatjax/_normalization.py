@@ -23,8 +23,8 @@ class Normalization:
 
     with the range r = 255 for uint8 images v, and r = 1 for float32 images.
 
-    It is hashable and a static pytree node: it may be closed over by, or passed to, a jitted
-    function, where its numbers become constants.
+    It is hashable and a static pytree node. A jitted function may close over it or take it as an
+    argument; its numbers become constants of the program.
 
     Attributes:
       mean: mean of each channel, in units of the range r.
@@ -32,7 +32,7 @@ class Normalization:
       dtype: the dtype of the images, `"uint8"` or `"float32"`.
 
     Raises:
-      ValueError: if lengths differ, a standard deviation is not positive, or the dtype is another.
+      ValueError: lengths differ, a standard deviation is not positive, or the dtype is unknown.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -64,7 +64,7 @@ class Normalization:
 
     @classmethod
     def from_images(cls, images: np.ndarray) -> Normalization:
-        """Measures each channel over all pixels of all images; take the training images.
+        """Measures each channel over all pixels of all images; pass the training images.
 
         Args:
           images: uint8 or float32, of shape (N, H, W, C).
@@ -73,8 +73,8 @@ class Normalization:
           The normalization that gives these images mean 0 and standard deviation 1.
 
         Raises:
-          TypeError: if `images` is not a NumPy array of one of these dtypes.
-          ValueError: if it has another shape, or a channel is constant (its std would be 0).
+          TypeError: `images` is not a NumPy array of uint8 or float32.
+          ValueError: it has another shape, or a channel is constant (its std would be 0).
 
         Examples:
           >>> from flatjax.data import load
@@ -99,18 +99,18 @@ class Normalization:
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), dtype=dtype)
 
     def normalize(self, images: jax.Array | np.ndarray) -> jax.Array:
-        """Normalizes images; pure, for use inside or outside of jit.
+        """Normalizes images. It is a pure function, for use inside or outside of jit.
 
         Args:
-          images: of this normalization's dtype, of shape (..., H, W, C).
+          images: images in this normalization's dtype, of shape (..., H, W, C).
 
         Returns:
           float32 of the same shape.
 
         Raises:
-          TypeError: if `images` have another dtype: where uint8 is expected, floats are images that
-            were normalized before.
-          ValueError: if the number of channels is another.
+          TypeError: `images` have another dtype. If uint8 is expected, float images have probably
+            been normalized before.
+          ValueError: the number of channels is wrong.
         """
         if images.dtype != jnp.dtype(self.dtype):
             raise TypeError(f"images must be {self.dtype}, got {described(images)}")
@@ -118,7 +118,7 @@ class Normalization:
             raise ValueError(
                 f"images must have {len(self.mean)} channels, got shape {images.shape}"
             )
-        # All axes written out, for users who have jax_numpy_rank_promotion="raise".
+        # All axes are written out, for users who set jax_numpy_rank_promotion="raise".
         shape = (1,) * (images.ndim - 1) + (-1,)
         moments = (jnp.asarray(moment, jnp.float32) for moment in (self.mean, self.std))
         mean, std = (moment.reshape(shape) for moment in moments)
@@ -132,7 +132,7 @@ def _moments_of_bytes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.arange(256) / 255
     mean, std = [], []
     for channel in np.moveaxis(images, -1, 0):
-        # Moments of the histogram: exact counts, and no floating-point copy of the images.
+        # Histograms give exact counts, and need no floating-point copy of the images.
         histogram = np.zeros(256, np.int64)
         for chunk in _chunks(channel):
             histogram += np.bincount(chunk.ravel(), minlength=256)
@@ -147,7 +147,7 @@ def _moments_of_floats(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = images.size // images.shape[-1]
     sums = [chunk.sum((0, 1, 2), np.float64) for chunk in _chunks(images)]
     mean = np.sum(sums, axis=0) / count
-    # Deviations of a constant channel are exactly 0 only if its mean is exact.
+    # The deviations of a constant channel are exactly 0 only if its mean is exact.
     is_constant = np.all([(c == images[0, 0, 0]).all((0, 1, 2)) for c in _chunks(images)], axis=0)
     mean = np.where(is_constant, images[0, 0, 0], mean)
     squares = [np.square(chunk - mean).sum((0, 1, 2)) for chunk in _chunks(images)]
@@ -155,5 +155,5 @@ def _moments_of_floats(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
-    """Parts of about a thousand images: copies of one are small."""
+    """Splits images into parts of about a thousand, so that copies stay small."""
     return np.array_split(images, len(images) // 1000 + 1)

@@ -1,18 +1,19 @@
-r"""A center that moves by an optimizer of its own: the outer optimizer of DiLoCo.
+r"""A center with its own optimizer: the outer optimizer of DiLoCo.
 
-Between couplings each replica trains alone. At every K-th step the center :math:`\theta` moves by
-an optimizer applied to the mean displacement of the replicas, and then pulls them:
+Between couplings each replica trains alone and reaches :math:`w'_a`. At every K-th step an
+optimizer moves the center :math:`\theta` by the mean displacement of the y replicas. Then the
+center pulls the replicas:
 
 .. math::
   \Delta &= \frac{1}{y} \sum_a Q(\theta - w'_a) && (1) \\
   \theta &\leftarrow \theta + \mathrm{outer}(\Delta) && (2) \\
   w_a &\leftarrow \theta + (w'_a - \theta) \, e^{-K \eta_t \gamma_t} && (3)
 
-With gamma = inf, outer Nesterov momentum and any inner optimizer this is DiLoCo [Douillard et al.,
-2023, arXiv:2311.08105, algorithm 1]. With `outer` = SGD(1) the center is the mean of the replicas.
-With SGD(beta) and a finite gamma it is elastic averaging [Zhang et al., 2015, arXiv:1412.6651], the
-center moved first. Q rounds what is sent; with a delay, eqs. (2) and (3) use the displacement of
-tau steps ago [Streaming DiLoCo, Douillard et al., 2025, arXiv:2501.18512].
+Q rounds the messages. With gamma = inf, outer Nesterov momentum and any inner optimizer this is
+DiLoCo [Douillard et al., 2023, arXiv:2311.08105, algorithm 1]. With `outer` = SGD(1) the center is
+the mean of the replicas. With SGD(beta) and a finite gamma it is elastic averaging [Zhang et al.,
+2015, arXiv:1412.6651] in which the center moves first. With a delay, eqs. (2) and (3) use the
+displacement of tau steps ago [Streaming DiLoCo, Douillard et al., 2025, arXiv:2501.18512].
 """
 
 import functools
@@ -38,9 +39,9 @@ _OUTER_ASCENDS = (
 class OuterPullState(NamedTuple):
     """State of `pull_to_center` with an outer optimizer, and of `diloco`.
 
-    A replica keeps one copy of the parameters for the center, one for each momentum of the outer
-    optimizer and one more with a delay, all in at least float32. Stacked replicas share them: the
-    replica axis has size 1. Leaves that the mask leaves out have None.
+    Each replica stores copies of the parameters in at least float32: one for the center, one for
+    each momentum of the outer optimizer, and one more with a delay. Stacked replicas share these
+    copies: their replica axis has size 1. Leaves that the mask marks False have None.
 
     Attributes:
       count: number of updates so far.
@@ -48,10 +49,10 @@ class OuterPullState(NamedTuple):
       gamma_state: state of the schedule of gamma.
       center: theta; moves at coupled steps only.
       outer_state: state of the outer optimizer; changes at coupled steps only.
-      pending: with a delay, the mean displacement that was measured last, like the center. Else an
-        empty tuple.
-      is_shared: with an axis name, whether all replicas have the same center: not before the first
-        coupling, because `init` may see its own weights only. Else an empty tuple.
+      pending: with a delay, the mean displacement that was measured last, shaped like the center.
+        Otherwise an empty tuple.
+      is_shared: with an axis name, whether all replicas have the same center. This is False before
+        the first coupling, because `init` may see only its own weights. Otherwise an empty tuple.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -70,12 +71,12 @@ def pull_to_outer_center(
     outer: optax.GradientTransformation,
     delay: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation of `pull_to_center` where an outer optimizer is given.
+    """Makes the `pull_to_center` of a center with an outer optimizer.
 
     Args:
       coupling: where the replicas are, and when they are coupled.
-      scoping: gamma.
-      contraction: (count, gamma) -> e^{-K eta gamma} - 1.
+      scoping: the schedule of gamma.
+      contraction: a function (count, gamma) -> e^{-K eta gamma} - 1.
       outer: the optimizer of the center.
       delay: tau, in steps.
     """
@@ -102,14 +103,14 @@ def pull_to_outer_center(
         factor = contraction(state.count, gamma_t)
 
         def send(center, is_shared):
-            """The center and what the replicas tell each other: eq. (1)."""
+            """Returns the center and the mean of the replicas' messages, eq. (1)."""
             center = _shared(center, is_shared, coupling)
             displaced = lambda theta, w, u: _typed(coupling.mean(theta - (w + u)), theta)
             displacement = _map(displaced, center, params, updates)
             return center, displacement, jax.tree.map(jnp.ones_like, is_shared)
 
         def move(updates, center, outer_state, displacement):
-            """The center moves, and pulls the replicas."""
+            """Moves the center, which then pulls the replicas."""
             moves, outer_state = outer.update(displacement, outer_state, center, **extra_args)
             center = optax.apply_updates(center, moves)  # eq. (2)
 
@@ -152,14 +153,14 @@ def pull_to_outer_center(
 
 
 def center_of(params: optax.Params, mask: _masks.Mask, replica_axis: int | None) -> Any:
-    """The center that `init` can see: of stacked replicas their mean, else the weights."""
-    # Copies: the state outlives the parameters where those are donated.
+    """Returns the center that `init` can see: a stack's mean, or the weights."""
+    # Copies, because the state outlives donated parameters.
     mean = lambda w: jnp.array(leaf_center(w, replica_axis=replica_axis), copy=True)
     return jax.tree.map(mean, _masks.moving(params, mask))
 
 
 def _shared(center, is_shared, coupling):
-    """The mean of the replicas' centers, where they differ: once, at the first coupling."""
+    """Averages the replicas' centers if they may differ: once, at the first coupling."""
     if coupling.axis_name is None:
         return center
 
@@ -171,12 +172,12 @@ def _shared(center, is_shared, coupling):
 
 
 def _typed(mean, theta):
-    """The mean over replicas with the type of theta, which inside shard_map may be "varying"."""
+    """Gives a mean over replicas the type of theta ("varying" in a shard_map)."""
     return jnp.where(True, mean, theta)
 
 
 def _is_due(count, coupling, delay):
-    """Whether a displacement that was sent `delay` steps ago is used now."""
+    """Whether a displacement measured `delay` steps ago is due at this step."""
     due = coupling.last_step + delay
     return (count % coupling.period == due % coupling.period) & (count >= due)
 

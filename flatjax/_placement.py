@@ -1,4 +1,4 @@
-"""One function of one replica, run for all replicas: vmapped, unrolled or spread over a mesh."""
+"""Runs a function of one replica for all: vmapped, unrolled or on a mesh."""
 
 import functools
 import numbers
@@ -25,29 +25,30 @@ def map_replicas(
 ) -> Callable[..., Any]:
     """Lifts a function of one replica to stacked arguments, as `jax.vmap` does.
 
-    The placement changes the program, not the result:
+    The placement changes the program but not the result:
 
-    - `"vmap"`: one batched program. Best on GPU and TPU, and everywhere for dense layers.
-    - `"unroll"`: y copies of the program inside one jit, which cost y times one. On a CPU a
-      convolution whose kernel is batched becomes a grouped one, about ten times slower than y
-      plain ones; `flatjax.models.conv_general_dilated` does not, but the maps of y networks
-      together no longer fit a cache.
-    - `"mesh"`: each device of the mesh axis `"replica"` runs its own replicas; other axes of the
-      mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica. There
-      JAX refuses collectives over a vmapped axis of `fn`, such as Equinox's batch norm makes.
-    - `"auto"` (default): mesh where one is given, else vmapped; if the function contains a
-      convolution, it is unrolled in programs for CPU. It is then traced for both.
+    - `"vmap"`: one batched program. It is best on GPU and TPU, and everywhere for dense layers.
+    - `"unroll"`: y copies of the program inside one jit, which cost y times as much as one. A
+      batched kernel turns a convolution into a grouped one, which on a CPU is about ten times
+      slower than y plain ones. `flatjax.models.conv_general_dilated` avoids this, but the feature
+      maps of y networks together no longer fit into a cache.
+    - `"mesh"`: each device of the mesh axis `"replica"` runs its own replicas. Other axes of the
+      mesh (`"data"`) stay automatic, so that batch norm sees the whole batch of a replica. Here
+      JAX refuses collectives over a vmapped axis of `fn`, as in Equinox's batch norm.
+    - `"auto"` (default): mesh if one is given, otherwise vmap. In programs for CPU, a function
+      that contains a convolution is unrolled; it is therefore traced for both.
 
-    Arguments are pytrees, those of Haiku, Equinox and NNX among them. Leaves that are no arrays
-    (functions, strings, numbers, a flag such as `train=True`) are shared by the replicas and reach
-    `fn` as they are, not traced. Likewise, leaves of results that are neither arrays nor numbers.
+    Arguments are pytrees, including modules of Haiku, Equinox and NNX. Leaves that are not arrays
+    (functions, strings, numbers, a flag such as `train=True`) are shared by the replicas. They
+    reach `fn` unchanged and not traced. Results may have leaves that are neither arrays nor
+    numbers; these are returned unchanged.
 
     Args:
       fn: a function of one replica's arguments, returning a pytree.
-      placement: one of the above.
+      placement: one of the names above.
       in_axes: 0 for arguments stacked along their leading axis, None for shared ones; one value or
-        one for each positional argument. Arrays in keyword arguments are stacked, as those of
-        `jax.vmap` are.
+        one for each positional argument. Arrays in keyword arguments must be stacked, as for
+        `jax.vmap`.
       mesh: the mesh of the `"mesh"` placement, see `flatjax.replica_mesh`.
 
     Returns:
@@ -55,8 +56,8 @@ def map_replicas(
       differentiated and called inside jit.
 
     Raises:
-      ValueError: unknown placement; mesh placement without a mesh; y does not fit the mesh;
-        arguments disagree on y.
+      ValueError: the placement is unknown, `"mesh"` is asked for without a mesh, y does not fit the
+        mesh, or the arguments disagree on y.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -67,7 +68,7 @@ def map_replicas(
     if placement not in PLACEMENTS:
         raise ValueError(f"placement must be one of {PLACEMENTS}, got {placement!r}.")
     if placement == "mesh" and mesh is None:
-        raise ValueError("placement='mesh' needs mesh, see flatjax.replica_mesh.")
+        raise ValueError("mesh must be given with placement='mesh': see flatjax.replica_mesh.")
 
     @functools.wraps(fn)
     def mapped(*args, **kwargs):
@@ -85,12 +86,13 @@ def stack_replicas(
 ) -> chex.ArrayTree:
     """Initialises one replica per key and stacks them along a leading axis.
 
-    Independent keys give the independent initialisations that Replicated-SGD starts from; one key
-    repeated (`jnp.stack([key] * y)`) a common one.
+    Independent keys give independent initialisations, from which Replicated-SGD starts. One
+    repeated key (`jnp.stack([key] * y)`) gives a common initialisation.
 
     Args:
-      init_fn: initialises one replica, `init_fn(key) -> params`: any pytree, a module of NNX or
-        Equinox too. Leaves that are no arrays (functions, strings) are shared by the replicas.
+      init_fn: initialises one replica, `init_fn(key) -> params`. The result is any pytree, also a
+        module of NNX or Equinox. Leaves that are not arrays (functions, strings) are shared by the
+        replicas.
       keys: the keys, stacked: `jax.random.split(key, y)`.
 
     Returns:
@@ -122,11 +124,11 @@ def _argument_axes(in_axes, args) -> tuple[int | None, ...]:
 
 
 class _Call:
-    """A function and its arguments: called, it is a function of the arrays of one replica.
+    """A function and its arguments, callable with one replica's arrays.
 
     Attributes:
-      arrays: those among the leaves of all arguments.
-      axes: 0 for each of them that is stacked, None for each that is shared.
+      arrays: the leaves of all arguments that are arrays.
+      axes: 0 for each stacked array, None for each shared one.
       size: the number of replicas.
     """
 
@@ -148,7 +150,7 @@ class _Call:
         self.axes = tuple(axis for leaf, axis in pairs if _is_array(leaf))
 
     def __call__(self, *arrays):
-        """The arrays and numbers among the results of one replica."""
+        """Returns the arrays and numbers among the results of one replica."""
         given = iter(arrays)
         leaves = [next(given) if _is_array(leaf) else leaf for leaf in self._leaves]
         args, kwargs = jax.tree.unflatten(self._treedef, leaves)
@@ -158,7 +160,7 @@ class _Call:
         return [leaf for leaf in results if is_mapped(leaf)]
 
     def results(self, stacked):
-        """What the function returns, with stacked arrays."""
+        """Returns the function's result, with stacked arrays."""
         given = iter(stacked)
         leaves = [next(given) if leaf is None else leaf for leaf in self._static_results]
         return jax.tree.unflatten(self._result_treedef, leaves)
@@ -177,7 +179,7 @@ def _is_leaf(arg):
 
 
 def _take(call, arrays, index):
-    """The arrays of one replica."""
+    """Takes the arrays of one replica."""
     pairs = zip(arrays, call.axes, strict=True)
     return [array if axis is None else array[index] for array, axis in pairs]
 
@@ -192,8 +194,8 @@ def _auto(call, arrays, size):
     unrolled = lambda: _unroll(call, arrays, size)
     if size == 1:
         return unrolled()
-    # Traced where it runs, on the arguments themselves: inside a shard_map their types say more
-    # than shape and dtype.
+    # The branches are traced on the arguments themselves: inside a shard_map, their types hold
+    # more than shape and dtype.
     one_replica = lambda *arrays: call(*_take(call, arrays, 0))
     if not _cpu.contains_convolution(one_replica, *arrays):
         return vmapped()

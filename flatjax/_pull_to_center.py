@@ -1,4 +1,4 @@
-"""The decoupled coupling: `pull_to_center`, which contracts the replicas towards their center."""
+"""The decoupled coupling: it contracts the replicas towards their center."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flatjax._schedules import Gamma, ScalarOrSchedule, as_scoping, at_step
 
 
 class PullToCenterState(NamedTuple):
-    """State of `pull_to_center`. No center is stored: it can be computed.
+    """State of `pull_to_center`. The center is computed, not stored.
 
     Attributes:
       count: number of updates so far.
@@ -46,23 +46,24 @@ def pull_to_center(
     delay: int | None = None,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Contracts the replicas towards their center: the decoupled, always stable coupling.
+    r"""Contracts the replicas towards their center, stably for every gamma.
 
-    After the base optimizer has moved the weights to :math:`w'_a = w_a + u_a`,
+    The base optimizer moves the weights of replica a to :math:`w'_a = w_a + u_a`. With the center
+    :math:`\bar w'` of these, this transformation then sets
 
     .. math:: w_a \leftarrow \bar w' + (w'_a - \bar w') \, e^{-K \eta_t \gamma_t}
 
     which is the exact flow of the coupling energy over a time :math:`K \eta_t`. Chain it *last*,
-    after any optimizer, as weight decay is decoupled in AdamW. For small
-    :math:`\eta \gamma` and plain SGD it agrees with `couple_replicas`; momentum multiplies the
-    in-gradient force by up to 1 / (1 - momentum), and this one not at all: the same effect needs a
-    gamma that much larger.
+    after any optimizer; AdamW decouples weight decay in the same way. For small
+    :math:`\eta \gamma` and plain SGD it agrees with `couple_replicas`. Momentum multiplies the
+    force in the gradient by up to 1 / (1 - momentum), but it does not multiply this pull. For the
+    same effect, gamma must therefore be larger by this factor.
 
     Args:
       gamma: coupling, as in `couple_replicas`; `inf` puts every replica on the center, so that
         a period K is local SGD (averaging every K steps).
-      learning_rate: :math:`\eta`, a number or a schedule of the step count: the base optimizer's,
-        so that the pull cools down with it.
+      learning_rate: :math:`\eta`, the base optimizer's learning rate, a number or a schedule of the
+        step count. The pull decays together with it.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
       period: K, the number of steps between pulls.
@@ -74,23 +75,23 @@ def pull_to_center(
         :math:`w_a \leftarrow w'_a - (1 - e^{-K \eta_t \gamma_t}) (w_a - \bar w)`, so that
         communication overlaps with the computation of the gradient. Stable for every gamma; at
         gamma = inf the replicas differ by their last updates.
-      outer: optimizer of the center, with its learning rate, as in DiLoCo. The center is then a
-        point :math:`\theta` of its own in the state, which moves at every K-th step by
-        `outer` applied to the mean displacement :math:`\theta - \bar w'`, before the replicas are
-        pulled to it. `optax.sgd(1.0)` moves it to the mean, which is the pull without `outer`.
-        See `diloco`, and `flatjax.OuterPullState` for what is stored.
-      delay: with `outer`, :math:`\tau` < K: the displacement that was measured at one step is used
-        :math:`\tau` steps later, so that communication has that long. 0 if None.
+      outer: optimizer of the center, including its learning rate, as in DiLoCo. The state then
+        holds the center as a separate point :math:`\theta`. At every K-th step `outer` moves it by
+        the mean displacement :math:`\theta - \bar w'`, before the replicas are pulled to it.
+        `optax.sgd(1.0)` moves it to the mean, which equals the pull without `outer`.
+        See `diloco`, and `flatjax.OuterPullState` for the stored arrays.
+      delay: with `outer`, :math:`\tau` < K: a displacement that was measured at one step is used
+        :math:`\tau` steps later, so that communication may take :math:`\tau` steps. 0 if None.
       num_replicas: see `couple_replicas`.
 
     Returns:
       The transformation. `update` needs `params`.
 
     Raises:
-      ValueError: negative gamma or learning rate, period < 1, offset or delay out of range, a delay
-        or `overlapped` where it means nothing, neither `axis_name` nor `replica_axis`, leaves that
-        disagree on the number of replicas or with `num_replicas`, or missing params. By `init`: an
-        `outer` that ascends.
+      ValueError: negative gamma or learning rate, period < 1, offset or delay out of range. A delay
+        without `outer`, or `overlapped` with it. Neither `axis_name` nor `replica_axis`. Leaves
+        that disagree on the number of replicas or with `num_replicas`. Missing params. `init`
+        raises it for an `outer` that ascends.
 
     Examples:
       >>> import jax.numpy as jnp, optax, flatjax
@@ -114,7 +115,7 @@ def pull_to_center(
     def contraction(count, gamma_t):
         """e^{-K eta gamma} - 1."""
         eta_t = at_step(learning_rate, count)
-        # An infinite gamma averages at any learning rate, at 0 too, where the product is NaN.
+        # At learning rate 0 the product with an infinite gamma is NaN; the pull must be complete.
         is_infinite = jnp.isinf(gamma_t)
         exponent = period * eta_t * jnp.where(is_infinite, 0.0, gamma_t)
         return jnp.expm1(-jnp.where(is_infinite, jnp.inf, exponent))
@@ -126,7 +127,7 @@ def pull_to_center(
 
 
 def _pull_to_mean(coupling, scoping, contraction, overlapped):
-    """The transformation without an outer optimizer: nothing of the center is stored."""
+    """Makes the transformation without an outer optimizer; it stores no center."""
 
     def init_fn(params):
         coupling.check_start(scoping, params)
@@ -163,8 +164,8 @@ def _check_delay(delay, period, outer, overlapped):
         raise ValueError(f"delay must be < period = {period}, got {delay}.")
     if delay and outer is None:
         raise ValueError(
-            f"delay ({delay}) needs outer; outer=optax.sgd(1.0) moves the center to the mean, as "
-            "the pull without outer does."
+            f"delay ({delay}) needs outer: pass outer=optax.sgd(1.0), which moves the center to "
+            "the mean, as the pull without outer does."
         )
     if overlapped and outer is not None:
         raise ValueError("overlapped must be False where outer is given: use delay=1 instead.")

@@ -1,9 +1,9 @@
-"""Replicas: copies w_1 ... w_y of the parameters of one network, and where they live.
+"""Replicas: y copies of the parameters of one network, and their placement.
 
-A pytree is *stacked* when its leaves carry a replica axis; otherwise each program (of a vmap,
-pmap or shard_map with a named axis) holds one replica. Functions here take the same two static
-knobs, alone or together: `replica_axis` for the stacked form, `axis_name` for the named one, both
-for local stacks inside a mesh axis.
+A pytree is *stacked* if its leaves carry a replica axis. Otherwise each program (of a vmap, pmap or
+shard_map with a named axis) holds one replica. Functions here take two static arguments, alone or
+together: `replica_axis` for stacked replicas and `axis_name` for a named axis. Both together mean a
+local stack on each device of a mesh axis.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from flatjax import _checks
 
 
 def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
-    """The number of replicas in a stacked pytree; raises if its leaves disagree.
+    """Returns the number of stacked replicas; raises if leaves disagree.
 
-    Returns 0 for a pytree without leaves.
+    For a pytree without leaves, returns 0.
     """
     size = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -45,9 +45,9 @@ def stacked_size(tree: Any, replica_axis: int = 0, name: str = "params") -> int:
 def check_num_replicas(
     tree: Any, num_replicas: int | None, axis_name: str | None, replica_axis: int | None
 ) -> None:
-    """Raises if leaves disagree on the number of replicas, or have another than the one given.
+    """Raises if leaves disagree on the number of replicas or do not match it.
 
-    The size of a named axis counts where it is known: not in `init`, which may run outside of it.
+    The size of a named axis is checked where it is known: not in `init`, which may run outside it.
     """
     size = 1 if replica_axis is None else stacked_size(tree, replica_axis)
     if num_replicas is None or size == 0:
@@ -66,7 +66,7 @@ def check_num_replicas(
 
 
 def unstack_replicas(tree: chex.ArrayTree, replica_axis: int = 0) -> list[chex.ArrayTree]:
-    """The replicas of a stacked pytree, one by one.
+    """Splits a stacked pytree into its replicas.
 
     Args:
       tree: a stacked pytree.
@@ -93,14 +93,15 @@ def unstack_replicas(tree: chex.ArrayTree, replica_axis: int = 0) -> list[chex.A
 def per_replica(
     tx: optax.GradientTransformation, *, stacked_extra_args: Sequence[str] = ()
 ) -> optax.GradientTransformationExtraArgs:
-    """Applies a transformation to every replica of stacked parameters on its own.
+    """Applies a transformation to each replica of stacked parameters separately.
 
-    On stacked parameters an elementwise transformation (SGD, Adam, ...) needs no wrapper, but one
-    that takes a norm (`clip_by_global_norm`, `lars`, `optax.contrib.sam`, ...) would take it over
-    all replicas at once. The state is the stack of the replicas' states.
+    An elementwise transformation (SGD, Adam, ...) needs no wrapper on stacked parameters. A
+    transformation that takes a norm (`clip_by_global_norm`, `lars`, `optax.contrib.sam`, ...) does:
+    without the wrapper it would take the norm over all replicas. The state is the stack of the
+    replicas' states.
 
-    Not for the coupling itself, which looks across replicas, and not for transformations that hold
-    a random key in their state: every replica would draw the same noise.
+    Do not wrap the coupling, which must see all replicas. Do not wrap transformations that hold a
+    random key in their state: every replica would draw the same noise.
 
     Args:
       tx: the transformation.
@@ -108,7 +109,7 @@ def per_replica(
         axis, such as `("value",)`; all others are shared by the replicas.
 
     Returns:
-      The transformation of stacked parameters.
+      A transformation of stacked parameters.
 
     Examples:
       >>> import jax.numpy as jnp, optax, flatjax
@@ -122,7 +123,7 @@ def per_replica(
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params):
-        has_replicas = stacked_size(params) > 0  # vmap wants at least one array
+        has_replicas = stacked_size(params) > 0  # vmap needs at least one array
         return jax.vmap(tx.init)(params) if has_replicas else tx.init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -142,10 +143,11 @@ def per_replica(
 def replica_mesh(
     num_replicas: int, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-    """A mesh with axes `("replica", "data")` that uses all devices for y replicas.
+    """Makes a mesh `("replica", "data")` of all devices for y replicas.
 
-    The size of the replica axis must divide y (each device then holds y / size replicas); the
-    largest such divisor of the number of devices is taken, and the data axis gets the rest.
+    The size of the replica axis must divide y: each device then holds y / size replicas. The
+    function takes the largest divisor of the number of devices that divides y, and gives the rest
+    to the data axis.
 
     Args:
       num_replicas: y, the number of replicas.
@@ -173,7 +175,7 @@ def replica_mesh(
 
 
 def check_mesh_fit(num_replicas: int, mesh: jax.sharding.Mesh, axis: str = "replica") -> None:
-    """Raises a ValueError if y replicas do not divide evenly over the mesh axis."""
+    """Raises unless the size of the mesh axis divides the number of replicas."""
     if axis not in mesh.shape:
         raise ValueError(f"mesh must have an axis {axis!r}, got axes {tuple(mesh.shape)}.")
     size: Any = mesh.shape[axis]

@@ -29,45 +29,46 @@ def replicated_sgd(
     decoupled: bool = True,
     num_replicas: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Replicated-SGD: weight decay, SGD with momentum, and the coupling of the replicas.
+    """Replicated-SGD: SGD with momentum and weight decay, and the coupling.
 
-    The shortest call, `replicated_sgd(learning_rate, steps=...)`, takes the gamma of
-    `flatjax.schedules.meeting`: replicas are free for about half of the steps and have met at the
-    end. Then evaluate their center.
+    The shortest call is `replicated_sgd(learning_rate, steps=...)`. It takes gamma from
+    `flatjax.schedules.meeting`: the replicas are nearly free for about half of the steps, and have
+    met at the end. Then evaluate their center.
 
     Args:
-      learning_rate: a number or a schedule of the step count.
+      learning_rate: learning rate of SGD; a number or a schedule of the step count.
       gamma: coupling; a number, a schedule of the step count, or
         `flatjax.schedules.BalancedScoping`. If None, `steps` must be given.
-      steps: number of updates of the training, for a gamma that needs no tuning.
-      momentum: of SGD; None for none.
+      steps: number of updates of the training. It gives a gamma that needs no tuning.
+      momentum: momentum of SGD; None switches it off.
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: added to the gradient as `weight_decay * params` (L2 regularisation).
+      weight_decay: factor of the weight decay: `weight_decay * params` is added to the gradient.
       decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
         all if None.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked. At least one of the two
-        must be given; both for local stacks on each device of a mesh axis.
+        must be given. Give both if each device of a mesh axis holds a stack.
       period: number of steps between couplings.
       mask: pytree of bools (or a function of params returning one); leaves marked False are not
         coupled.
-      decoupled: couple by `pull_to_center` after SGD, which is stable for every gamma. If False, by
-        `couple_replicas` in the gradient, before weight decay and momentum: the paper's form, in
-        which momentum b amplifies gamma by 1 / (1 - b).
-      num_replicas: number of replicas, if it is to be checked: other parameters are refused.
+      decoupled: if True, couple by `pull_to_center` after SGD, which is stable for every gamma. If
+        False, couple by `couple_replicas` in the gradient, before weight decay and momentum. This
+        is the paper's form, in which a momentum b amplifies gamma by 1 / (1 - b).
+      num_replicas: expected number of replicas; other parameters are refused. None does not check.
 
     Returns:
       The transformation. The final model is `flatjax.replica_center` of the parameters.
 
     Raises:
-      ValueError: as `couple_replicas`; neither gamma nor steps, or both; a force in the gradient
-        that diverges (learning_rate * gamma above `flatjax.schedules.stability_limit`).
+      ValueError: as `couple_replicas`, or if neither or both of gamma and steps are given, or if a
+        force in the gradient diverges (learning_rate * gamma above
+        `flatjax.schedules.stability_limit`).
 
     Warns:
-      UserWarning: a schedule takes the force in the gradient above that limit.
+      UserWarning: a schedule moves learning_rate * gamma above that limit at some step.
 
     Examples:
-      Two replicas, each with its own gradient, on a parabola each of its own:
+      Two replicas with different losses, which are parabolas with minima at 0 and 2:
 
       >>> import jax, jax.numpy as jnp, optax, flatjax
       >>> tx = flatjax.replicated_sgd(0.05, steps=200, replica_axis=0)

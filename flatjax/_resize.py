@@ -1,7 +1,7 @@
-r"""Another number of replicas in the middle of training: merged or forked, the center kept.
+r"""Changes the number of replicas during training without moving their center.
 
-Replicas lie side by side on a line of length 1, each of y on a piece of length 1 / y. A new one, of
-y', takes the mean of what lies on its piece:
+Place the replicas in order on a line of length 1. Each of y old replicas occupies a piece of length
+1 / y. Each of y' new replicas takes the mean of the old ones on its own piece:
 
 .. math::
   w'_a &= \sum_b M_{ab} \, w_b && (1) \\
@@ -9,8 +9,8 @@ y', takes the mean of what lies on its piece:
             \cap \Big[ \tfrac{b}{y}, \tfrac{b + 1}{y} \Big) \Big| && (2)
 
 Rows of M sum to 1 and columns to y' / y. Hence the mean over replicas of every array is kept, and
-no number leaves the range of the old ones: second moments stay positive. 2 to 4 replicas are
-copies, 4 to 2 means of pairs, and anything to 1 the center.
+no number leaves the range of the old ones: second moments stay positive. From 2 to 4 replicas the
+new ones are copies, from 4 to 2 they are means of pairs, and a single new one is the center.
 """
 
 from collections.abc import Callable
@@ -34,38 +34,38 @@ def resize_replicas(
     *,
     replica_axis: int = 0,
 ) -> tuple[optax.Params, optax.OptState]:
-    r"""Goes on with another number of replicas: after a lost host, or with more devices.
+    r"""Changes the number of replicas: after a lost host, or with more devices.
 
     Each new replica is a weighted mean of its neighbours among the old ones,
 
     .. math:: w'_a = \sum_b M_{ab} w_b
 
     with the weights of eq. (2) of the module: 4 to 2 are means of pairs, 2 to 4 are copies. The
-    same mean is taken of momenta, anchors, averages and all other arrays of the state that have an
-    axis of replicas. The center of the replicas does not move, so that its loss does not jump, and
-    neither does its velocity. The center of `diloco` (see `OuterPullState`) is shared by the
-    replicas, and stays as it is. Counts and schedules continue.
+    same mean is taken of momenta, anchors, averages and all other arrays of the state that have a
+    replica axis. The center of the replicas does not move and keeps its velocity, so its loss does
+    not jump. The center of `diloco` (see `OuterPullState`), which the replicas share, does not
+    change. Counts and schedules continue.
 
-    Merged replicas are closer together than before. Copies stay equal until they see other
-    batches or noise.
+    Merged replicas are closer together than the old ones. Copies stay equal until they see
+    different batches or noise.
 
     Args:
-      init: initialises the state of the *new* number of replicas: `tx.init`. It is never run, only
-        traced, to find the axis of replicas in each array of the state. Where replicas have a named
-        axis, and the arrays of all of them are stacked outside, `jax.vmap(tx.init)`.
+      init: initialises the state of the *new* number of replicas: `tx.init`. It is only traced, to
+        find the replica axis in each array of the state, and never run. If replicas have a named
+        axis and their arrays are stacked outside, pass `jax.vmap(tx.init)`.
       state: the optimizer state.
-      params: the parameters of all replicas, stacked. Other stacked arrays may be with them, if
-        `init` takes the parameters out: batch statistics.
+      params: the parameters of all replicas, stacked. They may be part of a larger pytree with
+        other stacked arrays (batch statistics), if `init` selects the parameters.
       num_replicas: y', the new number.
       replica_axis: the axis of `params` along which replicas are stacked.
 
     Returns:
-      Parameters and state, in this order. On a mesh, put them where they belong:
-      `jax.device_put`, or `jax.jit(..., out_shardings=...)` of the call.
+      Parameters and state, in this order. To place them on a mesh, use `jax.device_put`, or
+      `jax.jit(..., out_shardings=...)` of the call.
 
     Raises:
-      ValueError: leaves of params disagree on the number of replicas, or the state is not one of
-        `init`, or an array of it mixes replicas (a preconditioner across them).
+      ValueError: leaves of params disagree on the number of replicas, the state does not come from
+        `init`, or one of its arrays mixes replicas (a preconditioner across them).
 
     Examples:
       >>> import jax.numpy as jnp, optax, flatjax
@@ -88,7 +88,7 @@ def resize_replicas(
 
     def resize(path, leaf):
         name = jax.tree_util.keystr(path)
-        if jnp.ndim(leaf) == 0:  # a count or a key, which may have been put there
+        if jnp.ndim(leaf) == 0:  # a count, or a random key that a user put there
             return leaf
         axis = _replica_axis(name, jnp.shape(leaf), shapes.get(name), size, num_replicas)
         return leaf if axis is None else _mean_of_neighbours(leaf, weights, axis)
@@ -97,7 +97,7 @@ def resize_replicas(
 
 
 def _weights_of(size: int, num_replicas: int) -> np.ndarray:
-    """M of eq. (2), (y', y), from integers."""
+    """Computes M of eq. (2), of shape (y', y), from integers."""
     ends = lambda n, step: (step * np.arange(n), step * np.arange(1, n + 1))
     (start, end), (own_start, own_end) = ends(num_replicas, size), ends(size, num_replicas)
     overlap = np.minimum(end[:, None], own_end) - np.maximum(start[:, None], own_start)
@@ -105,13 +105,13 @@ def _weights_of(size: int, num_replicas: int) -> np.ndarray:
 
 
 def _mean_of_neighbours(leaf, weights, axis):
-    """Eq. (1) for one array; arrays that are not floats are copied from the nearest replica."""
+    """Computes eq. (1) for an array; integers are copied from the nearest."""
     take = lambda b: jax.lax.index_in_dim(leaf, b, axis, keepdims=False)
     rows = []
     for row in weights:
         nearest = int(row.argmax())
         others = [b for b in np.flatnonzero(row) if b != nearest] if is_weight(leaf) else []
-        # As differences, so that replicas that are equal stay so to the last bit.
+        # A sum of differences keeps equal replicas equal to the last bit.
         base = at_least_float32(take(nearest)) if others else take(nearest)
         for b in others:
             base = base + float(row[b]) * (take(b) - at_least_float32(take(nearest)))
@@ -125,10 +125,10 @@ def _named(tree: chex.ArrayTree):
 
 
 def _replica_axis(name, shape, expected, size, num_replicas) -> int | None:
-    """The axis of replicas in an array of the state; None if they share it."""
+    """Returns the replica axis of an array in the state; None if it is shared."""
     if expected is None or len(expected) != len(shape):
         raise ValueError(
-            f"state must be one of init: state{name} has shape {shape}, and init gives {expected}."
+            f"state must come from init: state{name} has shape {shape}, and init gives {expected}."
         )
     axes = [i for i, sizes in enumerate(zip(shape, expected, strict=True)) if len(set(sizes)) > 1]
     if not axes:

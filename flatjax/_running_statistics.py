@@ -1,6 +1,6 @@
-r"""How an update changes running statistics: what libraries do differently is measured.
+r"""How an update changes running statistics, found by trying it.
 
-With s a leaf of the statistics, m a momentum and :math:`\bar s` the statistics of a batch, an
+Let s be a leaf of the statistics, m a momentum and :math:`\bar s` the statistics of a batch. An
 update is one of
 
 .. math::
@@ -8,9 +8,9 @@ update is one of
   s' &= \bar s \text{ after the first} && \text{a debiased average, in Haiku} \quad (2) \\
   s' &= s + \text{const.} && \text{a counter, in Haiku and Equinox} \quad (3)
 
-Which one it is follows from three updates with the same batch: :math:`s_1` from zero, :math:`s_2`
-from :math:`s_1`, and one from a probe p, which gives the momentum. Where (1) holds
-:math:`s_2 - s_1 = m s_1`; where (2) holds it is 0.
+Three updates with the same batch decide which one it is: :math:`s_1` starts from zero, :math:`s_2`
+from :math:`s_1`, and a third from a probe p, which gives the momentum. If (1) holds,
+:math:`s_2 - s_1 = m s_1`; if (2) holds, the difference is 0.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ import numpy as np
 
 from flatjax._precision import at_least_float32
 
-REMAINDER = 1e-8  # share of their start in averages that are returned as if of many updates
-LARGEST_ERROR = 0.02  # of 1 - m, relative
+REMAINDER = 1e-8  # largest weight of an average's start in the returned statistics
+LARGEST_ERROR = 0.02  # largest relative error of 1 - m
 
 Leaves = list[Any]
 
 
 class Behaviour(NamedTuple):
-    """What an update does to a leaf; nothing that matters where both are None.
+    """How an update changes a leaf; both None if the change does not matter.
 
     Attributes:
-      momentum: m in (1), 0 in (2); of the shape of the leaf.
-      step: const. in (3).
+      momentum: m in (1) or 0 in (2), with the shape of the leaf.
+      step: the constant in (3).
     """
 
     momentum: Any = None
@@ -42,22 +42,22 @@ class Behaviour(NamedTuple):
 def measure(
     update: Callable[[Leaves], Leaves], old: Leaves
 ) -> tuple[Leaves, Leaves, list[Behaviour]]:
-    """Leaves from which an update gives the statistics of a batch, that update, and behaviours.
+    """Finds an update's behaviour, and leaves that give a batch's statistics.
 
     Args:
-      update: leaves of the statistics after an update with some batch.
-      old: leaves before it; of floating-point numbers only shape and dtype are used.
+      update: function of leaves that returns the leaves after an update with some batch.
+      old: leaves before it; only shape and dtype of floating-point numbers are used.
     """
     start = [jnp.zeros_like(_wide(leaf)) if is_float(leaf) else leaf for leaf in old]
     first = update(start)
     steps = [_step(*pair) for pair in zip(old, first, strict=True)]
-    if any(step is not None for step in steps):  # a debiased average wants its counter at 0
+    if any(step is not None for step in steps):  # a debiased average needs its counter at 0
         start = [
             leaf if step is None else jnp.zeros_like(leaf)
             for leaf, step in zip(start, steps, strict=True)
         ]
         first = update(start)
-    # About the size of the batch's: 1 would be lost beside a large variance.
+    # The probe has about the size of the statistics: next to a large variance, 1 could be lost.
     probe = [
         1 + jnp.abs(_wide(one)) if is_float(one) else leaf
         for leaf, one in zip(start, first, strict=True)
@@ -72,10 +72,10 @@ def measure(
 
 
 def settled(old: Leaves, total: Leaves, count: int, behaviours: list[Behaviour]) -> Leaves:
-    """Statistics as they are after many updates, of the sum of `count` ones that started at zero.
+    """Turns the sum of `count` updates from zero into the limit of many updates.
 
-    Counters are raised to as many updates: averages that are divided by 1 - m^counter when they
-    are used, as in Equinox, then are what they are.
+    Counters are raised to many updates, too. Some averages are divided by 1 - m^counter when they
+    are used, as in Equinox; with a high counter this is 1.
     """
     momenta = [np.max(b.momentum, initial=0.0) for b in behaviours if b.momentum is not None]
     largest = np.clip(max(momenta, default=0.0), 0.0, 1 - 1e-6)
@@ -96,7 +96,7 @@ def settled(old: Leaves, total: Leaves, count: int, behaviours: list[Behaviour])
 
 
 def is_float(leaf: Any) -> bool:
-    """Whether a leaf may hold an average."""
+    """Whether a leaf has floating-point numbers, and so may be an average."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
@@ -105,7 +105,7 @@ def _wide(leaf):
 
 
 def _step(before, after):
-    """By how much an integer leaf counts, or None."""
+    """Returns the amount by which an integer leaf counts, or None."""
     if not jnp.issubdtype(jnp.result_type(before), jnp.integer):
         return None
     change = np.asarray(after, np.int64) - np.asarray(before, np.int64)
@@ -114,17 +114,17 @@ def _step(before, after):
 
 
 def _of_average(first, second, probe, moved) -> Behaviour:
-    """The behaviour of a leaf of floating-point numbers; raises if it is neither of them."""
+    """Returns the behaviour of a float leaf; raises if neither (1) nor (2) holds."""
     momentum = (_wide(moved) - _wide(first)) / probe
     s_1, s_2, m = (np.asarray(array, np.float64) for array in (first, second, momentum))
     square = np.sum(s_1**2)
     if not np.isfinite(square + np.sum(m)):
-        return Behaviour(momentum=momentum)  # and so are the statistics
+        return Behaviour(momentum=momentum)  # not finite: nor are the statistics
     if square == 0 and np.any(np.asarray(moved) != np.asarray(probe)):
         return Behaviour(momentum=jnp.where(momentum < 1, momentum, 0))
     if square > 0:
         mean, growth = np.sum(m * s_1**2) / square, np.sum((s_2 - s_1) * s_1) / square
-        near = 0.05 + 0.3 * mean  # what is random in a network differs between updates
+        near = 0.05 + 0.3 * mean  # random layers of a network change between updates
         if np.all(m < 1) and abs(growth - mean) < near:
             _check_digits(first, mean)
             return Behaviour(momentum=momentum)
@@ -134,8 +134,8 @@ def _of_average(first, second, probe, moved) -> Behaviour:
             return Behaviour(step=s_1)
     if np.any(m >= 1):
         raise ValueError(
-            "update_stats_fn must move the statistics towards the batch's: they did not change. "
-            "Is the network in training mode, and its momentum below 1?"
+            "update_stats_fn must move the statistics towards the batch's, but they did not "
+            "change. Is the network in training mode, and its momentum below 1?"
         )
     raise ValueError(
         "update_stats_fn must change the statistics linearly, s <- m s + (1 - m) s_batch, got a "
@@ -149,6 +149,6 @@ def _check_digits(first, momentum):
     if error > LARGEST_ERROR:
         raise ValueError(
             f"update_stats_fn must not round the statistics to {dtype}: their momentum, about "
-            f"{momentum:.3g}, cannot be measured then. Compute them in the dtype they come in, "
-            "float32, and round what reestimate returns."
+            f"{momentum:.3g}, cannot be measured then. Compute the statistics in float32, the "
+            "dtype of the input, and round the result of reestimate."
         )

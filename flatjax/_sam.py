@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation, for optimizers that optax's own cannot wrap."""
+"""Sharpness-aware minimisation (SAM) around any optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,24 +19,24 @@ def sam(
     *,
     replica_axis: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""SAM around any optimizer: `optax.contrib.sam`, with extra arguments and random keys.
+    r"""SAM around any optimizer, also with extra arguments and random keys.
 
-    Updates come in pairs, on one batch. The first moves the weights to
-    :math:`w + \rho \, g / \lVert g \rVert`; the second takes the gradient there, moves back to w
-    and lets `optimizer` act on it [Foret et al., 2021, `arXiv:2010.01412
+    Updates come in pairs on the same batch. The first moves the weights along the gradient g to
+    :math:`w + \rho \, g / \lVert g \rVert`. The second takes the gradient there, moves back to w
+    and applies `optimizer` with this gradient [Foret et al., 2021, `arXiv:2010.01412
     <https://arxiv.org/abs/2010.01412>`_].
 
-    This is a thin adapter of `optax.contrib.sam(..., sync_period=2)`. That one refuses extra
-    arguments such as `value` and optimizer states with typed random keys,
-    gives NaN on a zero gradient, keeps the caller's parameters in its state (so that they cannot be
-    donated), restarts a schedule of rho with every pair, and takes one norm over all replicas.
+    This is a thin adapter of `optax.contrib.sam(..., sync_period=2)`, which has six limits. It
+    refuses extra arguments such as `value`, and optimizer states with typed random keys. It gives
+    NaN on a zero gradient. It keeps the caller's parameters in its state, so they cannot be
+    donated. It restarts a schedule of rho with every pair, and takes one norm over all replicas.
 
     Args:
-      optimizer: the optimizer, which sees every second gradient and the extra arguments; a coupling
-        in it acts between the weights without their ascent.
+      optimizer: the optimizer, which sees every second gradient and the extra arguments. If it
+        contains a coupling, the coupling acts on the weights before their ascent.
       rho: :math:`\rho`, length of the ascent, in units of the weights; a number or a schedule of
         the count of pairs.
-      replica_axis: axis of the leaves along which replicas are stacked, if they are; each replica
+      replica_axis: axis of the leaves along which replicas are stacked, if they are. Each replica
         then ascends on its own.
 
     Returns:
@@ -63,8 +63,8 @@ def sam(
     adversary = optax.chain(_normalize(replica_axis), optax.sgd(rho))
 
     def wrapped(extra_args: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
-        # optax chooses between states by multiplying them by 0 and 1, which typed keys refuse: the
-        # numbers of the keys are kept instead.
+        # optax selects between states by multiplying them by 0 and 1, which typed keys do not
+        # allow. The state therefore holds the numbers of the keys.
         def init(params):
             return jax.tree.map(_key_numbers, optimizer.init(params))
 
@@ -79,7 +79,7 @@ def sam(
         return optax.contrib.sam(inner, adversary, sync_period=2, reset_state=False)
 
     def init_fn(params):
-        # A copy: the state outlives the parameters where those are donated.
+        # A copy, because the state outlives donated parameters.
         return wrapped({}).init(jax.tree.map(jnp.copy, params))
 
     def update_fn(updates, state, params, **extra_args):
@@ -89,7 +89,7 @@ def sam(
 
 
 def _normalize(replica_axis: int | None) -> optax.GradientTransformation:
-    """Divides the gradient, of each replica on its own, by its norm; 0 stays 0."""
+    """Divides the gradient of each replica by its norm; a zero gradient stays 0."""
 
     def normalize(grads: chex.ArrayTree) -> chex.ArrayTree:
         norm = _precision.norm(grads)
@@ -110,7 +110,7 @@ def _with_impl(leaf: jax.Array, impl: Any) -> jax.Array:
 
 
 def _key_impls(init: Callable[[optax.Params], optax.OptState], params: optax.Params) -> list[Any]:
-    """The implementation of each leaf of the state that is a typed key; None for the others."""
+    """Returns the generator of each typed key in the state; None elsewhere."""
     found = []
 
     def note(params):

@@ -1,4 +1,4 @@
-"""Scoping: how the coupling gamma grows during training, and where it starts."""
+"""Scoping: schedules of the coupling gamma, and an automatic start."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,9 +22,9 @@ SCOPING_KINDS = ("exponential", "linear", "cosine")
 def scoping(
     init_value: float, steps: int, factor: float = 1e4, kind: str = "exponential"
 ) -> optax.Schedule:
-    r"""The growth of gamma: from `init_value` to `factor * init_value` in `steps` steps.
+    r"""Returns a schedule of gamma from `init_value` to `factor * init_value`.
 
-    With :math:`s = \min(t, T) / T`:
+    With the step t and :math:`s = \min(t, T) / T`:
 
     .. math::
       \gamma_t = \gamma_0 f^s \text{ (exponential)}, \quad
@@ -35,10 +35,10 @@ def scoping(
     1e4 [Pittorino et al., 2021, section 4].
 
     Args:
-      init_value: gamma_0, at step 0.
-      steps: T, the number of steps of the transformation over which gamma grows: gradient steps for
-        `couple_replicas`, *outer* steps for `entropy_sgd`. Constant afterwards.
-      factor: f, total growth.
+      init_value: :math:`\gamma_0`, the value at step 0.
+      steps: T, the number of steps over which gamma grows; it is constant afterwards. These are
+        gradient steps for `couple_replicas`, and *outer* steps for `entropy_sgd`.
+      factor: f, the total growth.
       kind: `"exponential"` (default), `"linear"` or `"cosine"`.
 
     Returns:
@@ -72,7 +72,7 @@ def scoping(
 
 
 def balanced_gamma(value: chex.Numeric, distance: chex.Numeric) -> jax.Array:
-    r"""Automatic gamma_0: the coupling energy equals the loss, before training starts.
+    r"""Computes the gamma_0 at which the coupling energy equals the loss.
 
     .. math:: \tfrac{\gamma_0}{2} \langle \lVert w_a - \bar w \rVert^2 \rangle = \langle L \rangle
 
@@ -84,8 +84,8 @@ def balanced_gamma(value: chex.Numeric, distance: chex.Numeric) -> jax.Array:
       gamma_0, a scalar.
 
     Raises:
-      ValueError: `distance` is zero (replicas with a common initialisation have no balance), or one
-        of the two is negative or not finite. Traced values cannot be checked.
+      ValueError: `distance` is zero (replicas with a common initialisation cannot be balanced), or
+        one of the two is negative or not finite. Traced values cannot be checked.
 
     Examples:
       >>> import flatjax
@@ -115,15 +115,17 @@ class BalancedScopingState(NamedTuple):
 
 
 class BalancedScoping:
-    r"""Automatic gamma_0, lazily: measured by the transformation itself when training starts.
+    r"""Automatic gamma_0: the transformation measures it when training starts.
 
-    Pass it as `gamma`, and pass the loss to `update` as optax's extra argument `value`:
-    `couple_replicas` measures gamma_0 at its first update, `entropy_sgd` at the end of its first
-    inner loop (which runs uncoupled). In both, gamma_0 is `balanced_gamma(value, distance)` and
-    grows as :math:`\gamma_t = \gamma_0 g(t)`. It is an `optax.schedules.StatefulSchedule`.
+    Pass an instance as `gamma`, and pass the loss to `update` as optax's extra argument `value`.
+    `couple_replicas` measures gamma_0 at its first update. `entropy_sgd` measures it at the end of
+    its first inner loop, which runs uncoupled. In both, gamma_0 is `balanced_gamma(value,
+    distance)` and then grows as :math:`\gamma_t = \gamma_0 g(t)`. The class is an
+    `optax.schedules.StatefulSchedule`.
 
-    Where the loss is negative or one of the two is not finite, no gamma balances them: gamma stays
-    0 and the next update measures again. Replicas that coincide at the first update stay uncoupled.
+    If the loss is negative, or if the loss or the distance is not finite, no gamma balances them.
+    Then gamma stays 0 and the next update measures again. Replicas that coincide at the first
+    update stay uncoupled.
 
     Attributes:
       growth: g, a schedule that starts at 1.
@@ -179,21 +181,21 @@ class BalancedScoping:
             return self.current(state, {})
         return self.step(state, lambda: (loss_of({"value": value}), distance), {})[0]
 
-    # --- what the transformations call, see `Scoping` ---------------------------------------------
+    # --- the methods that transformations call, see `Scoping` ---------------------------------
 
     def check_start(self, distance: Callable[[], jax.Array]) -> None:
-        """Raises if the replicas coincide, where that can be seen: no gamma_0 balances the loss."""
+        """Raises if the replicas visibly coincide: then no gamma_0 balances the loss."""
         balanced_gamma(1.0, distance())
 
     def current(self, state: BalancedScopingState, extra_args: Mapping[str, Any]) -> jax.Array:
-        """Returns the gamma of this step; 0 as long as nothing is measured."""
+        """Returns the gamma of this step; 0 until gamma_0 is measured."""
         del extra_args
         return state.gamma_0 * self.growth(state.count)
 
     def step(
         self, state: BalancedScopingState, measure: Measure, extra_args: Mapping[str, Any]
     ) -> tuple[jax.Array, BalancedScopingState]:
-        """Returns the gamma of this step, measured if it is the first, and the state after it."""
+        """Returns the gamma of this step, measured at the first step, and the next state."""
         del extra_args
 
         def balance():
@@ -205,7 +207,7 @@ class BalancedScoping:
             gamma_0 = jnp.where(is_apart, gamma_0, 0.0)
             return gamma_0.astype(state.gamma_0.dtype), can_balance
 
-        # A cond, not a select: replicas on different devices communicate for it only once.
+        # A cond, not a select: replicas on different devices communicate only at the measurement.
         gamma_0, is_balanced = jax.lax.cond(
             state.count == 0, balance, lambda: (state.gamma_0, jnp.asarray(True))
         )
@@ -217,10 +219,10 @@ Gamma: TypeAlias = ScalarOrSchedule | BalancedScoping
 
 
 class Scoping:
-    """A gamma that is given: a number, a schedule or a stateful schedule.
+    """A given gamma: a number, a schedule or a stateful schedule.
 
-    It has the three methods by which the transformations ask for gamma; `BalancedScoping` has them
-    too, and measures.
+    It has the three methods by which the transformations ask for gamma. `BalancedScoping` has the
+    same methods, and measures gamma_0.
     """
 
     def __init__(self, gamma: Any):
@@ -245,23 +247,23 @@ class Scoping:
     def step(
         self, state: optax.OptState, measure: Measure, extra_args: Mapping[str, Any]
     ) -> tuple[jax.Array, optax.OptState]:
-        """Returns the gamma of this step, and the state after it."""
+        """Returns the gamma of this step, and the next state."""
         del measure
         return self.current(state, extra_args), self._schedule.update(state, **extra_args)
 
 
 def as_scoping(gamma: Any) -> Scoping | BalancedScoping:
-    """Brings a number, a schedule or a stateful schedule into one form."""
+    """Converts a number, a schedule or a stateful schedule into a `Scoping`."""
     return gamma if isinstance(gamma, BalancedScoping) else Scoping(gamma)
 
 
 def at_step(schedule: Any, count: jax.Array) -> jax.Array:
-    """The value of a number or a schedule at a step."""
+    """Evaluates a number or a schedule at a step."""
     return as_array(schedule(count) if callable(schedule) else schedule)
 
 
 def as_array(number: chex.Numeric) -> jax.Array:
-    """An array of the number; one of floats of integers that are not JAX's, which has 32 bits."""
+    """Makes an array of a number; integers beyond JAX's 32 bits become floats."""
     if isinstance(number, int):
         return jnp.asarray(float(number))
     is_numpy = isinstance(number, np.integer | np.ndarray)
@@ -271,11 +273,12 @@ def as_array(number: chex.Numeric) -> jax.Array:
 
 
 def loss_of(extra_args: Mapping[str, Any], num_stacked: int | None = None) -> jax.Array:
-    """Returns the loss that was passed to `update`; raises if there is none.
+    """Returns the loss that was passed to `update`; raises if it is missing.
 
     Args:
-      extra_args: of `update`.
-      num_stacked: the number of stacked replicas, which may have a loss each; None if none are.
+      extra_args: extra arguments of `update`.
+      num_stacked: number of stacked replicas, each of which may have its own loss; None if they are
+        not stacked.
     """
     if extra_args.get("value") is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Finding the states of flatjax's transformations within an optimizer state, at any depth."""
+"""Finds states of flatjax's transformations at any depth of a state."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import optax
 
 
 def find_states(state: optax.OptState, *types: type) -> list[Any]:
-    """Returns all nodes of these types, from the first to the last of a chain."""
+    """Returns all nodes of these types, in the order of the chain."""
     is_wanted = lambda node: isinstance(node, types)
     return [node for node in jax.tree.leaves(state, is_leaf=is_wanted) if is_wanted(node)]
 
 
 def find_state(state: optax.OptState, *types: type) -> Any:
-    """Returns the one node of these types; raises a ValueError if there is not just one."""
+    """Returns the only node of these types; raises unless there is exactly one."""
     found = find_states(state, *types)
     if len(found) != 1:
         names = " or ".join(kind.__name__ for kind in types)

@@ -1,18 +1,19 @@
-r"""Gamma in units that need no tuning: how much one step contracts the replicas.
+r"""Gamma in units of strength: how much one step contracts the replicas.
 
-The pull multiplies the displacement of a replica by :math:`e^{-s_t}` in a step, with the *strength*
+In one step the pull multiplies the displacement of a replica by :math:`e^{-s_t}`. The *strength* is
 
 .. math:: s_t = \eta_t \gamma_t \tag{1}
 
-(a pull after every K-th step by :math:`e^{-K s_t}`). After t steps without gradients the distance
-has shrunk by :math:`e^{-C_t}`, :math:`C_t = \sum_{t' < t} s_{t'}`. A strength that grows by a
-factor f in T steps,
+for the learning rate :math:`\eta_t`. A pull after every K-th step multiplies it by
+:math:`e^{-K s_t}`. After t steps without gradients the distance has shrunk by :math:`e^{-C_t}` with
+:math:`C_t = \sum_{t' < t} s_{t'}`. A strength that starts at a / T and grows by a factor f in T
+steps,
 
 .. math::
   s_t = \frac{a}{T} f^{t / T}, \qquad C_t \approx \frac{a}{\log f} \big(f^{t / T} - 1\big), \tag{2}
 
-gives a curve C of t / T that depends on neither T nor the learning rate: the replicas are free at
-first, begin to meet where C is about 1, and have met at the end, where C is :math:`a f / \log f`.
+gives a curve C of t / T that depends on neither T nor the learning rate. The replicas are free at
+first, begin to meet when C is about 1, and have met at the end, when C is :math:`a f / \log f`.
 """
 
 import math
@@ -28,25 +29,26 @@ import optax
 from flatjax import _checks
 from flatjax._schedules import BalancedScoping, at_step
 
-# What `meeting` takes for a and f: C is 1 after half of the training, and 109 at the end.
+# The default a and f of `meeting`: C is 1 after half of the training, and 109 at the end.
 INITIAL, FACTOR = 0.1, 1e4
 
 
 def stability_limit(momentum: float | None = None, nesterov: bool = True) -> float:
-    r"""The learning_rate * gamma below which `couple_replicas` is stable behind SGD.
+    r"""Returns the learning_rate * gamma below which the gradient force is stable.
 
-    The force is an explicit Euler step of the coupling energy. It diverges from
+    The force of `couple_replicas` with SGD is an explicit Euler step of the coupling energy. It
+    diverges if the product reaches
 
     .. math::
       2 \text{ (plain SGD)}, \quad 2 (1 + b) \text{ (heavy ball)}, \quad
       \frac{2 (1 + b)}{1 + 2 b} \text{ (Nesterov)}.
 
     Args:
-      momentum: b, in [0, 1); None for none.
+      momentum: b, in [0, 1); None for plain SGD.
       nesterov: whether the momentum is Nesterov's.
 
     Returns:
-      The limit; times 1 / K where the force acts on every K-th step with K times the strength.
+      The limit. Divide it by K if the force acts on every K-th step with K times the strength.
 
     Examples:
       >>> import flatjax
@@ -67,26 +69,26 @@ def meeting(
     nesterov: bool = True,
     period: int = 1,
 ) -> optax.Schedule:
-    r"""A gamma under which replicas start nearly free and certainly meet.
+    r"""Returns a gamma schedule: replicas start nearly free and always meet.
 
     .. math:: \gamma_t = s_t / \eta_t, \qquad s_t = \frac{a}{T} f^{\min(t, T) / T}
 
     With the defaults the replicas are free for the first half of the training and have met well
-    before its end, whatever the learning rate, its schedule and the number of steps. The module's
+    before its end. This holds for every learning rate, schedule and number of steps. The module's
     docstring explains the numbers.
 
     Args:
-      learning_rate: :math:`\eta_t`, that of the optimizer: a number or a schedule. Where it is 0,
-        gamma is 0.
+      learning_rate: :math:`\eta_t`, the optimizer's learning rate, a number or a schedule. Where it
+        is 0, gamma is 0.
       steps: T, the number of steps of the transformation that gets this gamma.
-      initial: a, what T steps of the initial strength would contract (in logarithm).
-      factor: f, total growth of the strength.
-      momentum: b, for the force in the gradient (`couple_replicas`): SGD with momentum amplifies it
-        by 1 / (1 - b), so that gamma is that much smaller, and it stays below half of
-        `stability_limit`. None for the pull (`pull_to_center`), which nothing amplifies; 0 for the
-        force without momentum.
+      initial: a, the contraction (in logarithm) of T steps with the initial strength.
+      factor: f, the total growth of the strength.
+      momentum: b, for the force in the gradient (`couple_replicas`). SGD with momentum amplifies
+        the force by 1 / (1 - b). Therefore gamma is smaller by this factor, and stays below half of
+        `stability_limit`. Pass 0 for the force without momentum, and None for the pull
+        (`pull_to_center`), which is not amplified.
       nesterov: whether the momentum is Nesterov's.
-      period: K, the number of steps between couplings; it counts for the force's limit only.
+      period: K, the number of steps between couplings; it matters only for the limit of the force.
 
     Returns:
       A schedule, `count -> gamma`.
@@ -120,7 +122,7 @@ def meeting(
 def of_strength(
     strength: optax.Schedule, learning_rate: chex.Numeric | optax.Schedule
 ) -> optax.Schedule:
-    """The gamma of a given strength, eq. (1); 0 where the learning rate is 0."""
+    """Returns the gamma of a given strength, eq. (1); 0 where the learning rate is 0."""
 
     def gamma(count):
         eta = at_step(learning_rate, count)
@@ -135,15 +137,15 @@ def anchoring(
     inner_steps: int,
     most: float | None = None,
 ) -> optax.Schedule:
-    """The gamma that `esgd` and `parle` take where none is given: the pull to the anchor.
+    """Returns the default gamma of `esgd` and `parle`: their pull to the anchor.
 
     The strength of an inner step grows from 1e-3 to 1 over the training, as in the paper's
-    experiments at their learning rates; see `meeting` for the units.
+    experiments. See `meeting` for the units.
 
     Args:
-      learning_rate: of the inner loop, a number or a schedule of the count of gradients.
-      steps: number of gradients.
-      inner_steps: L, gradients for each outer step.
+      learning_rate: learning rate of the inner loop, a number or a schedule of the gradient count.
+      steps: number of gradients of the training.
+      inner_steps: L, gradients per outer step.
       most: the largest strength, for the force in the gradient.
 
     Returns:
@@ -163,7 +165,7 @@ def anchoring(
 
 
 def check_given(name: str, gamma: Any, steps: int | None) -> None:
-    """Raises unless just one of gamma and the number of steps is given."""
+    """Raises unless exactly one of gamma and the number of steps is given."""
     if (gamma is None) == (steps is None):
         given = "neither" if gamma is None else "both"
         raise ValueError(
@@ -175,10 +177,10 @@ def check_given(name: str, gamma: Any, steps: int | None) -> None:
 def check_stability(
     gamma: Any, learning_rate: Any, period: int, momentum: float | None, nesterov: bool
 ) -> None:
-    """Refuses a force in the gradient that diverges, as far as numbers and schedules tell.
+    """Refuses a force in the gradient if numbers or schedules show that it diverges.
 
     Raises:
-      ValueError: gamma and the learning rate are numbers whose product is above the limit.
+      ValueError: gamma and the learning rate are numbers and their product is above the limit.
 
     Warns:
       UserWarning: one of them is a schedule, and the product is above the limit at some step.
@@ -196,7 +198,7 @@ def check_stability(
                 float(at_step(gamma, count) * at_step(learning_rate, count))
                 for count in map(jnp.asarray, counts)
             ]
-    except Exception:  # schedules that ask for more than a count
+    except Exception:  # some schedules need more than a count
         return
     worst = int(np.argmax(products))
     if products[worst] <= limit:

@@ -1,14 +1,14 @@
-r"""Sums over a data set that neither round nor overflow, and their means.
+r"""Sums and means over a data set, without rounding errors or overflow.
 
 A running sum is a pair of numbers of the same precision, :math:`s = high + low` with
-:math:`|low| \le \mathrm{ulp}(high) / 2`. Knuth's two-sum gives the rounding error of an addition
-exactly,
+:math:`|low| \le \mathrm{ulp}(high) / 2`. Knuth's two-sum gives the exact rounding error of an
+addition,
 
 .. math::
   t = a + b, \qquad e = (a - (t - (t - a))) + (b - (t - a)), \qquad t + e = a + b, \tag{1}
-
-and `low` keeps it. A pair of float32 holds 48 bits: counts are exact up to :math:`2^{48}`. The
-precision of the pair is that of the summand, float32 at least, so that sums of half-precision
+which is added to `low`. A pair of float32 holds 48 bits: counts are exact up to :math:`2^{48}`. The
+pair has the precision of the summand, but at least float32. Sums of half-precision numbers
+therefore do not overflow.
 numbers do not overflow either.
 """
 
@@ -26,7 +26,7 @@ class Sum(NamedTuple):
 
     Attributes:
       high: the sum, rounded to its dtype.
-      low: the rest, of the same shape and dtype.
+      low: the remainder, of the same shape and dtype.
     """
 
     high: jax.Array
@@ -34,19 +34,19 @@ class Sum(NamedTuple):
 
 
 def is_sum(x: Any) -> bool:
-    """Whether this is a `Sum`: the leaves of a pytree of sums."""
+    """Whether this is a `Sum`; it makes sums the leaves of a pytree."""
     return isinstance(x, Sum)
 
 
 def zeros(like: chex.ArrayTree, add_axes: tuple[int, ...] = ()) -> Any:
-    """Empty sums of numbers like these (arrays, or their shapes and dtypes).
+    """Makes empty sums of numbers like these (arrays, or their shapes and dtypes).
 
     Args:
-      like: a pytree of what is to be summed.
-      add_axes: sizes of axes that follow those of the numbers, one sum for each index.
+      like: a pytree of the numbers that will be summed.
+      add_axes: sizes of axes after the numbers' own axes; each index has its own sum.
 
     Returns:
-      The pytree with a `Sum` for each leaf.
+      A pytree like `like` with a `Sum` for each leaf.
     """
 
     def zero(x):
@@ -58,7 +58,7 @@ def zeros(like: chex.ArrayTree, add_axes: tuple[int, ...] = ()) -> Any:
 
 
 def add(totals: Any, summands: Any) -> Any:
-    """Adds a pytree of numbers to the sums; numbers may be sums, as `on_device` makes them."""
+    """Adds a pytree of numbers to the sums; the numbers may be sums from `on_device`."""
     return jax.tree.map(_add, totals, summands, is_leaf=is_sum)
 
 
@@ -66,7 +66,8 @@ def add_at(totals: Any, index: Any, summands: Any) -> Any:
     """Adds a pytree of numbers to the sums at an index of their last axis."""
 
     def add_one(total, x):
-        # Zeros elsewhere: XLA fuses this into the additions, but not two scatters.
+        # The summands are padded with zeros: XLA fuses this into the additions, but not two
+        # scatters.
         shape = total.high.shape
         is_there = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) == index
         spread = lambda part: jnp.where(is_there, part[..., None], jnp.zeros([], part.dtype))
@@ -76,9 +77,9 @@ def add_at(totals: Any, index: Any, summands: Any) -> Any:
 
 
 def on_device(summands: Any) -> Any:
-    """Makes sums of Python and NumPy numbers, as a 32-bit integer cannot count beyond 2^31.
+    """Makes sums of Python and NumPy numbers, which may exceed 2^31.
 
-    Arrays on a device pass.
+    Arrays on a device are returned unchanged.
     """
 
     def convert(x):
@@ -94,13 +95,13 @@ def on_device(summands: Any) -> Any:
 
 
 def mean(total: Sum, count: Sum) -> jax.Array:
-    """Divides a sum by a count; axes of the count are the first of the sum."""
+    """Divides a sum by a count, whose axes are the first axes of the sum."""
     shape = count.high.shape + (1,) * (total.high.ndim - count.high.ndim)
     return total.high / count.high.reshape(shape).astype(total.high.dtype)
 
 
 def host_means(sums: Mapping[str, Sum]) -> dict[str, np.ndarray]:
-    """{name: sum / sum of `"count"`} in float64; NaN where nothing was counted."""
+    """Returns {name: sum / sum of `"count"`} in float64; NaN if nothing was counted."""
     exact = {name: np.asarray(s.high, float) + np.asarray(s.low, float) for name, s in sums.items()}
     count = exact.pop("count")
     with np.errstate(invalid="ignore"):
@@ -120,7 +121,7 @@ def _add_parts(total: Sum, parts: Iterable[jax.Array]) -> Sum:
 
 
 def _two_sum(a, b):
-    """The rounded sum, and its rounding error: eq. (1)."""
+    """Returns the rounded sum and its rounding error, eq. (1)."""
     total = a + b
     of_b = total - a
     error = (a - (total - of_b)) + (b - of_b)
@@ -128,14 +129,14 @@ def _two_sum(a, b):
 
 
 def _parts(x: Any) -> tuple[jax.Array, ...]:
-    """Floating-point numbers, of the precision of the sum, that add up to x exactly."""
+    """Splits x exactly into floating-point numbers of the sum's precision."""
     if isinstance(x, Sum):
         return tuple(x)
     x = jnp.asarray(x)
     dtype = _dtype_of_sum(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         return (x.astype(dtype),)
-    half = 4 * x.dtype.itemsize  # bits: a float32 holds 24 of the 32 of an integer
+    half = 4 * x.dtype.itemsize  # bits; a float32 holds 24 of the 32 bits of an integer
     lowest = x & ((1 << half) - 1)
     return (x - lowest).astype(dtype), lowest.astype(dtype)
 

@@ -14,17 +14,17 @@ import optax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """State of a training loop, a pytree. Unlike flax's, it forwards extra arguments to optax.
+    """State of a training loop, a pytree. It passes extra arguments to optax.
 
-    Its leaves are arrays of numbers, which every file format holds. `flax.serialization` takes it
-    too, if flax was imported before the state was made.
+    Its leaves are arrays of numbers, which every file format can store. `flax.serialization`
+    accepts it, too, if flax was imported before the state was made.
 
     Attributes:
       step: number of updates so far.
       params: the parameters, of one network or of stacked replicas.
       opt_state: state of `tx`.
-      batch_stats: whatever the network keeps beside parameters (running statistics of batch norm);
-        an empty dict if nothing. Never part of an optimizer state.
+      batch_stats: inputs that are not trained (running statistics of batch norm); an empty dict if
+        there are none. They are never part of an optimizer state.
       apply_fn: the network, as a function. Static.
       tx: the optimizer. Static.
 
@@ -59,7 +59,7 @@ class TrainState:
         tx: optax.GradientTransformation,
         batch_stats: chex.ArrayTree | None = None,
     ) -> Self:
-        """The state before the first step."""
+        """Makes the state before the first step."""
         tx = optax.with_extra_args_support(tx)
         return cls(
             step=jnp.zeros([], jnp.int32),
@@ -77,11 +77,11 @@ class TrainState:
         batch_stats: chex.ArrayTree | None = None,
         **extra_args: Any,
     ) -> Self:
-        """One update.
+        """Makes one update.
 
         Args:
           grads: the gradient, a pytree like `params`.
-          batch_stats: the new statistics; None keeps the present ones.
+          batch_stats: the new statistics; None keeps the current ones.
           **extra_args: forwarded to `tx.update`, for example `value=loss`.
 
         Returns:
@@ -101,9 +101,9 @@ _KNOWN_TO_FLAX: set[type] = set()
 
 
 def _register_with_flax(kind: type[TrainState]) -> None:
-    """Tells `flax.serialization` of the class, where a program has imported it: the core does not.
+    """Registers the class with `flax.serialization`, if flax is imported.
 
-    Unlike pytrees, it has to be told of every class.
+    The core itself does not import flax, which needs to know every class.
     """
     serialization = sys.modules.get("flax.serialization")
     if serialization is None or kind in _KNOWN_TO_FLAX:

@@ -1,4 +1,4 @@
-"""Pytrees as flat vectors, and one draw of normal numbers for all of their leaves."""
+"""Pytrees as flat vectors, and normal noise for a pytree from a single draw."""
 
 import math
 from typing import Any
@@ -14,12 +14,12 @@ from flatjax import _cpu
 
 
 def size(tree: chex.ArrayTree) -> int:
-    """The number of weights in a pytree."""
+    """Returns the number of weights in a pytree."""
     return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def unravel(vector: jax.Array, tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Cuts a vector into leaves of the shapes of a pytree."""
+    """Cuts a vector into leaves with the shapes of a pytree."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(tree)
     ends = np.cumsum([math.prod(np.shape(leaf)) for leaf in leaves])[:-1]
@@ -34,16 +34,16 @@ def normal_like(
     scale: chex.Numeric | None = None,
     dtype: DTypeLike = float,
 ) -> chex.ArrayTree:
-    """Draws normal noise of the shapes of a pytree.
+    """Draws normal noise with the shapes of a pytree.
 
-    One draw for all leaves: XLA takes half a second to compile each one on a CPU. The numbers are
-    therefore not those of one draw for each leaf.
+    All leaves share a single draw, because XLA takes half a second to compile each draw on a CPU.
+    The numbers therefore differ from separate draws for each leaf.
 
     Args:
       key: random key.
       tree: a pytree with the shapes of the noise.
       scale: standard deviation, 1 by default.
-      dtype: of the numbers, whatever the leaves have.
+      dtype: dtype of the numbers; the dtypes of the leaves do not matter.
 
     Returns:
       A pytree like `tree`.
@@ -55,6 +55,6 @@ def normal_like(
 
 
 def unit(tree: chex.ArrayTree) -> tuple[chex.ArrayTree, jax.Array]:
-    """(tree / norm, norm); zeros stay zeros. Leaves of float32 at least: the norm is in theirs."""
+    """Returns (tree / norm, norm) in at least float32; zeros stay zeros."""
     norm = optax.tree.norm(tree)
     return optax.tree.scale(jnp.where(norm == 0, 0.0, 1 / norm), tree), norm

@@ -1,3 +1,3 @@
-"""The version, on its own so that packaging reads it without importing JAX."""
+"""The version, in a file that packaging reads without importing JAX."""
 
 __version__ = "0.1.0"

@@ -1,9 +1,9 @@
-"""Batch statistics of parameters that training has not visited: center, anchor, average.
+"""Batch statistics for averaged parameters: a center, an anchor or a mean.
 
-The running statistics of batch norm belong to the parameters they were collected with. Averaging
-those of the replicas does not give those of the averaged network: for three independent networks
-the variance comes out several times too large. `reestimate` measures them instead, on training
-data, and is the default wherever flatjax evaluates a center or an anchor.
+The running statistics of batch norm are valid only for the parameters with which they were
+collected. The mean of the replicas' statistics is not valid for the mean of their parameters: for
+three independent networks, its variance is several times too large. `reestimate` measures the
+statistics on training data instead. flatjax uses it by default to evaluate a center or an anchor.
 """
 
 import functools
@@ -30,33 +30,34 @@ def reestimate(
     stats: chex.ArrayTree,
     batches: Iterable[Any],
 ) -> chex.ArrayTree:
-    r"""Measures the batch statistics of `params`: the equal mean over batches of each batch's own.
+    r"""Measures the batch statistics of `params`: their mean over the given batches.
 
-    Running statistics are updated linearly, :math:`s \leftarrow m s + (1 - m) s_{batch}`. So
-    updating :math:`s = 0` once gives :math:`(1 - m) s_{batch}`, and updating any other s gives
-    m s more: the momentum need not be known. Averages that are debiased, as in Haiku, and counters
-    are recognised. Costs one forward pass a batch, and two or three more. As everywhere in batch
-    norm, the variance is the mean of the batches' variances.
+    A network updates its running statistics s linearly with a momentum m,
+    :math:`s \leftarrow m s + (1 - m) s_{batch}`. An update of :math:`s = 0` gives
+    :math:`(1 - m) s_{batch}`, and an update of another s gives m s more. The function finds m
+    from these updates, so you need not pass it. It also recognises debiased averages, as in Haiku,
+    and counters. The cost is one forward pass per batch, plus two or three. As everywhere in
+    batch norm, the variance is the mean of the batches' variances.
 
     Args:
       update_stats_fn: `update_stats_fn(params, stats, batch) -> stats`, a forward pass in training
-        mode (`mutable=["batch_stats"]` in linen); jit it. Statistics come in at least float32, and
-        may be changed in place.
+        mode (`mutable=["batch_stats"]` in linen); jit it. It receives statistics in at least
+        float32, and may change them in place.
       params: the parameters.
-      stats: statistics of any parameters of this network; of floating-point leaves only shapes and
-        dtypes are used.
-      batches: training batches, of the size that training used (the variance of small batches is
-        smaller). A few dozen are enough.
+      stats: statistics of any parameters of this network. Of floating-point leaves, only shapes
+        and dtypes are used.
+      batches: training batches, of the size that training used (small batches have a smaller
+        variance). A few dozen are enough.
 
     Returns:
-      The statistics of `params`, a pytree like `stats`, as after many updates: counters are at
-      least as high as it takes to forget where an average started. What is neither an average nor
-      a counter (flags, random keys) is that of `stats`.
+      The statistics of `params`, a pytree like `stats`. They are the limit after many updates, and
+      counters are high enough that no average depends on its start. Leaves that are neither
+      averages nor counters (flags, random keys) are copied from `stats`.
 
     Raises:
-      ValueError: `batches` is empty; the statistics ignore the data (their momentum is 1), change
-        their shapes, or depend on the old ones in another way; or the update rounds them so that
-        their momentum is lost (bfloat16 at 0.99).
+      ValueError: `batches` is empty. The update ignores the data (its momentum is 1), changes the
+        shapes, or depends on the old statistics in another way. Or it rounds them so much that the
+        momentum cannot be measured (bfloat16 at momentum 0.99).
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -76,7 +77,7 @@ def reestimate(
         return stats
 
     def update(leaves, batch):
-        """New leaves, by way of a pytree that nobody else holds: it may be changed in place."""
+        """Makes new leaves. `update_stats_fn` may change the pytree built here."""
         found = jax.tree.leaves(update_stats_fn(params, structure.unflatten(leaves), batch))
         if list(map(np.shape, found)) != list(map(np.shape, old)):
             raise ValueError(
@@ -105,9 +106,9 @@ def reestimate(
 def average(
     stats: chex.ArrayTree, *, axis_name: str | None = None, replica_axis: int | None = None
 ) -> chex.ArrayTree:
-    """The mean of the replicas' statistics: cheap, and right only once the replicas have collapsed.
+    """Averages the replicas' statistics: right once the replicas have collapsed.
 
-    Of counters and flags, which have no mean, the largest of the replicas is taken.
+    This is cheap. Counters and flags have no mean: the largest value of the replicas is taken.
 
     Args:
       stats: the replicas' statistics.
@@ -118,8 +119,8 @@ def average(
       Statistics of one network.
 
     Raises:
-      ValueError: neither knob is given, the leaves disagree on the number of replicas, or one
-        holds random keys.
+      ValueError: neither `axis_name` nor `replica_axis` is given, the leaves disagree on the
+        number of replicas, or a leaf holds random keys.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -141,13 +142,13 @@ def average(
 
 
 def _largest(leaf, axis_name, replica_axis):
-    """The largest of the replicas' integers, or flags."""
+    """The largest of the replicas' integers or flags."""
     leaf = jnp.asarray(leaf)
     if is_typed(leaf):
         raise ValueError("stats must not hold random keys: they have no average.")
     if replica_axis is not None:
         leaf = jnp.max(leaf, axis=replica_axis)
     if axis_name is not None:
-        number = leaf.astype(jnp.promote_types(leaf.dtype, jnp.int8))  # flags have no largest
+        number = leaf.astype(jnp.promote_types(leaf.dtype, jnp.int8))  # pmax takes no bools
         leaf = jax.lax.pmax(number, axis_name).astype(leaf.dtype)
     return leaf

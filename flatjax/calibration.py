@@ -1,8 +1,8 @@
-r"""How far the probabilities of a classifier can be trusted, from its logits and the labels.
+r"""Calibration: how far a classifier's predicted probabilities can be trusted.
 
-A network that was trained until it fits its data is often too sure of itself: its loss on new data
-then says as much about the scale of its logits as about what it has learned. `fit_temperature`
-finds the one scale that fits validation data best; the loss that is left does not depend on it.
+A network that was trained until it fits its data is often overconfident. Its loss on new data then
+depends as much on the scale of its logits as on what it has learned. `fit_temperature` finds the
+scale of the logits that fits validation data best. The loss at this scale says what was learned.
 """
 
 import jax
@@ -17,33 +17,35 @@ __all__ = ["brier_score", "expected_calibration_error", "fit_temperature"]
 def fit_temperature(
     logits: jax.Array, labels: jax.Array, *, bounds: tuple[float, float] = (0.01, 100.0)
 ) -> jax.Array:
-    r"""Fits the temperature of temperature scaling: the scale of the logits with the least loss.
+    r"""Fits the temperature that scales the logits to the least loss.
 
     .. math::
       T^* = \mathrm{arg\,min}_T \, \frac1n \sum_i \Big[
         \log \sum_c e^{z_{ic} / T} - z_{i y_i} / T \Big]
 
-    [Guo et al., 2017]. The loss is convex in :math:`\beta = 1 / T`, and its derivative, the mean of
-    :math:`\sum_c p_{ic}(\beta) z_{ic} - z_{i y_i}`, grows with :math:`\beta`: its zero is found by
-    bisection of :math:`\log T`. Fit on validation data, and evaluate on others:
+    Here T is the temperature, z the logits and y the labels of n examples [Guo et al., 2017]. The
+    loss is convex in :math:`\beta = 1 / T`. With the probabilities p of the scaled logits, its
+    derivative is the mean of :math:`\sum_c p_{ic}(\beta) z_{ic} - z_{i y_i}`, which grows with
+    :math:`\beta`. Bisection of :math:`\log T` finds its zero. Fit the temperature on validation
+    data, and evaluate on other data with
     ``optax.softmax_cross_entropy_with_integer_labels(logits / temperature, labels)``.
 
     Args:
       logits: scores of the classes, (n, C), of any scale.
       labels: the classes, integers of shape (n,).
-      bounds: the least and the largest temperature. One of them is the result if the loss falls
-        towards it: the least where every example is classified rightly, the largest where the
-        logits are of no use.
+      bounds: the smallest and the largest temperature allowed. The smallest is the result if every
+        example is classified correctly. The largest is the result if the logits carry no
+        information.
 
     Returns:
       The temperature, a scalar of float32 at least. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels of other kinds or shapes; bounds that are not
+      TypeError, ValueError: logits or labels have other dtypes or shapes, or bounds are not
         0 < least < largest < inf.
 
     Examples:
-      Three of four examples are classified rightly, by logits that claim 98%:
+      The logits claim a probability of 98%, but only three of four examples are correct:
 
       >>> import jax.numpy as jnp
       >>> from flatjax import calibration
@@ -69,7 +71,7 @@ def fit_temperature(
         return jnp.where(is_too_sure, middle, low), jnp.where(is_too_sure, high, middle)
 
     low, high = jnp.log(jnp.asarray(ends, logits.dtype))
-    steps = jnp.finfo(logits.dtype).nmant + 8  # the interval, of about 10, is then one ulp
+    steps = jnp.finfo(logits.dtype).nmant + 8  # halve an interval of about 10 down to one ulp
     low, high = jax.lax.fori_loop(0, steps, halve, (low, high))
     temperature = jnp.exp((low + high) / 2)
     return jnp.where(jnp.isfinite(logits).all(), temperature, jnp.nan)
@@ -78,16 +80,17 @@ def fit_temperature(
 def expected_calibration_error(
     logits: jax.Array, labels: jax.Array, *, num_bins: int = 15
 ) -> jax.Array:
-    r"""Expected calibration error: how far confidence and accuracy differ, with equal-mass bins.
+    r"""Computes the expected calibration error (ECE) with bins of equal counts.
 
     .. math::
       \mathrm{ECE} = \sum_b \frac{n_b}{n} \, \big| \mathrm{acc}(b) - \mathrm{conf}(b) \big|
 
-    The confidence is the probability of the class that is predicted. The examples, sorted by it,
-    are cut into bins of as equal numbers as possible: bins of equal width would hold nearly all
-    examples of an accurate network in one, and a handful in the others [Nguyen & O'Connor, 2015;
-    Nixon et al., 2019]. A finite sample makes it larger than 0 even for a calibrated network, by
-    about :math:`\sqrt{\mathrm{bins} / n}` times the spread of the outcomes: compare at equal n.
+    In bin b, acc is the accuracy and conf the mean confidence: the probability of the predicted
+    class. The examples are sorted by confidence and cut into bins of (nearly) equal numbers. Bins
+    of equal width would put nearly all examples of an accurate network into one bin, and a handful
+    into the others [Nguyen & O'Connor, 2015; Nixon et al., 2019]. In a finite sample the error is
+    above 0 even for a calibrated network, by about :math:`\sqrt{\mathrm{bins} / n}` times the
+    spread of the outcomes. Compare errors only at equal n.
 
     Args:
       logits: scores of the classes, (n, C).
@@ -98,7 +101,7 @@ def expected_calibration_error(
       A scalar in [0, 1]. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels of other kinds or shapes; num_bins < 1 or > n.
+      TypeError, ValueError: logits or labels have other dtypes or shapes; num_bins < 1 or > n.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -122,12 +125,13 @@ def expected_calibration_error(
 
 
 def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    r"""Brier score: the mean squared distance of the probabilities from the outcomes.
+    r"""Computes the Brier score: squared distance of probabilities from outcomes.
 
     .. math::
       \frac1n \sum_i \sum_c \big( p_{ic} - \mathbb{1}[c = y_i] \big)^2
 
-    [Brier, 1950], from 0 to 2; a proper score, as the loss is, but bounded.
+    It lies between 0 and 2 [Brier, 1950]. Like the loss, it is a proper score; unlike the loss, it
+    is bounded.
 
     Args:
       logits: scores of the classes, (n, C).
@@ -137,7 +141,7 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
       A scalar. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels of other kinds or shapes.
+      TypeError, ValueError: logits or labels have other dtypes or shapes.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -151,7 +155,7 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _check(logits, labels) -> tuple[jax.Array, jax.Array]:
-    """Logits in float32 at least, and labels; raises unless they are of n examples."""
+    """Checks logits and labels of n examples; logits become float32 at least."""
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}.")

@@ -1,24 +1,24 @@
-r"""What replicas send each other: their displacement from the center, at less than full precision.
+r"""Low-precision messages between replicas: their displacement from the center.
 
-The couplings of flatjax need :math:`w_a - \bar w` and nothing else of the other replicas. With a
-`communication_dtype` each replica sends :math:`q_a = Q(w_a)` instead of :math:`w_a`, and the
-displacement is taken between what was sent,
+The couplings of flatjax need only the displacement :math:`w_a - \bar w` of each replica a from the
+center. With a `communication_dtype` each replica sends rounded weights :math:`q_a = Q(w_a)`
+instead of :math:`w_a`. The displacement is then computed from the sent values of the y replicas,
 
 .. math:: d_a = q_a - \frac{1}{y} \sum_b q_b
 
-so that it still sums to zero: rounding does not move the center, replicas that agree feel nothing,
-and what rounding leaves out, :math:`w_a - q_a`, stays with its replica and is not lost.
+so that it still sums to zero and rounding does not move the center. Replicas that agree feel no
+force. The rounding error :math:`w_a - q_a` stays with its replica and is not lost.
 
 - A floating-point dtype (bfloat16) rounds every weight to it.
 - int8 rounds to multiples of one scale for each leaf and replica,
   :math:`Q(w) = s \, \mathrm{round}(w / s)` with :math:`s = \max |w| / 127`.
 
-The real and the imaginary part of complex weights are sent like two leaves.
+The real and the imaginary part of complex weights are sent as two separate leaves.
 
-Sums of int8 would overflow and sums of bfloat16 lose digits, so that what is sent is gathered, not
-reduced. With b bytes a weight, a device receives (y - 1) b bytes for each weight, against
-8 (y - 1) / y of a ring all-reduce in float32: less while y < 8 / b, that is below 4 replicas (on
-a device each) in bfloat16 and below 8 in int8.
+Sums of int8 would overflow and sums of bfloat16 lose digits. Therefore the messages are gathered
+and not reduced. With b bytes per weight, a device receives (y - 1) b bytes for each weight. A ring
+all-reduce in float32 receives 8 (y - 1) / y bytes. Gathering is cheaper while y < 8 / b: below 4
+replicas (one per device) in bfloat16, and below 8 in int8.
 """
 
 import operator
@@ -41,13 +41,13 @@ def displacement(
     replica_axis: int | None = None,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    r"""The displacement of replicas from their center, of one array.
+    r"""Computes the displacement of replicas from their center, for one array.
 
     Args:
       leaf: the weights :math:`w_a`.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
-      dtype: of what replicas send; None for the mean in at least float32.
+      dtype: dtype of the messages; None takes the mean in at least float32.
 
     Returns:
       :math:`d_a`, like `leaf`, in at least float32.
@@ -72,13 +72,13 @@ def mean(
     replica_axis: int | None = None,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    r"""The mean over replicas of what they send, of one array.
+    r"""Computes the mean over replicas of their messages, for one array.
 
     Args:
-      leaf: what each replica has: weights, or their displacement from a point that all know.
+      leaf: the values of each replica: weights, or displacements from a point that all know.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
-      dtype: of what replicas send; None for the mean in at least float32.
+      dtype: dtype of the messages; None takes the mean in at least float32.
 
     Returns:
       :math:`\frac{1}{y} \sum_b q_b`, in at least float32. A stacked axis is kept with size 1.
@@ -101,7 +101,7 @@ def _of_parts(fn, leaf):
 
 
 def _exchange(leaf, *, axis_name, replica_axis, dtype):
-    """What a replica has sent, and the mean of what all have sent, of one real array."""
+    """Returns a replica's message and the mean of all messages, for one array."""
     encode, decode = _codec(leaf, replica_axis, dtype)
     sent = encode(leaf)
     own = decode(sent)
@@ -116,27 +116,27 @@ def _exchange(leaf, *, axis_name, replica_axis, dtype):
 
 
 def _codec(leaf, replica_axis, dtype):
-    """Two functions: weights -> the arrays that a replica sends, and back."""
+    """Returns two functions: from weights to the arrays of a message, and back."""
     full = jnp.promote_types(leaf.dtype, jnp.float32)
     if jnp.dtype(dtype) == jnp.int8:
         own_axes = tuple(axis for axis in range(leaf.ndim) if axis != replica_axis)
 
         def encode(w):
             w = w.astype(full)
-            # NaN weights give a NaN scale, and are not hidden by the integers.
+            # NaN weights give a NaN scale. Integers alone would hide them.
             scale = jnp.max(jnp.abs(w), axis=own_axes, keepdims=True, initial=0.0) / 127
             return jnp.round(w / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
 
         return encode, lambda sent: sent[0].astype(full) * sent[1]
 
-    # As bits, because XLA's CPU backend sends float32 where it is asked to send bfloat16.
+    # The numbers are sent as bits: XLA's CPU backend would send bfloat16 as float32.
     bits = f"uint{8 * jnp.dtype(dtype).itemsize}"
     encode = lambda w: jax.lax.bitcast_convert_type(w.astype(dtype), bits)
     return encode, lambda sent: jax.lax.bitcast_convert_type(sent, dtype).astype(full)
 
 
 def _gather_stack(sent, replica_axis):
-    """Makes the partitioner send what it is given, where a mesh is set: not its sums in float32."""
+    """Makes the partitioner of a mesh gather messages, not their float32 sums."""
     axis_types = jax.sharding.get_abstract_mesh().axis_types
     if not axis_types or any(kind != AxisType.Auto for kind in axis_types):
         return sent

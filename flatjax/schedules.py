@@ -1,4 +1,4 @@
-"""Scoping: how the coupling gamma grows during training, and where it starts."""
+"""Scoping: schedules by which the coupling gamma grows during training."""
 
 from flatjax._schedules import BalancedScoping, BalancedScopingState, balanced_gamma, scoping
 from flatjax._strength import meeting, stability_limit

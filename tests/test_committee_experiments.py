@@ -128,7 +128,7 @@ def test_where_data_are_missing_it_goes_on_with_digits(monkeypatch, capsys):
 
     monkeypatch.setattr("experiments.studies.committee.task._load", missing)
     assert available(TASKS["fashion_mnist"], TASKS) == TASKS["digits"]
-    assert "install the files\nGoing on with digits" in capsys.readouterr().err
+    assert "install the files\nContinuing with digits" in capsys.readouterr().err
 
 
 def test_nothing_is_reported_before_anything_is_there(tmp_path):

@@ -92,4 +92,4 @@ def test_a_full_disk_says_so_in_one_line(monkeypatch, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(tmp_path) in error
-    assert "the same command goes on" in error
+    assert "the same command continues" in error

@@ -293,7 +293,7 @@ def test_weights_replaced_after_init():
         state, expected = flatjax.set_params(tx.init(PARAMS), new), tx.init(new)
         close = functools.partial(np.testing.assert_allclose, rtol=1e-12)
         jax.tree.map(close, state[1], expected[1])
-    with pytest.raises(ValueError, match="must be those of the center in the state"):
+    with pytest.raises(ValueError, match="must match the center in the state"):
         flatjax.set_params(tx.init(PARAMS), {"bias": PARAMS["bias"]})
 
 

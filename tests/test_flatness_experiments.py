@@ -134,9 +134,9 @@ def test_networks_of_others_are_measured_and_compared(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--params", "a.npz"], "params need the model"),
-        (["--model", "mlp"], "model needs --params"),
-        (["run", "--model", "mlp", "--params", "a.npz"], "model needs --params"),
+        (["--params", "a.npz"], "params must be given with --model"),
+        (["--model", "mlp"], "model must be given with"),
+        (["run", "--model", "mlp", "--params", "a.npz"], "model must be given with"),
         ([], "runs must name at least one"),
         (["run", "--samples", "1"], "samples must be"),
     ],

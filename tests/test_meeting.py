@@ -93,7 +93,7 @@ def test_independent_replicas_are_reported():
     images, labels = digits()
     tx = optax.sgd(0.1, momentum=0.9, nesterov=True)
     params = jax.jit(lambda: train(tx, 150, 0))()
-    with pytest.warns(UserWarning, match=r"replicas have not met: error 0\.\d+ at the center"):
+    with pytest.warns(UserWarning, match=r"replicas have not met: error is 0\.\d+ at the center"):
         found = flatjax.check_collapsed(eval_fn, params, [(images[1297:], labels[1297:])])
     assert not found.has_met
     assert found.center > found.replicas + 0.05

@@ -102,9 +102,9 @@ def test_train_ends_in_a_sentence_or_in_json(monkeypatch, capsys):
     assert command_line.main(command) == 0
     shown = capsys.readouterr()
     assert shown.out == (
-        "digits-mlp-rsgd-seed-0: test error 16.60 % (its replicas 8.00 %), training error 0.00 %, "
-        "which noise of σ = 0.4 on the weights raises by 12.34 points; 123,456 gradients in 100 s. "
-        "The model is in somewhere/model.\n"
+        "digits-mlp-rsgd-seed-0: test error 16.60 % (its replicas 8.00 %), training error 0.00 %. "
+        "Noise of σ = 0.4 on the weights raises it by 12.34 points. "
+        "The run took 123,456 gradients and 100 s. The model is in somewhere/model.\n"
     )
     assert shown.err.startswith("warning: replicas have not met (distance 0.7, center 16.6 %,")
     assert command_line.main([*command, "--json"]) == 0

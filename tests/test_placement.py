@@ -252,7 +252,7 @@ def test_no_convolution_where_there_is_none(fn):
     ("options", "args", "message"),
     [
         ({"placement": "pmap"}, (), "placement must be one of .* 'pmap'"),
-        ({"placement": "mesh"}, (), "needs mesh"),
+        ({"placement": "mesh"}, (), "mesh must be given"),
         ({}, (np.ones(4), np.ones(3)), r"\[1\] has 3 replicas .* others? .* 4"),
         ({"in_axes": (0,)}, None, "in_axes has 1 entries for 2"),
         ({"in_axes": (0, 1)}, None, "in_axes must hold 0 and None"),

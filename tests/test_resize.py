@@ -170,7 +170,7 @@ def test_on_a_mesh():
     [
         ({"num_replicas": 0}, "num_replicas must be"),
         ({"params": {"w": jnp.ones((4, 2)), "b": jnp.ones(3)}}, "all leaves must agree"),
-        ({"state": (STACK, jnp.ones(4))}, "state must be one of init"),
+        ({"state": (STACK, jnp.ones(4))}, "state must come from init"),
         ({"init": lambda params: jnp.outer(params["b"], params["b"])}, "keep replicas apart"),
     ],
     ids=["number", "params", "state", "init"],

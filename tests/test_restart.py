@@ -112,7 +112,7 @@ def test_by_the_command(tmp_path, capsys):
     stop_after(1, CONFIG, first)
     resume = ["train", "--no-progress", "--resume", str(first)]
     for more, message in (
-        (["--replicas", "3", "--epochs", "3"], "epochs: a run goes on with the settings"),
+        (["--replicas", "3", "--epochs", "3"], "epochs: a run continues with the settings"),
         (["--algorithm", "sgd"], "algorithm"),
         (["--out", str(tmp_path / "other")], "out must be left out"),
     ):
@@ -130,7 +130,7 @@ def test_by_the_command(tmp_path, capsys):
 
 @pytest.mark.parametrize("change", [{"learning_rate": 0.2}, {"seed": 1}, {"algorithm": "sgd"}])
 def test_other_settings_are_refused(change):
-    with pytest.raises(ValueError, match=f"{next(iter(change))}.* goes on with the settings"):
+    with pytest.raises(ValueError, match=f"{next(iter(change))}.* continues with the settings"):
         continued(CONFIG, CONFIG.changed(**change))
 
 

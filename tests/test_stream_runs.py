@@ -195,7 +195,7 @@ def test_a_data_set_in_memory_by_name():
         ({"label_noise": 0.1}, ValueError, "label_noise must be 0"),
         ({"train_size": 20}, ValueError, "train_size must be None"),
         ({"rgb32": True}, ValueError, "rgb32 is not for the stream"),
-        ({"batch_size": 5}, ValueError, "batch_size must be 10, that of the batches"),
+        ({"batch_size": 5}, ValueError, "batch_size must be 10, the size of the batches"),
         ({"dataset": f"{__name__}:absent"}, ValueError, "dataset must be a name .*absent"),
         ({"dataset": "no_such_module:x"}, ValueError, "dataset must be a name .*no_such_module"),
         ({"dataset": f"{__name__}:make_nothing"}, TypeError, "must return a flatjax.data.Dataset"),

@@ -23,31 +23,31 @@ LOCAL_ENERGY_MODELS = ("mlp", "small_convnet")
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """Ratios of times, each measured in one run: absolute times depend on the machine, these less.
+    """Measure ratios of times, which depend on the machine less than absolute times.
 
-    Steps of every algorithm in units of SGD's and beside PyTorch's (where it is installed: pip
-    install -e '.[benchmarks]'), the local energy in units of forward passes, convolutions beside
-    XLA's, and scaling over two cores. Each part is also a command of its own with more options:
+    The ratios are: steps of every algorithm to steps of SGD and to PyTorch's (if it is installed:
+    pip install -e '.[benchmarks]'), local energy to forward passes, and convolutions to XLA's. The
+    last part is scaling over two cores. Each part is also a separate command with more options:
     experiments.benchmarks.steps, .local_energy, .convolution, .scaling.
 
     Example: python -m experiments.benchmarks --parts steps --models mlp
     """
 
     parts: tuple[Part, ...] = PARTS
-    """What to measure; the others are kept as --out holds them."""
+    """Parts to measure; other parts keep the results in --out."""
     models: tuple[str, ...] = tuple(steps.MODELS)
     """Networks whose steps are timed."""
     rounds: int = 7
-    """Everything is timed once a round, in turn; medians count."""
+    """Number of rounds. Each round times everything once, in turn; medians count."""
     clock: Clock = "wall"
-    """cpu is the time of this process on all cores, for a busy machine; scaling is always wall."""
+    """wall, or cpu: time of this process on all cores, for a busy machine. scaling uses wall."""
     out: pathlib.Path = RESULTS / "benchmarks" / "suite.json"
-    """JSON file of the results; scaling.json stands beside it."""
+    """JSON file of the results; scaling.json is written next to it."""
     figure: pathlib.Path = FIGURES / "benchmarks.png"
-    """Picture of the ratios; scaling.png stands beside it."""
+    """Picture of the ratios; scaling.png is written next to it."""
 
     def run(self) -> None:
-        """Measures part after part, writes each as it comes, prints and draws all."""
+        """Measures and writes one part after another; then prints and draws."""
         found: dict[str, Any] = read_if_there(self.out) or {}
         for part in self.parts:
             if part == "scaling":
@@ -78,7 +78,7 @@ class Suite:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """Every part that is there, as Markdown."""
+    """Formats all measured parts as Markdown."""
     makers = {"steps": steps.table, "local-energy": _local_energy, "convolution": convolution.table}
     parts = []
     for part, make in makers.items():

@@ -1,6 +1,6 @@
-"""How often the 95% interval of the local learning coefficient holds the truth, where it is known.
+"""Coverage of 95% intervals of the local learning coefficient.
 
-The truth is the expectation at the same n, beta and localization gamma, see `CASES`.
+The true value is the expectation at the same n, beta and localization gamma, see `CASES`.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from flatjax import flatness
 
 
 class Case(NamedTuple):
-    """A loss whose coefficient is known.
+    """A loss with a known coefficient.
 
     Attributes:
-      eval_fn: as measures take it.
+      eval_fn: the evaluation function.
       params: the minimum.
       batches: the data.
       truth: the expectation at beta = 1 / log n and gamma = 1.
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def regression(num_weights: int = 10, num_examples: int = 1000, num_batches: int = 10) -> Case:
-    """Linear regression with unit noise, at the fit: half the sum of n beta h / (n beta h + 1)."""
+    """Linear regression with unit noise: half the sum of n beta h / (n beta h + 1)."""
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((num_examples, num_weights))
     targets = inputs.sum(axis=1) + rng.standard_normal(num_examples)
@@ -53,10 +53,10 @@ def regression(num_weights: int = 10, num_examples: int = 1000, num_batches: int
 
 
 def crossing(num_examples: int = 1000) -> Case:
-    r"""The normal crossing :math:`w_1^2 w_2^2`, of coefficient 1/2 and multiplicity 2, at 0.
+    r"""The normal crossing :math:`w_1^2 w_2^2` at 0: coefficient 1/2, multiplicity 2.
 
-    The integral over the second weight is Gaussian; with :math:`s = 2 n \beta w_1^2 + 1`
-    the mean of :math:`n \beta w_1^2 / s` under :math:`s^{-1/2} e^{-w_1^2 / 2}` is left.
+    The integral over the second weight is Gaussian. With :math:`s = 2 n \beta w_1^2 + 1`, the mean
+    of :math:`n \beta w_1^2 / s` under :math:`s^{-1/2} e^{-w_1^2 / 2}` remains.
     """
     w, n_beta = np.linspace(0, 8, 100_001), num_examples / np.log(num_examples)
     s = 2 * n_beta * w**2 + 1
@@ -74,22 +74,22 @@ CASES = {"regression": regression, "crossing": crossing}
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """Repeats the estimate with other random numbers, and counts the intervals that hold the truth.
+    """Repeat the estimate, and count the intervals that hold the true value.
 
     Example: python -m experiments.benchmarks.coefficient_coverage --calls 20
     """
 
     cases: tuple[str, ...] = tuple(CASES)
-    """regression (steps on minibatches) and crossing (exact steps on all data)."""
+    """Losses: regression (steps on minibatches) and crossing (exact steps on all data)."""
     calls: int = 100
-    """Calls for each case."""
+    """Number of calls for each case."""
     level: float = 0.95
-    """Of the intervals."""
+    """Probability content of the intervals."""
     out: pathlib.Path | None = RESULTS / "benchmarks" / "coefficient_coverage.json"
     """JSON file for the result."""
 
     def run(self) -> None:
-        """Counts, prints and writes."""
+        """Counts, prints and writes the result."""
         found = {name: self.measure(CASES[name]()) for name in self.cases}
         for name, row in found.items():
             print(name, ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
@@ -101,7 +101,7 @@ class Coverage:
             )
 
     def measure(self, case: Case) -> dict[str, float]:
-        """Of one case: the truth, and means over the calls."""
+        """Measures one case: its true value, and means over the calls."""
         measure = flatness.learning_coefficient(case.eval_fn)
         calls = [measure(case.params, case.batches, seed) for seed in range(self.calls)]
         means = np.array([one.mean for one in calls])

@@ -1,7 +1,7 @@
-r"""The local learning coefficient of linear networks, from tens to thousands of weights.
+r"""The local learning coefficient of linear networks, small and large.
 
-The coefficient of the limit of infinite n is known [Aoyagi, 2024]. So is the expectation at finite
-n: given the others, each layer is Gaussian, so that Gibbs sampling finds it.
+For infinite n the coefficient is known [Aoyagi, 2024]. For finite n, Gibbs sampling finds the
+expectation, because each layer is Gaussian if the others are given.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from flatjax import flatness
 
 
 class Size(NamedTuple):
-    """A network, and how it is measured.
+    """A network and the settings of its measurement.
 
     Attributes:
       dims: widths, from inputs to outputs.
-      rank: rank of the function that it has learned.
+      rank: rank of the learned function.
       localization: gamma.
     """
 
@@ -49,12 +49,12 @@ SIZES = {
 
 
 class LinearNetwork(NamedTuple):
-    """A linear network at its most singular solution: all that is not needed is 0.
+    """A linear network at its most singular solution: weights are 0 if possible.
 
     Attributes:
       eval_fn: the sum of squares over n examples with inputs of unit covariance.
       params: the weights of the layers.
-      batches: one, of all data.
+      batches: one batch with all data.
     """
 
     eval_fn: Callable[..., dict[str, Any]]
@@ -63,7 +63,7 @@ class LinearNetwork(NamedTuple):
 
 
 def linear_network(dims: tuple[int, ...], rank: int, num_examples: float) -> LinearNetwork:
-    """The network, and its loss: half the squared distance of the products of matrices."""
+    """Makes a network; its loss is half the squared distance of the matrix products."""
     params = [jnp.eye(i, o) * (jnp.arange(o) < rank) for i, o in itertools.pairwise(dims)]
     product = functools.partial(functools.reduce, jnp.matmul)
     target, count = product(params), float(num_examples)
@@ -76,7 +76,7 @@ def linear_network(dims: tuple[int, ...], rank: int, num_examples: float) -> Lin
 
 
 def aoyagi(dims: tuple[int, ...], rank: int) -> tuple[float, int]:
-    """Coefficient and multiplicity of a deep linear network [Aoyagi, 2024, theorem 1]."""
+    """Computes coefficient and multiplicity [Aoyagi, 2024, theorem 1]."""
     excess, layers = [width - rank for width in dims], range(len(dims))
     for size in range(2, len(dims) + 1):
         for chosen in itertools.combinations(layers, size):
@@ -89,17 +89,17 @@ def aoyagi(dims: tuple[int, ...], rank: int) -> tuple[float, int]:
                 regular = rank * (dims[0] + dims[-1] - rank) / 2
                 singular = a * (last - a) / (4 * last) - (last - 1) / (4 * last) * total**2
                 return regular + singular + pairs / 2, a * (last - a) + 1
-    raise ValueError(f"no layers of {dims} do.")
+    raise ValueError(f"dims must allow a singular set of layers, got {dims}.")
 
 
 def gibbs(
     dims: tuple[int, ...], rank: int, n_beta: float, gamma: float, sweeps: int, seed: int = 0
 ) -> tuple[float, float]:
-    """The expectation by Gibbs sampling, and its standard error over ten blocks of sweeps.
+    """Computes the expectation by Gibbs sampling, and its standard error.
 
-    With L and R the products of the layers before and after it, a layer W has the energy
-    n beta |L W R - target|^2 / 2 + gamma |W - W*|^2 / 2: independent normal entries in the bases in
-    which L^T L and R R^T are diagonal.
+    Let L and R be the products of the layers before and after a layer W. Its energy is
+    n beta |L W R - target|^2 / 2 + gamma |W - W*|^2 / 2. In the bases in which L^T L and R R^T are
+    diagonal, the entries of W are therefore independent and normal.
     """
     rng = np.random.default_rng(seed)
     solution = [np.eye(i, o) * (np.arange(o) < rank) for i, o in itertools.pairwise(dims)]
@@ -121,7 +121,7 @@ def gibbs(
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """The rows of the measured networks as Markdown."""
+    """Formats the rows of the measured networks as Markdown."""
     heads: tuple[str, ...] = (
         "widths",
         "rank",
@@ -155,7 +155,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Estimates the coefficient of linear networks of several sizes, with default steps.
+    """Estimate the coefficient of linear networks of several sizes.
 
     Example: python -m experiments.benchmarks.coefficient_networks --sizes "24 weights"
     """
@@ -184,7 +184,7 @@ class Networks:
             )
 
     def measure(self, size: Size) -> dict[str, Any]:
-        """Of one network: the formula, the expectation, the estimate and its CPU seconds."""
+        """Measures one network: formula, expectation, estimate and CPU seconds."""
         network = linear_network(size.dims, size.rank, self.examples)
         measure = flatness.learning_coefficient(network.eval_fn, localization=size.localization)
         start = time.process_time()

@@ -1,6 +1,6 @@
-"""The local learning coefficient beside devinterp's, on the same network and data.
+"""flatjax's and devinterp's local learning coefficients of the same network.
 
-Needs PyTorch and devinterp: pip install devinterp.
+This needs PyTorch and devinterp: pip install devinterp.
 """
 
 import contextlib
@@ -29,10 +29,11 @@ WIDTHS = (20, 32, 10)
 
 @dataclasses.dataclass(frozen=True)
 class CoefficientRace:
-    """Time of a step of a chain, and the estimates, by flatjax and by devinterp.
+    """Compare a chain's step time and the estimates of flatjax and devinterp.
 
-    A perceptron of one hidden layer is trained on the labels of a noisy teacher; both take the same
-    plain steps on minibatches. "PyTorch loop" is devinterp's optimizer without its data loader.
+    A perceptron with one hidden layer is trained on the labels of a noisy teacher. Both tools make
+    the same plain steps on minibatches. "PyTorch loop" is devinterp's optimizer without its data
+    loader.
 
     Example: python -m experiments.benchmarks.coefficient_race
     """
@@ -42,19 +43,19 @@ class CoefficientRace:
     steps: int = 500
     """Recorded steps of each chain."""
     warmup: int = 500
-    """Steps before them."""
+    """Warm-up steps of each chain."""
     examples: int = 2048
     """n."""
     batch_size: int = 128
     """Examples in a batch."""
     step_size: float = 2e-5
-    """epsilon of the plain steps."""
+    """Step size epsilon of the plain steps."""
     localization: float = 100.0
     """gamma."""
     rounds: int = 3
-    """Everything is timed once a round, in turn; the median of the ratios counts."""
+    """Number of rounds. Each round times everything once, in turn; median ratios count."""
     clock: Clock = "cpu"
-    """cpu is the time of this process on all cores, for a busy machine."""
+    """wall, or cpu: time of this process on all cores, for a busy machine."""
     out: pathlib.Path | None = RESULTS / "benchmarks" / "coefficient_race.json"
     """JSON file for the result."""
 
@@ -69,7 +70,7 @@ class CoefficientRace:
             write_json(self.out.absolute(), head | found)
 
     def measure(self) -> dict[str, Any]:
-        """Ratios, microseconds of a step of a chain, and estimates with their standard errors."""
+        """Returns ratios, microseconds per step, and estimates with their errors."""
         params, images, labels = _trained(self.examples)
         ours = self._ours(params, images, labels)
         candidates = {"flatjax": ours} | self._theirs(params, images, labels)
@@ -185,7 +186,7 @@ def _logits(params, x):
 
 
 def _trained(num_examples):
-    """Weights that gradient descent (Adam, all data) has brought to rest, and the data."""
+    """Trains by Adam on all data until the weights rest; returns them and data."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((num_examples, WIDTHS[0])).astype(np.float32)
     scores = images @ rng.standard_normal((WIDTHS[0], WIDTHS[2]))

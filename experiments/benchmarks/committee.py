@@ -1,10 +1,10 @@
-"""An iteration of message passing for a committee, beside the same arithmetic in NumPy.
+"""One iteration of message passing for a committee, compared with NumPy.
 
-Both start at a teacher's overlap and make the same iterations in float64; the baseline counts votes
-unit by unit, with probabilities scaled by the larger of a pair, and finds multipliers by Newton's
-method from where they were. Their parts are timed alone too, to show where the time goes. On a busy
-machine the threads of OpenBLAS, which NumPy uses, wait for each other: set OPENBLAS_NUM_THREADS=1
-for a fair comparison.
+Both start at a teacher's overlap and make the same iterations in float64. The baseline counts votes
+unit by unit, with probabilities scaled by the larger of each pair. It finds multipliers by Newton's
+method, starting from the previous ones. The parts are also timed separately, to show where the time
+goes. On a busy machine the OpenBLAS threads of NumPy wait for each other: set
+OPENBLAS_NUM_THREADS=1 for a fair comparison.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from flatjax.committee._amp import amp, majority_in_chunks, to_patterns, to_weig
 from flatjax.committee._constraints import constrained
 
 OVERLAP, DAMPING = 0.8, 0.8
-REPEATS = 5  # of a part, at a time
+REPEATS = 5  # calls in each timing of a part
 
 
 @dataclasses.dataclass(frozen=True)
 class AmpBenchmark:
-    """Local entropy around a teacher: random patterns, K units of N inputs.
+    """Time local entropy around a teacher: random patterns, K units with N inputs.
 
     Example: python -m experiments.benchmarks.committee
     """
@@ -40,17 +40,17 @@ class AmpBenchmark:
     num_units: int = 9
     num_patterns: tuple[int, ...] = (500, 5000)
     iterations: int = 20
-    """Timed; the time of one iteration is subtracted, and so is all that is done once."""
+    """Timed iterations. The time of one iteration is subtracted, to exclude work done once."""
     rounds: int = 11
-    """In each, everything is timed in turn; medians count."""
+    """Number of rounds. Each round times everything once, in turn; medians count."""
     clock: Clock = "wall"
-    """cpu is the time of this process on all cores, for a busy machine; meaningful with one thread
-    each: OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false."""
+    """wall, or cpu: time of this process on all cores, for a busy machine. With cpu set one thread:
+    OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
     def run(self) -> None:
-        """Times both, and their parts, and prints milliseconds for an iteration."""
+        """Times both sides and their parts, and prints milliseconds per iteration."""
         print(f"{describe_machine()}\n")
         rows = []
         for num in self.num_patterns:
@@ -94,7 +94,7 @@ class AmpBenchmark:
         }
 
     def _parts(self, x, y, teacher):
-        """Median milliseconds of each part alone, with the arguments that it has at the end."""
+        """Returns median milliseconds of each part alone, with its last arguments."""
         u = y[:, None] * x / np.sqrt(self.num_inputs)
         reference = teacher / np.sqrt(np.mean(teacher**2, axis=1, keepdims=True))
         m, v = OVERLAP * reference, np.full(reference.shape, 1 - OVERLAP**2)
@@ -134,7 +134,7 @@ def _repeated(function):
 
 
 def amp_in_numpy(x, y, reference, overlap, damping, iterations):
-    """Mean weights after so many iterations, shape (K, N)."""
+    """Returns mean weights after the given number of iterations, shape (K, N)."""
     num = x.shape[1]
     u = y[:, None] * x / np.sqrt(num)
     u2 = u**2
@@ -156,7 +156,7 @@ def amp_in_numpy(x, y, reference, overlap, damping, iterations):
 
 
 def channel_in_numpy(cavity, variance):
-    """G and Gamma, shape (P, K)."""
+    """Returns G and Gamma, shape (P, K)."""
     num, units = cavity.shape
     deviation = np.sqrt(variance)
     s = np.clip(cavity / deviation, -30, 30)
@@ -183,7 +183,7 @@ def channel_in_numpy(cavity, variance):
 
 
 def constrained_in_numpy(a, b, reference, overlap, log_excess):
-    """Means and variances of the weights, shape (K, N), and the multipliers' logarithms."""
+    """Returns means and variances of the weights, (K, N), and log multipliers."""
     num = a.shape[1]
     above = a - a.min(axis=1, keepdims=True)
     for _ in range(50):
@@ -192,7 +192,7 @@ def constrained_in_numpy(a, b, reference, overlap, log_excess):
         missing, weight = overlap * num - np.sum(reference * b * v, axis=1), reference**2 * v
         gamma = missing / weight.sum(axis=1)
         m = v * (b + gamma[:, None] * reference)
-        # Derivatives by lambda: of v it is -v^2, and the overlap stays as it is.
+        # Derivatives by lambda: that of v is -v^2; the overlap is constant.
         slope = (np.sum(reference * m * v, axis=1) / weight.sum(axis=1))[:, None]
         dm = v * (slope * reference - m)
         square = np.mean(v + m**2, axis=1)

@@ -1,4 +1,4 @@
-"""Layers of convolution, forward and backward: flatjax's beside XLA's and PyTorch's."""
+"""Convolution layers, forward and backward: flatjax, XLA and PyTorch."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ from experiments.report.store import write_json
 from experiments.report.tables import markdown_table
 from flatjax import models
 
-# Pixels of a side, channels in and out, stride, side of the kernel.
+# Pixels per side, channels in and out, stride, side of the kernel.
 LAYERS = (
     (28, 1, 16, 1, 3),
     (28, 16, 32, 2, 3),
@@ -33,7 +33,7 @@ REPLICAS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """Times layers with both gradients, to kernel and images: alone, in a loop, and replicated.
+    """Time layers with both gradients: alone, in a loop, and replicated.
 
     Example: python -m experiments.benchmarks.convolution
     """
@@ -41,7 +41,7 @@ class Convolution:
     batch_size: int = 32
     rounds: int = 5
     clock: Clock = "wall"
-    """cpu is the time of this process on all cores, for a busy machine."""
+    """wall, or cpu: time of this process on all cores, for a busy machine."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
@@ -53,7 +53,7 @@ class Convolution:
             write_json(self.out.absolute(), {"machine": describe_machine(), "rows": rows})
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row for each layer: seconds of a gradient, ours and XLA's, in each situation."""
+        """Makes a row for each layer: seconds of a gradient, ours and XLA's."""
         rows = []
         for layer in LAYERS:
             times = race(self._candidates(*layer), self.rounds, self.clock)
@@ -105,7 +105,7 @@ class Convolution:
 
 
 def _torch_step(images, kernel, sensitivity, stride) -> Callable[[], None]:
-    """The same alone, in the layout that PyTorch has by default."""
+    """Makes the same step in PyTorch, in PyTorch's default layout."""
     import torch
 
     torch.set_num_threads(len(available_cores()))
@@ -114,7 +114,7 @@ def _torch_step(images, kernel, sensitivity, stride) -> Callable[[], None]:
     kernel = copy(kernel, 3, 2, 0, 1).requires_grad_()
     sensitivity = copy(sensitivity, 0, 3, 1, 2)
     margin = kernel.shape[-1] // 2
-    # Once: nor does JAX compute the maps, which the gradients do not need.
+    # Outside of the timing: JAX does not compute the maps either, which no gradient needs.
     maps = torch.nn.functional.conv2d(images, kernel, stride=stride, padding=margin)
 
     def step():
@@ -128,7 +128,7 @@ def _torch_step(images, kernel, sensitivity, stride) -> Callable[[], None]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Milliseconds alone, and what loops and replicas cost, as Markdown."""
+    """Formats milliseconds, and the cost of loops and replicas, as Markdown."""
     alone = [
         name for name in ("XLA", "flatjax", "PyTorch") if f"{name}, alone" in rows[0]["seconds"]
     ]

@@ -1,4 +1,4 @@
-"""Speed on an accelerator: steps of every algorithm, epochs, populations; PyTorch next to them."""
+"""Speed on an accelerator: steps, epochs and populations, compared with PyTorch."""
 
 import concurrent.futures
 import dataclasses
@@ -37,11 +37,11 @@ class Timed(NamedTuple):
 
     Attributes:
       model: a name of `flatjax.models`.
-      options: of the network.
+      options: options of the network.
       batch_size: images in each gradient.
-      steps: in one program.
-      side: of the images.
-      torch: options of PyTorch's network, None if there is none.
+      steps: number of steps in one program.
+      side: side of the images.
+      torch: options of PyTorch's network; None if there is none.
     """
 
     model: str
@@ -79,14 +79,14 @@ def measure(
     """Measures one thing after another, the most important first.
 
     Args:
-      limit: what would not fit is left out.
-      dataset: of whole epochs; images of 32 x 32 pixels in three channels, or digits.
-      done: parts that are left out.
+      limit: time limit; parts that would not fit are left out.
+      dataset: data of whole epochs: images of 32 x 32 pixels in three channels, or digits.
+      done: names of parts to leave out.
       toy: whether networks, batches and numbers of steps are small, for a CPU.
-      rounds: everything is timed once a round, in turn; medians count.
+      rounds: number of rounds; each times everything once, in turn, and medians count.
 
     Yields:
-      A record of each.
+      A record of each measurement.
     """
     networks = TOY_NETWORKS if toy else NETWORKS
     dtypes = ("float32",) if toy else ("bfloat16", "float32")
@@ -114,7 +114,7 @@ def measure(
         with limit.measuring("speed", "part"):
             try:
                 found = part()
-            except Exception as error:  # whatever it is, the next ones are measured
+            except Exception as error:  # any error: the next parts are still measured
                 found = {"error": f"{type(error).__name__}: {error}"[:2000]}
         yield {"part": name} | found
 
@@ -123,7 +123,7 @@ def measure(
 
 
 def steps(timed: Timed, dtype: str, rounds: int, replicas: int = 3) -> Measured:
-    """Ratios of steps to plain ones, and images a second of the plain step."""
+    """Measures ratios of steps to plain steps, and images per second of a plain step."""
     rng = np.random.default_rng(0)
     shape = (replicas, timed.batch_size, timed.side, timed.side, 3)
     images = rng.standard_normal(shape, dtype=np.float32)
@@ -140,7 +140,7 @@ def steps(timed: Timed, dtype: str, rounds: int, replicas: int = 3) -> Measured:
         "eSGD, loop": functools.partial(ours.esgd_loop, LOOP),
         "SAM": ours.sam,
     }
-    # Side by side: the time of a slot is short, and compilation most of it.
+    # In parallel: the slot is short, and compilation takes most of its time.
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         calls |= zip(others, pool.map(lambda make: make(), others.values()), strict=True)
     compiled["all"] = round(time.perf_counter() - start, 2)
@@ -165,7 +165,7 @@ def steps(timed: Timed, dtype: str, rounds: int, replicas: int = 3) -> Measured:
 
 
 def _rate(timed: Timed, images_per_second: float) -> Measured:
-    """Images a second, and the share of the device's peak."""
+    """Returns images per second, and the share of the device's peak."""
     module = flatjax.models.create(timed.model, 10, **timed.options)
     flops = flops_per_example(Network(module), (timed.side, timed.side, 3))
     peak = peak_of(jax.devices()[0].device_kind)
@@ -178,7 +178,7 @@ def _rate(timed: Timed, images_per_second: float) -> Measured:
 
 
 def _torch_calls(timed, images, labels, dtype) -> tuple[dict[str, Callable[[], None]], list[str]]:
-    """The plain step in PyTorch, eager and compiled, on the same kind of device."""
+    """Makes the plain step in PyTorch, eager and compiled, on the same device."""
     if timed.torch is None or importlib.util.find_spec("torch") is None:
         return {}, []
     import torch
@@ -198,7 +198,7 @@ def _torch_calls(timed, images, labels, dtype) -> tuple[dict[str, Callable[[], N
         try:
             call()
             calls[name] = call
-        except Exception as error:  # torch.compile needs a compiler, and much besides
+        except Exception as error:  # torch.compile may fail, for example without a compiler
             problems.append(f"{name}: {type(error).__name__}: {error}"[:500])
     return calls, problems
 
@@ -215,7 +215,7 @@ def _several(theirs, number):
 
 
 def local_energy(timed: Timed, rounds: int) -> Measured:
-    """Local energy in units of the forward passes that it is made of."""
+    """Measures local energy in units of its forward passes."""
     module = flatjax.models.create(timed.model, 10, **timed.options)
     rng = np.random.default_rng(0)
     shape = (4 * timed.batch_size, timed.side, timed.side, 3)
@@ -248,7 +248,7 @@ def local_energy(timed: Timed, rounds: int) -> Measured:
 
 
 def _data(dataset, toy) -> dict[str, Any]:
-    """Settings of the data; digits are enlarged to the size of CIFAR's images."""
+    """Returns the settings of the data; digits are enlarged to CIFAR's size."""
     if toy:
         return {"dataset": dataset, "train_size": 48, "validation": 0.0, "batch_size": 16}
     rgb32 = dataset == "digits"
@@ -256,7 +256,7 @@ def _data(dataset, toy) -> dict[str, Any]:
 
 
 def epochs(data: dict[str, Any], toy: bool) -> Measured:
-    """Images a second of whole epochs of ResNet-18: data, flip and crop on the device, too."""
+    """Measures images per second of whole epochs of ResNet-18."""
     network = (
         {"model": "small_convnet", "model_options": ("features=(4,)", "hidden=(8,)")}
         if toy
@@ -285,19 +285,19 @@ def epochs(data: dict[str, Any], toy: bool) -> Measured:
 
 @dataclasses.dataclass
 class _Moments(Watch):
-    """When each epoch was complete."""
+    """Records when each epoch was complete."""
 
     at: list[float] = dataclasses.field(default_factory=list)
 
     def __call__(self, run: int, done: float, read: Callable[[], dict[str, Any]]) -> None:
-        """Takes the time once an epoch."""
+        """Records the time once per epoch."""
         if run == 0:
             jax.block_until_ready(jax.tree.leaves(read())[0])
             self.at.append(time.perf_counter())
 
 
 def populations(data: dict[str, Any], toy: bool) -> Measured:
-    """Small networks trained side by side: how many runs of 30 epochs of 2000 images a minute."""
+    """Measures runs per minute of small networks that are trained in parallel."""
     number, images = (2, 48) if toy else (64, 1000)
     resnet8 = ("stage_sizes=(1, 1, 1)", f"width={2 if toy else 8}")
     conv = ("features=(4,)", "hidden=(8,)") if toy else ()

@@ -1,6 +1,6 @@
-"""A grid of solutions of the ERM equations, beside SciPy solving them point by point.
+"""A grid of solutions of the ERM equations, compared with SciPy.
 
-Both integrate on the same nodes and stop at the same residual; the baseline is NumPy inside
+Both integrate on the same nodes and stop at the same residual. The baseline uses NumPy inside
 `scipy.optimize.root`.
 """
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-8
 
 @dataclasses.dataclass(frozen=True)
 class GridBenchmark:
-    """Logistic ERM on a grid over alpha in [0.1, 10] and lambda in [0.01, 10].
+    """Time logistic ERM on a grid: alpha in [0.1, 10], lambda in [0.01, 10].
 
     Example: python -m experiments.benchmarks.gaussian_mixture
     """
@@ -32,7 +32,7 @@ class GridBenchmark:
     size: int = 50
     """Points on each axis."""
     baseline_points: int = 100
-    """Points of the grid, at random, that SciPy solves; its time for all is extrapolated."""
+    """Random points of the grid that SciPy solves; its total time is extrapolated."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
@@ -76,11 +76,11 @@ class GridBenchmark:
 
 
 def solve_with_scipy(alpha: float, delta: float, lam: float) -> tuple[float, float]:
-    """The overlap m / sqrt(q) of logistic regression, and the residual of its equations."""
+    """Solves logistic regression: overlap m / sqrt(q), and residual."""
     nodes, weights = gaussian_grid()
 
     def prox(omega, c):
-        u = np.zeros_like(omega)  # Newton from the inflection point goes straight to the root
+        u = np.zeros_like(omega)  # from the inflection point, Newton's method always converges
         for _ in range(60):
             sigma = scipy.special.expit(-u)
             step = (u - omega - c * sigma) / (1 + c * sigma * (1 - sigma))
@@ -100,7 +100,7 @@ def solve_with_scipy(alpha: float, delta: float, lam: float) -> tuple[float, flo
         return x - [m_hat / length, np.log(new_v), 2 * np.log(new_v * length)]
 
     x = np.array([0.42, -np.log(lam + 0.1 * alpha * delta), np.log(0.5)])
-    for _ in range(4):  # the damped steps with which our solver starts too
+    for _ in range(4):  # our solver starts with the same damped steps
         x = x - 0.5 * equations(x)
     found = scipy.optimize.root(equations, x, tol=1e-10)
     return float(found.x[0]), float(np.abs(found.fun).max())

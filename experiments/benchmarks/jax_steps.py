@@ -1,4 +1,4 @@
-"""The training steps that are timed, in JAX: each a callable that makes one unit of work."""
+"""The timed training steps in JAX: callables that each make one unit of work."""
 
 import time
 from typing import Any
@@ -12,25 +12,25 @@ import flatjax
 from flatjax import models
 
 LEARNING_RATE, WEIGHT_DECAY, MOMENTUM, GAMMA = 0.05, 5e-4, 0.9, 0.1
-AVERAGING_DECAY, NOISE_SCALE = 0.75, 1e-4  # of Entropy-SGD
+AVERAGING_DECAY, NOISE_SCALE = 0.75, 1e-4  # for Entropy-SGD
 
 
 class JaxSteps:
-    """One network, one batch for each replica, and the steps of each algorithm on them.
+    """One network, one batch for each replica, and each algorithm's steps on them.
 
     Attributes:
       model: the linen module.
       images: (y, B, H, W, C) float32.
       labels: (y, B) int32.
       replicas: parameters of y networks, stacked.
-      batch_stats: of one of them; batches are normalised by their own.
+      batch_stats: statistics of one network; batches are normalised by their own.
 
     Args:
       model_name: a name of `flatjax.models`.
-      images: float32, for each replica.
-      labels: likewise.
-      steps_per_call: how many steps are one program, and one call.
-      **options: of the network.
+      images: float32 images of each replica.
+      labels: labels of each replica.
+      steps_per_call: number of steps in one program, and in one call.
+      **options: options of the network.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class JaxSteps:
         self.batch_stats = init(keys[0]).get("batch_stats", {})
 
     def loss(self, params, images, labels):
-        """Mean cross-entropy of one network."""
+        """Computes the mean cross-entropy of one network."""
         variables = {"params": params, "batch_stats": self.batch_stats}
         logits, _ = self.model.apply(variables, images, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def plain(self) -> "Repeated":
-        """One step of SGD with Nesterov momentum."""
+        """Makes one step of SGD with Nesterov momentum."""
         tx = optax.chain(
             optax.add_decayed_weights(WEIGHT_DECAY),
             optax.sgd(LEARNING_RATE, momentum=MOMENTUM, nesterov=True),
@@ -64,7 +64,7 @@ class JaxSteps:
         return self._one_network(tx)
 
     def esgd(self) -> "Repeated":
-        """One gradient of transparent Entropy-SGD, noise included."""
+        """Makes one gradient step of transparent Entropy-SGD, with noise."""
         return self._one_network(
             flatjax.esgd(
                 LEARNING_RATE,
@@ -76,7 +76,7 @@ class JaxSteps:
         )
 
     def esgd_loop(self, inner_steps: int) -> "Repeated":
-        """One update of opaque Entropy-SGD: a whole inner loop."""
+        """Makes one update of opaque Entropy-SGD: a whole inner loop."""
         tx = flatjax.esgd(
             LEARNING_RATE,
             GAMMA,
@@ -89,7 +89,7 @@ class JaxSteps:
         return self._one_network(tx, opaque=True)
 
     def sam(self) -> "Repeated":
-        """One gradient of optax's SAM, two of which make a step."""
+        """Makes one gradient step of optax's SAM; two of them are an update."""
         adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
         return self._one_network(
             optax.contrib.sam(optax.sgd(LEARNING_RATE, momentum=MOMENTUM), adversary)
@@ -109,7 +109,7 @@ class JaxSteps:
         return Repeated(step, params, tx.init(params), self._steps_per_call)
 
     def rsgd(self, placement: str = "auto", *, decoupled: bool = False) -> "Repeated":
-        """One step of Replicated-SGD: a gradient of each replica."""
+        """Makes one step of Replicated-SGD: a gradient of each replica."""
         tx = flatjax.replicated_sgd(
             LEARNING_RATE,
             GAMMA,
@@ -121,7 +121,7 @@ class JaxSteps:
         return self._replicas(tx, placement)
 
     def parle(self) -> "Repeated":
-        """A gradient of each replica in transparent Parle, noise included."""
+        """Makes one gradient step of each replica in transparent Parle, with noise."""
         return self._replicas(
             flatjax.parle(
                 LEARNING_RATE,
@@ -146,10 +146,10 @@ class JaxSteps:
 
 
 class Repeated:
-    """A step that goes on where the last one ended, and waits for the result.
+    """A step that continues from the previous result, and waits for its own result.
 
     Attributes:
-      compile_seconds: what tracing and compiling took, of all cores together.
+      compile_seconds: time of tracing and compiling, summed over all cores.
     """
 
     def __init__(self, step, params, state, steps_per_call=1):
@@ -165,5 +165,5 @@ class Repeated:
         self.compile_seconds = time.process_time() - start
 
     def __call__(self) -> None:
-        """Makes one step, or as many as one program has."""
+        """Makes one step, or the steps of one program."""
         self._carry = jax.block_until_ready(self._step(*self._carry))

@@ -1,4 +1,4 @@
-"""Local energy beside the forward passes it is made of, and beside the same loop in PyTorch."""
+"""Local energy, compared with its forward passes and with PyTorch."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 @dataclasses.dataclass(frozen=True)
 class LocalEnergyBenchmark:
-    """Cost of S draws at six sigmas in units of 6 S forward passes over the data.
+    """Time S draws at six sigmas, in units of 6 S forward passes over the data.
 
     Example: python -m experiments.benchmarks.local_energy --model mlp
     """
@@ -30,13 +30,13 @@ class LocalEnergyBenchmark:
     model: str = "small_convnet"
     """small_convnet or mlp, on 28 x 28 images."""
     draws: int = 10
-    """S, draws of the noise for each sigma."""
+    """S, the number of draws of the noise for each sigma."""
     batches: int = 4
-    """Batches of 500 images."""
+    """Number of batches of 500 images."""
     rounds: int = 5
-    """Everything is timed once a round, in turn; the median of the ratios counts."""
+    """Number of rounds. Each round times everything once, in turn; median ratios count."""
     clock: Clock = "wall"
-    """cpu is the time of this process on all cores, for a busy machine."""
+    """wall, or cpu: time of this process on all cores, for a busy machine."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
@@ -53,7 +53,7 @@ class LocalEnergyBenchmark:
             write_json(self.out.absolute(), settings | {"machine": describe_machine()} | found)
 
     def measure(self) -> dict[str, dict[str, float]]:
-        """Ratios and seconds, by name."""
+        """Returns ratios and seconds, by name."""
         rng = np.random.default_rng(0)
         images = rng.standard_normal((self.batches, 500, 28, 28, 1), dtype=np.float32)
         labels = rng.integers(0, 10, (self.batches, 500))

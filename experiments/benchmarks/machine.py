@@ -1,4 +1,4 @@
-"""What machine a benchmark ran on."""
+"""Describes the machine on which a benchmark runs."""
 
 import importlib.metadata
 import os
@@ -10,15 +10,15 @@ import jax
 
 
 def describe_machine() -> str:
-    """Version of jax, cores, processor and device, in one line."""
+    """Returns version of jax, cores, processor and device, in one line."""
     device = jax.devices()[0]
-    # The kind of a CPU device is "cpu": its name is the processor's.
+    # The kind of a CPU device is just "cpu"; the processor's name says more.
     kind = device.platform if device.platform == "cpu" else device.device_kind
     return f"jax {jax.__version__}, {os.cpu_count()} cores, {processor()}, {kind}"
 
 
 def processor() -> str:
-    """The name of the processor, as Linux gives it, else what Python knows of it.
+    """Returns the name of the processor, from Linux or else from Python.
 
     Examples:
       >>> len(processor()) > 0
@@ -33,12 +33,12 @@ def processor() -> str:
 
 
 def available_cores() -> list[int]:
-    """Numbers of the cores that this process may use."""
+    """Returns the numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0))
 
 
 def torch_version() -> str | None:
-    """Version of PyTorch; None if it is not installed."""
+    """Returns the version of PyTorch; None if it is not installed."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -46,6 +46,6 @@ def torch_version() -> str | None:
 
 
 def hint_at_torch() -> None:
-    """Says on stderr how to get the comparison with PyTorch, where it is not installed."""
+    """Says on stderr how to install PyTorch for the comparison, if it is missing."""
     if torch_version() is None:
         print("PyTorch is not installed: pip install -e '.[benchmarks]'", file=sys.stderr)

@@ -25,27 +25,27 @@ from flatjax.models._network import Network, make_network
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Times a step of SGD and of Replicated-SGD for each network, whole, on small batches.
+    """Time a step of SGD and of Replicated-SGD for each full network.
 
-    The record that `python -m experiments reproduce --table` estimates hours from is written as the
-    networks come; those that it holds already are not timed again.
+    `python -m experiments reproduce --table` estimates hours from the results. Each network is
+    written when it is measured; networks that are already in --out are not timed again.
 
     Example: python -m experiments.benchmarks.networks --rows cifar10-resnet18 --out costs.json
     """
 
     rows: tuple[str, ...] = tuple(ROWS)
-    """Rows of the table, by name."""
+    """Names of rows of the table."""
     replicas: int = 3
-    """y of Replicated-SGD."""
+    """y, the number of replicas of Replicated-SGD."""
     batch_size: int = 8
-    """Images in each gradient: few, so that the largest networks fit a small machine."""
+    """Images in each gradient; few, so that the largest networks fit a small machine."""
     steps: int = 3
-    """Steps timed; the fastest counts. With 0 operations are counted, and nothing is compiled."""
+    """Number of timed steps; the fastest counts. 0 counts operations and compiles nothing."""
     out: pathlib.Path = RECORD
     """JSON file of the costs."""
 
     def run(self) -> None:
-        """Times what is missing and prints the table."""
+        """Times the missing networks and prints the table."""
         costs = (read_if_there(self.out) or {"costs": {}})["costs"]
         for name in self.rows:
             if name not in costs or (self.steps and costs[name]["gflops_per_second"] is None):
@@ -83,10 +83,10 @@ class Networks:
 
 
 class _Step:
-    """A step of SGD (y = 1) or Replicated-SGD on random images, compiled.
+    """A compiled step of SGD (y = 1) or Replicated-SGD on random images.
 
     Attributes:
-      compile_seconds: what tracing and compiling took, in seconds of all cores together.
+      compile_seconds: time of tracing and compiling, summed over all cores.
     """
 
     def __init__(self, network: Network, replicas: int, batch_size: int, shape: Sequence[int]):
@@ -109,13 +109,13 @@ class _Step:
             updates, opt_state = tx.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), batch_stats, opt_state
 
-        # Replicas that start alike cost what others do, and are compiled once.
+        # Equal replicas cost as much as different ones, and are initialised only once.
         variables = jax.jit(network.init)(key, images[0, :1])
         stack = lambda leaf: jnp.repeat(leaf[None], replicas, 0)
         params = jax.tree.map(stack, variables["params"])
         stats = jax.tree.map(stack, variables.get("batch_stats", {}))
         self._carry: Any = (params, stats, tx.init(params))
-        # Time of all cores: what else the machine does counts little.
+        # CPU time of this process hardly depends on other work of the machine.
         start = time.process_time()
         self._step: Callable[..., Any] = (
             jax.jit(step, donate_argnums=(0, 1, 2)).lower(*self._carry).compile()
@@ -123,7 +123,7 @@ class _Step:
         self.compile_seconds = time.process_time() - start
 
     def milliseconds(self, steps: int) -> float:
-        """The fastest of some steps."""
+        """Returns the time of the fastest of some steps."""
         times = []
         for _ in range(steps + 1):
             start = time.perf_counter()
@@ -133,7 +133,7 @@ class _Step:
 
 
 def table(costs: dict[str, Cost]) -> str:
-    """Costs as a Markdown table; ratios are to y times the plain step."""
+    """Formats costs as a Markdown table; ratios are to y times the plain step."""
     lines = [
         [
             "row",

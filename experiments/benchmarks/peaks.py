@@ -1,4 +1,4 @@
-"""The peaks of accelerators: dense bfloat16 products, in 10^12 operations a second."""
+"""Peak speeds of accelerators: dense bfloat16 products, in 10^12 operations/s."""
 
 PEAKS = {
     "H200": 989.0,
@@ -18,10 +18,10 @@ PEAKS = {
 
 
 def peak_of(device_kind: str) -> float | None:
-    """The peak of a device, None if it is not known.
+    """Returns the peak of a device; None if it is unknown.
 
     Args:
-      device_kind: as JAX names it (`jax.Device.device_kind`).
+      device_kind: JAX's name of the device (`jax.Device.device_kind`).
 
     Examples:
       >>> peak_of("NVIDIA H100 80GB HBM3"), peak_of("TPU v5 lite"), peak_of("cpu")

@@ -1,4 +1,4 @@
-"""Timing several things in turn, so that a slow spell of the machine hits all alike."""
+"""Times functions in turn, so that slow periods of the machine affect all."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -13,13 +13,13 @@ Name = TypeVar("Name", bound=Hashable)
 def race(
     calls: Mapping[Name, Callable[[], Any]], rounds: int, clock: Clock = "wall", rest: float = 0.0
 ) -> dict[Name, np.ndarray]:
-    """Seconds of all of them in each round, after one that does not count.
+    """Returns seconds of all functions in each round, after a warm-up round.
 
     Args:
-      calls: what is timed; each waits for its result.
-      rounds: how often.
-      clock: "wall", or "cpu" for the time of this process on all cores: for a busy machine.
-      rest: seconds of sleep before each call, in which another library's threads go to sleep.
+      calls: functions to time; each waits for its result.
+      rounds: number of rounds.
+      clock: "wall", or "cpu": time of this process on all cores, for a busy machine.
+      rest: seconds of sleep before each call, so that another library's threads become idle.
 
     Returns:
       name -> (rounds,).

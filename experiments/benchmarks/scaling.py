@@ -1,7 +1,7 @@
-"""How steps scale: over devices and processes, with replicas, with parameters; time and memory.
+"""How steps scale over devices and processes, with replicas, and with parameters.
 
-Everything that is compared is timed in turn, in processes that wait for each other, so that a slow
-spell of the machine hits all alike; numbers are medians of ratios over rounds.
+Functions that are compared are timed in turn, in processes that wait for each other. Slow periods
+of the machine therefore affect all of them. Numbers are medians of ratios over rounds.
 """
 
 import contextlib
@@ -45,40 +45,40 @@ QUICK = {
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Weak and strong scaling on two cores, growth with y and parameters, memory, gloo's speed.
+    """Measure weak and strong scaling on two cores, growth, memory and gloo's speed.
 
     Example: python -m experiments.benchmarks.scaling
     """
 
     networks: tuple[str, ...] = ("mlp", "small_convnet")
-    """Of flatjax.models, on images of 28 x 28 pixels."""
+    """Networks of flatjax.models, on images of 28 x 28 pixels."""
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
-    """Spread over two devices: SGD along data, the others along replica."""
+    """Algorithms to spread over two devices: SGD along data, the others along replica."""
     batch_size: int = 128
     """Images in each gradient of a replica, and of SGD on each device."""
     rounds: int = 11
-    """In each, everything is timed in turn; medians count."""
+    """Number of rounds. Each round times everything once, in turn; medians count."""
     seconds: float = 0.3
-    """Of a run; what is slower makes one step, or a period."""
+    """Seconds of a run; slower algorithms make one step, or one period."""
     replicas: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """y, on one core."""
+    """Numbers of replicas y, on one core."""
     parameters: tuple[int, ...] = (10**4, 10**5, 10**6, 10**7, 10**8)
-    """Of perceptrons with two hidden layers, about."""
+    """Approximate parameters of perceptrons with two hidden layers."""
     grown: tuple[str, ...] = tuple(GROWING)
-    """Algorithms on those, each in a process of its own; SGD is one of them."""
+    """Algorithms on these perceptrons, each in a separate process; SGD is one of them."""
     sizes: tuple[int, ...] = (1, 10**2, 10**3, 10**4, 10**5, 10**6, 4 * 10**6)
-    """Of arrays of float32 in all-reduces."""
+    """Sizes of the float32 arrays in all-reduces."""
     quick: bool = False
-    """Everything once and small: to see that it works."""
+    """Measure everything once and small, only to see that it works."""
     draw: bool = False
-    """Print and draw what --out holds, measure nothing."""
+    """Print and draw the results in --out, and measure nothing."""
     progress: bool = True
     """Show progress bars."""
     out: pathlib.Path | None = None
     """JSON file for the result; experiments/results/benchmarks/scaling.json by default, or in
     runs/scaling with --quick."""
     figure: pathlib.Path | None = None
-    """Picture of it; experiments/figures/scaling.png by default, or in runs/scaling."""
+    """Picture of the result; experiments/figures/scaling.png by default, or in runs/scaling."""
 
     def run(self) -> None:
         """Measures, prints Markdown tables, draws."""
@@ -96,7 +96,7 @@ class Scaling:
         scaling_report.figure(found, figure)
 
     def measure(self) -> dict[str, Any]:
-        """All of it, as it is written.
+        """Measures everything and returns it as it is written.
 
         Raises:
           ValueError: there are fewer than two cores.
@@ -130,7 +130,7 @@ class Scaling:
     # --- over two devices -----------------------------------------------------------------------
 
     def _link(self, workers: Workers) -> dict[str, Any]:
-        """Latency and bandwidth of an all-reduce between two."""
+        """Measures latency and bandwidth of an all-reduce between two devices."""
         calls = {}
         for size in self._bar(self.sizes, "all-reduces"):
             work = Work("all_reduce", replica=2, size=size)
@@ -141,11 +141,11 @@ class Scaling:
         return {"sizes": list(self.sizes), "seconds": seconds} | dataclasses.asdict(link)
 
     def _scaling(self, network, one, pairs, links) -> list[dict[str, Any]]:
-        """Fractions of the ideal of every algorithm, on two devices and in two processes."""
+        """Measures each algorithm's fraction of the ideal, on two devices and processes."""
         base = Work("sgd", network, batch_size=self.batch_size)
         calls = {
             "SGD": self._prepared(one, f"{network} SGD", base),
-            # What two cores do side by side with nothing to say to each other: no more can be had.
+            # Two independent steps on two cores are the ideal: nothing can be faster.
             "apart": self._prepared(
                 pairs["processes"], f"{network} alone", dataclasses.replace(base, is_alone=True)
             ),
@@ -184,9 +184,9 @@ class Scaling:
         return rows
 
     def _predicted(self, name, parameters, seconds, link):
-        """By the cost model, from the time of a gradient and an update without communication."""
+        """Predicts by the cost model, from the time of a step without communication."""
         between = machines.Link(link["latency"], link["bandwidth"])
-        # Operations are counted in examples; the update is part of the time of each.
+        # Operations are counted per example; each step's time includes the update.
         rate = self.batch_size / seconds
         machine = machines.Machine(rate, math.inf, math.inf, 1, between, between, overlaps=False)
         job = cost_model.Job(parameters, flops_per_example=1.0, batch=2 * self.batch_size)
@@ -196,7 +196,7 @@ class Scaling:
     # --- with y, with parameters ----------------------------------------------------------------
 
     def _replicas(self, network, one) -> list[dict[str, Any]]:
-        """A step of y replicas on one core, in steps of SGD; compilation likewise."""
+        """Measures step and compilation of y replicas on one core, relative to SGD."""
         base = Work("sgd", network, batch_size=self.batch_size)
         calls = {"SGD": self._prepared(one, f"{network} SGD", base)}
         for y in self._bar(self.replicas, f"{network}, y"):
@@ -217,7 +217,7 @@ class Scaling:
         ]
 
     def _grown(self, number) -> list[dict[str, Any]]:
-        """Steps and memory of a perceptron of this size, each algorithm in a process of its own."""
+        """Measures steps and memory of a perceptron of this size, in separate processes."""
         hidden = (hidden_width(number),) * 2
         cores = available_cores()
         with contextlib.ExitStack() as stack:
@@ -248,7 +248,7 @@ class Scaling:
         return lambda: workers.run(name)
 
     def _race(self, calls):
-        """Seconds of a step of each in all rounds."""
+        """Returns seconds of a step of each, in all rounds."""
         rounds = self._bar(range(self.rounds), "rounds")
         times = [{name: call() for name, call in calls.items()} for _ in rounds]
         return {name: np.array([row[name] for row in times]) for name in calls}
@@ -258,14 +258,14 @@ class Scaling:
 
 
 def quartiles(ratios: np.ndarray) -> list[float]:
-    """Quartiles of what was measured: the median is in the middle."""
+    """Returns the quartiles of measured values; the median is in the middle."""
     return [round(float(q), 4) for q in np.quantile(ratios, (0.25, 0.5, 0.75))]
 
 
 def hidden_width(parameters: int) -> int:
-    r"""The width of two hidden layers with about so many parameters.
+    r"""Computes the width of two hidden layers with about this many parameters.
 
-    The root of :math:`h^2 + (784 + 10 + 2) h + 10 = P`, at least 1.
+    The width h is the root of :math:`h^2 + (784 + 10 + 2) h + 10 = P`, at least 1.
 
     Examples:
       >>> from experiments.benchmarks.scaling import hidden_width
@@ -276,9 +276,9 @@ def hidden_width(parameters: int) -> int:
 
 
 def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> machines.Link:
-    """Alpha and beta of an all-reduce of float32 between two, by relative least squares.
+    """Fits alpha and beta of an all-reduce between two, by relative least squares.
 
-    Neither is negative: where one would be, the other is fitted alone.
+    Neither is negative: if one would be, it is set to 0 and the other is fitted alone.
 
     Examples:
       >>> from experiments.benchmarks.scaling import fit_link
@@ -290,14 +290,14 @@ def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> machines.Link:
     sent = [machines.all_reduce(cost_model.FLOAT32 * size, group) for size in sizes]
     rows = np.array([[traffic.inter_messages, traffic.total] for traffic in sent])
     relative = rows / np.array(seconds)[:, None]
-    # Bytes in units of the largest, since the two differ by many orders of magnitude.
+    # Bytes in units of the largest, because the two differ by many orders of magnitude.
     unit = relative[:, 1].max()
     found, _ = scipy.optimize.nnls(relative / [1, unit], np.ones(len(rows)))
     return machines.Link(float(found[0]), float(unit / found[1]) if found[1] else math.inf)
 
 
 def counted_bytes(name: str, parameters: float) -> dict[str, float]:
-    """What the cost model says of an algorithm: state, and all with parameters and gradients."""
+    """Counts by the cost model the bytes of an algorithm: state, and in total."""
     plan = cost_model.Plan(**GROWING[name])
     state = plan.state_copies * cost_model.FLOAT32 * parameters * plan.replicas
     whole = cost_model.memory(plan, cost_model.Job(parameters, 1.0, 1.0))

@@ -1,4 +1,4 @@
-"""Tables and picture of `experiments.benchmarks.scaling`, from its JSON alone."""
+"""Tables and picture of `experiments.benchmarks.scaling`, from its JSON file."""
 
 import pathlib
 from typing import Any
@@ -23,7 +23,7 @@ MARKERS = {"devices": "o", "processes": "s"}
 
 
 def tables(found: dict[str, Any]) -> str:
-    """All results as Markdown."""
+    """Formats all results as Markdown."""
     settings = found["settings"]
     head = f"{found['machine']}, batch {settings['batch_size']}, {settings['rounds']} rounds"
     parts = [head, _scaling(found["scaling"]), _links(found["links"])]
@@ -76,7 +76,7 @@ def _parameters(rows):
 
 
 def _growth(rows):
-    """Bytes above those of the smallest network, measured and counted."""
+    """Returns the growth in bytes from the smallest network, measured and counted."""
     first: dict[str, dict[str, Any]] = {}
     growth = {}
     for row in rows:
@@ -90,7 +90,7 @@ def _growth(rows):
 
 
 def figure(found: dict[str, Any], path: pathlib.Path) -> None:
-    """Six panels: fractions, predictions, all-reduces; growth with y and parameters; memory."""
+    """Draws panels of fractions, predictions, all-reduces, growth and memory."""
     with plots.drawing(path, 2, 3, figsize=(12, 7)) as (drawn, panels):
         (fractions, predictions, links), (replicas, parameters, memory) = panels
         _draw_fractions(fractions, found["scaling"])
@@ -103,7 +103,7 @@ def figure(found: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def _draw_fractions(axes, rows):
-    """Weak scaling filled, strong scaling open, a row for each network, algorithm and place."""
+    """Draws fractions in a row per case: weak scaling filled, strong open."""
     for height, row in enumerate(reversed(rows)):
         for kind, shift in (("weak", 0.15), ("strong", -0.15)):
             low, median, high = row[kind]
@@ -180,7 +180,7 @@ def _draw_parameters(axes, rows):
 
 
 def _draw_memory(axes, rows):
-    """Only what the smallest network does not need as well."""
+    """Draws only the growth of memory from the smallest network."""
     growth = _growth(rows)
     for name in dict.fromkeys(row["algorithm"] for row in rows):
         own = [(size, *pair) for (key, size), pair in growth.items() if key == name and pair[1] > 0]

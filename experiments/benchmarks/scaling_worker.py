@@ -1,7 +1,7 @@
-"""A process that is told what to prepare and when to run it, so that several are timed in turn.
+"""A process that prepares and runs work on command, to be timed in turn.
 
-It reads a line of JSON for each command and answers with another; `Workers` talks to it. Started as
-`python -m experiments.benchmarks.scaling_worker SETTING`, where the setting is JSON too.
+It reads a line of JSON for each command and answers with another line; `Workers` talks to it. It is
+started as `python -m experiments.benchmarks.scaling_worker SETTING`, where SETTING is JSON, too.
 """
 
 import contextlib
@@ -34,19 +34,19 @@ SHAPE = (28, 28, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One thing that is timed: a training step, or an all-reduce.
+    """One timed piece of work: a training step, or an all-reduce.
 
     Attributes:
       algorithm: sgd, rsgd, esgd; or all_reduce, the mean of one array over `replica`.
-      model: of `flatjax.models`.
-      hidden: widths of its dense layers, those of the model where None.
+      model: a name of `flatjax.models`.
+      hidden: widths of its dense layers; None for the model's defaults.
       replicas: y.
       batch_size: images in the gradient of a replica.
-      period: of rsgd.
-      replica: devices along `replica`.
-      data: devices along `data`.
-      is_alone: on a device of this process, whatever other processes do.
-      size: of the array.
+      period: period of rsgd.
+      replica: number of devices along `replica`.
+      data: number of devices along `data`.
+      is_alone: whether it runs on a device of this process only, without other processes.
+      size: size of the array.
     """
 
     algorithm: str
@@ -61,11 +61,11 @@ class Work:
     size: int = 1
 
 
-# ------------------------------------------------------------------------------------ what it runs
+# ------------------------------------------------------------------------------------ in the worker
 
 
 def _prepare(work: Work) -> tuple[Callable[[int], None], dict[str, Any]]:
-    """A function that makes so many steps, compiled, and what is known of it."""
+    """Returns a compiled function of a number of steps, and facts about the work."""
     devices = (jax.local_devices if work.is_alone else jax.devices)()
     grid = np.array(devices[: work.replica * work.data]).reshape(work.replica, work.data)
     mesh = Mesh(grid, AXES)
@@ -98,7 +98,7 @@ def _training(placement, work):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def init(seed):
-        # One small number: no memory is taken but by the weights, and nothing over- or underflows.
+        # One small value: weights alone take memory, and nothing overflows or underflows.
         image = jnp.zeros((1, *SHAPE))
         one = jax.eval_shape(lambda: model.init(jax.random.key(seed), image, train=False))
         full = lambda leaf: jnp.full((work.replicas, *leaf.shape), 1e-3, leaf.dtype)
@@ -108,7 +108,7 @@ def _training(placement, work):
     gradient = flatjax.map_replicas(jax.value_and_grad(loss), mesh=placement.mesh)
 
     def step(hyper, state, images, labels):
-        del hyper  # constants, in `tx`
+        del hyper  # these are constants in `tx`
         params, opt_state = state
         losses, grads = gradient(params, images, labels)
         updates, opt_state = tx.update(grads, opt_state, params)
@@ -131,7 +131,7 @@ def _training(placement, work):
         jax.block_until_ready(state)
 
     known = {"parameters": _bytes(state[0]) / 4 / work.replicas, "state_bytes": _bytes(state[1])}
-    clock = time.process_time  # of all cores: what else the machine does counts little
+    clock = time.process_time  # all cores; other work of the machine hardly matters
     start = clock()
     run(1)
     first = clock() - start
@@ -157,7 +157,7 @@ def main(setting: str) -> None:
     """Answers commands until there are no more."""
     setting = json.loads(setting)
     os.sched_setaffinity(0, setting["cores"])
-    # Libraries print: their output goes to the errors, and answers alone to the parent.
+    # Libraries may print: their output goes to stderr, so that the parent reads only answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     jax.config.update("jax_num_cpu_devices", setting["devices"])
@@ -176,22 +176,22 @@ def main(setting: str) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-# --------------------------------------------------------------------------------- who talks to it
+# ------------------------------------------------------------------------------------ in the parent
 
 
 class Workers:
-    """One process, or several that are joined, that do the same work at the same time.
+    """One or several joined processes that do the same work at the same time.
 
     Args:
-      cores: of each process; as many processes as there are entries.
-      devices: virtual devices of each.
+      cores: cores of each process; its length is the number of processes.
+      devices: number of virtual devices of each process.
 
     Attributes:
-      known: of each work that is prepared, what the first process says: number of parameters,
+      known: for each prepared work, facts from the first process: number of parameters,
         state_bytes, compile_seconds.
 
     Raises:
-      RuntimeError: a process ended; the message has what it said.
+      RuntimeError: a process ended; the message contains its output.
     """
 
     def __init__(self, cores: Sequence[Sequence[int]], devices: int = 1):
@@ -225,19 +225,19 @@ class Workers:
         return process
 
     def prepare(self, name: str, work: Work, seconds: float) -> None:
-        """Compiles a work; from then on a run of it takes about so many seconds."""
+        """Compiles a work; each later run of it takes about this many seconds."""
         self.known[name] = self._ask({"name": name, "work": dataclasses.asdict(work)})[0]
         self._steps[name] = work.period
         once = self.run(name)
         self._steps[name] *= max(1, round(seconds / (once * work.period)))
 
     def run(self, name: str) -> float:
-        """Seconds of a step, of the slowest process; the mean over a run."""
+        """Returns seconds per step of the slowest process, averaged over a run."""
         answers = self._ask({"name": name, "steps": self._steps[name]})
         return max(answer["seconds"] for answer in answers)
 
     def peak_bytes(self, name: str) -> int:
-        """The most memory that the first process has had, after a run."""
+        """Returns the peak memory of the first process, after a run."""
         return self._ask({"name": name, "steps": self._steps[name]})[0]["peak_bytes"]
 
     def _ask(self, command):
@@ -261,7 +261,7 @@ class Workers:
 
     def __exit__(self, *exception: object) -> None:
         """Ends the processes."""
-        with contextlib.suppress(BrokenPipeError):  # of one that has ended by itself
+        with contextlib.suppress(BrokenPipeError):  # the process may have ended by itself
             self._stack.close()
 
 

@@ -1,4 +1,4 @@
-"""Training steps of every algorithm, in units of plain SGD steps and beside PyTorch."""
+"""Training steps of every algorithm, compared with SGD and PyTorch."""
 
 import dataclasses
 import pathlib
@@ -18,13 +18,13 @@ from experiments.report.tables import markdown_table
 
 
 class Images(NamedTuple):
-    """What a network is timed on.
+    """The images on which a network is timed.
 
     Attributes:
-      side: of an image, in pixels.
-      channels: of an image.
+      side: side of an image, in pixels.
+      channels: channels of an image.
       batch_size: images in each gradient.
-      units: updates in each timing.
+      units: number of updates in each timing.
     """
 
     side: int
@@ -42,23 +42,23 @@ MODELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """Cost of Replicated-SGD, Entropy-SGD, SAM and Parle in units of plain SGD steps.
+    """Measure the cost of rSGD, eSGD, SAM and Parle in units of plain SGD steps.
 
     Example: python -m experiments.benchmarks.steps --models mlp
     """
 
     models: tuple[str, ...] = tuple(MODELS)
-    """mlp and small_convnet on batches of 128 images of 28 x 28, resnet18 on 32 of 32 x 32 x 3."""
+    """mlp and small_convnet use batches of 128 images of 28 x 28, resnet18 32 of 32 x 32 x 3."""
     replicas: int = 3
-    """y of Replicated-SGD and Parle."""
+    """y, the number of replicas of Replicated-SGD and Parle."""
     inner_steps: int = 5
-    """L of opaque Entropy-SGD."""
+    """L, the inner steps of opaque Entropy-SGD."""
     batch_size: int | None = None
-    """Images in each gradient, instead of those."""
+    """Images in each gradient, instead of the defaults."""
     rounds: int = 10
-    """Every candidate is timed once a round, in turn; the median of the ratios counts."""
+    """Number of rounds. Each round times every candidate once, in turn; median ratios count."""
     clock: Clock = "wall"
-    """cpu is the time of this process on all cores, for a busy machine."""
+    """wall, or cpu: time of this process on all cores, for a busy machine."""
     out: pathlib.Path | None = None
     """JSON file for the result."""
 
@@ -78,7 +78,7 @@ class Steps:
             write_json(self.out.absolute(), head | {"models": found})
 
     def measure(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Model -> ratios, milliseconds of a gradient and seconds of compilation."""
+        """Returns model -> ratios, milliseconds of a gradient and seconds of compilation."""
         return {model: self._measure(model) for model in self.models}
 
     def _measure(self, model: str) -> dict[str, dict[str, Any]]:
@@ -89,7 +89,7 @@ class Steps:
             return lambda: [step() for _ in range(units)]
 
         calls = {name: several(step) for name, step in candidates.items()}
-        times = race(calls, self.rounds, self.clock, rest=0.2)  # threads of the other go to sleep
+        times = race(calls, self.rounds, self.clock, rest=0.2)  # the other's threads become idle
         ratio = lambda name, other, gradients: float(
             np.median(times[name] / (gradients * times[other]))
         )
@@ -159,7 +159,7 @@ class Steps:
 
 
 def table(models: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Ratios, times and compilation of all models, as Markdown."""
+    """Formats ratios, times and compilation of all models as Markdown."""
     parts = {"ratios": "ratio", "milliseconds": "ms", "compile_seconds": "compile, core s"}
     tables = []
     for part, title in parts.items():

@@ -1,4 +1,4 @@
-"""Picture of `python -m experiments.benchmarks`, from its JSON alone."""
+"""The picture of `python -m experiments.benchmarks`, from its JSON file."""
 
 import pathlib
 from typing import Any
@@ -16,7 +16,7 @@ _MODELS = {"mlp": "parle", "small_convnet": "sam", "resnet18": "rsgd"}
 
 
 def draw(found: dict[str, Any], path: pathlib.Path) -> None:
-    """Ratios of steps and of the local energy as points, a row for each; 1 is what is hoped for."""
+    """Draws ratios of steps and of the local energy as points; 1 is the ideal."""
     rows = {
         model: dict(one["ratios"]) for model, one in found.get("steps", {}).get("found", {}).items()
     }

@@ -1,4 +1,4 @@
-"""The same steps in PyTorch, the replicas one after another. Only imported if PyTorch is there."""
+"""The same steps in PyTorch; imported only if PyTorch is installed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from experiments.benchmarks.jax_steps import (
 
 
 class Block(nn.Module):
-    """A basic residual block: two convolutions, the shortcut projected where shapes change."""
+    """A basic residual block: two convolutions, and a projection if shapes change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential(*projection)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (B, outputs, H / stride, W / stride)."""
+        """Returns maps (B, outputs, H / stride, W / stride)."""
         return nn.functional.relu(self.branch(x) + self.shortcut(x))
 
 
@@ -82,17 +82,17 @@ NETWORKS = {
 
 
 class TorchSteps:
-    """The networks of `JaxSteps`, with weights of their own.
+    """The networks of `JaxSteps`, with their own weights.
 
     Args:
       model_name: a name of `NETWORKS`.
-      images: for each replica, as in `JaxSteps`.
-      labels: likewise.
-      threads: of a CPU.
-      device: "cpu" or "cuda". On "cuda", memory has the channels last.
-      half: whether products are taken in bfloat16 (autocast).
+      images: images of each replica, as in `JaxSteps`.
+      labels: labels of each replica.
+      threads: number of threads of a CPU.
+      device: "cpu" or "cuda". On "cuda", channels are last in memory.
+      half: whether products are computed in bfloat16 (autocast).
       compiled: whether forward pass and loss are compiled (`torch.compile`).
-      **options: of the network.
+      **options: options of the network.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TorchSteps:
         ]
 
     def num_params(self) -> int:
-        """Parameters of one network, to compare with the other side."""
+        """Counts the parameters of one network, to compare with JAX's."""
         return sum(parameter.numel() for parameter in self.networks[0].parameters())
 
     def _loss_of(self, network, images, labels):
@@ -147,7 +147,7 @@ class TorchSteps:
             torch.cuda.synchronize()
 
     def plain(self) -> Callable[[], None]:
-        """One step of SGD with Nesterov momentum."""
+        """Makes one step of SGD with Nesterov momentum."""
 
         def run():
             self._gradient(0)
@@ -156,7 +156,7 @@ class TorchSteps:
         return run
 
     def rsgd(self) -> Callable[[], None]:
-        """One step of Replicated-SGD: replicas in turn, then the coupling, then their steps."""
+        """Makes one step of Replicated-SGD: gradients in turn, the coupling, the updates."""
         parameters = [list(network.parameters()) for network in self.networks]
 
         def run():
@@ -174,9 +174,9 @@ class TorchSteps:
         return run
 
     def esgd(self, inner_steps: int) -> Callable[[], None]:
-        """One update of Entropy-SGD: Langevin steps around the anchor, which goes to their mean.
+        """Makes one update of Entropy-SGD: Langevin steps, then the anchor's step.
 
-        The rule of Chaudhari et al. (2017) with the conventions of `flatjax.entropy_sgd`.
+        This is the rule of Chaudhari et al. (2017) with the conventions of `flatjax.entropy_sgd`.
         """
         weights = list(self.networks[0].parameters())
         outer = [torch.zeros_like(weight) for weight in weights]

@@ -1,1 +1,1 @@
-"""The commands of `python -m experiments`: each brings a study and its configuration together."""
+"""The commands of `python -m experiments`: studies with configurations."""

@@ -25,7 +25,7 @@ Studies = Contest | FirstContest | Ladder | Language | GaussianMixture | Committ
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and runs; mistakes of the user end in one line, not a traceback."""
+    """Parses the command line and runs; user errors print one line and no traceback."""
     return console.run(
         _command,
         "python -m experiments",

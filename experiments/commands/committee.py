@@ -14,29 +14,31 @@ from experiments.studies.committee.task import available
 
 @dataclasses.dataclass(frozen=True)
 class Committee:
-    """Committees learn Dress or Coat by every algorithm; their flatness is measured in every way.
+    """Train committees on two classes by every algorithm, and measure their flatness.
 
-    Chooses settings by validation patterns, trains, measures test error, local entropy (counted,
-    by chains, AMP and EP) and local energy. Writes tuning.jsonl, solutions.jsonl, estimators.jsonl,
-    tempering.jsonl (as they come; stopped, it goes on where it was), committee.md, committee.png.
+    Chooses settings by validation patterns and trains. Then measures test error, local energy, and
+    local entropy (by counting, chains, AMP and EP). Writes tuning.jsonl, solutions.jsonl,
+    estimators.jsonl and tempering.jsonl during the study, and committee.md and committee.png at the
+    end. If it is stopped, the same command continues.
 
-    With `--weights binary`: how many random patterns message passing stores in weights of +-1,
-    beside published thresholds, in ten minutes (binary.jsonl, binary.md, binary.png).
+    With `--weights binary`: measures how many random patterns message passing stores in weights of
+    +-1, and compares with published thresholds, in ten minutes (binary.jsonl, binary.md,
+    binary.png).
 
     Example: python -m experiments committee --small
     """
 
     small: bool = False
-    """One subset, one seed, three algorithms, nothing tuned, in less than three minutes."""
+    """Train one subset, one seed, three algorithms, without tuning, in under three minutes."""
     dataset: Literal["fashion_mnist", "digits"] = "fashion_mnist"
-    """fashion_mnist (Dress against Coat), or digits (3 against 8), which are there instead where
-    Fashion-MNIST is not."""
+    """fashion_mnist (Dress against Coat), or digits (3 against 8). Digits are also used if
+    Fashion-MNIST is missing."""
     weights: Literal["spherical", "binary"] = "spherical"
-    """Weights on spheres learn the data; binary ones random patterns."""
+    """Weights on spheres learn the data; binary weights learn random patterns."""
     report_only: bool = False
-    """Report what is complete, train nothing."""
+    """Report the complete parts, and train nothing."""
     out: pathlib.Path | None = None
-    """Directory; runs/committee-<dataset> or runs/committee-binary by default."""
+    """Output directory; runs/committee-<dataset> or runs/committee-binary by default."""
     progress: bool = True
     """Show progress bars."""
 

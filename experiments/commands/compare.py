@@ -11,28 +11,28 @@ from experiments.studies.study import chosen
 
 @dataclasses.dataclass(frozen=True)
 class Compare(Limited):
-    """Compare SGD, Entropy-SGD, Replicated-SGD and others at equal gradient evaluations.
+    """Compare SGD, Entropy-SGD, Replicated-SGD and others at equal gradient counts.
 
     Prints a table (test error, local energy, gradient evaluations, time; mean and standard error
     over seeds) and writes comparison.json, comparison.md and comparison.png. The settings of each
-    algorithm stand in experiments/configs/. Runs that are complete are not repeated.
+    algorithm are in experiments/configs/. Complete runs are not repeated.
 
     Example: python -m experiments compare --dataset digits
     """
 
     dataset: str = "digits"
-    """digits (embedded, under two minutes on two cores), fashion_mnist, or any image classification
+    """digits (included, under two minutes on two cores), fashion_mnist, or any image classification
     set of TensorFlow Datasets."""
     seeds: int | None = None
-    """Seeds of each algorithm; the study's own number by default."""
+    """Number of seeds of each algorithm; the study's own number by default."""
     epochs_scale: float = 1.0
-    """Multiplies every budget: 0.1 for a first look."""
+    """Factor of every budget, for example 0.1 for a first look."""
     only: tuple[str, ...] = ()
-    """Labels of the runs wanted, for example --only SGD "rSGD x 3"; all by default."""
+    """Labels of the runs to make, for example --only SGD "rSGD x 3"; all by default."""
     report_only: bool = False
-    """Report the runs that are complete, train nothing."""
+    """Report the complete runs, and train nothing."""
     out: pathlib.Path | None = None
-    """Directory of the study; runs/compare-<dataset> by default."""
+    """Output directory of the study; runs/compare-<dataset> by default."""
     progress: bool = True
     """Show progress bars."""
 

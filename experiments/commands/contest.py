@@ -11,22 +11,22 @@ from experiments.studies.study import chosen
 
 @dataclasses.dataclass(frozen=True)
 class Contest(InParts):
-    """Tune every algorithm alike on validation data, then test each once, on fresh seeds.
+    """Tune all algorithms alike on validation data; test each once on fresh seeds.
 
     The protocol, the settings and the search spaces are in experiments/configs/contest.py. Writes a
-    file of JSON lines for each setting and algorithm, one line for each run; if it is stopped, the
-    same command continues from them, and several processes may share a directory. Prints tables and
+    file of JSON lines for each setting and algorithm, with one line for each run. If it is stopped,
+    the same command continues from them. Several processes may share a directory. Prints tables and
     writes contest.json, contest.md and map.png.
 
     Example: python -m experiments contest --small
     """
 
     settings: tuple[str, ...] = ()
-    """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default. A setting
-    whose length the ladder has not fixed yet is refused."""
+    """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default. A setting is
+    refused if the ladder has not fixed its length yet."""
 
     def parts(self) -> Parts:
-        """The contest."""
+        """Describes the parts of the contest."""
         contest = configs.SMALL if self.small else configs.STUDY
         part = dataclasses.replace(
             contest,

@@ -8,10 +8,10 @@ from experiments.studies.scale.report import report
 
 @dataclasses.dataclass(frozen=True)
 class CostModel:
-    """Predict the time of a step on up to 4096 accelerators: where replicas and periods pay.
+    """Predict the time of a step on up to 4096 accelerators, by replicas and periods.
 
-    Prints a table and writes it, and a picture, as cost_model.md and cost_model.png. The model is
-    explained in docs/scale.md.
+    Prints a table, and writes it as cost_model.md with a picture, cost_model.png. docs/scale.md
+    explains the model.
 
     Example: python -m experiments cost-model
     """
@@ -20,6 +20,6 @@ class CostModel:
     """Directory of the report."""
 
     def run(self) -> int:
-        """Predicts; runs nothing."""
+        """Predicts and writes; trains nothing."""
         print(report(self.out))
         return 0

@@ -11,7 +11,7 @@ from experiments.studies.study import chosen
 
 @dataclasses.dataclass(frozen=True)
 class FirstContest(InParts):
-    """Tune every algorithm alike on validation data, then test each once, on fresh seeds.
+    """Tune all algorithms alike on validation data; test each once on fresh seeds.
 
     The protocol, the settings and the search spaces are in experiments/configs/first_contest.py.
     Prints a table (test error, paired difference to SGD, corrected p-values, local energy) and
@@ -24,7 +24,7 @@ class FirstContest(InParts):
     """Labels of the settings to run now, for example "MLP, 2k"; all by default."""
 
     def parts(self) -> Parts:
-        """The contest."""
+        """Describes the parts of the contest."""
         contest = configs.SMALL if self.small else configs.STUDY
         part = dataclasses.replace(
             contest,

@@ -11,11 +11,11 @@ from experiments.studies.study import chosen
 
 @dataclasses.dataclass(frozen=True)
 class FlatnessStudy(InParts):
-    """Does flatness predict the test error? Train a full factorial, measure all, rank.
+    """Measure whether flatness predicts the test error, on many settings.
 
-    Prints Kendall's tau of every measure against the test error, overall and within groups that
-    differ in one setting, and writes flatness_study.json, flatness_study.md and flatness_study.png.
-    Stopped, it goes on where it was.
+    Trains and measures all networks. Prints Kendall's tau of every measure against the test error,
+    overall and within groups that differ in one setting. Writes flatness_study.json,
+    flatness_study.md and flatness_study.png. If it is stopped, the same command continues.
 
     Example: python -m experiments flatness-study --small
     """
@@ -24,7 +24,7 @@ class FlatnessStudy(InParts):
     """Labels of the tasks to run now, for example "MLP, clean"; all by default."""
 
     def parts(self) -> Parts:
-        """The study."""
+        """Describes the parts of the study."""
         study = configs.SMALL if self.small else configs.STUDY
         part = dataclasses.replace(
             study,

@@ -11,32 +11,33 @@ from experiments.studies.gaussian_mixture.description import Part
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture:
-    """Solve the theory of the Gaussian mixture, confirm it by simulation, and draw the chapter.
+    """Solve the theory of the Gaussian mixture, and confirm it by simulations.
 
-    Prints a table theory / simulation / z and writes simulations.jsonl (as they come; stopped, it
-    goes on where it was), comparison.json, comparison.md and the figures.
+    Prints a table of theory, simulation and z-score. Writes simulations.jsonl during the study, and
+    comparison.json, comparison.md and the figures at the end. If it is stopped, the same command
+    continues.
 
     Example: python -m experiments gaussian-mixture --small
     """
 
     small: bool = False
-    """Simulate minima only, of few features and samples, and draw the theory's curves of the local
-    entropy: about two minutes, to see how it works."""
+    """Simulate only minima, with few features and samples, and draw the theory's curves of the
+    local entropy; this takes about two minutes and shows how the study works."""
     parts: tuple[Part, ...] = ()
     """Parts of the chapter; all by default."""
     features: int | None = None
-    """N; 1000 by default, 200 with --small. Slow simulations have fewer, and more samples."""
+    """N; 1000 by default, 200 with --small. Slow simulations use smaller N and more samples."""
     seeds: int | None = None
-    """Samples of each point; 10 by default, 6 with --small."""
+    """Number of samples of each point; 10 by default, 6 with --small."""
     report_only: bool = False
-    """Report the simulations that are there, make none."""
+    """Report the existing simulations, and make none."""
     out: pathlib.Path | None = None
-    """Directory; runs/gaussian-mixture by default."""
+    """Output directory; runs/gaussian-mixture by default."""
     progress: bool = True
     """Show a progress bar."""
 
     def run(self) -> int:
-        """Simulates, compares, draws."""
+        """Simulates, compares and draws."""
         require_at_least(2, features=self.features, seeds=self.seeds)
         whole = configs.SMALL if self.small else configs.STUDY
         chapter = dataclasses.replace(

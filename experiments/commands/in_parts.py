@@ -1,4 +1,4 @@
-"""What commands of long studies share."""
+"""Base classes of commands for long studies."""
 
 import abc
 import dataclasses
@@ -11,13 +11,13 @@ from experiments.report.meeting import Meetings, warn_of
 
 
 def directory(out: pathlib.Path | None, command: str, *, small: bool) -> pathlib.Path:
-    """The directory that was asked for, or runs/<command>, apart for a small run."""
+    """Returns the given directory, or runs/<command>, with a suffix for a small run."""
     name = f"{command}-small" if small else command
     return pathlib.Path("runs", name) if out is None else out
 
 
 def require_at_least(least: float, **values: float | None) -> None:
-    """Refuses options below a limit; None is not given.
+    """Refuses options below a limit; None means that the option was not given.
 
     Raises:
       ValueError: the message names the option.
@@ -29,36 +29,36 @@ def require_at_least(least: float, **values: float | None) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limited:
-    """A command that can be given a limit of its wall time."""
+    """A command with an option to limit its wall time."""
 
     time_limit: str | None = None
-    """Stop before so much wall time is over, for example 9m or 1h30m: what is complete is written,
-    what has begun is saved, and the same command continues. Exit status 75 says that work is left.
-    """
+    """Stop before this much wall time is over, for example 9m or 1h30m. Complete work is written,
+    unfinished work is saved, and the same command continues. Exit status 75 means that work is
+    left."""
 
     def limit(self) -> TimeLimit:
-        """The limit, from now on."""
+        """Starts the time limit."""
         return TimeLimit(None if self.time_limit is None else parse_duration(self.time_limit))
 
 
 @dataclasses.dataclass(frozen=True)
 class InParts(Limited, abc.ABC):
-    """A study of hours that can be run in parts, in several processes, and goes on where it was."""
+    """A long study that can be run in parts, in several processes, and continued."""
 
     small: bool = False
-    """Little of everything, in two or three minutes: to see how it works, not what comes out."""
+    """Run a little of everything, in two or three minutes; the results mean nothing."""
     algorithms: tuple[str, ...] = ()
     """Labels of the algorithms to run now; all by default."""
     report_only: bool = False
-    """Report what is complete, train nothing."""
+    """Report the complete results, and train nothing."""
     out: pathlib.Path | None = None
-    """Directory, which processes that run different parts may share; runs/<command> by default."""
+    """Output directory, which several processes may share; runs/<command> by default."""
     progress: bool = True
     """Show progress bars."""
 
     @abc.abstractmethod
     def parts(self) -> "Parts":
-        """The study and its functions."""
+        """Describes the study and its functions."""
 
     def run(self) -> int:
         """Runs and reports."""
@@ -80,14 +80,14 @@ class Parts:
     """A study that is run in parts.
 
     Attributes:
-      command: its name.
+      command: name of the command.
       study: the whole study, which is reported.
-      chosen: the part of it that is run now.
-      run: (part, out, progress=, limit=) runs what is missing.
-      read: (study, out) -> the results that are complete.
-      report: (study, results, out) -> text.
-      meetings: results -> the meetings of the replicas of all runs.
-      unit: what a result is of, for the error where there is none.
+      chosen: the part of the study that is run now.
+      run: function (part, out, progress=, limit=) that runs missing units.
+      read: function (study, out) -> complete results.
+      report: function (study, results, out) -> text.
+      meetings: function of the results that returns the meetings of the replicas of all runs.
+      unit: name of one result, for the error message if there is none.
     """
 
     command: str

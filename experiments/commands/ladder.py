@@ -12,20 +12,21 @@ from experiments.studies.ladder.run import read_records, run_ladder
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """How long must SGD train? Tune it at 1, 3 and 10 times the epochs, until longer does not pay.
+    """Find how long SGD must train: tune it at 1, 3 and 10 times the epochs.
 
-    The protocol and the settings stand in experiments/configs/ladder.py. Writes sgd.jsonl (as the
-    runs come; stopped, it goes on where it was), ladder.json and ladder.md.
+    The ladder of a setting ends when a longer run gains little. The protocol and the settings are
+    in experiments/configs/ladder.py. Writes sgd.jsonl during the study, and ladder.json and
+    ladder.md at the end. If it is stopped, the same command continues.
 
     Example: python -m experiments ladder --small
     """
 
     small: bool = False
-    """One setting, two lengths, three candidates, in two minutes: to see how it works."""
+    """Run one setting, two lengths and three candidates, in two minutes, to see how it works."""
     report_only: bool = False
-    """Report the runs that are there, train nothing."""
+    """Report the existing runs, and train nothing."""
     out: pathlib.Path | None = None
-    """Directory; runs/ladder by default."""
+    """Output directory; runs/ladder by default."""
     progress: bool = True
     """Show progress bars."""
 

@@ -11,12 +11,13 @@ from experiments.studies.study import chosen
 
 @dataclasses.dataclass(frozen=True)
 class Language(InParts):
-    """Train a small transformer on Python's standard library: AdamW, DiLoCo, rSGD, Parle.
+    """Train a small transformer on Python's library: AdamW, DiLoCo, rSGD, Parle.
 
-    Prints held-out bits a byte at equal tokens and at equal steps, the messages that workers sent,
-    and how flat the solutions are; writes language.json, language.md and language.png. The settings
-    are in experiments/configs/language.py. Stopped, it continues with the first arm and seed that
-    has no record.
+    The text is Python's standard library. Prints held-out bits per byte at equal tokens and at
+    equal steps, the messages that workers sent, and the flatness of the solutions. Writes
+    language.json, language.md and language.png. The settings are in
+    experiments/configs/language.py. If it is stopped, the same command continues with the first arm
+    and seed without a record.
 
     Example: python -m experiments language --small
     """

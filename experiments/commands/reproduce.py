@@ -16,37 +16,37 @@ from experiments.studies.reproduce.run import available_dataset, reproduce
 
 @dataclasses.dataclass(frozen=True)
 class Reproduce(Limited):
-    """Reproduce a row of the paper's table of deep networks, or list all rows with their state.
+    """Reproduce a row of the paper's table of deep networks, or list all rows.
 
-    The settings of each row stand in experiments/configs/deep/. Runs resume; results are written
-    as by compare.
+    The settings of each row are in experiments/configs/deep/. Interrupted runs resume. Results are
+    written as by compare.
 
     Example: python -m experiments reproduce cifar10-resnet18 --reduced
     """
 
     row: tyro.conf.Positional[Literal[tuple(deep.ROWS)] | None] = None
-    """Which network on which data."""
+    """Name of the row: a network and a data set."""
     table: bool = False
-    """List all rows: what the paper reports, what is here, how long it takes. Runs nothing."""
+    """List all rows: the paper's results, the state here and the time needed. Runs nothing."""
     curves: pathlib.Path | None = None
-    """Picture to write of the row's recorded runs on an accelerator: training error, local energy
-    and distance of the replicas during training. Prints their table, too. Runs nothing."""
+    """Picture to draw of the row's recorded runs on an accelerator: training error, local energy
+    and distance of the replicas during training. Also prints their table. Runs nothing."""
     reduced: bool = False
-    """A small network for a few epochs on Fashion-MNIST (digits, where that is missing): minutes on
-    two CPU cores, and everything runs, nothing is learned about the algorithms."""
+    """Train a small network for a few epochs on Fashion-MNIST (or digits, if it is missing). This
+    takes minutes on two CPU cores and shows that everything runs; it says nothing about the
+    algorithms."""
     only: tuple[str, ...] = ()
-    """Labels of the runs wanted, for example --only SGD "rSGD x 3"; all but variants by default.
-    Variants, such as "rSGD, as published", are in --table and in the row's file."""
+    """Labels of the runs to make, for example --only SGD "rSGD x 3"; all except variants by
+    default. Variants, such as "rSGD, as published", are in --table and in the row's file."""
     dataset: str | None = None
-    """The same images from elsewhere than TensorFlow Datasets, as for train: folder:PATH, npz:PATH.
-    """
+    """Source of the same images if not TensorFlow Datasets, as for train: folder:PATH, npz:PATH."""
     seeds: int | None = None
-    """Seeds of each algorithm; the row's own number by default."""
+    """Number of seeds of each algorithm; the row's own number by default."""
     out: pathlib.Path | None = None
-    """Directory; runs/reproduce/<row> by default."""
+    """Output directory; runs/reproduce/<row> by default."""
     teraflops: float | None = None
-    """For --table: 10^12 operations a second that your accelerator sustains. By default those of a
-    step of ResNet-18 that a slot has measured, else 20."""
+    """For --table: speed that your accelerator sustains, in 10^12 operations per second. The
+    default is a recorded speed of a ResNet-18 step if a slot has measured one, otherwise 20."""
     progress: bool = True
     """Show progress bars."""
 

@@ -30,15 +30,15 @@ class Train(Generic[A]):
     """Train one network (or y replicas) with one algorithm, and measure it.
 
     Metrics, checkpoints, the result and the final model (model/, for flatjax.models.load) are
-    written to --out; an interrupted run resumes there and ends in the same parameters, bit for bit.
-    It may resume on another mesh, or on another number of devices or processes: it is the same run,
-    to rounding.
+    written to --out. An interrupted run resumes there and ends in the same parameters, bit for bit.
+    It may resume on another mesh, or with another number of devices or processes; the results are
+    then the same up to rounding.
 
-    The options of one algorithm are shown; --algorithm NAME --help shows those of another one.
+    This help shows the options of one algorithm; --algorithm NAME --help shows those for NAME.
 
-    With --resume DIR the settings are those of the run in DIR, which goes on. If another number of
-    replicas is given, they are merged or forked, and the run goes on in a directory of its own: the
-    answer to a lost host.
+    --resume DIR continues the run in DIR with its settings. If you give another number of replicas,
+    for example after a lost host, they are merged or forked, and the run continues in a new
+    directory.
 
     Example: python -m experiments train --algorithm rsgd --dataset fashion_mnist
     --model small_convnet --epochs 10
@@ -49,39 +49,39 @@ class Train(Generic[A]):
         "rsgd"
     )
     """sgd; sam (sharpness-aware); swa or ema (averages of SGD's weights); esgd (Entropy-SGD); rsgd
-    (Replicated-SGD); rsam (replicas of SAM, coupled); parle (replicas of Entropy-SGD); esam (SAM in
-    the loop of Entropy-SGD); diloco (replicas with an optimizer of their center)."""
+    (Replicated-SGD). Combinations: rsam (coupled replicas of SAM); parle (replicas of Entropy-SGD);
+    esam (SAM in the loop of Entropy-SGD); diloco (replicas whose center has an optimizer)."""
     out: pathlib.Path | None = None
     """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
     resume: pathlib.Path | None = None
-    """Directory of a run that goes on, with its settings. With another number N of replicas, --out
+    """Directory of a run to continue, with its settings. With another number N of replicas, --out
     is DIR-N-replicas by default."""
     trust: bool = False
-    """With --resume: import the modules that the run names, if model or data are not flatjax's."""
+    """With --resume: import the modules that the run names, if model or data are your own."""
     checkpoint_seconds: float = 20.0
-    """Save at the first end of an epoch after this long."""
+    """Save at the first end of an epoch after this many seconds."""
     progress: bool = True
     """Show a progress bar."""
     json: bool = False
     """Print the result as one line of JSON, for other programs."""
     log: tuple[LoggerName, ...] = ()
-    """Send the metrics of each epoch to tensorboard (written to --out) or wandb as well."""
+    """Also send the metrics of each epoch to tensorboard (written to --out) or wandb."""
     mesh: str | None = None
-    """Spread replicas and their batches over devices, for example replica=3,data=2 on six; auto for
-    all devices there are. By default one device, or auto with several processes."""
+    """Spread replicas and their batches over devices, for example replica=3,data=2 on six devices.
+    auto uses all devices. The default is one device, or auto with several processes."""
     shard: bool = False
-    """Spread weights, gradients and optimizer state of each replica over the axis data of the mesh
-    as well (FSDP), instead of keeping them whole on each of its devices."""
+    """Also spread weights, gradients and optimizer state of each replica over the mesh axis data
+    (FSDP), instead of keeping them whole on each of its devices."""
     coordinator: str | None = None
-    """Train with several processes: ADDRESS:PORT of the first, or auto under SLURM or Open MPI; see
-    docs/distributed.md."""
+    """Train with several processes: ADDRESS:PORT of the first process, or auto under SLURM or Open
+    MPI. See docs/distributed.md."""
     num_processes: int | None = None
-    """How many processes, with --coordinator ADDRESS:PORT."""
+    """Number of processes, with --coordinator ADDRESS:PORT."""
     process_id: int | None = None
-    """Which of them this one is, 0 to num_processes - 1."""
+    """Number of this process, from 0 to num_processes - 1."""
 
     def run(self) -> int:
-        """Trains and says what came out, in a sentence or in one line of JSON."""
+        """Trains and prints the result, in a sentence or in one line of JSON."""
         require_at_least(0, checkpoint_seconds=self.checkpoint_seconds)
         processes.join(self.coordinator, self.num_processes, self.process_id)
         with processes.explained():
@@ -118,13 +118,13 @@ class Train(Generic[A]):
         return 0
 
     def _continued_in(self, config: TrainConfig) -> tuple[pathlib.Path, pathlib.Path | None]:
-        """Where a run goes on, and from where if that is another directory."""
+        """Returns where a run continues, and from where if that is another directory."""
         assert self.resume is not None
         y, name = config.num_replicas, self.resume.name
         if read_config(self.resume / "config.json").num_replicas != y:
             return self.out or self.resume.with_name(f"{name}-{y}-replicas"), self.resume
         if self.out not in (None, self.resume):
-            raise ValueError(f"out must be left out where a run goes on as it was, got {self.out}.")
+            raise ValueError(f"out must be left out if a run continues as it was, got {self.out}.")
         return self.resume, None
 
 
@@ -133,29 +133,29 @@ _SHOWN += ("gradient_evaluations", "seconds", "local_energy")
 
 
 def _sentence(result: Mapping[str, Any], out: pathlib.Path) -> str:
-    """What a run ended in, and where its model is."""
+    """Describes the result of a run, and where its model is."""
     errors = f"test error {result['test_error']:.2f} %"
     if len(result["replica_test_errors"]) > 1:
         replicas = np.mean(result["replica_test_errors"])
         errors += f" (its replicas {replicas:.2f} %)"
     energy = result["local_energy"]
     return (
-        f"{errors}, training error {result['train_error']:.2f} %, which noise of "
-        f"σ = {energy['sigma'][-1]:g} on the weights raises by {energy['error'][-1]:.2f} points; "
-        f"{result['gradient_evaluations']:,} gradients in {result['seconds']:.0f} s. The model is "
-        f"in {out / 'model'}."
+        f"{errors}, training error {result['train_error']:.2f} %. Noise of σ = "
+        f"{energy['sigma'][-1]:g} on the weights raises it by {energy['error'][-1]:.2f} points. "
+        f"The run took {result['gradient_evaluations']:,} gradients and {result['seconds']:.0f} s. "
+        f"The model is in {out / 'model'}."
     )
 
 
 def train_command(arguments: Sequence[str]) -> Any:
-    """The command whose options are those of the algorithm that a command line names.
+    """Returns the command with the options of the named algorithm.
 
     Args:
-      arguments: of the command line.
+      arguments: arguments of the command line.
 
     Raises:
-      ValueError: an option belongs to other algorithms, and the message says to which; or
-        the run that is to go on cannot be read.
+      ValueError: an option belongs only to other algorithms (the message names them), or the run to
+        continue cannot be read.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algorithm", nargs="?", default="rsgd")

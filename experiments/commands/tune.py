@@ -11,24 +11,24 @@ from experiments.studies.tune import report, tune
 
 @dataclasses.dataclass(frozen=True)
 class Tune:
-    """Choose the settings of each algorithm on validation data, by the same grid search for all.
+    """Choose each algorithm's settings by a grid search on validation data.
 
-    The grids stand in experiments/configs/; the best candidates are to be copied there by hand.
+    The grids are in experiments/configs/. Copy the best candidates there by hand.
     """
 
     dataset: str = "digits"
     """A data set, as for compare, or a row, as for reproduce."""
     only: tuple[str, ...] = ()
-    """Labels to search; all that have a grid by default."""
+    """Labels of the algorithms to search; by default all that have a grid."""
     seeds: int = 2
-    """Runs of each candidate."""
+    """Number of runs of each candidate."""
     out: pathlib.Path | None = None
-    """Directory; runs/tune-<dataset> by default."""
+    """Output directory; runs/tune-<dataset> by default."""
     progress: bool = True
     """Show progress bars."""
 
     def run(self) -> int:
-        """Searches and prints the candidates, best first."""
+        """Searches and prints the candidates, the best first."""
         require_at_least(1, seeds=self.seeds)
         study = study_of(self.dataset)
         labels = tuple(chosen(self.only, study.grids))

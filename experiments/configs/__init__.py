@@ -1,1 +1,1 @@
-"""Data only: the values of each study's description. STUDY is the whole, SMALL a first look."""
+"""Values for each study's description: STUDY is whole, SMALL a first look."""

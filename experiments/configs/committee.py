@@ -1,10 +1,10 @@
-"""Committees on two classes: what learns them, what is tried for each, and what is measured.
+"""Committees on two classes: the algorithms, their settings and the measures.
 
 command:   python -m experiments committee
 hardware:  2 CPU cores, about an hour; --small takes three minutes and shows only how it works
 
-Settings are chosen by the error on validation patterns, on subsets that are not used again; test
-patterns are seen once. Slow solvers make ten times the steps of fast ones, replicas or not.
+The validation error chooses settings, on subsets that are not used again. Test patterns are used
+once. Slow solvers make ten times the steps of fast ones, with or without replicas.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ SOLVERS = {
     "fBP": MessagePassing(num_replicas=30),
     "fBP rising": MessagePassing(num_replicas=(2, 1e4)),
     "BP": MessagePassing(),
-    # Not chosen by anything: the learning rate alone, and replicas that stay apart on top of it.
+    # Nothing chose these: the learning rate is fixed, and uncoupled replicas are added to it.
     "SGD 0.3": GradientSolver("sgd", epochs=100, learning_rate=0.3),
     "rSGD 0.3": GradientSolver("rsgd", epochs=100, replicas=7, learning_rate=0.3, gamma=0.01),
 }
 
 _RATE = {"learning_rate": (0.3, 1.0, 3.0)}
-# From 0.03 on replicas are one from the start to the end, and all is as without them.
+# From 0.03 on replicas coincide from start to end, and the results equal those without replicas.
 _REPLICAS = _RATE | {"gamma": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 _ANCHOR = _RATE | {"gamma": (0.01, 0.1, 1.0)}
 
@@ -49,7 +49,7 @@ SPACES = {
     "eSGD fast": _ANCHOR,
     "eSGD slow": _ANCHOR,
     "fBP": {"num_replicas": (10, 30, 100)},
-    # With fewer at the end errors are left, or units stay alike, or validation error is larger.
+    # With less at the end, errors remain, units stay equal, or the validation error is larger.
     "fBP rising": {"num_replicas": ((2, 1e3), (2, 1e4), (2, 1e5))},
 }
 
@@ -70,7 +70,7 @@ STUDY = CommitteeStudy(
     chain_steps=400,
 )
 
-# One subset, one seed, three solvers, nothing tuned.
+# One subset, one seed, three solvers, no tuning.
 SMALL = dataclasses.replace(
     STUDY,
     solvers={name: SOLVERS[name] for name in ("SGD fast", "rSGD fast", "fBP")},

@@ -15,9 +15,9 @@ COMPARISONS: Mapping[str, Comparison] = {
 
 
 def study_of(dataset: str) -> Comparison:
-    """The study of a data set, "communication", or a row of the paper's table.
+    """Returns the study of a data set, "communication", or a row of the table.
 
-    Data sets without a study of their own get Fashion-MNIST's.
+    Data sets without their own study use the study of Fashion-MNIST.
     """
     if dataset in COMPARISONS:
         return COMPARISONS[dataset]

@@ -1,41 +1,41 @@
-"""Where do the entropic algorithms win? The second contest, whose rules were fixed before it ran.
+"""The second contest: where entropic algorithms win. Its rules came first.
 
 command:   python -m experiments contest [--settings LABEL ...] [--algorithms LABEL ...]
 hardware:  2 CPU cores, tens of hours, in units of minutes; --small takes two or three minutes
 
 Protocol
-1. Settings: those of `experiments.configs.ladder`: Fashion-MNIST with 500, 2,000 or 10,000 training
-   images for the MLP and 500 or 2,000 for the conv net, with clean labels and with 20% label noise.
-   Batches of 32.
+1. Settings: the settings of `experiments.configs.ladder`: Fashion-MNIST with 500, 2,000 or 10,000
+   training images for the MLP and 500 or 2,000 for the conv net, with clean labels and with 20%
+   label noise. Batches of 32.
 2. Length: the shortest at which tripling the epochs gains SGD less than 0.1 points of validation
    error (`python -m experiments ladder`); `LENGTHS` holds it. All algorithms take the same number
    of gradients (SAM two, L for a step of the anchor, rSGD's replicas share them).
-3. Tuning, on validation data, by cumulative halving: 16 candidates, log-uniform (Halton) in the
-   spaces below, on 2 seeds; the best 5 on 5 seeds; the best 2 on 10. Each seed has its own subset,
-   label noise and validation set. The candidate of least mean error is chosen; the other one is
-   listed as a tie where it is within one standard error of the paired difference.
-4. Edges: where the choice lies in the outermost tenth of a range (on a log scale), the range grows
-   by a third of its length at that end, 4 candidates are added there, within a tenth of the other
-   ranges' lengths of the choice, and all candidates are halved again. At most twice. The lower end
-   of gamma is not extended: the 4 candidates have gamma = 0.
-5. Test: the choice, once, on fresh seeds from 1,000, the same for all algorithms, each with its own
-   subset and label noise: 40 for the MLP, 20 for the conv net. Seeds below 1,000 count as seen.
-6. Primary: the test errors of eSGD and rSGD against SGD's, paired t-tests in each setting,
-   corrected by Holm's method over all of these (20 when all settings are complete; those that are
-   missing count as p = 1). All else is exploratory: it is corrected in families of its own, and
-   labelled so. The least detectable difference of each setting is stated (power 0.8, level
-   0.05 / 20).
+3. Tuning, on validation data, by cumulative halving. 16 candidates, log-uniform (Halton) in the
+   spaces below, run on 2 seeds, the best 5 on 5 seeds, and the best 2 on 10. Each seed has its own
+   subset, label noise and validation set. The candidate of least mean error is chosen. The other
+   one is listed as a tie if it is within one standard error of the paired difference.
+4. Edges: if the choice is in the outermost tenth of a range (on a log scale), the range grows by a
+   third of its length at that end. 4 candidates are added there; in the other ranges they are
+   within a tenth of the length from the choice. Then all candidates are halved again. This happens
+   at most twice. The lower end of gamma is not extended: the 4 candidates have gamma = 0.
+5. Test: the choice runs once, on fresh seeds from 1,000, which are the same for all algorithms.
+   Each seed has its own subset and label noise. There are 40 seeds for the MLP and 20 for the conv
+   net. Seeds below 1,000 are not fresh.
+6. Primary: the test errors of eSGD and rSGD against SGD's, by paired t-tests in each setting.
+   Holm's method corrects all of these (20 when all settings are complete; missing ones count as
+   p = 1). All other tests are exploratory: they are labelled so, and corrected in their own
+   families. The least detectable difference of each setting is stated (power 0.8, level 0.05 / 20).
 7. Outcomes, measured when a run ends: test error and loss; loss at the temperature fitted on
-   validation examples; expected calibration error (15 bins of equal mass) and Brier score; training
-   error, its rise under multiplicative noise, and the noise at which it has risen by 1 and 5
-   points; rises of the test error under 4- and 3-bit weights (range of each matrix, of each
+   validation examples; expected calibration error (15 bins of equal mass) and Brier score. The
+   training error, its rise under multiplicative noise, and the noise at which it has risen by 1 and
+   5 points. Rises of the test error under 4- and 3-bit weights (range of each matrix, of each
    channel, clipped) and under pruning.
 8. Along SGD's own test runs: the average of its weights (EMA, decay 0.999), and the best of 20
    moments by validation error (early stopping). They cost no gradients and no tuning.
 9. Nothing is retuned after test errors were seen.
 
 Later stages (variants of eSGD and rSGD, weight decay fixed, more networks) are further contestants
-and settings of the same study, each in a description of its own.
+and settings of the same study, each in a separate description.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ from experiments.configs import ladder
 from experiments.studies.contest.description import Contest, Contestant, Outcomes
 from experiments.studies.spaces import Choice, Range
 
-# Setting -> multiple of the ladder's shortest length, from experiments/results/ladder; a setting
-# that the ladder has not decided is missing, and refused.
+# Setting -> multiple of the ladder's shortest length, from experiments/results/ladder. A setting
+# that the ladder has not decided is missing here, and is refused.
 LENGTHS: dict[str, int] = {"MLP, 2k, 20% noise": 1}
 
 _SGD: dict[str, Range] = {"learning_rate": (0.01, 0.3), "weight_decay": (2e-4, 0.2)}

@@ -1,4 +1,4 @@
-"""Digits (scikit-learn's, embedded): a demonstration of all algorithms, not evidence.
+"""Digits (included in scikit-learn): a demonstration, not evidence.
 
 command:   python -m experiments compare --dataset digits
 hardware:  2 CPU cores, under 2 minutes
@@ -7,7 +7,7 @@ hardware:  2 CPU cores, under 2 minutes
 from experiments.engine.config import TrainConfig
 from experiments.studies.compare.description import Comparison
 
-# Settings: the best on validation data of `python -m experiments tune --dataset digits`.
+# Settings: the best on validation data in `python -m experiments tune --dataset digits`.
 SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 5e-3}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.2, "gamma": 1e-3}
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, all 60,000 training images, small convolutional network, 10 epochs.
+"""Fashion-MNIST, 60,000 training images, small convolutional network, 10 epochs.
 
 command:   python -m experiments compare --dataset fashion_mnist
 """
@@ -6,10 +6,10 @@ command:   python -m experiments compare --dataset fashion_mnist
 from experiments.engine.config import TrainConfig
 from experiments.studies.compare.description import Comparison
 
-# Settings: the best on validation data of
+# Settings: the best on validation data in
 #   python -m experiments tune --dataset fashion_mnist --seeds 1
 # which trains on a fifth of the images. rSGD's replicas make 310 steps there, and gamma acts on
-# every step, so it is divided by how many times more there are: 0.03 * 310 / 1562, and / 4687.
+# every step. It is therefore divided by the ratio of steps: 0.03 * 310 / 1562, and / 4687.
 SGD = {"algorithm": "sgd", "learning_rate": 0.1, "weight_decay": 2e-3}
 ESGD = {"algorithm": "esgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 1e-2}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.1, "weight_decay": 5e-4, "gamma": 6e-3}
@@ -25,7 +25,7 @@ STUDY = Comparison(
     },
     seeds=3,
     sigma=0.3,
-    # A fifth of the images, and no local energy to speak of, so that the search takes minutes.
+    # A fifth of the images, and almost no local energy, so that the search takes minutes.
     tuning={"train_size": 12_000, "local_energy_samples": 2, "local_energy_examples": 500},
     grids={
         "SGD": {"learning_rate": (0.05, 0.1), "weight_decay": (5e-4, 2e-3)},

@@ -1,4 +1,4 @@
-"""The first contest of the algorithms: settings, search spaces and rules, fixed before it was run.
+"""The first contest: settings, search spaces and rules, fixed before it ran.
 
 command:   python -m experiments first-contest
 hardware:  2 CPU cores, about ten hours; --small takes two minutes and shows only how it works
@@ -7,21 +7,22 @@ Protocol
 1. Settings: Fashion-MNIST, a small or a larger subset, clean or noisy labels, MLP or conv net.
 2. All algorithms take the same number of gradients (SAM two, L for a step of the anchor, rSGD's
    replicas share them).
-3. Tuning: the same number of trials for every algorithm, whatever the dimension of its space, drawn
-   log-uniformly (Halton) from the spaces below; each on the same two seeds, each seed with its own
-   subset, label noise and validation set. The trial of least mean validation error is chosen.
-4. Test: the chosen setting of each algorithm, once, on ten fresh seeds, each with its own subset
-   and label noise, the same for all algorithms; the error on the whole test set.
+3. Tuning: the same number of trials for every algorithm, whatever the dimension of its space. They
+   are drawn log-uniformly (Halton) from the spaces below, and run on the same two seeds. Each seed
+   has its own subset, label noise and validation set. The trial of least mean validation error is
+   chosen.
+4. Test: the chosen setting of each algorithm runs once on ten fresh seeds, the same for all
+   algorithms. Each seed has its own subset and label noise. The whole test set gives the error.
 5. Report: mean, paired difference to SGD with its 95% interval (Student), paired t-tests, Holm's
    correction over all comparisons of the contest. Nothing is retuned after test errors were seen.
-6. Variants of Replicated-SGD, each a hypothesis of how to improve it, enter in the same way, and
-   are compared with SGD and with SAM; their comparisons are corrected among themselves.
+6. Variants of Replicated-SGD are hypotheses of how to improve it. They enter in the same way, and
+   are compared with SGD and with SAM. Their comparisons are corrected among themselves.
 7. SGD with four times the trials was added after the tests of the first three settings had been
-   seen: in the second its best candidate lay at the edge of the twelve. It takes part in the same
-   way, and says how much of a difference to SGD is one of tuning.
-8. So were three variants of Entropy-SGD, after the tests of all three settings of the MLP: one
-   whose noise is tuned as well (until then 1e-4, which is next to none), one with longer loops, and
-   one with SAM in its loop.
+   seen: in the second, its best candidate was at the edge of the twelve. It takes part in the same
+   way, and shows how much of a difference to SGD comes from tuning.
+8. Three variants of Entropy-SGD were added, too, after the tests of all three settings of the MLP.
+   The first tunes the noise as well (until then 1e-4, almost none), the second has longer loops,
+   and the third has SAM in its loop.
 """
 
 import dataclasses
@@ -55,9 +56,9 @@ ALGORITHMS = {
 
 _RSGD = ALGORITHMS["rsgd"]
 
-# SGD with more candidates, the twelve among them; SAM inside the replicas; the force in the
-# gradient instead of the pull; more replicas, each with fewer steps; a coupling that is more even
-# in time. Entropy-SGD that really is at a temperature; that explores for longer; with SAM inside.
+# SGD with more candidates, which include the twelve; SAM inside the replicas; the force in the
+# gradient instead of the pull; more replicas, each with fewer steps; a coupling that grows less.
+# Entropy-SGD at a finite temperature, with longer loops, and with SAM inside.
 VARIANTS = {
     "sgd, 48 trials": {"algorithm": "sgd"},
     "rsgd, SAM inside": {"algorithm": "rsam"},

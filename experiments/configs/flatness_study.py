@@ -1,4 +1,4 @@
-"""Does flatness predict the test error? A full factorial of settings, every measure on every one.
+"""Whether flatness predicts the test error, for many settings and measures.
 
 command:   python -m experiments flatness-study
 hardware:  2 CPU cores, about four hours; --small takes three minutes
@@ -9,7 +9,7 @@ import dataclasses
 from experiments.engine.config import TrainConfig
 from experiments.studies.flatness_study.description import FlatnessStudy
 
-# Networks and data; the solutions of each are ranked among themselves.
+# Networks and data; the solutions of each are ranked separately.
 TASKS = {
     "MLP, clean": {"model": "mlp"},
     "MLP, 20% noise": {"model": "mlp", "label_noise": 0.2},
@@ -19,7 +19,7 @@ TASKS = {
 # A product with the Hessian of a convolutional network takes ten times as long as one of the MLP.
 EFFORTS = {"conv net, clean": {"num_matvecs": 15, "num_probes": 10}}
 
-# Couplings are those that learning rates of 0.03 to 0.1 train well with.
+# Couplings with which learning rates of 0.03 to 0.1 train well.
 ALGORITHMS = {
     "SGD": {"algorithm": "sgd"},
     "SAM": {"algorithm": "sam", "sam_rho": 0.1},

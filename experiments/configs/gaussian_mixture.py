@@ -1,4 +1,4 @@
-"""The chapter on Gaussian mixtures: what is simulated.
+"""The chapter on Gaussian mixtures: the simulated points.
 
 command:   python -m experiments gaussian-mixture
 hardware:  2 CPU cores; --small takes about two minutes

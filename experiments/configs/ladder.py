@@ -1,4 +1,4 @@
-"""How long must SGD train? The ladder that fixes the length of the second contest's runs.
+"""The ladder: how long SGD must train in the second contest.
 
 command:   python -m experiments ladder
 hardware:  2 CPU cores, several hours, in units of minutes; --small takes two minutes
@@ -7,16 +7,16 @@ Protocol, fixed before the first run
 1. Settings: Fashion-MNIST with 500, 2,000 or 10,000 training images for the MLP and with 500 or
    2,000 for the conv net, each with clean labels and with 20% label noise. Batches of 32.
 2. Lengths: 1, 3 and 10 times the epochs of `SETTINGS`. With 2,000 and 10,000 images, one length is
-   the first contest's number of epochs; with 500 images it is that of the same number of steps as
-   2,000 images take.
-3. At each length SGD is tuned by successive halving on validation data: 12 candidates, log-uniform
-   in learning rate and weight decay, on 2 seeds; the best 4 of them on 5 seeds; the best 2 on 10.
-   The records are cumulative: seeds that are done are not repeated. The candidates are the same at
-   every length.
+   the first contest's number of epochs. With 500 images it has the same number of steps as with
+   2,000 images.
+3. At each length SGD is tuned by successive halving on validation data. 12 candidates, log-uniform
+   in learning rate and weight decay, run on 2 seeds, the best 4 of them on 5 seeds, and the best 2
+   on 10. The records are cumulative: complete seeds are not repeated. The candidates are the same
+   at every length.
 4. A longer length is run only if the shorter one has not ended the ladder. A setting uses the
    shortest length at which tripling the epochs lowers the mean validation error of the best
    candidate (10 seeds) by less than 0.1 points.
-5. Seeds are those of pilots and tuning (below 1,000); no test error is looked at.
+5. Seeds are for pilots and tuning (below 1,000). Test errors are not looked at.
 """
 
 import dataclasses

@@ -1,15 +1,16 @@
-"""A transformer on Python's standard library: few messages, many steps, and flatness.
+"""A transformer on Python's standard library: few messages, and flatness.
 
 command:   python -m experiments language
 hardware:  2 CPU cores, about three hours (six core hours, an estimate)
 reaches:   not run yet
-cost:      0.36 CPU s for a gradient of 8 x 128 tokens, measured once on a busy machine; half of it
-           for one of 4 x 128: 48 units take 94,000 of them, and measures about an hour
+cost:      0.36 CPU s for a gradient of 8 x 128 tokens, measured once on a busy machine, and half of
+           it for 4 x 128 tokens. 48 units take 94,000 of these, and the measures about an hour
 
-Bytes of the .py files, of which a tenth is held out by file; a decoder-only transformer of 1.0
-million parameters, context 128. Four replicas take S sequential steps; one network takes 4 S, which
-are the same number of tokens, or S, which are the same time on four machines. "AdamW, batch x 4"
-has both in common with the replicas, and sends a gradient at every step.
+The data are the bytes of the .py files; a tenth of the files is held out. The network is a
+decoder-only transformer with 1.0 million parameters and context 128. Four replicas take S
+sequential steps. One network takes either 4 S steps (the same number of tokens) or S (the same time
+on four machines). "AdamW, batch x 4" equals the replicas in both, and sends a gradient at every
+step.
 """
 
 import dataclasses

@@ -15,31 +15,31 @@ from experiments.engine import console
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """Damage the files of a small run, of caches and of data, and count what is noticed.
+    """Damage the files of a small run, of caches and of data, and count detections.
 
-    A try is `detected` if an error names the file or its directory, `harmless` if all numbers are
-    the right ones, `unnamed` if an error does not say where, and `silent` if a number is wrong. The
-    exit status is 1 if any try is unnamed or silent. If it is interrupted, the same command
-    continues from the rows that are complete.
+    A try is `detected` if an error names the file or its directory, and `harmless` if all numbers
+    are right. It is `unnamed` if an error does not name the place, and `silent` if a number is
+    wrong. The exit status is 1 if any try is unnamed or silent. If it is interrupted, the same
+    command continues after the complete rows.
 
     Example: python -m experiments.damage --tries 20
     """
 
     tries: int = 100
-    """Flipped bits for each kind of file; a fifth as many files are cut short or deleted, and a
-    twentieth as many signals are sent to processes of their own."""
+    """Number of flipped bits for each kind of file. A fifth as many files are cut short or deleted,
+    and a twentieth as many signals are sent to separate processes."""
     processes: bool = True
     """Also start two processes in one directory, and send signals to runs."""
     seed: int = 0
-    """Draws the damage."""
+    """Random seed of the damage."""
     out: pathlib.Path = pathlib.Path("runs", "damage")
     """Directory of the record, damage.jsonl."""
 
     def run(self) -> int:
-        """Prints the table, a line as each row is complete."""
+        """Prints the table, with a line for each complete row."""
         if self.tries < 1:
             raise ValueError(f"tries must be >= 1, got {self.tries}.")
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of each damage
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each damage
         records = []
         with contextlib.ExitStack() as stack:
             place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,4 +1,4 @@
-"""Attempts at making a program lie: what comes of one, and the rows of a table that count them."""
+"""Attempts to make a program return wrong numbers, and their table."""
 
 import collections
 import dataclasses
@@ -30,10 +30,10 @@ class Row:
     """Attempts of one kind.
 
     Attributes:
-      files: what is attacked.
-      damage: how.
-      tries: how many attempts.
-      attempts: (random numbers, number of attempts) -> the outcome of each.
+      files: name of the attacked files.
+      damage: name of the damage.
+      tries: number of attempts.
+      attempts: function (random numbers, number of attempts) -> the outcome of each.
     """
 
     files: str
@@ -43,11 +43,11 @@ class Row:
 
 
 def outcome(look: Callable[[], Any], wanted: Any, place: pathlib.Path) -> str:
-    """What comes of an attempt.
+    """Returns the outcome of an attempt.
 
     Args:
-      look: reads the damaged files, and computes what follows from them.
-      wanted: what `look` returns without damage.
+      look: function that reads the damaged files, and computes results from them.
+      wanted: result of `look` without damage.
       place: a directory that an error must name.
     """
     try:
@@ -57,18 +57,18 @@ def outcome(look: Callable[[], Any], wanted: Any, place: pathlib.Path) -> str:
 
 
 def without_times(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a run without what its clock said."""
+    """Returns the result of a run without its measured times."""
     history = [{**record, "seconds": 0} for record in result["history"]]
     return {**result, "seconds": 0, "history": history}
 
 
 def run_rows(rows: Sequence[Row], path: pathlib.Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Runs the rows that a file has no record of.
+    """Runs the rows for which a file has no record.
 
     Args:
-      rows: what is wanted.
-      path: a file of JSON lines, one for each row, written as they are complete.
-      seed: draws the damage; each row has random numbers of its own.
+      rows: the rows.
+      path: file of JSON lines; each row is written when it is complete.
+      seed: random seed of the damage; each row has its own random numbers.
 
     Yields:
       The records in the order of the rows: files, damage, tries, and the count of each outcome.
@@ -103,7 +103,7 @@ def is_bad(record: Mapping[str, Any]) -> bool:
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:
-    """The table of the documentation."""
+    """Formats the table of the documentation."""
     columns = ("files", "damage", "tries", *OUTCOMES)
     lines = [[str(record[name]) for name in columns] for record in records]
     return markdown_table([list(columns), *lines])

@@ -1,4 +1,4 @@
-"""What is done to a file."""
+"""Ways to damage a file."""
 
 import pathlib
 import random
@@ -27,5 +27,5 @@ DAMAGES = {"flipped bit": flip, "cut short": cut, "deleted": delete}
 
 
 def tries_of(kind: str, tries: int) -> int:
-    """Flips are tried most often: there are most of them."""
+    """Returns the number of tries; flips get most, because most of a file is bits."""
     return tries if kind == "flipped bit" else max(tries // 5, 1)

@@ -24,7 +24,7 @@ from flatjax.data._idx import read_idx
 
 
 def rows(place: pathlib.Path, tries: int) -> list[Row]:
-    """All rows; `place` is an empty directory for their files."""
+    """Makes all rows; `place` is an empty directory for their files."""
     return [
         *_cache_rows(place / "caches", tries),
         *_idx_rows(place / "data", tries),
@@ -55,10 +55,10 @@ def _cache_rows(place, tries) -> Iterator[Row]:
 
     def read_cache():
         found = store.read_cached(tuning, _IDENTITY)
-        return _VALUE if found is None else found  # a missing value is made again
+        return _VALUE if found is None else found  # a missing value would be computed again
 
     def read_lines():
-        """The last records may be missing: they are made again."""
+        """Reads the lines; the last records may be missing, and would be computed again."""
         found = store.read_lines(lines, must_be_sealed=True)
         return found + _VALUE[len(found) :]
 
@@ -84,7 +84,7 @@ def _damaged(
     read: Callable[[], Any],
     wanted: Any,
 ) -> Callable[[random.Random, int], Iterable[str]]:
-    """Attempts at a single file, which is written again before each."""
+    """Attempts at a single file, which is written again before each attempt."""
 
     def attempts(draw, tries):
         for _ in range(tries):
@@ -99,7 +99,7 @@ def _damaged(
 
 
 def _idx_rows(place, tries) -> Iterator[Row]:
-    """The labels and images of Fashion-MNIST's test set, packed and plain, where they are."""
+    """Attempts at Fashion-MNIST's labels and images, packed and plain, if they exist."""
     from flatjax.data._fashion_mnist import DEBIAN_FOLDER, FashionMNIST
 
     shapes = {"t10k-labels-idx1-ubyte": (10_000,), "t10k-images-idx3-ubyte": (10_000, 28, 28)}
@@ -128,11 +128,11 @@ def _idx_rows(place, tries) -> Iterator[Row]:
 
 
 def _tiny_rows(place, tries) -> Iterator[Row]:
-    """The zip file, and what was prepared from it."""
+    """Attempts at the zip file, and at the data set prepared from it."""
     packed, good, copy = place / "tiny.zip", place / "good", place / "copy"
 
     def load(data_dir):
-        said = io.StringIO()  # by TFDS, with bars
+        said = io.StringIO()  # TFDS prints bars
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             dataset = data.load("tiny_imagenet", data_dir=data_dir)
         return [array.tobytes() for array in _arrays(dataset)]
@@ -172,11 +172,11 @@ def _tiny_rows(place, tries) -> Iterator[Row]:
 
 
 def _folder_rows(place, tries) -> Iterator[Row]:
-    """The cache of the images of a folder."""
+    """Attempts at the cache of a folder's images."""
     images, cache = place / "images", place / "cache"
 
     def load():
-        with warnings.catch_warnings(action="ignore"):  # that a damaged cache is made again
+        with warnings.catch_warnings(action="ignore"):  # a damaged cache is made again, with one
             dataset = data.from_folder(images, test=0.5, cache_dir=cache)
         return [array.tobytes() for array in _arrays(dataset)]
 
@@ -209,7 +209,7 @@ def _arrays(dataset):
 
 @contextlib.contextmanager
 def _source(path):
-    """Names a source of Tiny ImageNet."""
+    """Makes a source of Tiny ImageNet from a zip file."""
     os.environ["FLATJAX_TINY_IMAGENET"] = str(path)
     try:
         yield
@@ -218,7 +218,7 @@ def _source(path):
 
 
 def _write_zip(path):
-    """Two classes of two images each, and two images for validation."""
+    """Writes two classes with two images each, and two validation images."""
     wnids = ("n02124075", "n04067472")
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -18,11 +18,11 @@ from experiments.engine.task import make_task
 from experiments.engine.train import train
 from experiments.report import lock
 
-LONG = CONFIG.changed(epochs=300.0)  # longer than it takes to send a signal
+LONG = CONFIG.changed(epochs=300.0)  # takes longer than sending a signal
 
 
 def rows(place: pathlib.Path, tries: int, stack: contextlib.ExitStack) -> list[Row]:
-    """All rows; `place` is an empty directory, `stack` ends the processes."""
+    """Makes all rows; `place` is an empty directory, and `stack` ends the processes."""
     few = max(tries // 20, 1)
     found = [Row("run directory", "two processes at once", tries, _Race(place / "race", stack))]
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -34,7 +34,7 @@ def rows(place: pathlib.Path, tries: int, stack: contextlib.ExitStack) -> list[R
 
 @functools.cache
 def _task():
-    """The data of all runs here."""
+    """Makes the data of all runs here."""
     return make_task(CONFIG)
 
 
@@ -51,9 +51,9 @@ def _look(config, run):
 
 
 class _Race:
-    """Two processes that have compiled the same run are sent into one directory after another.
+    """Sends two processes with the same run into one directory after another.
 
-    One trains; the other one is told so, or finds the run complete.
+    One trains. The other one is refused, or finds the run complete.
     """
 
     def __init__(self, place: pathlib.Path, stack: contextlib.ExitStack):
@@ -70,7 +70,7 @@ class _Race:
         return started
 
     def __call__(self, draw: random.Random, tries: int) -> Iterator[str]:
-        """The outcomes."""
+        """Yields the outcomes."""
         for number in range(tries):
             run = self._place / str(number)
             first, second = draw.sample(self._racers, 2)
@@ -96,7 +96,7 @@ def _tell(racer, run):
 
 
 def _race_on() -> None:
-    """What a racer does: trains in each directory that it is told, and answers what came of it."""
+    """Runs a racer: trains in each directory that it gets, and answers."""
     task = make_task(CONFIG)
     train(CONFIG, task, progress=False)  # compiles
     for line in sys.stdin:
@@ -114,13 +114,13 @@ def _race_on() -> None:
 
 
 def _signals(place, number, moment, draw, tries):
-    """Sends a signal to one run after another; what was saved must end in the right numbers."""
+    """Sends a signal to one run after another; numbers must stay right."""
     longest = _start_seconds(place) if moment == "while it starts" else 0
     for attempt in range(tries):
         run = place / moment.replace(" ", "-") / str(attempt)
         process = faults.start(LONG, run, stderr=subprocess.PIPE, text=True)
         if moment == "while it starts":
-            # The first tenth of a second belongs to Python, which knows no handler of ours yet.
+            # In the first tenth of a second Python has not installed our handler yet.
             time.sleep(draw.uniform(0.3, longest))
         else:
             _wait_for_an_epoch(process, run)
@@ -132,7 +132,7 @@ def _signals(place, number, moment, draw, tries):
 
 
 def _start_seconds(place):
-    """How long a process takes to import, compile and train for an epoch."""
+    """Measures how long a process takes to import, compile and train for an epoch."""
     began = time.perf_counter()
     process = faults.start(LONG, place / "measured")
     _wait_for_an_epoch(process, place / "measured")
@@ -148,8 +148,8 @@ def _wait_for_an_epoch(process, run):
 
 
 def _signalled(number, code, error, run) -> str:
-    """Whether the process said in one line that it was stopped, and where."""
-    if code in (0, -number):  # it was faster, or had started nothing
+    """Whether the process said in one line that it was stopped, and where it saved."""
+    if code in (0, -number):  # it had ended already, or had started nothing
         return "harmless"
     lines = error.strip().splitlines()
     is_said = code == 128 + number and len(lines) == 1 and f"{number.name}: " in lines[0]

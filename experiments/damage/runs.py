@@ -29,10 +29,10 @@ MODEL = ("model/model.json", "model/arrays.npz")
 
 
 class Run:
-    """A complete run, of which copies are damaged, and others whose files are put into them.
+    """A complete run, whose copies are damaged, and other runs that lend their files.
 
     Args:
-      place: where the runs go, when the first attempt is made.
+      place: directory of the runs, which are made at the first attempt.
     """
 
     def __init__(self, place: pathlib.Path):
@@ -44,14 +44,14 @@ class Run:
 
     @functools.cached_property
     def _good(self) -> tuple[pathlib.Path, dict[str, Any]]:
-        """A run that was saved after every epoch, and what it ended in."""
+        """Trains a run that saves after every epoch; returns its directory and result."""
         path = self._place / "good"
         found = train(CONFIG, self._task, directory=path, progress=False, checkpoint_seconds=0)
         return path, without_times(found)
 
     @functools.cached_property
     def _others(self) -> list[pathlib.Path]:
-        """Runs with another seed, learning rate, and training set."""
+        """Trains runs with another seed, learning rate, and training set."""
         changes = ({"seed": 1}, {"learning_rate": 0.05}, {"data_seed": 1})
         paths = []
         for number, change in enumerate(changes):
@@ -65,7 +65,7 @@ class Run:
         return outcome(look, self._good[1], run)
 
     def _copy(self, *, with_result: bool) -> pathlib.Path:
-        """A fresh copy; without its result it resumes from its last checkpoint."""
+        """Makes a fresh copy; without its result it resumes from its last checkpoint."""
         run = self._place / "run"
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(self._good[0], run)
@@ -74,7 +74,7 @@ class Run:
         return run
 
     def _answers(self, folder: pathlib.Path) -> list[Any]:
-        """What a saved model says: its arrays, and its logits of some test images."""
+        """Returns a saved model's arrays, and its logits for some test images."""
         predict, params, state = models.load(folder)
         logits = predict(params, state, self._task.held_out.image[:20])
         arrays = [np.asarray(array).tobytes() for array in jax.tree.leaves((params, state, logits))]
@@ -87,7 +87,7 @@ class Run:
         return [str(path) for path in paths if _label(path, last) == label]
 
     def rows(self, tries: int) -> list[Row]:
-        """Every kind of file by every damage, and swaps of any of them."""
+        """Makes rows for every kind of file and damage, and for swaps of files."""
         found = []
         for label in LABELS:
             for kind, damage in DAMAGES.items():
@@ -123,19 +123,19 @@ class Run:
             yield outcome(lambda: self._answers(copy), wanted, copy)
 
     def _swapped(self, draw, tries):
-        """Puts a file or folder of another run in the place of this one's, or several."""
+        """Replaces files or folders of this run by those of another run."""
         for _ in range(tries):
             run = self._copy(with_result=draw.random() < 0.5)
             other = draw.choice(self._others)
             there = sorted(path.relative_to(run) for path in run.rglob("*"))
             chosen = draw.sample(there, draw.choice([1, 1, 2, 4]))
             for name in chosen:
-                if (run / name).exists():  # else in a folder that is another's already
+                if (run / name).exists():  # it may be in a folder that was replaced already
                     _replace(other / name, run / name)
             yield self._outcome(run)
 
     def _mixed(self, draw, tries):
-        """Puts a file or folder of a checkpoint in the place of another checkpoint's."""
+        """Replaces a file or folder of a checkpoint by that of another checkpoint."""
         for _ in range(tries):
             run = self._copy(with_result=False)
             steps = sorted((run / "checkpoints").iterdir())
@@ -147,7 +147,7 @@ class Run:
 
 
 def _label(path: pathlib.Path, last_step: str) -> str:
-    """What a file of a run is called in the table."""
+    """Names a file of a run for the table."""
     if path.parts[0] != "checkpoints":
         return str(path)
     if path.parts[1] != last_step:

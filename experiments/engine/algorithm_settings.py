@@ -1,4 +1,4 @@
-"""The settings of each algorithm. Algorithms share parts: replicas, coupling, inner loop, SAM."""
+"""The settings of each algorithm, made of shared parts (replicas, coupling, ...)."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -34,14 +34,14 @@ class _Sam(_Settings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Coupled(_Settings):
     gamma: float | None = None
-    """Initial coupling gamma_0, to the center of the replicas or to the anchor of Entropy-SGD; by
-    default the one whose energy balances the initial loss."""
+    """Initial coupling gamma_0 to the center of the replicas or the anchor of Entropy-SGD. By
+    default it is measured: its coupling energy equals the initial loss."""
     gamma_factor: float = 1e4
     """Total growth of the couplings during training."""
     decoupled: bool = True
-    """Pull replicas (iterates) to the center (anchor) after the optimizer's step, stable for any
-    gamma. With --no-decoupled the force joins the gradient, as in the paper: stable only while
-    learning rate x gamma stays small."""
+    """Pull replicas to the center (iterates to the anchor) after the optimizer's step, stable for
+    every gamma. With --no-decoupled the force joins the gradient, as in the paper: this is stable
+    only while learning rate x gamma is small."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,18 +64,18 @@ class _Replicated(_Replicas, _Coupled):
         if self.common_init and self.replicas > 1 and self.gamma is None:
             raise ValueError(
                 "gamma must be given with common_init: replicas that start together have no "
-                "coupling energy to balance the loss with."
+                "coupling energy that could balance the loss."
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _InnerLoop(_Coupled):
     inner_steps: int = 5
-    """L, gradients for each step of the anchor."""
+    """L, the number of gradients for each step of the anchor."""
     averaging_decay: float = 0.75
     """Weight of the old mean in the inner loop."""
     noise_scale: float = 1e-4
-    """Langevin noise epsilon."""
+    """Strength epsilon of the Langevin noise."""
 
 
 # --- the algorithms -----------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class _InnerLoop(_Coupled):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sgd(_Settings):
-    """SGD with Nesterov momentum; it has no settings of its own."""
+    """SGD with Nesterov momentum; it has no other settings."""
 
     name = "sgd"
 
@@ -128,19 +128,19 @@ class Rsgd(_Replicated):
     period: int = 1
     """K: couple every K-th step, K times as strongly, and communicate only then."""
     communication_dtype: CommunicationDtype = "float32"
-    """Type of the numbers that replicas send each other; bfloat16 and int8 are rounded."""
+    """Number format of the messages between replicas; bfloat16 and int8 round them."""
     delayed: bool = False
-    """Pull by the center of the previous step; in the gradient, couple by the center of the
-    previous coupling. No step then waits for communication."""
+    """Pull by the center of the previous step; in the gradient, use the center of the previous
+    coupling. Then no step waits for communication."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rsam(_Sam, Rsgd):
-    """Replicas of SAM, coupled."""
+    """Coupled replicas of SAM."""
 
     name = "rsam"
     gamma: float = dataclasses.field()
-    """Initial coupling gamma_0 to the center of the replicas; SAM cannot measure it."""
+    """Initial coupling gamma_0 to the center of the replicas. With SAM it must be given."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,21 +149,21 @@ class Esam(_Sam, Esgd):
 
     name = "esam"
     gamma: float = dataclasses.field()
-    """Initial coupling gamma_0 to the anchor of Entropy-SGD; SAM cannot measure it."""
+    """Initial coupling gamma_0 to the anchor of Entropy-SGD. With SAM it must be given."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parle(_InnerLoop, _Replicated):
-    """Parle: replicas of Entropy-SGD, whose anchors are coupled."""
+    """Parle: replicas of Entropy-SGD with coupled anchors."""
 
     name = "parle"
     replica_gamma: float | None = None
-    """Initial coupling of the anchors to their center; by default automatic."""
+    """Initial coupling of the anchors to their center; measured by default."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diloco(_Replicas):
-    """DiLoCo: replicas of SGD that train alone, and an optimizer of their center."""
+    """DiLoCo: replicas of SGD train alone, and an optimizer moves their center."""
 
     name = "diloco"
     common_init: bool = True
@@ -175,11 +175,11 @@ class Diloco(_Replicas):
     outer_momentum: float = 0.9
     """Nesterov momentum of the center."""
     blend: float = 0.0
-    """Share of its own weights that a replica keeps when it goes on from the center."""
+    """Share of its own weights that a replica keeps when it continues from the center."""
     delay: int = 0
-    """Steps after which the center moves by what replicas sent."""
+    """Number of steps between the messages and the step of the center that uses them."""
     communication_dtype: CommunicationDtype = "float32"
-    """Type of the numbers that replicas send each other; bfloat16 and int8 are rounded."""
+    """Number format of the messages between replicas; bfloat16 and int8 round them."""
 
 
 AlgorithmSettings: TypeAlias = Sgd | Sam | Swa | Ema | Esgd | Rsgd | Rsam | Esam | Parle | Diloco
@@ -192,11 +192,11 @@ SETTINGS: dict[str, type[AlgorithmSettings]] = {
 
 
 def settings_of(algorithm: str, **given: Any) -> AlgorithmSettings:
-    """The settings of an algorithm, at their defaults where no value is given.
+    """Makes the settings of an algorithm; values that are not given are defaults.
 
     Raises:
-      ValueError: there is no such algorithm; a setting is missing, belongs to other algorithms, or
-        has a value that no run can have.
+      ValueError: there is no such algorithm. Or a setting is missing, belongs only to other
+        algorithms, or has a value that no run can have.
     """
     refuse_others(algorithm, given)
     kind = SETTINGS[algorithm]
@@ -207,7 +207,7 @@ def settings_of(algorithm: str, **given: Any) -> AlgorithmSettings:
 
 
 def takers(field: str) -> list[str]:
-    """The algorithms that have a setting of this name.
+    """Lists the algorithms that have a setting of this name.
 
     Examples:
       >>> takers("replicas")
@@ -223,7 +223,7 @@ def takers(field: str) -> list[str]:
 def refuse_others(algorithm: str, fields: Iterable[str]) -> None:
     """Raises a ValueError if one of the fields is a setting of other algorithms only.
 
-    Also if there is no algorithm of that name.
+    This includes unknown algorithms.
     """
     if algorithm not in tuple(SETTINGS):
         raise ValueError(f"algorithm must be one of {tuple(SETTINGS)}, got {algorithm!r}.")

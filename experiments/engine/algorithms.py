@@ -1,4 +1,4 @@
-"""The algorithms as optax transformations of stacked replicas, behind one interface.
+"""The algorithms as optax transformations of stacked replicas.
 
 Every run trains a stack of y replicas (y = 1 for most algorithms), so that one loop serves all.
 """
@@ -17,20 +17,20 @@ from experiments.engine.algorithm_settings import Diloco, Esgd, Parle, Rsgd, Swa
 from experiments.engine.config import TrainConfig
 from experiments.engine.settings import Optimizer
 
-# Name -> number, possibly traced; None stands for a number that is measured or not used.
+# Name -> number, possibly traced; None for a number that is measured or not used.
 Hyper: TypeAlias = dict[str, Any]
 Make: TypeAlias = Callable[[TrainConfig, Hyper, int], optax.GradientTransformation]
 
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """How an algorithm optimizes, and where its result is.
+    """How an algorithm optimizes, and when its result is complete.
 
     Attributes:
-      make: (config, hyper, total_steps) -> transformation; total_steps counts gradients of one
-        replica. Numbers that are in `hyper` are not read in `config`.
-      batch_repeats: consecutive gradients that are taken on the same batch.
-      cycle: the setting that counts the batches after which the result is complete; 1 if None.
+      make: function (config, hyper, total_steps) -> transformation. total_steps counts gradients of
+        one replica. Numbers in `hyper` replace those of `config`.
+      batch_repeats: number of consecutive gradients on the same batch.
+      cycle: name of the setting that counts the batches of a complete result; 1 if None.
     """
 
     make: Make
@@ -38,13 +38,13 @@ class Algorithm:
     cycle: str | None = None
 
     def gradients_per_cycle(self, config: TrainConfig) -> int:
-        """The number of gradients after which the result is complete."""
+        """Returns the number of gradients after which the result is complete."""
         batches = 1 if self.cycle is None else getattr(config.algorithm, self.cycle)
         return self.batch_repeats * batches
 
 
 def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step of one replica."""
+    """Makes the learning rate as a function of the step of one replica."""
     peak, own = hyper["learning_rate"], config.optimizer
     if isinstance(config.algorithm, Swa):
         # High until the end, so that the averaged weights differ.
@@ -65,21 +65,21 @@ def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) 
 
 
 def _gamma(factor: float, initial: chex.Numeric | None, steps: int) -> Any:
-    """Scoping over `steps` steps of the transformation; measured at the start where not given."""
+    """Makes scoping over `steps` steps, measured at the start if `initial` is None."""
     if initial is None:
         return flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, steps, factor))
     return flatjax.schedules.scoping(initial, steps, factor)
 
 
 def decay_mask(optimizer: Optimizer) -> Callable[[chex.ArrayTree], chex.ArrayTree] | None:
-    """Which of the stacked weights decay; None for all."""
+    """Selects the stacked weights that decay; None for all."""
     if not optimizer.decay_matrices_only:
         return None
     return lambda params: jax.tree.map(lambda leaf: leaf.ndim - 1 >= 2, params)
 
 
 def _direction(config: TrainConfig, hyper: Hyper) -> optax.GradientTransformation:
-    """AdamW without its learning rate."""
+    """Makes AdamW without its learning rate."""
     own = config.optimizer
     return optax.chain(
         optax.scale_by_adam(own.momentum, own.squares_decay),
@@ -88,7 +88,7 @@ def _direction(config: TrainConfig, hyper: Hyper) -> optax.GradientTransformatio
 
 
 def _sgd(config: TrainConfig, hyper: Hyper, total_steps: int):
-    """What a network takes its steps with: SGD, or AdamW where that is the base optimizer."""
+    """Makes the base optimizer: SGD, or AdamW if the configuration asks for it."""
     if config.optimizer.base_optimizer == "adamw":
         rate = learning_rate_schedule(config, hyper, total_steps)
         return optax.chain(_direction(config, hyper), optax.scale_by_learning_rate(rate))
@@ -105,7 +105,7 @@ def _sgd(config: TrainConfig, hyper: Hyper, total_steps: int):
 def _sharpness_aware(
     make: Make, config: TrainConfig, hyper: Hyper, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """SAM around an optimizer: every second gradient is one where the loss is high near by."""
+    """Wraps an optimizer in SAM: every second gradient is taken uphill."""
     optimizer = make(config, hyper, total_steps // 2)
     return flatjax.sam(optimizer, hyper["sam_rho"], replica_axis=0)
 
@@ -130,7 +130,7 @@ def _rsgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
         "communication_dtype": _rounded(own.communication_dtype),
     }
     if own.decoupled:
-        # The pull keeps the peak learning rate: cooled down with it, replicas would never meet.
+        # The pull keeps the peak learning rate: if it decayed, replicas would never meet.
         options["overlapped"] = own.delayed
         pull = flatjax.pull_to_center(gamma, hyper["learning_rate"], **options)
         return optax.chain(_sgd(config, hyper, total_steps), pull)
@@ -141,7 +141,7 @@ def _rsgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
 def _inner_loop(
     config: TrainConfig[Esgd | Parle], hyper: Hyper, total_steps: int
 ) -> dict[str, Any]:
-    """What esgd and parle share."""
+    """Makes the arguments that esgd and parle share."""
     own = config.algorithm
     return {
         "gamma": _gamma(own.gamma_factor, hyper["gamma"], total_steps // own.inner_steps),
@@ -154,7 +154,7 @@ def _inner_loop(
 
 
 def _inner_sgd(config: TrainConfig, hyper: Hyper, total_steps: int) -> dict[str, Any]:
-    """The SGD inside esgd and parle."""
+    """Makes the arguments of the SGD inside esgd and parle."""
     return {
         "learning_rate": learning_rate_schedule(config, hyper, total_steps),
         "momentum": config.optimizer.momentum,
@@ -178,7 +178,7 @@ def _parle(config: TrainConfig[Parle], hyper: Hyper, total_steps: int):
     if config.optimizer.base_optimizer == "adamw":
         rate = learning_rate_schedule(config, hyper, total_steps)
         outer = flatjax.replicated_sgd(
-            # That of the last gradient of the loop, as in `flatjax.parle`.
+            # The learning rate of the loop's last gradient, as in `flatjax.parle`.
             lambda count: rate((count + 1) * own.inner_steps - 1),
             replica_gamma,
             momentum=None,
@@ -193,7 +193,7 @@ def _parle(config: TrainConfig[Parle], hyper: Hyper, total_steps: int):
 
 
 def _around_adamw(outer, config, hyper, total_steps, loop):
-    """Entropy-SGD around AdamW, whose means are kept: five steps are too few to measure them."""
+    """Makes Entropy-SGD around AdamW, which keeps its means between loops."""
     return flatjax.entropy_sgd(
         outer,
         _direction(config, hyper),
@@ -218,7 +218,7 @@ def _diloco(config: TrainConfig[Diloco], hyper: Hyper, total_steps: int):
 
 
 def _rounded(dtype: str) -> str | None:
-    """What transformations take: None for float32."""
+    """Converts a dtype for the transformations: None for float32."""
     return None if dtype == "float32" else dtype
 
 
@@ -239,10 +239,10 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def seed_noise(opt_state: optax.OptState, key: chex.PRNGKey) -> optax.OptState:
-    """Gives the run's key to the transformations that draw noise, if any."""
+    """Puts the run's key into transformations that draw noise."""
     is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
     is_sam = lambda node: isinstance(node, optax.contrib.SAMState)
-    # A key, as checkpoints of earlier versions hold it; its numbers inside SAM, which takes no key.
+    # A key, as in checkpoints of earlier versions; its numbers inside SAM, which refuses keys.
     given = tuple(jax.random.key_data(key)) if _contains(opt_state, is_sam) else key
     replace = lambda node: node._replace(key=given) if is_noisy(node) else node
     return jax.tree.map(replace, opt_state, is_leaf=is_noisy)

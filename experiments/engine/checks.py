@@ -1,4 +1,4 @@
-"""Checks of settings: a value that no run can have is refused by the name of its field."""
+"""Checks of settings: errors name the field whose value no run can have."""
 
 import dataclasses
 import math

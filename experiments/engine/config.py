@@ -1,7 +1,7 @@
-"""One run, described: what all algorithms share, and the settings of its algorithm.
+"""The description of a run: the settings of all algorithms and those of its own.
 
-Every setting has a unique name, so that the command line, studies and records address it without
-the group it belongs to.
+Every setting has a unique name. The command line, studies and records therefore address it without
+its group.
 """
 
 import dataclasses
@@ -43,15 +43,15 @@ class TrainConfig(Generic[A]):
 
     algorithm: A
     epochs: float = 30.0
-    """Budget: passes over the training set, in gradient evaluations of all replicas together. With
-    y replicas each makes epochs / y; for "rSGD x y" ask for y times as many."""
+    """Budget: passes over the training set, in gradient evaluations of all replicas together. Each
+    of y replicas makes epochs / y passes; for "rSGD x y" ask for y times as many."""
     batch_size: int = 128
     """Examples in each gradient evaluation."""
     micro_batches: int = 1
     """Parts of a batch whose gradients are computed one after another, to save memory. Batch norm
-    sees one part at a time."""
+    uses the statistics of one part at a time."""
     seed: int = 0
-    """Draws the initial weights, the order of the data and all noise."""
+    """Random seed of the initial weights, the order of the data and all noise."""
     data: Data = dataclasses.field(default_factory=Data)
     network: Network = dataclasses.field(default_factory=Network)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
@@ -70,26 +70,26 @@ class TrainConfig(Generic[A]):
 
     @property
     def num_replicas(self) -> int:
-        """The number of replicas, y, of the algorithms that have them, else 1."""
+        """The number of replicas, y, or 1 for algorithms without replicas."""
         return self.algorithm.num_replicas
 
     # --- by the names of settings ---------------------------------------------------------------
 
     @classmethod
     def of(cls, **settings: Any) -> "TrainConfig[Any]":
-        """The configuration with these settings, the others at their defaults; see `changed`."""
+        """Makes the configuration with these settings and other defaults; see `changed`."""
         return cls(_DEFAULT).changed(**({"algorithm": _DEFAULT.name} | settings))
 
     def changed(self, **settings: Any) -> "TrainConfig[Any]":
-        """The configuration with some settings changed.
+        """Returns the configuration with some settings changed.
 
         Args:
-          **settings: by their names, whatever group they belong to. Where `algorithm` is among
-            them, the settings of that algorithm start from their defaults.
+          **settings: settings by their names, in any group. If `algorithm` is among them, the
+            settings of that algorithm start from their defaults.
 
         Raises:
-          ValueError: a setting is unknown, is none of the algorithm's, or has a value that no run
-            can have; the message names it.
+          ValueError: a setting is unknown, does not belong to the algorithm, or has a value that no
+            run can have; the message names it.
         """
         is_new = "algorithm" in settings
         name = settings.pop("algorithm", self.algorithm.name)
@@ -105,14 +105,14 @@ class TrainConfig(Generic[A]):
         return replace(self, algorithm=algorithm, **groups, **direct)
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its name; `algorithm` is the name of the algorithm."""
+        """Returns every setting by its name; `algorithm` is the name of the algorithm."""
         fields = {name: getattr(self, name) for name in _names(TrainConfig)}
         algorithm, groups = fields.pop("algorithm"), [fields.pop(group) for group in _GROUPS]
         parts = [dataclasses.asdict(part) for part in (algorithm, *groups)]
         return {"algorithm": algorithm.name} | fields | {k: v for p in parts for k, v in p.items()}
 
     def to_arguments(self) -> list[str]:
-        """Options of `python -m experiments train` for the settings that differ from defaults."""
+        """Returns options of `python -m experiments train` for all non-default settings."""
         arguments = ["--algorithm", self.algorithm.name]
         defaults = _defaults(type(self.algorithm))
         for name, value in self.flat().items():
@@ -130,19 +130,21 @@ class TrainConfig(Generic[A]):
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "TrainConfig[Any]":
-        """The inverse of `to_json`; settings that are missing have their defaults.
+        """Makes a configuration from the result of `to_json`.
 
         Raises:
           ValueError: there are settings of another version, or a value that no run can have.
         """
         known = {name for kind in SETTINGS.values() for name in _defaults(kind)}
         if unknown := sorted(fields.keys() - known - {"algorithm"}):
-            raise ValueError(f"the configuration has fields of another version: {unknown}.")
+            raise ValueError(
+                f"the configuration must have fields of this version, got unknown ones: {unknown}."
+            )
         as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
         return cls.of(**{name: as_tuple(value) for name, value in fields.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """The settings by their names, as JSON holds them."""
+        """Returns the settings by their names, as values for JSON."""
         defaults = _defaults(type(self.algorithm))
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -152,18 +154,18 @@ class TrainConfig(Generic[A]):
 
 
 def _owner(setting: str) -> str:
-    """The group of a setting; "" for those of `TrainConfig` itself."""
+    """Returns the group of a setting; "" for settings of `TrainConfig` itself."""
     if takers(setting):
         return "algorithm"
     if setting in _OWNER:
         return _OWNER[setting]
     if setting in {"epochs", "batch_size", "micro_batches", "seed"}:
         return ""
-    raise ValueError(f"there is no setting {setting!r}.")
+    raise ValueError(f"settings must be known ones, got {setting!r}.")
 
 
 def _defaults(algorithm: type[Any]) -> dict[str, Any]:
-    """The defaults of all settings of an algorithm."""
+    """Returns the defaults of all settings of an algorithm."""
     kinds = (TrainConfig, *_GROUPS.values(), algorithm)
     fields = [field for kind in kinds for field in dataclasses.fields(kind)]
     return {field.name: field.default for field in fields if field.name not in _GROUPS}

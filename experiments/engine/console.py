@@ -1,4 +1,4 @@
-"""How every command begins and ends: mistakes and interruptions are one line, not a traceback."""
+"""The start and the end of every command: user errors are one line, no traceback."""
 
 import errno
 import inspect
@@ -8,21 +8,21 @@ from typing import Any
 
 from experiments.engine import interruption, processes
 
-# What users and machines cause; anything else is a mistake of the program and shows its traceback.
+# Errors by users and machines; all others are errors of the program and show a traceback.
 _EXPLAINED = (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError)
-_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
-_INTERRUPTED = 130  # likewise of SIGINT
+_PIPE_CLOSED = 141  # exit status in a shell for a program that SIGPIPE ended
+_INTERRUPTED = 130  # and for one that SIGINT ended
 
 
 def run(command: Any, prog: str, arguments: list[str] | None = None, **options: Any) -> int:
-    """Parses the command line and runs what it asks for.
+    """Parses the command line and runs the command.
 
     Args:
-      command: a dataclass with a method `run`, which returns the exit status or None; a union of
-        such; or a function that returns one of these for the arguments.
-      prog: as which the program is called.
-      arguments: the command line's by default.
-      **options: of `tyro.cli`.
+      command: a dataclass with a method `run`, which returns the exit status or None; or a union of
+        these; or a function of the arguments that returns one of these.
+      prog: name with which the program is called.
+      arguments: arguments; by default, sys.argv.
+      **options: further arguments of `tyro.cli`.
 
     Returns:
       The exit status.
@@ -31,7 +31,7 @@ def run(command: Any, prog: str, arguments: list[str] | None = None, **options: 
         import tyro
 
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # what it cannot encode is replaced
+            if hasattr(stream, "reconfigure"):  # replaces characters that it cannot encode
                 stream.reconfigure(errors="replace")
         arguments = sys.argv[1:] if arguments is None else arguments
         if inspect.isfunction(command):
@@ -39,15 +39,15 @@ def run(command: Any, prog: str, arguments: list[str] | None = None, **options: 
         status = tyro.cli(command, prog=prog, args=arguments, **options).run() or 0
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `| head` has read enough
-        if sys.stdout is sys.__stdout__:  # Python would complain of it when it ends
+    except BrokenPipeError:  # the reader, such as `| head`, has ended
+        if sys.stdout is sys.__stdout__:  # otherwise Python would report an error at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
     except interruption.Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
     except KeyboardInterrupt:
-        print("SIGINT: stopped; the same command goes on from what is complete.", file=sys.stderr)
+        print("SIGINT: stopped; the same command continues from complete work.", file=sys.stderr)
         return _INTERRUPTED
     except processes.ProcessLostError as error:
         processes.leave(f"{type(error).__name__}: {error}")
@@ -60,5 +60,5 @@ def _explained(error: Exception) -> str:
     text = " ".join(str(error).split())  # errors of libraries have many lines
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if is_full or "No space left on device" in text or "Disk quota exceeded" in text:
-        text += ". The disk is full: make room, and the same command goes on from what was saved."
+        text += ". The disk is full: make room, and the same command continues from what was saved."
     return f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""The data set of a configuration: one by name, or what a function of the user's own returns."""
+"""The data set of a configuration: by name, or from a function of the user."""
 
 import functools
 import importlib
@@ -18,7 +18,7 @@ Examples: TypeAlias = data.DeviceSplit | data.DeviceTokens
 
 
 def is_function(name: str) -> bool:
-    """Whether a data set is package.module:function, and not folder:PATH or the like."""
+    """Whether a data set is package.module:function, and not folder:PATH."""
     is_local = re.match("(folder|npz|npy)[:,]", name) is not None
     return (
         not (is_local or is_text(name))
@@ -26,10 +26,10 @@ def is_function(name: str) -> bool:
     )
 
 
-# Studies make many tasks of one data set, whose arrays nobody changes.
+# Studies make many tasks of one data set; its arrays are never changed.
 @functools.lru_cache(maxsize=1)
 def load(name: str) -> InMemory | data.Stream:
-    """Loads a data set; a function of the user's own is imported and called.
+    """Loads a data set; a function of the user is imported and called.
 
     Raises:
       ValueError: the name is unknown, or the function cannot be imported.
@@ -62,10 +62,10 @@ def is_mapped(examples: Split) -> bool:
 
 
 def load_in_memory(name: str) -> InMemory:
-    """Loads a data set for those who need all of it.
+    """Loads a data set that must be in memory.
 
     Raises:
-      ValueError: it is a stream, and errors of `load`.
+      ValueError: it is a stream; or an error of `load`.
     """
     dataset = load(name)
     if isinstance(dataset, data.Stream):
@@ -74,7 +74,7 @@ def load_in_memory(name: str) -> InMemory:
 
 
 def first_examples(stream: data.Stream, batch_size: int, at_least: int) -> data.Split:
-    """The examples at the start of the first pass of a stream, whole batches.
+    """Returns the first examples of a stream, in whole batches.
 
     Raises:
       ValueError: batches have another size than `batch_size`.
@@ -84,13 +84,13 @@ def first_examples(stream: data.Stream, batch_size: int, at_least: int) -> data.
         found.append(next(reader))
         if len(found[0]) != batch_size:
             raise ValueError(
-                f"batch_size must be {len(found[0])}, that of the batches of {stream.name}, "
+                f"batch_size must be {len(found[0])}, the size of the batches of {stream.name}, "
                 f"got {batch_size}."
             )
     return joined(found)
 
 
 def joined(splits: Sequence[data.Split]) -> data.Split:
-    """Splits one after another."""
+    """Concatenates splits."""
     arrays: Any = ([getattr(split, name) for split in splits] for name in ("image", "label"))
     return data.Split(*map(np.concatenate, arrays))

@@ -1,7 +1,7 @@
-"""What earlier versions wrote, as this version reads it: configurations and checkpoints.
+"""Reads configurations and checkpoints of earlier versions.
 
-Until November 2026, configurations held the settings of all algorithms, whatever the algorithm was.
-The settings that the run did not use had no effect; they are dropped.
+Until November 2026, a configuration held the settings of all algorithms. The settings that the run
+did not use had no effect and are dropped.
 
 Checkpoints of runs without digests hold the same numbers in other containers.
 """
@@ -23,7 +23,7 @@ _OF_SCHEDULE = {"schedule", "warmup"} | _OF_MILESTONES | _OF_WARMUP
 
 
 def converted(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration as `TrainConfig.from_json` takes it; one of today keeps its meaning.
+    """Converts a recorded configuration for `TrainConfig.from_json`.
 
     Examples:
       >>> converted({"algorithm": "sgd", "learning_rate": 0.1, "replicas": 3, "period": 1})

@@ -1,4 +1,4 @@
-"""What is measured of a run: its final model, its replicas, their ensemble, and how flat it is."""
+"""Measurements of a run: final model, replicas, their ensemble, and flatness."""
 
 import math
 import sys
@@ -18,10 +18,10 @@ from experiments.engine.task import Task
 
 
 def final_model(plan: Plan, task: Task, state: State) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    """Parameters and batch statistics of the model that a run hands over.
+    """Returns parameters and batch statistics of the model that a run produces.
 
-    The center of the replicas, of the anchors of Entropy-SGD, of the averages of SWA: a point that
-    training never visits, so that its batch statistics are re-estimated on training batches.
+    This is the center of the replicas, of the anchors of Entropy-SGD or of the averages of SWA.
+    Training never visits this point, so its batch statistics are measured on training batches.
     """
     members = flatjax.eval_params(state.opt_state, state.params)
     center = plan.placement.local(flatjax.replica_center(members, replica_axis=0))
@@ -31,16 +31,16 @@ def final_model(plan: Plan, task: Task, state: State) -> tuple[chex.ArrayTree, c
 def held_out_errors(
     plan: Plan, task: Task, state: State, batches: Iterable[Any] | None = None
 ) -> dict[str, float]:
-    """Error, in %, of what would be the final model if training stopped here.
+    """Measures the error, in %, of the final model if training stopped here.
 
-    Of a network with batch norm also the error with the statistics that training left, averaged
-    over the replicas, instead of re-estimated ones.
+    For networks with batch norm, also measures the error with the statistics left by training,
+    averaged over the replicas, instead of re-estimated ones.
 
     Args:
       plan: the static part of the run.
-      task: its data.
+      task: data of the run.
       state: a state during training, or at its end.
-      batches: what the error is measured on; all held-out examples by default.
+      batches: batches on which the error is measured; all held-out examples by default.
     """
     params, batch_stats = final_model(plan, task, state)
     test = task.evaluate(params, batch_stats, batches)
@@ -48,7 +48,7 @@ def held_out_errors(
 
 
 def _errors(plan, task, state, params, test, batches=None) -> dict[str, float]:
-    """`held_out_errors` of the final model, which was evaluated with re-estimated statistics."""
+    """Computes `held_out_errors` for a model evaluated with re-estimated statistics."""
     errors = {"test_error": _percent(test["error"])}
     if jax.tree.leaves(state.batch_stats):
         averaged = flatjax.batch_stats.average(state.batch_stats, replica_axis=0)
@@ -59,17 +59,17 @@ def _errors(plan, task, state, params, test, batches=None) -> dict[str, float]:
 
 
 def coupling_record(plan: Plan, hyper: Hyper, state: State) -> dict[str, float]:
-    """What to watch of the coupling: gamma, learning rate x gamma, distance, energy."""
+    """Records the coupling: gamma, learning rate x gamma, distance, energy."""
     if plan.num_replicas == 1:
         return {}
-    step = jnp.maximum(state.step - 1, 0)  # the step whose gamma the state holds
+    step = jnp.maximum(state.step - 1, 0)  # the state holds the gamma of the previous step
     diagnostics = flatjax.coupling_diagnostics(
         flatjax.eval_params(state.opt_state, state.params),
         state.opt_state,
         plan.learning_rate(hyper)(step),
         replica_axis=0,
     )
-    # An infinite gamma (DiLoCo) has no energy that JSON could hold.
+    # An infinite gamma (DiLoCo) has an infinite energy, which JSON cannot hold.
     found = {name: float(value) for name, value in diagnostics.items()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
@@ -82,11 +82,11 @@ def final_result(
     history: list[dict[str, Any]],
     model: tuple[chex.ArrayTree, chex.ArrayTree],
 ) -> dict[str, Any]:
-    """Everything that is recorded of a complete run, as JSON holds it.
+    """Returns the record of a complete run, as values for JSON.
 
-    Errors are in %. `test_*` is measured on the held-out examples (`config.evaluate_on` says
-    which), `train_*` and `local_energy` on the first training examples. `model` is the final one,
-    see `final_model`.
+    Errors are in %. `test_*` is measured on the held-out examples (see `config.evaluate_on`),
+    `train_*` and `local_energy` on the first training examples. `model` is the final model, see
+    `final_model`.
 
     Raises:
       ValueError: the final model is not finite.
@@ -121,9 +121,9 @@ def final_result(
 def measure_local_energy(
     task: Task, params: chex.ArrayTree, batch_stats: chex.ArrayTree, seed: int
 ) -> dict[str, Any]:
-    """Rise of training error (in %) and loss under multiplicative noise, as JSON holds it."""
+    """Measures the rise of training error (in %) and loss under multiplicative noise."""
     measure = task.objective.local_energy
-    # One key for all runs: differences between solutions are less noisy than each of them.
+    # All runs use the same key: differences between solutions are less noisy than their values.
     energy = measure(params, task.train_batches, jax.random.key(seed), batch_stats)
     return {
         "sigma": list(task.objective.sigmas),
@@ -139,7 +139,7 @@ def measure_local_energy(
 def meeting(
     task: Task, stack: chex.ArrayTree, batch_stats: chex.ArrayTree, stats: chex.ArrayTree
 ) -> dict[str, float] | None:
-    """Compares replicas with their center at the end, see `experiments.report.meeting`.
+    """Compares replicas with their center at the end, see `report.meeting`.
 
     Errors are measured on the held-out examples on which training is followed.
 
@@ -172,12 +172,12 @@ def meeting(
 
 
 def statistics(task: Task, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> chex.ArrayTree:
-    """Batch statistics of `params`; nothing for a network that has none.
+    """Measures batch statistics of `params`, if the network has any.
 
     Args:
-      task: gives the batches on which they are measured.
+      task: task that provides training batches.
       params: parameters of one network.
-      batch_stats: stacked statistics, for their structure.
+      batch_stats: stacked statistics, used for their structure.
     """
     stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), batch_stats)
     return flatjax.batch_stats.reestimate(

@@ -1,13 +1,14 @@
-"""Feeds a run with a stream or a file: batches lie on the device, in a window that moves on.
+"""Feeds a run with a stream or a file: a moving window of batches on the device.
 
-The step in row r of an epoch takes the batches r y, ..., r y + y - 1 of the stream after those of
-the epochs before, one for each of y replicas. Examples in a file are taken in the order of the
-epoch, as those in memory are. A window holds up to k rows, (k, y, B, ...), spread
-over devices as the replicas and their batches are; the next one begins at a multiple of k, or with
-an epoch. What is learned does not depend on k.
+The step in row r of an epoch takes y batches of the stream, one for each replica: r y, ...,
+r y + y - 1, counted from the start of the epoch. Examples in a file are taken in the order of the
+epoch, like examples in memory. A window holds up to k rows, (k, y, B, ...), spread over devices
+like the replicas and their batches. The next window begins at a multiple of k, or with an epoch.
+Results do not depend on k.
 
-Of several processes each reads the batches of the replicas that its devices hold. Batches that the
-stream can take by their numbers are not loaded by the others, nor are examples in a file.
+With several processes, each one reads only the batches of the replicas on its devices. If the
+stream can select batches by number, it does not load the others. Nor are other examples of a file
+loaded.
 """
 
 import functools
@@ -24,19 +25,19 @@ WINDOW_BYTES = 2**26
 
 
 def rows_in_window(example: np.ndarray, num_replicas: int, batch_size: int, num_rows: int) -> int:
-    """k: how many rows of batches, of one image like `example`, lie on the device at once."""
+    """Returns k, the rows of batches on the device, for images like `example`."""
     row_bytes = example.nbytes * num_replicas * batch_size
     return max(1, min(num_rows, WINDOW_BYTES // row_bytes))
 
 
 class Feed:
-    """The window of a run, which moves forward only.
+    """The window of a run; it moves forward only.
 
     Args:
       stream: the training examples.
       num_replicas: y.
       rows: k.
-      put: brings a window, whose arrays are (k, y, B, ...), to where the run lives.
+      put: function that moves a window, with arrays (k, y, B, ...), to the run's devices.
       own: the replicas whose batches this process needs; all if None.
     """
 
@@ -56,14 +57,14 @@ class Feed:
 
     @property
     def position(self) -> dict[str, Any] | None:
-        """Where the window is, as JSON holds it; None if nothing was read."""
+        """The position of the window, as values for JSON; None if nothing was read."""
         return self._position
 
     def resume(self, position: Mapping[str, Any] | None) -> None:
-        """Goes to the window of a checkpoint.
+        """Moves to the window of a checkpoint.
 
         Raises:
-          ValueError: the stream does not give the batches that it gave before.
+          ValueError: the stream gives other batches than before.
         """
         if position is None:
             return
@@ -75,11 +76,11 @@ class Feed:
             raise ValueError(
                 f"{self._stream.name} does not give the batches that it gave before the run was "
                 "interrupted. A loader must give the same batches in the same order when it is "
-                "iterated again: seed what it shuffles with."
+                "iterated again: seed its shuffling."
             )
 
     def window(self, row: int) -> data.DeviceSplit:
-        """The window that holds a row, counted from the start of the run."""
+        """Returns the window that holds a row, counted from the start of the run."""
         while row >= self._end:
             self._load()
         assert self._start <= row
@@ -93,9 +94,9 @@ class Feed:
     def _load(self) -> None:
         """Reads the next window."""
         before, self._start = self._reader.position, self._end
-        # Rows of an epoch; a window does not reach into the next one.
+        # Rows of an epoch; a window does not extend into the next epoch.
         number = self._start % self._stream.num_batches
-        # A run that goes on with another number of replicas may begin within a window.
+        # A run that continues with another number of replicas may begin within a window.
         first = number % self._rows
         count = min(self._rows - first, self._stream.num_batches - number)
         digests = np.zeros((count, self._num_replicas), np.uint32)
@@ -105,7 +106,7 @@ class Feed:
                 self._reader.skip()
                 continue
             batch = next(self._reader)
-            # All windows have one shape, so that programs are compiled once; nobody reads the rest.
+            # All windows have one shape, so that programs are compiled once; the rest is unused.
             shape = (self._rows, self._num_replicas, len(batch))
             arrays = arrays or _empty(batch, shape)
             for array, part in zip(arrays, (batch.image, batch.label), strict=True):
@@ -113,23 +114,24 @@ class Feed:
             digests[row, replica] = int(fingerprints.of_split(batch)["crc32"], 16)
         assert arrays is not None
         self._end = self._start + count
-        # Of all batches, whichever process has read them.
+        # All batches count, no matter which process read them.
         found = f"{zlib.crc32(processes.largest(digests)):08x}"
         self._position = {"start": self._start, "before": before, "batches": found}
         self._window = self._put(data.DeviceSplit(*arrays))
 
 
 class FileFeed:
-    """The window of a run on examples that lie in a file.
+    """The window of a run on examples in a file.
 
-    Where it is follows from the step: a checkpoint holds no position.
+    Its position follows from the step; a checkpoint does not hold it.
 
     Args:
       train: the training examples; only those of a window are read.
-      order: epoch -> positions of the examples of its batches, (rows, y, B).
-      num_rows: rows of an epoch.
+      order: function of the epoch that returns the positions of the
+        examples of its batches, (rows, y, B).
+      num_rows: number of rows of an epoch.
       rows: k.
-      put: brings a window, whose arrays are (k, y, B, ...), to where the run lives.
+      put: function that moves a window, with arrays (k, y, B, ...), to the run's devices.
       own: the replicas whose batches this process needs.
     """
 
@@ -153,13 +155,13 @@ class FileFeed:
         """Does nothing."""
 
     def window(self, row: int) -> data.DeviceSplit:
-        """The window that holds a row, counted from the start of the run."""
+        """Returns the window that holds a row, counted from the start of the run."""
         if not self._start <= row < self._end:
             self._load(row)
         return self._window
 
     def end(self, row: int) -> int:
-        """The first row after the window of `row`."""
+        """Returns the first row after the window of `row`."""
         self.window(row)
         return self._end
 
@@ -180,8 +182,8 @@ class FileFeed:
 
 
 def _empty(examples: data.Split, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Images and labels of a window of examples, (k, y, B, ...)."""
-    # Of zeros that nobody writes, the operating system keeps none.
+    """Allocates images and labels of a window of examples, (k, y, B, ...)."""
+    # Zeros that are never written take no memory in the operating system.
     zeros = lambda array: np.zeros((*shape, *array.shape[1:]), array.dtype)
     return zeros(examples.image), zeros(examples.label)
 
@@ -189,13 +191,14 @@ def _empty(examples: data.Split, shape: tuple[int, ...]) -> tuple[np.ndarray, ..
 def moved_position(
     stream: data.Stream | None, position: Mapping[str, Any] | None, row: int, num_replicas: int
 ) -> dict[str, Any] | None:
-    """The position of a window that begins with a row of the window at `position`.
+    """Returns the position of a window that begins with another window's row.
 
     Args:
       stream: the training examples; None if they are in memory.
-      position: of the window that holds the row, or ends before it; None if nothing was read.
-      row: counted from the start of the run.
-      num_replicas: how many batches a row had so far. It may have another number from there on.
+      position: position of the window that holds the row, or ends before it; None if nothing was
+        read.
+      row: row counted from the start of the run.
+      num_replicas: number of batches in a row so far. It may be different from there on.
     """
     if stream is None or position is None:
         return None

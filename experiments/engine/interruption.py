@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM let a run save where it is before it stops."""
+"""Lets a run save its state before it stops at SIGINT or SIGTERM."""
 
 import contextlib
 import dataclasses
@@ -11,33 +11,33 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop, and has saved where it was.
+    """A run was asked to stop, and has saved its state.
 
     Attributes:
-      exit_status: what a shell expects of a program that a signal ended.
+      exit_status: exit status that a shell expects for a program that a signal ended.
     """
 
     def __init__(self, signum: int, directory: pathlib.Path):
         name = signal.Signals(signum).name
-        super().__init__(f"{name}: saved in {directory}; the same command goes on from there.")
+        super().__init__(f"{name}: saved in {directory}; the same command continues from there.")
         self.exit_status = 128 + signum
 
 
 @dataclasses.dataclass
 class Request:
-    """Whether a stop was asked for: the signal that came, None so far."""
+    """Whether a stop was requested: the signal, or None so far."""
 
     signum: int | None = None
 
 
 @contextlib.contextmanager
 def deferred(*, enabled: bool = True) -> Iterator[Request]:
-    """Holds the first SIGINT or SIGTERM back, for the body to save its work; a second acts at once.
+    """Delays the first SIGINT or SIGTERM, so that the body can save.
 
-    Outside the main thread, where Python delivers no signals, nothing is held back.
+    Outside the main thread, where Python delivers no signals, this has no effect.
 
     Args:
-      enabled: False holds nothing back.
+      enabled: False has no effect.
     """
     request = Request()
     if not enabled or threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Metrics where people look at them, beside metrics.jsonl: TensorBoard, Weights & Biases."""
+"""Loggers in addition to metrics.jsonl: TensorBoard, Weights & Biases."""
 
 import contextlib
 import hashlib
@@ -12,26 +12,26 @@ LoggerName = Literal["tensorboard", "wandb"]
 
 
 class Logger(Protocol):
-    """Takes the records of a run, one for each epoch."""
+    """Receives the records of a run, one for each epoch."""
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Takes a record; one that resumes gets those of the epochs before once more."""
+        """Receives a record; a resumed run sends earlier epochs again."""
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes buffered records."""
 
 
 @contextlib.contextmanager
 def opened(
     names: Sequence[LoggerName], directory: pathlib.Path | None, config: TrainConfig
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that gives a record to the loggers of a run, which are closed afterwards.
+    """Yields a function that sends a record to the loggers; closes them at exit.
 
     Without names it does nothing, and needs no directory.
 
     Raises:
-      ValueError: there is no directory for them.
-      ImportError: one is not installed.
+      ValueError: the loggers have no directory.
+      ImportError: a logger is not installed.
     """
     if names and directory is None:
         raise ValueError("directory must be given with log: that is where loggers write.")
@@ -51,9 +51,9 @@ def open_logger(name: LoggerName, directory: pathlib.Path, config: TrainConfig) 
 
     Args:
       name: tensorboard, which writes to `directory`/tensorboard, or wandb, which writes there and
-        to the server that it is configured for.
-      directory: of the run.
-      config: of the run.
+        to its configured server.
+      directory: directory of the run.
+      config: configuration of the run.
 
     Raises:
       ImportError: the package is not installed; the message says which extra has it.
@@ -65,7 +65,7 @@ def open_logger(name: LoggerName, directory: pathlib.Path, config: TrainConfig) 
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Names and numbers of a record; a list gives a number for each entry.
+    """Yields names and numbers of a record; a list gives a number for each entry.
 
     Examples:
       >>> from experiments.engine.loggers import scalars
@@ -80,13 +80,13 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class TensorBoard:
-    """Event files for `tensorboard --logdir runs`."""
+    """Writes event files for `tensorboard --logdir runs`."""
 
     def __init__(self, directory: pathlib.Path, config: TrainConfig):
         import tensorboardX
 
         folder = directory / "tensorboard"
-        # A run that resumes tells everything again.
+        # A resumed run sends all records again.
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = tensorboardX.SummaryWriter(str(folder))
@@ -94,7 +94,7 @@ class TensorBoard:
         self._writer.add_text("config", "\n".join(lines))
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """A curve for each number."""
+        """Adds a point to the curve of each number."""
         for name, value in scalars(record):
             self._writer.add_scalar(name, value, global_step=record["step"])
         self._writer.flush()
@@ -105,7 +105,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project flatjax; one that resumes goes on under the same id."""
+    """Logs to a run of the project flatjax, under the same id after a resume."""
 
     def __init__(self, directory: pathlib.Path, config: TrainConfig):
         import wandb
@@ -121,10 +121,10 @@ class WeightsAndBiases:
         )
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One step; those that the server has are kept as they are."""
+        """Logs one step; steps that the server has already do not change."""
         if record["step"] >= self._run.step:
             self._run.log(dict(scalars(record)), step=record["step"])
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends buffered records."""
         self._run.finish()

@@ -36,17 +36,17 @@ def take_steps(
     progress: Callable[[int], Any] = lambda count: None,
     pause: Callable[[], bool] = lambda: False,
 ) -> tuple[State, np.ndarray]:
-    """Takes steps of one epoch; fewer if a pause is asked for in between.
+    """Takes steps of one epoch, or fewer if a pause is requested.
 
     Args:
       compiled: the programs of the plan.
       hyper: the hyperparameters, on the device.
-      state: the state before; it is donated.
+      state: the state before the steps; it is donated.
       train: the training examples, on the device.
-      draw: of the epoch.
-      num_steps: how many steps, up to the end of the epoch.
-      progress: called with the number of steps that were taken since the last call.
-      pause: asked after every step, where a step is a program of its own.
+      draw: the random choices of the epoch.
+      num_steps: number of steps up to the end of the epoch.
+      progress: called with the number of steps since the last call.
+      pause: called after every step, if each step is a separate program.
 
     Returns:
       The state and the losses, (steps, y).
@@ -61,7 +61,7 @@ def take_steps(
         state, loss = compiled.step(hyper, state, train, draw)
         rows.append(loss)
         progress(1)
-        # At most two steps are on their way, so that a pause finds no queue of them.
+        # At most two steps are in flight, so that a pause does not wait for a queue.
         jax.block_until_ready(rows[-2:-1])
         if pause():
             break
@@ -69,14 +69,14 @@ def take_steps(
 
 
 def device_train(plan: Plan, task: Task) -> Examples:
-    """The training examples, where the run lives."""
+    """Returns the training examples on the run's devices."""
     if plan.placement.mesh is None:
         return task.device_train
     return plan.placement.put(as_tree(task.train))
 
 
 def _feed(plan, task, seed) -> Feed | FileFeed | None:
-    """Reads the training examples for one run; None if they are in memory."""
+    """Makes a reader of the training examples for one run; None if in memory."""
     if task.is_in_memory:
         return None
     y, place = plan.num_replicas, plan.placement
@@ -89,23 +89,23 @@ def _feed(plan, task, seed) -> Feed | FileFeed | None:
 
 
 class Run:
-    """A run on its way from the first step to the last.
+    """A run between its first and last step.
 
     Attributes:
-      plan: its static part.
-      state: the present state.
+      plan: static part of the run.
+      state: the current state.
       history: the records of the epochs so far.
-      losses: of the steps of this epoch so far, (steps, y).
-      seconds: spent on steps.
-      saved_at: when the last checkpoint was written, or the run was started.
+      losses: losses of the steps of this epoch so far, (steps, y).
+      seconds: time spent on steps.
+      saved_at: time of the last checkpoint, or of the start.
       origin: the run that this one continues with another number of replicas, see `restart`.
-      files: of the run, if it has any.
+      files: files of the run, or None.
 
     Args:
       plan: the plan of the configuration.
-      config: hyperparameters and seed are taken from it.
+      config: source of hyperparameters and seed.
       task: the data.
-      files: where it was interrupted, if it was; None for a run without files.
+      files: files from which an interrupted run resumes; None for a run without files.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Run:
         self.seconds = 0.0
         self.losses = np.zeros((0, plan.num_replicas), np.float32)
         self.origin: dict[str, Any] | None = None
-        self._more_gradients = 0  # than if the number of replicas had always been the same
+        self._more_gradients = 0  # compared with a constant number of replicas
         if files is not None:
             saved = files.restore(arrays_of(self.state))
             if saved is not None:
@@ -143,12 +143,12 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Steps taken so far."""
+        """The number of steps taken so far."""
         return int(self.state.step)
 
     @property
     def gradients(self) -> int:
-        """Gradient evaluations of all replicas so far."""
+        """The number of gradient evaluations of all replicas so far."""
         return self.step * self.plan.num_replicas + self._more_gradients
 
     @property
@@ -156,13 +156,13 @@ class Run:
         return self.row_of(self.step)
 
     def row_of(self, step: int) -> int:
-        """The row of batches that the step after so many takes, counted from the start."""
+        """Returns the row of batches for the step after `step`, counted from the start."""
         return step // self.plan.algorithm.batch_repeats
 
     def take_steps(self, num_steps: int, **options: Any) -> np.ndarray:
-        """Takes steps of this epoch and returns their losses, (steps, y); see `take_steps`.
+        """Takes steps of this epoch; returns their losses, (steps, y).
 
-        Where there is a window, they must not go beyond that of the next one.
+        If there is a window, the steps must not go beyond the next one.
         """
         draw = self._programs.draw(self.config.seed, self.step // self.plan.steps_per_epoch)
         train = self._train if self._feed is None else self._feed.window(self._row)
@@ -172,7 +172,7 @@ class Run:
         return losses
 
     def advance(self, bar: tqdm.tqdm, pause: Callable[[], bool]) -> bool:
-        """Takes steps up to the end of the epoch, or to a pause; returns whether it has ended.
+        """Takes steps to the end of the epoch or a pause; returns whether it ended.
 
         Training pauses at the end of each window of a stream.
 
@@ -203,11 +203,11 @@ class Run:
             )
 
     def close_epoch(self, with_errors: bool) -> dict[str, Any]:
-        """Makes the record of an epoch, keeps it and returns it."""
+        """Makes, keeps and returns the record of an epoch."""
         record = {
             "step": self.step,
             "gradients": self.gradients,
-            # Summed in one order, whether the epoch was interrupted or not.
+            # The order of the sum is the same for interrupted epochs.
             "train_loss": float(np.ascontiguousarray(self.losses).mean()),
             "seconds": round(self.seconds, 3),
             **evaluate.coupling_record(self.plan, hyper_of(self.config), self.state),
@@ -222,7 +222,7 @@ class Run:
         return record
 
     def finish(self) -> dict[str, Any]:
-        """Writes the final model, and returns the result; see `evaluate.final_result`."""
+        """Writes the final model and returns the result; see `evaluate.final_result`."""
         model = evaluate.final_model(self.plan, self.task, self.state)
         about = (self.plan, self.task, self.config, self.state, self.history)
         result = evaluate.final_result(*about, model)

@@ -1,7 +1,7 @@
 """The loss of a network and its evaluation, as pure functions without data.
 
-An `Objective` is static: compiled programs depend on it, and tasks that differ only in their data
-share one.
+An `Objective` is static: compiled programs depend on it. Tasks that differ only in their data share
+one objective.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ class Objective:
     """A network, its loss on a batch, and the programs that evaluate it.
 
     Attributes:
-      network: the linen module, behind one interface.
-      problem: what it reads, its loss, and what evaluates it; see `problems`.
+      network: the linen module, with a common interface.
+      problem: inputs, loss and evaluation of the network; see `problems`.
       label_smoothing: weight of the uniform distribution in the training targets.
-      micro_batches: parts of a batch whose gradients are computed one after another.
+      micro_batches: number of parts of a batch whose gradients are computed one after another.
       sigmas: noise strengths of the local energy.
-      local_energy_samples: draws of the noise for each strength.
+      local_energy_samples: number of draws of the noise for each strength.
     """
 
     network: Network
@@ -42,15 +42,15 @@ class Objective:
     # --- training -------------------------------------------------------------------------------
 
     def batch(self, examples: Examples, key: chex.PRNGKey) -> dict[str, jax.Array]:
-        """The training batch of each replica, augmented and normalized.
+        """Makes the training batch of each replica, augmented and normalized.
 
         Args:
-          examples: of each replica, (y, B, ...).
-          key: of the augmentation, and of the randomness inside the network.
+          examples: examples of each replica, (y, B, ...).
+          key: random key of the augmentation, and of the randomness inside the network.
 
         Returns:
-          Images (y, B, H, W, C) and labels (y, B), or the like of another problem; and a key for
-          each replica and micro-batch, (y, parts), for the randomness inside the network.
+          Images (y, B, H, W, C) and labels (y, B), or the arrays of another problem. In addition, a
+          key for each replica and micro-batch, (y, parts), for the network's randomness.
         """
         keys = jax.vmap(jax.random.fold_in, (None, 0))(
             key, jnp.arange(len(jax.tree.leaves(examples)[0]))
@@ -61,9 +61,9 @@ class Objective:
     def loss(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
     ) -> tuple[jax.Array, chex.ArrayTree]:
-        """Mean loss of one network on a batch, and its new batch statistics.
+        """Computes the mean loss of one network on a batch, and new batch statistics.
 
-        Without a `"key"` (1,) in the batch, the network draws the same random numbers every time.
+        Without a `"key"` (1,) in the batch, the network always draws the same random numbers.
         """
         variables = {"params": params, "batch_stats": batch_stats}
         key = batch["key"][0] if "key" in batch else jax.random.key(0)
@@ -74,7 +74,7 @@ class Objective:
     def value_and_grad(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
     ) -> tuple[tuple[jax.Array, chex.ArrayTree], chex.ArrayTree]:
-        """Loss, new statistics and gradient of one network, over the parts of a batch in turn."""
+        """Computes loss, new statistics and gradient of one network, over parts in turn."""
         gradient = jax.value_and_grad(self.loss, has_aux=True)
         parts = self.micro_batches
         if parts == 1:
@@ -86,7 +86,7 @@ class Objective:
             (value, stats), grads = gradient(params, stats, part)
             return (stats, jax.tree.map(jnp.add, total, grads)), value
 
-        # In half precision, the sum would be rounded with every part.
+        # In half precision, every addition of a part would round the sum.
         wide = lambda w: jnp.zeros_like(w, jnp.promote_types(w.dtype, jnp.float32))
         zeros = jax.tree.map(wide, params)
         # XLA's own convolutions are about ten times slower on a CPU inside a loop than outside.
@@ -100,13 +100,13 @@ class Objective:
     def logits(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, batch: chex.ArrayTree
     ) -> jax.Array:
-        """Logits of one network in evaluation mode, (B, classes); of texts (B, T, classes)."""
+        """Computes logits of one network in evaluation mode, (B, ..., classes)."""
         variables = {"params": params, "batch_stats": batch_stats}
         return self.network.logits(variables, self.problem.inputs(batch))
 
     @functools.cached_property
     def eval_fn(self) -> flatjax.EvalFn:
-        """(params, batch, batch_stats) -> sums of loss and error; see `flatjax.evaluation`."""
+        """A function (params, batch, batch_stats) -> sums of loss and error."""
         sums = self.problem.sums
         return jax.jit(
             lambda params, batch, batch_stats: sums(self.logits(params, batch_stats, batch), batch)
@@ -114,7 +114,7 @@ class Objective:
 
     @functools.cached_property
     def ensemble_eval_fn(self) -> flatjax.EvalFn:
-        """(members, batch, member_stats) -> sums for the mean of the members' predictions."""
+        """A function (members, batch, member_stats) -> sums of the ensemble."""
 
         def eval_fn(members, batch, member_stats):
             outputs = [

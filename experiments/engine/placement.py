@@ -1,8 +1,8 @@
-"""Where a run lives: one device, or a mesh of the devices of one process or of several.
+"""The devices of a run: one device, or a mesh of one or several processes.
 
-A mesh has the axes `replica`, over which the replicas are spread, and `data`, over which the batch
-of each replica is. Where a run lives changes nothing of what it computes (but for the order of
-sums, hence rounding), so that it may go on elsewhere.
+A mesh has two axes: the replicas are spread over `replica`, and the batch of each replica over
+`data`. The placement does not change the results, except that another order of sums rounds
+differently. A run can therefore continue on other devices.
 """
 
 import dataclasses
@@ -26,20 +26,20 @@ AXES = ("replica", "data")
 
 
 def make_mesh(text: str, config: TrainConfig) -> Mesh:
-    """The mesh of `--mesh`.
+    """Makes the mesh of `--mesh`.
 
     Args:
-      text: sizes of the axes, `"replica=3,data=2"`, each 1 where it is left out; or `"auto"`: all
-        devices, as many as can along the replica axis.
-      config: the run, which must fit.
+      text: sizes of the axes, `"replica=3,data=2"`; a missing axis has size 1. `"auto"` uses all
+        devices, with as many as possible along the replica axis.
+      config: the run, which must fit the mesh.
 
     Returns:
-      A mesh of the first devices, of all processes. Neighbours on the data axis, which communicate
-      in every step, are on one process where possible.
+      A mesh of the first devices, of all processes. Neighbours on the data axis communicate in
+      every step; where possible, they belong to one process.
 
     Raises:
-      ValueError: the text has another form, asks for more devices than there are, leaves a process
-        without any, or the run does not fit; the message names the nearest choice that does.
+      ValueError: the text has another form, asks for more devices than there are, or leaves a
+        process without a device; or the run does not fit. The message names the nearest choice.
     """
     devices = jax.devices()
     if text == "auto":
@@ -60,7 +60,7 @@ def make_mesh(text: str, config: TrainConfig) -> Mesh:
 
 
 def check_fit(mesh: Mesh, config: TrainConfig) -> None:
-    """Raises a ValueError unless the mesh has the two axes, and the run divides over them."""
+    """Raises unless the mesh has both axes and the run divides over them."""
     if mesh.axis_names != AXES:
         raise ValueError(f"mesh must have the axes {AXES}, got {mesh.axis_names}.")
     _check_sizes(mesh.shape["replica"], mesh.shape["data"], config)
@@ -101,14 +101,14 @@ def _check_devices(replica, data, config, devices):
 
 
 def _nearest_divisor(number, size):
-    """Of those at the same distance, the larger one."""
+    """Returns the nearest divisor; of two at equal distance, the larger one."""
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     return min(divisors, key=lambda d: (abs(d - size), -d))
 
 
 @dataclasses.dataclass(frozen=True)
 class OneDevice:
-    """A run on JAX's default device; the interface of `OnMesh`."""
+    """A run on JAX's default device, with the interface of `OnMesh`."""
 
     mesh: Mesh | None = None
 
@@ -131,32 +131,32 @@ class OneDevice:
         return jax.jit(steps, donate_argnums=1)
 
     def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The batch of a training step, inside jit."""
+        """Returns the batch of a training step, inside jit."""
         return batch
 
     def constrain_weights(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """A pytree like the parameters, inside jit."""
+        """Returns a pytree like the parameters, inside jit."""
         return tree
 
     def shardings(self, state: chex.ArrayTree) -> chex.ArrayTree:
-        """Where the arrays of a state lie."""
+        """Returns the shardings of a state's arrays."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(lambda leaf: device, state)
 
     def put(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """Numbers and arrays of the host, on the device."""
+        """Moves numbers and arrays from the host to the device."""
         return jax.tree.map(jnp.asarray, tree)
 
     def put_rows(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """Rows of batches (n, y, B, ...) of the host, on the device."""
+        """Moves rows of batches (n, y, B, ...) from the host to the device."""
         return self.put(tree)
 
     def own_replicas(self, num_replicas: int) -> Sequence[int]:
-        """The replicas whose batches this process holds."""
+        """Returns the replicas whose batches this process holds."""
         return range(num_replicas)
 
     def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """A pytree to be measured."""
+        """Returns a pytree for measurements."""
         return tree
 
 
@@ -166,8 +166,8 @@ class OnMesh:
 
     Attributes:
       mesh: the mesh.
-      shard: spread weights, gradients and optimizer state of a replica over `data`, instead of
-        keeping them whole on each of its devices.
+      shard: whether to spread weights, gradients and optimizer state of a replica over `data`,
+        instead of keeping them whole on each of its devices.
     """
 
     mesh: Mesh
@@ -198,10 +198,11 @@ class OnMesh:
         check_fit(self.mesh, config)
 
     def shardings(self, state: chex.ArrayTree) -> chex.ArrayTree:
-        """Where the arrays of a state lie.
+        """Returns the shardings of a state's arrays.
 
-        Stacked ones over `replica`; what replicas share (counts, couplings, keys, the center of
-        DiLoCo) on all of its devices. With `shard`, each along its longest axis over `data`.
+        Stacked arrays are spread over `replica`. Shared ones (counts, couplings, keys, the center
+        of DiLoCo) are on all devices. With `shard`, each is also spread along its longest axis over
+        `data`.
         """
         return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._spec(leaf.shape)), state)
 
@@ -231,13 +232,13 @@ class OnMesh:
         """Compiles (hyper, state, ...) -> (state, losses); the old state is donated."""
         shardings = (self.shardings(state), self.stacked)
         jitted = jax.jit(steps, donate_argnums=1, out_shardings=shardings)
-        # Virtual devices share their threads: with a second step under way, a device may wait in
-        # a collective for another one that waits for its thread, and XLA ends the process.
+        # Virtual devices share threads. If a second step were started, a device could wait in a
+        # collective for a device that waits for its thread, and XLA would end the process.
         local = self.mesh.local_devices
         are_virtual = len(local) > 1 and local[0].platform == "cpu"
 
         def on_mesh(*arguments):
-            # Set, so that the coupling knows over what rounded weights are to be gathered.
+            # Set the mesh, so that the coupling knows over which axis to gather rounded weights.
             with jax.set_mesh(self.mesh):
                 found = jitted(*arguments)
             return jax.block_until_ready(found) if are_virtual else found
@@ -245,30 +246,30 @@ class OnMesh:
         return on_mesh
 
     def put(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """Numbers and arrays of the host, the same in every process, on every device."""
+        """Moves numbers and arrays, equal in all processes, to every device."""
         return jax.tree.map(functools.partial(_place, self.replicated), tree)
 
     def put_rows(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """Rows of batches (n, y, B, ...) of the host, where the replicas are.
+        """Moves rows of batches (n, y, B, ...) from the host to the replicas' devices.
 
-        A process needs to have the batches of its own replicas only.
+        A process needs only the batches of its own replicas.
         """
         return jax.tree.map(functools.partial(_place, self.order), tree)
 
     def own_replicas(self, num_replicas: int) -> Sequence[int]:
-        """The replicas whose batches this process holds, or parts of them."""
+        """Returns the replicas of which this process holds batches, or parts of batches."""
         parts = self.stacked.addressable_devices_indices_map((num_replicas,)).values()
         found = [range(num_replicas)[index[0]] for index in parts if index is not None]
         return sorted({replica for part in found for replica in part})
 
     def constrain(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Spreads the batch of a training step over the mesh, inside jit."""
-        # Keys are one or a few for each replica, not for each example.
+        # There are one or a few keys per replica, not per example.
         of = lambda name: self.stacked if name == "key" else self.batch
         return jax.lax.with_sharding_constraint(batch, {name: of(name) for name in batch})
 
     def constrain_weights(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """Spreads a pytree like the parameters as these are, inside jit."""
+        """Spreads a pytree like the parameters in the same way, inside jit."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree)) if self.shard else tree
 
     @functools.cached_property
@@ -276,7 +277,7 @@ class OnMesh:
         return jax.jit(lambda tree: tree, out_shardings=self.replicated)
 
     def local(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """All of a pytree on the first device of each process, to be measured there."""
+        """Copies a pytree to the first device of each process, for measurements."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), self._gather(tree))
 
 

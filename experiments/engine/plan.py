@@ -16,8 +16,8 @@ from experiments.engine.objective import Objective
 from experiments.engine.placement import OneDevice, Placement
 from experiments.engine.task import Task
 
-# Numbers that a program takes as arguments. Without a value (None), a coupling is measured when
-# training starts, and no noise is drawn: that shapes the program.
+# Numbers that a program takes as arguments. None means that a coupling is measured when training
+# starts, or that no noise is drawn; this changes the program.
 HYPERPARAMETERS = (
     "learning_rate",
     "weight_decay",
@@ -32,15 +32,15 @@ HYPERPARAMETERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What shapes the programs of a run. Plans compare and hash by value.
+    """The part of a run that shapes its programs. Plans compare and hash by value.
 
     Attributes:
-      config: the settings. Seed and hyperparameters in it have fixed values, which nobody reads.
+      config: the settings. Its seed and hyperparameters have fixed values, which are not used.
       objective: network and loss.
       num_examples: training examples in a pass.
       placement: where the arrays of the run are stored.
-      window_rows: how many rows of batches are on the device at once, see `feed`, of examples from
-        a stream or a file; None if the training examples are in memory.
+      window_rows: number of rows of batches on the device, see `feed`, for examples from a stream
+        or a file; None if the training examples are in memory.
 
     Raises:
       ValueError: the configuration does not fit the data.
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def algorithm(self) -> Algorithm:
-        """How the run optimizes."""
+        """The algorithm of the run."""
         return ALGORITHMS[self.config.algorithm.name]
 
     @property
@@ -77,19 +77,19 @@ class Plan:
 
     @property
     def examples_shape(self) -> tuple[int, ...]:
-        """The shape of the labels that programs see: of all examples, or of a window of them."""
+        """The shape of the labels in programs: of all examples, or of a window of them."""
         if self.window_rows is None:
             return (self.num_examples,)
         return self.window_rows, self.num_replicas, self.config.batch_size
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in a pass of one replica over the training set."""
+        """The number of batches in a pass of one replica over the training set."""
         return self.num_examples // self.config.batch_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Gradients of one replica in a pass over the training set."""
+        """The number of gradients of one replica in a pass over the training set."""
         return self.batches_per_epoch * self.algorithm.batch_repeats
 
     @property
@@ -102,12 +102,12 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Gradients that each replica takes."""
+        """The number of gradients that each replica takes."""
         return int(self._budget + 1e-9) // self._unit * self._unit
 
     @property
     def gradient_evaluations(self) -> int:
-        """Gradients of all replicas together: the budget that a run uses."""
+        """The number of gradients of all replicas together, the budget that a run uses."""
         return self.total_steps * self.num_replicas
 
     def epoch_lengths(self) -> list[int]:
@@ -116,17 +116,17 @@ class Plan:
         return [self.steps_per_epoch] * full + [rest] * (rest > 0)
 
     def optimizer(self, hyper: Hyper) -> optax.GradientTransformationExtraArgs:
-        """The transformation of the stacked replicas; hyperparameters may be traced."""
+        """Makes the transformation of the stacked replicas; `hyper` may be traced."""
         tx = self.algorithm.make(self.config, hyper, self.total_steps)
         return optax.with_extra_args_support(tx)
 
     def learning_rate(self, hyper: Hyper) -> optax.Schedule:
-        """The learning rate as a function of the step of one replica."""
+        """Makes the learning rate as a function of the step of one replica."""
         return learning_rate_schedule(self.config, hyper, self.total_steps)
 
 
 def make_plan(config: TrainConfig, task: Task, placement: Placement | None = None) -> Plan:
-    """The plan of a configuration; seed and hyperparameters do not matter.
+    """Makes the plan of a configuration; seed and hyperparameters do not matter.
 
     Raises:
       ValueError: the configuration does not fit the data or the placement.
@@ -152,7 +152,7 @@ def _without_hyper(config: TrainConfig) -> TrainConfig:
 
 
 def hyper_of(config: TrainConfig) -> Hyper:
-    """The hyperparameters that the algorithm of a configuration has, a pytree of numbers."""
+    """Returns the hyperparameters of a configuration, as a pytree of numbers."""
     hyper = {name: value for name, value in config.flat().items() if name in HYPERPARAMETERS}
     if hyper.get("noise_scale") == 0:
         hyper["noise_scale"] = None

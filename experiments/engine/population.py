@@ -1,4 +1,4 @@
-"""Many runs of one plan at once: one program for all their hyperparameters and seeds."""
+"""Many runs of one plan in one program, for all their hyperparameters and seeds."""
 
 import dataclasses
 import functools
@@ -24,23 +24,23 @@ from flatjax._cpu import compiled_once
 
 
 class Watch:
-    """Looks at runs while they train. What it has seen is part of the population's checkpoint."""
+    """Observes runs while they train. Observations are saved with the population."""
 
     def __call__(self, run: int, done: float, read: Callable[[], dict[str, Any]]) -> None:
-        """Called after every epoch of every run.
+        """Observes a run after each of its epochs.
 
         Args:
-          run: its number.
-          done: the fraction of the training that is complete.
-          read: copies the arrays of the run's state.
+          run: number of the run.
+          done: fraction of the training that is complete.
+          read: function that copies the arrays of the run's state.
         """
 
     def arrays(self) -> Nested:
-        """What was seen, as nested dictionaries of arrays."""
+        """Returns the observations, as nested dictionaries of arrays."""
         return {}
 
     def restore(self, arrays: Nested) -> None:
-        """Goes back to what `arrays` returned."""
+        """Restores the observations that `arrays` returned."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Trained:
     """The final model of one run.
 
     Attributes:
-      task: its data.
+      task: data of the run.
       params: parameters of the final model.
-      batch_stats: its batch statistics.
+      batch_stats: batch statistics of the final model.
       train_loss: mean loss of the last epoch's batches; NaN if the run diverged.
       meeting: of its replicas, see `evaluate.meeting`; None of a single network, of one that
         diverged, and of one whose checkpoint is older than meetings.
@@ -82,18 +82,18 @@ def meeting_record(model: Trained) -> dict[str, Any]:
 
 
 class Population:
-    """Runs of one algorithm that differ in hyperparameters, in their seeds and in their data.
+    """Runs of one algorithm that differ in hyperparameters, in seeds and in data.
 
-    The hyperparameters (see `plan`) are arguments of the compiled program, so that a search of a
-    hundred candidates compiles once. Networks without convolutions are trained side by side
-    (`jax.vmap`); those with convolutions one after another, which is faster on a CPU.
+    The hyperparameters (see `plan`) are arguments of the compiled program, so a search of a hundred
+    candidates compiles once. Networks without convolutions are trained in parallel (`jax.vmap`).
+    Networks with convolutions are trained one after another, which is faster on a CPU.
 
     Attributes:
       plan: the static part of all runs.
 
     Args:
       config: the settings that all runs share.
-      tasks: data of the runs, alike in shape; see `make_tasks`.
+      tasks: data of the runs, with equal shapes; see `make_tasks`.
     """
 
     def __init__(self, config: TrainConfig, tasks: Sequence[Task]):
@@ -119,19 +119,20 @@ class Population:
 
         Args:
           settings: the hyperparameters in which each run differs from the configuration.
-          seeds: of the initial weights, the order of the data and noise; one for each run.
-          tasks: the position of the task of each run.
+          seeds: random seeds of initial weights, order of the data and noise; one for each run.
+          tasks: for each run, the position of its task.
           progress: show a progress bar.
-          watch: called after every epoch of every run.
-          limit: of the wall time.
-          file: where the population is saved if it would not end in time, and continues from.
+          watch: observer, which is called after every epoch of every run.
+          limit: limit of the wall time.
+          file: where a population is saved if it would not end in time, and from where it
+            continues.
 
         Returns:
           The final models, in order.
 
         Raises:
           TimeIsUp: the limit is reached; the population was saved first.
-          ValueError: a setting shapes the program, or is no value of its field.
+          ValueError: a setting shapes the program, or is not valid for its field.
         """
         configs = [self.config.changed(**own) for own in settings]
         for config, own in zip(configs, settings, strict=True):
@@ -145,7 +146,7 @@ class Population:
 
 
 class _Saved:
-    """The limit and the file of a population: when it stops, and what it continues from."""
+    """The limit and the file of a population, which say when it stops and continues."""
 
     def __init__(self, plan, num_runs, limit, file):
         self._limit, self._file = limit or TimeLimit(), file
@@ -156,7 +157,7 @@ class _Saved:
         return None if self._file is None else self._file.restore()
 
     def check(self, done: float, position: dict[str, int], arrays: Callable[[], Nested]) -> None:
-        """Saves and raises TimeIsUp if the next part might not fit; saves what is complete too."""
+        """Saves, and raises TimeIsUp if the next part might not fit."""
         if not self._limit.is_set:
             return
         is_up = self._pace.is_up(done) and done < 1
@@ -168,7 +169,7 @@ class _Saved:
 
 
 def _train_together(plan, runs, progress, watch, saved) -> list[Trained]:
-    """All runs in one program for each epoch."""
+    """Trains all runs in one program for each epoch."""
     compiled = _vmapped(plan)
     take = lambda tree, run: jax.tree.map(lambda leaf: leaf[run], tree)
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -207,7 +208,7 @@ def _train_together(plan, runs, progress, watch, saved) -> list[Trained]:
 
 
 class _Vmapped:
-    """The functions of `steps` for many runs of a plan, side by side."""
+    """The functions of `steps` for many runs of a plan, in parallel."""
 
     def __init__(self, plan: Plan):
         def epoch(hyper, state, train, seed, number, num_steps):
@@ -225,7 +226,7 @@ _vmapped = functools.lru_cache(maxsize=8)(_Vmapped)
 
 
 def _train_in_turn(plan, runs, progress, watch, saved) -> list[Trained]:
-    """One run after another, by the programs of ordinary runs."""
+    """Trains one run after another, by the programs of ordinary runs."""
     position, arrays = saved.restore() or ({"run": 0, "epoch": 0}, {})
     done: list[Trained] = [
         Trained.of_arrays(runs[run][-1], model)
@@ -243,7 +244,7 @@ def _train_in_turn(plan, runs, progress, watch, saved) -> list[Trained]:
 
 @dataclasses.dataclass(frozen=True)
 class _Turn:
-    """A run among those that are trained in turn, after those that are done."""
+    """One of several runs that are trained in turn, after the complete ones."""
 
     number: int
     num_runs: int
@@ -252,7 +253,7 @@ class _Turn:
     saved: _Saved
 
     def look(self, done, epoch, state, loss, trained):
-        """After each epoch; `trained` makes the final model."""
+        """Acts after each epoch; `trained` makes the final model."""
         if self.watch:
             read = functools.partial(jax.tree.map, jnp.copy, steps.arrays_of(state))
             self.watch(self.number, done, read)
@@ -271,7 +272,7 @@ class _Turn:
 
 
 def _train_alone(plan, hyper, seed, task, start, turn) -> Trained:
-    """One run, by the programs of ordinary runs, from an epoch and its arrays."""
+    """Trains one run by the programs of ordinary runs, from an epoch and its arrays."""
     compiled = programs.programs_of(plan)
     hyper = plan.placement.put(hyper)
     state = compiled.init(hyper, seed)
@@ -290,7 +291,7 @@ def _train_alone(plan, hyper, seed, task, start, turn) -> Trained:
 
 
 def _members(state):
-    """Stacked parameters of the networks whose center is the final model."""
+    """Returns stacked parameters of the networks whose center is the final model."""
     return flatjax.eval_params(state.opt_state, state.params)
 
 

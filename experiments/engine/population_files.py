@@ -1,7 +1,7 @@
-"""The checkpoint of a population: one file, which is deleted when its results are written.
+"""The checkpoint of a population: one file, deleted when results are written.
 
-The file is a zip of arrays (`numpy.savez`); "about" in it is JSON: what the population is, where it
-is, and a digest of the arrays. A file of another population is replaced.
+The file is a zip of arrays (`numpy.savez`). Its entry "about" is JSON: the population's identity,
+its position, and a digest of the arrays. A file of another population is replaced.
 """
 
 import io
@@ -23,18 +23,18 @@ Nested = dict[str, Any]  # dictionaries of dictionaries of arrays
 
 
 class PopulationFile:
-    """Where a population is kept that may be interrupted.
+    """The file of a population that may be interrupted.
 
     Args:
       path: the file.
-      identity: what the final models depend on besides the program, as JSON holds it.
+      identity: everything except the program that determines the final models, as JSON values.
     """
 
     def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]):
         self._path, self._identity = path, store.digest(identity)
 
     def save(self, position: dict[str, int], arrays: Nested) -> None:
-        """Writes where the population is, and nested dictionaries of arrays."""
+        """Writes the population's position, and nested dictionaries of arrays."""
         flat = {
             name: _plain(np.asarray(leaf))
             for name, leaf in traverse_util.flatten_dict(arrays, sep="/").items()
@@ -46,7 +46,7 @@ class PopulationFile:
         atomic.write_bytes(self._path, file.getvalue())
 
     def restore(self) -> tuple[dict[str, int], Nested] | None:
-        """What `save` was given; None if there is no file of this population.
+        """Returns the arguments of `save`; None if there is no file of this population.
 
         Raises:
           DamagedFileError: the file is damaged.
@@ -58,7 +58,7 @@ class PopulationFile:
                 flat = {name: archive[name] for name in archive.files}
             about = json.loads(str(flat.pop("about")))
             is_whole = fingerprints.of_arrays(flat) == about["digest"]
-        except Exception as error:  # of any kind, where bits of the headers are wrong
+        except Exception as error:  # wrong bits in headers cause any error
             raise store.DamagedFileError(
                 f"{self._path} is damaged ({error}). Delete it."
             ) from error
@@ -74,19 +74,19 @@ class PopulationFile:
 
 
 def _plain(array):
-    """Numbers that NumPy's files do not know (bfloat16) as unsigned ones of their size."""
+    """Views numbers that NumPy's files do not know (bfloat16) as unsigned ones."""
     return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
 
 
 def leaves_of(tree: chex.ArrayTree) -> Nested:
-    """The leaves of a pytree by number, random keys as their numbers."""
+    """Returns the leaves of a pytree by number, random keys as their numbers."""
     is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     plain = lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf
     return {str(number): plain(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}
 
 
 def with_leaves(like: chex.ArrayTree, leaves: Nested) -> chex.ArrayTree:
-    """The inverse of `leaves_of`: a pytree like `like`, which must have as many leaves."""
+    """Inverts `leaves_of`: makes a pytree like `like` with these leaves."""
 
     def restored(leaf, saved):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -1,6 +1,6 @@
-"""The kinds of problems: what a network reads, its loss, and the sums that evaluate it.
+"""The kinds of problems: inputs of the network, loss, and sums for evaluation.
 
-This is the one place that knows images from tokens and classes from targets. A problem is static:
+Only this module distinguishes images from tokens and classes from targets. A problem is static:
 compiled programs depend on it.
 """
 
@@ -22,16 +22,16 @@ Augment: TypeAlias = Callable[[chex.PRNGKey, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """What all kinds share.
+    """The common base of all kinds of problems.
 
     Attributes:
-      input_shape: of one example, as the network reads it.
-      num_classes: the number of outputs of the network, for each position of a text.
-      normalization: of images; None for tokens.
+      input_shape: shape of one example, as the network reads it.
+      num_classes: number of outputs of the network, for each position of a text.
+      normalization: normalization of images; None for tokens.
       augment: random change of a batch of images before normalization, (key, images) -> images; or
         None.
-      target_normalization: of the targets of a regression.
-      input_dtype: of what the network reads.
+      target_normalization: normalization of a regression's targets.
+      input_dtype: dtype of the network's inputs.
     """
 
     input_shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Problem:
     input_dtype: ClassVar[str] = "float32"
 
     def split_struct(self, shape: tuple[int, ...]) -> Any:
-        """Shapes and dtypes of examples on the device; `shape` is that of their labels."""
+        """Returns shapes and dtypes of examples, for labels of the given shape."""
         assert self.normalization is not None
         image = jax.ShapeDtypeStruct((*shape, *self.input_shape), self.normalization.dtype)
         return data.DeviceSplit(image, self._label_struct(shape))
@@ -51,7 +51,7 @@ class Problem:
         return jax.ShapeDtypeStruct(shape, jnp.int32)
 
     def batch(self, examples: Any, keys: chex.PRNGKey) -> Batch:
-        """A batch of each replica, from its examples (y, B, ...) and augmentation keys (y,)."""
+        """Makes a batch of each replica from examples (y, B, ...) and keys (y,)."""
         assert self.normalization is not None
         images = examples.image
         if self.augment is not None:
@@ -59,21 +59,21 @@ class Problem:
         return {"image": self.normalization.normalize(images), "label": examples.label}
 
     def inputs(self, batch: Batch) -> jax.Array:
-        """What the network reads of a batch."""
+        """Returns the inputs of the network in a batch."""
         return batch["image"]
 
     def loss(self, outputs: jax.Array, batch: Batch, smoothing: float) -> jax.Array:
-        """The mean loss of a training batch; `smoothing` is that of labels."""
+        """Computes the mean loss of a training batch; `smoothing` smooths labels."""
         raise NotImplementedError
 
     def sums(self, outputs: jax.Array, batch: Batch) -> Batch:
-        """Sums of loss and error over the examples of a batch, and their number, `"count"`."""
+        """Sums loss and error over the examples of a batch, and counts them in `"count"`."""
         raise NotImplementedError
 
     def mean_outputs(self, outputs: Sequence[jax.Array]) -> jax.Array:
-        """The outputs of an ensemble."""
+        """Computes the outputs of an ensemble."""
         log_probabilities = [jax.nn.log_softmax(own) for own in outputs]
-        # A constant shift, log y, changes no argmax, but the loss is that of the mean.
+        # The shift by log y changes no argmax, and gives the loss of the mean prediction.
         total = jax.nn.logsumexp(jnp.stack(log_probabilities), axis=0)
         return total - jnp.log(len(outputs))
 
@@ -82,7 +82,7 @@ class Classification(Problem):
     """Images or vectors to classes: cross-entropy, and the fraction of wrong classes."""
 
     def loss(self, outputs: jax.Array, batch: Batch, smoothing: float) -> jax.Array:
-        """Mean cross-entropy."""
+        """Computes the mean cross-entropy."""
         return _cross_entropy(outputs, batch["label"], smoothing)
 
     def sums(self, outputs: jax.Array, batch: Batch) -> Batch:
@@ -91,18 +91,18 @@ class Classification(Problem):
 
 
 class Regression(Problem):
-    r"""Images or vectors to numbers: squared error, in units of the variance of the targets.
+    r"""Images or vectors to numbers: squared error, in units of the targets' variance.
 
     The network predicts normalized targets. Loss and error are the same: the mean over targets of
-    :math:`(f - y)^2 / \mathrm{var}(y)`, the fraction of the variance that is not explained, 1 - R^2
-    on the training examples.
+    :math:`(f - y)^2 / \mathrm{var}(y)` for the prediction f. On the training examples this is
+    1 - R^2, the unexplained fraction of the variance.
     """
 
     def _label_struct(self, shape):
         return jax.ShapeDtypeStruct((*shape, self.num_classes), jnp.float32)
 
     def loss(self, outputs: jax.Array, batch: Batch, smoothing: float) -> jax.Array:
-        """Mean squared error; there are no labels to smooth."""
+        """Computes the mean squared error; there are no labels to smooth."""
         del smoothing
         return self._errors(outputs, batch).mean()
 
@@ -117,32 +117,32 @@ class Regression(Problem):
         return jnp.mean(jnp.square(outputs - target), axis=-1)
 
     def mean_outputs(self, outputs: Sequence[jax.Array]) -> jax.Array:
-        """The mean prediction."""
+        """Computes the mean prediction."""
         return jnp.mean(jnp.stack(outputs), axis=0)
 
 
 class LanguageModel(Problem):
-    """The next token of a text: cross-entropy in nats and error, both a token."""
+    """The next token of a text: cross-entropy (in nats) and error, both per token."""
 
     input_dtype = "int32"
 
     def split_struct(self, shape: tuple[int, ...]) -> Any:
-        """Shapes and dtypes of sequences on the device; `shape` is without their length."""
+        """Returns shapes and dtypes of sequences; `shape` excludes their length."""
         dtype = jnp.uint8 if self.num_classes <= 256 else jnp.int32
         length = self.input_shape[0] + 1
         return data.DeviceTokens(jax.ShapeDtypeStruct((*shape, length), dtype))
 
     def batch(self, examples: Any, keys: chex.PRNGKey) -> Batch:
-        """The tokens that are read, and the one after each of them; nothing is augmented."""
+        """Returns the tokens and, for each, the next one; nothing is augmented."""
         del keys
         return shifted(examples.tokens)
 
     def inputs(self, batch: Batch) -> jax.Array:
-        """The tokens that are read."""
+        """Returns the input tokens."""
         return batch["tokens"]
 
     def loss(self, outputs: jax.Array, batch: Batch, smoothing: float) -> jax.Array:
-        """Mean cross-entropy of a token."""
+        """Computes the mean cross-entropy per token."""
         return _cross_entropy(outputs, batch["targets"], smoothing)
 
     def sums(self, outputs: jax.Array, batch: Batch) -> Batch:
@@ -167,11 +167,11 @@ def _sums_of_classes(logits, label, weight) -> Batch:
 def make_problem(
     train: data.Split | data.TokenSplit, num_classes: int, augment: Augment | None
 ) -> Problem:
-    """The problem of some training examples, which its normalizations are measured on.
+    """Makes the problem of training examples, on which normalizations are measured.
 
     Args:
       train: the training examples.
-      num_classes: classes, targets, or tokens of the vocabulary.
+      num_classes: number of classes, of targets, or of tokens in the vocabulary.
       augment: see `Problem`.
 
     Raises:

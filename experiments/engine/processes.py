@@ -1,8 +1,8 @@
-"""Several processes that train one run together, on one host or many, by `jax.distributed`.
+"""Several processes that train one run, by `jax.distributed`.
 
-Every process runs the same program; each holds its devices' share of the arrays. A data set in
-memory is in all of them; of a stream each loads what its devices need, see `feed`. Process 0 alone
-writes metrics and result and prints; checkpoints are written by all.
+Every process runs the same program and holds its devices' share of the arrays. A data set in memory
+is in all processes; from a stream each loads what its devices need, see `feed`. Only process 0
+writes metrics and result and prints. All processes write checkpoints.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# A process that has been silent for this long is taken for dead, and the others stop.
+# A process that is silent for this long counts as dead, and the others stop.
 HEARTBEAT_SECONDS = 30
 
-# How errors of collectives read, which have types of every kind.
+# Texts in errors of collectives, whose types differ.
 _LOST = re.compile(r"Gloo|NCCL|heartbeat|[Bb]arrier|^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)")
 
 
@@ -28,16 +28,16 @@ class ProcessLostError(RuntimeError):
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Makes this process one of several; to be called before anything else of JAX.
+    """Makes this process one of several; call it before anything else of JAX.
 
     Args:
-      coordinator: address and port of process 0, the same for all; `"auto"` where the launcher
-        says (SLURM, Open MPI, TPU); None for a process on its own.
-      num_processes: how many there are; None with "auto".
-      process_id: which one this is, 0 to num_processes - 1; None with "auto".
+      coordinator: address and port of process 0, the same for all; `"auto"` if the launcher knows
+        it (SLURM, Open MPI, TPU); None for a single process.
+      num_processes: number of processes; None with "auto".
+      process_id: number of this process, 0 to num_processes - 1; None with "auto".
 
     Raises:
-      ValueError: some of the three are missing, or do not fit together.
+      ValueError: some of the three are missing, or do not match.
     """
     given = num_processes is not None, process_id is not None
     if coordinator in (None, "auto"):
@@ -69,15 +69,16 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
 
 def _yield_to_those_who_work():
-    """Starts the threads of the backend so that on CPUs none of them displaces another.
+    """Sets the scheduling of the backend's threads: none starves on CPUs.
 
-    The thread of gloo that waits for messages polls, without a pause, for as long as another thread
-    holds the lock of the connection. On a core that both share, it keeps that one from letting go:
-    a small all-reduce then takes 4 ms, not 0.3. As batch jobs, threads that wake wait their turn.
+    While a thread of gloo waits for messages, it polls without a pause if another thread holds the
+    lock of the connection. On a shared core this starves the thread that holds the lock: a small
+    all-reduce then takes 4 ms, not 0.3 ms. Threads that run as batch jobs wait for their turn when
+    they wake up.
     """
     if not hasattr(os, "SCHED_BATCH"):  # only Linux has it
         return
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # somebody's choice
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # the user chose another policy
         return
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     if jax.local_devices()[0].platform != "cpu":
@@ -85,26 +86,26 @@ def _yield_to_those_who_work():
 
 
 def free_address() -> str:
-    """An address and port for a coordinator of processes on this machine alone."""
+    """Returns an address and port for a coordinator of processes on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this process writes and prints."""
     return jax.process_index() == 0
 
 
 def as_main(flag: bool) -> bool:
-    """What process 0 has: for decisions that all have to take alike."""
+    """Returns the value of process 0, for decisions that must be the same everywhere."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(flag))
 
 
 def largest(values: np.ndarray) -> np.ndarray:
-    """The largest of the values that all processes have, one by one."""
+    """Returns the elementwise maximum of the values of all processes."""
     if jax.process_count() == 1:
         return values
     return np.max(multihost_utils.process_allgather(values), axis=0)
@@ -112,7 +113,7 @@ def largest(values: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns the error of a collective that lost one of its processes into a clear one.
+    """Replaces the error of a collective that lost a process by a clear one.
 
     Raises:
       ProcessLostError: instead of the error of JAX.
@@ -125,13 +126,13 @@ def explained() -> Iterator[None]:
         first_line = str(error).splitlines()[0]
         raise ProcessLostError(
             f"process {jax.process_index()} of {jax.process_count()} stops, as another one died or "
-            "cannot be reached. Start all of them again with the same command: the run goes on "
+            "cannot be reached. Start all of them again with the same command: the run continues "
             f"from its last checkpoint. ({first_line})"
         ) from error
 
 
 def leave(message: str) -> None:
-    """Prints a message and ends this process, without waiting for those that are lost."""
+    """Prints a message and ends this process, without waiting for lost processes."""
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(1)

@@ -14,9 +14,9 @@ class Programs:
     """The functions of `steps` for one plan, compiled when they are first called.
 
     Attributes:
-      plan: the static part of the runs.
-      init: (hyper, seed) -> state.
-      draw: (seed, epoch) -> random choices of an epoch.
+      plan: static part of the runs.
+      init: function (hyper, seed) -> state.
+      draw: function (seed, epoch) -> random choices of an epoch.
     """
 
     def __init__(self, plan: Plan):
@@ -29,18 +29,18 @@ class Programs:
 
     @functools.cached_property
     def step(self) -> Any:
-        """One step: (hyper, state, train, draw) -> (state, losses); see `steps.train_next`."""
+        """Makes one step: (hyper, state, train, draw) -> (state, losses)."""
         fn = functools.partial(steps.train_next, self.plan)
         return self.plan.placement.jit_training(fn, self._like)
 
     @functools.cached_property
     def steps(self) -> Any:
-        """Up to an epoch of steps in one program; see `steps.train_steps`."""
+        """Makes up to an epoch of steps in one program; see `steps.train_steps`."""
         fn = functools.partial(steps.train_steps, self.plan)
         return self.plan.placement.jit_training(fn, self._like)
 
 
-# Studies go through many plans; the oldest programs are dropped.
+# Studies use many plans; the oldest programs are dropped.
 programs_of = functools.lru_cache(maxsize=32)(Programs)
 
 

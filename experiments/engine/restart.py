@@ -1,9 +1,9 @@
-"""A run that goes on with another number of replicas, in a directory of its own.
+"""Continues a run with another number of replicas, in a new directory.
 
-The answer to a lost host, or to more devices. The replicas of the newest checkpoint are merged or
-forked, see `flatjax.resize_replicas`: the center of the replicas stays where it is. Each replica
-takes as many steps as it would have taken, so that schedules continue where they were; the budget
-of gradients, which is for all replicas together, changes with their number.
+This is for a lost host, or for more devices. The replicas of the newest checkpoint are merged or
+forked, see `flatjax.resize_replicas`: their center does not move. Each replica takes as many steps
+as it would have taken, so schedules continue. The budget of gradients counts all replicas together,
+and therefore changes with their number.
 """
 
 import functools
@@ -24,7 +24,7 @@ from experiments.engine.run_directory import RunDirectory, Saved, read_config
 
 
 def with_replicas(config: TrainConfig, num_replicas: int) -> TrainConfig:
-    """The configuration with another number of replicas, each of which takes as many steps.
+    """Changes the number of replicas, and keeps the number of steps of each.
 
     Raises:
       ValueError: the algorithm has no replicas.
@@ -40,14 +40,14 @@ def with_replicas(config: TrainConfig, num_replicas: int) -> TrainConfig:
 
 
 def continued(config: TrainConfig, asked: TrainConfig) -> TrainConfig:
-    """The configuration with which a run goes on.
+    """Returns the configuration with which a run continues.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       asked: the same settings, except for the number of replicas.
 
     Raises:
-      ValueError: something else differs.
+      ValueError: another setting differs.
     """
     y, same = config.num_replicas, asked
     if asked.algorithm.name == config.algorithm.name and asked.num_replicas != y:
@@ -60,21 +60,21 @@ def _checked(config: TrainConfig, asked: TrainConfig) -> None:
     wanted, found = config.flat(), asked.flat()
     if names := [name for name in wanted | found if wanted.get(name) != found.get(name)]:
         raise ValueError(
-            f"{', '.join(names)}: a run goes on with the settings that it was started with, except "
-            "for replicas; leave the option out."
+            f"{', '.join(names)}: a run continues with the settings that it was started with, "
+            "except for replicas; leave the option out."
         )
 
 
 def go_on_from(run: Run, directory: pathlib.Path) -> None:
-    """Brings a run that has not begun to where the run in another directory is.
+    """Brings a new run to the state of the run in another directory.
 
     Args:
-      run: has the configuration of the other run, except for the number of replicas.
-      directory: of the other run.
+      run: a run with the other run's configuration, except for the number of replicas.
+      directory: directory of the other run.
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint.
-      ValueError: the two configurations differ in something else, or a file is damaged.
+      ValueError: the configurations differ in something else, or a file is damaged.
     """
     config = read_config(directory / "config.json")
     _checked(with_replicas(config, run.config.num_replicas), run.config)
@@ -86,11 +86,11 @@ def go_on_from(run: Run, directory: pathlib.Path) -> None:
 
 
 def _spread(plan: Plan, new: Plan) -> dict[str, Any]:
-    """What is restored: the state of the old plan, on the devices of the new one."""
+    """Describes the restored state: the old plan's, on the new plan's devices."""
 
     def place(leaf, sharding):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            # Orbax takes a key for what it is in an array only.
+            # Orbax recognises a key only inside an array.
             return jax.jit(lambda: jax.random.key(0), out_shardings=sharding)()
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
@@ -100,11 +100,11 @@ def _spread(plan: Plan, new: Plan) -> dict[str, Any]:
 
 
 def _resized(saved: Saved, plan: Plan, run: Run, directory: str) -> Saved:
-    """A checkpoint of the old plan as one of the new plan."""
+    """Converts a checkpoint of the old plan to the new plan."""
     new, hyper = run.plan, hyper_of(run.config)
 
     def resize(state):
-        # Batch statistics are merged as the parameters are.
+        # Batch statistics are merged like the parameters.
         networks = {"params": state.params, "batch_stats": state.batch_stats}
         init = lambda networks: new.optimizer(hyper).init(networks["params"])
         resized = flatjax.resize_replicas(init, state.opt_state, networks, new.num_replicas)

@@ -1,18 +1,19 @@
-"""What a run leaves on disk: configuration, metrics, checkpoints, result. Every write is atomic.
+"""The files of a run: configuration, metrics, checkpoints, result.
 
-Of several processes, which must see one directory, the first writes; checkpoints all together.
+Every write is atomic. Several processes must see the same directory. Process 0 writes it; all
+processes write checkpoints.
 
-config.json     the configuration; a directory belongs to one
+config.json     the configuration of the run; a directory holds one run
 metrics.jsonl   one line for each epoch, for people and plots
 checkpoints/    the last states, by orbax; "about" in each holds the configuration, the data's
                 fingerprint, the program's revision, version and commit, the history, the losses of
                 the epoch so far and the state's digest
 model/          the final model, for `flatjax.models.load`, with the configuration and the data's
                 fingerprint
-result.json     written last: a run that has one is complete
-run.lock        while a process trains there
+result.json     written last: it marks a complete run
+run.lock        exists while a process trains there
 
-Directories without digests, of earlier versions, are read and continued as they are.
+Directories of earlier versions, without digests, are read and continued unchanged.
 """
 
 import contextlib
@@ -41,11 +42,11 @@ class Saved(NamedTuple):
 
     Attributes:
       state: arrays, as they were saved.
-      losses: of the steps of the epoch so far, (steps, y).
+      losses: losses of the steps of the epoch so far, (steps, y).
       history: the records of the epochs before.
-      position: in the stream of training data, if there is one; see `feed.Feed`.
-      gradients: gradient evaluations of all replicas so far; None where the number of replicas was
-        always the same.
+      position: position in the stream of training data, if there is one; see `feed.Feed`.
+      gradients: gradient evaluations of all replicas so far; None if the number of replicas never
+        changed.
       origin: the run that this one continues with another number of replicas; see `restart`.
     """
 
@@ -65,9 +66,9 @@ class RunDirectory:
 
     Args:
       path: the directory; `claimed` makes it.
-      config: of the run.
+      config: configuration of the run.
       data: fingerprint of the data, see `Task.fingerprint`; not compared if None.
-      of_any_revision: whether to read what a program made that computes other numbers.
+      of_any_revision: whether to read results of a program that computes other numbers.
 
     Raises:
       ValueError: the directory holds a run of another configuration; the message names the fields.
@@ -89,7 +90,7 @@ class RunDirectory:
 
     @property
     def _is_sealed(self) -> bool:
-        """Whether all files must carry digests; in runs of earlier versions they do not."""
+        """Whether all files must have digests; runs of earlier versions have none."""
         path = self.path / "config.json"
         return not path.exists() or store.is_sealed(path)
 
@@ -99,7 +100,7 @@ class RunDirectory:
             self._check_identity({"config": read_config(path).to_json()})
 
     def _check_identity(self, found, of: str = ""):
-        """Refuses files of another run; fields that are newer than them had their defaults."""
+        """Refuses files of another run; missing newer fields count as defaults."""
         found = found | {"config": TrainConfig.from_json(converted(found["config"])).to_json()}
         known = found.keys() - ({"revision"} if self._of_any_revision else set())
         wanted = {name: value for name, value in self._identity.items() if name in known}
@@ -108,13 +109,13 @@ class RunDirectory:
             raise store.OtherIdentityError(
                 f"{self.path}{of} holds a run of another configuration ({store.listed(lines)}). A "
                 "run resumes with the configuration and the revision it was started with: choose "
-                "another directory, or delete this one. With another number of replicas it goes on "
-                "by --resume DIRECTORY --replicas N."
+                "another directory, or delete this one. With another number of replicas it "
+                "continues by --resume DIRECTORY --replicas N."
             )
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keeps other processes from writing there; makes the directory and its configuration.
+        """Keeps other processes from writing; makes the directory and its configuration.
 
         Raises:
           lock.InUseError: another process trains there.
@@ -158,7 +159,7 @@ class RunDirectory:
         position: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Saves a pytree of arrays, losses (steps, y), records and the position in a stream.
+        """Saves the state, losses (steps, y), records and the position in a stream.
 
         The two newest checkpoints are kept. For `more`, see `Saved`.
 
@@ -182,7 +183,7 @@ class RunDirectory:
             manager.save(step, args=items)
 
     def _check_can_save(self, state):
-        """Refuses to begin a checkpoint that could not be ended: orbax would leave half of one."""
+        """Refuses a checkpoint without enough space, as orbax would leave a part."""
         lock.check(self.path / "checkpoints")
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**17
         if (free := shutil.disk_usage(self.path).free) < needed:
@@ -190,7 +191,7 @@ class RunDirectory:
             raise OSError(errno.ENOSPC, problem, str(self.path / "checkpoints"))
 
     def restore(self, like: Any) -> Saved | None:
-        """The newest checkpoint, with structure, shapes, dtypes and shardings of `like`.
+        """Restores the newest checkpoint with the structure and shardings of `like`.
 
         Returns:
           None if there is no checkpoint.
@@ -211,8 +212,8 @@ class RunDirectory:
                 raise
             except Exception as error:
                 raise ValueError(
-                    f"checkpoint {path} cannot be restored: {error}. Delete it to go on from the "
-                    "one before, or from the start."
+                    f"checkpoint {path} cannot be restored: {error}. Delete it to continue from "
+                    "the previous one, or from the start."
                 ) from error
 
     def _restore(self, manager, step, path, like) -> Saved:
@@ -245,9 +246,9 @@ class RunDirectory:
         """Writes the final model.
 
         Args:
-          params: its parameters.
-          batch_stats: its batch statistics, if it has any.
-          **description: of the network; see `flatjax.models.save`.
+          params: parameters of the model.
+          batch_stats: batch statistics, if the model has any.
+          **description: description of the network; see `flatjax.models.save`.
         """
         if processes.is_main():
             state = {"batch_stats": batch_stats}
@@ -255,10 +256,10 @@ class RunDirectory:
             models.save(path, params, state, about=self._identity, **description)
 
     def read_model(self, *, trust: bool = False) -> tuple[Any, Any] | None:
-        """Parameters and batch statistics of the final model; None if the run has none.
+        """Returns parameters and batch statistics of the final model, or None.
 
         Args:
-          trust: import the module that the model names, if it is not one of flatjax.
+          trust: import the module that the model names, if it is not part of flatjax.
 
         Raises:
           ValueError: a file is damaged, belongs to another run, or a module is not trusted.
@@ -272,12 +273,12 @@ class RunDirectory:
     # --- metrics and result ---------------------------------------------------------------------
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl; it is on the disk when this returns."""
+        """Appends a line to metrics.jsonl and waits until it is on the disk."""
         if processes.is_main():
             store.append_line(self.path / "metrics.jsonl", record)
 
     def _old_history(self, step: int) -> list[dict[str, Any]]:
-        """The lines up to a step: checkpoints of earlier versions do not hold their history."""
+        """Returns the lines up to a step, for old checkpoints, which do not hold them."""
         path = self.path / "metrics.jsonl"
         history = [line for line in store.read_lines(path) if line["step"] <= step]
         if not history:
@@ -285,7 +286,7 @@ class RunDirectory:
         return history
 
     def reset_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Makes metrics.jsonl hold the history of the checkpoint, whatever came after it."""
+        """Makes metrics.jsonl equal the history of the checkpoint."""
         if processes.is_main():
             store.write_lines(self.path / "metrics.jsonl", history)
 
@@ -295,10 +296,10 @@ class RunDirectory:
             store.write_json(self.path / "result.json", self._identity | result)
 
     def read_result(self) -> dict[str, Any] | None:
-        """The result of a complete run, else None.
+        """Returns the result of a complete run, else None.
 
         Raises:
-          ValueError: it is damaged, or belongs to another run.
+          ValueError: the file is damaged, or belongs to another run.
         """
         path = self.path / "result.json"
         result = store.read_if_there(path, must_be_sealed=self._is_sealed)
@@ -312,7 +313,7 @@ class RunDirectory:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the log and the tracebacks of orbax's threads off the screen: one error is raised."""
+    """Hides the log and the tracebacks of orbax's threads: one error is raised."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -324,10 +325,10 @@ def _quiet() -> Iterator[None]:
 
 
 def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
-    """The result in a run's directory, None if the run is not complete; makes no directory.
+    """Returns the result in a run's directory; None if the run is not complete.
 
     Raises:
-      ValueError: a file is damaged, or the result is not that of the configuration there.
+      ValueError: a file is damaged, or the result belongs to another configuration.
     """
     if not (directory / "result.json").exists():
         return None
@@ -335,10 +336,10 @@ def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def read_config(path: pathlib.Path) -> TrainConfig:
-    """The configuration in a file config.json.
+    """Reads the configuration in a file config.json.
 
     Raises:
-      ValueError: it is damaged, or of another version; the message names the file.
+      ValueError: the file is damaged or of another version; the message names it.
     """
     fields = store.read_json(path)
     try:

@@ -1,7 +1,7 @@
 """The steps of a run as pure functions of plan, hyperparameters, state and batch.
 
-The plan is static. Everything else may be traced, so that the same `train_step` makes a run, a
-vmapped population, a run on a mesh and a program of a whole epoch.
+The plan is static. Everything else may be traced. The same `train_step` therefore serves a run, a
+vmapped population, a run on a mesh, and a program of a whole epoch.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from flatjax import data
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Everything that changes during training, a pytree of arrays.
+    """The arrays that change during training, as a pytree.
 
     Attributes:
-      step: gradients that each replica has taken.
+      step: number of gradients that each replica has taken.
       params: the parameters of all replicas, stacked.
-      opt_state: of the optimizer of all replicas.
+      opt_state: state of the optimizer of all replicas.
       batch_stats: the batch statistics of all replicas, stacked; empty without batch norm.
     """
 
@@ -41,9 +41,9 @@ class Draw(NamedTuple):
     """The random choices of one epoch.
 
     Attributes:
-      order: indices of the training examples, (batches, y, B); an empty tuple where the device
-        holds a window of their batches.
-      key: of the augmentation.
+      order: indices of the training examples, (batches, y, B); an empty tuple if the device holds a
+        window of their batches.
+      key: random key of the augmentation.
     """
 
     order: jax.Array | tuple[()]
@@ -51,7 +51,7 @@ class Draw(NamedTuple):
 
 
 class _RunKeys(NamedTuple):
-    """Independent random keys, one for each use of chance in a run."""
+    """Independent random keys, one for each random choice in a run."""
 
     weights: chex.PRNGKey
     order: chex.PRNGKey
@@ -64,7 +64,7 @@ def _run_keys(seed: chex.Numeric) -> _RunKeys:
 
 
 def init_state(plan: Plan, hyper: Hyper, seed: chex.Numeric) -> State:
-    """The state before the first step: replicas from independent weights, unless asked."""
+    """Makes the state before the first step, from independent weights by default."""
     own = _run_keys(seed)
     keys = jax.random.split(own.weights, plan.num_replicas)
     if getattr(plan.config.algorithm, "common_init", False):
@@ -76,20 +76,20 @@ def init_state(plan: Plan, hyper: Hyper, seed: chex.Numeric) -> State:
     return State(
         step=jnp.zeros([], jnp.int32),
         params=variables["params"],
-        # Copies: some optimizers keep the parameters themselves, and a buffer is donated only once.
+        # Copies: some optimizers keep the parameters themselves, and a buffer is donated once.
         opt_state=jax.tree.map(jnp.copy, opt_state),
         batch_stats=variables.get("batch_stats", {}),
     )
 
 
 def draw_epoch(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> Draw:
-    """The order of the data in an epoch and a key; they depend on seed and epoch alone."""
+    """Draws the order of the data in an epoch and a key, from seed and epoch alone."""
     key = _run_keys(seed).augmentation
     return Draw(() if plan.window_rows is not None else epoch_order(plan, seed, epoch), key)
 
 
 def epoch_order(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> jax.Array:
-    """Positions of the training examples in an epoch, (batches, y, B)."""
+    """Draws positions of the training examples in an epoch, (batches, y, B)."""
     return data.epoch_order(
         jax.random.fold_in(_run_keys(seed).order, epoch),
         plan.num_examples,
@@ -99,13 +99,13 @@ def epoch_order(plan: Plan, seed: chex.Numeric, epoch: chex.Numeric) -> jax.Arra
 
 
 def take_batch(plan: Plan, train: Examples, draw: Draw, step: jax.Array) -> dict[str, jax.Array]:
-    """The batch of a step: examples of every replica, and keys.
+    """Returns the batch of a step: examples of every replica, and keys.
 
     Args:
       plan: the static part of the run.
       train: the training examples, or a window of their batches, (rows, y, B, ...).
-      draw: of the epoch.
-      step: gradients that were taken before, in all epochs.
+      draw: the random choices of the epoch.
+      step: number of gradients taken before, in all epochs.
     """
     number = step // plan.algorithm.batch_repeats
     row = number % plan.batches_per_epoch
@@ -118,12 +118,12 @@ def take_batch(plan: Plan, train: Examples, draw: Draw, step: jax.Array) -> dict
 def train_step(
     plan: Plan, hyper: Hyper, state: State, batch: dict[str, jax.Array]
 ) -> tuple[State, jax.Array]:
-    """One gradient of every replica, and the update.
+    """Takes one gradient of every replica, and makes the update.
 
     Args:
       plan: the static part of the run.
       hyper: the hyperparameters.
-      state: the state before.
+      state: the state before the step.
       batch: see `take_batch`.
 
     Returns:
@@ -142,7 +142,7 @@ def train_step(
 def train_next(
     plan: Plan, hyper: Hyper, state: State, train: Examples, draw: Draw
 ) -> tuple[State, jax.Array]:
-    """`train_step` on the next batch of the epoch."""
+    """Makes `train_step` on the next batch of the epoch."""
     return train_step(plan, hyper, state, take_batch(plan, train, draw, state.step))
 
 
@@ -154,7 +154,7 @@ def train_steps(
     draw: Draw,
     num_steps: chex.Numeric,
 ) -> tuple[State, jax.Array]:
-    """Up to an epoch of steps; `num_steps` may be traced.
+    """Makes up to an epoch of steps; `num_steps` may be traced.
 
     Returns:
       The new state and the losses, (y, steps of a whole epoch); zero after `num_steps`.
@@ -170,5 +170,5 @@ def train_steps(
 
 
 def arrays_of(state: State) -> dict[str, Any]:
-    """A state as checkpoints hold it."""
+    """Returns a state as checkpoints hold it."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

@@ -1,4 +1,4 @@
-"""A task: an objective and its data, loaded as a configuration asks."""
+"""A task: an objective and its data, as a configuration asks for them."""
 
 import dataclasses
 import functools
@@ -28,11 +28,11 @@ class Task:
     Attributes:
       config: the configuration.
       objective: network, loss and evaluation; tasks that differ in their data may share it.
-      train: the training examples, with their label noise, in host memory or in a file; the first
-        of them, if they come from a stream.
+      train: the training examples, with their label noise, in host memory or in a file; only the
+        first ones if they come from a stream.
       held_out: the examples on which models are evaluated.
       class_names: names of the classes, if they have any.
-      stream: where all training examples come from, if they are not in memory.
+      stream: source of all training examples, if they are not in memory.
     """
 
     config: TrainConfig
@@ -44,7 +44,7 @@ class Task:
 
     @property
     def num_train(self) -> int:
-        """Training examples in a pass."""
+        """The number of training examples in a pass."""
         if self.stream is None:
             return len(self.train)
         return self.stream.num_batches * self.config.batch_size
@@ -56,13 +56,13 @@ class Task:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies the data of a run: numbers of examples and digests, as JSON holds it."""
+        """Identifies the data of a run by numbers of examples and digests."""
         splits = {"train": self.train, "held_out": self.held_out}
         found = {name: fingerprints.of_split(split) for name, split in splits.items()}
         return found if self.stream is None else found | {"examples_in_a_pass": self.num_train}
 
     def description(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, Any]:
-        """The arguments of `flatjax.models.save` that describe a model of this task."""
+        """Returns the arguments of `flatjax.models.save` for a model of this task."""
         del params, batch_stats
         problem = self.objective.problem
         return {
@@ -78,17 +78,17 @@ class Task:
 
     @functools.cached_property
     def device_train(self) -> Examples:
-        """The training examples on the device."""
+        """The training examples, on the device."""
         return data.to_device(self.train)
 
     @functools.cached_property
     def held_out_batches(self) -> list[dict[str, jax.Array]]:
-        """All held-out examples."""
+        """All held-out examples, in batches."""
         return self.batches(self.held_out)
 
     @functools.cached_property
     def curve_batches(self) -> list[dict[str, jax.Array]]:
-        """The held-out examples on which training is followed."""
+        """The held-out examples for the error during training, in batches."""
         return self._eval_batches(
             self.held_out, self.config.measures.curve_examples, eval_batch_size()
         )
@@ -101,13 +101,13 @@ class Task:
 
     @functools.cached_property
     def statistics_batches(self) -> list[dict[str, jax.Array]]:
-        """The training examples on which batch statistics are measured; full batches only."""
+        """The training examples for batch statistics; full batches only."""
         size = self.config.batch_size
         count = min(STATISTICS_BATCHES, len(self.train) // size)
         return self._eval_batches(self.train, count * size, size)
 
     def batches(self, split: Split) -> list[dict[str, jax.Array]]:
-        """Examples as they are evaluated, made anew: where many tasks are alive, keep none."""
+        """Makes the batches for evaluation; do not keep them if there are many tasks."""
         return self._eval_batches(split, len(split), eval_batch_size())
 
     def _eval_batches(self, split, count, batch_size):
@@ -120,27 +120,27 @@ class Task:
         batch_stats: chex.ArrayTree,
         batches: Iterable[Any] | None = None,
     ) -> dict[str, jax.Array]:
-        """Mean loss and error of one network, on the held-out examples by default."""
+        """Computes mean loss and error of one network, on held-out examples by default."""
         batches = self.held_out_batches if batches is None else batches
         return flatjax.evaluate(self.objective.eval_fn, params, batches, batch_stats)
 
     def ensemble_error(
         self, members: list[chex.ArrayTree], member_stats: list[chex.ArrayTree]
     ) -> jax.Array:
-        """Held-out error of the average of the networks' predictions."""
+        """Computes the held-out error of the average of the networks' predictions."""
         eval_fn = self.objective.ensemble_eval_fn
         return flatjax.evaluate(eval_fn, members, self.held_out_batches, member_stats)["error"]
 
 
 def eval_batch_size() -> int:
-    """Examples that are evaluated at once."""
-    # A CPU's caches hold what a small conv net makes of 125 images; 500 take three times as long.
+    """Returns the number of examples that are evaluated at once."""
+    # The maps of a small conv net for 125 images fit a CPU's caches; 500 take three times as long.
     return 125 if jax.default_backend() == "cpu" else 500
 
 
 @functools.lru_cache(maxsize=1)
 def dataset_fingerprint(name: str) -> dict[str, Any]:
-    """What identifies a whole data set, as JSON holds it."""
+    """Identifies a whole data set, as values for JSON."""
     dataset = datasets.load_in_memory(name)
     splits = {"train": dataset.train, "test": dataset.test}
     return {"dataset": name} | {
@@ -149,10 +149,10 @@ def dataset_fingerprint(name: str) -> dict[str, Any]:
 
 
 def load_splits(config: Data) -> tuple[Split, Split, int]:
-    """Training and held-out examples, and the number of classes.
+    """Loads training and held-out examples, and returns the number of classes, too.
 
     Raises:
-      ValueError: a setting is for images or for classes, and the data set has none.
+      ValueError: a setting needs images or classes, but the data set has none.
     """
     dataset = datasets.load_in_memory(config.dataset)
     train: Any = dataset.train
@@ -177,7 +177,7 @@ def load_splits(config: Data) -> tuple[Split, Split, int]:
 
 
 def _refuse_parts(settings: Data, source: str, *others: str) -> None:
-    """Raises a ValueError for what needs all training examples in memory; `others` must be 0."""
+    """Raises if settings need all training examples in memory; `others` must be 0."""
     neutral = {"validation": 0, "train_size": None} | dict.fromkeys(others, 0)
     for field, value in neutral.items():
         if (given := getattr(settings, field)) != value:
@@ -190,7 +190,7 @@ def _refuse_parts(settings: Data, source: str, *others: str) -> None:
 
 
 def refuse_for(kind: str, settings: Any, *fields: str) -> None:
-    """Raises a ValueError if one of the settings, which are not for such data, was changed."""
+    """Raises a ValueError if one of the settings is changed, but not for such data."""
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     for name in fields:
         if (value := getattr(settings, name)) != defaults[name]:
@@ -201,9 +201,9 @@ def make_task(config: TrainConfig) -> Task:
     """Loads the data and builds the network of a configuration.
 
     Raises:
-      ValueError: unknown data set or model, or options it does not have.
-      TypeError: likewise.
-      FileNotFoundError: data that are missing; the message says how to get them.
+      ValueError: the data set or model is unknown, or does not have an option.
+      TypeError: an option has a wrong type.
+      FileNotFoundError: data are missing; the message says how to get them.
     """
     dataset = datasets.load(config.data.dataset)
     stream = dataset if isinstance(dataset, data.Stream) else None
@@ -234,7 +234,7 @@ def make_task(config: TrainConfig) -> Task:
 def _streamed_splits(
     config: TrainConfig, stream: data.Stream
 ) -> tuple[data.Split, data.Split, int]:
-    """The first training examples, held-out examples, and the number of classes."""
+    """Returns first training examples, held-out examples and the number of classes."""
     settings = config.data
     _refuse_parts(settings, "the stream", "label_noise")
     size, count = config.batch_size, config.measures.local_energy_examples
@@ -243,9 +243,9 @@ def _streamed_splits(
 
 
 def make_tasks(config: TrainConfig, data_seeds: Sequence[int]) -> list[Task]:
-    """One task for each data seed: its own subset, label noise and validation set.
+    """Makes a task for each data seed, with its own subset, noise and validation.
 
-    All share the objective of the first: its normalization, and the compiled programs.
+    All share the first task's objective: its normalization, and the compiled programs.
     """
     first, *others = data_seeds
     task = make_task(config.changed(data_seed=first))
@@ -259,7 +259,7 @@ def _with_data_of(task: Task, data_seed: int) -> Task:
 
 
 def is_task_of(task: Task, config: TrainConfig) -> bool:
-    """Whether a configuration has this task, whatever its algorithm and its budget are."""
+    """Whether a configuration has this task; algorithm and budget do not matter."""
     parts = lambda config: (
         *(config.data, config.network, config.measures, config.batch_size),
         *(config.micro_batches, config.optimizer.label_smoothing),
@@ -268,7 +268,7 @@ def is_task_of(task: Task, config: TrainConfig) -> bool:
 
 
 def _augmentation(names, side):
-    """The augmentations of these names, one after another; sizes as is usual for CIFAR."""
+    """Chains the augmentations of these names, with the usual sizes for CIFAR."""
     known = {
         "flip": data.random_flip,
         "crop": data.random_crop(padding=max(side // 8, 1)),

@@ -1,15 +1,15 @@
-"""A limit of a command's wall time: what would not fit is not begun, what is begun is saved.
+"""A limit of a command's wall time: only work that fits is started.
 
-The work of a unit (a run, a population of runs) has parts that cannot be interrupted:
+The work on a unit (a run, a population of runs) has parts that cannot be interrupted:
 
-- "start": from nothing, or from a checkpoint, to the first moment at which it can be saved; its
-  programs are compiled then;
+- "start": from nothing, or from a checkpoint, to the first moment at which the unit can be saved;
+  its programs are compiled then;
 - "chunk": from one such moment to the next one, a step or an epoch;
 - "save": writing a checkpoint;
-- "finish": the evaluation of the trained models.
+- "finish": evaluating the trained models.
 
-How long a part takes is measured. Before a part that was measured earlier, in this unit or in one
-of the same kind, the unit stops if that part and a save might not fit into the time that is left.
+The times of these parts are measured, in this unit or in earlier ones of the same kind. Before a
+part starts, the unit stops if that part and a save might not fit into the time that is left.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 
 MARGIN = 1.25  # a part may take longer than the longest one so far
-EXIT_STATUS = 75  # of a command whose time was up: "try again" (EX_TEMPFAIL of sysexits.h)
+EXIT_STATUS = 75  # for a command whose time was up: "try again" (EX_TEMPFAIL of sysexits.h)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _UNMEASURED = {"save": 2.0}  # seconds
 
 
 class TimeIsUp(Exception):
-    """A unit stopped, or was not begun, because of the time limit; what it had done is saved."""
+    """A unit stopped or did not start because of the time limit; its work is saved."""
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as "9m", "1h30m" or "540".
+    """Converts a duration such as "9m", "1h30m" or "540" to seconds.
 
     Raises:
-      ValueError: the text is no duration above zero.
+      ValueError: the text is not a duration above zero.
 
     Examples:
       >>> parse_duration("9m"), parse_duration("1h30m"), parse_duration("540")
@@ -51,16 +51,16 @@ def parse_duration(text: str) -> float:
 
 
 class TimeLimit:
-    """The wall time that is left, and how long the parts of the work took so far.
+    """The wall time that is left, and the durations of parts of the work so far.
 
     Attributes:
-      unfinished: units that stopped or were not begun for want of time.
+      unfinished: number of units that stopped or did not start for lack of time.
 
     Args:
-      seconds: from now on; None for no limit.
-      resumable: whether a later command can continue from what is saved. Without that, a unit also
-        stops as soon as its pace shows that it would not end in time.
-      clock: seconds, for tests.
+      seconds: limit from now on; None for no limit.
+      resumable: whether a later command can continue from saved work. If not, a unit also stops as
+        soon as its pace shows that it would not end in time.
+      clock: function that returns seconds, for tests.
     """
 
     def __init__(
@@ -83,21 +83,21 @@ class TimeLimit:
 
     @property
     def left(self) -> float:
-        """Seconds that are left; infinite without a limit."""
+        """The seconds that are left; infinite without a limit."""
         return self._end - self.now()
 
     @property
     def exit_status(self) -> int:
-        """Exit status of a command: 75 if units are left, else 0."""
+        """The exit status of a command: 75 if units are left, else 0."""
         return EXIT_STATUS if self.unfinished else 0
 
     def note(self, kind: Hashable, part: str, seconds: float) -> None:
-        """Takes down how long a part took of a unit of this kind."""
+        """Records the duration of a part of a unit of this kind."""
         times = self._longest.setdefault(part, {})
         times[kind] = max(seconds, times.get(kind, 0.0))
 
     def expected(self, kind: Hashable, part: str) -> float:
-        """Seconds of the longest such part so far: of this kind, else of any kind."""
+        """Returns the longest duration of such parts so far: of this kind, else of any."""
         times = self._longest.get(part, {})
         of_any = max(times.values(), default=_UNMEASURED.get(part, 0.0))
         return times.get(kind, of_any)
@@ -113,30 +113,30 @@ class TimeLimit:
 
     @contextlib.contextmanager
     def measuring(self, kind: Hashable, part: str) -> Iterator[None]:
-        """Takes down how long the body takes."""
+        """Records the duration of the body."""
         start = self.now()
         yield
         self.note(kind, part, self.now() - start)
 
     def begin(self, kind: Hashable) -> "Pace":
-        """Begins a unit.
+        """Starts a unit.
 
         Raises:
-          TimeIsUp: it would not come to the moment at which it can be saved.
+          TimeIsUp: the unit would not reach the moment at which it can be saved.
         """
         self.require(kind, "start", "save")
         return Pace(self, kind)
 
 
 class Pace:
-    """The pace of a unit that has begun.
+    """The pace of a unit that has started.
 
     Attributes:
-      is_over: whether `is_up` has said so.
+      is_over: whether `is_up` has returned True.
 
     Args:
-      limit: of the command.
-      kind: units of one kind take equally long.
+      limit: limit of the command.
+      kind: kind of the unit; units of one kind take equally long.
     """
 
     def __init__(self, limit: TimeLimit, kind: Hashable):
@@ -146,10 +146,10 @@ class Pace:
         self.is_over = False
 
     def is_up(self, done: float) -> bool:
-        """Whether the unit must stop; asked whenever it could be saved.
+        """Whether the unit must stop; call it whenever the unit could be saved.
 
         Args:
-          done: the fraction of the unit that is complete.
+          done: fraction of the unit that is complete.
         """
         now = self._limit.now()
         self._limit.note(self._kind, self._part, now - self._last)

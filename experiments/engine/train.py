@@ -1,4 +1,4 @@
-"""A training run from its first step to its result: it resumes, saves, evaluates and reports."""
+"""A training run: it starts or resumes, saves, evaluates and reports."""
 
 import itertools
 import os
@@ -41,32 +41,33 @@ def train(
 ) -> dict[str, Any]:
     """Trains, then evaluates the final model.
 
-    Runs on one task whose configurations differ only in seed and hyperparameters compile once.
+    Runs on one task compile once if their configurations differ only in seed and hyperparameters.
 
     Args:
       config: the configuration.
-      task: what is trained on; that of the configuration by default.
+      task: network and data; by default, as the configuration says.
       placement: where the arrays of the run are stored; one device by default.
-      directory: where configuration, metrics, checkpoints and the result go; a run that was
-        interrupted there is resumed and ends in the same parameters, bit for bit (on another
-        mesh, to rounding).
+      directory: directory of configuration, metrics, checkpoints and the result. An interrupted run
+        resumes there and ends in the same parameters, bit for bit (on another mesh, up to
+        rounding).
       progress: show a progress bar.
-      evaluate_epochs: measure the held-out error of the present model after every epoch.
-      checkpoint_seconds: save after this long, at the end of the step, or of the epoch where
-        that is one program or there are several processes. A run that is killed loses no more.
-      log: loggers that get the record of each epoch, in addition to metrics.jsonl; a run that
-        resumes gives them the earlier records again.
-      go_on_from: the directory of a run with another number of replicas, whose newest checkpoint
-        this run starts from; see `restart`.
-      limit: of the wall time; a run that would not end in time is saved before.
+      evaluate_epochs: measure the held-out error of the current model after every epoch.
+      checkpoint_seconds: save after this many seconds, at the end of the step; or at the end of the
+        epoch, if an epoch is one program or there are several processes. This limits the loss of
+        work if the run is killed.
+      log: loggers that get the record of each epoch, in addition to metrics.jsonl. A resumed run
+        sends them the earlier records again.
+      go_on_from: directory of a run with another number of replicas, from whose newest checkpoint
+        this run starts; see `restart`.
+      limit: limit of the wall time; a run that would not end in time is saved first.
 
     Returns:
       The result: see `evaluate.final_result`.
 
     Raises:
-      TrainingDivergedError: the loss is not finite; what was saved before stays.
+      TrainingDivergedError: the loss is not finite; earlier checkpoints are kept.
       ValueError: the configuration does not fit the data or the mesh; the directory belongs to
-        another run, holds damaged files, or is missing and wanted by a logger.
+        another run, holds damaged files, or is missing although a logger needs it.
       InUseError: another process trains in the directory.
       ImportError: a logger is not installed.
       interruption.Interrupted: SIGINT or SIGTERM came; the state was saved first.
@@ -77,7 +78,7 @@ def train(
     limit = limit or TimeLimit()
     if directory is None:
         if go_on_from is not None:
-            raise ValueError("go_on_from needs directory: a run that goes on has files of its own.")
+            raise ValueError("go_on_from needs directory, where the continued run has its files.")
         pace = limit.begin(plan)
         run = Run(plan, config, task)
         return _train(run, progress, evaluate_epochs, None, log, limit, pace)
@@ -98,7 +99,7 @@ def train(
 
 
 def _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace) -> dict[str, Any]:
-    """From where a run is to its end; saves after so many seconds, or never if that is None."""
+    """Trains from the run's current step; saves after so many seconds, or never."""
     files, total_steps = run.files, run.plan.total_steps
     log = log if processes.is_main() else ()
     with (
@@ -116,7 +117,7 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace)
         for record in run.history:
             tell(record)
         while run.step < total_steps:
-            taken = itertools.count(run.step + 1)  # the state of a step on its way cannot be read
+            taken = itertools.count(run.step + 1)  # the state of a running step cannot be read
             if run.advance(bar, lambda taken=taken: may_pause and must_save(next(taken))):
                 record = run.close_epoch(evaluate_epochs)
                 if evaluate_epochs:
@@ -125,7 +126,7 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace)
                 tell(record)
             if files is None:
                 continue
-            # Whichever process was asked to stop.
+            # Any of the processes may have been asked to stop.
             signum = int(processes.largest(np.array(stop.signum or 0)))
             is_over = run.step == total_steps
             if is_over or signum or processes.as_main(must_save(run.step)):
@@ -156,10 +157,10 @@ class Loaded(NamedTuple):
     """A saved run.
 
     Attributes:
-      config: its configuration.
-      plan: its static part, on one device.
-      task: its data.
-      state: the newest state that was saved.
+      config: configuration of the run.
+      plan: static part of the run, on one device.
+      task: data of the run.
+      state: the newest saved state.
     """
 
     config: TrainConfig
@@ -172,12 +173,12 @@ def load_run(directory: pathlib.Path, *, trust: bool = False) -> Loaded:
     """Loads a saved run.
 
     Args:
-      directory: of the run.
-      trust: import the modules that the configuration names, if model or data are not flatjax's.
+      directory: directory of the run.
+      trust: import your own modules that the configuration names as model or data.
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint.
-      ValueError: a file is damaged, or a module would have to be imported that is not trusted.
+      ValueError: a file is damaged, or a module that is not trusted would be imported.
     """
     config = trusted_config(directory, trust)
     task = make_task(config)
@@ -195,9 +196,9 @@ class FinalModel(NamedTuple):
 
     Attributes:
       config: configuration of the run.
-      task: its data.
+      task: data of the run.
       params: parameters of the model.
-      batch_stats: its batch statistics; empty without batch norm.
+      batch_stats: batch statistics of the model; empty without batch norm.
     """
 
     config: TrainConfig
@@ -207,7 +208,7 @@ class FinalModel(NamedTuple):
 
 
 def load_final_model(directory: pathlib.Path, *, trust: bool = False) -> FinalModel:
-    """The model in the directory of a run; of an incomplete run, that of its newest checkpoint.
+    """Loads the final model of a run, or the model of its newest checkpoint.
 
     Arguments and errors are those of `load_run`.
     """
@@ -221,7 +222,7 @@ def load_final_model(directory: pathlib.Path, *, trust: bool = False) -> FinalMo
 
 
 def trusted_config(directory: pathlib.Path, trust: bool) -> TrainConfig:
-    """The configuration of a run, if no module has to be imported that is not trusted.
+    """Reads a run's configuration; raises if it names a module without trust.
 
     Raises:
       FileNotFoundError: there is no run.

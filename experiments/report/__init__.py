@@ -1,4 +1,4 @@
-"""What studies write: results on disk, statistics over seeds, tables and pictures.
+"""The output of studies: results, statistics over seeds, tables and pictures.
 
-Nothing here trains anything or knows a study.
+This package trains nothing and knows no study.
 """

@@ -1,4 +1,4 @@
-"""Writes whole files: after a crash or on a full disk, the old file or the new one is there."""
+"""Writes whole files: after a crash, a file is either old or new."""
 
 import contextlib
 import glob
@@ -10,7 +10,7 @@ from experiments.report import lock
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all.
+    """Writes a whole file or nothing.
 
     Raises:
       lock.InUseError: another process has taken over a lock of this one.
@@ -32,7 +32,7 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _named(path: pathlib.Path) -> Iterator[None]:
-    """Lets errors of writing name the file: those of a full disk do not."""
+    """Adds the file's name to errors of writing; those of a full disk lack it."""
     try:
         yield
     except OSError as error:
@@ -42,7 +42,7 @@ def _named(path: pathlib.Path) -> Iterator[None]:
 
 
 def _remove_leftovers(directory, beginning):
-    """Removes what writers of the same file left that were killed."""
+    """Removes leftovers of killed processes that wrote the same file."""
     for name in glob.glob(f"{glob.escape(beginning)}*.tmp", root_dir=directory):
         pid = name[len(beginning) : -len(".tmp")]
         if pid.isdigit() and not lock.is_alive(int(pid)):
@@ -50,7 +50,7 @@ def _remove_leftovers(directory, beginning):
 
 
 def append_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Adds to a file, all or nothing unless killed; it is on the disk when this returns.
+    """Appends to a file, all or nothing unless killed, and waits for the disk.
 
     Raises:
       lock.InUseError: another process has taken over a lock of this one.

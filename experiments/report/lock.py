@@ -1,9 +1,9 @@
 """One writer at a time: a lock file names the process that writes.
 
 The file holds host, process and time; its age is a heartbeat, renewed by a thread. A lock is stale
-if its process is dead (on the same host), or if it has had no heartbeat for `STALE_SECONDS`
-(elsewhere). A stale lock is taken over. A process that was only suspended finds that out before its
-next write: everything that writes calls `check`.
+if its process is dead (on the same host), or if it has had no heartbeat for `STALE_SECONDS` (on
+other hosts). Another process may take over a stale lock. A suspended process notices this before
+its next write, because every function that writes calls `check`.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
 
 
-_HELD: dict[pathlib.Path, dict[str, Any]] = {}  # the locks of this process, and what they say
+_HELD: dict[pathlib.Path, dict[str, Any]] = {}  # the locks of this process, and their contents
 
 
 class InUseError(RuntimeError):
-    """Another process writes there; the message says which."""
+    """Another process writes to the file or directory; the message names it."""
 
 
 def host() -> str:
-    """Name of this machine."""
+    """Returns the name of this machine."""
     return socket.gethostname()
 
 
@@ -40,7 +40,7 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it belongs to another user
         return True
     return True
 
@@ -78,18 +78,18 @@ def held(path: pathlib.Path) -> Iterator[None]:
 
 
 def check(path: pathlib.Path) -> None:
-    """Checks, before a file or directory is written, that the locks above it are still ours.
+    """Checks, before a path is written, that this process still holds its locks.
 
-    A lock of this process guards everything under the directory in which it lies.
+    A lock of this process guards everything under its directory.
 
     Raises:
-      InUseError: another process has taken such a lock over, while this one was suspended.
+      InUseError: another process has taken over a lock, while this one was suspended.
     """
     for place, owner in _above(path):
         if (found := _owner(place)) != owner:
             who = "nobody" if found is None else _name(found)
             raise InUseError(
-                f"{place.with_suffix('')} was in use by this process, which was not heard of for "
+                f"{place.with_suffix('')} was in use by this process, which had no heartbeat for "
                 f"{STALE_SECONDS:g} s, and is now in use by {who}: {path} is not written. ({place})"
             )
 
@@ -100,13 +100,13 @@ def guards(path: pathlib.Path) -> bool:
 
 
 def _above(path):
-    """The locks of this process that guard a path, and what they must say."""
+    """Returns the locks of this process that guard a path, with their contents."""
     path = path.absolute()
     return [item for item in list(_HELD.items()) if path.is_relative_to(item[0].parent)]
 
 
 def _take(path):
-    """Makes the lock file, unless somebody holds it; returns what it says."""
+    """Makes the lock file, unless a process holds it; returns its contents."""
     me = {
         "pid": os.getpid(),
         "host": host(),
@@ -115,7 +115,7 @@ def _take(path):
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "token": secrets.token_hex(4),
     }
-    # Of processes that find the same stale lock, one takes it over.
+    # If several processes find the same stale lock, only one takes it over.
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -130,7 +130,7 @@ def _take(path):
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(json.dumps(me) + "\n")
-        except OSError as error:  # a full disk: a lock that names nobody would keep everybody out
+        except OSError as error:  # a full disk: a lock without an owner would block all processes
             path.unlink(missing_ok=True)
             error.filename = str(path)
             raise
@@ -140,13 +140,13 @@ def _take(path):
 
 
 def _in_use(path) -> str | None:
-    """Who holds the lock; None if it is stale."""
+    """Describes the holder of the lock; None if the lock is stale."""
     try:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
     owner = _owner(path)
-    if owner is None:  # being written, or damaged
+    if owner is None:  # the file is being written, or damaged
         return "another process" if age < STALE_SECONDS else None
     is_here = (owner.get("host"), owner.get("namespace")) == (host(), _namespace())
     if is_here:
@@ -172,7 +172,7 @@ def _owner(path) -> dict[str, Any] | None:
 
 
 def _namespace() -> str | None:
-    """Where process numbers mean something: containers of one host count for themselves."""
+    """Returns the namespace of process numbers; each container of a host has its own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -180,7 +180,7 @@ def _namespace() -> str | None:
 
 
 def _born(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine was: numbers are used again."""
+    """Returns a process's start time in ticks, because process numbers are reused."""
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether the replicas of runs have become one network, as a sentence."""
+"""Says in a sentence whether the replicas of runs have become one network."""
 
 import collections
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# By how many points the center may be worse than the mean of its replicas, as in
+# Largest tolerated excess of the center's error over its replicas' mean, in points, as in
 # `flatjax.check_collapsed`.
 TOLERANCE = 1.0
 
@@ -19,7 +19,7 @@ Meetings = dict[str, list[tuple[str, Meeting | None]]]
 
 
 def meeting_of(result: Mapping[str, Any]) -> Meeting:
-    """Takes the meeting from the result of a run, see `experiments.engine.evaluate.final_result`.
+    """Takes the meeting from the result of a run, see `final_result`.
 
     Examples:
       >>> history = [{"relative_distance": 0.71}]
@@ -34,7 +34,7 @@ def meeting_of(result: Mapping[str, Any]) -> Meeting:
 
 
 def not_met(meetings: Sequence[Meeting | None], places: Sequence[str] = ()) -> str | None:
-    """Says how far apart replicas have ended, if the center of some run is no good network.
+    """Says how far apart replicas ended, if the center of a run is no good network.
 
     Args:
       meetings: of runs of one algorithm. Runs of which nothing is known (None) are not counted:
@@ -61,7 +61,7 @@ def not_met(meetings: Sequence[Meeting | None], places: Sequence[str] = ()) -> s
     found = (
         f"{which}replicas have not met (distance {mean['distance']:.2g}, center "
         f"{mean['center']:.3g} %, replicas {mean['replicas']:.3g} %): their center is no good "
-        "network. Raise gamma (of parle replica_gamma), or train for more epochs."
+        "network. Raise gamma (for parle, replica_gamma), or train for more epochs."
     )
     if not places:
         return found

@@ -1,4 +1,4 @@
-"""How all pictures look. matplotlib is imported when the first one is drawn."""
+"""The style of all pictures. matplotlib is imported when the first one is drawn."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
-# Okabe and Ito's palette: told apart by everyone. One algorithm keeps its colour in all pictures;
-# its longer run is dashed.
+# The palette of Okabe and Ito, for colour-blind readers. Each algorithm has one colour in all
+# pictures; its longer run is dashed.
 COLORS = {
     "sgd": "#000000",
     "sam": "#E69F00",
@@ -44,15 +44,15 @@ def drawing(
     rect: tuple[float, float, float, float] = (0, 0, 1, 1),
     **options: Any,
 ) -> Iterator[tuple[Figure, Any]]:
-    """Opens a figure; at the end lays it out and writes it, whole or not at all.
+    """Opens a figure, and lays it out and writes it atomically at the end.
 
     Args:
-      path: of the picture.
-      rows: of panels.
-      columns: of panels.
+      path: path of the picture.
+      rows: number of rows of panels.
+      columns: number of columns of panels.
       figsize: width and height in inches.
-      rect: the part of the figure for the panels: left, bottom, right, top.
-      **options: of `matplotlib.figure.Figure.subplots`.
+      rect: part of the figure for the panels: left, bottom, right, top.
+      **options: further arguments of `matplotlib.figure.Figure.subplots`.
 
     Yields:
       The figure and its panels.
@@ -69,7 +69,7 @@ def drawing(
 
 @contextlib.contextmanager
 def page(path: pathlib.Path) -> Iterator[Figure]:
-    """Opens an empty figure, whose size the drawing chooses; at the end writes it."""
+    """Opens an empty figure of any size, and writes it at the end."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -93,7 +93,7 @@ def logarithmic(axes: Axes) -> None:
 
 
 def shades(number: int) -> np.ndarray:
-    """Colours that tell variants of one algorithm apart, (number, 4)."""
+    """Returns colours for the variants of one algorithm, (number, 4)."""
     import matplotlib
 
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, number))

@@ -1,8 +1,8 @@
-"""Which program made a record: its version for people, and the revision of its numbers for checks.
+"""The program that made a record: its version, and the revision of its numbers.
 
-A revision is raised by one when a change of the program changes numbers: then checkpoints, cached
-values and records of the revision before are refused, where they would be continued by, or mixed
-with, those of the present program. Records without a revision are of revision 1.
+The revision is raised by one when a change of the program changes numbers. Checkpoints, cached
+values and records of an earlier revision are then refused where the program would continue them or
+mix them with its own. Records without a revision have revision 1.
 """
 
 import functools
@@ -26,7 +26,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 
 def made_by() -> dict[str, Any]:
-    """The versions of flatjax and jax, and the commit; None where it is not known.
+    """Returns the versions of flatjax and jax, and the commit; None if unknown.
 
     Examples:
       >>> sorted(made_by())
@@ -37,14 +37,14 @@ def made_by() -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> str | None:
-    """The commit of this file's repository; it ends in "-dirty" if tracked files were changed."""
+    """Returns the commit of the repository, with "-dirty" if tracked files changed."""
     git = lambda *command: subprocess.run(
         ["git", "-C", str(_ROOT), *command], capture_output=True, text=True, check=False
     )
     try:
-        # A copy of this file may lie in the repository of another project.
+        # A copy of this file may be in the repository of another project.
         if git("ls-files", "--error-unmatch", __file__).returncode != 0:
             return None
         return git("describe", "--always", "--dirty", "--exclude", "*").stdout.strip() or None
-    except OSError:  # there is no git
+    except OSError:  # git is missing
         return None

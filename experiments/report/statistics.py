@@ -4,13 +4,13 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-# Of fewer solutions, even a perfect ranking comes about by chance in more than 5% of all cases, so
-# that no Kendall's tau is shown.
+# With fewer solutions, even a perfect ranking occurs by chance in more than 5% of all cases.
+# Kendall's tau is then not shown.
 LEAST_FOR_TAU = 5
 
 
 def standard_error(values: ArrayLike) -> np.ndarray:
-    """Standard error of the mean over the first axis; 0 for a single value.
+    """Computes the standard error of the mean over the first axis; 0 for one value.
 
     Examples:
       >>> float(standard_error([1.0, 3.0])), float(standard_error([5.0]))
@@ -23,18 +23,18 @@ def standard_error(values: ArrayLike) -> np.ndarray:
 
 
 def mean_and_sem(values: ArrayLike) -> tuple[float, float]:
-    """Mean of some numbers and its standard error, to four decimals."""
+    """Computes the mean of some numbers and its standard error, to four decimals."""
     return round(float(np.mean(values)), 4), round(float(standard_error(values)), 4)
 
 
 def with_error(mean: float, sem: float, count: int, *, sign: str = "") -> str:
-    """A mean and its standard error as text; a single value has no error.
+    """Formats a mean and its standard error; a single value has no error.
 
     Args:
       mean: the mean.
-      sem: its standard error.
-      count: how many values it is the mean of.
-      sign: "+" shows the sign of positive means too.
+      sem: standard error of the mean.
+      count: number of averaged values.
+      sign: "+" also shows the sign of positive means.
 
     Examples:
       >>> with_error(2.0, 0.25, 5), with_error(2.0, 0.0, 1)
@@ -47,10 +47,9 @@ def with_error(mean: float, sem: float, count: int, *, sign: str = "") -> str:
 def paired_difference(
     values: ArrayLike, baseline: ArrayLike, confidence: float = 0.95
 ) -> tuple[float, list[float], float]:
-    """Mean of the differences of pairs, its interval and the p-value, by Student's t.
+    """Computes the mean difference of pairs, its interval and p-value (Student's t).
 
-    Pairs that all differ by the same have an interval of no width; p is then 1 if they are equal,
-    else 0.
+    If all differences are equal, the interval has no width; p is then 1 if they are 0, else 0.
 
     Examples:
       >>> mean, interval, p = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
@@ -66,7 +65,7 @@ def paired_difference(
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """P-values corrected for the number of tests, by Holm's step-down method.
+    """Corrects p-values for the number of tests, by Holm's step-down method.
 
     Examples:
       >>> holm([0.01, 0.04, 0.02]).round(3).tolist()
@@ -81,9 +80,9 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def holm_levels(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
-    """The levels at which intervals exclude 0 exactly where Holm's method rejects.
+    """Returns the levels at which intervals exclude 0 if Holm's method rejects.
 
-    A rejected hypothesis has the level at which it was rejected; the others have the level at which
+    A rejected hypothesis has the level at which it was rejected. The others have the level at which
     the method stopped.
 
     Examples:
@@ -101,7 +100,7 @@ def holm_levels(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
 
 
 def least_detectable(differences: ArrayLike, level: float = 0.05, power: float = 0.8) -> float:
-    """The mean difference that a paired t-test of this level finds with this power, about.
+    """Estimates the mean difference that a paired t-test finds with the given power.
 
     Examples:
       >>> round(least_detectable([-1.0, 1.0] * 10), 2)

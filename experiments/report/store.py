@@ -1,17 +1,17 @@
-"""The one place that reads and writes results: whole files, lines of records, cached values.
+"""Reads and writes all results: whole files, lines of records, cached values.
 
-- A whole file is written atomically, as UTF-8: after a crash the old file or the new one is there.
-- Every record carries a digest (`SEAL`) of its content, which is checked when it is read, and says
-  which program made it (`MADE_BY`).
-- A cached value carries its identity: the settings that it was made with. Values of other settings
-  are refused, and the message says which setting differs. One of them is the program's revision
+- A whole file is written atomically, as UTF-8: after a crash it is either old or new.
+- Every record has a digest (`SEAL`) of its content, which is checked when it is read, and names the
+  program that made it (`MADE_BY`).
+- A cached value has an identity: the settings with which it was made. Values with other settings
+  are refused, and the message names the setting that differs. One of them is the program's revision
   (see `provenance`).
-- Nothing is written where another process has taken this one's lock over.
-- Records of a long study are lines of JSON, appended as they come, so that an interrupted study
+- Nothing is written if another process has taken over this process's lock.
+- Records of a long study are lines of JSON, appended during the study, so that an interrupted study
   continues where it stopped.
 
-Files that were recorded before digests (up to November 2026) are read without that check, except
-cached values: those have no identity, and `python -m experiments.convert` adds it.
+Files from before digests (until November 2026) are read without that check. Cached values among
+them are refused, because they have no identity; `python -m experiments.convert` adds it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ MADE_BY = "made_by"
 
 
 class DamagedFileError(ValueError):
-    """A file does not hold what was written to it; the message names the file."""
+    """A file differs from what was written; the message names the file."""
 
 
 class OtherIdentityError(ValueError):
@@ -40,7 +40,7 @@ class OtherIdentityError(ValueError):
 
 
 def slug(label: str) -> str:
-    """Turns a label into the name of a file or directory.
+    """Converts a label to the name of a file or directory.
 
     Examples:
       >>> slug("rSGD x 3"), slug("MLP, 20% noise")
@@ -53,7 +53,7 @@ def slug(label: str) -> str:
 
 
 def digest(value: Any) -> str:
-    """A digest of a JSON value; the order of keys and white space do not matter.
+    """Computes a digest of a JSON value; the order of keys does not matter.
 
     Examples:
       >>> digest({"a": 1, "b": 2.0}) == digest({"b": 2.0, "a": 1})
@@ -64,26 +64,26 @@ def digest(value: Any) -> str:
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with its digest."""
+    """Returns a record with its digest."""
     content = {name: value for name, value in record.items() if name != SEAL}
     return content | {SEAL: digest(content)}
 
 
 def signed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the program that made it, unless it says so itself."""
+    """Returns a record with the program that made it, unless it is already there."""
     return {MADE_BY: provenance.made_by()} | dict(record)
 
 
 def unsealed(record: Any, place: str, *, must_be_sealed: bool = True) -> dict[str, Any]:
-    """A record without its digest, which is checked, and without what program made it.
+    """Checks and removes a record's digest, and removes the program that made it.
 
     Args:
-      record: what was read.
-      place: names file (and line) in errors.
-      must_be_sealed: refuse a record without a digest.
+      record: the record that was read.
+      place: name of the file (and line), for errors.
+      must_be_sealed: whether to refuse a record without a digest.
 
     Raises:
-      DamagedFileError: it is no record, or not the one that was written.
+      DamagedFileError: it is no record, or differs from what was written.
     """
     damaged = f"{place} is damaged"
     if not isinstance(record, dict) or not record:
@@ -111,7 +111,7 @@ def _parsed(content: bytes, place: str, *, must_be_sealed: bool) -> dict[str, An
 
 
 def differences(wanted: Any, found: Any, name: str = "") -> list[str]:
-    """How two identities differ, field by field; fields that are not wanted do not matter.
+    """Lists the fields in which two identities differ; extra fields do not matter.
 
     Examples:
       >>> differences({"config": {"seed": 1, "epochs": 2}}, {"config": {"seed": 0, "epochs": 2}})
@@ -138,17 +138,17 @@ def _short(value):
 
 
 def check_identity(wanted: Any, found: Any, place: str) -> None:
-    """Refuses what belongs to other settings.
+    """Refuses records that belong to other settings.
 
     Args:
-      wanted: the identity of the present settings.
-      found: the identity of what was read; without a revision, it is of revision 1.
-      place: names file (and line) in errors.
+      wanted: identity of the current settings.
+      found: identity of the record; without a revision, it has revision 1.
+      place: name of the file (and line), for errors.
 
     Raises:
       OtherIdentityError: the identities differ; the message says in which fields.
     """
-    wanted = json.loads(json.dumps(wanted))  # tuples as lists, numbers of NumPy not at all
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists; NumPy's numbers are refused
     if isinstance(found, Mapping):
         found = {"revision": 1} | found
     if lines := differences(wanted, found):
@@ -159,7 +159,7 @@ def check_identity(wanted: Any, found: Any, place: str) -> None:
 
 
 def listed(lines: list[str]) -> str:
-    """The first of many differences, for a message."""
+    """Formats the first of many differences for a message."""
     more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
     is_revision = any(line.startswith("revision: ") for line in lines)
     more += f". {provenance.EXPLANATION}" if is_revision else ""
@@ -170,12 +170,12 @@ def listed(lines: list[str]) -> str:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a UTF-8 file whole or not at all."""
+    """Writes a whole UTF-8 file or nothing."""
     atomic.write_bytes(path, text.encode())
 
 
 def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON object with its digest and what made it, whole or not at all."""
+    """Writes a JSON object with digest and program, as a whole or not at all."""
     write_text(path, json.dumps(sealed(signed(record)), indent=1) + "\n")
 
 
@@ -184,7 +184,7 @@ def read_json(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, 
 
     Args:
       path: the file.
-      must_be_sealed: refuse an object without a digest.
+      must_be_sealed: whether to refuse an object without a digest.
 
     Raises:
       DamagedFileError: the file is damaged.
@@ -193,12 +193,12 @@ def read_json(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, 
 
 
 def is_sealed(path: pathlib.Path) -> bool:
-    """Whether a JSON object carries a digest: all that were written since there are digests do."""
+    """Whether a JSON object has a digest, as all newer files have."""
     return f'"{SEAL}"' in path.read_text(encoding="utf-8", errors="replace")
 
 
 def read_if_there(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, Any] | None:
-    """Reads a JSON object as `read_json`; None if the file is missing."""
+    """Reads a JSON object like `read_json`; returns None if the file is missing."""
     return read_json(path, must_be_sealed=must_be_sealed) if path.exists() else None
 
 
@@ -208,15 +208,15 @@ def read_if_there(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[s
 def cached(path: pathlib.Path, identity: Mapping[str, Any], make: Callable[[], Any]) -> Any:
     """Reads a cached value, and makes it first if the file is missing.
 
-    One process makes it: another one that asks meanwhile is refused.
+    Only one process makes it; other processes that ask in the meantime are refused.
 
     Args:
       path: the file; its directory is made with it.
-      identity: all settings that the value depends on.
-      make: called without arguments for the value.
+      identity: all settings on which the value depends.
+      make: function without arguments that returns the value.
 
     Returns:
-      The value as the file holds it, so that it does not matter who made it.
+      The value as read from the file, so that it is the same for all processes.
 
     Raises:
       OtherIdentityError: the file belongs to other settings.
@@ -275,7 +275,7 @@ def claimed(path: pathlib.Path) -> Iterator[None]:
 
 
 def append_line(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Adds a record to a file of JSON lines; it is on the disk when this returns."""
+    """Appends a record to a file of JSON lines and waits until it is on the disk."""
     atomic.append_bytes(path, _line(record).encode())
 
 
@@ -284,17 +284,17 @@ def _line(record):
 
 
 def read_lines(path: pathlib.Path, *, must_be_sealed: bool = False) -> list[dict[str, Any]]:
-    r"""Reads the records of a file of JSON lines; none if the file is missing.
+    r"""Reads the records of a file of JSON lines; returns none if the file is missing.
 
-    A last line that was half written is skipped. Where this process has claimed the file, it is
-    removed, so that the next record starts a line of its own.
+    If the last line was only half written, it is skipped. If this process has claimed the file, the
+    line is also removed, so that the next record starts on a new line.
 
     Args:
       path: the file.
-      must_be_sealed: refuse a record without a digest.
+      must_be_sealed: whether to refuse a record without a digest.
 
     Raises:
-      DamagedFileError: a line that was written whole is damaged.
+      DamagedFileError: a complete line is damaged.
 
     Examples:
       >>> import tempfile
@@ -319,5 +319,5 @@ def read_lines(path: pathlib.Path, *, must_be_sealed: bool = False) -> list[dict
 
 
 def write_lines(path: pathlib.Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a file of JSON lines whole or not at all."""
+    """Writes a whole file of JSON lines or nothing."""
     write_text(path, "".join(map(_line, records)))

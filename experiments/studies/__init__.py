@@ -1,5 +1,5 @@
-"""The studies, a package for each: its description, how it is run, what it reports.
+"""The studies, a package for each: description, execution and report.
 
-A description is a dataclass that says what is run; its values are in `experiments.configs`, which
-imports `description` and nothing else of a study. `experiments.commands` brings both together.
+A description is a dataclass that says what is run. Its values are in `experiments.configs`, which
+imports only `description` from a study. `experiments.commands` joins both.
 """

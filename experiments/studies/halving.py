@@ -1,4 +1,4 @@
-"""Successive halving whose records are cumulative: which runs are missing, and who is the best."""
+"""Successive halving with cumulative records."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,11 +10,11 @@ Rounds = Sequence[tuple[int, int]]
 
 
 class Halving(NamedTuple):
-    """How far a halving is.
+    """The state of a halving.
 
     Attributes:
-      field: the candidates of the present round; after the last one best first.
-      missing: candidate and seed of the runs that the present round lacks; none after the last.
+      field: the candidates of the current round; after the last round, the best first.
+      missing: candidate and seed of the missing runs of this round; none after the last round.
     """
 
     field: list[int]
@@ -22,14 +22,14 @@ class Halving(NamedTuple):
 
 
 def halve(errors: Errors, candidates: Sequence[int], rounds: Rounds) -> Halving:
-    """Goes through the rounds as far as there are errors for them.
+    """Goes through the rounds for which there are errors.
 
-    Each round has `keep` candidates, the best of the round before, on seeds 0 ... `seeds` - 1. They
-    are ranked by their mean error over the seeds of the round; equal ones keep their order.
+    Each round has `keep` candidates, the best of the previous round, on seeds 0 ... `seeds` - 1.
+    They are ranked by their mean error over these seeds; equal ones keep their order.
 
     Args:
-      errors: of the runs that are done.
-      candidates: those of the first round.
+      errors: errors of the complete runs.
+      candidates: candidates of the first round.
       rounds: (keep, seeds) of each round.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Runs of a search, trained unit by unit: a unit's records are written before the next starts."""
+"""Trains the runs of a search in units; records are written between units."""
 
 import pathlib
 import time
@@ -15,8 +15,8 @@ from experiments.engine.task import make_tasks
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance
 
-# Networks without convolutions are trained side by side; the others one after another, so that
-# nothing is gained by a unit of more than one run.
+# Networks without convolutions are trained in parallel. The others are trained one after another:
+# their units have one run each.
 RUNS_PER_UNIT = 24
 
 
@@ -24,10 +24,10 @@ class Unit(NamedTuple):
     """Runs that were trained together.
 
     Attributes:
-      positions: of the runs among those that were asked for.
-      models: their final models.
-      seconds: wall time for each run.
-      gradient_evaluations: of each run.
+      positions: positions of the runs in the requested list.
+      models: final models of the runs.
+      seconds: wall time per run.
+      gradient_evaluations: gradient evaluations of each run.
     """
 
     positions: list[int]
@@ -47,24 +47,24 @@ def train_in_units(
     limit: TimeLimit | None = None,
     checkpoint: pathlib.Path | None = None,
 ) -> Iterator[Unit]:
-    """Trains one run for each of the settings; a seed draws the data as well.
+    """Trains one run for each of the settings; a seed also draws the data.
 
     Args:
-      config: what all runs share.
-      settings: the fields that differ, the same ones for all runs. Whole numbers shape the program:
-        runs that differ in them are in different units.
+      config: settings that all runs share.
+      settings: the fields that differ; all runs have the same fields. Whole numbers shape the
+        program: runs that differ in them are in different units.
       seeds: one for each run.
-      normalized_by: the seed whose data normalise the images of all runs, so that it does not
-        matter which runs are asked for together; by default the least of `seeds`.
+      normalized_by: seed whose data normalise the images of all runs; results then do not depend on
+        the runs that are requested together. The default is the smallest of `seeds`.
       progress: show progress bars.
-      watch: called after every epoch, see `experiments.engine.population`; runs are counted as in
+      watch: called after every epoch, see `experiments.engine.population`. It counts runs as in
         `settings`.
-      limit: of the wall time.
-      checkpoint: file in which a unit that would not end in time is kept. It is deleted when the
-        next unit is asked for: the records of the unit are written then.
+      limit: limit of the wall time.
+      checkpoint: file for a unit that would not end in time. It is deleted when the next unit is
+        requested, because the unit's records are written by then.
 
     Yields:
-      The units, as they are done.
+      The units, as they are complete.
 
     Raises:
       TimeIsUp: the limit is reached; the unit was saved first.
@@ -96,7 +96,7 @@ def train_in_units(
 def unit_file(
     path: pathlib.Path | None, config: TrainConfig, runs: object
 ) -> PopulationFile | None:
-    """The checkpoint of a population with this configuration and these runs, as JSON holds them."""
+    """Returns the checkpoint of a population with this configuration and these runs."""
     if path is None:
         return None
     identity = {"config": config.to_json(), "runs": runs, "revision": provenance.TRAINING}
@@ -104,13 +104,13 @@ def unit_file(
 
 
 def seeds_of_data(seeds: Sequence[int], normalized_by: int | None) -> list[int]:
-    """The seeds for which there are tasks; the first one's data normalise the images of all."""
+    """Returns the seeds that have tasks; the first one's data normalise all images."""
     others = sorted(set(seeds) - {normalized_by})
     return others if normalized_by is None else [normalized_by, *others]
 
 
 def validation_errors(model: Trained) -> dict[str, Any]:
-    """Error in % on what a model's task holds out, 100 for a run that diverged; losses, meeting."""
+    """Returns the held-out error in % (100 for a run that diverged), losses, meeting."""
     found = model.task.evaluate(model.params, model.batch_stats)
     finite = bool(np.isfinite(found["loss"]))
     return {
@@ -122,7 +122,7 @@ def validation_errors(model: Trained) -> dict[str, Any]:
 
 
 def _groups(settings) -> dict[tuple[tuple[str, Any], ...], list[int]]:
-    """Positions of the runs that one program can train, by their fields of whole numbers."""
+    """Groups the positions of runs that one program can train, by whole numbers."""
     groups: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for position, run in enumerate(settings):
         shape = tuple((name, value) for name, value in run.items() if isinstance(value, int))
@@ -131,7 +131,7 @@ def _groups(settings) -> dict[tuple[tuple[str, Any], ...], list[int]]:
 
 
 class _Shifted(Watch):
-    """A watch that knows the runs of a unit by their positions among all."""
+    """A watch that numbers the runs of a unit by their positions among all runs."""
 
     def __init__(self, watch: Watch, unit: Sequence[int]):
         self._watch, self._unit = watch, unit

@@ -1,4 +1,4 @@
-"""Simulated points: what is simulated, beside which value of the theory, and what came out."""
+"""Simulated points, and their comparison with the theory."""
 
 import dataclasses
 import json
@@ -22,12 +22,12 @@ class Point:
     """A value of the theory that is simulated at finite size.
 
     Attributes:
-      curve: the curve of a figure on which it lies.
-      x: where on that curve.
-      params: what it depends on, size and all; recorded, and part of its name.
+      curve: curve of a figure on which the point is.
+      x: position on that curve.
+      params: everything on which it depends, including size; recorded, and part of its name.
       theory: quantity -> value of the theory.
-      simulate: (key) -> quantity -> value of one simulation.
-      seeds: how many simulations.
+      simulate: function (key) -> quantity -> value of one simulation.
+      seeds: number of simulations.
     """
 
     curve: str
@@ -39,11 +39,11 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Names the point: no two points share it."""
+        """The name of the point, which no other point has."""
         return f"{self.curve}: {json.dumps(dict(self.params), sort_keys=True)}"
 
     def key(self, seed: int) -> chex.PRNGKey:
-        """The key of one simulation: points are independent of each other."""
+        """Returns the key of one simulation, so that points are independent."""
         return jax.random.fold_in(jax.random.key(seed), zlib.crc32(self.name.encode()))
 
 
@@ -53,8 +53,8 @@ def simulate_points(
     """Simulates what `path` does not hold yet.
 
     Args:
-      points: what is wanted.
-      path: a file of JSON lines, one for each simulation, written as they come.
+      points: the points.
+      path: file of JSON lines; each simulation is written when it is complete.
       progress: show a progress bar.
 
     Returns:
@@ -83,7 +83,7 @@ def _simulate_missing(points, path, progress):
 
 
 def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """The simulations that a file holds, each once, by the name of their point.
+    """Reads the simulations of a file, each once, by the name of their point.
 
     Raises:
       ValueError: a line is damaged, or a program made it that computes other numbers.
@@ -100,7 +100,7 @@ def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
 def compare(
     points: Sequence[Point], simulations: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Theory beside simulation, a row for each quantity of each point that was simulated."""
+    """Compares theory and simulation, with a row for each quantity of each point."""
     rows = []
     for point in points:
         runs = [run for run in simulations.get(point.name, []) if run["seed"] < point.seeds]

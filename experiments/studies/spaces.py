@@ -1,4 +1,4 @@
-"""The settings that a search tries: all of a grid, or points that fill a space evenly."""
+"""The settings that a search tries: a grid, or points that fill a space evenly."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import scipy.stats.qmc
 
 
 def grid(space: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """All combinations of the values of each field.
+    """Returns all combinations of the values of each field.
 
     Examples:
       >>> grid({"learning_rate": (0.1, 0.2), "gamma": (1.0,)})
@@ -21,10 +21,10 @@ def grid(space: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A field that takes one of a few values, in place of a range.
+    """A field that takes one of a few values, instead of a range.
 
     Attributes:
-      values: the values; whole numbers shape the program of a run, others are numbers in it.
+      values: the values; whole numbers shape the program of a run, others are its arguments.
     """
 
     values: tuple[float, ...]
@@ -34,11 +34,11 @@ Range = tuple[float, float] | Choice
 
 
 def log_uniform(space: Mapping[str, Range], number: int) -> list[dict[str, float]]:
-    """Points of a Halton sequence, log-uniform in a space, to three digits.
+    """Returns points of a Halton sequence, log-uniform in a space, to three digits.
 
     Args:
-      space: field -> least and largest value, or a choice, whose values are equally likely.
-      number: of points; the first ones are the same for any number.
+      space: field -> smallest and largest value, or a choice of equally likely values.
+      number: number of points; the first ones are the same for any number.
 
     Examples:
       >>> log_uniform({"learning_rate": (0.01, 0.3)}, 2)
@@ -54,7 +54,7 @@ def log_uniform(space: Mapping[str, Range], number: int) -> list[dict[str, float
 
 
 def _value(part: Range, u: float) -> float:
-    """The value at a position from 0 to 1 of a range or choice."""
+    """Returns the value at a position from 0 to 1 of a range or choice."""
     if isinstance(part, Choice):
         return part.values[int(u * len(part.values))]
     low, high = np.log(part)

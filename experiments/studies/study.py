@@ -1,4 +1,4 @@
-"""What descriptions of studies share: a base, changes of it, and the choice of parts."""
+"""The common parts of study descriptions: a base, its changes, and chosen parts."""
 
 import dataclasses
 import functools
@@ -10,30 +10,30 @@ from experiments.engine.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A study whose runs share a base and differ by what each changes of it.
+    """A study whose runs share a base and differ by their changes.
 
     Attributes:
-      base: what all runs share.
+      base: settings that all runs share.
     """
 
     base: TrainConfig
 
     def changed(self, *changes: Mapping[str, Any]) -> TrainConfig:
-        """The base with some settings changed; later changes override earlier ones."""
+        """Returns the base with some settings changed; later changes win."""
         merged = functools.reduce(lambda fields, more: fields | dict(more), changes, {})
         return self.base.changed(**merged)
 
 
 def chosen(labels: Sequence[str], known: Mapping[str, Any], name: str = "only") -> dict[str, Any]:
-    """The entries of a mapping that are named; all if none is.
+    """Returns the named entries of a mapping, or all if none is named.
 
     Args:
-      labels: of the entries.
+      labels: names of the entries.
       known: label -> value.
-      name: of the option by which the user chose, for the error.
+      name: name of the user's option, for the error.
 
     Raises:
-      ValueError: there is no entry of one of the labels.
+      ValueError: one of the labels has no entry.
 
     Examples:
       >>> chosen(["SGD"], {"SGD": 1, "rSGD": 2})

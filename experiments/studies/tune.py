@@ -1,4 +1,4 @@
-"""Chooses the settings of a study's algorithms, each by the same rule, on validation data."""
+"""Chooses the settings of a study's algorithms on validation data, by one rule."""
 
 import dataclasses
 import pathlib
@@ -28,16 +28,16 @@ def tune(
     """Trains every candidate of a study's grids and ranks them by validation error.
 
     Args:
-      study: its base, grids and tuning changes are used.
-      out: directory; `<label>.json` is written there as candidates finish. Each run has its own
-        directory in it, so that an interrupted search goes on where it stopped.
+      study: study with a base, grids and tuning changes.
+      out: directory; `<label>.json` is written there while candidates finish. Each run has its own
+        directory in it, so that an interrupted search continues.
       labels: labels of the grids to search; all if empty.
-      seeds: runs of each candidate.
+      seeds: number of runs of each candidate.
       progress: show a progress bar.
 
     Returns:
-      label -> candidates, best first: their settings and validation error (mean, standard error);
-      a candidate that diverged has None and stands last.
+      label -> candidates, best first: their settings and validation error (mean, standard error).
+      A candidate that diverged has None and is last.
     """
     out.mkdir(parents=True, exist_ok=True)
     validation = study.base.data.validation or VALIDATION
@@ -78,7 +78,7 @@ def _tune_one(label, study, base, task: Task, out, seeds, progress):
 
 
 def report(found: dict[str, list[dict[str, Any]]]) -> str:
-    """The searches as text, best first."""
+    """Formats the searches as text, best first."""
     lines = []
     for label, rows in found.items():
         lines.append(f"{label}:")

@@ -1,6 +1,6 @@
-"""Units of work that several processes share: each takes those that nobody else is at.
+"""Units of work that several processes share: each takes units that are free.
 
-Units come in the order of their value: a command that is stopped early has done the first ones.
+Units are in the order of their value: a command that stops early has done the most useful ones.
 """
 
 import sys
@@ -14,17 +14,17 @@ from experiments.report import lock
 def run_units(
     units: Iterable[tuple[Any, Callable[[], Any]]], limit: TimeLimit | None = None
 ) -> Iterator[tuple[Any, Any]]:
-    """Runs units one after another; leaves those that another process is at to that process.
+    """Runs units one after another, and skips units that another process runs.
 
-    A unit for which the time does not suffice is left to a later call; a shorter one after it may
+    A unit for which there is not enough time is left to a later call. A later, shorter unit may
     still fit.
 
     Args:
-      units: key and function without arguments of each.
-      limit: counts the units that are left.
+      units: key of each unit, and a function without arguments that runs it.
+      limit: limit of the wall time, which counts the units that are left.
 
     Yields:
-      Key and value of each unit that is complete.
+      Key and value of each complete unit.
     """
     limit = limit or TimeLimit()
     for key, run in units:

@@ -1,14 +1,14 @@
-"""What XLA's CPU backend needs to be fast. No other part of the library knows of backends.
+"""Tricks for XLA's CPU backend; the rest of the library knows no backends.
 
-Each trick changes the program, never the values beyond rounding, and is chosen when a program is
-lowered: for the platform and the number of devices that it is lowered for, not for those of the
-machine that traces it. A step that a CPU machine exports for a GPU or TPU contains none of them,
-with one exception: on a single GPU, convolutions of few channels are products (`_gradients`).
-Only host code that decides how to loop in Python looks at the default backend
+Each trick changes the program, but its values only by rounding. It is chosen when a program is
+lowered: the platform and the number of devices of the compiled program count, not the machine that
+traces it. A step that a CPU machine exports for a GPU or TPU therefore contains none of them, with
+one exception: on a single GPU, convolutions of few channels are products (`_gradients`). The
+default backend matters only for host code that decides how to loop in Python
 (`prefers_unrolled`).
 
-Each docstring says what the trick gains, measured on two x86 cores with jax 0.10, why XLA needs it,
-and how to find out whether it can go. `tests/test_cpu.py` removes them one by one.
+Each docstring says what the trick gains (measured on two x86 cores with jax 0.10), why XLA needs
+it, and how to find out whether it can be removed. `tests/test_cpu.py` removes them one by one.
 """
 
 from flatjax._cpu._compilation import compiled_once

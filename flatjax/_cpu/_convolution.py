@@ -1,13 +1,13 @@
-r"""Convolution that is fast on a single CPU device too: its gradients, in loops, under `jax.vmap`.
+r"""Convolution that is fast on one CPU device, with gradients, loops and vmap.
 
-Images x, a kernel k and maps y enter one form that is linear in each of the three,
+Images x, a kernel k and maps y enter one form T that is linear in each of the three,
 
 .. math::
   T(x, k, y) = \sum_{bijo} \sum_{uvc} y_{bijo} \, k_{uvco} \, x_{b,\, s i + u,\, s j + v,\, c}
 
-whose gradient in one of them is a function of the other two. The gradient in y is the convolution;
-those in x and in k are its transposes. Each is a primitive, and the transposes of each are the
-other two, so that these three are closed under differentiation of any order.
+Its gradient in one of them is a function of the other two. The gradient in y is the convolution,
+and the gradients in x and in k are its transposes. Each gradient is a primitive, and its transposes
+are the other two. The three primitives are therefore closed under differentiation of any order.
 """
 
 import functools
@@ -32,34 +32,34 @@ def conv_general_dilated(
     padding: str | Padding,
     **options: Any,
 ) -> jax.Array:
-    r"""`jax.lax.conv_general_dilated`, computed in another way on a single CPU device.
+    r"""Computes `jax.lax.conv_general_dilated`, in another way on a single device.
 
     .. math::
       y_{bijo} = \sum_{uvc} k_{uvco} \, x_{b,\, s i + u,\, s j + v,\, c}, \quad
       \partial k_{uvco} = \sum_{bij} x_{b,\, s i + u,\, s j + v,\, c} \, \partial y_{bijo}
 
-    XLA's CPU backend has one fast convolution, and uses it for the first sum. What it does slowly
-    is written here as what it does fast:
+    XLA's CPU backend has one fast convolution, and uses it for the first sum. This function
+    rewrites the slow operations by fast ones:
 
-    - the gradient of the kernel, to XLA a convolution whose window is as large as the maps, is a
-      matrix product of patches, some images at a time;
-    - the gradient of the images is the convolution with the turned kernel, which XLA leaves in a
-      slow layout inside loops, such as a `lax.scan` over training steps;
-    - under `jax.vmap` over kernels (replicas) it is one convolution after another instead of a
-      grouped one;
-    - a filter of few weights (the first layer's) is a matrix product of patches, of all images.
+    - the gradient of the kernel is a matrix product of patches, some images at a time (to XLA it is
+      a convolution whose window is as large as the maps);
+    - the gradient of the images is the convolution with the turned kernel (XLA leaves it in a slow
+      layout inside loops, such as a `lax.scan` over training steps);
+    - under `jax.vmap` over kernels (replicas) there is a sequence of convolutions (to XLA it is a
+      grouped convolution);
+    - a filter of few weights, as in the first layer, is a matrix product of patches of all images.
 
-    Times are in `python -m experiments.benchmarks.convolution`, which also shows when it can go.
-    Values, gradients and higher derivatives are the same up to rounding, in reverse and forward
-    mode.
+    `python -m experiments.benchmarks.convolution` measures the times, and shows when this function
+    can be removed. Values, gradients and higher derivatives are the same up to rounding, in reverse
+    and forward mode.
 
     On a single NVIDIA GPU a convolution of at most 64 channels, whose patches fit the cache, is one
-    matrix product of patches, and under `jax.vmap` over kernels one batched product. There XLA has
-    a grouped convolution, which is slower and takes longer to compile.
+    matrix product of patches. Under `jax.vmap` over kernels it is one batched product. XLA would
+    use a grouped convolution, which is slower and takes longer to compile.
 
-    A program for another platform or for several devices has XLA's convolution and its gradients,
-    as has anything but two-dimensional convolutions in linen's layout (NHWC, HWIO), without groups
-    or dilation, and whatever is empty.
+    Programs for another platform or for several devices use XLA's convolution and its gradients. So
+    do all convolutions except two-dimensional ones in linen's layout (NHWC, HWIO) without groups or
+    dilation, and empty arrays.
 
     Args:
       lhs: images x, (B, H, W, C).
@@ -83,14 +83,14 @@ def conv_general_dilated(
       (2, 4, 4, 5)
     """
     by_xla = functools.partial(jax.lax.conv_general_dilated, lhs, rhs, window_strides, padding)
-    # Whatever is empty, images, kernel or maps, is XLA's: it has no patches.
+    # Empty images, kernels and maps have no patches: XLA treats them.
     if not _is_ours(lhs, rhs, options) or not jax.eval_shape(lambda: by_xla(**options)).size:
         return by_xla(**options)
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     lhs, rhs = _varying_alike(lhs, rhs)
-    # The context's precision is asked for now: a primitive is lowered outside of the context.
+    # The precision is read here, because a primitive is lowered outside of the user's context.
     precision = options.get("precision") or jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     geometry = _gradients.Geometry(
         pixels=lhs.shape[1:3],
@@ -103,7 +103,7 @@ def conv_general_dilated(
 
 
 def conv_general_dilated_cls() -> Callable[..., jax.Array]:
-    """`conv_general_dilated`, as `nn.Conv` wants it for its argument of this name."""
+    """Returns `conv_general_dilated`, for `nn.Conv`'s argument of this name."""
     return conv_general_dilated
 
 
@@ -127,7 +127,7 @@ def _is_ours(lhs, rhs, options) -> bool:
 
 
 def _varying_alike(lhs, rhs):
-    """Inside `shard_map` both vary over the mesh axes over which one of them varies."""
+    """Inside `shard_map`, makes both vary over the mesh axes of either one."""
     zeros = [_gradients.zeros_like(x, ()) for x in (lhs, rhs)]
     if jax.typeof(zeros[0]) == jax.typeof(zeros[1]):
         return lhs, rhs
@@ -135,7 +135,7 @@ def _varying_alike(lhs, rhs):
     return lhs + zeros[1], rhs + zeros[0]
 
 
-# --- primitives, which alone have rules of their own for transposes, batches and platforms --------
+# --- primitives: only they can have rules for transposes, batches and platforms -------------------
 
 # The operands of each gradient: the two others, in this order.
 _FACTORS = ("images", "kernel", "maps")
@@ -146,7 +146,7 @@ _OPERANDS = {of: tuple(name for name in _FACTORS if name != of) for of in _FACTO
 
 
 def _over_levels(gradient, batch):
-    """A function of stacked operands, by `batch(function, level)` for each level."""
+    """Makes a function of stacked operands: calls `batch` for each level."""
 
     def stacked(x, y, *, geometry, levels):
         function = lambda x, y: gradient(x, y, geometry)
@@ -162,7 +162,7 @@ def _vmapped(function, level):
 
 
 def _one_by_one(function, level):
-    """Replicas in turn: of all convolutions XLA's CPU backend has only the single one fast."""
+    """Runs replicas in turn: XLA's CPU backend is fast only for single convolutions."""
 
     def stacked(*operands):
         size = next(len(x) for x, is_stacked in zip(operands, level, strict=True) if is_stacked)
@@ -176,7 +176,7 @@ def _one_by_one(function, level):
 
 
 def _batch(of, operands, axes, *, geometry, levels):
-    """Adds a level, or examples where only they are batched."""
+    """Adds a level, or examples if only the examples are batched."""
     bind = functools.partial(PRIMITIVES[of].bind, geometry=geometry)
     operands = [
         x if axis is None else jnp.moveaxis(x, axis, 0)
@@ -197,7 +197,7 @@ def _batch(of, operands, axes, *, geometry, levels):
 
 
 def _transpose(of, to, cotangent, x, y, *, geometry, levels):
-    """The gradient in the factor `to`, at the cotangent of the factor `of`."""
+    """Returns the gradient in the factor `to`, at the cotangent of the factor `of`."""
     values = dict(zip(_OPERANDS[of], (x, y), strict=True)) | {of: cotangent}
     is_stacked = {name: [level[i] for level in levels] for i, name in enumerate(_OPERANDS[of])}
     is_stacked[of] = [True] * len(levels)

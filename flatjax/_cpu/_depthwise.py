@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-# Networks repeat layers: compiled functions are traced once for each shape.
+# Networks repeat layers: a jitted function is traced only once for each shape.
 @functools.partial(jax.jit, static_argnames="stride")
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     r"""Convolves each channel with its own kernel.
@@ -17,12 +17,15 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
 
     with stride s and zeros beyond the border (PyTorch's `padding=p`).
 
-    On CPU this is the sum over u and v as it stands, a loop over both for each image; elsewhere, a
-    grouped convolution. XLA's grouped convolutions are slow on CPU: forward and backward through
-    the layer took 5 to 17 times as long with them (batches of 32, 32 x 32 to 8 x 8 pixels, kernels
-    3 and 5, strides 1 and 2). Written out, the k^2 terms of the sum take 1.3 to 3.2 times as long
-    as looped over, and a network twice as long to compile; summing over the whole batch at once is
-    slower too. The loop can go when `_grouped` is as fast on a CPU, forward and backward.
+    On CPU the sum over u and v is computed as it is written, by a loop over both for each image.
+    Elsewhere this is a grouped convolution.
+
+    XLA's grouped convolutions are slow on CPU: forward and backward through the layer took 5 to 17
+    times as long. This was measured for batches of 32, 32 x 32 to 8 x 8 pixels, kernels 3 and 5,
+    strides 1 and 2. With the k^2 terms written out instead of a loop, the layer takes 1.3 to 3.2
+    times as long, and a network compiles twice as long. A sum over the whole batch is slower than
+    one image at a time.
+    The loop can be removed when `_grouped` is as fast on a CPU, forward and backward.
 
     Args:
       x: maps, shape (B, H, W, C).
@@ -51,11 +54,11 @@ def _one_by_one(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _sum_of_shifts(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The convolution of one image (H, W, C)."""
+    """Computes the convolution of one image (H, W, C)."""
     size = len(kernel)
     border = (size - 1) // 2
     rows, columns = (stride * ((pixels - 1) // stride) + 1 for pixels in image.shape[:2])
-    # Half precision would round after each of the k^2 terms.
+    # In half precision each of the k^2 additions would round.
     wide = jnp.promote_types(image.dtype, jnp.float32)
     padded = jnp.pad(image.astype(wide), ((border, border), (border, border), (0, 0)))
 

@@ -1,4 +1,4 @@
-r"""The three gradients of the form T of `_convolution`, by what each platform does fast.
+r"""The three gradients of the form T of `_convolution`, fast on each platform.
 
 The form is linear in images x, a kernel k and maps y:
 
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-_CHUNK = 4  # images whose patches are held at once: small enough for a cache, of 2 to 16 fastest
-_FEW = 36  # weights of a filter up to which a product of patches is faster than a convolution
-# On a GPU: of so few channels, and patches that its cache holds, the product is faster.
+_CHUNK = 4  # images whose patches are held at once: they fit a cache; the fastest of 2 to 16
+_FEW = 36  # largest number of weights in a filter for which a product of patches is faster
+# On a GPU a product is faster with at most this many channels, and patches that fit its cache.
 _GPU_CHANNELS, _GPU_BYTES = 64, 40 * 2**20
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def zeros_like(x, shape, dtype=None):
-    """Zeros that vary over the axes of a mesh as x does, which `jnp.zeros` do not."""
+    """Makes zeros that vary over the axes of a mesh as x does, unlike `jnp.zeros`."""
     return jax.lax.full_like(x, 0, dtype, shape)
 
 
 class Geometry(NamedTuple):
-    """What does not change from one of the three gradients to another."""
+    """The parameters that the three gradients share."""
 
     pixels: tuple[int, ...]
     window: tuple[int, ...]
@@ -40,7 +40,7 @@ class Geometry(NamedTuple):
 
 
 def by_xla(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
-    """XLA's convolution or one of its transposes, as JAX differentiates it."""
+    """Computes XLA's convolution or one of its transposes, as JAX differentiates it."""
 
     def convolve(images, kernel):
         return jax.lax.conv_general_dilated(
@@ -59,7 +59,7 @@ def by_xla(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
 
 
 def by_hand(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
-    """The same, of what XLA's CPU backend does fast."""
+    """Computes the same by operations that XLA's CPU backend runs fast."""
     if of == "maps":
         return _maps(x, y, geometry.strides, geometry.padding, (1, 1))
     if of == "images":
@@ -68,7 +68,7 @@ def by_hand(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Arra
 
 
 def has_few_patches(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
-    """Whether a GPU is faster with one matrix product of patches than with a convolution."""
+    """Whether a product of patches is faster than a convolution on a GPU."""
     channels = x.shape[-1] if of == "kernel" else (y if of == "maps" else x).shape[-2]
     maps = (len(x), *_map_pixels(geometry)) if of == "maps" else y.shape[:-1]
     size = math.prod((*maps, *geometry.window)) * channels * x.dtype.itemsize
@@ -81,7 +81,7 @@ def _map_pixels(geometry) -> tuple[int, ...]:
 
 
 def by_patches(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
-    """The same as one matrix product of all patches."""
+    """Computes the same as one matrix product of all patches."""
     cut = lambda images: _patches(images, geometry.window, geometry.strides, geometry.padding)
     product = functools.partial(jnp.matmul, precision=geometry.precision)
     if of == "maps":
@@ -97,7 +97,7 @@ def by_patches(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.A
 
 
 def _maps(images, kernel, strides, padding, dilation):
-    """Maps y of images that have `dilation - 1` zeros between their pixels."""
+    """Computes maps y of images with `dilation - 1` zeros between their pixels."""
     if math.prod(kernel.shape[:3]) <= _FEW and dilation == (1, 1):
         patches = _patches(images, kernel.shape[:2], strides, padding)
         return patches @ kernel.reshape(-1, kernel.shape[-1])
@@ -107,19 +107,19 @@ def _maps(images, kernel, strides, padding, dilation):
 
 
 def _images(kernel, maps, geometry):
-    """Maps, convolved with a turned kernel."""
+    """Convolves maps with a turned kernel."""
     margins = []
     for axis in (0, 1):
         side, before = geometry.window[axis], geometry.window[axis] - 1 - geometry.padding[axis][0]
         reached = geometry.strides[axis] * (maps.shape[1 + axis] - 1) + 1
         margins.append((before, geometry.pixels[axis] + side - 1 - reached - before))
-    # Without the barrier XLA folds the turn into the convolution, in a layout that is slow.
+    # Without the barrier XLA folds the turn into the convolution, in a slow layout.
     turned = jax.lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
     return _maps(maps, turned, (1, 1), tuple(margins), geometry.strides)
 
 
 def _kernel(images, maps, geometry):
-    """The sum over images and pixels of patches times maps, some images at a time."""
+    """Sums patches times maps over images and pixels, some images at a time."""
     count = len(images)
     chunk = next(n for n in range(min(count, _CHUNK), 0, -1) if count % n == 0)
     wide = jnp.promote_types(images.dtype, jnp.float32)
@@ -128,7 +128,7 @@ def _kernel(images, maps, geometry):
     def add(total, chunk):
         images, maps = chunk
         patches = _patches(images, geometry.window, geometry.strides, geometry.padding)
-        # As matrices: a product that sums over three axes would be copied into one first.
+        # As matrices: XLA would first copy the operands of a product that sums over three axes.
         patches, maps = patches.reshape(-1, len(total)), maps.reshape(-1, shape[-1])
         return total + jnp.matmul(patches.T, maps, preferred_element_type=wide), None
 
@@ -138,7 +138,7 @@ def _kernel(images, maps, geometry):
 
 
 def _patches(images, window, strides, padding):
-    """What each pixel of the maps is made from: (B, H', W', height * width * C)."""
+    """Returns the input pixels of each map pixel: (B, H', W', height * width * C)."""
     borders = [(*pair, 0) for pair in padding]
     padded = jax.lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *borders, (0, 0, 0)))
     rows, columns = (

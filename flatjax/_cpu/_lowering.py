@@ -1,4 +1,4 @@
-"""Primitives that are lowered differently for a single CPU or GPU than for anything else."""
+"""Primitives that have a different program on a single CPU or GPU than elsewhere."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +14,13 @@ def register_lowerings(
     elsewhere: Callable[..., Any],
     single_gpu: Callable[..., Any] | None = None,
 ) -> None:
-    """Gives a primitive one program for a single device of a platform and another one for all else.
+    """Gives a primitive a program for a single CPU or GPU, and one for all else.
 
     Args:
       primitive: the primitive.
       single_cpu: a traceable function of the primitive's operands and parameters.
-      elsewhere: another one, for several devices and for all other platforms.
-      single_gpu: a third one, for a single NVIDIA GPU; None for `elsewhere`.
+      elsewhere: another function, for several devices and for all other platforms.
+      single_gpu: a third function, for a single NVIDIA GPU; None for `elsewhere`.
     """
     lower = lambda fn: mlir.lower_fun(fn, multiple_results=primitive.multiple_results)
     rule_elsewhere = lower(elsewhere)
@@ -40,7 +40,7 @@ def _by_number(rule_single, rule_several):
 
 
 def _num_devices(ctx: mlir.LoweringRuleContext) -> int:
-    """How many devices run the program: those of the mesh inside `shard_map`, else those of jit."""
+    """Returns the number of devices: of the mesh inside `shard_map`, else of jit."""
     context: Any = ctx.module_context.axis_context
     mesh = getattr(context, "mesh", None)
     return context.num_devices if mesh is None else mesh.size

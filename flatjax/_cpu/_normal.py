@@ -1,4 +1,4 @@
-"""Normal numbers as JAX draws them, in a third of the time on a CPU."""
+"""The normal numbers of JAX, drawn in a third of the time on a CPU."""
 
 import math
 
@@ -16,21 +16,22 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 def normal(key: chex.PRNGKey, size: int, dtype: DTypeLike = float) -> jax.Array:
     """Draws the numbers of `jax.random.normal(key, (size,), dtype)`.
 
-    On a CPU JAX runs the rounds of its generator as a loop over arrays, each round through memory.
-    Written out they are one pass, in a third of the time, if one array is made of them: each user
-    with which the compiler fuses them draws them again (see `once`). Where several use a small draw
-    inside a loop, as in the chains of committees and mixtures, JAX's own is 1.3 times as fast. For
-    other platforms, generators and types it is JAX's own. It can go when `jax.random.normal` of a
-    million numbers is as fast.
+    On a CPU, JAX runs the rounds of its generator as a loop over arrays and stores each round in
+    memory. Written out, the rounds are one pass over memory, in a third of the time. This holds if
+    a single array is made: every operation with which the compiler fuses the draw repeats it (see
+    `once`). If several operations use a small draw inside a loop, as in the chains of committees
+    and mixtures, JAX's own function is 1.3 times as fast. For other platforms, generators and
+    dtypes this calls JAX's own function. It can be removed when `jax.random.normal` draws a million
+    numbers as fast.
 
     Args:
       key: random key, of the new or the old style.
-      size: how many numbers.
-      dtype: of the numbers, JAX's default float type by default.
+      size: the number of numbers.
+      dtype: dtype of the numbers, JAX's default float type by default.
 
     Returns:
-      An array (size,), bit for bit that of JAX, unless the compiler contracts products and sums
-      differently (as it does in the tests, where it optimizes less).
+      An array (size,) with the same bits as JAX's. They may differ if the compiler contracts
+      products and sums differently (as in the tests, where it optimizes less).
 
     Examples:
       >>> import jax, jax.numpy as jnp

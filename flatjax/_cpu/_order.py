@@ -1,9 +1,9 @@
-"""The order in which XLA's CPU backend runs things that do not depend on each other.
+"""The order in which XLA's CPU backend runs independent operations.
 
-Both functions return some of their arguments, unchanged in value. On a single CPU device they make
-the compiler see a dependence; elsewhere they leave no trace in the compiled program. With several
-devices nothing waits: replicas are then run next to each other on purpose, and what is waited for
-would have to be sent from one device to the others.
+Both functions return some of their arguments, unchanged in value. On a single CPU device they add a
+dependence that the compiler must respect; elsewhere they leave no trace in the compiled program.
+With several devices there is no dependence: replicas then run next to each other on purpose, and
+the devices would have to send each other the values for which they wait.
 """
 
 from collections.abc import Callable
@@ -19,23 +19,23 @@ from flatjax._cpu._lowering import register_lowerings
 
 
 def after(done: chex.ArrayTree, args: Any) -> Any:
-    """Returns the arguments, which a single CPU device computes with only once `done` is there.
+    """Returns the arguments, which a single CPU device uses only after `done`.
 
     XLA's CPU backend runs independent operations at the same time. Convolutions of several replicas
-    (or a convolution and the drawing of noise) then share cores and caches, and take a third longer
-    than one after the other. It drops `lax.optimization_barrier` before it schedules, so the
-    dependence has to be one of data: on a number that is always False, NaN included, which the
-    compiler does not know. It can go when unrolled replicas of the convolutional network take y
-    plain steps without it (`python -m experiments.benchmarks.steps`).
+    (or a convolution and a draw of noise) then share cores and caches, and take a third longer than
+    in sequence. The backend drops `lax.optimization_barrier` before it schedules. The dependence
+    must therefore be one of data: on a number that is always False, also for NaN, which the
+    compiler does not know. It can be removed when unrolled replicas of the convolutional network
+    take as long as y plain steps without it (`python -m experiments.benchmarks.steps`).
 
     Args:
-      done: a pytree, every array of which is waited for.
+      done: a pytree; the device waits for each of its arrays.
       args: a pytree; its numeric arrays wait.
 
     Returns:
       `args`, unchanged in value.
     """
-    # Leaves may be Python scalars too.
+    # Leaves may be Python scalars, too.
     has_dtype = lambda leaf, kind: hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, kind)
     done = [x for x in jax.tree.leaves(done) if has_dtype(x, jnp.floating) and x.size]
     leaves, treedef = jax.tree.flatten(args)
@@ -49,16 +49,17 @@ def after(done: chex.ArrayTree, args: Any) -> Any:
 
 
 def once(values: chex.ArrayTree, count: jax.Array) -> Any:
-    """Returns values that a single CPU device computes only once, however often they are used.
+    """Returns values that a single CPU device computes once, for any number of uses.
 
-    XLA's CPU backend fuses what is elementwise into everything that uses it, and computes it again
-    there: the noise of Entropy-SGD, an expensive function of a counter, for each of the arrays that
-    it moves. No fusion crosses a conditional whose predicate the compiler does not know. It can go
-    when the step of Entropy-SGD for a perceptron is as fast without it.
+    XLA's CPU backend fuses an elementwise function into each operation that uses it, and computes
+    it again there. For example, it would compute the noise of Entropy-SGD, an expensive function of
+    a counter, for each of the arrays that it moves. No fusion crosses a conditional whose predicate
+    the compiler does not know. This can be removed when the step of Entropy-SGD for a perceptron is
+    as fast without it.
 
     Args:
       values: a pytree of arrays.
-      count: an integer array that is never negative, which the compiler does not know.
+      count: an integer array that is never negative; the compiler does not know this.
 
     Returns:
       `values`, unchanged.
@@ -70,8 +71,8 @@ def once(values: chex.ArrayTree, count: jax.Array) -> Any:
 
 def _wait(*operands, num_control):
     done, args = operands[:num_control], operands[num_control:]
-    # Sorted, because no fusion goes through a sort: a sum of them would be computed again in every
-    # array that waits, which made compilation grow with the square of the number of replicas.
+    # No fusion crosses a sort. A sum of the operands would be computed again in every array that
+    # waits, which made compile times grow with the square of the number of replicas.
     last = jnp.sort(jnp.stack([x.ravel()[0].astype(jnp.float32) for x in done]))[0]
     never = last < -jnp.abs(last)
     return [jnp.where(never, jnp.zeros_like(leaf), leaf) for leaf in args]
@@ -83,7 +84,7 @@ def _compute_once(count, *values, num_control):
     return jax.lax.cond(count.ravel()[0] >= 0, list, zeros, values)
 
 
-# --- primitives: operands are what controls the values, and the values, which are returned --------
+# --- primitives: operands are the controlling values, and the values that are returned ------------
 
 
 def _define(name: str, single_cpu: Callable[..., Any]) -> Primitive:

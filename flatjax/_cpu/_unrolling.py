@@ -1,11 +1,11 @@
-"""Copies of a program, one after another, where XLA's CPU backend is slow with one for all.
+"""Copies of a program in sequence, where XLA's CPU backend is slow with one.
 
 XLA's CPU backend runs a convolution about ten times slower inside a loop than outside, and as much
-slower with kernels that are batched (by `jax.vmap`) than one by one: measured on the two-layer
-network, 8-10 times for three vmapped replicas and 10 times for a scan over training steps, where
-unrolled copies cost 2.7-3.0 times one. Convolutions of `flatjax.models.conv_general_dilated` are
-spared the worst, but the maps of several networks together leave the cache. It can go when
-`python -m experiments.benchmarks.convolution` shows neither of the two.
+slower with batched kernels (by `jax.vmap`) than one by one. Measured on the two-layer network,
+three vmapped replicas took 8-10 times as long as one, and unrolled copies 2.7-3.0 times. A scan
+over training steps took 10 times as long. `flatjax.models.conv_general_dilated` avoids most of
+this, but the feature maps of several networks together do not fit into the cache. The copies can be
+removed when `python -m experiments.benchmarks.convolution` shows neither slowdown.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 
 def unrolled_or(unrolled: Callable[[], T], otherwise: Callable[[], T]) -> T:
-    """Calls the first function where the program is lowered for a CPU, the second one elsewhere.
+    """Calls the first function in programs for CPU, else the second one.
 
     Both are traced, and only one of them is lowered and compiled.
 
     Args:
-      unrolled: a function of nothing that returns a pytree of arrays.
-      otherwise: another one, which returns the same values.
+      unrolled: a function without arguments that returns a pytree of arrays.
+      otherwise: another such function, which returns the same values.
 
     Returns:
-      The values.
+      The values of the called function.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -41,12 +41,12 @@ def unrolled_or(unrolled: Callable[[], T], otherwise: Callable[[], T]) -> T:
 
 
 def prefers_unrolled(fn: Callable[..., Any], *args: Any, platform: str | None = None) -> bool:
-    """Whether host code should call a program once for each network instead of vmapping it.
+    """Whether host code should call a program per network instead of vmapping it.
 
     Args:
       fn: the program of one network, a traceable function.
       *args: its arguments, arrays or `jax.ShapeDtypeStruct`.
-      platform: where it runs, `"cpu"` or another one; JAX's default backend by default.
+      platform: platform on which it runs, `"cpu"` or another; JAX's default backend if None.
 
     Returns:
       True on a CPU if the program contains a convolution.
@@ -75,7 +75,7 @@ def contains_convolution(fn: Callable[..., Any], *args: Any) -> bool:
     return _has_convolution(closed.jaxpr)
 
 
-# XLA's, and those of `flatjax.models.conv_general_dilated`.
+# The primitives of XLA, and of `flatjax.models.conv_general_dilated`.
 _CONVOLUTIONS = {"conv_general_dilated"} | {p.name for p in _convolution.PRIMITIVES.values()}
 
 

@@ -1,12 +1,12 @@
-"""Monte Carlo for `flatness`, `gaussian_mixture` and `committee`, none of which it imports.
+"""Monte Carlo methods for `flatness`, `gaussian_mixture` and `committee`.
 
-The modules, from moves of single chains to estimates from many:
+It imports none of these packages. The modules, from single moves to estimates from many chains:
 
 * `drawing`: random numbers, and weights at a given overlap with others;
-* `hamiltonian`, `refraction`: moves by Hamiltonian dynamics, of smooth and of piecewise constant
+* `hamiltonian`, `refraction`: moves by Hamiltonian dynamics, for smooth and for piecewise constant
   energies;
 * `exchange`: swaps of configurations between neighbouring temperatures;
-* `direct`: energies of independent configurations, and the share of them that is low;
+* `direct`: energies of independent configurations, and the share of configurations of low energy;
 * `free_energy`: free energies and shares from samples at many temperatures;
-* `diagnostics`: whether chains have converged, and how many independent draws they are worth.
+* `diagnostics`: whether chains have converged, and their number of effective draws.
 """

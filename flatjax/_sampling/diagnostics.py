@@ -1,6 +1,6 @@
-"""Have Markov chains converged, and how many independent draws are they worth?
+"""Convergence of Markov chains, and their number of independent draws.
 
-A series is an array (chains, draws, ...): a quantity at each draw of several chains.
+A series is an array (chains, draws, ...): the values of a quantity at each draw of several chains.
 """
 
 from typing import Any, TypeVar
@@ -8,21 +8,21 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-# What `has_converged` asks for.
+# The limits in `has_converged`.
 MOST_R_HAT, LEAST_ESS, LEAST_EXCHANGE, LEAST_SHARE_BELOW = 1.05, 100, 0.05, 0.01
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def split_r_hat(series: Array) -> Array:
-    r"""Gelman and Rubin's :math:`\hat R` of chains cut in halves [Vehtari et al., 2021, eq. 4].
+    r"""Gelman and Rubin's :math:`\hat R` of half chains [Vehtari et al., 2021, eq. 4].
 
     Args:
-      series: (chains, draws, ...), of NumPy, or of JAX: may be jitted.
+      series: (chains, draws, ...), an array of NumPy or JAX; the function may be jitted.
 
     Returns:
-      Shape (...): 1 where the halves agree (also where nothing varies), inf where each half is
-      constant but not all are the same, nan where a draw is infinite or nan.
+      Shape (...). 1 if the halves agree (also if nothing varies), inf if each half is constant but
+      the halves differ, nan if a draw is infinite or nan.
     """
     xp: Any = series.__array_namespace__()
     half = series.shape[1] // 2
@@ -38,21 +38,21 @@ def split_r_hat(series: Array) -> Array:
 
 
 def effective_sample_size(series: np.ndarray) -> np.ndarray:
-    r"""Number of independent draws with the same error of the mean, of all chains together.
+    r"""Computes the number of independent draws that all chains are worth.
 
-    The autocorrelation combines those within chains with the spread between them, and is summed
+    The autocorrelation combines the one within chains with the spread between chains. It is summed
     over Geyer's initial monotone sequence [Vehtari et al., 2021, eq. 10-13].
 
     Args:
       series: (chains, draws, ...).
 
     Returns:
-      Shape (...); all draws where nothing varies, nan where one is infinite.
+      Shape (...); the number of draws if nothing varies, nan if a draw is infinite.
     """
     chains, draws = series.shape[:2]
     series = _finite(series)
     centered = series - series.mean(axis=1, keepdims=True)
-    # Padded with zeros, so that the ends of a chain do not meet.
+    # Padding with zeros keeps the two ends of a chain apart.
     spectrum = np.abs(np.fft.rfft(centered, n=2 * draws, axis=1)) ** 2
     covariance = np.fft.irfft(spectrum, axis=1)[:, :draws].mean(axis=0) / draws
     within = covariance[0] * draws / (draws - 1)
@@ -61,11 +61,11 @@ def effective_sample_size(series: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = 1 - (within - covariance) / total
     correlation[0] = 1.0
-    # Sums of neighbours are positive and decrease with the lag, but for noise.
+    # In theory, sums of neighbours are positive and decrease with the lag.
     pairs = correlation[: draws // 2 * 2].reshape(draws // 2, 2, *correlation.shape[1:]).sum(axis=1)
     positive = np.cumprod(pairs > 0, axis=0)
     time = -1 + 2 * np.sum(np.minimum.accumulate(pairs, axis=0) * positive, axis=0)
-    # At most as for anticorrelated chains: the estimate is not trusted beyond.
+    # Larger estimates, as from strongly anticorrelated chains, are not trusted.
     time = np.maximum(time, 1 / np.log10(max(chains * draws, 11)))
     alike = _is_constant(series, axis=(0, 1))
     return np.where(alike, float(chains * draws), chains * draws / time)
@@ -77,13 +77,14 @@ def has_converged(
     exchange: np.ndarray,
     share_below: np.ndarray | float | None = None,
 ) -> np.ndarray:
-    """Whether chains at K inverse temperatures with exchanges agree and mix, of any shape (...).
+    """Whether chains at K inverse temperatures with exchanges agree and mix.
 
     Args:
-      r_hat: (..., K); the first rung, at beta = 0, where draws are independent, is not looked at.
-      ess: number of independent samples, (..., K), likewise.
+      r_hat: (..., K), where "..." is any shape. The first rung, at beta = 0, is ignored: its draws
+        are independent.
+      ess: number of independent samples, (..., K); the first rung is ignored here, too.
       exchange: rate of exchanges between neighbours, (..., K - 1).
-      share_below: share of the samples of the last rung that are low enough, (...), or None.
+      share_below: share of the last rung's samples with low enough energy, (...), or None.
 
     Returns:
       Shape (...).
@@ -97,11 +98,11 @@ def has_converged(
 
 
 def _is_constant(series, axis):
-    """Whether draws are all the same. Their variance is of no use: it may be a rounding error."""
+    """Whether all draws are equal; a variance may be a rounding error."""
     return series.min(axis=axis) == series.max(axis=axis)
 
 
 def _finite(series):
-    """Infinite draws as nan, which arithmetic passes on without a warning."""
+    """Replaces infinite draws by nan, for which arithmetic gives no warning."""
     xp = series.__array_namespace__()
     return xp.where(xp.isinf(series), xp.nan, series)

@@ -1,4 +1,4 @@
-"""Direct sampling: energies of independent configurations, and the share of them that is low."""
+"""Direct sampling: energies of independent configurations."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,12 +9,12 @@ import numpy as np
 
 
 class Share(NamedTuple):
-    """The share of S configurations at or below a threshold, at D distances.
+    """The share of S configurations up to a threshold energy, at D distances.
 
     Attributes:
-      log_fraction: its logarithm, (D,); -inf where there is none.
-      log_fraction_sem: the standard error, of a binomial count; nan where there is none.
-      hits: the number of those configurations, (D,).
+      log_fraction: logarithm of the share, (D,); -inf if no configuration is low enough.
+      log_fraction_sem: its standard error, from a binomial count; nan if there is no hit.
+      hits: number of configurations that are low enough, (D,).
     """
 
     log_fraction: np.ndarray
@@ -34,19 +34,19 @@ def draw_energies(
     """Draws configurations, and evaluates their energies at several distances.
 
     Args:
-      key: PRNG key. The same draws serve every distance.
+      key: random key. The same draws serve every distance.
       energies: (noise of shape (num_parallel, num_weights), distance) -> energies (num_parallel,).
       distances: (D,).
-      num_weights: how many normal numbers make a configuration.
+      num_weights: number of normal numbers in a configuration.
       num_samples: S.
-      num_parallel: how many configurations are evaluated together.
+      num_parallel: number of configurations that are evaluated together.
 
     Returns:
-      The energies, (D, S), infinite where they are NaN.
+      The energies, (D, S). NaN energies become infinite.
     """
     chunks = []
     for start in range(0, num_samples, num_parallel):
-        # One flat draw, which XLA compiles much faster than one of two axes.
+        # One flat draw: XLA compiles it much faster than a draw of two axes.
         flat = jax.random.normal(jax.random.fold_in(key, start), (num_parallel * num_weights,))
         noise = flat.reshape(num_parallel, num_weights)
         chunks.append([energies(noise, distance) for distance in distances])

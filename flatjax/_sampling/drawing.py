@@ -10,12 +10,12 @@ from jax.scipy.special import ndtr
 
 
 def draw(key: chex.PRNGKey, shape: tuple[int, ...], num: int) -> tuple[jax.Array, jax.Array]:
-    """Draws normal numbers, and `num` uniform ones, at once: each draw takes long to compile.
+    """Draws normal and uniform numbers together: each draw compiles slowly.
 
     Args:
-      key: PRNG key.
-      shape: of the normal numbers.
-      num: how many uniform numbers are wanted.
+      key: random key.
+      shape: shape of the normal numbers.
+      num: number of uniform numbers.
 
     Returns:
       The normal numbers, and the uniform ones, shape (num,).
@@ -28,20 +28,20 @@ def draw(key: chex.PRNGKey, shape: tuple[int, ...], num: int) -> tuple[jax.Array
 def at_overlap(
     weights: jax.Array, noise: jax.Array, overlap: jax.Array, axis: int | Sequence[int] | None
 ) -> jax.Array:
-    r"""Turns normal noise into units uniform at an overlap p with given ones, and of their norm.
+    r"""Turns noise into random units of equal norm, at an overlap with given ones.
 
     .. math:: w' = p \, w + \sqrt{1 - p^2} \, \lVert w \rVert \, u,
 
-    u the direction of the part of the noise that is orthogonal to w.
+    Here u is the direction of the part of the noise that is orthogonal to w.
 
     Args:
       weights: w.
-      noise: of the shape of w.
+      noise: normal noise, of the shape of w.
       overlap: p.
-      axis: axes along which the weights of a unit run; None for all.
+      axis: axes along which the weights of a unit run; None for all axes.
 
     Returns:
-      w'; NaN for units of one weight, or of zeros.
+      w'; NaN for units with a single weight, or with zero weights.
     """
 
     def unit(x):

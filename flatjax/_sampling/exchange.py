@@ -1,4 +1,4 @@
-"""Replica exchange: chains at neighbouring inverse temperatures swap their configurations."""
+"""Replica exchange: swaps between chains at neighbouring temperatures."""
 
 from typing import TypeVar
 
@@ -16,25 +16,25 @@ def exchange_neighbours(
     parity: chex.Numeric,
     uniform: jax.Array,
 ) -> tuple[Configurations, jax.Array, jax.Array]:
-    r"""Swaps configurations between every second pair of neighbouring betas.
+    r"""Swaps configurations between every second pair of neighbouring rungs.
 
-    Rungs k and k + 1 swap with the probability
-    :math:`\min(1, e^{(\beta_{k+1} - \beta_k)(E_{k+1} - E_k)})`, which leaves the samples of both
-    distributed as they were.
+    Rungs k and k + 1, with energies E, swap with the probability
+    :math:`\min(1, e^{(\beta_{k+1} - \beta_k)(E_{k+1} - E_k)})`. This does not change the
+    distribution at either rung.
 
     Args:
       configurations: pytree of arrays (C, K, ...): C chains with K rungs.
-      energy: (C, K).
-      betas: (K,).
-      parity: 0 or 1: the lower rung of the pairs whose turn it is, and of every second after it.
+      energy: energies of the configurations, (C, K).
+      betas: inverse temperatures, (K,).
+      parity: 0 or 1. The pairs (parity, parity + 1), (parity + 2, parity + 3), ... may swap.
       uniform: uniform random numbers, (C, K - 1).
 
     Returns:
-      The configurations and their energies after the swaps, and the mean probability of a swap of
-      each pair, also of those whose turn it was not, (K - 1,).
+      The configurations and their energies after the swaps, and the mean swap probability of each
+      pair, (K - 1,), including the pairs that could not swap this time.
     """
     difference = jnp.diff(betas)[None] * jnp.diff(energy, axis=1)
-    # Between two infinite energies the difference is NaN: they may swap.
+    # The difference of two infinite energies is NaN: such a pair may swap.
     log_ratio = jnp.nan_to_num(difference, nan=0.0)
     probability = jnp.exp(jnp.minimum(log_ratio, 0.0))
     is_turn = jnp.arange(len(betas) - 1)[None] % 2 == parity

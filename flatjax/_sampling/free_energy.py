@@ -1,7 +1,7 @@
 r"""Free energies from samples at a ladder of inverse temperatures.
 
-Samples at rung k are distributed as the prior times :math:`e^{-\beta_k E}`, :math:`\beta_0 = 0`;
-the free energies are :math:`F_k = \log Z_k / Z_0`.
+Samples at rung k are distributed as the prior times :math:`e^{-\beta_k E}`, with :math:`\beta_0 =
+0`. With their normalisations :math:`Z_k`, the free energies are :math:`F_k = \log Z_k / Z_0`.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,19 @@ import numpy as np
 import scipy.optimize
 from scipy.special import logsumexp
 
-# Of neighbouring rungs, as a share of the samples: below it nothing ties their free energies.
+# Smallest overlap of neighbouring rungs, as a share of the samples. Below it, their free energies
+# are not connected.
 LEAST_OVERLAP = 1e-8
 
 
 class Reweighted(NamedTuple):
-    """Estimates from all rungs; nan where neighbours have no energies in common.
+    """Estimates from all rungs; nan if neighbours have no energies in common.
 
     Attributes:
       free: F, shape (K,).
-      free_sem: its standard error.
-      log_mass: logarithm of the prior's mass up to the threshold; -inf if no sample lies there.
-      log_mass_sem: its standard error.
+      free_sem: standard error of F.
+      log_mass: logarithm of the prior's mass up to the threshold; -inf if no sample is there.
+      log_mass_sem: standard error of log_mass.
     """
 
     free: np.ndarray
@@ -34,18 +35,18 @@ class Reweighted(NamedTuple):
 def thermodynamic_integration(energies: np.ndarray, betas: np.ndarray) -> np.ndarray:
     r"""Free energies by integrating :math:`F' = -\langle E \rangle`.
 
-    Each step by the trapezoidal rule and its first correction, from :math:`F'' = \mathrm{Var} E`:
-    an error of fifth order in the step.
+    Each step uses the trapezoidal rule and its first correction, from :math:`F'' = \mathrm{Var} E`.
+    The error is of fifth order in the step.
 
     Args:
-      energies: (chains, draws, K).
-      betas: (K,), increasing from 0.
+      energies: samples of the energy, (chains, draws, K).
+      betas: inverse temperatures, (K,), increasing from 0.
 
     Returns:
       F, shape (K,).
     """
     step = np.diff(betas)
-    with np.errstate(invalid="ignore"):  # infinite energies make it nan
+    with np.errstate(invalid="ignore"):  # infinite energies give nan
         mean, variance = energies.mean(axis=(0, 1)), energies.var(axis=(0, 1))
         area = 0.5 * step * (mean[1:] + mean[:-1]) + step**2 / 12 * np.diff(variance)
     return np.concatenate([[0.0], -np.cumsum(area)])
@@ -54,29 +55,31 @@ def thermodynamic_integration(energies: np.ndarray, betas: np.ndarray) -> np.nda
 def reweight(
     energies: np.ndarray, betas: np.ndarray, start: np.ndarray, threshold: float = -np.inf
 ) -> Reweighted:
-    r"""Free energies, and the prior's mass below a threshold, from all rungs at once.
+    r"""Estimates free energies, and the prior's mass below a threshold.
 
-    MBAR [Shirts and Chodera, 2008], the maximum-likelihood estimate: every sample counts with the
-    weight :math:`1 / \sum_l N_l e^{-\beta_l E - F_l}` in averages over the prior, and
+    This is MBAR [Shirts and Chodera, 2008], the maximum-likelihood estimate. With :math:`N_l`
+    samples at rung l, every sample counts with the weight
+    :math:`1 / \sum_l N_l e^{-\beta_l E - F_l}` in averages over the prior, and
 
     .. math:: e^{F_k} = \sum_n \frac{e^{-\beta_k E_n}}{\sum_l N_l e^{-\beta_l E_n - F_l}} .
 
-    No error from the spacing of the rungs, as long as neighbours overlap. The standard errors are
-    those of the jackknife over chains, each left out to first order: by one step of Newton.
+    The spacing of the rungs causes no error, as long as neighbours overlap. The standard errors
+    come from the jackknife over chains; one step of Newton's method leaves out each chain, which
+    is exact to first order.
 
     Args:
-      energies: (C, T, K), from C independent chains.
-      betas: (K,), increasing from 0.
+      energies: samples of the energy, (C, T, K): T draws of C independent chains at K rungs.
+      betas: inverse temperatures, (K,), increasing from 0.
       start: a guess of F, shape (K,).
-      threshold: energy up to which the prior's mass is wanted.
+      threshold: energy up to which the prior's mass is computed.
     """
     chains, draws, rungs = energies.shape
-    # Energies that are counts have few values.
+    # Energies that count errors take few different values.
     energy, which = np.unique(energies, return_inverse=True)
     which = which.reshape(chains, -1)
     counts = np.stack([np.bincount(row, minlength=len(energy)) for row in which])  # (C, values)
     total, per_rung = counts.sum(axis=0), chains * draws
-    with np.errstate(invalid="ignore"):  # infinite energies weigh nothing but at beta = 0
+    with np.errstate(invalid="ignore"):  # infinite energies have weight 0 except at beta = 0
         boltzmann = np.where(betas == 0, 0.0, -betas * energy[:, None])
 
     free = _most_likely(boltzmann, total, per_rung, start)
@@ -87,7 +90,7 @@ def reweight(
     below = energy <= threshold
 
     def log_mass(counts, change):
-        """Of the samples that are counted, with F + change, to first order."""
+        """The log mass for these counts of samples and F + change, to first order."""
         if not counts[below].any():
             return -np.inf
         log_weights = shares[below] @ change - log_sum[below]
@@ -104,7 +107,7 @@ def reweight(
 
 
 def _log_density(boltzmann, free):
-    """For each energy log sum_l exp(-beta_l E - F_l), and the terms' shares."""
+    """Returns log sum_l exp(-beta_l E - F_l) for each energy, and the terms' shares."""
     terms = boltzmann - free
     log_sum = logsumexp(terms, axis=1)
     return log_sum, np.exp(terms - log_sum[:, None])
@@ -116,7 +119,7 @@ def _hessian(counts, shares):
 
 
 def _most_likely(boltzmann, total, per_rung, start):
-    """Solves the equations for F.
+    """Solves the equations for F, by maximising the likelihood.
 
     They say where a convex function of F_1 ... F_K is stationary: each rung has its share of the
     samples.
@@ -137,14 +140,14 @@ def _most_likely(boltzmann, total, per_rung, start):
 
 
 def _change_without(own, total, shares, draws):
-    """The change of F if a chain is left out, by one step of Newton."""
-    # The others' gradient, which that of this chain balances.
+    """Returns the change of F if a chain is left out, by one step of Newton's method."""
+    # At the solution, the other chains' gradient is minus the gradient of this chain.
     gradient = (own @ shares - draws)[1:]
     return np.append(0.0, -np.linalg.solve(_hessian(total - own, shares), gradient))
 
 
 def jackknife(estimate: Callable[[np.ndarray], np.ndarray], chains: np.ndarray) -> np.ndarray:
-    """Standard error of an estimate from independent chains, by leaving out one after another.
+    """Computes a jackknife error, leaving out one independent chain at a time.
 
     Args:
       estimate: a function of (chains, ...) returning an array.

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo, with a step size that is adapted during burn-in."""
+"""Hamiltonian Monte Carlo with a step size that adapts during burn-in."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 from flatjax._sampling.drawing import draw
 
-TARGET = 0.8  # acceptance
+TARGET = 0.8  # mean acceptance at which the step size stops changing
 
 
 class HamiltonianState(NamedTuple):
-    """One chain.
+    """State of one chain.
 
     Attributes:
-      x: where it is.
+      x: position of the chain.
       log_size: logarithm of the step size.
-      count: moves so far.
+      count: number of moves so far.
     """
 
     x: jax.Array
@@ -26,7 +26,7 @@ class HamiltonianState(NamedTuple):
 
 
 def hamiltonian_start(x: jax.Array, size: jax.Array) -> HamiltonianState:
-    """A chain that has not moved."""
+    """Makes a chain that has not moved yet."""
     return HamiltonianState(x, jnp.log(size), jnp.asarray(0))
 
 
@@ -37,17 +37,17 @@ def hamiltonian_step(
 
     Args:
       energy: a differentiable function of x.
-      num_steps: leapfrog steps.
-      burn_in: moves after which the step size is held.
+      num_steps: number of leapfrog steps.
+      burn_in: number of moves after which the step size stays constant.
 
     Returns:
-      (state, key) -> next state, probability with which the move was accepted.
+      A function (state, key) -> (next state, probability with which the move was accepted).
     """
     energy_and_slope = jax.value_and_grad(energy)
 
     def step(state, key):
         momentum, (for_size, for_acceptance) = draw(key, state.x.shape, 2)
-        # Of random length, lest a trajectory come back.
+        # The length is random, so that trajectories do not return to their start.
         size = jnp.exp(state.log_size) * (0.6 + 0.6 * for_size)
         before, slope = energy_and_slope(state.x)
 

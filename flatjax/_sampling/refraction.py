@@ -1,9 +1,9 @@
-r"""Hamiltonian dynamics on a sphere, through walls at which the energy jumps.
+r"""Hamiltonian dynamics on a sphere, with walls at which the energy jumps.
 
-The number of errors is constant but for jumps where a pattern changes sides, and its only force is
-there. A particle moves freely between walls, along great circles, and at a wall exchanges energy
-with the component of its velocity normal to it: it is refracted, or reflected if it is too slow.
-The dynamics is solved exactly, so that no move is ever rejected
+The energy counts errors. It is constant except where a pattern changes sides; only there a force
+acts. A particle moves freely between such walls, along great circles. At a wall, the velocity
+component normal to the wall exchanges energy: the particle is refracted, or reflected if it is too
+slow. The dynamics is solved exactly, so that no move is ever rejected
 [Pakman and Paninski, 2013; Mohasel Afshar and Domke, 2015].
 """
 
@@ -17,22 +17,22 @@ import jax.numpy as jnp
 from flatjax._sampling.drawing import draw
 
 FARTHEST = 1.0  # radians that a particle moves before it looks for walls again
-MOST_WALLS = 100  # met in a flight, for each pattern and replica: rounding may hold it in a corner
-LATE = 1e-4  # how long ago, by rounding, a wall may have been passed
+MOST_WALLS = 100  # in a flight, per pattern and replica: rounding may hold a particle in a corner
+LATE = 1e-4  # the particle may have passed a wall this long ago, because of rounding
 ROUNDING = 1e-5  # of fields
 
 
 class Walls(NamedTuple):
-    r"""Where walls are: the fields of z, shape (y, N), are offset + mixing z design'.
+    r"""The walls. The fields of z, shape (y, N), are offset + mixing z design'.
 
     Attributes:
-      design: shape (n, N).
+      design: the patterns, shape (n, N).
       gram: design design', shape (n, n).
-      mixing: symmetric, shape (y, y).
-      offset: shape (n,).
-      axis: unit vector, or 0, that z is orthogonal to, shape (N,).
+      mixing: symmetric matrix between the y replicas, shape (y, y).
+      offset: constant part of the fields, shape (n,).
+      axis: unit vector, or 0, to which z is orthogonal, shape (N,).
       along: design axis, shape (n,).
-      beta: height of a wall: the energy where a field is negative.
+      beta: height of a wall: the energy of a negative field.
     """
 
     design: jax.Array
@@ -44,20 +44,20 @@ class Walls(NamedTuple):
     beta: jax.Array
 
     def fields(self, z: jax.Array) -> jax.Array:
-        """Fields but for the offset, shape (y, n)."""
+        """Computes the fields without the offset, shape (y, n)."""
         return self.mixing @ (z @ self.design.T)
 
     def errors(self, fields: jax.Array) -> jax.Array:
-        """Which fields, with the offset, are negative by more than rounding."""
+        """Returns which fields, including the offset, are negative by more than rounding."""
         return self.offset + fields < -ROUNDING
 
     def orthogonal(self, z: jax.Array) -> jax.Array:
-        """The part of z that is orthogonal to the axis."""
+        """Projects z to the space orthogonal to the axis."""
         return z - (z @ self.axis)[:, None] * self.axis
 
 
 def refraction_start(walls: Walls, key: chex.PRNGKey, start: jax.Array | None) -> jax.Array:
-    """A uniform z, of norm sqrt(y N); or that of replicas which are all in the same place."""
+    """Draws a uniform z of norm sqrt(y N), or starts all replicas at `start`."""
     shape = len(walls.mixing), walls.axis.size
     z = draw(key, shape, 0)[0] if start is None else jnp.broadcast_to(start, shape)
     z = walls.orthogonal(z)
@@ -67,13 +67,13 @@ def refraction_start(walls: Walls, key: chex.PRNGKey, start: jax.Array | None) -
 def refraction_step(
     walls: Walls, duration: jax.Array
 ) -> Callable[[jax.Array, chex.PRNGKey], tuple[jax.Array, float]]:
-    """The move of a chain: (z, key) -> next z, 1, because no move is rejected."""
+    """Makes the move of a chain: (z, key) -> (next z, 1); no move is rejected."""
 
     def step(z, key):
         velocity, (uniform,) = draw(key, z.shape, 1)
         velocity = walls.orthogonal(velocity)
         velocity -= jnp.sum(velocity * z) / jnp.sum(z**2) * z
-        # Of random duration, lest it come back.
+        # The duration is random, so that the particle does not return to its start.
         return fly(walls, z, velocity, duration * (0.5 + uniform)), 1.0
 
     return step
@@ -81,26 +81,26 @@ def refraction_step(
 
 class _Flight(NamedTuple):
     z: jax.Array
-    direction: jax.Array  # of the velocity, as long as z
+    direction: jax.Array  # of the velocity, with the norm of z
     a: jax.Array  # fields of z
     d: jax.Array  # fields of the direction
-    side: jax.Array  # of the wall of each field, -1 or 1
+    side: jax.Array  # side of each field's wall, -1 or 1
     speed: jax.Array  # radians per unit of time
-    left: jax.Array  # time to go
-    count: jax.Array  # type: ignore[assignment]  # of walls met
+    left: jax.Array  # remaining time
+    count: jax.Array  # type: ignore[assignment]  # number of walls met
 
 
 def fly(walls: Walls, z: jax.Array, velocity: jax.Array, duration: jax.Array) -> jax.Array:
     """Moves a particle on the sphere for a given time.
 
     Args:
-      walls: where they are.
-      z: where it starts, orthogonal to the axis, shape (y, N).
-      velocity: orthogonal to z and to the axis, shape (y, N).
-      duration: time.
+      walls: the walls.
+      z: start of the particle, orthogonal to the axis, shape (y, N).
+      velocity: velocity, orthogonal to z and to the axis, shape (y, N).
+      duration: duration of the flight.
 
     Returns:
-      Where it ends, shape (y, N).
+      The end of the flight, shape (y, N).
     """
     radius = jnp.linalg.norm(z)
     speed = jnp.linalg.norm(velocity) / radius
@@ -118,13 +118,13 @@ def fly(walls: Walls, z: jax.Array, velocity: jax.Array, duration: jax.Array) ->
     start = _Flight(z, direction, a, d, side, speed, duration, jnp.asarray(0))
     z = jax.lax.while_loop(go_on, advance, start).z
     z = walls.orthogonal(z)
-    return z * (radius / jnp.linalg.norm(z))  # no rounding adds up
+    return z * (radius / jnp.linalg.norm(z))  # keeps rounding errors from adding up
 
 
 def _move(walls, now):
-    """Moves freely to the next wall, the end of the flight, or as far as walls are looked for.
+    """Moves freely to the next wall, the flight's end, or for the length FARTHEST.
 
-    Returns the flight there, the replica and pattern of the next wall, and whether it is met.
+    Returns the flight there, the replica and pattern of the next wall, and whether it is reached.
     """
     times = _crossing(now.side * now.a, now.side * now.d, now.side * walls.offset)
     replica, pattern = jnp.unravel_index(jnp.argmin(times), times.shape)
@@ -132,7 +132,7 @@ def _move(walls, now):
     angle_left = now.speed * now.left
     last = jnp.tan(jnp.minimum(angle_left, FARTHEST) / 2)
     hit = first < last
-    half = jnp.minimum(first, last)  # tangent of half the angle
+    half = jnp.minimum(first, last)  # tangent of half the angle to the next wall
     cos, sin = (1 - half**2) / (1 + half**2), 2 * half / (1 + half**2)
     turn = lambda u, v: (cos * u + sin * v, cos * v - sin * u)
     z, direction = turn(now.z, now.direction)
@@ -144,10 +144,10 @@ def _move(walls, now):
 
 
 def _meet(walls, metric, radius, now, replica, pattern, hit):
-    """Refracts or reflects a flight at a wall, if it is met.
+    """Refracts or reflects a flight at a wall, if the wall is reached.
 
     The normal of the wall, tangent to the sphere, is
-    mixing[replica] design[pattern] - a z / radius^2 without the part along the axis.
+    mixing[replica] design[pattern] - a z / radius^2, projected orthogonal to the axis.
     """
     pick = lambda fields: fields[replica, pattern]
     at, along = pick(now.a), walls.along[pattern]
@@ -174,11 +174,11 @@ def _meet(walls, metric, radius, now, replica, pattern, hit):
 
 
 def _crossing(a, d, c):
-    """Tangent of half the angle at which c + a cos + d sin, positive at 0, becomes negative.
+    """Finds where c + a cos(x) + d sin(x), positive at 0, turns negative: tan(x / 2).
 
-    Infinite if that is not below pi.
+    The result is infinite if x is not below pi.
     """
-    # A root of (c - a) tau^2 + 2 d tau + (c + a), tau = tan(angle / 2), without cancellation.
+    # A root of (c - a) tau^2 + 2 d tau + (c + a), tau = tan(x / 2), without cancellation.
     root = jnp.sqrt(d**2 + a**2 - c**2)
     tau = jnp.where(d > 0, -(d + root) / (c - a), (c + a) / (root - d))
     return jnp.where(tau > -LATE, jnp.maximum(tau, 0), jnp.inf)

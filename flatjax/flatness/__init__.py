@@ -1,7 +1,7 @@
-"""How flat is a minimum: measures of any pytree of parameters and any evaluation function.
+"""Measures of flatness, for any pytree of parameters and evaluation function.
 
-All measures take the same parameters, batches and keys, and evaluate half-precision weights at
-float32 copies, since a small perturbation of them would be rounded away.
+All measures take the same parameters, batches and keys. Half-precision weights are evaluated as
+float32 copies, because half precision would round a small perturbation away.
 """
 
 from flatjax.flatness import priors

@@ -1,11 +1,11 @@
-"""Networks of any library as one function of (params, inputs, *state), in evaluation mode."""
+"""Networks of any library as functions (params, inputs, *state) for evaluation."""
 
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Arguments that say whether a network trains, and what they are when it does not.
+# Arguments that say whether a network trains, and their values in evaluation mode.
 EVALUATION = {
     "train": False,
     "training": False,
@@ -16,11 +16,11 @@ EVALUATION = {
 
 
 def evaluation_mode(apply_fn: Any, options: Mapping[str, Any]) -> Callable[..., Any]:
-    """`apply(params, inputs, *state)` of a network, without dropout.
+    """Returns `apply(params, inputs, *state)` of a network, without dropout.
 
     Args:
       apply_fn: see `flatjax.flatness.classification`.
-      options: arguments for it; they replace those of the evaluation mode.
+      options: arguments of `apply_fn`; they override the values of the evaluation mode.
 
     Raises:
       TypeError: `apply_fn` is no function.
@@ -49,8 +49,8 @@ def evaluation_mode(apply_fn: Any, options: Mapping[str, Any]) -> Callable[..., 
 
 
 def _linen_module(apply_fn):
-    """The flax.linen module that this is, or whose `apply` it is; None if it is neither."""
-    linen = sys.modules.get("flax.linen")  # a user who has a module has imported it
+    """Returns the flax.linen module of `apply_fn` (itself, or its `apply`), or None."""
+    linen = sys.modules.get("flax.linen")  # a user with a linen module has imported linen
     if linen is None:
         return None
     owner = apply_fn
@@ -60,7 +60,7 @@ def _linen_module(apply_fn):
 
 
 def _collections(state) -> Mapping[str, Any]:
-    """Linen's collections besides the parameters: given as they are, or as batch statistics."""
+    """Returns linen's collections of non-trained inputs, from any form of state."""
     first = state[0] if state else {}
     if isinstance(first, Mapping) and not first:
         return {}
@@ -71,17 +71,17 @@ def _collections(state) -> Mapping[str, Any]:
 def _parameters(function) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # of some functions that are written in C
+    except (TypeError, ValueError):  # some functions in C have no signature
         return []
 
 
 def _mode(function) -> dict[str, Any]:
-    """The arguments of evaluation mode that a function has."""
+    """Returns those arguments of the evaluation mode that a function accepts."""
     return {p.name: EVALUATION[p.name] for p in _parameters(function) if p.name in EVALUATION}
 
 
 def _leading(function) -> list[str]:
-    """`state` and `rng`, in their order, where they stand between parameters and inputs."""
+    """Lists `state` and `rng`, in order, if they come before the inputs."""
     found = []
     for parameter in _parameters(function)[1:]:
         if parameter.name not in ("state", "rng"):

@@ -1,4 +1,4 @@
-"""The barrier between two solutions: how much higher the loss is on the line between them."""
+"""The barrier between two solutions: the rise of the loss between them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Barrier(NamedTuple):
       t: position on the line: 0 at the first solution, 1 at the second, shape (X,).
       values: {name: mean over the examples, shape (X,)}.
       height: {name: largest value above the straight line between the two ends, 0 or more}.
-      distance: between the solutions.
+      distance: distance between the solutions.
     """
 
     t: np.ndarray
@@ -31,7 +31,7 @@ class Barrier(NamedTuple):
     distance: float
 
     def table(self) -> _tables.Table:
-        """Values at the ends, and the height between them; printing shows it."""
+        """Tabulates the values at the ends and the barrier; printing shows it."""
         found = {
             "first": [_tables.number(v[0]) for v in self.values.values()],
             "second": [_tables.number(v[-1]) for v in self.values.values()],
@@ -44,16 +44,16 @@ class Barrier(NamedTuple):
         """Draws one quantity along the line, with the height of the barrier.
 
         Args:
-          name: the quantity.
-          ax: matplotlib axes; those of a new figure by default.
-          **style: of the curve, for matplotlib; `label` names it.
+          name: name of the quantity.
+          ax: matplotlib axes; the axes of a new figure by default.
+          **style: style of the curve, for matplotlib; `label` names it.
 
         Returns:
           The axes.
 
         Raises:
           ImportError: matplotlib is not installed.
-          ValueError: an unknown quantity.
+          ValueError: the quantity is unknown.
         """
         if name not in self.values:
             raise ValueError(f"name must be one of {sorted(self.values)}, got {name!r}.")
@@ -77,30 +77,31 @@ def barrier(
     num_points: int = 21,
     state_fn: Callable[..., Sequence[Any]] | None = None,
 ) -> Callable[..., Barrier]:
-    r"""The loss on the line between two solutions, and how high it rises.
+    r"""Measures the loss on the line between two solutions, and how high it rises.
 
     .. math::
       \max_{t \in [0, 1]} \Big[ L\big((1 - t) w_0 + t w_1\big) - (1 - t) L(w_0) - t L(w_1) \Big]
 
-    [Frankle et al., 2020; Entezari et al., 2022]. Solutions without a barrier are said to be
-    linearly connected. Networks that were trained apart have one, as a rule, also because their
-    hidden units are in another order.
+    [Frankle et al., 2020; Entezari et al., 2022]. Solutions without a barrier are called linearly
+    connected. Networks that were trained separately usually have a barrier. One reason is that
+    their hidden units are in a different order.
 
     Cost: `num_points` evaluations of the batches.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
-      num_points: points on the line, the two ends included.
-      state_fn: `state_fn(params, *state) -> state` at each point, see `flatjax.flatness.slice_1d`:
-        a `flatjax.batch_stats.reestimate`, for networks with batch norm.
+      num_points: number of points on the line, including both ends.
+      state_fn: `state_fn(params, *state) -> state`, called at each point, see
+        `flatjax.flatness.slice_1d`. For networks with batch norm, pass a function that calls
+        `flatjax.batch_stats.reestimate`.
 
     Returns:
-      `fn(first, second, batches, *state) -> Barrier`. It is not to be jitted itself.
+      `fn(first, second, batches, *state) -> Barrier`. Do not jit it.
 
     Raises:
-      ValueError: num_points < 3, or (when called) solutions that are the same or of different
-        shapes, or no batches.
+      ValueError: num_points < 3. When called: the solutions are equal or differ in shape, or there
+        are no batches.
 
     Examples:
       Two minima of a double well, :math:`(w^2 - 1)^2`:
@@ -130,5 +131,5 @@ def barrier(
 
 
 def _chord(t: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The straight line between the two ends."""
+    """Returns the straight line between the values at the two ends."""
     return (1 - t) * values[0] + t * values[-1]

@@ -17,28 +17,28 @@ LAYERS = "layers"
 
 @dataclasses.dataclass(frozen=True)
 class FrozenMask:
-    """A mask, as a function of the parameters; two masks that mark the same leaves are equal.
+    """A mask as a function; masks that mark the same leaves are equal.
 
     Attributes:
-      structure: of the parameters.
-      marks: of their leaves.
+      structure: tree structure of the parameters.
+      marks: the mask's bools, one for each leaf.
     """
 
     structure: Any
     marks: tuple[bool, ...]
 
     def __call__(self, params: chex.ArrayTree) -> chex.ArrayTree:
-        """The pytree of bools."""
+        """Returns the pytree of bools."""
         return jax.tree.unflatten(self.structure, self.marks)
 
 
 def masks_of(
     params: chex.ArrayTree, mask: Mask, blocks: Mapping[str, Mask] | str | None
 ) -> dict[str, Mask]:
-    """The masks of all weights that move, and of the blocks that are asked for.
+    """Makes the masks of all weights that move and of the requested blocks.
 
     Raises:
-      ValueError: a block holds no weights that move, or has the name of all of them.
+      ValueError: a block holds no weights that move, or is named like the block of all weights.
       TypeError: `blocks` is neither a mapping nor "layers".
     """
     every = None if mask is None else _frozen(params, mask)
@@ -59,12 +59,12 @@ def masks_of(
 
 
 def size_of(params: chex.ArrayTree, mask: Mask) -> int:
-    """The number of weights that move."""
+    """Counts the weights that move."""
     return _vectors.size(_inputs.weights(params, mask))
 
 
 def _frozen(params, *masks) -> FrozenMask:
-    """The mask of leaves that all of these mark."""
+    """Returns the mask of the leaves that all given masks mark."""
     moving = [
         jax.tree.leaves(_masks.moving(params, mask), is_leaf=lambda leaf: leaf is None)
         for mask in masks
@@ -78,12 +78,12 @@ def _structure(params):
 
 
 def _layers(params, mask) -> dict[str, Mask]:
-    """A mask for each entry at the top of the parameters that has weights."""
+    """Makes a mask for each top-level entry of the parameters that has weights."""
     entries = jax.tree.leaves_with_path(params, is_leaf=lambda node: node is not params)
     if len(entries) < 2:
         raise ValueError(
-            "blocks='layers' needs parameters with several entries at the top, such as those of "
-            f"layers; got {len(entries)}. Pass the part that holds them, or {{name: mask}}."
+            "blocks='layers' needs parameters with several entries at the top level, such as one "
+            f"per layer; got {len(entries)}. Pass the part that holds them, or {{name: mask}}."
         )
     masks: dict[str, Mask] = {}
     for number, (path, _) in enumerate(entries):

@@ -1,4 +1,4 @@
-"""Rises of the evaluated quantities when the weights are replaced: by rounded ones, by zeros."""
+"""Rises of the evaluated quantities when weights are replaced."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,17 +14,17 @@ from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs
 
-# (weights that may change, one setting) -> new weights.
+# A function (weights that may change, one setting) -> new weights.
 Change = Callable[[chex.ArrayTree, Any], chex.ArrayTree]
 
 
 class Changes(NamedTuple):
-    """What G changes of the weights do.
+    """The effect of G changes of the weights.
 
     Attributes:
       rise: {name: value with the new weights minus value with the old ones, shape (G,)}.
       reference: {name: value with the old weights, scalar}.
-      distance: norm of the change, relative to that of the weights that may change, shape (G,).
+      distance: norm of the change divided by the norm of the weights that may change, shape (G,).
     """
 
     rise: dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class Changes(NamedTuple):
 
 
 def matrices(params: chex.ArrayTree) -> chex.ArrayTree:
-    """The mask of matrices and kernels: leaves of two axes or more, no biases or scales of norms.
+    """Marks matrices and kernels: leaves with two or more axes.
 
     Examples:
       >>> matrices({"kernel": np.ones((2, 3)), "bias": np.ones(3)})
@@ -43,20 +43,21 @@ def matrices(params: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def make_changes(eval_fn: EvalFn, change: Change, mask: Mask) -> Callable[..., Changes]:
-    """Makes a function that measures changes, by programs that serve all settings and solutions.
+    """Makes a function that measures changes, for all settings and solutions.
 
     Args:
       eval_fn: see `flatjax.evaluate`.
-      change: makes the new weights; the setting is traced.
+      change: function that makes the new weights; the setting is traced.
       mask: leaves marked False are not changed; None for `matrices`.
 
     Returns:
-      `changes(params, batches, state, settings) -> Changes`, with G settings. `settings` may be a
-      function of the weights that may change.
+      `changes(params, batches, state, settings) -> Changes`, with G settings. `settings` may also
+      be a function of the weights that may change.
 
     Raises:
       TypeError: `eval_fn` is no function.
-      ValueError: later: no batches, an iterator in their place, or no weights that may change.
+      ValueError: (when called) there are no batches, `batches` is an iterator, or no weights may
+        change.
     """
     check_eval_fn(eval_fn)
     mask = matrices if mask is None else mask
@@ -79,7 +80,7 @@ def make_changes(eval_fn: EvalFn, change: Change, mask: Mask) -> Callable[..., C
         if not jax.tree.leaves(weights):
             raise ValueError(
                 "mask must mark at least one leaf of weights that may change, got none. By default "
-                "leaves of less than two axes are not changed; mask=True changes all."
+                "leaves with fewer than two axes are not changed; mask=True changes all."
             )
         reference = values(params, data, state)
         found, distances = [], []
@@ -96,5 +97,5 @@ def make_changes(eval_fn: EvalFn, change: Change, mask: Mask) -> Callable[..., C
 
 
 def magnitudes(weights: chex.ArrayTree) -> jax.Array:
-    """The absolute values of all weights, as one vector."""
+    """Returns the absolute values of all weights as a vector."""
     return jnp.concatenate([jnp.abs(leaf).ravel() for leaf in jax.tree.leaves(weights)])

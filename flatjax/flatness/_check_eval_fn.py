@@ -1,4 +1,4 @@
-"""Finds what is wrong with an `eval_fn` before anything is measured with it, and says the cure."""
+"""Finds errors in an `eval_fn` before it is used, and says how to fix them."""
 
 import warnings
 from typing import Any
@@ -11,22 +11,22 @@ from flatjax import _evaluation
 from flatjax._batches import Batches, repeatable
 from flatjax._evaluation import EvalFn
 
-# How far the sums over two examples may be from the sum of their sums: half precision rounds.
+# Half precision rounds: largest difference between sums over two examples and single examples.
 TOLERANCE = 0.02
 
 
 def check_eval_fn(
     eval_fn: EvalFn, params: chex.ArrayTree, batches: Batches, *state: Any
 ) -> dict[str, float]:
-    """Raises, with the cure, if `eval_fn` does not return sums over examples and their count.
+    """Raises, with a remedy, unless `eval_fn` returns sums over examples and a count.
 
-    What is found: a scalar in place of a dict; no `"count"`; values for each example that were not
-    summed; a count that is not the number of examples; means in place of sums; values that are NaN
-    or infinite at the parameters. To tell means from sums, the first two examples of a batch are
-    evaluated one by one, and in turn as a whole batch. That is left out if a batch has no common
-    leading axis, or if `eval_fn` takes batches of one size only.
+    It finds a scalar instead of a dict, a missing `"count"`, and values per example that were not
+    summed. It also finds a count that is not the number of examples, means instead of sums, and
+    values that are NaN or infinite. To distinguish means from sums, it evaluates the first two
+    examples of a batch one by one, and repeated in turn as a whole batch. It omits this test if a
+    batch has no common leading axis, or if `eval_fn` accepts only one batch size.
 
-    A warning says that examples depend on each other, as they do with batch norm in training mode.
+    A warning says if examples depend on each other, as with batch norm in training mode.
 
     Cost: two evaluations of a batch, and two of a single example.
 
@@ -35,14 +35,14 @@ def check_eval_fn(
         `flatjax.evaluate`.
       params: the parameters.
       batches: see `flatjax.evaluate`; the first batch is used.
-      *state: passed on.
+      *state: further inputs of `eval_fn`.
 
     Returns:
       {name: mean over the first batch}.
 
     Raises:
       TypeError: `eval_fn` is no function, or returns no dict.
-      ValueError: it returns no `"count"`, or anything else of the above.
+      ValueError: it returns no `"count"`, or has another of the errors above.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -67,7 +67,7 @@ def check_eval_fn(
         if not np.isfinite(total):
             raise ValueError(
                 f"eval_fn must return finite sums, got {name!r} = {total} for the first batch. "
-                "Look at the parameters, and at logarithms and divisions in eval_fn."
+                "Check the parameters, and logarithms and divisions in eval_fn."
             )
     size = _num_examples(batch)
     if size is not None and size > 1:
@@ -92,16 +92,16 @@ def _scalars(found: Any) -> dict[str, float]:
 
 
 def _num_examples(batch: Any) -> int | None:
-    """The size of the leading axis of a batch; None if it has no common one."""
+    """Returns the size of a batch's common leading axis; None if there is none."""
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     return None if len(sizes) != 1 or sizes == {()} else int(sizes.pop()[0])
 
 
 def _check_additivity(eval_fn, params, batch, size, state) -> None:
-    """Raises unless the sums over a batch are the sums of those over single examples.
+    """Raises unless the sums over a batch equal the sums over its single examples.
 
-    The batch is of the first two examples in turn. It has the size of all batches, so that one
-    more program is compiled, for a single example.
+    The batch repeats the first two examples in turn. It has the size of the original batch, so
+    that only one more program is compiled, for a single example.
     """
     rows = np.arange(size) % 2
     sums_of = lambda rows: {
@@ -112,7 +112,7 @@ def _check_additivity(eval_fn, params, batch, size, state) -> None:
     }
     try:
         together, first, second = (sums_of(one) for one in (rows, np.array([0]), np.array([1])))
-    except Exception:  # of an eval_fn for batches of one size: nothing can be said
+    except Exception:  # the eval_fn accepts only one batch size: nothing can be tested
         return
     total = lambda a, b: np.sum(rows == 0) * a + np.sum(rows == 1) * b
     added = {name: float(total(first[name], second[name])) for name in together}
@@ -121,7 +121,7 @@ def _check_additivity(eval_fn, params, batch, size, state) -> None:
         raise ValueError(
             "eval_fn must return the number of examples of the batch as 'count'; it counts "
             f"{count:g} for {size} examples, and {added['count']:g} if they are evaluated one by "
-            "one. Return their number, such as len(labels), and sums in place of means."
+            "one. Return their number, such as len(labels), and sums instead of means."
         )
     scale = {name: float(total(abs(first[name]), abs(second[name]))) for name in together}
     near = lambda value, wanted, scale: abs(value - wanted) <= TOLERANCE * scale

@@ -1,4 +1,4 @@
-"""What `learning_coefficient` returns: an estimate, its interval, and a diagnosis in words."""
+"""The result of `learning_coefficient`: estimate, interval and diagnosis."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import scipy.stats
 from flatjax._sampling import diagnostics
 from flatjax.flatness import _optional
 
-# What a diagnosis looks for: in the temperature, and in the trace in units of its mean and error.
+# Limits of the diagnosis: for the temperature, and for the trace relative to its mean and error.
 MOST_TEMPERATURE, MOST_DRIFT, MOST_DRIFT_SEMS = 0.05, 0.1, 4.0
 LEAST_ACCEPTANCE = 0.1
 
@@ -17,25 +17,25 @@ class LearningCoefficient(NamedTuple):
     r"""The local learning coefficient of a solution, from C chains of T steps.
 
     Attributes:
-      mean: :math:`\hat\lambda`.
-      sem: its standard error: between the means of chains, which holds their autocorrelation too;
-        C - 1 degrees of freedom.
+      mean: the estimate :math:`\hat\lambda`.
+      sem: standard error of `mean`, computed between the means of chains, with C - 1 degrees of
+        freedom. It includes the autocorrelation within chains.
       trace: :math:`\beta (E(w_t) - E(w^*))`, (C, T), whose mean is `mean`.
       beta: inverse temperature, per unit of the total energy E.
       localization: gamma, the strength of the spring to the solution.
       num_examples: n.
       num_weights: d, the number of weights that move.
-      loss: the mean loss of an example at the solution.
-      temperature: :math:`\langle (w - w^*) \cdot \nabla U \rangle / d`, which is 1 if chains sample
-        what they should; nan for tempered chains.
-      temperature_sem: its standard error, between chains.
-      step_size: of the steps, in units of the preconditioner or as given.
-      acceptance: rate at which steps were accepted; for steps on minibatches in the warm-up.
-      ess: number of independent draws that the trace is worth, all chains together.
+      loss: mean loss per example at the solution.
+      temperature: :math:`\langle (w - w^*) \cdot \nabla U \rangle / d`. It is 1 if the chains
+        sample the intended distribution; nan for tempered chains.
+      temperature_sem: standard error of the temperature, between chains.
+      step_size: size of the steps, in units of the preconditioner or as given.
+      acceptance: rate at which steps were accepted; for minibatches, in the warm-up.
+      ess: effective number of independent draws in the trace, all chains together.
       r_hat: agreement between chains; 1 is good.
-      drift: mean of the last third of the trace minus that of the first.
-      problems: what speaks against the estimate, in words.
-      num_evaluations: how often a network was differentiated, or evaluated, on a batch.
+      drift: mean of the last third of the trace minus mean of the first third.
+      problems: sentences on problems of the estimate; empty if none was found.
+      num_evaluations: number of times that a network was differentiated, or evaluated, on a batch.
     """
 
     mean: float
@@ -58,16 +58,16 @@ class LearningCoefficient(NamedTuple):
 
     @property
     def converged(self) -> bool:
-        """Whether there are no problems."""
+        """Whether no problems were found."""
         return not self.problems
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The interval that holds the coefficient with this probability, by Student's t."""
+        """Returns the interval of Student's t with this probability."""
         half = scipy.stats.t.ppf((1 + level) / 2, len(self.trace) - 1) * self.sem
         return self.mean - half, self.mean + half
 
     def __repr__(self) -> str:
-        """A table of the estimate and what it rests on."""
+        """Returns a table of the estimate and its diagnostics."""
         low, high = self.interval()
         rows = [
             ("lambda", f"{self.mean:.4g} +- {self.sem:.2g} (95%: {low:.4g} to {high:.4g})"),
@@ -87,8 +87,8 @@ class LearningCoefficient(NamedTuple):
         """Draws each chain's running mean, and the estimate with its interval.
 
         Args:
-          ax: where to draw; a new figure by default.
-          **style: of the lines, for matplotlib.
+          ax: matplotlib axes; the axes of a new figure by default.
+          **style: style of the lines, for matplotlib.
 
         Returns:
           The axes.
@@ -107,7 +107,7 @@ class LearningCoefficient(NamedTuple):
 
 
 def summarize(trace: np.ndarray, temperature: np.ndarray, **found: Any) -> LearningCoefficient:
-    """The result of a trace (C, T) and of the chains' temperatures (C,), with its diagnosis."""
+    """Makes the result of a trace (C, T) and of the chains' temperatures (C,)."""
     third = max(trace.shape[1] // 3, 1)
     drifts = trace[:, -third:].mean(axis=1) - trace[:, :third].mean(axis=1)
     sem = lambda means: float(means.std(ddof=1) / np.sqrt(len(means)))
@@ -138,7 +138,7 @@ def _problems(found: LearningCoefficient, drift_sem: float) -> tuple[str, ...]:
     if abs(found.temperature - 1) > most:
         problems.append(
             f"temperature {found.temperature:.2f} instead of 1: the step is too large for the "
-            "curvature or the noise of the batches, or chains are too short; give a smaller "
+            "curvature or the noise of the batches, or chains are too short. Give a smaller "
             "step_size, larger batches, one batch of all data, or more steps."
         )
     if not found.r_hat <= diagnostics.MOST_R_HAT:

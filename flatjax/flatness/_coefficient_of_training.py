@@ -1,4 +1,4 @@
-r"""The local learning coefficient of Entropy-SGD's anchor, read off its inner loops."""
+"""The local learning coefficient of Entropy-SGD's anchor, from inner losses."""
 
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ class TrainingCoefficient(NamedTuple):
 
     Attributes:
       mean: the mean over loops.
-      sem: its standard error, from the spread of loops; nan for one loop.
-      loops: of each loop, (R,); noisy, to be averaged over as many loops as the anchor hardly
-        moves in.
+      sem: standard error of the mean, from the spread of loops; nan for one loop.
+      loops: estimate of each loop, (R,). These are noisy: average over as many loops as possible
+        during which the anchor hardly moves.
       n_beta: :math:`n \beta = 1 / \epsilon^2`, per unit of the mean loss.
     """
 
@@ -26,7 +26,7 @@ class TrainingCoefficient(NamedTuple):
     n_beta: float
 
     def table(self) -> _tables.Table:
-        """The coefficient and its standard error; printing shows it."""
+        """Tabulates the coefficient and its standard error; printing shows it."""
         found = {"value": [_tables.with_error(self.mean, self.sem), _tables.number(self.n_beta)]}
         title = [f"Local learning coefficient, ± standard error over {len(self.loops)} loops"]
         return _tables.of_quantities(title, "", ["λ", "n β"], found)
@@ -35,38 +35,39 @@ class TrainingCoefficient(NamedTuple):
 def learning_coefficient_of_training(
     losses: Any, *, inner_steps: int, noise_scale: float, discard: float = 0.5
 ) -> TrainingCoefficient:
-    r"""Reads the local learning coefficient off the inner losses of `flatjax.esgd`.
+    r"""Computes the local learning coefficient from inner losses of `esgd`.
 
     Without momentum, the inner loop of Entropy-SGD with noise :math:`\epsilon` is stochastic
-    gradient Langevin dynamics at :math:`n \beta = 1 / \epsilon^2`, localized at the anchor by
-    :math:`\gamma_{LLC} = n \beta \gamma` (in the units of `learning_coefficient`) with steps of
-    :math:`2 \eta' / n \beta`. Hence, of the losses :math:`\ell_0 \ldots \ell_{L-1}` of a loop,
-    the first of them at the anchor,
+    gradient Langevin dynamics. Its inverse temperature is :math:`n \beta = 1 / \epsilon^2`, its
+    steps are :math:`2 \eta' / n \beta`, and it is localized at the anchor by
+    :math:`\gamma_{LLC} = n \beta \gamma` (in the units of `learning_coefficient`). Let
+    :math:`\ell_0 \ldots \ell_{L-1}` be the losses of a loop, the first of them at the anchor. Then
 
     .. math::
       \hat\lambda = \frac{1}{\epsilon^2}
       \big(\langle \ell_i \rangle_{i \ge \mathrm{discard} \cdot L} - \ell_0 \big).
 
-    It holds if loops are long enough to settle, :math:`L \eta' (h + \gamma) \gg 1` for the
-    curvatures h that count, if :math:`\eta' (h + \gamma) \ll 1`, and if the anchor is at a minimum:
-    with a small outer learning rate, or with an `averaging_decay` near 1. The mean of a few last
-    iterates fluctuates as they do; relative to such an anchor, the estimate is too small.
+    This holds under three conditions. Loops are long enough to settle:
+    :math:`L \eta' (h + \gamma) \gg 1` for the relevant curvatures h. Steps are small:
+    :math:`\eta' (h + \gamma) \ll 1`. And the anchor is at a minimum, because of a small outer
+    learning rate or an `averaging_decay` near 1. An anchor that is the mean of only the last few
+    iterates fluctuates with them; the estimate is then too small.
 
-    *Cost*: none; the losses are those that training computes.
+    *Cost*: none; training computes these losses anyway.
 
     Args:
-      losses: mean losses of the batches, in the order of the gradients, (T,); an incomplete loop at
+      losses: mean losses of the batches, in the order of the gradients, (T,). An incomplete loop at
         the end is dropped.
       inner_steps: L, as given to `esgd`.
       noise_scale: :math:`\epsilon`, as given to `esgd`.
-      discard: share of each loop that is left out, in [0, 1).
+      discard: share of each loop that is left out at its start, in [0, 1).
 
     Returns:
-      The coefficient, as a mean and of each loop.
+      The coefficient of each loop and its mean.
 
     Raises:
-      ValueError: losses that are no vector or shorter than a loop; fewer than 2 inner steps; a
-        noise scale that is not positive; `discard` out of range.
+      ValueError: losses are not a vector or shorter than a loop, there are fewer than 2 inner
+        steps, the noise scale is not positive, or `discard` is out of range.
 
     References:
       Chaudhari et al., Entropy-SGD, 2017; Lau et al., The local learning coefficient, 2023.

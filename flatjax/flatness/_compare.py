@@ -1,13 +1,13 @@
-r"""Which of several solutions is flatter: differences of reports, unit by unit.
+r"""Which of several solutions is flatter: differences of their reports.
 
-For a number :math:`v` of solution s and of the first solution 0, measured with the same draws and
-batches, the difference :math:`v_s - v_0` has the standard error of the mean of the units'
-differences (see `flatjax.flatness.report`), and a Student's t interval. Pictures show the relative
-difference
+Let :math:`v_s` be a number of solution s, and :math:`v_0` the same number of the first solution,
+measured with the same draws and batches. Each number is a mean over units (see
+`flatjax.flatness.report`). The standard error of :math:`v_s - v_0` is computed from the units'
+differences, and its interval is that of Student's t. Pictures show the relative difference
 
 .. math:: r = \frac{v_s - v_0}{|v_s| + |v_0|} \in [-1, 1], \tag{1}
 
-which is 0 where both are equal, 1/3 where s is twice as sharp, and -1/3 where 0 is.
+which is 0 if both are equal, 1/3 if s is twice as sharp, and -1/3 if 0 is twice as sharp.
 """
 
 import dataclasses
@@ -22,21 +22,21 @@ from flatjax.flatness._rows import Row
 
 
 class Difference(NamedTuple):
-    """A number of one solution minus that of the first.
+    """A number of one solution minus the same number of the first solution.
 
     Attributes:
-      solution: its name.
-      block: of weights.
+      solution: name of the solution.
+      block: name of the block of weights.
       measure: name of the measure.
-      label: what the number is.
-      setting: at which strength.
+      label: name of the number.
+      setting: strength at which it was measured.
       value: the difference.
-      sem: its standard error.
-      low: lower end of the interval; NaN where there is no standard error.
-      high: upper end.
-      flatter: which of the two is flatter; None where the interval holds 0 or is missing.
-      relative: the difference relative to the sum of the two sizes, positive where the solution is
-        sharper, with the interval's ends: (low, difference, high), each in [-1, 1].
+      sem: standard error of the difference.
+      low: lower end of the interval; NaN if there is no standard error.
+      high: upper end of the interval.
+      flatter: name of the flatter of the two; None if the interval contains 0 or is missing.
+      relative: (low, difference, high), each divided by the sum of the two sizes, in [-1, 1]. It is
+        positive if the solution is sharper than the first.
     """
 
     solution: str
@@ -54,11 +54,11 @@ class Difference(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
-    """Solutions next to each other; printing it shows a table and a verdict.
+    """Compares solutions; printing it shows a table and a verdict.
 
     Attributes:
-      reports: {name: report}; the first one is what the others are compared with.
-      differences: of each number and each other solution.
+      reports: {name: report}; the others are compared with the first one.
+      differences: differences of each number and each other solution.
       confidence: probability content of the intervals.
     """
 
@@ -72,7 +72,7 @@ class Comparison:
         return next(iter(self.reports))
 
     def verdicts(self) -> list[str]:
-        """A sentence for each other solution: by how many numbers it is flatter."""
+        """Says in a sentence by how many numbers each other solution is flatter."""
         lines = []
         for name in list(self.reports)[1:]:
             flatter = [d.flatter for d in self.differences if d.solution == name]
@@ -85,7 +85,7 @@ class Comparison:
         return lines
 
     def table(self) -> _tables.Table:
-        """The table that is printed: a line for each number and each other solution."""
+        """Returns the printed table: a line for each number and each other solution."""
         blocks = len({d.block for d in self.differences}) > 1
         others = list(self.reports)[1:]
         lines = []
@@ -105,15 +105,15 @@ class Comparison:
         return _tables.Table([*self.verdicts(), ""], header, lines)
 
     def __repr__(self) -> str:
-        """The table as text, at most 100 characters wide."""
+        """Returns the table as text, at most 100 characters wide."""
         return str(self.table())
 
     def _repr_html_(self) -> str:
-        """The table in a notebook."""
+        """Returns the table for a notebook."""
         return self.table().html()
 
     def to_dict(self) -> dict[str, Any]:
-        """The differences, as JSON holds them; NaN is None."""
+        """Returns the differences as JSON-compatible values; NaN becomes None."""
         clean = lambda value: None if isinstance(value, float) and math.isnan(value) else value
         differences = [
             {name: clean(value) for name, value in d._asdict().items() if name != "relative"}
@@ -126,7 +126,7 @@ class Comparison:
         }
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a line for each difference.
+        """Returns a `pandas.DataFrame` with a line for each difference.
 
         Raises:
           ImportError: pandas is not installed.
@@ -135,10 +135,10 @@ class Comparison:
         return pandas.DataFrame([d._asdict() for d in self.differences]).drop(columns="relative")
 
     def plot(self, figure: Any = None) -> Any:
-        """Draws which solution is flatter: a line for each number, its interval left or right of 0.
+        """Draws, for each number, which solution is flatter, with its interval.
 
         Args:
-          figure: a matplotlib figure to draw on; a new one by default.
+          figure: matplotlib figure to draw on; a new one by default.
 
         Returns:
           The figure.
@@ -152,25 +152,25 @@ class Comparison:
 def compare(reports: Mapping[str, Report], *, confidence: float = 0.95) -> Comparison:
     """Compares solutions that were measured with the same key, batches and level.
 
-    Noise, random vectors and batches are then the same for all, and differences have smaller errors
-    than the numbers themselves. Intervals are those of each number: of twenty, one is expected to
-    miss the truth.
+    Noise, random vectors and batches are then the same for all solutions, so differences have
+    smaller errors than the numbers themselves. Each interval holds for a single number: of twenty
+    95% intervals, one is expected to miss the truth.
 
     Args:
-      reports: {name: what `flatjax.flatness.report` returned}; the first one is what the others are
-        compared with.
+      reports: {name: report}, from `flatjax.flatness.report`. The others are compared with the
+        first one.
       confidence: probability content of the intervals.
 
     Returns:
-      A `Comparison`; numbers that are in all reports are compared.
+      A `Comparison` of the numbers that are in all reports.
 
     Raises:
-      ValueError: fewer than two reports; reports of different keys, data or levels, or without a
+      ValueError: fewer than two reports; reports with different keys, data or levels, or without a
         common number; a confidence that is not between 0 and 1.
-      TypeError: what is no report.
+      TypeError: a value is not a report.
 
     Examples:
-      Two factors of the same product: the loss is the same, the balanced one is flatter:
+      The same product has two factors. The loss is the same, and the balanced pair is flatter:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax import flatness

@@ -1,4 +1,4 @@
-"""Where to slice the space of weights: along random directions, and through several solutions."""
+"""Directions for slices of the weight space: random, or through solutions."""
 
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ class Line(NamedTuple):
     """The line through two solutions.
 
     Attributes:
-      origin: the first one.
-      direction: of norm 1, towards the second.
-      coordinates: those of the two solutions, 0 and their distance, shape (2,).
+      origin: the first solution.
+      direction: vector of norm 1 from the first towards the second solution.
+      coordinates: coordinates of the two solutions, 0 and their distance, shape (2,).
     """
 
     origin: chex.ArrayTree
@@ -34,10 +34,10 @@ class Plane(NamedTuple):
     """The plane through three solutions.
 
     Attributes:
-      origin: the first one.
-      directions: two of norm 1, at a right angle; the first points to the second solution.
-      coordinates: those of the three solutions, shape (3, 2); the distances between rows are those
-        between the solutions.
+      origin: the first solution.
+      directions: two orthogonal vectors of norm 1; the first points to the second solution.
+      coordinates: coordinates of the three solutions, shape (3, 2). Distances between rows equal
+        distances between solutions.
     """
 
     origin: chex.ArrayTree
@@ -52,33 +52,34 @@ def random_direction(
     normalization: str = "filter",
     mask: Mask = None,
 ) -> chex.ArrayTree:
-    r"""A random direction, of the size of the weights.
+    r"""Draws a random direction that is as large as the weights.
 
-    Gaussian noise d, rescaled [Li et al., 2018] so that slices of networks of different weight
-    norms can be compared:
+    The direction is Gaussian noise d, rescaled [Li et al., 2018] so that slices of networks with
+    different weight norms can be compared:
 
     .. math:: d_f \leftarrow d_f \frac{\lVert w_f \rVert}{\lVert d_f \rVert}
 
-    for each filter f, all weights of a kernel that feed one output: a slice along the last
-    axis, as in linen. A step of 1 moves each by its own norm. Layers that are rescaled as a whole,
-    without a change of the (ReLU) network's function, rescale the direction with them, and the
-    slice stays as it is.
+    for each filter f: all weights of a kernel that feed one output, a slice along the last axis, as
+    in linen. A step of 1 moves each filter by its own norm. If a layer is rescaled without changing
+    the function of a (ReLU) network, its direction is rescaled as well, and the slice does not
+    change.
 
     Cost: no evaluation.
 
     Args:
       params: the parameters w.
-      key: draws the noise.
-      normalization: `"filter"`; `"layer"`: f is a whole leaf; in both, leaves of less than two axes
-        (biases, scales of norms) do not move. `"none"`: unit Gaussian noise on every leaf.
+      key: random key of the noise.
+      normalization: `"filter"`, or `"layer"`, for which f is a whole leaf. In both, leaves with
+        fewer than two axes (biases, scales of norms) do not move. `"none"` is unit Gaussian noise
+        on every leaf.
       mask: pytree of bools (or a function of params returning one); leaves marked False do not
         move.
 
     Returns:
-      The direction, a pytree like `params`, in float32 at least.
+      The direction, a pytree like `params`, in at least float32.
 
     Raises:
-      ValueError: an unknown normalization.
+      ValueError: the normalization is unknown.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -106,19 +107,19 @@ def random_direction(
 
 
 def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
-    r"""The line through two solutions, with distance as its coordinate.
+    r"""Makes the line through two solutions, with distance as its coordinate.
 
     Cost: no evaluation.
 
     Args:
       start: the parameters at coordinate 0.
-      end: the parameters at a coordinate of their distance, :math:`\lVert end - start \rVert`.
+      end: the parameters at coordinate :math:`\lVert end - start \rVert`, their distance.
 
     Returns:
-      The line; coordinates between 0 and the distance interpolate.
+      The line. Coordinates between 0 and the distance interpolate.
 
     Raises:
-      ValueError: the two are the same, or of different shapes.
+      ValueError: the solutions are equal, or differ in shape.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -136,20 +137,20 @@ def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
 
 
 def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
-    """The plane through three solutions, with distances as its coordinates.
+    """Makes the plane through three solutions, with distances as its coordinates.
 
     Cost: no evaluation.
 
     Args:
       p0: the parameters at coordinates (0, 0).
-      p1: those on the first axis.
-      p2: those with a positive coordinate on the second axis.
+      p1: the parameters on the first axis.
+      p2: the parameters with a positive coordinate on the second axis.
 
     Returns:
       The plane.
 
     Raises:
-      ValueError: the three lie on one line (to a relative 1e-5), or are of different shapes.
+      ValueError: the three lie on one line (to a relative 1e-5), or differ in shape.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -166,7 +167,7 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
     towards_p1 = optax.tree.sub(_weights(p1, "p1"), origin)
     towards_p2 = optax.tree.sub(_weights(p2, "p2"), origin)
     first, length = _unit(towards_p1)
-    # Gram and Schmidt's, twice, for solutions that are almost on one line.
+    # Gram-Schmidt, twice, for solutions that are almost on one line.
     along = optax.tree.vdot(first, towards_p2)
     rest = optax.tree.add_scale(towards_p2, -along, first)
     correction = optax.tree.vdot(first, rest)
@@ -178,12 +179,12 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
 
 
 def _weights(params, name):
-    """The weights, in float32 at least; None in place of other leaves."""
+    """Returns the weights in at least float32, and None for other leaves."""
     return _inputs.weights(_inputs.measured(params, None, name), None)
 
 
 def _direction(weights, params):
-    """A direction in which these weights move, and no other leaf."""
+    """Makes a direction that moves these weights and no other leaf."""
     return _masks.merge(weights, _inputs.zeros_like(params))
 
 
@@ -193,7 +194,7 @@ def _unit(tree):
 
 
 def check_same_shapes(tree: chex.ArrayTree, other: chex.ArrayTree) -> None:
-    """Raises unless two solutions have the same leaves."""
+    """Raises unless two solutions have the same structure and shapes."""
     structure: Any = jax.tree.structure(tree)
     if structure != jax.tree.structure(other) or (
         jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, other)

@@ -1,4 +1,4 @@
-"""How much `report` does at each level, and what that costs in passes over the data."""
+"""The settings of `report` at each level, and their cost in passes over the data."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ MEASURES = (
     "spectral_density",
     "learning_coefficient",
 )
-NEEDS_ERROR = ("weight_noise",)  # by default: a rise of 0.05 means something for an error alone
-# What a pass costs next to an evaluation, roughly, on CPU.
+NEEDS_ERROR = ("weight_noise",)  # its default rise of 0.05 is meaningful only for an error
+# Approximate cost of a pass relative to an evaluation, on CPU.
 GRADIENT, PRODUCT = 3, 8
 
 
@@ -29,22 +29,22 @@ class Effort:
     """The settings of all measures.
 
     Attributes:
-      measures: those that are made by default.
+      measures: names of the default measures.
       sigmas: strengths of the noise, relative to the weights.
-      num_samples: draws of the noise.
-      target_rise: rise of the error that tolerated noise causes.
+      num_samples: number of draws of the noise.
+      target_rise: rise of the error that defines the tolerated noise.
       rho: radius of SAM's sharpness and of the worst case.
       adaptive_rho: radius of adaptive sharpness.
-      ascent_steps: of the worst case.
-      bits: to which weights are rounded.
+      ascent_steps: number of ascent steps for the worst case.
+      bits: numbers of bits to which weights are rounded.
       sparsity: shares of weights that are removed.
-      num_matvecs: Lanczos steps.
-      num_probes: random vectors of the trace.
-      density_probes: random vectors of the spectral density.
-      localization: of the learning coefficient.
-      num_chains: of the learning coefficient.
-      num_steps: of its chains.
-      num_warmup: steps before them.
+      num_matvecs: number of Lanczos steps.
+      num_probes: number of random vectors for the trace.
+      density_probes: number of random vectors for the spectral density.
+      localization: localization of the learning coefficient.
+      num_chains: number of chains for the learning coefficient.
+      num_steps: number of recorded steps of these chains.
+      num_warmup: number of warm-up steps of these chains.
     """
 
     measures: tuple[str, ...] = MEASURES
@@ -104,13 +104,13 @@ LEVELS = {
 
 
 class Cost(NamedTuple):
-    """Passes over the data.
+    """The cost of measures, as numbers of passes over the data.
 
     Attributes:
-      evaluations: forward passes.
-      gradients: of the loss.
-      products: of the Hessian with a vector; each costs two to three gradients.
-      batch_gradients: gradients of one batch each, of Langevin chains.
+      evaluations: number of forward passes.
+      gradients: number of gradients of the loss.
+      products: number of products of the Hessian with a vector; each costs two to three gradients.
+      batch_gradients: number of gradients of a single batch, for Langevin chains.
     """
 
     evaluations: int = 0
@@ -119,20 +119,20 @@ class Cost(NamedTuple):
     batch_gradients: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]  # of tuple
-        """Both costs."""
+        """Adds two costs."""
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
     def __mul__(self, times: int) -> "Cost":  # type: ignore[override]  # of tuple
-        """A number of times that cost."""
+        """Multiplies the cost by a number of repetitions."""
         return Cost(*(times * a for a in self))
 
     def passes(self, num_batches: int) -> float:
-        """The cost in evaluations of the data, roughly."""
+        """Returns the approximate cost in evaluations of the data."""
         gradients = self.gradients + self.batch_gradients / num_batches
         return self.evaluations + GRADIENT * gradients + PRODUCT * self.products
 
     def __str__(self) -> str:
-        """In words."""
+        """Describes the cost in words."""
         kinds = {
             "evaluations": self.evaluations,
             "gradients": self.gradients,
@@ -144,10 +144,10 @@ class Cost(NamedTuple):
 
 
 def cost_of(measures: Iterable[str], effort: Effort) -> Cost:
-    """What some measures cost together, for one block of weights."""
+    """Returns the cost of some measures together, for one block of weights."""
     wanted = set(measures)
     steps = effort.num_warmup + effort.num_steps
-    # Two gradients for each chain while steps are tuned, one for the solution.
+    # Tuning the steps takes two gradients per chain, and one for the solution.
     langevin = effort.num_chains * (steps + effort.num_warmup) + steps
     costs = {
         "noise": Cost(len(effort.sigmas) * effort.num_samples + 1),
@@ -167,7 +167,7 @@ def cost_of(measures: Iterable[str], effort: Effort) -> Cost:
 
 
 def effort_of(level: str, num_samples: int | None = None) -> Effort:
-    """The effort of a level, with another number of draws if it is given."""
+    """Returns the effort of a level, with another number of draws if it is given."""
     _checks.check_choice("level", level, tuple(LEVELS))
     if num_samples is None:
         return LEVELS[level]

@@ -1,7 +1,7 @@
-r"""Evaluation functions for common tasks: sums of loss and error, and their count.
+r"""Evaluation functions for common tasks: sums of loss and error, and a count.
 
-For the outputs z of a network on a batch with targets y and weights :math:`m_i` of the examples
-(1 by default),
+Let z be the outputs of a network for the examples i of a batch, y their targets and :math:`m_i`
+their weights (1 by default). Then
 
 .. math::
   \mathrm{count} = \sum_i m_i, \quad
@@ -23,16 +23,16 @@ INPUTS = ("image", "images", "inputs", "input", "x", "features")
 TARGETS = ("label", "labels", "targets", "target", "y")
 WEIGHTS = ("weight", "weights", "mask")
 TOKENS = ("tokens", "input_ids", *INPUTS)
-IGNORED = -100  # a target that does not count, as PyTorch and Hugging Face mark it
+IGNORED = -100  # a target that does not count, as in PyTorch and Hugging Face
 
 
 class Examples(NamedTuple):
-    """What a batch holds.
+    """The parts of a batch.
 
     Attributes:
-      inputs: of the network.
-      targets: what it should answer; None if the inputs say it.
-      weights: of the examples; None for 1.
+      inputs: inputs of the network.
+      targets: targets; None if the inputs contain them.
+      weights: weights of the examples; None for 1.
     """
 
     inputs: Any
@@ -51,10 +51,10 @@ def classification(
     weights: Read = None,
     **options: Any,
 ) -> EvalFn:
-    r"""Makes the `eval_fn` of a classifier: cross-entropy and error, summed over examples.
+    r"""Makes the `eval_fn` of a classifier: sums of cross-entropy and error.
 
     The network is in evaluation mode: dropout is off, and batch norm uses its running statistics,
-    which are passed as `state`.
+    which you pass as `state`.
 
     Args:
       apply_fn: the network. One of
@@ -62,28 +62,29 @@ def classification(
         - a flax.linen module, or its `apply`. State is `{"batch_stats": ...}` or the batch
           statistics themselves. Arguments of the module called `train`, `training` or
           `is_training` are set to False, `deterministic` and `use_running_average` to True.
-        - a function `apply_fn(params, inputs, *state) -> logits`. Arguments of these names are set
-          as well.
+        - a function `apply_fn(params, inputs, *state) -> logits`. Arguments with these names are
+          set in the same way.
         - a function whose second argument is called `state`, `apply_fn(params, state, inputs)`, as
-          `flatjax.models.load` returns it. An argument called `rng` is None.
-      inputs: name of the inputs in a batch that is a mapping, or a function of the batch. By
-        default the first of a pair, or the first of "image", "images", "inputs", "x", ... that the
-        mapping has.
-      targets: likewise of the labels: integers of shape (B, ...), or probabilities (B, ..., C). By
-        default the second of a pair, or "label", "labels", "targets", "y", ... Integers of -100 do
-        not count.
-      weights: likewise of the weights of the labels, which have their shape: 0 for padding. By
-        default the third of a triple, or "weight", "weights", "mask" if the mapping has one, or 1.
-      **options: passed on to `apply_fn`.
+          `flatjax.models.load` returns it. An argument called `rng` gets None.
+      inputs: name of the inputs in a batch that is a mapping, or a function of the batch. The
+        default is the first element of a pair, or the first of "image", "images", "inputs", "x",
+        ... that is in the mapping.
+      targets: name or function of the labels, in the same way. Labels are integers of shape (B,
+        ...), or probabilities (B, ..., C). The default is the second element of a pair, or "label",
+        "labels", "targets", "y", ... Integers of -100 do not count.
+      weights: name or function of the labels' weights, in the same way. They have the shape of the
+        labels; 0 marks padding. The default is the third element of a triple, or "weight",
+        "weights" or "mask" if the mapping has one, or 1.
+      **options: further arguments of `apply_fn`.
 
     Returns:
       `eval_fn(params, batch, *state) -> {"count", "loss", "error"}`, jitted. Sums are in float32.
 
     Raises:
-      TypeError: `apply_fn` is no function, or (when called) labels are neither integers nor
+      TypeError: `apply_fn` is no function. When called: labels are neither integers nor
         probabilities.
-      ValueError: (when called) logits and labels do not fit each other, or a batch does not hold
-        what is looked for.
+      ValueError: (when called) the shapes of logits and labels do not match, or a batch lacks the
+        inputs, targets or weights.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -121,18 +122,18 @@ def regression(
 
     Args:
       apply_fn: the network, see `classification`.
-      inputs: name of the inputs in a batch, or a function of it, see `classification`.
-      targets: likewise of the targets, of the shape of the outputs, (B, ...).
-      weights: likewise of the weights of the examples, (B,).
-      **options: passed on to `apply_fn`.
+      inputs: name or function of the inputs in a batch, see `classification`.
+      targets: name or function of the targets, with the shape of the outputs, (B, ...).
+      weights: name or function of the weights of the examples, (B,).
+      **options: further arguments of `apply_fn`.
 
     Returns:
       `eval_fn(params, batch, *state) -> {"count", "loss"}`, jitted. Sums are in float32.
 
     Raises:
       TypeError: `apply_fn` is no function.
-      ValueError: (when called) outputs and targets differ in shape, or a batch does not hold what
-        is looked for.
+      ValueError: (when called) outputs and targets differ in shape, or a batch lacks the inputs,
+        targets or weights.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -170,34 +171,35 @@ def language_model(
     weights: Read = None,
     **options: Any,
 ) -> EvalFn:
-    r"""Makes the `eval_fn` of a language model: cross-entropy of the next token, in nats.
+    r"""Makes the `eval_fn` of a language model: next-token cross-entropy in nats.
 
-    An example is a predicted token: `"count"` is their number, `"error"` the number of tokens that
-    are not the most probable one. Each position predicts the next one, unless the batch has
-    targets: these belong to the positions at which they are. The network is in evaluation mode, see
-    `classification`.
+    An example is a predicted token: `"count"` is the number of tokens, and `"error"` the number of
+    tokens that were not predicted as the most probable one. Each position predicts the next token.
+    If the batch has targets, each target belongs to its own position. The network is in evaluation
+    mode, see `classification`.
 
     Args:
       apply_fn: the network; it maps tokens (B, T) to logits (B, T, V), see `classification`.
-      inputs: name of the tokens in a batch that is a mapping, or a function of the batch. By
-        default the batch itself, the first of a pair, or "tokens", "input_ids", "inputs", ...
-      targets: likewise of the targets (B, T); those of -100 do not count. By default the second of
-        a pair, "targets" or "target"; not "labels", which in many libraries are the unshifted
-        tokens.
-      weights: likewise of the weights of the tokens, (B, T): 0 for padding. By default
+      inputs: name of the tokens in a batch that is a mapping, or a function of the batch. The
+        default is the batch itself, the first element of a pair, or "tokens", "input_ids",
+        "inputs", ...
+      targets: name or function of the targets (B, T); targets of -100 do not count. The default is
+        the second element of a pair, "targets" or "target". It is not "labels", which in many
+        libraries are the unshifted tokens.
+      weights: name or function of the tokens' weights, (B, T); 0 marks padding. The default is
         "attention_mask", "weight", "weights" or "mask", if the mapping has one.
-      **options: passed on to `apply_fn`.
+      **options: further arguments of `apply_fn`.
 
     Returns:
       `eval_fn(params, batch, *state) -> {"count", "loss", "error"}`, jitted. Sums are in float32.
 
     Raises:
       TypeError: `apply_fn` is no function.
-      ValueError: (when called) logits and targets do not fit each other, or a batch does not hold
-        what is looked for.
+      ValueError: (when called) the shapes of logits and targets do not match, or a batch lacks the
+        inputs, targets or weights.
 
     Examples:
-      A model that repeats the last token, on a text that does so twice:
+      A model repeats the last token. The text repeats a token twice:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax import flatness
@@ -224,15 +226,15 @@ TOKEN_WEIGHTS = ("attention_mask", *WEIGHTS)
 
 
 def _cross_entropy(logits, wanted, weights) -> dict[str, jax.Array]:
-    """The sums of eq. (1), for integers (...) or probabilities (..., C)."""
+    """Computes the sums of eq. (1), for integers (...) or probabilities (..., C)."""
     wanted = jnp.asarray(wanted)
     is_integer = jnp.issubdtype(wanted.dtype, jnp.integer) or wanted.dtype == bool
     expected = logits.shape[:-1] if is_integer else logits.shape
     if logits.ndim < 2 or logits.shape[-1] < 2 or wanted.shape != expected:
         raise ValueError(
-            "logits must have shape (B, ..., C) with two classes or more, and targets the shape "
-            f"(B, ...) of integers or that of the logits, got logits {logits.shape} and targets "
-            f"{wanted.dtype}{wanted.shape}."
+            "logits must have shape (B, ..., C) with two classes or more, and targets must be "
+            "integers (B, ...) or have the shape of the logits, got logits "
+            f"{logits.shape} and targets {wanted.dtype}{wanted.shape}."
         )
     if is_integer:
         wanted = wanted.astype(jnp.int32)
@@ -251,7 +253,7 @@ def _cross_entropy(logits, wanted, weights) -> dict[str, jax.Array]:
 
 
 def _weights(weights, like) -> jax.Array:
-    """Weights of the examples, in float32, of the shape of `like`."""
+    """Returns weights of the examples in float32, with the shape of `like`."""
     if weights is None:
         return jnp.ones(like.shape, jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)
@@ -261,7 +263,7 @@ def _weights(weights, like) -> jax.Array:
 
 
 def _float(outputs) -> jax.Array:
-    """Outputs in float32 at least, so that sums do not round."""
+    """Converts outputs to at least float32, so that sums do not round."""
     outputs = jnp.asarray(outputs)
     return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
@@ -273,7 +275,7 @@ def _given(examples: Examples, task: str) -> Any:
 
 
 def _reader(inputs, targets, weights, of_inputs, of_targets=TARGETS, of_weights=WEIGHTS):
-    """read(batch) -> Examples, by position in a pair or triple, or by name in a mapping."""
+    """Makes read(batch) -> Examples, by position in a tuple or by name in a mapping."""
 
     def part(batch, argument, given, names, position):
         if callable(given):

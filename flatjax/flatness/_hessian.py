@@ -6,8 +6,8 @@ matrix (`flatjax.flatness.gauss_newton_operator`) of the mean loss over the exam
     measure = top_eigenvalues(hessian_operator(eval_fn), num=5)
     measure(params, batches, jax.random.key(0)).values
 
-Costs are counted in products of the matrix with a vector, each of one to three gradients of the
-batches. Nothing is recompiled between solutions of the same shapes.
+Costs are numbers of products of the matrix with a vector; each product costs one to three gradients
+of the batches. Nothing is recompiled for other solutions of the same shapes.
 """
 
 from collections.abc import Callable
@@ -35,9 +35,9 @@ class Eigenvalues(NamedTuple):
 
     Attributes:
       values: shape (num,).
-      residuals: norms of A v - value v, shape (num,): an eigenvalue of A lies within that distance.
+      residuals: norms of A v - value v, shape (num,): an eigenvalue of A is at most that far away.
       vectors: eigenvectors of norm 1, stacked on the first axis of a pytree like the parameters
-        (zero where masked); a direction for `flatjax.flatness.slice_1d`.
+        (zero where masked). Each is a direction for `flatjax.flatness.slice_1d`.
     """
 
     values: np.ndarray
@@ -45,7 +45,7 @@ class Eigenvalues(NamedTuple):
     vectors: chex.ArrayTree
 
     def table(self) -> _tables.Table:
-        """The eigenvalues and their residuals; printing shows it."""
+        """Tabulates the eigenvalues and their residuals; printing shows it."""
         found = {
             "eigenvalue": [*map(_tables.number, self.values)],
             "residual": [*map(_tables.number, self.residuals)],
@@ -56,11 +56,11 @@ class Eigenvalues(NamedTuple):
 
 @_tables.printed
 class Trace(NamedTuple):
-    """A trace.
+    """An estimate of a trace.
 
     Attributes:
       mean: mean over random vectors, an unbiased estimate.
-      sem: its standard error.
+      sem: standard error of the mean.
       draws: the estimate of each random vector, shape (S,).
     """
 
@@ -69,7 +69,7 @@ class Trace(NamedTuple):
     draws: np.ndarray
 
     def table(self) -> _tables.Table:
-        """The trace and its standard error; printing shows it."""
+        """Tabulates the trace and its standard error; printing shows it."""
         title = [f"Trace, ± standard error over {len(self.draws)} random vectors"]
         found = [_tables.with_error(self.mean, self.sem)]
         return _tables.of_quantities(title, "", ["trace"], {"value": found})
@@ -77,17 +77,17 @@ class Trace(NamedTuple):
 
 @_tables.printed
 class SpectralDensity(NamedTuple):
-    """How the eigenvalues are distributed, normalised to 1: multiply by `dimension` for numbers.
+    """The distribution of the eigenvalues; its integral is 1.
 
     Attributes:
       nodes: Ritz values of each random vector, ascending, shape (S, m).
-      weights: their weights, each row of sum 1, shape (S, m): a mean over the spectrum of f is
-        estimated by the mean over rows of sum(weights * f(nodes)).
+      weights: weights of the nodes, each row of sum 1, shape (S, m). The mean of a function f over
+        the spectrum is estimated by the mean over rows of sum(weights * f(nodes)).
       grid: eigenvalues at which the smoothed density is given, shape (X,).
       density: nodes smoothed by a Gaussian, mean over random vectors, shape (X,).
-      sem: its standard error over random vectors, shape (X,).
-      width: standard deviation of that Gaussian.
-      dimension: n, the number of eigenvalues.
+      sem: standard error of the density over random vectors, shape (X,).
+      width: standard deviation of the Gaussian.
+      dimension: n, the number of eigenvalues; `density * dimension` counts eigenvalues.
     """
 
     nodes: np.ndarray
@@ -99,7 +99,7 @@ class SpectralDensity(NamedTuple):
     dimension: int
 
     def table(self) -> _tables.Table:
-        """The range of the eigenvalues and their moments; printing shows it."""
+        """Tabulates the range of the eigenvalues and their moments; printing shows it."""
         num = len(self.nodes)
         below = (self.weights * (self.nodes < -self.width)).sum(axis=1)
         error = lambda x: _tables.with_error(x.mean(), x.std(ddof=1) / np.sqrt(num))
@@ -116,8 +116,8 @@ class SpectralDensity(NamedTuple):
         """Draws the smoothed density on a logarithmic axis.
 
         Args:
-          ax: matplotlib axes; those of a new figure by default.
-          **style: of the curves, for matplotlib; `label` names them.
+          ax: matplotlib axes; the axes of a new figure by default.
+          **style: style of the curves, for matplotlib; `label` names them.
 
         Returns:
           The axes.
@@ -135,23 +135,24 @@ def top_eigenvalues(
     num_matvecs: int = 40,
     which: str = "largest",
 ) -> Callable[..., Eigenvalues]:
-    """Extreme eigenvalues and eigenvectors, by Lanczos iteration with full reorthogonalisation.
+    """Computes extreme eigenvalues and eigenvectors by Lanczos iteration.
 
-    Cost: `num_matvecs + num` products, and memory for as many vectors.
+    All vectors are reorthogonalised. Cost: `num_matvecs + num` products, and memory for as many
+    vectors.
 
     Args:
       operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
       num: the number of eigenvalues.
-      num_matvecs: m, the number of Lanczos steps; no more are done than the matrix has rows. The
+      num_matvecs: m, the number of Lanczos steps, at most the number of the matrix's rows. The
         residuals tell if these are enough.
       which: `"largest"`, `"smallest"` (the most negative first) or `"magnitude"`.
 
     Returns:
-      `fn(params, batches, key, *state) -> Eigenvalues`; the key draws the initial vector. It is
-      not to be jitted.
+      `fn(params, batches, key, *state) -> Eigenvalues`; the key draws the initial vector. Do not
+      jit it.
 
     Raises:
-      ValueError: num < 1, num_matvecs < num, an unknown `which`, or (when called) a matrix with
+      ValueError: num < 1, num_matvecs < num, or an unknown `which`. When called: the matrix has
         fewer than num rows.
 
     Examples:
@@ -186,7 +187,7 @@ def top_eigenvalues(
         chosen = np.argsort(-extremity)[:num]
         values, rotation = values[chosen], jnp.asarray(rotation[:, chosen], basis.dtype)
         vectors = jnp.matmul(rotation.T, basis, precision="highest")
-        # Measured, not read off T: rounding errors of the products are in it too.
+        # Residuals are measured, not read off T, because they include rounding errors.
         residuals = [
             jnp.linalg.norm(matvec(vector) - value * vector)
             for value, vector in zip(values, vectors, strict=True)
@@ -201,12 +202,12 @@ def top_eigenvalues(
 
 
 def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Callable[..., Trace]:
-    r"""The trace, by Hutchinson's estimator.
+    r"""Estimates the trace by Hutchinson's estimator.
 
     .. math:: \mathrm{tr} A = \mathbb{E}_v \, v^\top A v, \qquad v_i = \pm 1
 
-    Its variance is twice the sum of squares of the elements off the diagonal. The same key
-    draws the same vectors for every solution.
+    The variance is twice the sum of squares of the off-diagonal elements. The same key draws the
+    same vectors for every solution.
 
     Cost: `num_samples` products.
 
@@ -215,7 +216,7 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
       num_samples: S, the number of random vectors.
 
     Returns:
-      `fn(params, batches, key, *state) -> Trace`. It is not to be jitted.
+      `fn(params, batches, key, *state) -> Trace`. Do not jit it.
 
     Raises:
       ValueError: num_samples < 2.
@@ -253,25 +254,26 @@ def spectral_density(
     width: float = 0.01,
     num_points: int = 1000,
 ) -> Callable[..., SpectralDensity]:
-    r"""The density of eigenvalues, by stochastic Lanczos quadrature.
+    r"""Estimates the density of eigenvalues by stochastic Lanczos quadrature.
 
     For each random unit vector v, m Lanczos steps give the Gauss quadrature rule of the measure
-    :math:`\sum_i (v^\top q_i)^2 \delta(\lambda - \lambda_i)`, whose expectation over v is the
-    density :math:`\frac{1}{n} \sum_i \delta(\lambda - \lambda_i)` [Golub and Welsch, 1969;
-    Ghorbani et al., 2019]. It is exact for polynomials in :math:`\lambda` of degree 2 m - 1.
+    :math:`\sum_i (v^\top q_i)^2 \delta(\lambda - \lambda_i)`, with the eigenvectors :math:`q_i`.
+    Its expectation over v is the density :math:`\frac{1}{n} \sum_i \delta(\lambda - \lambda_i)`
+    [Golub and Welsch, 1969; Ghorbani et al., 2019]. The rule is exact for polynomials in
+    :math:`\lambda` up to degree 2 m - 1.
 
     Cost: `num_samples * num_matvecs` products, and memory for `num_matvecs` vectors.
 
     Args:
       operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.
-      num_matvecs: m, the number of Lanczos steps; no more are done than the matrix has rows.
+      num_matvecs: m, the number of Lanczos steps, at most the number of the matrix's rows.
       num_samples: S, the number of random vectors.
       width: standard deviation of the Gaussian that smooths the density, as a fraction of the
         range of the nodes.
       num_points: X, the number of points of the grid.
 
     Returns:
-      `fn(params, batches, key, *state) -> SpectralDensity`. It is not to be jitted.
+      `fn(params, batches, key, *state) -> SpectralDensity`. Do not jit it.
 
     Raises:
       ValueError: num_matvecs < 1, num_samples < 2, num_points < 2, or width not positive.
@@ -320,8 +322,8 @@ def spectral_density(
 
 
 def _smooth(nodes, weights, width, num_points):
-    """(grid (X,), densities of each random vector there (X, S), standard deviation)."""
-    # One eigenvalue only, as in multiples of the identity, has no range.
+    """Returns (grid (X,), densities at the grid (X, S), standard deviation)."""
+    # The nodes have no range if there is one eigenvalue, as in multiples of the identity.
     spread = np.ptp(nodes) or np.abs(nodes).max() or 1.0
     smoothing = float(width * spread)
     grid = np.linspace(nodes.min() - 5 * smoothing, nodes.max() + 5 * smoothing, num_points)
@@ -330,14 +332,14 @@ def _smooth(nodes, weights, width, num_points):
 
 
 def _flatten(operator):
-    """The matrix in flat vectors: (a vector, product, back to the pytree)."""
+    """Returns the matrix for flat vectors: (a vector, product, back to the pytree)."""
     like, unravel = ravel_pytree(operator.like)
     matvec = lambda v: ravel_pytree(operator.matvec(unravel(v)))[0]
     return like, matvec, unravel
 
 
 def _eigh(alphas, betas):
-    """Eigenvalues, ascending, and eigenvectors, in columns, of T, in float64."""
+    """Returns T's ascending eigenvalues and its eigenvectors in columns, in float64."""
     alphas, betas = np.asarray(alphas, dtype=float), np.asarray(betas, dtype=float)
     if not np.isfinite(alphas).all():
         raise ValueError("params must have a finite matrix of second derivatives, got NaN or inf.")

@@ -1,8 +1,8 @@
-"""What measures are given: parameters, keys, batches, grids. Errors name the argument and the cure.
+"""Checks of the arguments of measures: parameters, keys, batches and grids.
 
-Every measure looks at its parameters through `measured` and `weights`: the leaves that it moves are
-real numbers of float32 at least. In half precision a perturbation below 2^-8 of a weight would be
-rounded away, and the network would look flat.
+Every measure reads its parameters by `measured` and `weights`: the leaves that it moves are real
+numbers in at least float32. In half precision a perturbation below 2^-8 of a weight would be
+rounded away, and the network would look flat. Errors name the argument and the remedy.
 """
 
 from typing import Any
@@ -33,18 +33,18 @@ __all__ = [
 
 
 def measured(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.ArrayTree:
-    """The parameters with the weights that move in float32 at least; other leaves pass.
+    """Converts the weights that move to at least float32; other leaves are unchanged.
 
     Args:
       params: the parameters.
       mask: leaves marked False do not move.
-      name: of the argument, for error messages.
+      name: name of the argument, for error messages.
 
     Returns:
       A pytree like `params`.
 
     Raises:
-      TypeError: there is no leaf of real numbers, or a leaf that moves is complex.
+      TypeError: no leaf has real numbers, or a leaf that moves is complex.
     """
     moving = weights(params, mask, name)
     if not any(is_real(leaf) for leaf in jax.tree.leaves(params)):
@@ -57,9 +57,9 @@ def measured(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.A
 
 
 def weights(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.ArrayTree:
-    """The leaves that a measure moves; in place of the others None, a pytree of no leaves.
+    """Returns the leaves that a measure moves, and None for all other leaves.
 
-    These are the leaves of real numbers that the mask marks True: integers, bools and random keys
+    These are the leaves of real numbers that the mask marks True. Integers, bools and random keys
     never move.
     """
     moving = _masks.moving(params, mask)
@@ -67,29 +67,29 @@ def weights(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.Ar
         if jnp.iscomplexobj(leaf):
             raise TypeError(
                 f"{name}{jax.tree_util.keystr(path)} must be real, got "
-                f"{_checks.described(leaf)}: give real and imaginary part as leaves of their own "
+                f"{_checks.described(leaf)}: give real and imaginary part as separate leaves "
                 "and join them in eval_fn, or mask the leaf."
             )
     return jax.tree.map(lambda leaf: leaf if is_real(leaf) else None, moving)
 
 
 def is_real(leaf: Any) -> bool:
-    """Whether a leaf is of real floating-point numbers; a Python float is."""
+    """Whether a leaf has real floating-point numbers; this includes a Python float."""
     return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
 
 
 def zeros_like(params: chex.ArrayTree) -> chex.ArrayTree:
-    """A direction in which nothing moves: zeros; random keys, which have none, stay."""
+    """Returns a direction of zeros; random keys, which have no zero, are unchanged."""
     return jax.tree.map(lambda leaf: leaf if is_typed(leaf) else jnp.zeros_like(leaf), params)
 
 
 def random_key(key: Any) -> chex.PRNGKey:
-    """A seed becomes a key, as `flatjax.esgd` takes it; keys of the new and the old style pass."""
+    """Returns a key unchanged, or makes a key of a seed, as in `flatjax.esgd`."""
     return as_key("key", key)
 
 
 def check_unused_key(key: Any) -> None:
-    """Raises unless this is a key, a seed or None: what measures take that draw nothing."""
+    """Raises unless this is a key, a seed or None, for measures that draw nothing."""
     if key is None:
         return
     try:
@@ -97,13 +97,13 @@ def check_unused_key(key: Any) -> None:
     except (TypeError, ValueError) as error:
         raise TypeError(
             "key must be a random key, a seed or None: every measure is called with (params, "
-            "batches, key, *state), those that draw nothing too. State, such as batch statistics, "
+            "batches, key, *state), also if it draws nothing. State, such as batch statistics, "
             f"comes after the key. {error}"
         ) from error
 
 
 def check_grid(name: str, values: Any) -> np.ndarray:
-    """The values as an array; raises unless they are positive and finite numbers."""
+    """Returns the values as an array; raises unless they are positive finite numbers."""
     array = np.atleast_1d(_checks.real_array(name, values))
     if array.ndim != 1 or not array.size or not (np.isfinite(array) & (array > 0)).all():
         raise ValueError(f"{name} must be a list of positive finite numbers, got {array}.")

@@ -1,14 +1,14 @@
-"""Lanczos' tridiagonalisation of a matrix whose product is a Python loop over batches.
+"""Lanczos tridiagonalisation for a product that is a loop over batches.
 
-Here the loop over Lanczos steps runs in Python, and only the change of the basis is compiled.
-`matfree.decomp.tridiag_sym` does not serve, because it traces the product:
+Here the loop over Lanczos steps runs in Python, and only the update of the basis is compiled.
+`matfree.decomp.tridiag_sym` cannot be used, because it traces the product:
 
-- One program then holds the products of all batches, and is compiled anew for each solution: 27
-  seconds for ten batches of a small convolutional network, against 7 once and 1 for each further
-  solution. Data that are streamed cannot be traced at all.
+- One program then holds the products of all batches, and is compiled anew for each solution: in 27
+  seconds for ten batches of a small convolutional network. Here compilation takes 7 seconds once,
+  and 1 for each further solution. Streamed data cannot be traced at all.
 - In float32 its basis loses its norm in large vectors: eigenvalues of a matrix of a million rows
   were wrong by 1e-4, here by 1e-5.
-- Where the Krylov space is exhausted, as for multiples of the identity, it continues with rounding
+- If the Krylov space is exhausted, as for multiples of the identity, it continues with rounding
   errors and finds eigenvalues that the matrix does not have.
 """
 
@@ -26,12 +26,12 @@ from flatjax.flatness import _inputs
 
 
 class Tridiagonalization(NamedTuple):
-    """A Q^T = Q^T T + residual e_m^T. Fields are named as in matfree.
+    """The decomposition A Q^T = Q^T T + residual e_m^T, with matfree's field names.
 
     Attributes:
       Q_tall: m orthonormal vectors, stacked on the first axis of each leaf.
       J_small: T, tridiagonal, shape (m, m).
-      residual: what remains of A q_m, orthogonal to all of Q.
+      residual: remainder of A q_m, orthogonal to all of Q.
       init_length_inv: 1 / norm of the initial vector.
     """
 
@@ -42,25 +42,26 @@ class Tridiagonalization(NamedTuple):
 
 
 def lanczos(num_matvecs: int) -> Callable[..., Tridiagonalization]:
-    r"""Tridiagonalisation :math:`A Q^\top = Q^\top T + r e_m^\top` of a symmetric matrix.
+    r"""Decomposes a symmetric matrix as :math:`A Q^\top = Q^\top T + r e_m^\top`.
 
-    It is fully reorthogonalised, has the interface of `matfree.decomp.tridiag_sym(num_matvecs)`,
-    and takes its place in what matfree computes from one: `matfree.eig.eigh_partial(lanczos(20))`,
-    or, with `matfree.funm.funm_lanczos_sym(dense_funm, lanczos(20))`, functions of the Hessian.
+    The basis is fully reorthogonalised. The function has the interface of
+    `matfree.decomp.tridiag_sym(num_matvecs)` and can replace it in matfree's functions:
+    `matfree.eig.eigh_partial(lanczos(20))`, or, for functions of the Hessian,
+    `matfree.funm.funm_lanczos_sym(dense_funm, lanczos(20))`.
 
     Cost: `num_matvecs` products, and memory for as many vectors.
 
     Args:
-      num_matvecs: m, the number of Lanczos steps; no more are done than the matrix has rows.
+      num_matvecs: m, the number of Lanczos steps, at most the number of the matrix's rows.
 
     Returns:
       `fn(matvec, vector, *parameters) -> Tridiagonalization`, with
       `matvec(vector, *parameters)` and any pytree of real floating-point arrays as `vector`.
-      Vectors are of float32 at least.
+      Vectors are in at least float32.
 
     Raises:
       ValueError: num_matvecs < 1.
-      TypeError: (when called) `vector` is not of real floating-point numbers.
+      TypeError: (when called) `vector` does not have real floating-point numbers.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -90,11 +91,11 @@ def lanczos(num_matvecs: int) -> Callable[..., Tridiagonalization]:
 def tridiagonalize(
     matvec: Callable[[jax.Array], jax.Array], start: jax.Array, num_matvecs: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Lanczos iteration from a flat vector (n,).
+    """Runs the Lanczos iteration from a flat vector (n,).
 
     Returns:
-      The basis (m, n); the diagonal of T (m,) and its off-diagonal (m,), whose last element is the
-      norm of the residual; the residual (n,). m is `num_matvecs`, or n if that is smaller.
+      The basis (m, n); the diagonal of T (m,); its off-diagonal (m,), whose last element is the
+      norm of the residual; and the residual (n,). m is `num_matvecs`, or n if that is smaller.
     """
     num_matvecs = min(num_matvecs, start.size)
     vector = start / jnp.linalg.norm(start)
@@ -108,16 +109,16 @@ def tridiagonalize(
     return basis, jnp.stack(alphas), jnp.stack(betas), residual
 
 
-_STREAM = 1950  # of vectors outside of an invariant subspace
+_STREAM = 1950  # folded into the key of vectors outside of an invariant subspace
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _step(basis, product, k, scale):
-    """Adds to the basis what is new in A q_k: (basis, q_k+1, alpha, beta, max norm, residual)."""
+    """Extends the basis by A q_k: (basis, q_k+1, alpha, beta, max norm, residual)."""
     dot = functools.partial(jnp.matmul, precision="highest")
 
     def orthogonalize(v):
-        # Twice is enough [Kahan; Parlett, 1980]: the first pass cancels most of v.
+        # Two passes are enough [Kahan; Parlett, 1980]: the first one cancels most of v.
         for _ in range(2):
             v = v - dot(dot(basis, v), basis)
         return v
@@ -126,10 +127,10 @@ def _step(basis, product, k, scale):
     residual = orthogonalize(product)
     beta = jnp.linalg.norm(residual)
     scale = jnp.maximum(scale, jnp.linalg.norm(product))
-    # Nothing remains: the basis spans an invariant subspace. Go on from a vector outside it, which
-    # finds other eigenvectors and has no weight in a quadrature.
+    # If nothing remains, the basis spans an invariant subspace. A vector outside it continues the
+    # iteration; it finds other eigenvectors and has no weight in a quadrature.
     is_invariant = beta <= jnp.finfo(basis.dtype).eps * scale
-    # A stream of its own: drawn with the key of the start, it might be the start again.
+    # This draw needs its own stream: with the key of the start, it might be the start again.
     key = jax.random.fold_in(jax.random.key(_STREAM), k)
     fresh = lambda: orthogonalize(jax.random.normal(key, product.shape, basis.dtype))
     vector = jax.lax.cond(is_invariant, fresh, lambda: residual)

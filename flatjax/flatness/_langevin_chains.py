@@ -1,22 +1,23 @@
-r"""Langevin chains on minibatches around a solution: the sampler of `learning_coefficient`.
+r"""Langevin chains on minibatches, the sampler of `learning_coefficient`.
 
-Chains sample :math:`e^{-U}`, the data's energy and a spring to the solution :math:`w^*`,
+Chains sample :math:`e^{-U}`. The energy U contains the data's energy E and a spring to the solution
+:math:`w^*`,
 
 .. math::
   U(\delta) = \beta \, \big(E(w^* + \delta) - E(w^*)\big) + \tfrac{\gamma}{2} \lVert\delta\rVert^2.
 
-*Control variates* [Baker et al., 2019]. One of K batches, drawn at random and common to the
-chains, stands for all. What it says at :math:`w^*` is replaced by what all data say there:
+*Control variates* [Baker et al., 2019]. One of K batches replaces all data. It is drawn at random
+and shared by the chains. Its values at :math:`w^*` are replaced by those of all data:
 
 .. math::
   E(w^* + \delta) - E(w^*) \approx K \, \big(E_b(w^* + \delta) - E_b(w^*) - g_b \delta\big)
   + g \delta, \qquad g_b = \nabla E_b(w^*), \; g = \nabla E(w^*), \tag{1}
 
-which is unbiased, as is its gradient. The noise of the gradient at :math:`w^*`, which all chains
-would share, is gone; the values at :math:`w^*` are computed once for C chains.
+This estimate is unbiased, and so is its gradient. It removes the noise of the gradient at
+:math:`w^*`, which all chains would share. The values at :math:`w^*` are computed once for C chains.
 
-*Warm-up, then a run*: `_langevin_steps` has the steps. One batch holds all data: then all steps
-are accepted or rejected, and chains are exact.
+*Steps*: a warm-up, then a run; `_langevin_steps` defines the steps. If one batch holds all data,
+all steps are accepted or rejected, and the chains are exact.
 """
 
 from collections.abc import Iterator
@@ -32,20 +33,20 @@ from flatjax.flatness import _langevin_steps
 from flatjax.flatness._langevin_steps import Chains, Target
 from flatjax.flatness._minibatches import Minibatches, Solution
 
-# Share of the warm-up in which steps are tuned; in the rest chains settle.
+# Share of the warm-up that tunes the steps; in the rest the chains settle.
 TUNED = 0.6
 
 
 class Run(NamedTuple):
-    """What is kept of T steps of C chains.
+    """The record of T steps of C chains.
 
     Attributes:
       energy: beta (E - E*), by eq. (1), (C, T).
       temperature: the mean of eq. (5) of `_langevin_steps` over a chain, (C,).
       step_size: epsilon.
-      acceptance: rate at which steps were accepted: in the run, where it is exact, or in the second
+      acceptance: rate at which steps were accepted: in the run if it is exact, else in the second
         half of the tuning; nan for a given step size.
-      num_gradients: of a network on a batch.
+      num_gradients: number of gradients of a network on a batch.
     """
 
     energy: np.ndarray
@@ -56,7 +57,7 @@ class Run(NamedTuple):
 
 
 class LangevinChains:
-    """Langevin chains, by programs that serve all solutions of the same shapes."""
+    """Langevin chains; their programs serve all solutions of the same shapes."""
 
     def __init__(self, minibatches: Minibatches, num_chains: int):
         self._minibatches, self._num_chains = minibatches, num_chains
@@ -74,7 +75,7 @@ class LangevinChains:
         num_warmup: int,
         step_size: float | None,
     ) -> Run:
-        """Tunes the steps unless `step_size` is given, lets chains settle, and records them."""
+        """Tunes the steps unless `step_size` is given; settles and records chains."""
         number = lambda x: jnp.asarray(x, near.slope.dtype)
         num_tuned = 0 if step_size is not None else int(TUNED * num_warmup)
         target = Target(number(beta), number(gamma), number(near.num_batches), near.slope)
@@ -105,7 +106,7 @@ class LangevinChains:
         slope = target.beta * target.slope
         zeros = jnp.zeros((self._num_chains, slope.size), slope.dtype)
         log_step = jnp.log(jnp.asarray(1.0 if step_size is None else step_size, slope.dtype))
-        # A first step as long as the spring is wide; a given one is of the weights as they are.
+        # The first step has the width of the spring. A given step is used as it is.
         scale = target.gamma if step_size is None else 1.0
         return Chains(
             delta=zeros,
@@ -120,7 +121,7 @@ class LangevinChains:
         )
 
     def _advance(self, kind, near, target, chains, batches, length, key):
-        """The chains after some steps, and what each step recorded."""
+        """Makes some steps; returns the chains and the record of each step."""
         key = jax.random.fold_in(key, 1 if kind == "tune" else 2)
         options = {"kind": kind, "one_by_one": near.one_by_one}
         if near.stacked is not None:
@@ -146,7 +147,7 @@ class LangevinChains:
         near = self._minibatches.at_solution(params, batch, state)
 
         def landscape(delta):
-            """Energies beta (E - E*) and gradients of U, by eq. (1)."""
+            """Computes energies beta (E - E*) and gradients of U, by eq. (1)."""
             energy, slope = self._minibatches.at(delta, params, batch, state, one_by_one)
             rise = energy - near.energy - delta @ near.slope
             rise = target.beta * (target.num_batches * rise + delta @ target.slope)
@@ -154,7 +155,7 @@ class LangevinChains:
             return rise, target.beta * slope + target.gamma * delta
 
         key = jax.random.fold_in(key, t)
-        # One flat draw, which XLA compiles much faster than one of two axes.
+        # One flat draw: XLA compiles it much faster than a draw of two axes.
         noise = _cpu.normal(key, chains.delta.size, chains.delta.dtype).reshape(chains.delta.shape)
         if kind == "tune":
             return _langevin_steps.tune(target, chains, t, key, landscape, noise)
@@ -164,7 +165,7 @@ class LangevinChains:
 
 
 def _stream(near: Solution, key: chex.PRNGKey, length: int) -> Iterator[Any]:
-    """Batches drawn at random from a sequence (their indices, if stacked), else as they come."""
+    """Draws a sequence's batches (or indices) at random; else in their order."""
     if near.data.in_memory:
         drawn = jax.random.randint(jax.random.fold_in(key, 0), (length,), 0, near.num_batches)
         indices = np.asarray(drawn).tolist()

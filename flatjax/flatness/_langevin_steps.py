@@ -1,7 +1,7 @@
 r"""One step of Langevin chains: plain, tuned in the warm-up, or exact.
 
-*Steps* of size :math:`\epsilon` with a constant diagonal preconditioner m carry a momentum p, of
-which a step keeps the share c:
+*Plain steps.* Let :math:`\epsilon` be the step size, m a constant diagonal preconditioner and p a
+momentum, of which each step keeps the share c. With normal noise :math:`\xi` a step is
 
 .. math::
   \delta_{t+1} &= \delta_t - \tfrac{\epsilon}{2} m \nabla U(\delta_t)
@@ -9,51 +9,52 @@ which a step keeps the share c:
   p_{t+1} &= c \, \big(p_t - \sqrt{\epsilon m} \, \nabla U(\delta_t)\big)
   + \sqrt{(1 - c^2) (1 - f)} \, \xi_{t+1}. \tag{1}
 
-This is the splitting BAOAB of Langevin dynamics [Leimkuhler and Matthews, 2013]. Its variance in a
-parabola is exact for every c and every stable step. With c = 0 the momentum is the last noise; with
-this noise twice in place of the sum, f = 0 and m = 1, that would be stochastic gradient Langevin
-dynamics [Welling and Teh, 2011], whose variance is too large by the factor
+This is the splitting BAOAB of Langevin dynamics [Leimkuhler and Matthews, 2013]. In a parabola its
+variance is exact for every c and every stable step. With c = 0 the momentum is the previous noise.
+Stochastic gradient Langevin dynamics [Welling and Teh, 2011] is similar: it uses this noise twice
+instead of the sum, f = 0 and m = 1. Its variance is too large by the factor
 :math:`1 / (1 - a / 2)`, :math:`a = \epsilon m U'' / 2`.
 
-The batches' gradients have a variance v. In slow directions they add as much as noise of the share
+*Noise of the batches.* The batches' gradients have a variance v. In slow directions this adds as
+much noise as the share
 
 .. math:: f = \frac{\epsilon m v}{4} \, \frac{1 + c}{1 - c}, \tag{2}
 
-and as much less noise is drawn [Ahn et al., 2012].
+of the noise :math:`\xi`, which is reduced by this share [Ahn et al., 2012].
 
-*Momentum.* Where the data say nothing, only the spring holds a weight: at a stiffness
-:math:`\gamma` in place of 1 / m. Without momentum such directions relax in
-:math:`2 \kappa / \epsilon` steps, with :math:`\kappa = 1 / (m \gamma)`, which is easily
-:math:`10^5`; with critical damping in :math:`\sqrt{\kappa / \epsilon}` steps. The width of the
-chains shows :math:`\kappa` (it is 1 where m is the inverse Hessian), and c follows:
+*Momentum.* If the data do not depend on a weight, only the spring holds it, with a stiffness
+:math:`\gamma` instead of 1 / m. Without momentum such directions relax in
+:math:`2 \kappa / \epsilon` steps, with :math:`\kappa = 1 / (m \gamma)`, which is often
+:math:`10^5`. With critical damping they relax in :math:`\sqrt{\kappa / \epsilon}` steps. The width
+of the chains gives :math:`\kappa` (1 if m is the inverse Hessian), and c follows:
 
 .. math::
   c = e^{-2 \sqrt{\epsilon / \kappa}}, \qquad
   \kappa = \big\langle \delta^2 / m \big\rangle, \tag{3}
 
-averaged over weights and chains; and c is never so large that f is above a bound.
+where the average is over weights and chains. In addition, c is limited so that f is below a bound.
 
-*Exact steps* move by one step of the leapfrog scheme, and are accepted or rejected by their change
-of U and of the kinetic energy; a rejection reverses the momentum [Horowitz, 1991]. With c = 0 this
-is MALA.
+*Exact steps* make one step of the leapfrog scheme. They are accepted or rejected by their change of
+U and of the kinetic energy; a rejection reverses the momentum [Horowitz, 1991]. With c = 0 this is
+MALA, the Metropolis-adjusted Langevin algorithm.
 
 *The warm-up* finds :math:`\epsilon`, m, v and c. Its steps are accepted or rejected by the energies
-of their own batch, so that they cannot diverge; :math:`\epsilon` is tuned for a high rate of
-acceptance, higher where momentum lasts. Each step sees the gradient of two batches at one point, G
-and G', whose moments are
+of their own batch, so that they cannot diverge. It tunes :math:`\epsilon` for a high rate of
+acceptance, which is higher if momentum lasts longer. Each step computes the gradients G and G' of
+two batches at one point. Their moments are
 
 .. math::
   \langle G G' \rangle = \langle (\partial U)^2 \rangle = \langle \partial^2 U \rangle, \qquad
   v = \tfrac{1}{2} \langle (G - G')^2 \rangle, \tag{4}
 
-by integration by parts: the diagonal of the mean Hessian without one second derivative, whose
-inverse is m.
+by integration by parts. The first is the diagonal of the mean Hessian, without second derivatives;
+its inverse is m.
 
-*Temperature.* Again by integration by parts, whatever the loss,
+*Temperature.* Integration by parts also shows for every loss
 
 .. math:: T = \tfrac{1}{d} \langle \delta \cdot \nabla U(\delta) \rangle = 1. \tag{5}
 
-Steps that are too large, and noise of the gradients, show as T > 1.
+If steps are too large, or if the gradients have noise, T > 1.
 """
 
 from typing import NamedTuple
@@ -61,11 +62,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Acceptance that the step is tuned to without momentum, and the largest mean of f, eq. (2).
+# Acceptance to which the step is tuned without momentum, and the largest mean of f, eq. (2).
 TARGET_ACCEPTANCE, MOST_NOISE = 0.9, 0.1
-# Momentum of many steps needs fewer rejections: at least this share of those without momentum.
+# Long momentum needs fewer rejections: at least this share of the rejections without momentum.
 FEWEST_REJECTIONS = 0.1
-# Exact steps are shorter by a random factor, of which this is the largest logarithm.
+# Exact steps are shorter by a random factor; this is its largest logarithm.
 SHORTEST = 3.0
 
 
@@ -86,18 +87,18 @@ class Target(NamedTuple):
 
 
 class Chains(NamedTuple):
-    """C chains, and what the warm-up knows so far.
+    """C chains and the quantities that the warm-up estimates.
 
     Attributes:
-      delta: their displacements from the solution, (C, d).
+      delta: displacements of the chains from the solution, (C, d).
       momentum: p, (C, d).
       rise: beta (E - E*) of the last batch at the same points, (C,).
-      gradient: of U, of the last batch at the same points, (C, d).
+      gradient: gradient of U for the last batch at the same points, (C, d).
       curvature: the diagonal of the mean Hessian, eq. (4), (d,); 1 / m after the tuning.
       variance: v, (d,).
       spread: kappa, eq. (3); 0 for plain steps.
       log_step: log epsilon.
-      mean_log_step: its running mean.
+      mean_log_step: running mean of log epsilon.
     """
 
     delta: jax.Array
@@ -112,14 +113,14 @@ class Chains(NamedTuple):
 
 
 def _preconditioner(chains, target):
-    """m: no weight feels less than the spring."""
+    """Computes m: every weight feels at least the spring."""
     return 1 / jnp.maximum(chains.curvature, target.gamma)
 
 
 def tune(target, chains, t, key, landscape, noise):
-    """One step on the energy of a batch, and what it says of eqs. (3) and (4)."""
+    """Makes one step on a batch's energy, and updates eqs. (3) and (4)."""
     rise, gradient = landscape(chains.delta)
-    # Early steps are forgotten, which began at the solution.
+    # The estimates forget early steps, because these began at the solution.
     rate = 3.0 / (t + 3.0)
     update = lambda mean, x: mean + rate * (x - mean)
     curvature = update(chains.curvature, jnp.mean(gradient * chains.gradient, axis=0))
@@ -127,14 +128,14 @@ def tune(target, chains, t, key, landscape, noise):
     old = _preconditioner(chains, target)
     chains = chains._replace(curvature=curvature, variance=variance)
     m = _preconditioner(chains, target)
-    # As m changes, the step keeps its ratio to the curvature: acceptance raises it too slowly.
+    # When m changes, the step keeps its ratio to the curvature: acceptance raises it too slowly.
     log_step = chains.log_step + jnp.log(jnp.mean(old / m))
     spread = update(chains.spread, jnp.mean(chains.delta**2 / m))
     chains = chains._replace(rise=rise, gradient=gradient, log_step=log_step, spread=spread)
 
     c, _ = _kept(chains, m)
     chains, probability = _propose_and_decide(target, chains, m, c, key, landscape, noise)
-    # Large changes at first, and always some, because m changes.
+    # Changes are large at first, and never vanish, because m changes.
     gain = jnp.maximum(3.0 / (t + 1.0) ** 0.6, 0.1)
     rejected = (1 - TARGET_ACCEPTANCE) * jnp.maximum(1 - c, FEWEST_REJECTIONS)
     log_step = chains.log_step + gain * (probability.mean() - 1 + rejected)
@@ -143,7 +144,7 @@ def tune(target, chains, t, key, landscape, noise):
 
 
 def _propose_and_decide(target, chains, m, c, key, landscape, noise):
-    """An exact step by the energy of one batch, and its probabilities, (C,)."""
+    """Makes an exact step by the energy of one batch, with probabilities (C,)."""
     squares = lambda x: jnp.sum(x**2, axis=1)
     scale = jnp.sqrt(jnp.exp(chains.log_step) * m)
     momentum = c * chains.momentum + jnp.sqrt(1 - c**2) * noise
@@ -165,7 +166,7 @@ def _propose_and_decide(target, chains, m, c, key, landscape, noise):
 
 
 def frozen(chains, target):
-    """The chains with the step and m that they keep."""
+    """Returns the chains with a step and m that stay constant."""
     m = _preconditioner(chains, target)
     noise = jnp.mean(m * chains.variance) / 4
     log_step = jnp.minimum(chains.mean_log_step, jnp.log(MOST_NOISE / noise))
@@ -173,23 +174,23 @@ def frozen(chains, target):
 
 
 def _temperature(chains):
-    """Eq. (6) of each chain, (C,)."""
+    """Computes the temperature of each chain, eq. (5), (C,)."""
     return jnp.sum(chains.delta * chains.gradient, axis=1) / chains.delta.shape[1]
 
 
 def _kept(chains, m):
-    """The share c of eq. (3), and f of eq. (2), (d,)."""
+    """Computes the share c of eq. (3), and f of eq. (2), (d,)."""
     step = jnp.exp(chains.log_step)
     share = step * m * chains.variance / 4  # f without momentum
     c = jnp.exp(-2 * jnp.sqrt(step / chains.spread))
-    # The largest c at which the mean of f is at its bound.
+    # The largest c for which the mean of f is within its bound.
     longest = jnp.maximum(MOST_NOISE / jnp.mean(share), 1.0)
     c = jnp.minimum(c, 1 - 2 / (longest + 1))
     return c, jnp.minimum(share * (1 + c) / (1 - c), 1.0)
 
 
 def move(chains, landscape, noise):
-    """Eq. (1), and the energies and temperatures before it."""
+    """Makes a step by eq. (1); also returns energies and temperatures before it."""
     rise, gradient = landscape(chains.delta)
     chains = chains._replace(rise=rise, gradient=gradient)
     m = 1 / chains.curvature
@@ -202,10 +203,10 @@ def move(chains, landscape, noise):
 
 
 def move_exactly(target, chains, key, landscape, noise):
-    """An exact step on all data, and the energies and temperatures after it."""
+    """Makes an exact step on all data, with energies and temperatures after it."""
     log_step, m = chains.log_step, 1 / chains.curvature
     c, _ = _kept(chains, m)
-    # Now and then a small step, for places that are much stiffer than the mean Hessian.
+    # An occasional small step serves places that are much stiffer than the mean Hessian.
     shorter = SHORTEST * jax.random.uniform(jax.random.fold_in(key, 2)) ** 2
     chains = chains._replace(log_step=log_step - shorter)
     chains, probability = _propose_and_decide(target, chains, m, c, key, landscape, noise)

@@ -1,4 +1,4 @@
-r"""The local learning coefficient: how fast the volume of good weights shrinks with the loss."""
+r"""The local learning coefficient: the scaling of the volume of low loss."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from flatjax.flatness._minibatches import Minibatches
 from flatjax.flatness._surroundings import Landscape
 
 SAMPLERS = ("langevin", "tempered")
-# Default ladder of tempered chains: 0, and this many betas, each twice the one below.
+# Default ladder of tempered chains: 0, and this many betas, each twice the previous one.
 RUNGS = 12
 
 
@@ -36,70 +36,77 @@ def learning_coefficient(
     num_steps: int = 2000,
     num_warmup: int = 1000,
 ) -> Callable[..., LearningCoefficient]:
-    r"""The local learning coefficient of a solution, as a function of (params, batches, key).
+    r"""Makes a function that estimates the local learning coefficient of a solution.
 
     .. math::
       \hat\lambda = \beta \, \big(\langle E \rangle - E(w^*)\big), \qquad
       \langle \cdot \rangle \text{ over } e^{-\beta E(w)
       - \frac{\gamma}{2} \lVert w - w^* \rVert^2}, \qquad E = \sum_i \ell_i = n L
 
-    [Lau et al., 2023], at :math:`\beta = 1 / \log n` by default. It is half the number of weights
-    at a regular minimum and less at a singular one: the volume in which the loss is within
-    :math:`\epsilon` of the minimum is of order :math:`\epsilon^\lambda` [Watanabe, 2009].
+    [Lau et al., 2023]. Here n is the number of examples, and :math:`\beta = 1 / \log n` by default.
+    At a regular minimum :math:`\lambda` is half the number of weights; at a singular minimum it is
+    smaller. The volume in which the loss is within :math:`\epsilon` of the minimum is of order
+    :math:`\epsilon^\lambda` [Watanabe, 2009].
 
-    *What the interval is of.* The expectation at this n, :math:`\beta` and :math:`\gamma`, not its
-    limit. For a quadratic loss whose Hessian has the eigenvalues :math:`h_i` it is
+    *Meaning of the interval.* The interval is for the expectation at this n, :math:`\beta` and
+    :math:`\gamma`, not for its limit. For a quadratic loss whose Hessian has the eigenvalues
+    :math:`h_i`, the expectation is
 
     .. math:: \tfrac{1}{2} \sum_i \frac{n \beta h_i}{n \beta h_i + \gamma},
 
-    which is half the number of eigenvalues well above :math:`\gamma / n \beta`. With a multiplicity
-    m the limit is approached as :math:`\lambda - (m - 1) / \log n \beta`, slowly.
+    which is half the number of eigenvalues well above :math:`\gamma / n \beta`. At a singularity of
+    multiplicity m, the estimate :math:`\lambda - (m - 1) / \log n \beta` approaches the limit
+    slowly.
 
     *Langevin chains* (`sampler="langevin"`) start at the solution. With several batches they are
-    stochastic gradient Langevin dynamics: each step uses one batch drawn at random, with control
-    variates at the solution and less noise by what the batches add; steps are exact in a parabola.
-    The warm-up finds the step size, a diagonal preconditioner, and a momentum with which chains
-    cross directions in which only the spring holds them. With one batch of all data every step is
-    accepted or rejected, and the chains are exact. A `step_size` that is given is that of plain
-    steps, :math:`w \leftarrow w - \frac{\epsilon}{2} \nabla U + \sqrt{\epsilon} \xi`, without
+    stochastic gradient Langevin dynamics: each step uses one batch drawn at random. Control
+    variates at the solution reduce the noise of the batches, and the added noise is reduced by the
+    rest. Steps are exact in a parabola. The warm-up finds the step size, a diagonal preconditioner,
+    and a momentum; with momentum, chains quickly cross directions in which only the spring acts.
+    With one batch of all data every step is accepted or rejected, and the chains are exact. If you
+    give a `step_size`, the chains make plain steps,
+    :math:`w \leftarrow w - \frac{\epsilon}{2} \nabla U + \sqrt{\epsilon} \xi`, without
     preconditioner and momentum.
 
-    *Tempered chains* (`sampler="tempered"`) are those of `local_entropy` with the additive prior
-    at the distance :math:`1 / \sqrt\gamma`: exact, without gradients, for up to tens of weights.
+    *Tempered chains* (`sampler="tempered"`) are the chains of `local_entropy` with the additive
+    prior at the distance :math:`1 / \sqrt\gamma`. They are exact and need no gradients, but serve
+    only up to tens of weights.
 
-    *Errors.* Between chains, with C - 1 degrees of freedom; see `converged` and `problems`.
-    Printing the result shows all of it, its `plot()` draws the chains.
+    *Errors.* Standard errors are computed between chains, with C - 1 degrees of freedom. See
+    `converged` and `problems`. Printing the result shows everything, and `plot()` draws the chains.
 
-    *Cost.* Langevin: a step is one gradient of a batch for each chain and one for the solution,
-    two for each chain while steps are tuned, vmapped; about 5 C vectors of the size of the weights
-    in memory. Sequences of batches of one shape are kept on the device. Tempered: C K evaluations
-    of the data a step, for K betas.
+    *Cost.* A Langevin step takes one gradient of a batch for each chain and one for the solution,
+    vmapped. While steps are tuned, it takes two for each chain. Memory holds about 5 C vectors of
+    the size of the weights. Sequences of batches of one shape are kept on the device. A tempered
+    step takes C K evaluations of the data, for K betas.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
-      quantity: what E sums, a name of `eval_fn`: differentiable, for Langevin chains.
+      quantity: name of the loss that E sums, as `eval_fn` returns it. It must be differentiable for
+        Langevin chains.
       beta: inverse temperature per unit of E; 1 / log n by default.
-      localization: :math:`\gamma`: the spring allows :math:`1 / \sqrt\gamma` to each weight.
+      localization: :math:`\gamma`. The spring allows each weight to move by about
+        :math:`1 / \sqrt\gamma`.
       mask: pytree of bools (or a function of params returning one); leaves marked False do not
-        move: the coefficient of a block is that of the loss as a function of its weights alone.
+        move. The coefficient then describes the loss as a function of the other weights only.
       sampler: `"langevin"` or `"tempered"`.
-      step_size: :math:`\epsilon` of Langevin chains; None to tune it.
-      betas: ladder of tempered chains, increasing up to `beta`; by default 12, each twice the one
-        below. 0 is added.
+      step_size: :math:`\epsilon` of Langevin chains; None tunes it.
+      betas: ladder of tempered chains, increasing up to `beta`. The default has 12, each twice the
+        previous one. 0 is added.
       num_chains: C.
-      num_steps: T, steps of each chain that are recorded.
-      num_warmup: steps before them: 60% to tune, 40% to settle.
+      num_steps: T, the number of recorded steps of each chain.
+      num_warmup: number of steps before them: 60% tune the steps, and in 40% the chains settle.
 
     Returns:
-      `fn(params, batches, key, *state) -> LearningCoefficient`. Not to be jitted itself.
+      `fn(params, batches, key, *state) -> LearningCoefficient`. Do not jit it.
       `batches`: a sequence, or a function that returns an iterable, of batches of about one size.
 
     Raises:
       ValueError: a number that is not positive and finite; fewer than 2 chains, 10 steps or 10
-        steps of warm-up; unknown sampler; betas that do not increase up to beta; later: no batches,
-        batches that can be passed over only once, no such quantity, no weights that move, fewer
-        than 3 examples without `beta`.
+        warm-up steps; an unknown sampler; betas that do not increase up to beta. When called: no
+        batches, batches that can be iterated only once, an unknown quantity, no weights that move,
+        or fewer than 3 examples without `beta`.
 
     References:
       Lau, Furman, Wang, Murfet, Wei, `The local learning coefficient: a singularity-aware
@@ -108,7 +115,7 @@ def learning_coefficient(
       criterion, 2013.
 
     Examples:
-      Two weights of which only the first matters, :math:`\lambda = 1 / 2`:
+      Two weights, of which only the first affects the loss, :math:`\lambda = 1 / 2`:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.flatness import learning_coefficient

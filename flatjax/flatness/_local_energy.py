@@ -1,4 +1,4 @@
-"""Local energy: how much the training error rises when the weights are perturbed at random."""
+"""Local energy: the rise of the training error under random perturbations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from flatjax.flatness import _inputs, _plots, _tables
 from flatjax.flatness._quantities import check_quantity
 from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
 
-# A standard error of fewer draws (or pairs of them) is no ground on which to stop.
+# With fewer draws (or pairs of draws), the standard error is too uncertain to stop on it.
 LEAST_ADAPTIVE_UNITS = 10
 
 
@@ -24,19 +24,19 @@ LEAST_ADAPTIVE_UNITS = 10
 class LocalEnergy(NamedTuple):
     """Rise of the evaluated quantities under noise, on a grid of G strengths.
 
-    Where M stacked solutions were measured together, arrays of values carry a leading axis M.
+    If M stacked solutions were measured together, arrays of values have a leading axis M.
 
     Attributes:
       sigma: the strengths of the noise, shape (G,).
       mean: {name: mean rise over draws, shape (G,)}, in the units of `eval_fn`.
-      sem: {name: standard error of that mean over draws, shape (G,)}.
+      sem: {name: standard error of the mean over draws, shape (G,)}.
       reference: {name: value without noise, scalar}.
       draws: {name: rise of each draw, shape (G, S)}; NaN beyond the draws taken at a sigma.
-      num_samples: draws taken at each sigma, shape (G,).
+      num_samples: number of draws taken at each sigma, shape (G,).
       target_met: whether the standard error at each sigma has reached `target_sem`, bools of shape
-        (G,); None where no target was set.
-      antithetic: whether draws 2i and 2i + 1 are of opposite noise.
-      key: data of the random key: results of one key are of the same draws, see
+        (G,); None if no target was set.
+      antithetic: whether draws 2i and 2i + 1 have opposite noise.
+      key: data of the random key. Results of the same key have the same draws, see
         `paired_difference`.
     """
 
@@ -51,7 +51,7 @@ class LocalEnergy(NamedTuple):
     key: np.ndarray
 
     def solution(self, index: int) -> "LocalEnergy":
-        """The result of one of the solutions that were measured together."""
+        """Returns the result of one of the solutions that were measured together."""
         take = lambda values: {name: value[index] for name, value in values.items()}
         return self._replace(
             mean=take(self.mean),
@@ -62,7 +62,7 @@ class LocalEnergy(NamedTuple):
         )
 
     def table(self) -> _tables.Table:
-        """Mean rises with their standard errors; printing shows it."""
+        """Tabulates mean rises with their standard errors; printing shows it."""
         stack = np.ndim(next(iter(self.reference.values())))
         num = len(next(iter(self.reference.values()))) if stack else 0
         of = {f"solution {m}, ": self.solution(m) for m in range(num)} if stack else {"": self}
@@ -83,16 +83,16 @@ class LocalEnergy(NamedTuple):
         """Draws the rise of one quantity against the strength of the noise.
 
         Args:
-          name: the quantity.
-          ax: matplotlib axes; those of a new figure by default.
-          **style: of the curves, for matplotlib; `label` names them.
+          name: name of the quantity.
+          ax: matplotlib axes; the axes of a new figure by default.
+          **style: style of the curves, for matplotlib; `label` names them.
 
         Returns:
           The axes.
 
         Raises:
           ImportError: matplotlib is not installed.
-          ValueError: an unknown quantity.
+          ValueError: the quantity is unknown.
         """
         return _plots.plot_local_energy(self, name, ax, style)
 
@@ -112,73 +112,74 @@ def local_energy(
     stats_batches: _inputs.Batches | None = None,
     stacked: bool = False,
 ) -> Callable[..., LocalEnergy]:
-    r"""The local energy of a minimum, as a function of (params, batches, key).
+    r"""Makes a function that measures the local energy of a solution.
 
     .. math::
       \delta E(\sigma) = \mathbb{E}_z \, E\big(w + \sigma z \odot w\big) - E(w),
       \qquad z \sim \mathcal{N}(0, I)
 
-    [Pittorino et al., 2021, eq. 8], E being each quantity that `eval_fn` sums: training error and
-    loss, usually. Multiplicative noise makes it insensitive to the rescalings that leave a ReLU
-    network unchanged; additive noise :math:`w + \sigma z` is an option.
+    [Pittorino et al., 2021, eq. 8]. E is each quantity that `eval_fn` sums, usually training error
+    and loss. Multiplicative noise does not change the result if a ReLU network is rescaled without
+    changing its function. Additive noise :math:`w + \sigma z` is an option.
 
-    The same draws z serve every sigma, and every solution measured with the same key: differences
-    between solutions are less noisy than each of them, see `paired_difference`.
+    The same draws z serve every sigma, and every solution measured with the same key. Differences
+    between solutions are therefore less noisy than their values, see `paired_difference`.
 
-    *Cost*: S x G + 1 evaluations of the batches for S draws and G sigmas; nothing is recompiled
-    between sigmas, draws, or solutions of the same shapes. `batches` that are a sequence are passed
-    over once for each perturbed network. Others (a function that returns a fresh iterator, an
-    iterator) are passed over once for all S x G of them, or once for each `num_samples` draws with
-    `target_sem`: each batch then meets all perturbed networks, which are made anew from their keys,
-    so that memory holds one of them at a time and S draws of noise are made for every batch. That
-    costs little where a batch costs much more than a draw.
+    *Cost*: S x G + 1 evaluations of the batches for S draws and G sigmas. Nothing is recompiled for
+    other sigmas, draws or solutions of the same shapes. A sequence of batches is read once for each
+    perturbed network. Other forms (a function that returns a fresh iterator, an iterator) are read
+    once for all S x G networks; with `target_sem`, once for each `num_samples` draws. Each batch
+    then meets all perturbed networks, which are made again from their keys. Memory holds one
+    network at a time, but the S draws of noise are repeated for every batch. This costs little if a
+    batch costs much more than a draw.
 
-    *Number of draws*: with `target_sem`, `num_samples` draws are taken at each sigma, and as many
-    again at the sigmas whose standard error is still above the target, until there are none or
-    `max_samples` are reached. Stopping when an estimate of the error happens to be low biases it
-    downwards: looking only after blocks of `num_samples` keeps that small (for normal draws, by 4%
-    at 20 and 13% at 10). A quantity that has not changed in a whole block has standard error 0, and
-    is done with.
+    *Number of draws*: with `target_sem`, `num_samples` draws are taken at each sigma. Then blocks
+    of `num_samples` more are taken at the sigmas whose standard error is above the target, up to
+    `max_samples`. Stopping when an estimated error happens to be low biases the error downwards.
+    Looking only after blocks of draws keeps this bias small (for normal draws, 4% with blocks of 20
+    and 13% with blocks of 10). A quantity that did not change in a whole block has standard error
+    0, and is finished.
 
-    *Batch norm*: networks are evaluated with the running statistics fixed, passed as `state`,
-    unless `update_stats` is given: then the first of `state` is re-estimated on `stats_batches`
-    for each perturbed network, and for the reference, as `flatjax.batch_stats.reestimate` does: one
-    more forward pass for each batch, and one besides. (With batches that are not a sequence,
-    the statistics of all perturbed networks are kept.)
+    *Batch norm*: networks are evaluated with fixed running statistics, passed as `state`. If you
+    give `update_stats`, the first element of `state` is re-estimated on `stats_batches` for the
+    reference and for each perturbed network, as by `flatjax.batch_stats.reestimate`. This costs one
+    more forward pass for each batch, plus one. (If batches are not a sequence, the statistics of
+    all perturbed networks are stored.)
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluate`; scalars.
+        `flatjax.evaluate`. It must return scalars.
       sigmas: strengths of the noise.
-      num_samples: S, draws of the noise for each sigma.
+      num_samples: S, the number of draws of the noise for each sigma.
       noise: `"multiplicative"` (default) or `"additive"`.
       mask: pytree of bools (or a function of params returning one); leaves marked False (biases,
-        scales of norms) are not perturbed. All are, by default.
-      antithetic: draw z in pairs of opposite sign: cancels what is odd in z, at small sigma nearly
-        all the noise of a smooth loss. `sem` is then that of the pairs' means.
-      target_sem: standard error up to which draws are added; None (default) for S draws.
-      quantity: what `target_sem` refers to, a name of `eval_fn`.
-      max_samples: the most draws at any sigma with `target_sem`; 10 `num_samples` by default.
+        scales of norms) are not perturbed. By default all are.
+      antithetic: draw z in pairs of opposite sign. This cancels the terms that are odd in z: at
+        small sigma, nearly all the noise of a smooth loss. `sem` is then computed from pairs.
+      target_sem: standard error down to which draws are added; None (default) takes S draws.
+      quantity: name of the quantity to which `target_sem` refers.
+      max_samples: largest number of draws at any sigma with `target_sem`; 10 `num_samples` by
+        default.
       update_stats: `update_stats(params, stats, batch) -> stats`, see `flatjax.batch_stats`.
-      stats_batches: training batches for `update_stats`, in any form that can be passed over again.
-      stacked: leaves of params, and of state, carry a leading axis of M solutions, which are
-        measured together: the same numbers as one by one with the same key (with `target_sem`, with
-        as many draws as the noisiest of them needs). Vmapped, or unrolled where
-        `flatjax.map_replicas` finds that better.
+      stats_batches: training batches for `update_stats`, in any form that can be iterated again.
+      stacked: leaves of params, and of state, have a leading axis of M solutions, which are
+        measured together. The numbers equal separate measurements with the same key (with
+        `target_sem`, with as many draws as the noisiest solution needs). The program is vmapped, or
+        unrolled if `flatjax.map_replicas` prefers that.
 
     Returns:
       `fn(params, batches, key, *state) -> LocalEnergy`. It loops over batches in Python around
-      jitted steps, and is not to be jitted itself. `batches`: a sequence, a function of nothing
-      that returns an iterable, or an iterable. `key`: a random key or an integer seed.
+      jitted steps; do not jit it. `batches`: a sequence, a function without arguments that returns
+      an iterable, or an iterable. `key`: a random key or an integer seed.
 
     Raises:
-      ValueError: sigmas that are empty or not positive and finite; num_samples < 2, or odd or < 4
-        if antithetic, or < 10 draws (pairs) with target_sem; max_samples < num_samples; an unknown
-        kind of noise; one of update_stats and stats_batches without the other; later: no batches,
-        no such quantity, target_sem with batches that can be passed over only once.
+      ValueError: sigmas that are empty or not positive and finite. num_samples < 2, or odd or < 4
+        if antithetic, or < 10 draws (pairs) with target_sem. max_samples < num_samples. An unknown
+        kind of noise. One of update_stats and stats_batches without the other. When called: no
+        batches, an unknown quantity, or target_sem with batches that can be iterated only once.
 
     Examples:
-      A parabola, whose rise is known, :math:`\sigma^2 \lVert w \rVert^2`:
+      A parabola, for which the rise is :math:`\sigma^2 \lVert w \rVert^2`:
 
       >>> import jax, jax.numpy as jnp, flatjax.flatness
       >>> def eval_fn(params, batch):
@@ -222,7 +223,7 @@ def local_energy(
                 return energy
             check_quantity(quantity, energy.sem)
             met = energy.sem[quantity] <= target_sem
-            # Of stacked solutions the noisiest decides.
+            # Among stacked solutions, the noisiest one decides.
             active = np.flatnonzero(~np.all(met, axis=tuple(range(met.ndim - 1))))
             if not len(active) or block.stop == max_samples:
                 return energy._replace(target_met=met)
@@ -233,25 +234,25 @@ def local_energy(
 def paired_difference(
     first: LocalEnergy, second: LocalEnergy, name: str = "error"
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""How much more one solution rises than another under the same noise.
+    r"""Computes how much more one solution rises than another under the same noise.
 
-    The mean over draws of :math:`\delta E_1 - \delta E_2`, and its standard error: less than that
-    of each, as far as the same noise does the same to both. Where more draws were taken of one,
-    those in common are compared.
+    The result is the mean over draws of :math:`\delta E_1 - \delta E_2`, and its standard error.
+    This error is smaller than the errors of both values as far as the same noise has the same
+    effect on both. If one has more draws than the other, only the common draws are compared.
 
     Args:
       first: result of one solution, or of stacked ones.
-      second: result of another with the same key, sigmas and kind of draws.
-      name: the quantity.
+      second: result of another solution with the same key, sigmas and kind of draws.
+      name: name of the quantity.
 
     Returns:
-      (mean, sem), each of shape (G,); (M, G) where one of them is of M stacked solutions.
+      (mean, sem), each of shape (G,), or (M, G) if one of them is of M stacked solutions.
 
     Raises:
-      ValueError: the results do not share sigmas, key or kind of draws, or lack the quantity.
+      ValueError: the results differ in sigmas, key or kind of draws, or lack the quantity.
 
     Examples:
-      The noise is common to both, and so is nearly all of the rise:
+      The same noise acts on both, and both rise by nearly the same amount:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.flatness import local_energy, paired_difference
@@ -267,7 +268,7 @@ def paired_difference(
         raise ValueError(f"results must share sigmas, got {first.sigma} and {second.sigma}.")
     if not np.array_equal(first.key, second.key) or first.antithetic != second.antithetic:
         raise ValueError(
-            "results must be of the same draws: measured with one key, and both antithetic or not."
+            "results must have the same draws: measure both with one key, both antithetic or not."
         )
     for energy in (first, second):
         if name not in energy.draws:
@@ -279,7 +280,7 @@ def paired_difference(
 
 
 def _check_draws(num_samples, max_samples, antithetic, target_sem) -> int:
-    """The most draws at a sigma."""
+    """Checks the numbers of draws; returns the largest number at a sigma."""
     pair = 2 if antithetic else 1
     least = pair * (2 if target_sem is None else LEAST_ADAPTIVE_UNITS)
     _checks.check_count("num_samples", num_samples, minimum=least)
@@ -300,7 +301,7 @@ def _check_draws(num_samples, max_samples, antithetic, target_sem) -> int:
 
 
 def _append(draws, block, active, num_sigmas):
-    """{name: (..., G, S)} with the rises of one more block; NaN at sigmas that were not active."""
+    """Appends the rises of a block to {name: (..., G, S)}; NaN where inactive."""
     longer = {}
     for name, rises in block.items():
         padded = np.full((*rises.shape[:-2], num_sigmas, rises.shape[-1]), np.nan)
@@ -317,7 +318,7 @@ def _summarize(
     antithetic: bool,
     key: chex.PRNGKey,
 ) -> LocalEnergy:
-    """The result of some draws; `target_met` is left open."""
+    """Makes the result of some draws; `target_met` is left open."""
     found = {name: mean_and_sem(rises, num_samples, antithetic) for name, rises in draws.items()}
     return LocalEnergy(
         sigma=sigmas,

@@ -1,4 +1,4 @@
-r"""Local entropy by sampling: how much of a solution's surroundings solves the task as well."""
+r"""Local entropy by sampling: the share of surroundings that solves the task."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,35 +20,35 @@ from flatjax.flatness.priors import Prior
 
 @_tables.printed
 class LocalEntropy(NamedTuple):
-    r"""Local entropy at D distances and K inverse temperatures, the first of them 0.
+    r"""Local entropy at D distances and K inverse temperatures, the first one 0.
 
-    Standard errors are between chains, with C - 1 degrees of freedom: at 8 chains 95% intervals
-    reach 2.4 of them to each side. They are too small where `converged` says no.
+    Standard errors are computed between chains, with C - 1 degrees of freedom. With 8 chains, 95%
+    intervals are 2.4 standard errors to each side. They are too small if `converged` is False.
 
     Attributes:
-      distance: (D,).
-      beta: (K,), per unit of the total energy E; beta[0] = 0.
-      log_volume: F(beta), (D, K), in nats, of all weights together; 0 without data; nan where the
+      distance: the distances, (D,).
+      beta: inverse temperatures (K,), per unit of the total energy E; beta[0] = 0.
+      log_volume: F(beta), (D, K), in nats, of all weights together; 0 without data; nan if the
         energies at neighbouring betas do not overlap.
-      log_volume_sem: its standard error.
-      integrated: the same by thermodynamic integration, from the same samples; off by the spacing
-        of the betas, so that a difference says that they are too far apart.
-      integrated_sem: its standard error.
+      log_volume_sem: standard error of log_volume.
+      integrated: the same quantity by thermodynamic integration of the same samples. The spacing of
+        the betas makes it inexact: if it differs, the betas are too far apart.
+      integrated_sem: standard error of integrated.
       mean_energy: the mean of E at each beta, (D, K): F' = -E.
       log_fraction: the logarithm of the prior's mass where E <= threshold, (D,); None without a
-        threshold, -inf where no sample lies there.
-      log_fraction_sem: its standard error, nan where it is -inf.
+        threshold, -inf if no sample is there.
+      log_fraction_sem: standard error of log_fraction; nan if that is -inf.
       share_below: share of samples with E <= threshold at the largest beta, (D,), or None.
       num_weights: number of weights that move: `log_volume / num_weights` is per weight.
       reference: E at the solution itself.
       acceptance: rate at which steps were accepted, (D, K).
       exchange: rate at which neighbouring betas exchanged configurations, (D, K - 1).
       step_size: s of the steps, (D, K).
-      ess: number of independent samples that E is worth, all chains together, (D, K).
+      ess: effective number of independent samples of E, all chains together, (D, K).
       r_hat: agreement between chains, (D, K); 1 is good.
       converged: whether r_hat <= 1.05 and ess >= 100 at each beta > 0, exchange >= 0.05 and, with
         a threshold, share_below >= 0.01; (D,).
-      num_evaluations: how often a network was evaluated on the data.
+      num_evaluations: number of times that a network was evaluated on the data.
     """
 
     distance: np.ndarray
@@ -72,7 +72,7 @@ class LocalEntropy(NamedTuple):
     num_evaluations: int
 
     def table(self) -> _tables.Table:
-        """The log-volume at the largest beta, for each distance; printing shows it."""
+        """Tabulates log-volumes at the largest beta; printing shows it."""
         found = {
             "log-volume F": [
                 *map(_tables.with_error, self.log_volume[:, -1], self.log_volume_sem[:, -1])
@@ -90,11 +90,11 @@ class LocalEntropy(NamedTuple):
         return _tables.of_quantities(title, "distance", _tables.labels(self.distance), found)
 
     def plot(self, ax: Any = None, **style: Any) -> Any:
-        """Draws the log-volume per weight against the distance, a curve for each beta above 0.
+        """Draws the log-volume per weight against the distance, for each beta above 0.
 
         Args:
-          ax: matplotlib axes; those of a new figure by default.
-          **style: of the curves, for matplotlib; `label` names them.
+          ax: matplotlib axes; the axes of a new figure by default.
+          **style: style of the curves, for matplotlib; `label` names them.
 
         Returns:
           The axes.
@@ -118,73 +118,74 @@ def local_entropy(
     num_steps: int = 1000,
     num_warmup: int = 500,
 ) -> Callable[..., LocalEntropy]:
-    r"""The local entropy of a solution at given distances, as a function of (params, batches, key).
+    r"""Makes a function that estimates local entropy at given distances.
 
     .. math::
       F_d(\beta) = \log \big\langle e^{-\beta E(w')} \big\rangle_{w' \sim P_d}, \qquad
       E = \text{sum over the data of error or loss}
 
-    the logarithm of the share of the surroundings of w, at a distance d, that is left when
-    configurations are weighted by their energy: 0 at :math:`\beta = 0`, and at :math:`\beta \to
-    \infty` the share that classifies all data correctly. That limit is also estimated at finite
-    :math:`\beta`: `log_fraction`, of the configurations with at most `threshold` errors.
+    Configurations w' are drawn from the surroundings :math:`P_d` of w at a distance d, and are
+    weighted by their energy E. F is the logarithm of the share that remains. It is 0 at
+    :math:`\beta = 0`. For :math:`\beta \to \infty` it is the logarithm of the share of
+    configurations that classify all data correctly. `log_fraction` estimates this limit at finite
+    :math:`\beta`, for configurations with at most `threshold` errors.
 
     The surroundings :math:`P_d` are a prior: see `flatjax.flatness.priors`. With `"additive"`,
-    normal noise of standard deviation d, this is the local entropy that Entropy-SGD descends,
-    at :math:`d^2 = 1 / (\beta \gamma)` and with L = E:
+    normal noise of standard deviation d, F gives the local entropy that Entropy-SGD descends, with
+    :math:`d^2 = 1 / (\beta \gamma)` and L = E:
 
     .. math::
       -\frac{1}{\beta} \log \int dw' \,
       e^{-\beta L(w') - \frac{\beta\gamma}{2} \lVert w' - w \rVert^2}
       = -\frac{1}{\beta} \Big( F_d(\beta) + \frac{n}{2} \log 2 \pi d^2 \Big) .
 
-    *Sampling.* Configurations are functions of normal noise z. Each of the betas keeps a
-    configuration of its own and proposes :math:`z' = \sqrt{1 - s^2} z + s \xi`, accepted with
-    probability :math:`\min(1, e^{-\beta (E' - E)})`: the preconditioned Crank-Nicolson step
-    [Cotter et al., 2013], which leaves the prior as it is, however many weights there are; at
-    :math:`\beta = 0` (s = 1) samples are independent. s is tuned during warm-up, for an acceptance
-    of 0.25. After every step neighbouring betas exchange configurations with probability
+    *Sampling.* Configurations are functions of normal noise z. Each beta has its own configuration
+    and proposes :math:`z' = \sqrt{1 - s^2} z + s \xi` with new noise :math:`\xi`. The proposal is
+    accepted with probability :math:`\min(1, e^{-\beta (E' - E)})`. This is the preconditioned
+    Crank-Nicolson step [Cotter et al., 2013], which leaves the prior unchanged for any number of
+    weights. At :math:`\beta = 0` (s = 1) samples are independent. The warm-up tunes s for an
+    acceptance of 0.25. After every step neighbouring betas exchange configurations with probability
     :math:`\min(1, e^{\Delta\beta \Delta E})` (replica exchange), alternately the even and the odd
     pairs. Several such ladders, the chains, start from independent draws of the prior.
 
-    *Estimate.* F from the samples of all betas by reweighting (MBAR [Shirts and Chodera, 2008]),
-    and for comparison by thermodynamic integration, :math:`F = -\int_0^\beta \langle E
-    \rangle_b \, db`. Standard errors by the jackknife over chains. What has not been found by any
-    chain is not in them: look at `converged`, and repeat with twice the steps.
+    *Estimate.* F is computed from the samples of all betas by reweighting (MBAR [Shirts and
+    Chodera, 2008]), and for comparison by thermodynamic integration, :math:`F = -\int_0^\beta
+    \langle E \rangle_b \, db`. Standard errors come from the jackknife over chains. They cannot
+    include regions that no chain has found: check `converged`, and repeat with twice the steps.
 
-    *Cost.* D C K (num_warmup + num_steps) + 1 evaluations of the data, for D distances, C
-    chains and K betas (0 included); C K configurations in memory, with as many proposals. They are
-    evaluated in one vmapped call, or one by one where the network has convolutions and runs on CPU.
+    *Cost.* D C K (num_warmup + num_steps) + 1 evaluations of the data, for D distances, C chains
+    and K betas (including 0). Memory holds C K configurations and as many proposals. They are
+    evaluated in one vmapped call, or one by one if the network has convolutions and runs on CPU.
 
-    *Choice of betas.* The largest such that the configurations wanted are common (`share_below`),
-    the others between 0 and it, about geometrically, close enough for `exchange` to stay above
-    0.2 or so.
+    *Choice of betas.* At the largest beta the wanted configurations should be common
+    (`share_below`). Choose the others between 0 and the largest, roughly geometrically, and so
+    close that `exchange` stays above about 0.2.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
       distances: D distances, in the unit of the prior.
       betas: inverse temperatures, per unit of E; 0 is added if missing.
-      quantity: what E sums, a name of `eval_fn`.
-      threshold: the largest E (a total: 0 errors, say) of the configurations to be counted.
+      quantity: name of the quantity that E sums, as `eval_fn` returns it.
+      threshold: largest E (a total, for example 0 errors) of the counted configurations.
       prior: name or function, see `flatjax.flatness.priors`.
       mask: pytree of bools (or a function of params returning one); leaves marked False do not
-        move. All do, by default.
-      num_chains: C, independent ladders.
-      num_steps: steps of each, of which every one is recorded.
-      num_warmup: steps before them, discarded.
+        move. By default all move.
+      num_chains: C, the number of independent ladders.
+      num_steps: number of steps of each ladder; all are recorded.
+      num_warmup: number of steps before them, which are discarded.
 
     Returns:
-      `fn(params, batches, key, *state) -> LocalEntropy`. Not to be jitted itself. `batches`: a
-      sequence, or a function that returns an iterable.
+      `fn(params, batches, key, *state) -> LocalEntropy`. Do not jit it. `batches`: a sequence, or a
+      function that returns an iterable.
 
     Raises:
-      ValueError: distances or betas that are not positive, finite (and increasing); unknown prior;
-        fewer than 2 chains, 10 steps or 1 step of warm-up; later: no batches, batches that can be
-        passed over only once, no such quantity, no weights that move.
+      ValueError: distances or betas that are not positive, finite (and increasing); an unknown
+        prior; fewer than 2 chains, 10 steps or 1 warm-up step. When called: no batches, batches
+        that can be iterated only once, an unknown quantity, or no weights that move.
 
     Examples:
-      A parabola, :math:`F = -\frac{n}{2} \log(1 + \beta d^2)`:
+      A parabola, for which :math:`F = -\frac{n}{2} \log(1 + \beta d^2)`:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.flatness._local_entropy import local_entropy
@@ -240,7 +241,7 @@ def local_entropy(
 
 
 def _estimates(energy, betas, threshold) -> dict[str, np.ndarray]:
-    """Free energies and the log fraction at one distance, their errors, and diagnostics."""
+    """Computes free energies, log fraction, errors and diagnostics at one distance."""
     integrate = functools.partial(free_energy.thermodynamic_integration, betas=betas)
     integrated = integrate(energy)
     start = np.nan_to_num(integrated, posinf=0.0, neginf=0.0)

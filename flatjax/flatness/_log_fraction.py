@@ -1,4 +1,4 @@
-"""Log fractions of a solution's surroundings by direct sampling: the oracle where it can serve."""
+"""Direct sampling of the log fraction, where the fraction is large."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,15 +20,16 @@ from flatjax.flatness.priors import Prior
 
 @_tables.printed
 class LogFraction(NamedTuple):
-    """Energies of independent configurations at D distances, and how many are low.
+    """Energies of independent configurations at D distances, and low shares.
 
     Attributes:
-      distance: (D,).
-      log_fraction: logarithm of the share of configurations with E <= threshold, (D,); -inf where
-        there was none, which says, at 95%, that it is below log(3 / S).
-      log_fraction_sem: its standard error, nan where it is -inf.
-      hits: the number of those configurations, (D,); below 10 the standard error says little.
-      energy: of all configurations, (D, S).
+      distance: the distances, (D,).
+      log_fraction: logarithm of the share of configurations with E <= threshold, (D,). It is -inf
+        if there was none; then log(3 / S) is a 95% upper limit.
+      log_fraction_sem: standard error of log_fraction; nan if that is -inf.
+      hits: number of configurations with E <= threshold, (D,); below 10 the standard error is
+        unreliable.
+      energy: energies of all configurations, (D, S).
       num_weights: number of weights that move.
     """
 
@@ -40,14 +41,14 @@ class LogFraction(NamedTuple):
     num_weights: int
 
     def log_volume(self, betas: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        r""":math:`F(\beta) = \log \langle e^{-\beta E} \rangle` at K betas, and its standard error.
+        r"""Computes the log-volume F at K betas, and its standard error.
 
         Args:
-          betas: (K,).
+          betas: inverse temperatures, (K,).
 
         Returns:
-          F and its standard error, each (D, K); the error is itself dominated by the few lowest
-          energies where beta is large.
+          :math:`F(\beta) = \log \langle e^{-\beta E} \rangle` and its standard error, each (D, K).
+          At large beta, the few lowest energies dominate the error, too.
         """
         exponents = -np.asarray(betas, dtype=float)[:, None] * self.energy[:, None, :]
         count = self.energy.shape[-1]
@@ -56,7 +57,7 @@ class LogFraction(NamedTuple):
         return log_mean, ratio.std(axis=-1, ddof=1) / np.sqrt(count)
 
     def table(self) -> _tables.Table:
-        """The log fraction at each distance; printing shows it."""
+        """Tabulates the log fraction at each distance; printing shows it."""
         found = {
             "log fraction": [*map(_tables.with_error, self.log_fraction, self.log_fraction_sem)],
             "hits": [str(hits) for hits in self.hits],
@@ -76,13 +77,13 @@ def log_fraction_direct(
     num_samples: int = 1000,
     num_parallel: int = 100,
 ) -> Callable[..., LogFraction]:
-    r"""Share of a solution's surroundings with few errors, as a function of (params, batches, key).
+    r"""Makes a function that counts surrounding configurations with few errors.
 
     .. math:: \log P_d\big(E(w') \le E_{max}\big), \qquad w' \sim P_d
 
-    by drawing S configurations and counting. Unbiased but for the logarithm, and fit for fractions
-    down to some 10 / S, that is to -8 nats with :math:`3 \cdot 10^4` draws; `local_entropy` goes
-    further. The same draws serve every distance.
+    It draws S configurations and counts. The share is unbiased (its logarithm is not), and serves
+    for fractions down to about 10 / S: -8 nats with :math:`3 \cdot 10^4` draws. Use `local_entropy`
+    for smaller fractions. The same draws serve every distance.
 
     *Cost.* D S evaluations of the data (S rounded up to a multiple of `num_parallel`).
 
@@ -90,26 +91,26 @@ def log_fraction_direct(
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
       distances: D distances, in the unit of the prior.
-      threshold: the largest E (a total: 0 errors, say) of the configurations to be counted.
-      quantity: what E sums, a name of `eval_fn`.
+      threshold: largest E (a total, for example 0 errors) of the counted configurations.
+      quantity: name of the quantity that E sums, as `eval_fn` returns it.
       prior: name or function, see `flatjax.flatness.priors`.
       mask: pytree of bools (or a function of params returning one); leaves marked False do not
-        move. All do, by default.
+        move. By default all move.
       num_samples: S.
-      num_parallel: configurations that are held in memory, and evaluated together where that is
+      num_parallel: number of configurations in memory; they are evaluated together if that is
         faster.
 
     Returns:
-      `fn(params, batches, key, *state) -> LogFraction`. Not to be jitted itself. `batches`: a
-      sequence, or a function that returns an iterable.
+      `fn(params, batches, key, *state) -> LogFraction`. Do not jit it. `batches`: a sequence, or a
+      function that returns an iterable.
 
     Raises:
       ValueError: distances that are not positive and finite, an unknown prior, num_samples or
-        num_parallel < 1; later: no batches, batches that can be passed over only once, no such
-        quantity, no weights that move.
+        num_parallel < 1. When called: no batches, batches that can be iterated only once, an
+        unknown quantity, or no weights that move.
 
     Examples:
-      A half-space, seen from a point on its border:
+      A half-space, for a solution on its border:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.flatness._log_fraction import log_fraction_direct

@@ -26,22 +26,22 @@ from flatjax.flatness._rows import Row, row
 from flatjax.flatness._sharpness import sam_sharpness, worst_case_sharpness
 from flatjax.flatness._weight_noise import tolerances
 
-# Eigenvalues below minus this share of the largest one are counted as negative: closer to 0, Ritz
-# values are not accurate.
+# An eigenvalue counts as negative if it is below minus this share of the largest one. Ritz values
+# closer to 0 are not accurate.
 NEGATIVE = 0.01
 
 
 class Measurements:
-    """The measures of one block of weights, compiled when first used, for any solution.
+    """The measures of one block of weights, compiled at first use, for any solution.
 
     Args:
       eval_fn: see `flatjax.evaluate`.
-      quantities: names of what it sums, the most important first.
-      loss: the differentiable one.
+      quantities: names of the summed quantities, the most important first.
+      loss: name of the differentiable quantity.
       num_batches: K.
-      effort: how accurately.
-      mask: the block.
-      block: its name.
+      effort: settings of the measures.
+      mask: mask of the block.
+      block: name of the block.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Measurements:
         state: tuple[Any, ...],
         done: Callable[[Cost], None],
     ) -> tuple[list[Row], dict[str, Any]]:
-        """The rows of some measures of a solution, and their results by name."""
+        """Returns the rows of some measures of a solution, and their results by name."""
         rows: list[Row] = []
         results: dict[str, Any] = {}
         for name in measures:
@@ -96,7 +96,7 @@ class Measurements:
         )
 
         def quietly(*given):
-            with np.errstate(invalid="ignore", over="ignore"):  # networks that overflow
+            with np.errstate(invalid="ignore", over="ignore"):  # some networks overflow
                 return measure(*given)
 
         return quietly
@@ -116,7 +116,7 @@ class Measurements:
         ]
 
     def _of_tolerance(self, energy: LocalEnergy) -> list[Row]:
-        """The tolerated noise, with the pseudo-values of the jackknife as units."""
+        """Makes rows of the tolerated noise; their units are jackknife pseudo-values."""
         rise, num = self.effort.target_rise, energy.draws[self.main].shape[1]
         (tolerance,), (others,) = tolerances(energy, self.main, np.array([rise]))
         note = ""
@@ -193,7 +193,7 @@ class Measurements:
         return self._by_batch("pruning", label, settings, self.main, found), found
 
     def _changed(self, name, make, params, passes, state):
-        """The result of a measure of matrices; None if none of them is in the block."""
+        """Measures changes of matrices; returns None if the block has no matrices."""
         in_block = lambda _, w, is_matrix: _masks.is_weight(w) and is_matrix
         fixed = jax.tree.map(lambda w: False, params)
         both = _masks.map_masked(in_block, self.mask, params, fixed, params, matrices(params))
@@ -203,7 +203,7 @@ class Measurements:
         return self._compiled(name, lambda: make(mask))(params, passes.labelled, None, *state)
 
     def _by_batch(self, name, label, settings, quantity, found) -> list[Row]:
-        """A row for each setting, with the contributions of the batches as units."""
+        """Makes a row for each setting, with the contributions of the batches as units."""
         if found is None:
             return []
         values = np.atleast_1d(found.rise[quantity])
@@ -221,7 +221,7 @@ class Measurements:
         return hessian_operator(self.eval_fn, quantity=self.loss, mask=self.mask)
 
     def _top_eigenvalue(self, params, passes, key, state):
-        """To first order, a batch changes the eigenvalue by v' H_b v."""
+        """Makes the row; to first order, batch b changes the eigenvalue by v' H_b v."""
         measure = top_eigenvalues(self._hessian, num_matvecs=self.effort.num_matvecs)
         found = measure(params, passes.plain, key, *state)
         vector = jax.tree.map(lambda leaf: leaf[0], found.vectors)
@@ -296,7 +296,7 @@ class Measurements:
         return [row], found
 
     def _compiled(self, name: str, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-        """The measure of this name, made once."""
+        """Returns the measure of this name, made once."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]

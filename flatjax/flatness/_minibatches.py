@@ -14,18 +14,18 @@ from flatjax.flatness import _inputs, _quantities
 
 
 class Solution(NamedTuple):
-    """A solution and its data, as Langevin chains see them.
+    """A solution and its data, for Langevin chains.
 
     Attributes:
       params: the solution.
       data: the batches.
       stacked: the batches as one pytree with a leading axis, for compiled loops; or None.
-      state: what `eval_fn` wants besides.
+      state: further inputs of `eval_fn`.
       num_batches: K.
       num_examples: n, the sum of counts.
-      energy: E, at the solution: a total.
-      slope: g, its gradient, (d,), of the d weights that move.
-      one_by_one: differentiate one network after another, not vmapped.
+      energy: E at the solution, a total.
+      slope: g, the gradient of E for the d weights that move, (d,).
+      one_by_one: whether to differentiate networks one after another and not vmapped.
     """
 
     params: chex.ArrayTree
@@ -54,7 +54,7 @@ class AtSolution(NamedTuple):
 
 
 class Minibatches:
-    """Energies and gradients, as functions of the displacement of the weights that move."""
+    """Energies and gradients as functions of the weights' displacement."""
 
     def __init__(self, eval_fn: EvalFn, quantity: str, mask: Mask):
         check_eval_fn(eval_fn)
@@ -64,7 +64,7 @@ class Minibatches:
     def around(
         self, params: chex.ArrayTree, batches: _inputs.Batches, state: tuple[Any, ...]
     ) -> Solution:
-        """Checks a solution and its data, and passes over them once."""
+        """Checks a solution and its data, and reads them once."""
         params, data = _inputs.measured(params, self._mask), _inputs.repeatable(batches)
         first = next(iter(data))
         if not _vectors.size(_inputs.weights(params, self._mask)):
@@ -91,7 +91,7 @@ class Minibatches:
         )
 
     def at_solution(self, params: chex.ArrayTree, batch: Any, state: tuple[Any, ...]) -> AtSolution:
-        """The sums of one batch at the solution itself."""
+        """Computes the sums of one batch at the solution."""
         delta = jnp.zeros_like(_flat(_inputs.weights(params, self._mask)))
         (energy, count), slope = self._energy_and_slope(delta, params, batch, state)
         return AtSolution(energy, slope, count)
@@ -104,7 +104,7 @@ class Minibatches:
         state: tuple[Any, ...],
         one_by_one: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Energies (C,) of a batch and their gradients (C, d) at displacements (C, d)."""
+        """Computes energies (C,) of a batch and gradients (C, d) at displacements (C, d)."""
         one = lambda row: self._energy_and_slope(row, params, batch, state)
         if one_by_one:
             found = [one(row) for row in delta]

@@ -1,8 +1,8 @@
-"""The Hessian and the Gauss-Newton matrix, known by their products with vectors.
+"""The Hessian and the Gauss-Newton matrix, as products with vectors.
 
-Products are summed over the batches, in a Python loop around a jitted step: what is compiled, once,
-is the product with one batch. (A scan over batches would be ten times slower for XLA's own
-convolutions on CPU.) The measures of curvature take these matrices.
+Products are summed over the batches, in a Python loop around a jitted step: only the product with
+one batch is compiled, once. (A scan over batches would make XLA's own convolutions on CPU ten times
+slower.) The measures of curvature take these matrices.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from flatjax.flatness._quantities import differentiable
 
 
 class Operator(NamedTuple):
-    """A symmetric matrix at one solution, known by its products.
+    """A symmetric matrix at one solution, defined by its products.
 
     Attributes:
-      matvec: product with a vector, itself a vector; a Python loop over batches.
-      like: a vector, for its structure: the weights that move, in float32 at least, with None in
-        place of other leaves.
-      embed: the parameters' pytree of a vector, zero where masked.
+      matvec: function of a vector that returns the product, by a Python loop over batches.
+      like: a vector with the right structure: the weights that move, in at least float32, and None
+        for other leaves.
+      embed: function of a vector that returns a pytree like the parameters, zero where masked.
     """
 
     matvec: Callable[[chex.ArrayTree], chex.ArrayTree]
@@ -35,13 +35,13 @@ class Operator(NamedTuple):
 
 
 class OperatorFn:
-    """A function `fn(params, batches, *state) -> Operator`: what measures of curvature take."""
+    """A function (params, batches, *state) -> Operator, for curvature measures."""
 
     def __init__(self, bind: Callable[..., Operator]):
         self._bind = bind
 
     def __call__(self, params: chex.ArrayTree, batches: _inputs.Batches, *state: Any) -> Operator:
-        """The matrix at a solution."""
+        """Returns the matrix at a solution."""
         return self._bind(params, batches, *state)
 
 
@@ -51,7 +51,7 @@ def operator_at(
     batches: _inputs.Batches,
     *state: Any,
 ) -> Operator:
-    """The matrix at a solution; raises if `operator_fn` makes none, as an `eval_fn` does not."""
+    """Returns the matrix at a solution; raises if `operator_fn` makes none."""
     if isinstance(operator_fn, OperatorFn):
         return operator_fn(params, batches, *state)
     expected = (
@@ -60,7 +60,7 @@ def operator_at(
     )
     try:
         found = operator_fn(params, batches, *state)
-    except Exception as error:  # of a function that was not made for these arguments
+    except Exception as error:  # the function is not made for these arguments
         raise TypeError(f"{expected}; it raised {error!r}.") from error
     if not isinstance(found, Operator):
         raise TypeError(f"{expected}; got {type(found).__name__}.")
@@ -68,15 +68,18 @@ def operator_at(
 
 
 def hessian_operator(eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = None) -> OperatorFn:
-    r"""The Hessian of the mean loss, :math:`\frac{1}{N} \sum_i \nabla^2 \ell_i(w)`.
+    r"""Makes the Hessian of the mean loss.
 
-    Cost of a product: one pass of forward over reverse differentiation [Pearlmutter, 1994]: on CPU
-    one gradient of the batches for a multilayer perceptron, two to three for a convolutional net.
+    It is :math:`\frac{1}{N} \sum_i \nabla^2 \ell_i(w)` for the losses of N examples.
+
+    Cost of a product: one pass of forward over reverse differentiation [Pearlmutter, 1994]. On CPU
+    this takes one gradient of the batches for a multilayer perceptron, and two to three for a
+    convolutional network.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
-      quantity: name of the loss in that dict: a twice differentiable one.
+      quantity: name of the loss in that dict. It must be twice differentiable.
       mask: pytree of bools (or a function of params returning one); rows and columns of leaves
         marked False are left out of the matrix.
 
@@ -85,8 +88,8 @@ def hessian_operator(eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = No
       `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) no batches, an iterator in their place, or `eval_fn` does not return
-        `quantity` and `"count"`.
+      ValueError: (when called) there are no batches, `batches` is an iterator, or `eval_fn` does
+        not return `quantity` and `"count"`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -118,24 +121,24 @@ def gauss_newton_operator(
     quantity: str = "loss",
     mask: Mask = None,
 ) -> OperatorFn:
-    r"""The generalised Gauss-Newton matrix of the mean loss.
+    r"""Makes the generalised Gauss-Newton matrix of the mean loss.
 
     .. math:: \frac{1}{N} \sum_i J_i^\top \, \nabla_z^2 \ell_i \, J_i
 
-    with :math:`J_i` the Jacobian of the network's outputs z for example i [Schraudolph, 2002]. It
-    is the Hessian without the curvature of the network itself: positive semidefinite for convex
-    losses, equal to the Hessian for networks linear in their weights, and for softmax and cross
-    entropy equal to the Fisher matrix.
+    Here :math:`J_i` is the Jacobian of the network's outputs z for example i [Schraudolph, 2002].
+    The matrix is the Hessian without the curvature of the network itself. For convex losses it is
+    positive semidefinite. For networks that are linear in their weights it equals the Hessian, and
+    for softmax with cross-entropy the Fisher matrix.
 
-    Cost of a product: one forward pass, its tangent and its transpose: on CPU one gradient of the
-    batches for a multilayer perceptron, two for a convolutional net.
+    Cost of a product: one forward pass, its tangent and its transpose. On CPU this takes one
+    gradient of the batches for a multilayer perceptron, and two for a convolutional network.
 
     Args:
       predict_fn: `predict_fn(params, batch, *state) -> outputs`, an array or pytree.
       loss_fn: `loss_fn(outputs, batch) -> {"count": n, name: sum, ...}`, so that
         `loss_fn(predict_fn(params, batch, *state), batch)` is an `eval_fn` of
         `flatjax.evaluate`.
-      quantity: name of the loss in that dict: twice differentiable in the outputs.
+      quantity: name of the loss in that dict. It must be twice differentiable in the outputs.
       mask: pytree of bools (or a function of params returning one); rows and columns of leaves
         marked False are left out of the matrix.
 
@@ -144,8 +147,8 @@ def gauss_newton_operator(
       `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) no batches, an iterator in their place, or `loss_fn` does not return
-        `quantity` and `"count"`.
+      ValueError: (when called) there are no batches, `batches` is an iterator, or `loss_fn` does
+        not return `quantity` and `"count"`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -175,14 +178,14 @@ def gauss_newton_operator(
 
 
 def _operator(product, mask):
-    """The Operator of sums over batches of product(vector, to_params, weights, batch, state)."""
+    """Makes the Operator that sums product(vector, to_params, weights, batch, state)."""
 
     def total(vector, params, batch, state):
         weights = _inputs.weights(params, mask)
         vector = jax.tree.map(lambda v, w: jnp.asarray(v, w.dtype), vector, weights)
         return product(vector, lambda weights: _masks.merge(weights, params), weights, batch, state)
 
-    total = jax.jit(total)  # traced once, not again for the shapes of each pass's sums
+    total = jax.jit(total)  # traced once, and not for the shapes of each pass's sums
 
     @jax.jit
     def accumulate(totals, vector, params, batch, state):

@@ -1,15 +1,15 @@
-"""Packages that only pictures, tables and progress bars need: imported when they are used."""
+"""Optional packages (pictures, tables, progress bars), imported when used."""
 
 import importlib
 from types import ModuleType
 
 
 def require(module: str, caller: str) -> ModuleType:
-    """Imports a module of an optional package; if it is missing, says how to install it.
+    """Imports an optional module; if it is missing, says how to install it.
 
     Args:
-      module: such as `"matplotlib.pyplot"`; a package of the extra `report`.
-      caller: what needs it, for the error.
+      module: name such as `"matplotlib.pyplot"`; its package is in the extra `report`.
+      caller: name of the function that needs it, for the error.
 
     Raises:
       ImportError: the package is not installed.
@@ -24,7 +24,7 @@ def require(module: str, caller: str) -> ModuleType:
 
 
 def new_axes(caller: str, ax: object = None) -> object:
-    """The given axes of matplotlib; those of a new figure if there are none."""
+    """Returns the given axes of matplotlib, or the axes of a new figure."""
     if ax is not None:
         return ax
     return require("matplotlib.pyplot", caller).figure(layout="constrained").add_subplot()

@@ -1,4 +1,4 @@
-"""PAC-Bayes sigma: how much noise on its weights a minimum tolerates."""
+"""PAC-Bayes sigma: the strongest noise on its weights that a solution tolerates."""
 
 import math
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from flatjax.flatness._rises import Solution, make_rises, mean_and_sem
 
 @_tables.printed
 class PacBayesSigma(NamedTuple):
-    """The strongest noise that a minimum tolerates.
+    """The strongest noise that a solution tolerates.
 
     Attributes:
-      sigma: the strength of the noise; NaN where `bracketed` is False.
+      sigma: the strength of the noise; NaN if `bracketed` is False.
       rise: mean rise of the quantity at sigma over draws, at most the target.
-      sem: standard error of that mean.
+      sem: standard error of the rise.
       complexity: 1 / sigma^2, the measure of generalisation.
       bracketed: whether the target is reached within the bounds. If not, sigma, rise, sem and
-        complexity are NaN, and `rises` tells which bound was at fault.
+        complexity are NaN, and `rises` shows which bound is wrong.
       sigmas: all strengths that were tried, the two bounds first.
       rises: the mean rise at each of `sigmas`.
     """
@@ -40,7 +40,7 @@ class PacBayesSigma(NamedTuple):
     rises: np.ndarray
 
     def table(self) -> _tables.Table:
-        """The tolerated noise and the rise there; printing shows it."""
+        """Tabulates the tolerated noise and the rise at it; printing shows it."""
         lines = [
             ["noise σ*", _tables.number(self.sigma)],
             ["1 / σ*²", _tables.number(self.complexity)],
@@ -65,34 +65,34 @@ def pac_bayes_sigma(
     bounds: tuple[float, float] = (1e-5, 10.0),
     mask: Mask = None,
 ) -> Callable[..., PacBayesSigma]:
-    r"""The strongest noise under which the error rises by no more than a target.
+    r"""Makes a function that finds the strongest noise that a solution tolerates.
 
     .. math::
       \sigma^* = \max \{ \sigma : \mathbb{E}_z E(w + \sigma z \odot w) - E(w) \le \Delta \},
       \qquad z \sim \mathcal{N}(0, I)
 
-    [Jiang et al., 2020; Dziugaite et al., 2020, with :math:`\Delta = 0.1` of the training error],
-    and :math:`1 / \sigma^{*2}` the measure of generalisation. Sigma is the *standard deviation* of
-    the relative noise, or, `noise="additive"`, of that in :math:`w + \sigma z`; for the latter, at
-    a minimum and for a small rise of the loss,
-    :math:`\sigma^{*2} \approx 2 \Delta / \mathrm{tr}\, H`.
+    [Jiang et al., 2020; Dziugaite et al., 2020, with :math:`\Delta = 0.1` for the training error].
+    The measure of generalisation is :math:`1 / \sigma^{*2}`. Sigma is the *standard deviation* of
+    the relative noise, or with `noise="additive"` of the noise in :math:`w + \sigma z`. In the
+    second case, at a minimum and for a small rise of the loss,
+    :math:`\sigma^{*2} \approx 2 \Delta / \mathrm{tr}\, H` with the Hessian H.
 
-    It is the inverse function of `flatjax.flatness.local_energy`, of the same draws for the same
-    key, and found by bisection of :math:`\log \sigma`. The same draws z serve every sigma: the
-    estimated rise is as smooth a function of sigma as the error itself. Where that is not
+    This is the inverse function of `flatjax.flatness.local_energy`, with the same draws for the
+    same key. It is found by bisection of :math:`\log \sigma`. The same draws z serve every sigma,
+    so that the estimated rise is as smooth a function of sigma as the error itself. If it is not
     monotone, the result is one of the crossings.
 
-    Cost: `num_samples` evaluations of the batches for each sigma tried, and one more. Both bounds
-    are tried, and :math:`\log_2(\log(\text{high} / \text{low}) / \log(1 + \text{rtol}))` sigmas in
-    between: 13 in all by default. Nothing is recompiled between sigmas, draws, or solutions of the
-    same shapes.
+    Cost: `num_samples` evaluations of the batches for each sigma, and one more. The function tries
+    both bounds, and :math:`\log_2(\log(\text{high} / \text{low}) / \log(1 + \text{rtol}))` sigmas
+    in between: 13 in total by default. Nothing is recompiled for other sigmas, draws or solutions
+    of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
       target_rise: :math:`\Delta`, in the units of `quantity`.
       quantity: name of E in the dict of `eval_fn`.
-      num_samples: S, draws of the noise for each sigma.
+      num_samples: S, the number of draws of the noise for each sigma.
       noise: `"multiplicative"` (default) or `"additive"`.
       rtol: relative accuracy to which sigma is bisected.
       bounds: the smallest and the largest sigma considered.
@@ -100,17 +100,17 @@ def pac_bayes_sigma(
         perturbed.
 
     Returns:
-      `fn(params, batches, key, *state) -> PacBayesSigma`. If the rise exceeds the target at the
-      lower bound, or does not at the upper one, sigma is NaN and `bracketed` False. It loops over
-      batches in Python around jitted steps, and is not to be jitted itself.
+      `fn(params, batches, key, *state) -> PacBayesSigma`. If the rise is above the target at the
+      lower bound, or below it at the upper bound, sigma is NaN and `bracketed` False. The function
+      loops over batches in Python around jitted steps; do not jit it.
 
     Raises:
-      ValueError: target_rise or rtol is not positive and finite, bounds that are not
-        0 < low < high < inf, num_samples < 2, an unknown kind of noise, or (when called) no
-        batches, an iterator in their place, or `eval_fn` does not return `quantity`.
+      ValueError: target_rise or rtol is not positive and finite, bounds are not
+        0 < low < high < inf, num_samples < 2, or the kind of noise is unknown. When called: there
+        are no batches, `batches` is an iterator, or `eval_fn` does not return `quantity`.
 
     Examples:
-      A parabola of a hundred weights at its minimum, whose rise is :math:`100 \sigma^2`:
+      A parabola of a hundred weights at its minimum, where the rise is :math:`100 \sigma^2`:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.flatness import pac_bayes_sigma
@@ -139,7 +139,7 @@ def pac_bayes_sigma(
         def is_tolerated(sigma):
             nonlocal reference
             draws = range(num_samples)
-            with np.errstate(invalid="ignore", over="ignore"):  # networks that overflow
+            with np.errstate(invalid="ignore", over="ignore"):  # some networks overflow
                 found, reference = rises(solution, draws, [sigma], reference)
                 check_quantity(quantity, found)
                 mean, sem = mean_and_sem(found[quantity], [num_samples])

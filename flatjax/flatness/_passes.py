@@ -1,12 +1,12 @@
-r"""Passes over a data set, as `report` makes them: counted, and with values of each batch.
+r"""Passes over a data set in `report`: counted, and with values of each batch.
 
-Measures know sums over all batches only. To learn what each batch contributes, the evaluation
-function is given the batch's number b and returns, next to each sum s, the vector
+Measures know only sums over all batches. To find each batch's contribution, the evaluation function
+gets the number b of the batch and returns, next to each sum s, the vector
 
 .. math:: s \, e_b, \qquad (e_b)_i = [i = b], \tag{1}
 
-whose sum over K batches holds their contributions, shape (K,). A measure treats it as one more
-quantity.
+Its sum over K batches holds the contributions of all batches, shape (K,). To a measure, this is
+another quantity.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ BY_BATCH = "by batch: "
 
 
 class Passes:
-    """The batches of a data set, which tell when they are used; one pass is made at once.
+    """The batches of a data set, which report their use; read once at the start.
 
     Attributes:
       num_batches: K.
-      fingerprint: SHA-256 of all numbers: data sets that have it are the same.
+      fingerprint: SHA-256 of all numbers: equal for equal data sets.
       plain: the batches.
       labelled: pairs of a number b = 0, ..., K - 1 and a batch.
       reference: {name: mean at the solution}.
       num_examples: the sum of counts.
-      shares: of the examples, that each batch has, (K,).
+      shares: each batch's share of the examples, (K,).
     """
 
     def __init__(
@@ -89,7 +89,7 @@ def _view(data, tick, make) -> Any:
 
 
 def by_batch(eval_fn: EvalFn, num_batches: int) -> EvalFn:
-    """The `eval_fn` of labelled batches, with the vectors of eq. (1) under names of their own."""
+    """Makes the `eval_fn` of labelled batches, with the vectors of eq. (1)."""
 
     def labelled(params, batch, *state):
         number, examples = batch

@@ -1,4 +1,4 @@
-"""Pictures of single results: symbols and units on the axes, every curve in the legend."""
+"""Pictures of single results, with symbols, units and legends."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ BLUE, GREY = "#0072B2", "#8c8c8c"
 
 
 def plot_local_energy(found: Any, name: str, ax: Any, style: dict[str, Any]) -> Any:
-    """See `LocalEnergy.plot`."""
+    """Draws the picture of `LocalEnergy.plot`."""
     if name not in found.mean:
         raise ValueError(f"name must be one of {sorted(found.mean)}, got {name!r}.")
     ax = _optional.new_axes("LocalEnergy.plot", ax)
@@ -26,7 +26,7 @@ def plot_local_energy(found: Any, name: str, ax: Any, style: dict[str, Any]) -> 
 
 
 def plot_local_entropy(found: Any, ax: Any, style: dict[str, Any]) -> Any:
-    """See `LocalEntropy.plot`."""
+    """Draws the picture of `LocalEntropy.plot`."""
     ax = _optional.new_axes("LocalEntropy.plot", ax)
     per_weight = found.log_volume[:, 1:] / found.num_weights
     errors = found.log_volume_sem[:, 1:] / found.num_weights
@@ -46,10 +46,10 @@ def plot_local_entropy(found: Any, ax: Any, style: dict[str, Any]) -> Any:
 
 
 def plot_spectral_density(found: Any, ax: Any, style: dict[str, Any]) -> Any:
-    """See `SpectralDensity.plot`."""
+    """Draws the picture of `SpectralDensity.plot`."""
     ax = _optional.new_axes("SpectralDensity.plot", ax)
     (curve,) = ax.plot(found.grid, found.density, **{"color": BLUE, "label": "density"} | style)
-    # What one eigenvalue contributes at its place: nothing below it is a property of the matrix.
+    # The contribution of one eigenvalue at its place; densities below it are only tails.
     one = 1 / (found.dimension * found.width * np.sqrt(2 * np.pi))
     low, high = (np.maximum(found.density + s * found.sem, one / 30) for s in (-1, 1))
     ax.fill_between(

@@ -1,4 +1,4 @@
-"""What `report` says while it measures: the cost beforehand, then a bar of passes."""
+"""Messages of `report` while it measures: the cost, then a progress bar."""
 
 import contextlib
 import sys
@@ -10,7 +10,7 @@ from flatjax.flatness._effort import Cost
 
 
 class Progress:
-    """A bar that counts batches; it jumps at the end of measures that compile their own loops."""
+    """A bar that counts batches; it jumps after measures with compiled loops."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -28,10 +28,11 @@ class Progress:
         """Prints the cost, and shows the bar until the end.
 
         Args:
-          progress: whether to; None: if tqdm is installed and stderr is a terminal.
-          measures: their names.
-          cost: of all of them.
-          num_batches: of the data.
+          progress: whether to print and show; None shows the bar if tqdm is installed and stderr is
+            a terminal.
+          measures: names of the measures.
+          cost: cost of all measures.
+          num_batches: number of batches of the data.
         """
         if progress is False or (progress is None and not sys.stderr.isatty()):
             yield
@@ -46,19 +47,19 @@ class Progress:
         batches = "1 batch" if num_batches == 1 else f"{num_batches} batches"
         print(f"report: {cost} of {batches}; {', '.join(measures)}", file=sys.stderr, flush=True)
         self._num_batches = num_batches
-        # disable=None: no bar in a log file, where each step of it would be a line.
+        # disable=None: no bar in a log file, where each update would be a line.
         total = self._ticks(cost)
         with tqdm.tqdm(total=total, unit="batch", desc="report", disable=None) as self._bar:
             yield
         self._bar = None
 
     def tick(self) -> None:
-        """One batch has been passed."""
+        """Counts one batch that was used."""
         if self._bar is not None and self._bar.n < self._bar.total:
             self._bar.update()
 
     def done(self, cost: Cost) -> None:
-        """A measure is made, which was to cost that."""
+        """Counts a finished measure with this expected cost."""
         self._reached += self._ticks(cost)
         if self._bar is not None:
             self._bar.update(self._reached - self._bar.n)

@@ -26,7 +26,7 @@ class Pruning(NamedTuple):
       sparsity: the fractions of the weights that are removed, shape (G,).
       rise: {name: value of the pruned network minus value, shape (G,)}, in units of `eval_fn`.
       reference: {name: value with all weights, scalar}.
-      distance: norm of the removed weights relative to that of all that may be, shape (G,).
+      distance: norm of the removed weights divided by the norm of all prunable ones, shape (G,).
     """
 
     sparsity: np.ndarray
@@ -35,7 +35,7 @@ class Pruning(NamedTuple):
     distance: np.ndarray
 
     def table(self) -> _tables.Table:
-        """The rise of each quantity at each setting; printing shows it."""
+        """Tabulates the rise of each quantity at each setting; printing shows it."""
         title = ["Pruned weights", _tables.at_solution(self.reference)]
         rises = _tables.rises(self.reference, self.rise)
         settings = [f"{s:g}" for s in self.sparsity]
@@ -50,35 +50,34 @@ def pruning(
     scope: str = "global",
     mask: Mask = None,
 ) -> Callable[..., Pruning]:
-    r"""The rise of loss and error when the weights of least magnitude are set to zero.
+    r"""Makes a function that measures rises when the smallest weights are set to zero.
 
     Of N weights, the :math:`\mathrm{round}(sN)` with the smallest absolute values are removed
-    [Han et al., 2015], N being all weights together (`scope="global"`), or those of each leaf
-    (`scope="tensor"`). Among equal ones those that come first are removed. Nothing is trained
-    afterwards. The result is deterministic: nothing is drawn, and it has no standard error of its
-    own.
+    [Han et al., 2015]. N counts all weights (`scope="global"`), or the weights of each leaf
+    (`scope="tensor"`). Among equal weights, the first ones are removed. Nothing is trained
+    afterwards. The result is deterministic and has no standard error of its own.
 
     Cost: one evaluation of the batches for each sparsity, and one more. Nothing is recompiled
-    between sparsities or solutions of the same shapes.
+    for other sparsities or solutions of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
       sparsity: fractions s of the weights that are removed, each in (0, 1).
-      scope: `"global"` (default) or `"tensor"`: which weights are ranked together.
-      mask: pytree of bools (or a function of params returning one); leaves marked False are not
-        pruned, and not counted. By default leaves of two axes or more are pruned (matrices and
+      scope: `"global"` (default) or `"tensor"`: the weights that are ranked together.
+      mask: pytree of bools (or a function of params returning one); leaves marked False are neither
+        pruned nor counted. By default leaves with at least two axes are pruned (matrices and
         kernels), and biases and the scales of norms are not; True prunes all.
 
     Returns:
-      `fn(params, batches, key, *state) -> Pruning`. The key is not used, and may be None: it is
-      there because all measures are called alike. The function loops over batches in Python around
-      jitted steps, and is not to be jitted itself.
+      `fn(params, batches, key, *state) -> Pruning`. The key is not used and may be None; it exists
+      because all measures are called in the same way. The function loops over batches in Python
+      around jitted steps; do not jit it.
 
     Raises:
-      TypeError: (when called) state in place of the key.
-      ValueError: sparsities that are empty or not in (0, 1), an unknown scope, or (when called) no
-        batches, an iterator in their place, or no leaf that may be pruned.
+      TypeError: (when called) state is passed instead of the key.
+      ValueError: sparsities are empty or not in (0, 1), or the scope is unknown. When called: there
+        are no batches, `batches` is an iterator, or no leaf may be pruned.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -95,7 +94,7 @@ def pruning(
     _checks.check_choice("scope", scope, SCOPES)
 
     def prune_together(weights, ranks_kept):
-        """Keeps the weights from a rank on; ranks are those of the magnitudes, from 0."""
+        """Keeps the weights from a rank on; ranks of the magnitudes count from 0."""
         order = jnp.argsort(magnitudes(weights))
         ranks = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
         keep = lambda w, rank: jnp.where(rank >= ranks_kept, w, jnp.zeros([], w.dtype))

@@ -1,4 +1,4 @@
-"""What measures ask of the sums that `eval_fn` returns."""
+"""Checks of the sums that `eval_fn` returns."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ def check_quantity(quantity: str, names: Iterable[str]) -> None:
 
 
 def scalar(sums: Any, quantity: str, source: str = "eval_fn") -> jax.Array:
-    """The sum called `quantity`; raises if it is missing, or no real scalar."""
+    """Returns the sum called `quantity`; raises if it is missing or no real scalar."""
     check_quantity(quantity, set(check_sums(sums, source)) - {"count"})
     total = jnp.asarray(sums[quantity])
     if total.shape or jnp.iscomplexobj(total):
@@ -28,7 +28,7 @@ def scalar(sums: Any, quantity: str, source: str = "eval_fn") -> jax.Array:
 
 
 def differentiable(sums: Any, quantity: str, source: str = "eval_fn") -> jax.Array:
-    """The sum called `quantity`; raises if it is missing, no real scalar or has no derivative."""
+    """Returns the sum called `quantity`; raises unless it is a differentiable scalar."""
     total = scalar(sums, quantity, source)
     if not jnp.issubdtype(total.dtype, jnp.floating):
         raise ValueError(

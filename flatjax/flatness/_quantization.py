@@ -1,12 +1,12 @@
 r"""How much worse a network becomes when its weights are stored in a few bits.
 
-Symmetric rounding to nearest with b bits keeps whole multiples of a step s,
+Symmetric rounding to the nearest of the multiples of a step s, with b bits, is
 
 .. math::
   Q_c(w) = s \, \mathrm{clip}\big(\mathrm{round}(w / s), -n, n\big), \qquad
   n = 2^{b - 1} - 1, \quad s = c / n \tag{1}
 
-c is the range: the largest weight, :math:`c = \max_i |w_i|`, or the clipped range
+Here c is the range: the largest weight, :math:`c = \max_i |w_i|`, or the clipped range
 
 .. math::
   c^* = \mathrm{arg\,min}_{c \le \max_i |w_i|} \sum_i \big(Q_c(w_i) - w_i\big)^2 \tag{2}
@@ -35,13 +35,13 @@ FRACTIONS = np.geomspace(1.0, 0.01, 201)
 
 @_tables.printed
 class Quantization(NamedTuple):
-    """Rise of the evaluated quantities under rounding of the weights to B numbers of bits.
+    """Rise of the evaluated quantities when weights are rounded to B numbers of bits.
 
     Attributes:
       bits: the numbers of bits, shape (B,).
       rise: {name: value with rounded weights minus value, shape (B,)}, in units of `eval_fn`.
-      reference: {name: value with the weights as they are, scalar}.
-      distance: norm of the rounding errors relative to the norm of the rounded leaves, shape (B,).
+      reference: {name: value with the original weights, scalar}.
+      distance: norm of the rounding errors divided by the norm of the rounded leaves, shape (B,).
     """
 
     bits: np.ndarray
@@ -50,7 +50,7 @@ class Quantization(NamedTuple):
     distance: np.ndarray
 
     def table(self) -> _tables.Table:
-        """The rise of each quantity at each setting; printing shows it."""
+        """Tabulates the rise of each quantity at each setting; printing shows it."""
         title = ["Rounded weights", _tables.at_solution(self.reference)]
         rises = _tables.rises(self.reference, self.rise)
         settings = [str(b) for b in self.bits]
@@ -66,7 +66,7 @@ def quantization(
     clipped: bool = False,
     mask: Mask = None,
 ) -> Callable[..., Quantization]:
-    r"""The rise of loss and error when weights are rounded to a few bits.
+    r"""Makes a function that measures rises when weights are rounded to a few bits.
 
     Each weight is replaced by the nearest of :math:`2^b - 1` equidistant values,
 
@@ -75,41 +75,41 @@ def quantization(
       n = 2^{b - 1} - 1, \quad s = c / n
 
     [Jacob et al., 2018; Nagel et al., 2021, symmetric and uniform]. The range c is the largest
-    absolute weight of a leaf (`scale="tensor"`) or of all weights that feed one output
-    (`scale="channel"`, a slice along the last axis, as flax lays out kernels). One large weight
-    makes the steps of all others coarse. With `clipped`, c is instead the range with the least
-    squared rounding error, and larger weights are rounded to c; it is searched from the largest
-    weight down to a hundredth of it, in steps of 2.3%.
+    absolute weight of a leaf (`scale="tensor"`), or of all weights that feed one output
+    (`scale="channel"`, a slice along the last axis, as in kernels of flax). One large weight makes
+    the step of all others coarse. With `clipped`, c is instead the range with the smallest squared
+    rounding error, and larger weights are rounded to c. It is searched from the largest weight down
+    to a hundredth of it, in steps of 2.3%.
 
-    The result is deterministic: nothing is drawn, and it has no standard error of its own.
-    Activations are not rounded, and nothing is trained afterwards.
+    The result is deterministic and has no standard error of its own. Activations are not rounded,
+    and nothing is trained afterwards.
 
     Cost: one evaluation of the batches for each number of bits, and one more. Nothing is recompiled
-    between numbers of bits or solutions of the same shapes.
+    for other numbers of bits or solutions of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
-      bits: numbers of bits b, the sign included; 2 or more.
-      scale: `"tensor"` (default), one range for each leaf, or `"channel"`, one for each output;
-        leaves of less than two axes have one range.
-      clipped: whether the range is chosen by its squared rounding error.
+      bits: numbers of bits b, including the sign; 2 or more.
+      scale: `"tensor"` (default), one range for each leaf, or `"channel"`, one for each output.
+        Leaves with fewer than two axes have one range.
+      clipped: whether the range minimises the squared rounding error.
       mask: pytree of bools (or a function of params returning one); leaves marked False are not
-        rounded. By default leaves of two axes or more are rounded (matrices and kernels), and
+        rounded. By default leaves with at least two axes are rounded (matrices and kernels), and
         biases and the scales of norms are not; True rounds all.
 
     Returns:
-      `fn(params, batches, key, *state) -> Quantization`. The key is not used, and may be None: it
-      is there because all measures are called alike. The function loops over batches in Python
-      around jitted steps, and is not to be jitted itself.
+      `fn(params, batches, key, *state) -> Quantization`. The key is not used and may be None; it
+      exists because all measures are called in the same way. The function loops over batches in
+      Python around jitted steps; do not jit it.
 
     Raises:
-      TypeError: (when called) state in place of the key.
-      ValueError: bits that are empty or not whole numbers from 2 to 16, an unknown scale, or (when
-        called) no batches, an iterator in their place, or no leaf that may be rounded.
+      TypeError: (when called) state is passed instead of the key.
+      ValueError: bits are empty or not whole numbers from 2 to 16, or the scale is unknown. When
+        called: there are no batches, `batches` is an iterator, or no leaf may be rounded.
 
     Examples:
-      Two bits keep -1, 0 and 1 times the range; clipped, it fits the many small weights better:
+      Two bits keep -1, 0 and 1 times the range. A clipped range fits the many small weights better:
 
       >>> import jax.numpy as jnp
       >>> from flatjax.flatness import quantization
@@ -158,23 +158,23 @@ def _check_bits(bits) -> np.ndarray:
 
 
 def _round(w, limit, levels):
-    """Q_c(w) in eq. (1); a range of 0 is that of zeros."""
+    """Computes Q_c(w) in eq. (1); a range of 0 gives zeros."""
     step = jnp.where(limit == 0, 1.0, limit / levels).astype(w.dtype)
     return step * jnp.clip(jnp.round(w / step), -levels, levels).astype(w.dtype)
 
 
 def _clipped_range(w, largest, levels, axes):
-    """c* in eq. (2), by trying `FRACTIONS` of the largest weight; the first of equal ones."""
+    """Computes c* in eq. (2), trying `FRACTIONS` of the largest weight."""
 
     def keep_better(best, fraction):
         least, limit = best
         candidate = fraction * largest
         error = jnp.sum((_round(w, candidate, levels) - w) ** 2, axis=axes, keepdims=True)
-        # Not smaller is also what a NaN is: the range is then the largest weight, NaN as well.
+        # "Not smaller" includes NaN: the range is then the largest weight, which is NaN as well.
         is_better = error < least
         return (jnp.where(is_better, error, least), jnp.where(is_better, candidate, limit)), None
 
     start = (jnp.full_like(largest, jnp.inf), largest)
-    # One after another: all at once would need 201 copies of the leaf.
+    # One at a time: all ranges together would need 201 copies of the leaf.
     (_, limit), _ = jax.lax.scan(keep_better, start, jnp.asarray(FRACTIONS, w.dtype))
     return limit

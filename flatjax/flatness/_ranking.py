@@ -1,8 +1,8 @@
-"""Does a measure rank solutions as their test error does? Kendall's tau, overall and within groups.
+"""Whether a measure ranks solutions as their test error does.
 
-Solutions that differ in learning rate, weight decay, size and so on may be ranked rightly because a
-measure sees those settings and not the solution. The granulated coefficient compares only solutions
-that differ in one setting.
+Solutions often differ in learning rate, weight decay, size and so on. A measure may rank them in
+the right order only because it depends on these settings. The granulated coefficient therefore
+compares only solutions that differ in one setting.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from flatjax.flatness import _tables
 
 @_tables.printed
 class Ranking(NamedTuple):
-    """How a measure ranks solutions: 1 as the error does, 0 as chance does, -1 in reverse order.
+    """How a measure ranks solutions: 1 as the error, 0 by chance, -1 in reverse.
 
     Attributes:
       tau: Kendall's coefficient over all pairs of solutions.
-      interval: its bootstrap interval, (low, high).
-      by_factor: {factor: mean coefficient within groups of solutions that differ in it alone}; NaN
-        for a factor in which no two solutions differ alone.
+      interval: bootstrap interval of tau, (low, high).
+      by_factor: {factor: mean coefficient within groups of solutions that differ only in this
+        factor}; NaN if no two solutions differ only in it.
       granulated: mean of `by_factor`; NaN without factors.
-      granulated_interval: its bootstrap interval, (low, high).
-      num_solutions: solutions that were ranked.
+      granulated_interval: bootstrap interval of `granulated`, (low, high).
+      num_solutions: number of ranked solutions.
     """
 
     tau: float
@@ -37,7 +37,7 @@ class Ranking(NamedTuple):
     num_solutions: int
 
     def table(self) -> _tables.Table:
-        """The coefficients and their intervals; printing shows it."""
+        """Tabulates the coefficients and their intervals; printing shows it."""
         interval = lambda ends: f"{ends[0]:+.2f} to {ends[1]:+.2f}"
         lines = [["all pairs", f"{self.tau:+.2f}", interval(self.interval)]]
         if self.by_factor:
@@ -49,7 +49,7 @@ class Ranking(NamedTuple):
 
 
 def kendall_tau(measure: ArrayLike, error: ArrayLike) -> float:
-    r"""Kendall's rank correlation, with his correction for ties (tau-b).
+    r"""Computes Kendall's rank correlation with his correction for ties (tau-b).
 
     .. math::
       \tau = \frac{\sum_{i<j} s^m_{ij} s^e_{ij}}
@@ -57,14 +57,14 @@ def kendall_tau(measure: ArrayLike, error: ArrayLike) -> float:
       s^m_{ij} = \mathrm{sign}(m_i - m_j)
 
     Args:
-      measure: of each solution, shape (n,).
-      error: of each solution, shape (n,).
+      measure: measure of each solution, shape (n,).
+      error: error of each solution, shape (n,).
 
     Returns:
-      tau, in [-1, 1]; NaN if all measures, or all errors, are the same.
+      tau, in [-1, 1]; NaN if all measures or all errors are equal.
 
     Raises:
-      ValueError: not two arrays of one length, or a NaN.
+      ValueError: the arrays differ in length, or contain NaN.
 
     Examples:
       >>> round(kendall_tau([1.0, 2.0, 3.0], [0.1, 0.3, 0.2]), 3)
@@ -83,24 +83,24 @@ def rank_solutions(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Ranking:
-    r"""Ranks solutions by a measure and compares with their error, overall and within groups.
+    r"""Compares the order of solutions by a measure with their order by test error.
 
-    For a factor (a setting in which solutions differ), a group is a set of solutions that agree in
-    all other factors; :math:`\psi` of the factor is the mean over its groups of tau among the pairs
-    that differ in the factor, and the granulated coefficient the mean over factors
-    [Jiang et al., 2020]. Seeds are best left out of the factors: solutions that differ in the seed
-    alone are then not compared, and a group holds all seeds.
+    A factor is a setting in which solutions differ. A group of a factor is a set of solutions that
+    agree in all other factors. The coefficient :math:`\psi` of the factor is the mean over its
+    groups of tau, computed from pairs that differ in the factor. The granulated coefficient is the
+    mean over factors [Jiang et al., 2020]. Do not pass seeds as a factor: solutions that differ
+    only in the seed are then not compared, and a group contains all seeds.
 
-    Intervals are percentiles of bootstrap samples: of solutions for tau; of groups, drawn anew for
-    each factor, for the granulated coefficient.
+    Intervals are percentiles of bootstrap samples. For tau these are samples of solutions; for the
+    granulated coefficient, samples of groups, drawn separately for each factor.
 
     Args:
-      measure: of each solution, shape (n,); larger means sharper.
-      error: of each solution, shape (n,), such as the test error.
-      factors: {name: its value for each solution, shape (n,)}.
+      measure: measure of each solution, shape (n,); larger means sharper.
+      error: error of each solution, shape (n,), such as the test error.
+      factors: {name: value of the factor for each solution, shape (n,)}.
       num_bootstrap: number of bootstrap samples.
       confidence: probability content of the intervals.
-      seed: of the bootstrap.
+      seed: seed of the bootstrap.
 
     Returns:
       The coefficients and their intervals.
@@ -108,10 +108,10 @@ def rank_solutions(
     Raises:
       ValueError: arrays of different lengths, fewer than three solutions, a NaN, or a confidence
         that is not between 0 and 1.
-      TypeError: what is no real number.
+      TypeError: a value is no real number.
 
     Examples:
-      A measure that sees the factor "width" only, and ranks the rest in reverse order:
+      A measure that depends only on the factor "width" and ranks the rest in reverse order:
 
       >>> width = [1, 1, 2, 2]
       >>> rate = [1, 2, 1, 2]
@@ -161,7 +161,7 @@ def _mean(values):
 
 
 def _interval(samples, confidence):
-    """The ends of the percentile interval of bootstrap samples; NaN without any."""
+    """Returns the percentile interval of bootstrap samples; NaN without samples."""
     samples = samples[np.isfinite(samples)]
     if not len(samples):
         return (float("nan"), float("nan"))
@@ -182,12 +182,12 @@ def _check(measure, error):
 
 
 def _signs(values):
-    # Not of the difference, which is NaN for two infinite values.
+    # Comparisons, because the difference of two infinite values is NaN.
     return np.subtract(values[:, None] > values, values[:, None] < values, dtype=float)
 
 
 def _tau(measure, error, weights=None, pairs=1.0):
-    """Tau-b of matrices of signs, each pair weighted."""
+    """Computes tau-b from matrices of signs, with a weight for each pair."""
     pairs = pairs if weights is None else pairs * np.outer(weights, weights)
     total = np.sum(pairs * measure * error)
     size = np.sqrt(np.sum(pairs * np.abs(measure)) * np.sum(pairs * np.abs(error)))
@@ -195,7 +195,7 @@ def _tau(measure, error, weights=None, pairs=1.0):
 
 
 def _codes(factors, num):
-    """The factors with their values numbered, which makes them comparable."""
+    """Numbers the values of each factor, so that they can be compared."""
     codes = {}
     for name, values in factors.items():
         if len(values) != num:
@@ -205,7 +205,7 @@ def _codes(factors, num):
 
 
 def _taus_of_groups(measure, error, name, codes):
-    """Tau of each group of solutions that agree in all factors but one."""
+    """Computes tau for each group of solutions that agree in all factors but one."""
     others = [values for other, values in codes.items() if other != name]
     group = np.unique(np.stack([np.zeros_like(codes[name]), *others]), axis=1, return_inverse=True)
     differ = codes[name][:, None] != codes[name]

@@ -1,4 +1,4 @@
-"""How flat a solution is, by many measures, in one call."""
+"""Measures how flat a solution is by many measures, in one call."""
 
 import functools
 import time
@@ -38,15 +38,15 @@ def report(
     blocks: Mapping[str, Mask] | str | None = None,
     progress: bool | None = None,
 ) -> Report:
-    r"""Measures how flat a solution is, by many measures, and returns one table.
+    r"""Measures how flat a solution is by many measures, and returns one table.
 
-    Every number has a standard error: over draws of the noise, random vectors or chains; or, where
-    nothing is drawn, over the examples, by a bootstrap of the batches. Each batch then counts with
-    its value at the perturbation, or for the eigenvector, that was found with all of them, which is
-    correct to first order. Give the data in 10 batches or more.
+    Every number has a standard error. If a measure draws noise, random vectors or chains, it is
+    computed over these. Otherwise it is computed over the examples, by a bootstrap of the batches:
+    each batch contributes its value at the perturbation (or eigenvector) that was found with all
+    batches, which is correct to first order. Give the data in at least 10 batches.
 
     ========================  ===========================================================
-    measure                   what its number is
+    measure                   the number
     ========================  ===========================================================
     `"local_energy"`          rise under multiplicative noise, of each quantity
     `"weight_noise"`          noise at which the error rises by 0.05 (PAC-Bayes sigma)
@@ -61,15 +61,15 @@ def report(
     `"learning_coefficient"`  local learning coefficient, with localization 100
     ========================  ===========================================================
 
-    Each is the function of that name in `flatjax.flatness` (`sam_sharpness` with `adaptive=True`
-    for the adaptive one, `top_eigenvalues`), called with the same key, and its result is in
-    `results` of the report; tolerated noise is read from the local energy. Local entropy and slices
-    need choices of your own, and are not part of a report. Of classifiers "error" is the first
-    quantity; without it, rounded and pruned weights are judged by the loss, and `"weight_noise"` is
-    left out by default.
+    Each is the function of that name in `flatjax.flatness`, called with the same key.
+    (`"adaptive_sharpness"` is `sam_sharpness` with `adaptive=True`; `"top_eigenvalue"` is
+    `top_eigenvalues`.) Its result is in `results` of the report. Tolerated noise is read from the
+    local energy. Local entropy and slices need your own choices, and are not part of a report. For
+    classifiers "error" is the first quantity. Without it, rounded and pruned weights are judged by
+    the loss, and `"weight_noise"` is omitted by default.
 
-    *Levels and their cost*, in passes over the data for each block; a gradient is about three
-    evaluations, a product of the Hessian with a vector about eight.
+    *Levels and their cost*, in passes over the data for each block. A gradient costs about three
+    evaluations, and a product of the Hessian with a vector about eight.
 
     ============  ============================  ===========  =========  ========  ===============
     level         measures                      evaluations  gradients  products  batch gradients
@@ -79,9 +79,9 @@ def report(
     `"thorough"`  all                           611          23         292       35,000
     ============  ============================  ===========  =========  ========  ===============
 
-    Measured, in CPU seconds, on a shared virtual machine with two x86 cores, where compilation may
-    take twice its time; data in ten batches. Later calls grow with the number of examples, and from
-    level to level with the passes.
+    The next table was measured in CPU seconds on a shared virtual machine with two x86 cores, on
+    which compilation may take twice as long as on your machine. The data are in ten batches. Later
+    calls grow with the number of examples, and with the passes of a level.
 
     =======================================  ============  ==========  ===========
     network and data                         level         first call  later calls
@@ -98,34 +98,33 @@ def report(
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluate`; `flatjax.flatness.classification` and its like make it. It is checked
-        by `flatjax.flatness.check_eval_fn`.
+        `flatjax.evaluate`. `flatjax.flatness.classification` and similar functions make it. It is
+        checked by `flatjax.flatness.check_eval_fn`.
       params: the parameters.
-      batches: a list of batches, or another form that can be passed over again; training data, as a
-        rule.
+      batches: a list of batches, or another form that can be iterated again; usually training data.
       key: a random key or a seed. Solutions that are measured with the same key and batches can be
         compared by `flatjax.flatness.compare`.
       *state: other inputs of `eval_fn`, such as batch statistics; they are fixed.
-      measures: names of measures; those of the level by default.
+      measures: names of measures; by default, the measures of the level.
       level: `"quick"`, `"standard"` or `"thorough"`.
-      num_samples: draws of the noise, and random vectors of the trace; those of the level by
-        default.
+      num_samples: number of draws of the noise, and of random vectors for the trace; by default,
+        the number of the level.
       loss: name of the differentiable quantity.
       mask: pytree of bools (or a function of params returning one); leaves marked False do not
         move.
-      blocks: measures blocks of the weights too, each while the others are fixed:
-        {name: mask of the block}, or `"layers"` for the entries at the top of the parameters. The
-        cost is that of one block times their number plus one.
-      progress: prints the cost beforehand and a progress bar, on stderr. By default the bar is
+      blocks: also measures blocks of the weights, each while the others are fixed:
+        {name: mask of the block}, or `"layers"` for the top-level entries of the parameters. The
+        cost is the cost of one block times their number plus one.
+      progress: prints the cost at the start and a progress bar, on stderr. By default the bar is
         shown if tqdm is installed and stderr is a terminal.
 
     Returns:
       A `Report`.
 
     Raises:
-      ValueError: an unknown measure or level; what `check_eval_fn` finds; no batches, an iterator
-        in their place; no quantity called `loss`; a block without weights.
-      TypeError: no parameters, no key, no `eval_fn`.
+      ValueError: an unknown measure or level; an error that `check_eval_fn` finds; no batches, or
+        an iterator; no quantity called `loss`; a block without weights.
+      TypeError: parameters, key or `eval_fn` have a wrong type.
       ImportError: `progress=True` without tqdm.
 
     Examples:
@@ -174,7 +173,7 @@ def report(
 
 
 def _names(measures, effort: Effort, quantities) -> tuple[str, ...]:
-    """The measures that are made, in the order of the table."""
+    """Returns the names of the measures, in the order of the table."""
     if measures is None:
         has_error = "error" in quantities
         return tuple(name for name in effort.measures if has_error or name not in NEEDS_ERROR)
@@ -187,10 +186,10 @@ def _names(measures, effort: Effort, quantities) -> tuple[str, ...]:
 
 
 def _measurements(*given: Any) -> Measurements:
-    """The measures of a block: compiled before, if they were made for such a solution before."""
+    """Returns the measures of a block, which may be compiled already."""
     try:
         return _kept(*given)
-    except TypeError:  # of what cannot be hashed
+    except TypeError:  # an argument cannot be hashed
         return Measurements(*given)
 
 

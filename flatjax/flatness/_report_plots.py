@@ -1,4 +1,4 @@
-"""Pictures of reports: local energy against noise, and which of several solutions is flatter."""
+"""Pictures of reports: local energy against noise, and which solution is flatter."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from flatjax.flatness import _optional
 
-# 100 dots an inch: a picture is then 736 pixels wide, as in a column of text.
+# At 100 dots per inch a picture is 736 pixels wide, the width of a column of text.
 WIDTH, DPI = 7.36, 100
-# Okabe and Ito's palette: told apart by everyone.
+# The palette of Okabe and Ito, for colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#8c8c8c"
 # Ticks of the relative difference r = (q - 1) / (q + 1), for the ratio q of two numbers.
@@ -16,7 +16,7 @@ RATIOS = (10, 3, 1.5, 1, 1 / 1.5, 1 / 3, 1 / 10)
 
 
 def new_figure(caller: str, height: float, figure: Any = None) -> Any:
-    """The given figure, or a new one; 736 pixels wide."""
+    """Returns the given figure, or a new one that is 736 pixels wide."""
     plt = _optional.require("matplotlib.pyplot", caller)
     if figure is None:
         return plt.figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
@@ -25,7 +25,7 @@ def new_figure(caller: str, height: float, figure: Any = None) -> Any:
 
 
 def plot_report(report: Any, figure: Any = None) -> Any:
-    """See `Report.plot`."""
+    """Draws the picture of `Report.plot`."""
     rows = [row for row in report.rows if row.measure == "local_energy"]
     if not rows:
         raise ValueError("plot shows the local energy: measure it, with measures=['local_energy'].")
@@ -49,7 +49,7 @@ def plot_report(report: Any, figure: Any = None) -> Any:
 
 
 def plot_comparison(comparison: Any, figure: Any = None) -> Any:
-    """See `Comparison.plot`."""
+    """Draws the picture of `Comparison.plot`."""
     names = [name for name in comparison.reports if name != comparison.first]
     lines = list(dict.fromkeys((d.block, d.label, d.setting) for d in comparison.differences))
     figure = new_figure("Comparison.plot", 1.5 + 0.26 * len(lines) * max(1, len(names) / 2), figure)
@@ -66,7 +66,7 @@ def plot_comparison(comparison: Any, figure: Any = None) -> Any:
 
 
 def _draw(ax, d, at, first, color, is_only):
-    """A dot with its interval: coloured by who is flatter, or grey if that is not known."""
+    """Draws a dot with its interval in the flatter solution's colour, or grey."""
     low, middle, high = d.relative
     if is_only and d.flatter == first:
         color = COLORS[1]

@@ -1,4 +1,4 @@
-"""What `report` returns: numbers with their errors, as a table, a picture, a dict or a file."""
+"""The result of `report`: numbers with their errors."""
 
 import dataclasses
 import json
@@ -22,19 +22,19 @@ class Report:
     """How flat a solution is, by several measures; printing it shows a table.
 
     Attributes:
-      rows: the numbers, of all measures and blocks; each has `measure`, `block`, `label`,
-        `setting`, `value`, `sem`, `source` (of the standard error), `units` (what the value is a
-        mean of), `interval(confidence)`.
+      rows: the numbers of all measures and blocks. Each has `measure`, `block`, `label`, `setting`,
+        `value`, `sem`, `source` (of the standard error), `units` (the value is their mean) and
+        `interval(confidence)`.
       reference: {name: mean at the solution}.
-      level: of the effort.
-      num_examples: of the data.
-      num_batches: of the data.
+      level: level of the effort.
+      num_examples: number of examples.
+      num_batches: number of batches.
       num_weights: {block: number of weights that move}.
-      cost: what was done, in passes over the data.
-      seconds: that it took.
+      cost: passes over the data that were made.
+      seconds: duration of the measurement.
       key: data of the random key.
       fingerprint: SHA-256 of the data.
-      results: {block: {measure: its result}}, such as a `LocalEnergy`; empty in a report that was
+      results: {block: {measure: its result}}, such as a `LocalEnergy`; empty if the report was
         loaded.
     """
 
@@ -51,14 +51,14 @@ class Report:
     results: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: tuple[str, str, str] | str) -> Row:
-        """The first row of a measure, or the row of (measure, label, setting)."""
+        """Returns the first row of a measure, or the row of (measure, label, setting)."""
         for row in self.rows:
             if name in (row.measure, row.name):
                 return row
         raise KeyError(f"{name!r} is none of {sorted({row.measure for row in self.rows})}.")
 
     def table(self) -> _tables.Table:
-        """The table that is printed: a line for each number, a column for each block."""
+        """Returns the printed table: a line for each number, a column for each block."""
         blocks = list(self.num_weights)
         values = {(row.block, *row.name): row for row in self.rows}
         lines = []
@@ -78,7 +78,7 @@ class Report:
         return _tables.Table(title, ["measure", *columns], lines, self._notes())
 
     def _notes(self) -> list[str]:
-        """What standard errors are over, and what speaks against numbers."""
+        """Lists the sources of standard errors, and problems of the numbers."""
         notes, first = [""], next(iter(self.num_weights))
         over: dict[str, list[str]] = {}
         for row in self.rows:
@@ -97,15 +97,15 @@ class Report:
         return notes
 
     def __repr__(self) -> str:
-        """The table as text, at most 100 characters wide."""
+        """Returns the table as text, at most 100 characters wide."""
         return str(self.table())
 
     def _repr_html_(self) -> str:
-        """The table in a notebook."""
+        """Returns the table for a notebook."""
         return self.table().html()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but `results`, as JSON holds it; NaN is None."""
+        """Returns everything except `results` as values for JSON; NaN becomes None."""
         found = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -119,10 +119,10 @@ class Report:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> "Report":
-        """The inverse of `to_dict`.
+        """Makes a report from the result of `to_dict`.
 
         Raises:
-          ValueError: this is no report, or one of another format.
+          ValueError: `found` is no report, or has another format.
         """
         if not isinstance(found, dict) or found.get("format") != FORMAT or "rows" not in found:
             raise ValueError(f"found must be a report of format {FORMAT}, as to_dict returns it.")
@@ -132,7 +132,7 @@ class Report:
         return cls(**given)
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a line for each number.
+        """Returns a `pandas.DataFrame` with a line for each number.
 
         Raises:
           ImportError: pandas is not installed.
@@ -150,7 +150,7 @@ class Report:
         """Writes the report as JSON; `Report.load` reads it.
 
         Args:
-          path: of the file, which is replaced.
+          path: path of the file, which is replaced.
         """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
         file = Path(path).expanduser()
@@ -160,14 +160,14 @@ class Report:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Report":
-        """Reads what `save` wrote.
+        """Reads a report that `save` wrote.
 
         Args:
-          path: of the file.
+          path: path of the file.
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: it holds no report.
+          ValueError: the file holds no report.
         """
         text = Path(path).expanduser().read_text(encoding="utf-8")
         try:
@@ -176,10 +176,10 @@ class Report:
             raise ValueError(f"{path} holds no report that Report.save wrote ({error}).") from error
 
     def plot(self, figure: Any = None) -> Any:
-        """Draws the local energy against the strength of the noise: a panel for each quantity.
+        """Draws the local energy against the strength of the noise, a panel per quantity.
 
         Args:
-          figure: a matplotlib figure to draw on; a new one by default.
+          figure: matplotlib figure to draw on; a new one by default.
 
         Returns:
           The figure.
@@ -192,7 +192,7 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it."""
+    """Converts a value to a JSON-compatible one."""
     if isinstance(value, np.ndarray):
         return [_plain(one) for one in value.tolist()]
     if isinstance(value, float) and not math.isfinite(value):

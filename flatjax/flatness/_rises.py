@@ -7,8 +7,8 @@ For draws :math:`z_s` and strengths :math:`\sigma_g` of the noise,
   d_s = z_s \odot w \text{ (multiplicative) or } z_s \text{ (additive)}, \quad
   z_s \sim \mathcal{N}(0, I) \tag{1}
 
-E being the mean over the data of each quantity that `eval_fn` sums. `make_rises` measures them, for
-`flatjax.flatness.local_energy` and `flatjax.flatness.pac_bayes_sigma`.
+where E is the mean over the data of each quantity that `eval_fn` sums. `make_rises` measures them
+for `flatjax.flatness.local_energy` and `flatjax.flatness.pac_bayes_sigma`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +33,10 @@ Perturbation = tuple[chex.ArrayTree, float]  # the direction d and the strength 
 
 
 class Solution(NamedTuple):
-    """A solution, its data, and the noise that it meets.
+    """A solution, its data, and the random key of its noise.
 
     Attributes:
-      params: the weights w; of M solutions, stacked on the first axis, if they are measured
-        together.
+      params: the weights w. M solutions that are measured together are stacked on the first axis.
       data: the data over which E is a mean.
       key: random key of the draws; the index of the draw is folded in.
       state: other inputs of `eval_fn`, which no noise moves.
@@ -61,28 +60,28 @@ def make_rises(
     stats_batches: _inputs.Batches | None = None,
     stacked: bool = False,
 ) -> Callable[..., tuple[Values, Values]]:
-    """Makes a function that measures rises, by programs that serve all solutions of equal shapes.
+    """Makes a function that measures rises, for all solutions of equal shapes.
 
     Args:
-      eval_fn: see `flatjax.evaluate`; returns scalars.
+      eval_fn: see `flatjax.evaluate`; it must return scalars.
       num_draws: the largest number of draws in one call.
       num_sigmas: the largest number of strengths in one call.
       noise: `"multiplicative"` or `"additive"`.
       mask: leaves marked False are not moved.
-      antithetic: draws 2i and 2i + 1 are of opposite noise.
+      antithetic: whether draws 2i and 2i + 1 have opposite noise.
       update_stats: see `flatjax.flatness.local_energy`.
       stats_batches: see `flatjax.flatness.local_energy`.
-      stacked: whether the parameters and the state are of M stacked solutions.
+      stacked: whether the parameters and the state hold M stacked solutions.
 
     Returns:
-      `rises(solution, draws, sigmas, reference=None) -> ({name: rises}, {name: reference})`, with
-      the indices of the draws (S of them, a range) and G strengths. Rises are (G, S), preceded by M
-      if stacked. The reference is E(w); it is evaluated if it is not given.
+      `rises(solution, draws, sigmas, reference=None) -> ({name: rises}, {name: reference})`, for a
+      range of S indices of draws, and G strengths. Rises have the shape (G, S), or (M, G, S) if
+      stacked. The reference is E(w); it is evaluated if it is not given.
 
     Raises:
-      ValueError: an unknown kind of noise, one of `update_stats` and `stats_batches` without the
-        other, no `stats_batches`; later: no batches, sums that are not scalars or lack a count, no
-        state where `update_stats` needs it.
+      ValueError: the kind of noise is unknown, one of `update_stats` and `stats_batches` is given
+        without the other, or `stats_batches` is empty. When called: no batches, sums that are not
+        scalars or lack a count, or no state although `update_stats` needs it.
     """
     check_eval_fn(eval_fn)
     if noise not in NOISES:
@@ -94,7 +93,7 @@ def make_rises(
     means_of = _make_means(eval_fn, num_draws * num_sigmas + 1, statistics, stacked)
 
     def perturbations(solution, draws, sigmas, with_reference) -> Iterator[Perturbation]:
-        """The reference, of strength 0, if it is wanted; then all strengths of each draw."""
+        """Yields the reference (strength 0) if wanted, then all strengths of each draw."""
         for unit in range(draws.start // len(signs), draws.stop // len(signs)):
             direction = draw(solution.params, jax.random.fold_in(solution.key, unit))
             if with_reference:
@@ -128,7 +127,7 @@ def make_rises(
 def mean_and_sem(
     draws: np.ndarray, num_samples: Sequence[int] | np.ndarray, antithetic: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the first draws at each sigma, (..., G, S) -> (..., G), and its standard error."""
+    """Averages the first draws at each sigma, (..., G, S) -> (..., G), with errors."""
     means, sems = [], []
     for g, count in enumerate(num_samples):
         values = draws[..., g, :count]
@@ -140,7 +139,7 @@ def mean_and_sem(
 
 
 def _move(params, direction, sigma):
-    """The perturbed network, w + sigma d in eq. (1)."""
+    """Makes the perturbed network, w + sigma d in eq. (1)."""
     return _masks.map_moving(lambda w, step: w + sigma * step, params, direction)
 
 
@@ -148,13 +147,13 @@ _jitted_move = jax.jit(_move)
 
 
 def _make_widen(mask, stacked):
-    """widen(params) -> the network that is measured, see `flatjax.flatness._inputs.measured`."""
+    """Makes widen(params) -> measured network, see `_inputs.measured`."""
     widen = lambda params: _inputs.measured(params, mask)
     return jax.vmap(widen) if stacked else widen
 
 
 def _make_draw(noise, mask, stacked):
-    """draw(params, key) -> the direction d; the same z for all of M stacked solutions."""
+    """Makes draw(params, key) -> direction d, the same for all stacked solutions."""
 
     def draw(params, key):
         moving = _inputs.weights(params, mask)
@@ -165,13 +164,13 @@ def _make_draw(noise, mask, stacked):
 
 
 def _make_statistics(update_stats, stats_batches, stacked):
-    """statistics(network, state) -> the state with batch statistics of the network's own."""
+    """Makes statistics(network, state) -> state with own batch statistics."""
     if (update_stats is None) != (stats_batches is None):
         raise ValueError("update_stats and stats_batches must be given together.")
     if update_stats is None:
         return None
     data = _inputs.repeatable(stats_batches, "stats_batches")
-    next(iter(data))  # raises if there are none
+    next(iter(data))  # raises if there are no batches
     update = map_replicas(update_stats, in_axes=(0, 0, None)) if stacked else update_stats
     update = jax.jit(update)
 
@@ -182,7 +181,7 @@ def _make_statistics(update_stats, stats_batches, stacked):
 
 
 def _make_means(eval_fn, num_slots, statistics, stacked):
-    """means_of(solution, perturbations) -> {name: means over the data (..., slots)}."""
+    """Makes means_of(solution, perturbations) -> {name: means (..., slots)}."""
 
     def evaluate(params, batch, *state):
         if not stacked:
@@ -190,13 +189,13 @@ def _make_means(eval_fn, num_slots, statistics, stacked):
         mapped = map_replicas(eval_fn, in_axes=(0, None, *(0 for _ in state)))
         return dict(check_sums(mapped(params, batch, *state)))
 
-    # Traced once, not again for the shapes of each pass's sums.
+    # Traced once, and not for the shapes of each pass's sums.
     evaluate = jax.jit(evaluate, inline=True)
 
     @jax.jit
     def accumulate(totals, slot, params, batch, *state):
-        # One buffer of sums for all perturbed networks: each pass then waits for the last one,
-        # next to which it would run slower on CPU.
+        # One buffer holds the sums of all perturbed networks. Each pass therefore waits for the
+        # previous one; on CPU, two passes at a time would be slower.
         sums = evaluate(params, batch, *state)
         return _sums.add_at(totals, slot, sums)
 
@@ -237,7 +236,7 @@ def _make_means(eval_fn, num_slots, statistics, stacked):
 
 
 def _zeros(sums, num_slots):
-    """Totals of sums of these shapes, {name: (..., slots)}."""
+    """Makes zero totals for sums of these shapes, {name: (..., slots)}."""
     for name, total in sums.items():
         if total.shape != sums["count"].shape:
             raise ValueError(f"eval_fn must return scalars, got {name!r} of shape {total.shape}.")

@@ -1,20 +1,20 @@
-r"""One number of a report: its value, its standard error, and what two of them have in common.
+r"""One number of a report: its value, its standard error, differences.
 
-Each number comes with U *units* of which it is a mean: draws of the noise, random vectors, chains,
-or batches of the data. With values :math:`u_i` and weights :math:`m_i` (1, or the share of the
-examples that a batch has),
+Each number is a mean over U *units*: draws of the noise, random vectors, chains, or batches of the
+data. With the units' values :math:`u_i` and weights :math:`m_i` (1, or a batch's share of the
+examples), the mean and its standard error are
 
 .. math::
   \bar u = \frac{\sum_i u_i}{\sum_i m_i}, \qquad
   \mathrm{se}^2 = \frac{1}{U (U - 1)} \sum_i (u_i - \bar u)^2 \quad \text{(weights 1)} \tag{1}
 
-For batches, the standard error is that of the bootstrap: batches are drawn U times with
-replacement, and the standard deviation of the weighted mean over many such samples is multiplied by
-:math:`\sqrt{U / (U - 1)}`, which makes it (1) where weights are equal. (2)
+For batches, the standard error comes from the bootstrap. U batches are drawn with replacement many
+times, and the weighted mean of each sample is computed. The standard deviation of these means is
+multiplied by :math:`\sqrt{U / (U - 1)}`, so that it equals (1) for equal weights. (2)
 
 Two solutions that were measured with the same units are compared unit by unit: the standard error
-of the difference is that of the mean of :math:`u_i^{(1)} - u_i^{(2)}`. Intervals are those of
-Student's t with U - 1 degrees of freedom.
+is computed from the differences :math:`u_i^{(1)} - u_i^{(2)}`. Intervals are those of Student's t
+with U - 1 degrees of freedom.
 """
 
 from typing import Any, NamedTuple
@@ -32,17 +32,18 @@ class Row(NamedTuple):
     """A number of a report.
 
     Attributes:
-      measure: its name, such as `"local_energy"`.
+      measure: name of the measure, such as `"local_energy"`.
       block: the block of weights that moved.
-      label: what the number is, for tables.
-      setting: at which strength, radius, number of bits.
+      label: name of the number, for tables.
+      setting: strength, radius or number of bits.
       value: the number.
-      sem: its standard error; NaN where there is none.
-      source: what the standard error is over: draws, random vectors, chains or batches.
-      units: of which the number is a mean, shape (U,).
-      weights: of the units, shape (U,), of sum 1.
+      sem: standard error of the number; NaN if there is none.
+      source: kind of units over which the standard error is computed: draws, random vectors, chains
+        or batches.
+      units: values of the units, whose mean is the number, shape (U,).
+      weights: weights of the units, shape (U,), of sum 1.
       larger_is_sharper: False for tolerated noise.
-      note: what speaks against the number.
+      note: a problem of the number.
     """
 
     measure: str
@@ -59,15 +60,15 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> tuple[str, str, str]:
-        """What tells the number from others of its block."""
+        """The key that distinguishes the number from others of its block."""
         return self.measure, self.label, self.setting
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The interval of Student's t; NaN where there is no standard error."""
+        """Returns the interval of Student's t; NaN if there is no standard error."""
         return interval(self.value, self.sem, len(self.units), confidence)
 
     def shown(self) -> str:
-        """The number with its standard error, marked if there is a note."""
+        """Returns the number with its standard error, marked if there is a note."""
         return _tables.with_error(self.value, self.sem) + (" *" if self.note else "")
 
 
@@ -82,7 +83,7 @@ def row(
     weights: Any = None,
     **options: Any,
 ) -> Row:
-    """A number whose standard error is that of its units, eq. (1) or the bootstrap.
+    """Makes a row with the standard error of its units, by eq. (1) or the bootstrap.
 
     Args:
       measure: see `Row`.
@@ -91,9 +92,9 @@ def row(
       setting: see `Row`.
       value: see `Row`.
       source: one of `SOURCES`.
-      units: (U,); for batches, their contributions to the mean.
-      weights: shares of the examples that batches have; equal by default.
-      **options: other attributes.
+      units: values of the units, (U,); for batches, their contributions to the mean.
+      weights: the batches' shares of the examples; equal by default.
+      **options: other attributes of `Row`.
     """
     units = np.asarray(units, float)
     weights = np.full(len(units), 1 / max(len(units), 1)) if weights is None else weights
@@ -104,7 +105,7 @@ def row(
 
 
 def standard_error(units: np.ndarray, weights: np.ndarray, source: str) -> float:
-    """The standard error of a mean of units; NaN for fewer than two."""
+    """Computes the standard error of a mean of units; NaN for fewer than two units."""
     num = len(units)
     if num < 2 or not np.isfinite(units).all():
         return np.nan
@@ -115,9 +116,9 @@ def standard_error(units: np.ndarray, weights: np.ndarray, source: str) -> float
 
 
 def bootstrap_sums(values: np.ndarray) -> np.ndarray:
-    """Sums over batches that are drawn with replacement: the same draws for the same U."""
+    """Sums values over batches drawn with replacement; equal draws for equal U."""
     num, rng = len(values), np.random.default_rng(0)
-    # In parts, since 2,000 rows of 10,000 batches would be 160 MB.
+    # In parts, because 2,000 rows of 10,000 batches would be 160 MB.
     parts = (
         rng.multinomial(num, np.full(num, 1 / num), size=100) for _ in range(NUM_BOOTSTRAP // 100)
     )
@@ -125,7 +126,7 @@ def bootstrap_sums(values: np.ndarray) -> np.ndarray:
 
 
 def interval(value: float, sem: float, num: int, confidence: float) -> tuple[float, float]:
-    """The interval of Student's t around a mean of `num` units."""
+    """Computes the interval of Student's t around a mean of `num` units."""
     if num < 2:
         return np.nan, np.nan
     half = scipy.stats.t.ppf((1 + confidence) / 2, num - 1) * sem
@@ -133,7 +134,7 @@ def interval(value: float, sem: float, num: int, confidence: float) -> tuple[flo
 
 
 def difference(first: Row, second: Row) -> tuple[float, float]:
-    """The first number minus the second, and its standard error, unit by unit."""
+    """Computes the first number minus the second, and its error, unit by unit."""
     value = first.value - second.value
     if first.units.shape != second.units.shape or len(first.units) < 2:
         return value, np.nan

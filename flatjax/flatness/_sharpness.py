@@ -1,4 +1,4 @@
-"""Sharpness: how much the loss rises at the worst point nearby."""
+"""Sharpness: the rise of the loss at the worst point nearby."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class SamSharpness(NamedTuple):
     Attributes:
       rise: {name: value at the perturbed weights minus value at w, scalar}, in units of `eval_fn`.
       reference: {name: value at w, scalar}.
-      gradient_norm: norm of W g, scalar: of the gradient of the mean, or of the adaptive one.
+      gradient_norm: norm of W g, scalar, for the gradient g of the mean loss.
     """
 
     rise: dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class SamSharpness(NamedTuple):
     gradient_norm: np.ndarray
 
     def table(self) -> _tables.Table:
-        """The rise of each quantity; printing shows it."""
+        """Tabulates the rise of each quantity; printing shows it."""
         title = (
             f"Rise one ascent step away; norm of the gradient {_tables.number(self.gradient_norm)}"
         )
@@ -58,7 +58,7 @@ class WorstCaseSharpness(NamedTuple):
     perturbation: chex.ArrayTree
 
     def table(self) -> _tables.Table:
-        """The rise of each quantity; printing shows it."""
+        """Tabulates the rise of each quantity; printing shows it."""
         restarts = ", ".join(map(_tables.number, self.restart_rises))
         title = f"Rise at the worst point found; highest rise of each restart: {restarts}"
         return _of_rises(title, self.rise, self.reference)
@@ -72,42 +72,43 @@ def sam_sharpness(
     quantity: str = "loss",
     mask: Mask = None,
 ) -> Callable[..., SamSharpness]:
-    r"""The rise of the loss after one ascent step of length rho: what SAM minimises.
+    r"""Makes a function that measures SAM's sharpness: the rise after one ascent step.
 
     .. math::
       L\Big(w + \rho \, \frac{W^2 g}{\lVert W g \rVert}\Big) - L(w), \qquad g = \nabla L(w)
 
-    with :math:`W = 1` [SAM; Foret et al., 2021] or, adaptive,
-    :math:`W = \mathrm{diag}(|w|)` [ASAM; Kwon et al., 2021, without the constant that
-    their code adds], which is insensitive to the rescalings that leave a ReLU network unchanged.
-    To first order in rho, it is :math:`\rho \lVert W g \rVert`.
-    The gradient is that of the whole data set, not of a minibatch. Where it is zero, so is the
+    with :math:`W = 1` [SAM; Foret et al., 2021]. With `adaptive`, :math:`W = \mathrm{diag}(|w|)`
+    [ASAM; Kwon et al., 2021, without the constant that their code adds]. The adaptive form does not
+    change if a ReLU network is rescaled without changing its function. To first order in rho, the
+    rise is :math:`\rho \lVert W g \rVert`.
+    The gradient g is computed on the whole data set, not on a minibatch. If it is zero, so is the
     rise.
 
-    Cost: one gradient and one evaluation of the batches; nothing is recompiled between solutions
+    Cost: one gradient and one evaluation of the batches. Nothing is recompiled for other solutions
     of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
-      rho: radius; in units of the weights, or, adaptive, relative to them (0.05 and 0.5 are usual).
+      rho: radius, in units of the weights; with `adaptive`, relative to them. Usual values are 0.05
+        and, with `adaptive`, 0.5.
       adaptive: whether to measure each weight's perturbation relative to the weight.
-      quantity: name of the loss L in the dict of `eval_fn`: a differentiable one.
+      quantity: name of the loss L in the dict of `eval_fn`. It must be differentiable.
       mask: pytree of bools (or a function of params returning one); leaves marked False (biases,
-        scales of norms) are not perturbed. All are, by default.
+        scales of norms) are not perturbed. By default all are.
 
     Returns:
-      `fn(params, batches, key, *state) -> SamSharpness`. The key is not used, and may be None: it
-      is there because all measures are called alike. The function loops over batches in Python
-      around jitted steps, and is not to be jitted itself.
+      `fn(params, batches, key, *state) -> SamSharpness`. The key is not used and may be None; it
+      exists because all measures are called in the same way. The function loops over batches in
+      Python around jitted steps; do not jit it.
 
     Raises:
-      TypeError: (when called) state in place of the key.
-      ValueError: rho is not positive and finite, or (when called) no batches, an iterator in
-        their place, or `eval_fn` does not return `quantity`.
+      TypeError: (when called) state is passed instead of the key.
+      ValueError: rho is not positive and finite. When called: there are no batches, `batches` is an
+        iterator, or `eval_fn` does not return `quantity`.
 
     Examples:
-      A parabola :math:`w^2 / 2` at 1, :math:`(1 + \rho)^2 / 2 - 1 / 2`:
+      A parabola :math:`w^2 / 2` at 1, where the rise is :math:`(1 + \rho)^2 / 2 - 1 / 2`:
 
       >>> import jax.numpy as jnp
       >>> from flatjax.flatness import sam_sharpness
@@ -148,46 +149,46 @@ def worst_case_sharpness(
     quantity: str = "loss",
     mask: Mask = None,
 ) -> Callable[..., WorstCaseSharpness]:
-    r"""The highest rise of the loss within a distance rho, as found by gradient ascent.
+    r"""Makes a function that searches the highest rise within a distance rho.
 
     .. math::
       \max_{\lVert W^{-1} \delta \rVert \le \rho} L(w + \delta) - L(w)
 
-    with :math:`W = 1`, a ball [Keskar et al., 2017; Foret et al., 2021], or, adaptive,
+    with :math:`W = 1`, a ball [Keskar et al., 2017; Foret et al., 2021], or with `adaptive`,
     :math:`W = \mathrm{diag}(|w|)`, an ellipsoid that follows the rescalings of a ReLU network
-    [Kwon et al., 2021]. In :math:`u = W^{-1} \delta`, each step is
+    [Kwon et al., 2021]. In :math:`u = W^{-1} \delta`, each step of gradient ascent is
 
     .. math::
       u \leftarrow \Pi_\rho\Big(u + \eta \rho \frac{W g}{\lVert W g \rVert}\Big),
       \qquad g = \nabla L(w + W u)
 
-    :math:`\Pi_\rho` the projection onto the ball, g the gradient of the whole data set. The first
-    restart begins at w (with :math:`\eta = 1` its first step is SAM's), the others at random
-    points at distance rho. Where the gradient is zero, the step is in a random direction. The
-    result is a lower bound of the maximum; a NaN met on the way makes it NaN.
+    with the projection :math:`\Pi_\rho` onto the ball and the gradient g on the whole data set. The
+    first restart begins at w (with :math:`\eta = 1` its first step is SAM's), the others at random
+    points at distance rho. If the gradient is zero, the step has a random direction. The result is
+    a lower bound of the maximum. It is NaN if a NaN occurs on the way.
 
-    Cost: `num_restarts * steps` gradients and `num_restarts` evaluations of the batches, and one
-    evaluation more; nothing is recompiled between solutions of the same shapes.
+    Cost: `num_restarts * steps` gradients, and `num_restarts + 1` evaluations of the batches.
+    Nothing is recompiled for other solutions of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
-      rho: radius; in units of the weights, or, adaptive, relative to them.
+      rho: radius, in units of the weights; with `adaptive`, relative to them.
       steps: number of ascent steps of each restart.
       step_size: :math:`\eta`, the length of a step in units of rho.
       adaptive: whether to measure each weight's perturbation relative to the weight.
       num_restarts: R, the number of starting points.
-      quantity: name of the loss L in the dict of `eval_fn`: a differentiable one.
+      quantity: name of the loss L in the dict of `eval_fn`. It must be differentiable.
       mask: pytree of bools (or a function of params returning one); leaves marked False are not
         perturbed.
 
     Returns:
       `fn(params, batches, key, *state) -> WorstCaseSharpness`. It loops over batches in Python
-      around jitted steps, and is not to be jitted itself.
+      around jitted steps; do not jit it.
 
     Raises:
-      ValueError: rho or step_size is not positive and finite, steps < 1, num_restarts < 1, or
-        (when called) no batches, an iterator in their place, or `eval_fn` does not return
+      ValueError: rho or step_size is not positive and finite, steps < 1 or num_restarts < 1. When
+        called: there are no batches, `batches` is an iterator, or `eval_fn` does not return
         `quantity`.
 
     Examples:
@@ -224,7 +225,7 @@ def worst_case_sharpness(
         return _masks.merge(optax.tree.sub(moved, weights), _inputs.zeros_like(params))
 
     def climb(params, u, direction, data, state):
-        """The points of one ascent and the means there, one after another."""
+        """Yields the points of one ascent and the means at them."""
         u, point, _ = ascend(params, u, optax.tree.zeros_like(u), 0.0, direction)
         for _ in range(steps):
             grads, values = gradient(point, data, state)
@@ -259,19 +260,19 @@ def worst_case_sharpness(
 
 
 def _gradient_of_mean(eval_fn, quantity, mask):
-    """gradient(params, data, state) -> (gradient of the mean of quantity, {name: mean}).
+    """Makes gradient(params, data, state) -> (gradient of a mean, {name: mean}).
 
-    The gradient is that with respect to the weights that move. Measures of one `eval_fn` share it,
-    since it is what takes longest to compile.
+    The gradient is taken with respect to the weights that move. Measures of one `eval_fn` share it,
+    because it takes longest to compile.
     """
     try:
         return _kept_gradient(eval_fn, quantity, mask)
-    except TypeError:  # of a mask that cannot be hashed
+    except TypeError:  # the mask cannot be hashed
         return _make_gradient(eval_fn, quantity, mask)
 
 
 def _make_gradient(eval_fn, quantity, mask):
-    @jax.jit  # traced once, not again for the shapes of each pass's sums
+    @jax.jit  # traced once, and not for the shapes of each pass's sums
     def differentiate(params, batch, state):
         def total(weights):
             sums = eval_fn(_masks.merge(weights, params), batch, *state)
@@ -305,9 +306,10 @@ _kept_gradient = functools.lru_cache(maxsize=8)(_make_gradient)
 
 
 def _ascent(rho, adaptive, mask):
-    """ascend(w, u, g, step, fallback) -> (u', w + W u', ||W g||): a step in u = W^-1 delta.
+    """Makes ascend(w, u, g, step, fallback) -> (u', w + W u', ||W g||).
 
-    u, g and the direction that replaces g where it is zero are of the weights that move.
+    One step moves u = W^-1 delta. u, g and `fallback`, the direction that replaces g where it is
+    zero, are pytrees of the weights that move.
     """
 
     def scale(w, x):
@@ -328,7 +330,7 @@ def _ascent(rho, adaptive, mask):
 
 
 def _of_rises(title, rise, reference) -> _tables.Table:
-    """A line for each quantity."""
+    """Makes a table with a line for each quantity."""
     values = {
         "at the solution": [_tables.number(value) for value in reference.values()],
         "rise": [_tables.number(rise[name]) for name in reference],

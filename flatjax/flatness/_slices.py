@@ -1,6 +1,6 @@
-"""Slices: the loss along a line or on a plane through the space of weights, and their pictures.
+"""Slices of the loss along lines and on planes in weight space; pictures.
 
-A slice is made of an origin, one or two directions, and the coordinates at which to look:
+A slice has an origin, one or two directions, and coordinates at which the loss is evaluated:
 
 - around one solution, along random directions (`flatjax.flatness.random_direction`) or eigenvectors
   of the Hessian (`flatjax.flatness.top_eigenvalues`);
@@ -36,7 +36,7 @@ class Slice1D(NamedTuple):
     values: dict[str, np.ndarray]
 
     def table(self) -> _tables.Table:
-        """Where each quantity is smallest and largest; printing shows it."""
+        """Tabulates where each quantity is smallest and largest; printing shows it."""
         return _extremes(f"Slice at {len(self.x)} points", self.values, self.x)
 
 
@@ -55,7 +55,7 @@ class Slice2D(NamedTuple):
     values: dict[str, np.ndarray]
 
     def table(self) -> _tables.Table:
-        """Where each quantity is smallest and largest; printing shows it."""
+        """Tabulates where each quantity is smallest and largest; printing shows it."""
         title = f"Slice at {len(self.x)} x {len(self.y)} points (x, y)"
         return _extremes(title, self.values, self.x, self.y)
 
@@ -63,26 +63,26 @@ class Slice2D(NamedTuple):
 def slice_1d(
     eval_fn: EvalFn, x: ArrayLike, *, state_fn: Callable[..., Sequence[Any]] | None = None
 ) -> Callable[..., Slice1D]:
-    r"""The loss along a line, :math:`L(w + x \, d)`.
+    r"""Makes a function that evaluates the loss along a line, :math:`L(w + x \, d)`.
 
-    Cost: X evaluations of the batches (and calls of `state_fn`); nothing is recompiled between
+    Cost: X evaluations of the batches (and calls of `state_fn`). Nothing is recompiled for other
     points, or solutions of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
       x: coordinates, shape (X,).
-      state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point. Between
-        solutions of networks with batch norm, whose statistics belong to none but their own
-        weights, pass a `flatjax.batch_stats.reestimate`. Without it, state is fixed.
+      state_fn: `state_fn(params, *state) -> state`, a sequence, is called at each point. Batch
+        statistics are valid only for their own weights: for networks with batch norm, pass a
+        function that calls `flatjax.batch_stats.reestimate`. Without it, state is fixed.
 
     Returns:
       `fn(origin, direction, batches, *state) -> Slice1D`. It loops over batches in Python around
-      jitted steps, and is not to be jitted itself.
+      jitted steps; do not jit it.
 
     Raises:
-      ValueError: x is empty, not one-dimensional or not finite, or (when called) no batches or an
-        iterator in their place.
+      ValueError: x is empty, not one-dimensional or not finite. When called: there are no batches,
+        or `batches` is an iterator.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -113,10 +113,10 @@ def slice_2d(
     *,
     state_fn: Callable[..., Sequence[Any]] | None = None,
 ) -> Callable[..., Slice2D]:
-    r"""The loss on a plane, :math:`L(w + x \, d_1 + y \, d_2)`.
+    r"""Makes a function that evaluates the loss on a plane.
 
-    Cost: X Y evaluations of the batches (and calls of `state_fn`); nothing is recompiled between
-    points, or solutions of the same shapes.
+    The points are :math:`w + x \, d_1 + y \, d_2`. Cost: X Y evaluations of the batches (and calls
+    of `state_fn`). Nothing is recompiled for other points, or solutions of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
@@ -128,11 +128,11 @@ def slice_2d(
 
     Returns:
       `fn(origin, (direction, direction), batches, *state) -> Slice2D`. It loops over batches in
-      Python around jitted steps, and is not to be jitted itself.
+      Python around jitted steps; do not jit it.
 
     Raises:
-      ValueError: x or y is empty, not one-dimensional or not finite, or (when called) no batches,
-        an iterator in their place, or not two directions.
+      ValueError: x or y is empty, not one-dimensional or not finite. When called: there are no
+        batches, `batches` is an iterator, or there are not two directions.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -179,19 +179,19 @@ def plot_slice(
     Cost: no evaluation.
 
     Args:
-      found: what `slice_1d` or `slice_2d` returned.
-      name: which of its values to draw.
-      ax: the matplotlib Axes to draw on; those of a new figure by default.
-      points: coordinates of solutions to mark, shape (P,), or (P, 2) for two dimensions; those of a
-        `line` or `plane`.
+      found: result of `slice_1d` or `slice_2d`.
+      name: name of the quantity to draw.
+      ax: matplotlib axes; the axes of a new figure by default.
+      points: coordinates of solutions to mark, shape (P,), or (P, 2) for two dimensions, such as
+        the coordinates of a `line` or `plane`.
       labels: P names of the marked solutions.
-      log: whether the values (in two dimensions, the levels and colours) are on a logarithmic
-        scale. Values of 0 and below are then left blank. Infinite values always are.
+      log: whether the values (in two dimensions, the levels and colours) have a logarithmic scale.
+        Values of 0 and below are then left blank. Infinite values are always left blank.
       levels: in two dimensions, the number of contours, or their values.
-      **style: passed on to `ax.plot` or `ax.contourf`.
+      **style: further arguments of `ax.plot` or `ax.contourf`.
 
     Returns:
-      The Axes.
+      The axes.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -239,7 +239,7 @@ def plot_slice(
 def _draw_contours(ax, found, values, name, levels, log, style):
     from matplotlib import colors, ticker
 
-    extend = "both" if np.ndim(levels) else "neither"  # only the caller's may leave values out
+    extend = "both" if np.ndim(levels) else "neither"  # only given levels may exclude values
     if np.ndim(levels) == 0:
         levels = _levels(np.nanmin(values), np.nanmax(values), levels, log)
     style = {"norm": colors.LogNorm() if log else None, "extend": extend, **style}
@@ -251,12 +251,12 @@ def _draw_contours(ax, found, values, name, levels, log, style):
 
 
 def _levels(low, high, number, log):
-    """Levels from the lowest to the highest value, or around a value that is constant."""
+    """Makes levels from the lowest to the highest value, or around a constant value."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         margin = abs(low) / 2 or 1.0
         low, high = low - margin, high + margin
     elif not log:
-        return number  # matplotlib chooses round ones
+        return number  # matplotlib chooses round values
     return np.geomspace(low, high, number) if log else np.linspace(low, high, number)
 
 
@@ -269,7 +269,7 @@ def _mark(ax, points, labels):
 
 
 def _values_at(eval_fn, state_fn):
-    """values_at(points, origin, directions, batches, state) -> {name: means at the points}."""
+    """Makes values_at(points, origin, directions, batches, state) -> {name: means}."""
     check_eval_fn(eval_fn)
     eval_fn = jax.jit(eval_fn)
 
@@ -303,7 +303,7 @@ def _values_at(eval_fn, state_fn):
 
 
 def _extremes(title, values, *axes) -> _tables.Table:
-    """The smallest and the largest finite value of each quantity, with its coordinates."""
+    """Tabulates the smallest and largest finite values, with coordinates."""
 
     def shown(value, choose):
         finite = np.where(np.isfinite(value), value, np.nan)

@@ -1,8 +1,8 @@
-"""Soups: the mean of the weights of several solutions, all of them or those that help.
+"""Soups: the mean of the weights of several solutions, all or a selection.
 
-Where the barrier between all pairs is about 0 (see `flatjax.flatness.barrier`), weights can be
-averaged [Wortsman et al., 2022, arXiv:2203.05482]. The batch statistics of the mean belong to none
-of the solutions: `state_fn` measures them again.
+If the barrier between all pairs is about 0 (see `flatjax.flatness.barrier`), weights can be
+averaged [Wortsman et al., 2022, arXiv:2203.05482]. The mean needs its own batch statistics, which
+`state_fn` measures.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ class Soup(NamedTuple):
     """The mean of several solutions.
 
     Attributes:
-      params: its weights, of the dtypes of the solutions.
-      state: what `state_fn` measured of it, or the state that was given.
-      members: positions of the solutions that are in it.
+      params: weights of the mean, in the dtypes of the solutions.
+      state: the state that `state_fn` measured for the mean, or the given state.
+      members: positions of the averaged solutions.
       values: {name: mean over the examples} of the soup.
     """
 
@@ -37,7 +37,7 @@ class Soup(NamedTuple):
     values: dict[str, float]
 
     def table(self) -> _tables.Table:
-        """The values, and who is a member; printing shows it."""
+        """Tabulates the values and the members; printing shows it."""
         found = {"soup": [_tables.number(value) for value in self.values.values()]}
         title = [f"Soup of {len(self.members)} solutions: {', '.join(map(str, self.members))}"]
         return _tables.of_quantities(title, "quantity", [*self.values], found)
@@ -46,29 +46,29 @@ class Soup(NamedTuple):
 def soup(
     eval_fn: EvalFn, *, greedy: str | None = None, state_fn: StateFn | None = None
 ) -> Callable[..., Soup]:
-    r"""The mean of the weights of several solutions, all of them or those that help.
+    r"""Makes a function that averages the weights of several solutions.
 
-    A *greedy* soup takes the solution of the lowest value first, then the others in the order of
-    their values, each if the value of the mean does not rise. Choose by examples that are neither
-    trained on nor tested on.
+    A *greedy* soup starts with the solution of the lowest value, and tries the others in the order
+    of their values. It adds each one if the value of the mean does not rise. Choose by examples
+    that are used for neither training nor testing.
 
-    Cost: one evaluation of the batches (and call of `state_fn`); if greedy, up to twice as many as
-    there are solutions.
+    Cost: one evaluation of the batches (and call of `state_fn`). A greedy soup needs up to twice as
+    many as there are solutions.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
         `flatjax.evaluate`.
-      greedy: name of the value that chooses, such as `"error"`; None takes all solutions.
-      state_fn: `state_fn(params, *state) -> state`, a sequence, is called for each mean. Of
-        networks with batch norm, pass a `flatjax.batch_stats.reestimate`.
+      greedy: name of the value that chooses, such as `"error"`; None averages all solutions.
+      state_fn: `state_fn(params, *state) -> state`, a sequence, is called for each mean. For
+        networks with batch norm, pass a function that calls `flatjax.batch_stats.reestimate`.
 
     Returns:
-      `fn(solutions, batches, *state) -> Soup` of a list of pytrees. `state` is that of any of the
-      solutions. It is not to be jitted.
+      `fn(solutions, batches, *state) -> Soup`, for a list of pytrees. `state` is the state of any
+      of the solutions. Do not jit it.
 
     Raises:
-      ValueError: (when called) there are no solutions, they differ in structure, `greedy` is no
-        name of a value, or there are no batches.
+      ValueError: (when called) there are no solutions or no batches, the solutions differ in
+        structure, or `greedy` is not the name of a value.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Configurations around a solution, made of vectors of normal noise, and their energies."""
+"""Configurations around a solution, made of normal noise, and their energies."""
 
 from collections.abc import Iterable
 from types import MappingProxyType
@@ -24,14 +24,14 @@ PRIORS = MappingProxyType(
 
 
 class Surroundings(NamedTuple):
-    """A solution and its data, as sampling sees them.
+    """A solution and its data, for sampling.
 
     Attributes:
       params: the solution.
-      batches: the data, in one iterable that can be passed over again.
-      state: what `eval_fn` wants besides.
+      batches: the data, as one iterable that can be iterated again.
+      state: further inputs of `eval_fn`.
       num_weights: n, the number of weights that move.
-      one_by_one: evaluate configurations one after another, not vmapped.
+      one_by_one: whether to evaluate configurations one after another and not vmapped.
     """
 
     params: chex.ArrayTree
@@ -47,7 +47,7 @@ class Surroundings(NamedTuple):
 
 
 class Landscape:
-    """Energies of configurations, by programs that serve all solutions of the same shapes."""
+    """Energies of configurations, by programs for all solutions of equal shapes."""
 
     def __init__(self, eval_fn: EvalFn, quantity: str, prior: str | priors.Prior, mask: Mask):
         check_eval_fn(eval_fn)
@@ -70,13 +70,13 @@ class Landscape:
         return Surroundings(params, batches, state, num_weights, one_by_one)
 
     def energies(self, near: Surroundings, noise: jax.Array, distance: chex.Numeric) -> jax.Array:
-        """Energies (...) of the configurations that are made of noise (..., n)."""
+        """Computes energies (...) of the configurations made of noise (..., n)."""
         rows = noise.reshape(-1, near.num_weights)
         totals = self._sums(near, self._place(near.params, rows, distance), len(rows))
         return totals.reshape(noise.shape[:-1])
 
     def reference(self, near: Surroundings) -> float:
-        """The energy of the solution itself."""
+        """Computes the energy of the solution itself."""
         only = jax.tree.map(lambda w: jnp.asarray(w)[None], near.params)
         return float(self._sums(near, only, 1)[0])
 
@@ -108,7 +108,7 @@ class Landscape:
 
 
 def _as_prior(prior):
-    """The prior of this name, or the function itself."""
+    """Returns the prior of this name, or the function itself."""
     if callable(prior):
         return prior
     if prior not in PRIORS:

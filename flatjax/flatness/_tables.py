@@ -1,4 +1,4 @@
-"""How results are printed: numbers with their errors, and tables of text and HTML."""
+"""How results are printed: numbers with errors, tables as text and HTML."""
 
 import html
 import math
@@ -12,13 +12,13 @@ MISSING = "-"
 
 
 class Table(NamedTuple):
-    """A table, as text or as HTML.
+    """A table, printed as text or as HTML.
 
     Attributes:
-      title: lines above it.
+      title: lines above the table.
       header: names of the columns.
       lines: cells, one list for each line.
-      notes: lines below it.
+      notes: lines below the table.
     """
 
     title: Sequence[str]
@@ -27,7 +27,7 @@ class Table(NamedTuple):
     notes: Sequence[str] = ()
 
     def __str__(self) -> str:
-        """Aligned columns, at most 100 characters wide: columns that do not fit follow below."""
+        """Aligns columns in 100 characters; columns that do not fit follow below."""
         text = [part for line in self.title for part in _wrapped(line)]
         for page, columns in enumerate(self._pages()):
             text += [""] * (page > 0)
@@ -41,7 +41,7 @@ class Table(NamedTuple):
         return "\n".join(text)
 
     def html(self) -> str:
-        """The table for a notebook."""
+        """Returns the table as HTML, for a notebook."""
         row = lambda tag, cells: (
             f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
         )
@@ -51,7 +51,7 @@ class Table(NamedTuple):
         return paragraphs(self.title) + table + paragraphs(self.notes)
 
     def _pages(self) -> list[list[int]]:
-        """Indices of the columns that are shown next to each other; the first is in all."""
+        """Splits the columns into groups that fit the width; the first is in all."""
         every = range(len(self.header))
         widths = [max(len(line[c]) for line in (self.header, *self.lines)) + 2 for c in every]
         pages, used = [[0]], widths[0]
@@ -68,7 +68,7 @@ Class = TypeVar("Class", bound=type)
 
 
 def printed(result: Class) -> Class:
-    """Makes results of a class print as their `table()`, in notebooks too."""
+    """Makes results of a class print as their `table()`, also in notebooks."""
     methods: Any = result
     methods.__repr__ = lambda self: str(self.table())
     methods._repr_html_ = lambda self: self.table().html()
@@ -82,12 +82,12 @@ def of_quantities(
     values: Mapping[str, Sequence[str]],
     **others: Sequence[str],
 ) -> Table:
-    """A line for each setting, and a column for each quantity.
+    """Makes a table with a line for each setting and a column for each quantity.
 
     Args:
-      title: lines above.
-      column: what the settings are.
-      settings: G of them.
+      title: lines above the table.
+      column: name of the settings.
+      settings: the G settings.
       values: {header of a column: G cells}.
       **others: further columns.
     """
@@ -97,7 +97,7 @@ def of_quantities(
 
 
 def at_solution(reference: Mapping[str, Any]) -> str:
-    """What quantities are at the solution, or how many solutions there are."""
+    """Describes the quantities at the solution, or the number of solutions."""
     shapes = {np.shape(value) for value in reference.values()}
     if shapes - {()}:
         return f"{max(shapes)[0]} solutions"
@@ -106,17 +106,17 @@ def at_solution(reference: Mapping[str, Any]) -> str:
 
 
 def rises(reference: Mapping[str, Any], rise: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Columns of rises without errors, of G settings."""
+    """Makes columns of rises without errors, for G settings."""
     return {f"rise of the {name}": [number(v) for v in np.ravel(rise[name])] for name in reference}
 
 
 def labels(values: Any) -> list[str]:
-    """Settings, as they are named."""
+    """Formats settings for tables."""
     return [f"{value:g}" for value in values]
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number of some significant digits; a dash for NaN.
+    """Formats a number with some significant digits; NaN becomes a dash.
 
     Examples:
       >>> number(0.123456), number(123456.0), number(float("nan"))
@@ -127,7 +127,7 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def with_error(value: Any, sem: Any) -> str:
-    """A number and its standard error, to two digits of the error.
+    """Formats a number and its standard error, with two digits of the error.
 
     Examples:
       >>> with_error(0.123456, 0.00213), with_error(1234.5, 56.0), with_error(3.2e-7, 1e-9)

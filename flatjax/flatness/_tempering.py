@@ -1,4 +1,4 @@
-"""Replica exchange of preconditioned Crank-Nicolson chains: the sampler of local entropy."""
+"""Replica exchange of Crank-Nicolson chains: the sampler of local entropy."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 from flatjax._sampling.exchange import exchange_neighbours
 from flatjax.flatness._surroundings import Landscape, Surroundings
 
-# The rate of acceptance that steps are tuned to, and the smallest step.
+# The rate of acceptance to which steps are tuned, and the smallest step.
 TARGET_ACCEPTANCE, LEAST_STEP = 0.25, 1e-4
 
 
@@ -20,8 +20,8 @@ class Ladders(NamedTuple):
     """C chains with a configuration at each of K inverse temperatures.
 
     Attributes:
-      noise: the normal noise that configurations are made of, (C, K, n).
-      energy: their energies, (C, K).
+      noise: normal noise of which configurations are made, (C, K, n).
+      energy: energies of the configurations, (C, K).
       log_step: log s of the steps, (K,).
     """
 
@@ -31,13 +31,13 @@ class Ladders(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What is kept of a run of T steps.
+    """The record of a run of T steps.
 
     Attributes:
-      energy: (C, T, K).
+      energy: energies, (C, T, K).
       acceptance: rate at which steps were accepted, (K,).
       exchange: rate at which neighbours would exchange, (K - 1,).
-      step_size: (K,).
+      step_size: s of the steps, (K,).
     """
 
     energy: np.ndarray
@@ -49,14 +49,14 @@ class Samples(NamedTuple):
 def make_sampler(
     landscape: Landscape, betas: np.ndarray, num_chains: int, num_steps: int, num_warmup: int
 ) -> Callable[[Surroundings, chex.Numeric, chex.PRNGKey], Samples]:
-    """Compiles a sampler of the prior times exp(-beta E) at every beta, see `local_entropy`.
+    """Makes a sampler of the prior times exp(-beta E), see `local_entropy`.
 
-    Steps run in one compiled scan where the data are one batch, in a Python loop elsewhere.
+    If the data are one batch, steps run in one compiled scan, otherwise in a Python loop.
     """
     on_device = jnp.asarray(betas)
 
     def start(near):
-        # From nowhere: the first step, of size 1, draws from the prior, and is accepted.
+        # The first step, of size 1, draws from the prior and is accepted.
         shape = (num_chains, len(betas))
         return Ladders(
             noise=jnp.zeros((*shape, near.num_weights)),
@@ -100,23 +100,23 @@ def make_sampler(
 
 @jax.jit
 def _propose(ladders, key):
-    """Proposes sqrt(1 - s^2) z + s xi, which leaves normal noise normal."""
+    """Proposes sqrt(1 - s^2) z + s xi, which keeps normal noise normal."""
     s = jnp.exp(ladders.log_step)[None, :, None]
-    # One flat draw: XLA takes ten times longer to compile those of several axes.
+    # One flat draw: XLA takes ten times longer to compile draws with several axes.
     xi = jax.random.normal(jax.random.fold_in(key, 0), (ladders.noise.size,))
     return jnp.sqrt(1 - s**2) * ladders.noise + s * xi.reshape(ladders.noise.shape)
 
 
 @jax.jit
 def _decide(ladders, proposal, energy, betas, t, num_warmup, key):
-    """Accepts proposals, exchanges configurations, tunes the steps; and what is to be recorded."""
+    """Accepts proposals, exchanges configurations, tunes steps, makes records."""
     uniform = jax.random.uniform(jax.random.fold_in(key, 1), (2 * energy.size,))
     uniform = uniform.reshape(2, *energy.shape)
     ladders, acceptance = _accept(ladders, proposal, energy, betas, uniform[0])
     noise, energy, rate = exchange_neighbours(
         ladders.noise, ladders.energy, betas, t % 2, uniform[1, :, :-1]
     )
-    # Large changes of the step sizes at first, none once samples are recorded.
+    # Step sizes change much at first, and not at all once samples are recorded.
     gain = jnp.where(t < num_warmup, 3.0 / (t + 1.0) ** 0.6, 0.0)
     log_step = ladders.log_step + gain * (acceptance - TARGET_ACCEPTANCE)
     log_step = jnp.clip(log_step, np.log(LEAST_STEP), 0.0)
@@ -124,9 +124,9 @@ def _decide(ladders, proposal, energy, betas, t, num_warmup, key):
 
 
 def _accept(ladders, proposal, energy, betas, uniform):
-    """A Metropolis decision at each beta, and their mean probabilities."""
+    """Makes a Metropolis decision at each beta; also returns the mean probabilities."""
     energy = jnp.where(jnp.isnan(energy), jnp.inf, energy)
-    # From infinite energy to another the difference is NaN: accepted, as all is at beta = 0.
+    # The difference of two infinite energies is NaN: accepted, like everything at beta = 0.
     log_ratio = jnp.nan_to_num(-betas[None] * (energy - ladders.energy), nan=0.0)
     probability = jnp.exp(jnp.minimum(log_ratio, 0.0))
     accepted = uniform < probability

@@ -1,6 +1,6 @@
 r"""The path of training, in the plane in which it moves most.
 
-Of checkpoints :math:`w_1, \ldots, w_T`, let :math:`d_t = w_t - w_T`. The Gram matrix
+For checkpoints :math:`w_1, \ldots, w_T`, let :math:`d_t = w_t - w_T`. The Gram matrix
 :math:`G_{st} = d_s \cdot d_t` has eigenvalues :math:`\lambda_k` and eigenvectors :math:`u_k`, and
 
 .. math::
@@ -29,10 +29,10 @@ class Trajectory(NamedTuple):
 
     Attributes:
       origin: the last checkpoint.
-      directions: two of norm 1, at a right angle: a plane for `flatjax.flatness.slice_2d`.
-      coordinates: of the checkpoints, shape (T, 2), the last of them (0, 0): distances between
-        weights.
-      explained: share of the sum of squared distances to the last checkpoint, along each
+      directions: two orthogonal vectors of norm 1: a plane for `flatjax.flatness.slice_2d`.
+      coordinates: coordinates of the checkpoints, shape (T, 2), as distances between weights; the
+        last is (0, 0).
+      explained: share of the sum of squared distances to the last checkpoint that lies along each
         direction, shape (2,).
     """
 
@@ -42,7 +42,7 @@ class Trajectory(NamedTuple):
     explained: np.ndarray
 
     def table(self) -> _tables.Table:
-        """The coordinates of the checkpoints; printing shows it."""
+        """Tabulates the coordinates of the checkpoints; printing shows it."""
         shares = ", ".join(f"{100 * share:.0f} %" for share in self.explained)
         title = [f"Path of training; shares along the two directions: {shares}"]
         steps = [str(t) for t in range(len(self.coordinates))]
@@ -51,11 +51,11 @@ class Trajectory(NamedTuple):
         return _tables.of_quantities(title, "checkpoint", steps, columns)
 
     def plot(self, ax: Any = None, **style: Any) -> Any:
-        """Draws the path, on a slice of the same plane if its axes are given.
+        """Draws the path, also on a slice of its plane if you give the slice's axes.
 
         Args:
-          ax: matplotlib axes, such as `plot_slice` returns them; those of a new figure by default.
-          **style: of the line, for matplotlib; `label` names the path.
+          ax: matplotlib axes, for example from `plot_slice`; the axes of a new figure by default.
+          **style: style of the line, for matplotlib; `label` names the path.
 
         Returns:
           The axes.
@@ -74,10 +74,10 @@ class Trajectory(NamedTuple):
 
 
 def trajectory(checkpoints: Sequence[chex.ArrayTree]) -> Trajectory:
-    """The path through checkpoints of training, in the plane in which it moves most.
+    """Finds the plane in which a path of training moves most, and the path in it.
 
-    Slice the loss on that plane with `flatjax.flatness.slice_2d`, draw it with `plot_slice`, and
-    the path over it with the result's `plot(ax)`.
+    Slice the loss on this plane with `flatjax.flatness.slice_2d` and draw it with `plot_slice`.
+    Then draw the path over it with the result's `plot(ax)`.
 
     Cost: no evaluation; T^2 inner products, and T copies of the weights in memory.
 
@@ -88,7 +88,8 @@ def trajectory(checkpoints: Sequence[chex.ArrayTree]) -> Trajectory:
       A `Trajectory`.
 
     Raises:
-      ValueError: fewer than three checkpoints, of different shapes, or all on one line.
+      ValueError: there are fewer than three checkpoints, they differ in shape, or all are on one
+        line.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,15 +1,14 @@
-r"""How much noise on its weights a network tolerates, with the uncertainty of that noise.
+r"""The noise on its weights that a network tolerates, and its uncertainty.
 
 The mean rise over S draws on a grid of strengths, :math:`\bar\Delta(\sigma_g)`, is interpolated
-linearly in :math:`\sigma^2` from :math:`\bar\Delta(0) = 0`, which is exact where the rise is
-quadratic, as it is for a smooth loss and weak noise. The tolerated noise is the first crossing of
-a target,
+linearly in :math:`\sigma^2` from :math:`\bar\Delta(0) = 0`. This is exact if the rise is quadratic,
+as for a smooth loss and weak noise. The tolerated noise is the first crossing of a target,
 
 .. math::
   \sigma^*(\Delta) = \min \{ \sigma : \bar\Delta(\sigma) > \Delta \} \tag{1}
 
-Its standard error is that of the jackknife over draws, which knows that the same draws serve every
-strength: with :math:`\sigma^*_{-s}` the crossing without draw s,
+Its standard error comes from the jackknife over draws, which accounts for the same draws at every
+strength. With the crossing :math:`\sigma^*_{-s}` without draw s it is
 
 .. math::
   \mathrm{se}^2 = \frac{S - 1}{S} \sum_s \Big(\sigma^*_{-s} - \frac1S \sum_t \sigma^*_{-t}\Big)^2
@@ -36,10 +35,10 @@ class WeightNoise(NamedTuple):
 
     Attributes:
       target_rise: the rises, shape (T,).
-      tolerance: the strength of the noise at which the mean rise passes each of them, shape (T,);
-        NaN where it does not within the grid.
-      sem: standard error of the tolerance, shape (T,); NaN where the tolerance is, or where it
-        would be without one of the draws.
+      tolerance: the strength of the noise at which the mean rise crosses each of them, shape (T,);
+        NaN if there is no crossing within the grid.
+      sem: standard error of the tolerance, shape (T,); NaN if the tolerance is NaN, or would be
+        without one of the draws.
       energy: the rises on the grid, from which the tolerance is read; see `local_energy`.
     """
 
@@ -49,7 +48,7 @@ class WeightNoise(NamedTuple):
     energy: LocalEnergy
 
     def table(self) -> _tables.Table:
-        """The tolerated noise of each rise; printing shows it."""
+        """Tabulates the tolerated noise of each rise; printing shows it."""
         found = [*map(_tables.with_error, self.tolerance, self.sem)]
         title = [
             "Noise that the solution tolerates, ± standard error over draws",
@@ -69,41 +68,41 @@ def weight_noise(
     noise: str = "multiplicative",
     mask: Mask = None,
 ) -> Callable[..., WeightNoise]:
-    r"""The noise on the weights at which the error rises by given amounts.
+    r"""Makes a function that finds the noise for given rises of the error.
 
-    The mechanism is that of `flatjax.flatness.local_energy`, whose result is part of this one:
-    Gaussian noise, relative to each weight, :math:`w + \sigma z \odot w`, or absolute,
-    :math:`w + \sigma z`. The tolerance is read from the mean rises on the grid, by interpolation
-    that is linear in :math:`\sigma^2`; its standard error is a jackknife over the draws. Between
-    strengths of the grid, the accuracy is therefore that of the interpolation:
-    `flatjax.flatness.pac_bayes_sigma` bisects instead, for one target, and has no standard error of
-    the noise. Where the rise is not monotone, the first crossing counts.
+    Like `flatjax.flatness.local_energy`, whose result is part of this one, it adds Gaussian noise,
+    either relative to each weight, :math:`w + \sigma z \odot w`, or absolute, :math:`w + \sigma z`.
+    The tolerance is interpolated between the mean rises on the grid, linearly in :math:`\sigma^2`.
+    Its standard error is a jackknife over the draws. Between strengths of the grid, the
+    interpolation limits the accuracy. `flatjax.flatness.pac_bayes_sigma` bisects instead, for one
+    target, and has no standard error of the noise. If the rise is not monotone, the first crossing
+    counts.
 
     Cost: `num_samples` evaluations of the batches for each sigma, and one more, for all targets
-    together. Nothing is recompiled between sigmas, draws, or solutions of the same shapes.
+    together. Nothing is recompiled for other sigmas, draws or solutions of the same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see
-        `flatjax.evaluate`; scalars.
+        `flatjax.evaluate`. It must return scalars.
       sigmas: strengths of the noise, in ascending order.
       target_rise: the rises of the quantity, in its units.
-      quantity: a name of `eval_fn`.
-      num_samples: S, draws of the noise for each sigma.
+      quantity: name of the quantity, as `eval_fn` returns it.
+      num_samples: S, the number of draws of the noise for each sigma.
       noise: `"multiplicative"` (default) or `"additive"`.
       mask: pytree of bools (or a function of params returning one); leaves marked False (biases,
-        scales of norms) are not perturbed. All are, by default.
+        scales of norms) are not perturbed. By default all are.
 
     Returns:
       `fn(params, batches, key, *state) -> WeightNoise`. It loops over batches in Python around
-      jitted steps, and is not to be jitted itself.
+      jitted steps; do not jit it.
 
     Raises:
-      ValueError: sigmas that are empty, not ascending or not positive and finite; likewise
-        target_rise, in any order; num_samples < 2; an unknown kind of noise; or (when called) no
-        batches, or no such quantity.
+      ValueError: sigmas that are empty, not ascending or not positive and finite; target_rise that
+        is empty or not positive and finite; num_samples < 2; an unknown kind of noise. When called:
+        no batches, or an unknown quantity.
 
     Examples:
-      A parabola of a hundred weights at its minimum, whose rise is :math:`100 \sigma^2`:
+      A parabola of a hundred weights at its minimum, where the rise is :math:`100 \sigma^2`:
 
       >>> import jax, jax.numpy as jnp
       >>> from flatjax.flatness import weight_noise
@@ -125,7 +124,7 @@ def weight_noise(
     def measure(
         params: chex.ArrayTree, batches: _inputs.Batches, key: chex.PRNGKey, *state: Any
     ) -> WeightNoise:
-        with np.errstate(invalid="ignore", over="ignore"):  # networks that overflow
+        with np.errstate(invalid="ignore", over="ignore"):  # some networks overflow
             energy = measure_energy(params, batches, key, *state)
         check_quantity(quantity, energy.draws)
         tolerance, leaving_one_out = tolerances(energy, quantity, targets)
@@ -138,26 +137,26 @@ def weight_noise(
 def tolerances(
     energy: LocalEnergy, quantity: str, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The crossings of T targets, (T,), and those without each of the S draws, (T, S)."""
+    """Finds crossings of T targets, (T,), and without each of S draws, (T, S)."""
     draws = energy.draws[quantity]
     if not np.isfinite(energy.reference[quantity]):
         return np.full(len(targets), np.nan), np.full((len(targets), draws.shape[1]), np.nan)
-    with np.errstate(invalid="ignore", over="ignore"):  # networks that overflow
+    with np.errstate(invalid="ignore", over="ignore"):  # some networks overflow
         mean, without_one = draws.mean(axis=1), _means_without_one(draws)
     crossings = lambda rise: [_crossing(energy.sigma, rise, target) for target in targets]
     return np.array(crossings(mean)), np.array([crossings(one) for one in without_one]).T
 
 
 def _means_without_one(draws):
-    """The mean rises (G,) without each of the S draws (G, S), as (S, G)."""
+    """Computes the mean rises (G,) without each of the S draws (G, S), as (S, G)."""
     total = draws.sum(axis=1, keepdims=True)
     return ((total - draws) / (draws.shape[1] - 1)).T
 
 
 def _crossing(sigma, rise, target) -> float:
-    """sigma* in eq. (1) of one target; NaN if the grid ends before."""
+    """Computes sigma* in eq. (1) for one target; NaN if the grid ends before it."""
     square = np.append(0.0, sigma**2)
-    # A network that overflows has risen beyond any target.
+    # A network that overflows has risen beyond every target.
     rise = np.append(0.0, np.where(np.isnan(rise), np.inf, rise))
     beyond = np.flatnonzero(rise > target)
     if not len(beyond):

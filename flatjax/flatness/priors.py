@@ -1,8 +1,9 @@
-r"""Where the configurations around a solution are drawn from: functions of standard normal noise.
+r"""Priors of configurations around a solution, as functions of normal noise.
 
-A prior is a function `prior(params, noise, distance) -> params` of the weights that move (a pytree
-in which weights that do not are None), standard normal noise of their shapes, and a scalar. Every
-distribution that normal noise can be turned into will do: sampling takes place in the noise.
+A prior is a function `prior(params, noise, distance) -> params`. `params` holds the weights that
+move (a pytree with None for other leaves), `noise` is standard normal noise of their shapes, and
+`distance` a scalar. Every distribution that can be made from normal noise is allowed, because
+sampling takes place in the noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,19 +23,19 @@ Prior = Callable[[chex.ArrayTree, chex.ArrayTree, chex.Numeric], chex.ArrayTree]
 def additive(
     params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 ) -> chex.ArrayTree:
-    r"""Gaussian, the same for every weight: :math:`w' = w + d \, z`."""
+    r"""Adds Gaussian noise, the same for every weight: :math:`w' = w + d \, z`."""
     return jax.tree.map(lambda w, z: w + distance * z, params, noise)
 
 
 def multiplicative(
     params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 ) -> chex.ArrayTree:
-    r"""Gaussian, in proportion to each weight: :math:`w' = w + d \, z \odot w`."""
+    r"""Scales Gaussian noise by each weight: :math:`w' = w + d \, z \odot w`."""
     return jax.tree.map(lambda w, z: w + distance * z * w, params, noise)
 
 
 def sphere(params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric) -> chex.ArrayTree:
-    r"""Uniform on the sphere :math:`\lVert w' - w \rVert = d` of all weights together."""
+    r"""Draws uniformly from the sphere :math:`\lVert w' - w \rVert = d`."""
     scale = distance / _norm(noise)
     return jax.tree.map(lambda w, z: w + scale * z, params, noise)
 
@@ -42,27 +43,28 @@ def sphere(params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 def relative_sphere(
     params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 ) -> chex.ArrayTree:
-    r"""Uniform on the sphere :math:`\lVert w' - w \rVert = d \lVert w \rVert` of all weights."""
+    r"""Draws uniformly from the sphere of radius :math:`d \lVert w \rVert`."""
     return sphere(params, noise, distance * _norm(params))
 
 
 def fixed_overlap(axis: int | Sequence[int] | None) -> Prior:
-    r"""Uniform at a given overlap with w, at the norm of w, for the weights of every unit.
+    r"""Makes a prior with a given overlap with w and the norm of w, for every unit.
 
     .. math::
       w' = p \, w + \sqrt{1 - p^2} \, \lVert w \rVert \, u, \qquad p = 1 - d,
 
-    u uniform among the unit vectors orthogonal to w, so that :math:`w' \cdot w = p \lVert w
-    \rVert^2`, :math:`\lVert w' \rVert = \lVert w \rVert` and :math:`\lVert w' - w \rVert^2 = 2 d
-    \lVert w \rVert^2`: for weights whose norm says nothing (sign units, batch norm).
+    where u is uniform among the unit vectors orthogonal to w. Hence
+    :math:`w' \cdot w = p \lVert w \rVert^2`, :math:`\lVert w' \rVert = \lVert w \rVert` and
+    :math:`\lVert w' - w \rVert^2 = 2 d \lVert w \rVert^2`. Use it for weights whose norm does not
+    matter (sign units, batch norm).
 
     Args:
       axis: the axes of each leaf along which the weights of one unit run (0 for the kernels of
-        dense layers, shape (inputs, units)); None for the whole leaf. Mask what is no such leaf.
+        dense layers, shape (inputs, units)); None for the whole leaf. Mask all other leaves.
 
     Returns:
-      The prior. A unit of one weight has nothing orthogonal to it, and one of zero weights no
-      direction: they give NaN.
+      The prior. It gives NaN for a unit with a single weight, which has no orthogonal direction,
+      and for a unit with zero weights, which has no direction.
 
     Examples:
       >>> import jax, jax.numpy as jnp

@@ -1,18 +1,17 @@
-"""The deep networks of the paper: a file for each row of its table, with all its algorithms.
+"""The deep networks of the paper: a file for each row of its table.
 
     python -m experiments reproduce --table
     python -m experiments reproduce cifar10-resnet18 --only rSGD
 
-Every file gives, for each algorithm, the command, what the paper reports and how it is run. What is
-reported is quoted as "reported by the paper". Hours follow from operations alone: `--table` prints
-them for any speed.
+Every file gives, for each algorithm, the command, the paper's result and the recipe. Results of the
+paper are quoted as "reported by the paper". `--table` computes hours from operations, at any speed.
 
-Replicas start independently, and are pulled to their center after the optimizer's step, decoupled
-from the gradient: the same force as the paper's, stable for any strength. gamma_0 is measured
-(coupling energy = loss), and grows by 1e4. Runs whose label ends in "as published" have the force
-in the gradient and the weight decay of the authors' code; each file says which choices are ours.
-Variants run where they are asked for: `--only "rSGD, as published"`. `--dataset folder:PATH` takes
-the images from a folder instead of TensorFlow Datasets.
+Replicas start independently. They are pulled to their center after the optimizer's step, decoupled
+from the gradient: the same force as the paper's, but stable for any strength. gamma_0 is measured
+(coupling energy = loss), and gamma grows by 1e4. Runs whose label ends in "as published" have the
+force in the gradient and the weight decay of the authors' code; each file says which choices are
+ours. Variants run only if you name them: `--only "rSGD, as published"`. `--dataset folder:PATH`
+takes the images from a folder instead of TensorFlow Datasets.
 """
 
 from collections.abc import Mapping
@@ -46,10 +45,10 @@ ROWS: Mapping[str, Row] = {
 
 
 def row_of(name: str) -> Row:
-    """The row of this name.
+    """Returns the row of this name.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is no such row.
     """
     if name not in ROWS:
         raise ValueError(f"row must be one of {', '.join(ROWS)}; got {name!r}.")

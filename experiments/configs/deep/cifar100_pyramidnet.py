@@ -1,4 +1,4 @@
-"""CIFAR-100, PyramidNet-272 with ShakeDrop: widening by 200, AutoAugment and Cutout.
+"""CIFAR-100, PyramidNet-272 (widening 200) with ShakeDrop, AutoAugment, Cutout.
 
 command:   python -m experiments reproduce cifar100-pyramidnet [--only SGD] [--seeds 5]
            python -m experiments reproduce cifar100-pyramidnet --reduced

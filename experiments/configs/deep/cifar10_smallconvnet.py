@@ -33,7 +33,7 @@ BASE = TrainConfig.of(
 )
 
 NARROW = ("features=(32, 64)", "hidden=(256,)")
-# What else was tried as the recipe.
+# The other candidates for the recipe.
 CANDIDATES = {
     "SGD, narrower": {"algorithm": "sgd", "model_options": NARROW},
     "SGD, narrower, no augmentation": {"algorithm": "sgd", "model_options": NARROW, "augment": ()},
@@ -52,7 +52,7 @@ CANDIDATES = {
     },
 }
 
-# What Replicated-SGD and Entropy-SGD are compared with, at their budgets.
+# The baselines of Replicated-SGD and Entropy-SGD, at the same budgets.
 OTHERS = {
     "SAM": {"algorithm": "sam"},
     "SWA": {"algorithm": "swa"},

@@ -1,4 +1,4 @@
-"""CIFAR-10, a small vision transformer: not in the paper: what of transformers?
+"""CIFAR-10, a small vision transformer, which is not in the paper.
 
 command:   python -m experiments reproduce cifar10-vit [--only SGD] [--seeds 5]
            python -m experiments reproduce cifar10-vit --reduced

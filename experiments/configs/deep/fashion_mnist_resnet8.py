@@ -1,11 +1,11 @@
-"""Fashion-MNIST, ResNet-8: the largest comparison that two CPU cores make in an hour or two.
+"""Fashion-MNIST, ResNet-8: the largest comparison for two CPU cores.
 
 command:   python -m experiments reproduce fashion-mnist-resnet8
            python -m experiments tune --dataset fashion-mnist-resnet8 --seeds 1
 hardware:  2 CPU cores; a run takes ten minutes of one core (20,000 images, 18 epochs)
-recipe:    batch 128, Nesterov 0.9, cosine to 0; learning rate, weight decay and, of the others,
-           coupling from eight candidates each, on validation data, with 5,000 images and as many
-           epochs (a quarter of the steps)
+recipe:    batch 128, Nesterov 0.9, cosine to 0. Learning rate, weight decay and the coupling of the
+           other algorithms come from eight candidates each, on validation data, with 5,000 images
+           and as many epochs (a quarter of the steps)
 
 reported by the paper, test error %: nothing (not in the paper)
 """
@@ -13,7 +13,7 @@ reported by the paper, test error %: nothing (not in the paper)
 from experiments.engine.config import TrainConfig
 from experiments.studies.reproduce.description import Row
 
-# The best of the grids below; differences among the best two of SGD and eSGD are within the noise.
+# The best of the grids below; the best two of SGD and eSGD differ by less than the noise.
 SGD = {"algorithm": "sgd", "learning_rate": 0.2, "weight_decay": 4e-3}
 ESGD = {"algorithm": "esgd", "learning_rate": 0.8, "weight_decay": 5e-4, "gamma": 1e-3}
 RSGD = {"algorithm": "rsgd", "learning_rate": 0.4, "weight_decay": 2e-3, "gamma": 3e-2}
@@ -34,7 +34,7 @@ STUDY = Row(
     runs={"SGD": SGD, "eSGD": ESGD, "rSGD": RSGD},
     reported={},
     seeds=3,
-    sigma=0.1,  # at 0.3, with batch norm, hardly anything is left of any network
+    sigma=0.1,  # at 0.3, with batch norm, every network is close to chance
     num_examples=20_000,
     image_side=28,
     channels=1,

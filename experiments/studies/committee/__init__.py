@@ -1,1 +1,1 @@
-"""Committees on two classes: what learns them, how flat the solutions are, what it is worth."""
+"""Committees on two classes: training, flatness and test errors."""

@@ -1,9 +1,9 @@
-"""How many random patterns message passing stores in weights of +-1, beside published thresholds.
+"""How many random patterns message passing stores in weights of +-1.
 
     python -m experiments committee --weights binary
 
-writes simulations to binary.jsonl as they come (those that are there are not repeated), a table to
-binary.md and a figure to binary.png.
+compares them with published thresholds. It writes simulations to binary.jsonl (existing ones are
+not repeated), a table to binary.md and a figure to binary.png.
 """
 
 import functools
@@ -29,13 +29,13 @@ from flatjax.committee import (
 )
 
 ITERATIONS = 1000
-# (K, N): patterns per weight, P / (K N), that are tried.
+# (K, N): patterns per weight, P / (K N), to simulate.
 GRIDS: Mapping[tuple[int, int], Sequence[float]] = {
     (1, 1001): (0.5, 0.6, 0.66, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8),
     (3, 335): (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
 }
-# Of the perceptron, at large N: where solutions cease to exist [Krauth and Mezard, 1989], and up to
-# where the best algorithms are said to find them [Stojnic, 2025, arXiv:2506.19276].
+# For the perceptron at large N: where solutions cease to exist [Krauth and Mezard, 1989], and the
+# range up to which the best algorithms find them [Stojnic, 2025, arXiv:2506.19276].
 CAPACITY = 0.833
 BEST_KNOWN = (0.75, 0.77)
 
@@ -55,7 +55,7 @@ SOLVERS: Mapping[str, tuple[Callable[..., BinarySolution], str]] = {
 
 
 def points(seeds: int) -> list[Point]:
-    """What is simulated: all solvers on the same random patterns, components and labels of +-1."""
+    """Makes the points: all solvers on the same random patterns and labels of +-1."""
     return [
         Point(
             curve=_name(num_units, num_inputs),
@@ -80,7 +80,7 @@ def _name(num_units, num_inputs):
 def solve_all(
     key: chex.PRNGKey, *, num_units: int, num_inputs: int, alpha: float
 ) -> dict[str, float]:
-    """Solver and quantity -> value, of every solver on one sample of patterns."""
+    """Runs every solver on one sample of patterns: solver and quantity -> value."""
     x_key, y_key, solver_key = jax.random.split(key, 3)
     num_patterns = round(alpha * num_units * num_inputs)
     x = jax.random.rademacher(x_key, (num_patterns, num_inputs), jnp.float32)
@@ -95,7 +95,7 @@ def solve_all(
 
 
 def tabulate(simulations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each machine, alpha and solver: the share of samples that were solved."""
+    """Makes a row for each machine, alpha and solver: the share of solved samples."""
     rows = []
     for point in points(seeds=1):
         runs = [run["values"] for run in simulations.get(point.name, [])]
@@ -119,7 +119,7 @@ def tabulate(simulations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dic
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """Formats the rows as Markdown."""
     names = ["machine", "P / (K N)", "solver", "solved (95%)", "median errors", "iterations"]
     lines = [[*names, "samples"]]
     for row in rows:
@@ -140,7 +140,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
-    """Share of samples solved against patterns per weight, a panel for each machine."""
+    """Draws the share of solved samples against patterns per weight."""
     machines = list(dict.fromkeys(row["machine"] for row in rows))
     size = (4.6 * len(machines), 4.2)
     options = {"rect": (0, 0.12, 1, 1), "sharey": True, "squeeze": False}
@@ -175,7 +175,7 @@ def run_binary(
     Args:
       out: directory of the files.
       seeds: samples of the patterns at each point.
-      simulate: make simulations; else report those that are there.
+      simulate: whether to make simulations, or only report existing ones.
       progress: show a progress bar.
 
     Returns:

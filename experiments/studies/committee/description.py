@@ -1,4 +1,4 @@
-"""What the study of committees is: two classes, what learns them, and what is measured."""
+"""The description of the study of committees: classes, algorithms, measures."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 @dataclasses.dataclass(frozen=True)
 class TwoClasses:
-    """Which classes, and how many patterns of them.
+    """Two classes, and the numbers of their patterns.
 
     Attributes:
       dataset: see `flatjax.data.load`.
-      classes: labels there of the classes -1 and 1.
-      num_train: patterns that are learned.
-      num_validation: patterns for the choice of settings.
-      label_noise: fraction of the labels to learn that are wrong.
+      classes: labels in the data set of the classes -1 and 1.
+      num_train: number of patterns to learn.
+      num_validation: number of patterns for the choice of settings.
+      label_noise: fraction of the training labels that are wrong.
     """
 
     dataset: str = "fashion_mnist"
@@ -26,17 +26,17 @@ class TwoClasses:
 
 @dataclasses.dataclass(frozen=True)
 class GradientSolver:
-    r"""Settings of a training by gradients.
+    r"""Settings of training by gradients.
 
     Attributes:
       algorithm: sgd, rsgd (replicas coupled to their center), esgd (Entropy-SGD).
-      epochs: passes over the patterns, of each replica.
-      learning_rate: of the gradient of the mean loss times sqrt(N).
-      momentum: Nesterov's.
+      epochs: passes over the patterns, for each replica.
+      learning_rate: learning rate for the gradient of the mean loss, times sqrt(N).
+      momentum: Nesterov momentum.
       batch_size: patterns in a batch.
       beta: steepness of the units, first and last; it grows by a constant factor.
       replicas: y.
-      gamma: coupling at the end; it grows linearly from 0 (rsgd), or is constant (esgd).
+      gamma: coupling at the end. It grows linearly from 0 (rsgd), or is constant (esgd).
       inner_steps: L of esgd.
     """
 
@@ -52,11 +52,11 @@ class GradientSolver:
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "GradientSolver":
-        """From what JSON makes of it."""
+        """Makes settings from values of JSON."""
         return cls(**settings | {"beta": tuple(settings["beta"])})
 
     def num_steps(self, num_patterns: int) -> int:
-        """Gradients of each replica."""
+        """Returns the number of gradients of each replica."""
         return self.epochs * (num_patterns // self.batch_size)
 
 
@@ -65,11 +65,11 @@ class MessagePassing:
     """Settings of belief propagation.
 
     Attributes:
-      num_replicas: y; 1 for the means of the marginals, infinite for self-reinforcement. First and
-        last, if it grows by a constant factor as well.
+      num_replicas: y; 1 for the means of the marginals, infinite for self-reinforcement. If it also
+        grows by a constant factor, the first and the last y.
       gamma: coupling of the replicas, first and last; it grows by a constant factor.
-      num_gammas: steps of that growth.
-      damping: of the messages.
+      num_gammas: number of steps of that growth.
+      damping: damping of the messages.
     """
 
     num_replicas: float | tuple[float, float] = 1
@@ -79,7 +79,7 @@ class MessagePassing:
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "MessagePassing":
-        """From what JSON makes of it."""
+        """Makes settings from values of JSON."""
         replicas = settings["num_replicas"]
         replicas = tuple(replicas) if isinstance(replicas, list) else replicas
         return cls(**settings | {"gamma": tuple(settings["gamma"]), "num_replicas": replicas})
@@ -90,24 +90,24 @@ Solver = GradientSolver | MessagePassing
 
 @dataclasses.dataclass(frozen=True)
 class CommitteeStudy:
-    """What is learned, by what, and what is measured; see `experiments.configs.committee`.
+    """The study: data, algorithms and measures; see `experiments.configs.committee`.
 
     Attributes:
       task: the two classes.
       num_units: K.
       solvers: label -> settings.
-      spaces: label -> field -> values, of which validation patterns choose.
-      subsets: seeds of the patterns to learn.
-      tuning_subsets: others, for the choice.
-      seeds: of every solver on every subset.
-      overlaps: p, at which the local entropy is estimated by message passing, for every solution.
-      sampled_overlaps: p, at which it is counted too, for every solution, and compared with chains
-        of both kinds and with EP for the first seed on the first subset.
+      spaces: label -> field -> values, from which validation patterns choose.
+      subsets: seeds of the training patterns.
+      tuning_subsets: seeds of other patterns, for the choice of settings.
+      seeds: seeds of every solver on every subset.
+      overlaps: overlaps p at which message passing estimates the local entropy of every solution.
+      sampled_overlaps: overlaps p at which the local entropy of every solution is also counted. For
+        the first seed on the first subset, it is compared with both kinds of chains and with EP.
       sigmas: noise strengths of the local energy.
-      num_samples: draws of that noise.
-      direct_samples: draws that are counted.
+      num_samples: number of draws of that noise.
+      direct_samples: number of draws for counting.
       betas: inverse temperatures of `flatjax.flatness.local_entropy`.
-      chain_steps: steps of each of its chains.
+      chain_steps: number of steps of each of its chains.
     """
 
     task: TwoClasses

@@ -1,4 +1,4 @@
-"""The records of the study of committees: each says which settings it was made with."""
+"""The records of the study of committees, each with the settings of its result."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from experiments.report import provenance, store
 from experiments.studies.committee.description import CommitteeStudy, Solver
 from experiments.studies.spaces import grid
 
-# What the records of a file depend on, beside the task, the number of units and the solver.
+# The dependencies of each file's records, in addition to task, number of units and solver.
 DEPENDENCIES = {
     "tuning": (),
     "solutions": ("overlaps", "sampled_overlaps", "sigmas", "num_samples", "direct_samples"),
@@ -22,12 +22,12 @@ DEPENDENCIES = {
 
 
 def identity(study: CommitteeStudy, kind: str, solver: Solver) -> dict[str, Any]:
-    """What a record depends on, as JSON holds it.
+    """Returns everything on which a record depends, as values for JSON.
 
     Args:
-      study: of the record.
-      kind: a name of `DEPENDENCIES`: that of the file, without its suffix.
-      solver: that found the solution.
+      study: study of the record.
+      kind: a name of `DEPENDENCIES`, the name of the file without its suffix.
+      solver: solver that found the solution.
     """
     found = {
         "task": {name: plain(value) for name, value in dataclasses.asdict(study.task).items()},
@@ -35,7 +35,7 @@ def identity(study: CommitteeStudy, kind: str, solver: Solver) -> dict[str, Any]
         "settings": as_json(solver),
         "revision": provenance.COMMITTEE,
     }
-    if kind in ("estimators", "tempering"):  # of one solution of each algorithm
+    if kind in ("estimators", "tempering"):  # they use one solution of each algorithm
         found |= {"subset": study.subsets[0], "seed": study.seeds[0]}
     return found | {name: plain(getattr(study, name)) for name in DEPENDENCIES[kind]}
 
@@ -46,13 +46,13 @@ def read(
     path: pathlib.Path,
     data: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """The records of a file, without their identities, which are checked.
+    """Reads a file's records, checks their identities and removes them.
 
     Args:
-      study: that the records must belong to.
+      study: study to which the records must belong.
       chosen: label -> settings.
       path: tuning.jsonl, solutions.jsonl, estimators.jsonl or tempering.jsonl.
-      data: fingerprint of the data set; not compared if None, nor with records that have none.
+      data: fingerprint of the data set. It is not compared if None, or if a record has none.
 
     Raises:
       ValueError: a record is damaged, or belongs to other settings.
@@ -81,13 +81,13 @@ def read(
 
 
 def candidates(study: CommitteeStudy, label: str) -> list[Solver]:
-    """The settings that are tried for one label: all combinations of its space."""
+    """Returns the settings to try for one label: all combinations of its space."""
     solver = study.solvers[label]
     return [dataclasses.replace(solver, **values) for values in grid(study.spaces.get(label, {}))]
 
 
 def choose(study: CommitteeStudy, path: pathlib.Path) -> dict[str, Solver]:
-    """The settings of least validation error by the records in tuning.jsonl; see `run.tune`."""
+    """Returns the settings of least validation error in tuning.jsonl; see `run.tune`."""
     records = read(study, {}, path)
 
     def errors(label, solver):
@@ -103,10 +103,10 @@ def choose(study: CommitteeStudy, path: pathlib.Path) -> dict[str, Solver]:
 
 
 def as_json(solver: Solver) -> dict[str, Any]:
-    """The settings of a solver as JSON holds them."""
+    """Converts the settings of a solver to values for JSON."""
     return {name: plain(value) for name, value in vars(solver).items()}
 
 
 def plain(value: Any) -> Any:
-    """A tuple as JSON holds it."""
+    """Converts a tuple to a list, as in JSON."""
     return list(value) if isinstance(value, tuple) else value

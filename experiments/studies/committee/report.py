@@ -1,4 +1,4 @@
-"""What the study of committees says: tables and figures."""
+"""The report of the study of committees: tables and figures."""
 
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from flatjax.flatness import kendall_tau
 
 Records = Sequence[dict[str, Any]]
 
-LEAST_HITS = 50  # for a count that is known to 15%
+LEAST_HITS = 50  # then a count has an error of about 15%
 
 COLORS = {
     "SGD fast": "#000000",
@@ -33,7 +33,7 @@ COLORS = {
 
 
 def report(study: CommitteeStudy, out: pathlib.Path) -> str:
-    """Writes committee.md and committee.png, returns the tables."""
+    """Writes committee.md and committee.png, and returns the tables."""
     chosen = records.choose(study, out / "tuning.jsonl")
     solutions = records.read(study, chosen, out / "solutions.jsonl")
     if not solutions:
@@ -49,7 +49,7 @@ def report(study: CommitteeStudy, out: pathlib.Path) -> str:
 
 
 def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
-    """A line for each algorithm; errors of means are those between subsets."""
+    """Makes a line for each algorithm; errors of means are computed between subsets."""
     shown = study.sampled_overlaps
     sigmas = [sigma for sigma in (0.5, 1.0) if sigma in study.sigmas]
     first = next(iter(study.solvers))
@@ -72,7 +72,7 @@ def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
             by_amp = [-run["phi"][list(study.overlaps).index(p)] for run in solved]
             if np.isfinite(counted).all() and solved:
                 line.append(f"{1e6 * np.mean(counted):.1f}")
-            else:  # too few hits around some of them
+            else:  # some solutions have too few hits
                 line.append(f"{1e6 * np.mean(by_amp):.0f} (AMP)" if solved else "")
         for sigma in sigmas:
             index = list(study.sigmas).index(sigma)
@@ -84,7 +84,7 @@ def algorithms_table(study: CommitteeStudy, solutions: Records) -> str:
 
 
 def ranking_table(study: CommitteeStudy, solutions: Records) -> str:
-    """Kendall's tau between both measures and the test error, of solutions of the same patterns."""
+    """Computes Kendall's tau of both measures with the test error."""
     solved = [run for run in solutions if run["train_error"] == 0]
     phis = study.sampled_overlaps
     sigmas = [sigma for sigma in (0.5, 1.0) if sigma in study.sigmas]
@@ -111,7 +111,7 @@ def ranking_table(study: CommitteeStudy, solutions: Records) -> str:
 
 
 def estimators_table(estimators: Records, tempering: Records = ()) -> str:
-    """Local entropies by all methods, and those of message passing relative to the best sampled."""
+    """Tabulates local entropies by all methods, relative to the best sampled one."""
     tempered = {(record["solver"], record["overlap"]): record for record in tempering}
     lines = [["solution", "d", "-10⁶Φ sampled", "by", "tempered", "EP / sampled", "AMP / sampled"]]
     for record in estimators:
@@ -130,17 +130,17 @@ def estimators_table(estimators: Records, tempering: Records = ()) -> str:
 
 
 def _tempered(record):
-    """What `flatjax.flatness.local_entropy` says."""
+    """Formats the result of `flatjax.flatness.local_entropy`."""
     if record is None or not record["solved"] or record["phi"] is None:
         return ""
     if record["phi"] == 0:
-        return "0"  # no sample makes errors
+        return "0"  # no sample has errors
     mark = "" if record["converged"] else " (not converged)"
     return f"{-1e6 * record['phi']:.1f} ± {1e6 * record['phi_sem']:.1f}{mark}"
 
 
 def best_sampled(record: dict[str, Any]) -> tuple[float, float, str]:
-    """Phi, its standard error and how it was found: counted if there are hits enough."""
+    """Returns Phi, its standard error and its method (counting if possible)."""
     if record["hits"] >= LEAST_HITS and record["direct_sem"] < 0.15 * abs(record["direct"]):
         return record["direct"], record["direct_sem"], "counting"
     if record.get("sampled_converged"):
@@ -149,13 +149,13 @@ def best_sampled(record: dict[str, Any]) -> tuple[float, float, str]:
 
 
 def _flatness(study, run, overlap):
-    """-Phi, counted; NaN where too few draws were without errors."""
+    """Returns -Phi by counting; NaN if too few draws have no errors."""
     index = list(study.sampled_overlaps).index(overlap)
     return -run["counted_phi"][index] if run["hits"][index] >= LEAST_HITS else np.nan
 
 
 def _difference(solutions, label, other):
-    """Of mean test errors on the same patterns, in points."""
+    """Computes the difference of mean test errors on the same patterns, in points."""
     errors = [
         _by_subset([r for r in solutions if r["solver"] == name], lambda run: run["test_error"])
         for name in (label, other)
@@ -167,7 +167,7 @@ def _difference(solutions, label, other):
 
 
 def _by_subset(runs, value):
-    """Means over the seeds of each subset."""
+    """Computes means over the seeds of each subset."""
     subsets = dict.fromkeys(run["subset"] for run in runs)
     return [np.mean([value(run) for run in runs if run["subset"] == subset]) for subset in subsets]
 
@@ -175,7 +175,7 @@ def _by_subset(runs, value):
 def draw(
     study: CommitteeStudy, solutions: Records, estimators: Records, path: pathlib.Path
 ) -> None:
-    """Local entropy against distance, local energy, test error against both, the estimators."""
+    """Draws local entropy, local energy, test error against both, and the estimators."""
     with plots.drawing(path, 1, 4, figsize=(15, 3.8)) as (_, panels):
         mean_errors = {
             subset: np.mean([run["test_error"] for run in solutions if run["subset"] == subset])

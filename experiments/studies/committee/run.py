@@ -1,4 +1,4 @@
-"""Committees learn two classes by every algorithm, and their flatness is measured in every way."""
+"""Trains committees on two classes by every algorithm; measures flatness."""
 
 import pathlib
 import time
@@ -19,10 +19,10 @@ from flatjax import committee, flatness
 
 
 def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True) -> None:
-    """Does what `out` does not hold yet: chooses settings, trains and measures every solution.
+    """Runs the missing parts: chooses settings, trains and measures every solution.
 
     Args:
-      study: what is wanted.
+      study: the study.
       out: directory of tuning.jsonl, solutions.jsonl, estimators.jsonl and tempering.jsonl.
       progress: show progress bars.
     """
@@ -34,7 +34,7 @@ def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True
 
 
 def _missing(study, chosen, path, wanted, progress):
-    """The wanted records, keys each, that the file does not hold, and a bar on the way."""
+    """Yields the keys of missing records, with a progress bar."""
     known = records.read(study, chosen, path, dataset_fingerprint(study.task.dataset))
     is_known = lambda keys: any(keys.items() <= record.items() for record in known)
     missing = [keys for keys in wanted if not is_known(keys)]
@@ -51,9 +51,9 @@ def _append(study, solver, path, record):
 
 
 def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) -> dict[str, Solver]:
-    """Chooses the settings of least validation error, on subsets that are not used again.
+    """Chooses the settings of least validation error, on subsets not used again.
 
-    Of equal ones, those of least training error.
+    Among equal ones, it chooses the settings of least training error.
 
     Returns:
       label -> settings.
@@ -130,7 +130,7 @@ def measure_solutions(
 
 
 def _unit_overlap(weights) -> float:
-    """Mean of w_k . w_l / N over pairs of units; 1 if they are all alike."""
+    """Computes the mean of w_k . w_l / N over pairs of units; 1 if all are equal."""
     overlaps = np.asarray(weights @ weights.T) / weights.shape[1]
     pairs = overlaps[np.triu_indices(len(weights), 1)]
     return float(pairs.mean()) if pairs.size else 1.0
@@ -156,7 +156,7 @@ def _timed_solution(study, chosen, keys, train):
     return _solve(), time.perf_counter() - start
 
 
-_COMPILED: set[Solver] = set()  # of which the time would be that of compilation
+_COMPILED: set[Solver] = set()  # solvers whose next time does not include compilation
 
 
 def _eval_fn(weights, patterns):
@@ -165,7 +165,7 @@ def _eval_fn(weights, patterns):
 
 
 def _floats(values) -> list[float | None]:
-    """For JSON, which has no NaN."""
+    """Converts numbers for JSON, which has no NaN."""
     return [float(value) if np.isfinite(value) else None for value in np.ravel(values)]
 
 
@@ -179,7 +179,7 @@ def compare_estimators(
     *,
     progress: bool = True,
 ) -> None:
-    """Local entropies by counting, by Markov chains, by EP and by AMP, of one solution of each."""
+    """Computes local entropies of one solution each, by counting, chains, EP and AMP."""
     train, _, _ = make_patterns(study.task, study.subsets[0])
     for keys, weights in _first_solutions(study, chosen, path, train, progress):
         around = {"reference": weights, "overlap": np.array([keys["overlap"]])}
@@ -206,10 +206,10 @@ def temper(
     *,
     progress: bool = True,
 ) -> None:
-    """The same by what serves any network: small random steps at several temperatures.
+    """Computes the same by the general method: random steps at several temperatures.
 
-    The network is the linen module with sign units, and the volume that of the others: uniform at
-    an overlap with each unit of the solution.
+    The network is the linen module with sign units. The volume is the same as in the other methods:
+    uniform at an overlap with each unit of the solution.
     """
     model = committee.Committee(study.num_units)
 
@@ -245,9 +245,9 @@ def temper(
 
 
 def _first_solutions(study, chosen, path, train, progress):
-    """What is missing for the first solution of each algorithm, and that solution.
+    """Yields missing records for the first solution of each algorithm.
 
-    Where it makes errors there is nothing to measure, which is recorded.
+    If the solution has errors there is nothing to measure, and this is recorded.
     """
     wanted = [
         {"solver": label, "overlap": overlap}

@@ -1,4 +1,4 @@
-"""Training of committees by gradients: units tanh(beta h), which become signs as beta grows."""
+"""Trains committees by gradients: units tanh(beta h) become signs as beta grows."""
 
 import functools
 
@@ -21,7 +21,7 @@ from flatjax.committee import (
 
 
 def transformation(solver: GradientSolver, num_steps: int) -> optax.GradientTransformation:
-    """What turns gradients of stacked weights (y, K, N) into steps."""
+    """Makes the optimizer of stacked weights (y, K, N)."""
     sgd = {"momentum": solver.momentum}
     if solver.algorithm == "esgd":
         tx = flatjax.esgd(
@@ -55,8 +55,8 @@ def train(
     Args:
       solver: the settings.
       num_units: K.
-      patterns: to be learned.
-      key: PRNG key of the start and of the order of the patterns.
+      patterns: training patterns.
+      key: random key of the start and of the order of the patterns.
 
     Returns:
       The solution (center or anchor), and the replicas, of norm sqrt(N): (K, N) and (y, K, N).
@@ -75,7 +75,7 @@ def _train(solver, num_units, x, y, key):
 
     def loss(weights, batch, beta):
         votes = model.apply({"params": {"weights": weights}}, x[batch], beta=beta)
-        # Components of weights and patterns are of order 1, and so are those of this gradient.
+        # Components of weights, patterns and this gradient are all of order 1.
         return np.sqrt(num_features) * jnp.mean(jax.nn.softplus(-2 * y[batch] * votes)) / 2
 
     def epoch(carry, number):
@@ -93,7 +93,7 @@ def _train(solver, num_units, x, y, key):
 
         return jax.lax.scan(step, carry, batches)
 
-    # From one start, so that units of different replicas have the same parts to play.
+    # Replicas have a common start, so that unit k has the same role in all of them.
     start = model.init(init_key, x)["params"]["weights"]
     start = jnp.broadcast_to(start, (solver.replicas, *start.shape))
     carry = (start, tx.init(start), jnp.zeros([], jnp.int32))
@@ -104,7 +104,7 @@ def _train(solver, num_units, x, y, key):
 
 
 def solve(solver: Solver, num_units: int, patterns: Patterns, key: chex.PRNGKey) -> jax.Array:
-    """Weights that an algorithm finds, (K, N), of norm sqrt(N)."""
+    """Returns weights that an algorithm finds, (K, N), of norm sqrt(N)."""
     if isinstance(solver, GradientSolver):
         return train(solver, num_units, patterns, key)[0]
     if solver.num_replicas == 1:

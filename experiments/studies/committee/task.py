@@ -30,38 +30,38 @@ def _load(dataset, classes):
 
 
 def available(task: TwoClasses, others: Mapping[str, TwoClasses]) -> TwoClasses:
-    """The task, or, where its data are missing, that of the digits, after saying so.
+    """Returns the task, or one with digits if the data are missing, with a message.
 
     Args:
-      task: what is wanted.
-      others: data set -> task, that of the digits among them.
+      task: the requested task.
+      others: data set -> task, including digits.
 
     Returns:
-      The task that can be done.
+      The task that is possible.
     """
     try:
         _load(task.dataset, tuple(task.classes))
     except FileNotFoundError as error:
-        print(f"{error}\nGoing on with digits instead.", file=sys.stderr)
+        print(f"{error}\nContinuing with digits instead.", file=sys.stderr)
         return others["digits"]
     return task
 
 
 def make_patterns(task: TwoClasses, seed: int) -> tuple[Patterns, Patterns, Patterns]:
-    """Patterns to learn, to choose settings by, and to test on: all that are left of both splits.
+    """Returns patterns for training, for validation and (all others) for testing.
 
-    Pixels are centered and scaled by what they are in all images of the training split, of both
-    classes, which uses no labels; pixels that never change are 0.
+    Each pixel is centered and scaled by its statistics over all training images of both classes,
+    which uses no labels. Constant pixels become 0.
 
     Args:
       task: the classes and numbers.
-      seed: draws which patterns are learned and which are for validation.
+      seed: random seed of the choice of training and validation patterns.
 
     Returns:
       train, validation and test.
 
     Raises:
-      ValueError: there are not as many patterns.
+      ValueError: there are not enough patterns.
     """
     pool, test = _load(task.dataset, tuple(task.classes))
     needed = task.num_train + task.num_validation

@@ -1,1 +1,1 @@
-"""Compare algorithms on one task, with settings that are given, over seeds."""
+"""Compares algorithms with given settings on one task, over seeds."""

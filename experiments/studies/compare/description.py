@@ -1,4 +1,4 @@
-"""What a comparison is."""
+"""The description of a comparison."""
 
 import dataclasses
 from typing import Any
@@ -13,12 +13,12 @@ class Comparison(Study):
     """Algorithms compared on one task.
 
     Attributes:
-      base: what all runs share.
-      runs: label -> what that run changes. "A x y" has y times the budget of "A".
-      seeds: number of seeds of each.
-      sigma: noise strength at which local energies are tabled; one of `base.sigmas`.
-      tuning: what all runs change while settings are chosen, always on validation data.
-      grids: label -> field -> the values tried, all combinations of them.
+      base: settings that all runs share.
+      runs: label -> changes of that run. "A x y" has y times the budget of "A".
+      seeds: number of seeds of each run.
+      sigma: noise strength of the tabulated local energies; one of `base.sigmas`.
+      tuning: changes of all runs while settings are chosen, always on validation data.
+      grids: label -> field -> values to try, in all combinations.
       conclusion: what the table can show and what it cannot; printed below it.
     """
 
@@ -30,9 +30,9 @@ class Comparison(Study):
     conclusion: str = ""
 
     def configs(self) -> dict[str, TrainConfig]:
-        """Label -> configuration."""
+        """Returns label -> configuration."""
         return {label: self.changed(changes) for label, changes in self.runs.items()}
 
     def candidates(self, label: str) -> list[dict[str, Any]]:
-        """The settings that tuning tries for one label, as changes of its run."""
+        """Returns the settings that tuning tries for one label, as changes of its run."""
         return grid(self.grids[label])

@@ -1,4 +1,4 @@
-"""What a comparison reports: a table, JSON and pictures."""
+"""The report of a comparison: a table, JSON and pictures."""
 
 import pathlib
 import textwrap
@@ -17,7 +17,7 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 def report(study: Comparison, results: Results, out: pathlib.Path) -> str:
-    """Writes comparison.json, comparison.md and the pictures; returns what to print."""
+    """Writes comparison.json, comparison.md and pictures; returns the text."""
     rows = summarize(results, study.sigma)
     settings = {"base": study.base.to_json(), "runs": study.runs}
     store.write_json(out / "comparison.json", settings | {"summary": rows})
@@ -38,7 +38,7 @@ def report(study: Comparison, results: Results, out: pathlib.Path) -> str:
 
 
 def conclusion(study: Comparison, results: Results) -> str:
-    """What the table shows, and whose replicas have not met."""
+    """Says what the table shows, and in which runs replicas have not met."""
     warnings = {
         label: not_met([meeting_of(run) for run in runs]) for label, runs in results.items()
     }
@@ -48,7 +48,7 @@ def conclusion(study: Comparison, results: Results) -> str:
 
 
 def _caption(rows: dict[str, dict[str, Any]]) -> str:
-    """What stands behind ±, and what the columns are."""
+    """Explains the error after ±, and the columns."""
     counts = sorted({row["seeds"] for row in rows.values()})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"Mean ± standard error over {seeds} seeds."
@@ -60,7 +60,7 @@ def _caption(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def summarize(results: Results, sigma: float) -> dict[str, dict[str, Any]]:
-    """Means and standard errors over seeds, one row for each label."""
+    """Computes means and standard errors over seeds, one row for each label."""
     rows = {}
     for label, runs in results.items():
         if not runs:
@@ -85,16 +85,16 @@ def summarize(results: Results, sigma: float) -> dict[str, dict[str, Any]]:
 
 
 def has_batch_statistics(runs: list[dict[str, Any]]) -> bool:
-    """Whether the network has batch norm, so that its statistics can be had in two ways."""
+    """Whether the network has batch norm, and so two kinds of statistics."""
     return all("test_error_averaged_statistics" in run for run in runs)
 
 
 def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
-    """The summary as a Markdown table."""
+    """Formats the summary as a Markdown table."""
     header = ["algorithm", "test error", "replicas", "ensemble", "training"]
     header += [f"energy σ={sigma:g}", "gradients", "seconds"]
     with_statistics = all("averaged_statistics_error" in row for row in rows.values())
-    if with_statistics:  # in the place of the ensemble, so that a line fits 100 columns
+    if with_statistics:  # this replaces the ensemble, so that a line fits 100 columns
         header[3] = "averaged"
     lines = [header]
     for label, row in rows.items():
@@ -119,7 +119,7 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
 
 
 def draw(study: Comparison, results: Results, path: pathlib.Path) -> None:
-    """Training curves, local energy against noise, and test error against local energy."""
+    """Draws training curves, local energy against noise, and test error against it."""
     with plots.drawing(path, 1, 3, figsize=(12, 3.8), rect=(0, 0.07, 1, 1)) as (figure, panels):
         curves, energies, scatter = panels
         colors = _colors(results)
@@ -151,7 +151,7 @@ def _seeds(results):
 
 
 def _colors(results: Results) -> dict[str, Any]:
-    """Colours of the algorithms; variants of a single one are told apart by other colours."""
+    """Returns colours of the algorithms; variants of a single one get other colours."""
     algorithms = {label: runs[0]["config"]["algorithm"] for label, runs in results.items() if runs}
     if len(algorithms) > 1 and len(set(algorithms.values())) == 1:
         shades = plots.shades(len(algorithms))
@@ -206,7 +206,7 @@ def _draw_scatter(axes, runs, sigma, style):
 
 
 def draw_batch_statistics(results: Results, path: pathlib.Path) -> None:
-    """Error during training with re-estimated and with averaged batch statistics, side by side."""
+    """Draws the training error with re-estimated and with averaged batch statistics."""
     shown = {label: runs for label, runs in results.items() if runs}
     size = (1 + 2.2 * len(shown), 2.8)
     with plots.drawing(path, 1, len(shown), figsize=size, sharey=True, squeeze=False) as (_, grid):

@@ -1,4 +1,4 @@
-"""Runs what a comparison does not have yet, and reports."""
+"""Runs the missing runs of a comparison, and reports."""
 
 import dataclasses
 import functools
@@ -52,11 +52,11 @@ def run_study(
     """Runs every algorithm and seed that has no result in `out` yet.
 
     Args:
-      study: what to run.
-      out: directory of the study; each run has its own in it, and resumes there.
+      study: the study.
+      out: directory of the study; each run has its own directory in it, and resumes there.
       progress: show progress bars.
-      report_only: take the results that are there, run nothing.
-      limit: of the wall time; it counts the runs that are left.
+      report_only: use existing results, and run nothing.
+      limit: limit of the wall time; it counts the runs that are left.
 
     Returns:
       label -> results, one for each seed; and a message for each run that failed, which does not
@@ -66,7 +66,7 @@ def run_study(
     failures = []
     configs = study.configs()
     tasks = _Tasks(study)
-    # Seeds outside: a study that is stopped early has all algorithms with fewer seeds.
+    # Seeds are the outer loop: a study that stops early has all algorithms, with fewer seeds.
     runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
     bar = tqdm.tqdm(runs, desc="runs", unit="run", disable=not progress)
 
@@ -91,7 +91,7 @@ def run_study(
 
 
 class _Tasks:
-    """The task of each label, made when it is first asked for; equal tasks are one object."""
+    """The task of each label, made when first needed; equal tasks are one object."""
 
     def __init__(self, study: Comparison):
         self._configs = study.configs()

@@ -1,1 +1,1 @@
-"""The first contest: algorithms tuned alike on validation data, then tested on fresh seeds."""
+"""The first contest: tuned algorithms, tested once on fresh seeds."""

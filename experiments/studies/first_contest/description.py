@@ -1,4 +1,4 @@
-"""What a contest is."""
+"""The description of a contest."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ from experiments.studies.study import Study
 
 @dataclasses.dataclass(frozen=True)
 class Contest(Study):
-    """What is compared, and how; see `experiments.configs.first_contest` for the protocol.
+    """The contest; see `experiments.configs.first_contest` for the protocol.
 
     Attributes:
-      base: what all runs share.
-      settings: label -> what the setting changes.
-      spaces: contestant -> field -> least and largest value tried.
-      variants: contestant -> what it fixes, its algorithm included; the others are algorithms.
-      trials: candidates of each contestant in each setting.
-      trials_of: contestant -> candidates, where they are more than those.
-      against: contestants with which others are compared besides SGD, without a test.
+      base: settings that all runs share.
+      settings: label -> changes of the setting.
+      spaces: contestant -> field -> smallest and largest value to try.
+      variants: contestant -> its fixed settings, including its algorithm; others are algorithms.
+      trials: number of candidates of each contestant in each setting.
+      trials_of: contestant -> number of candidates, if it has more.
+      against: contestants with which others are also compared, without a test.
       tuning_seeds: seeds (and data) of every candidate.
       test_seeds: seeds (and data) of the test.
-      sigma: noise strength at which local energies are tabled.
+      sigma: noise strength of the tabulated local energies.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -37,16 +37,16 @@ class Contest(Study):
     against: Sequence[str] = ()
 
     def candidates(self, algorithm: str) -> list[dict[str, float]]:
-        """The settings that are tried, log-uniform in the algorithm's space."""
+        """Returns the settings to try, log-uniform in the algorithm's space."""
         trials = self.trials_of.get(algorithm, self.trials)
         return log_uniform(self.spaces[algorithm], trials)
 
     def config(self, setting: str, algorithm: str, evaluate_on: str) -> TrainConfig:
-        """What all candidates of a contestant share; couplings stand where none may be missing."""
+        """Returns the settings that all candidates share, couplings included."""
         lowest = {name: bounds[0] for name, bounds in self.spaces[algorithm].items()}
         own = {"algorithm": algorithm, "evaluate_on": evaluate_on}
         return self.changed(own, lowest, self.settings[setting], self.variants.get(algorithm, {}))
 
     def algorithm_of(self, contestant: str) -> str:
-        """What it runs."""
+        """Returns the algorithm of a contestant."""
         return self.variants.get(contestant, {}).get("algorithm", contestant)

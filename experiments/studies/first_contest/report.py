@@ -1,4 +1,4 @@
-"""What a contest reports: paired differences to SGD, corrected for the number of comparisons."""
+"""The report of a contest: paired, corrected differences to SGD."""
 
 import pathlib
 from typing import Any
@@ -14,9 +14,9 @@ from experiments.studies.first_contest.description import Contest
 
 
 def summarize(contest: Contest, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each setting and contestant, with its paired differences to SGD and others.
+    """Makes a row per setting and contestant, with paired differences.
 
-    Holm's correction is over all differences to SGD: one of the algorithms, one of the variants.
+    Holm's correction covers all differences to SGD, separately for algorithms and for variants.
     """
     rows = []
     for setting, algorithms in results.items():
@@ -65,7 +65,7 @@ def _column(found, name):
 
 
 def table(rows: list[dict[str, Any]], sigma: float) -> str:
-    """The summary as a Markdown table."""
+    """Formats the summary as a Markdown table."""
     others = list(dict.fromkeys(other for row in rows for other in row["against"]))
     header = ["setting", "algorithm", "test error %", "to SGD, 95% interval", "p (Holm)"]
     header += [f"to {other}" for other in others]
@@ -103,7 +103,7 @@ def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:
 
 
 def meetings(results: dict[str, Any]) -> Meetings:
-    """Of the tested runs of each algorithm, with their settings."""
+    """Returns the meetings of the tested runs of each algorithm, with their settings."""
     found: Meetings = {}
     for setting, algorithms in results.items():
         for algorithm, tested in algorithms.items():
@@ -112,11 +112,11 @@ def meetings(results: dict[str, Any]) -> Meetings:
     return found
 
 
-_DIVERGED = 20.0  # points above SGD that only runs reach that did not learn
+_DIVERGED = 20.0  # points above SGD; only runs that did not learn are worse
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Paired differences to SGD with their intervals, a panel for each setting."""
+    """Draws paired differences to SGD with intervals, a panel for each setting."""
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     labels = list(dict.fromkeys(row["algorithm"] for row in rows if "p" in row))
     size = (1.8 + 2.4 * len(settings), 1.2 + 0.32 * len(labels))
@@ -127,7 +127,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
                 if row["setting"] != setting or "p" not in row:
                     continue
                 height, color = labels.index(row["algorithm"]), COLORS[row["base"]]
-                if row["difference"] > _DIVERGED:  # would squeeze the others
+                if row["difference"] > _DIVERGED:  # it would compress all others
                     note = f"{row['difference']:+.0f}, diverged"
                     side = panel.get_yaxis_transform()
                     panel.text(0.03, height, note, va="center", transform=side)

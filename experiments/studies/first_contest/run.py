@@ -1,4 +1,4 @@
-"""Tunes every algorithm alike on validation data, then tests each once, on fresh seeds."""
+"""Tunes every algorithm alike on validation data, then tests each on fresh seeds."""
 
 import functools
 import pathlib
@@ -21,16 +21,16 @@ from experiments.studies.units import run_units
 def run_contest(
     contest: Contest, out: pathlib.Path, *, progress: bool = True, limit: TimeLimit | None = None
 ) -> dict[str, Any]:
-    """Tunes and tests what has no result in `out` yet; continues where it was stopped.
+    """Tunes and tests what has no result in `out` yet.
 
     Args:
-      contest: what to run.
-      out: directory; each setting and algorithm has tuning.json and test.json in its own.
+      contest: the contest.
+      out: directory; each setting and algorithm has a directory with tuning.json and test.json.
       progress: show progress bars.
-      limit: of the wall time; it counts what is left.
+      limit: limit of the wall time; it counts the parts that are left.
 
     Returns:
-      setting -> algorithm -> what test.json holds, without what other processes are at.
+      setting -> algorithm -> content of test.json, without parts that other processes work on.
 
     Raises:
       ValueError: a file in `out` is damaged, or of another contest.
@@ -53,7 +53,7 @@ def _tune_and_test(contest, setting, algorithm, out, options):
     data = {"data": dataset_fingerprint(contest.base.data.dataset)}
 
     def made(name, identity, make, *given):
-        # The networks of a part that was interrupted are next to its file.
+        # The networks of an interrupted part are next to its file.
         networks = directory / f"{name}.npz"
         path, options_of_part = directory / f"{name}.json", options | {"networks": networks}
         value = store.cached(path, identity | data, lambda: make(*part, options_of_part, *given))
@@ -65,12 +65,12 @@ def _tune_and_test(contest, setting, algorithm, out, options):
 
 
 def directory_of(out: pathlib.Path, setting: str, algorithm: str) -> pathlib.Path:
-    """Where a contestant has its files."""
+    """Returns the directory of a contestant."""
     return out / slug(setting) / slug(algorithm)
 
 
 def tuning_identity(contest: Contest, setting: str, algorithm: str) -> dict[str, Any]:
-    """What the candidates' errors depend on."""
+    """Returns everything on which the candidates' errors depend."""
     return {
         "config": contest.config(setting, algorithm, "validation").to_json(),
         "candidates": contest.candidates(algorithm),
@@ -82,7 +82,7 @@ def tuning_identity(contest: Contest, setting: str, algorithm: str) -> dict[str,
 def test_identity(
     contest: Contest, setting: str, algorithm: str, settings: dict[str, float]
 ) -> dict[str, Any]:
-    """What the test errors depend on."""
+    """Returns everything on which the test errors depend."""
     return {
         "config": contest.config(setting, algorithm, "test").to_json(),
         "settings": settings,
@@ -92,7 +92,7 @@ def test_identity(
 
 
 def read_contest(contest: Contest, out: pathlib.Path) -> dict[str, Any]:
-    """The results that are complete, as `run_contest` returns them."""
+    """Reads the complete results, as `run_contest` returns them."""
     results: dict[str, Any] = {}
     for setting in contest.settings:
         tests = {name: _read_test(contest, setting, name, out) for name in contest.spaces}
@@ -112,7 +112,7 @@ def _read_test(contest, setting, algorithm, out) -> dict[str, Any] | None:
 
 
 def _tune(contest, setting, algorithm, options) -> list[dict[str, Any]]:
-    """Candidates, best first; one that diverged has no error and stands last."""
+    """Returns the candidates, best first; diverged ones have no error and are last."""
     candidates = contest.candidates(algorithm)
     seeds = list(contest.tuning_seeds)
     config = contest.config(setting, algorithm, "validation")
@@ -144,7 +144,7 @@ def _test(contest, setting, algorithm, options, settings) -> dict[str, Any]:
 
 
 def _train(population, runs, seeds, options) -> list[Trained]:
-    """Trains runs: settings, and the position of the seed, which also draws the data."""
+    """Trains runs, given as settings and position of the seed (and data)."""
     positions = [position for _, position in runs]
     return population.train(
         [settings for settings, _ in runs],
@@ -157,7 +157,7 @@ def _train(population, runs, seeds, options) -> list[Trained]:
 
 
 def _errors(run: Trained) -> dict[str, float]:
-    """Held-out error in %; 100 for a run that diverged."""
+    """Returns the held-out error in %; 100 for a run that diverged."""
     found = run.task.evaluate(run.params, run.batch_stats)
     finite = bool(np.isfinite(found["loss"]))
     return {

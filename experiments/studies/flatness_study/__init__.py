@@ -1,1 +1,1 @@
-"""Does flatness predict the test error? A full factorial of settings, every measure on each."""
+"""Whether flatness predicts the test error: all measures on a full factorial."""

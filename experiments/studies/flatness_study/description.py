@@ -1,4 +1,4 @@
-"""What the study of flatness trains and measures."""
+"""The description of the study of flatness."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from experiments.studies.study import Study
 
 @dataclasses.dataclass(frozen=True)
 class FlatnessStudy(Study):
-    """What is trained and measured; see `experiments.configs.flatness_study`.
+    """The study; see `experiments.configs.flatness_study`.
 
     Attributes:
-      base: what all runs share.
+      base: settings that all runs share.
       tasks: label -> network and data.
-      algorithms: label -> what it changes; `epochs` there multiplies the task's.
+      algorithms: label -> changes; `epochs` there multiplies the task's epochs.
       factors: field -> its levels.
-      batch_sizes: another factor, which shapes the program.
-      seeds: of every combination; all train on the same data.
-      effort: how accurately solutions are measured.
-      efforts: task -> what it changes of that; all have the same `sigma`.
+      batch_sizes: levels of another factor, which shapes the program.
+      seeds: seeds of every combination; all train on the same data.
+      effort: accuracy of the measures.
+      efforts: task -> changes of the effort; all have the same `sigma`.
     """
 
     tasks: Mapping[str, Mapping[str, Any]]
@@ -33,7 +33,7 @@ class FlatnessStudy(Study):
     efforts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def config(self, task: str, algorithm: str, batch_size: int) -> TrainConfig:
-        """What the runs of one block share."""
+        """Returns the settings that the runs of one block share."""
         config = self.changed(self.tasks[task], {"batch_size": batch_size})
         own = dict(self.algorithms[algorithm])
         own["epochs"] = config.epochs * own.get("epochs", 1)

@@ -18,7 +18,7 @@ from flatjax import flatness
 def rank(
     study: FlatnessStudy, solutions: dict[str, list[dict[str, Any]]]
 ) -> dict[str, dict[str, flatness.Ranking]]:
-    """Task -> measure -> how it ranks the solutions of that task."""
+    """Returns task -> measure -> its ranking of the solutions of that task."""
     found = {}
     for task, rows in solutions.items():
         rows = [row for row in rows if not row.get("diverged")]
@@ -28,14 +28,14 @@ def rank(
         found[task] = {}
         for measure in (*MEASURES, "train_error"):
             values = np.array([row[measure] for row in rows])
-            # A minimum that bears more noise than was tried (NaN) is the flattest.
+            # A minimum that tolerates more noise than was tried (NaN) is the flattest.
             values = np.nan_to_num(values, nan=0.0) if measure == "pac_bayes" else values
             found[task][measure] = flatness.rank_solutions(values, errors, factors)
     return found
 
 
 def table(study: FlatnessStudy, rankings: dict[str, dict[str, flatness.Ranking]]) -> str:
-    """Kendall's tau of every measure, overall and granulated, as Markdown."""
+    """Tabulates Kendall's tau of every measure, overall and granulated, as Markdown."""
     header = ["measure"]
     for task, measures in rankings.items():
         num = next(iter(measures.values())).num_solutions
@@ -57,7 +57,7 @@ def table(study: FlatnessStudy, rankings: dict[str, dict[str, flatness.Ranking]]
 
 
 def algorithms_table(solutions: dict[str, list[dict[str, Any]]]) -> str:
-    """Median over all settings of each algorithm's errors and local energy, as Markdown."""
+    """Tabulates medians of each algorithm's errors and local energy."""
     lines = [["task", "algorithm", "solutions", "test error %", "training error %", "loss"]]
     lines[0].append("local energy %")
     for task, rows in solutions.items():
@@ -109,7 +109,7 @@ _PALETTE = {
 
 
 def draw(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
-    """For each task: mean local energy curves above, test error against local energy below."""
+    """Draws, for each task, local energy curves, and test error against local energy."""
     size = (1 + 3.6 * len(solutions), 6.4)
     with plots.drawing(path, 2, len(solutions), figsize=size, squeeze=False) as (_, panels):
         for (task, rows), curves, scatter in zip(
@@ -136,5 +136,5 @@ def draw(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None
             curves.set_title(task, loc="left", fontweight="bold")
             curves.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
             scatter.set(xlabel="local energy (%)", ylabel="test error (%)", xscale="log")
-            plots.logarithmic(scatter)  # networks that collapsed would squeeze the others
+            plots.logarithmic(scatter)  # collapsed networks would compress the others
         panels[0][0].legend(frameon=False, fontsize=8)

@@ -30,11 +30,11 @@ def run_study(
     """Trains and measures what has no result in `out` yet.
 
     Args:
-      study: what is wanted.
-      out: directory; each block (task, algorithm, batch size) has a file in it. Next to it, a block
-        that was interrupted has its networks and the solutions that are measured.
+      study: the study.
+      out: directory with a file for each block (task, algorithm, batch size). An interrupted block
+        also has its networks and the measured solutions there.
       progress: show progress bars.
-      limit: of the wall time; it counts the blocks that are left.
+      limit: limit of the wall time; it counts the blocks that are left.
 
     Returns:
       task -> its solutions: factors, test error and measures.
@@ -58,7 +58,7 @@ def run_study(
 
 
 def read_study(study: FlatnessStudy, out: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """The solutions of the blocks that are complete, by task."""
+    """Reads the solutions of the complete blocks, by task."""
     solutions = {}
     for task in study.tasks:
         blocks = itertools.product([task], study.algorithms, study.batch_sizes)
@@ -72,12 +72,12 @@ def read_study(study: FlatnessStudy, out: pathlib.Path) -> dict[str, list[dict[s
 
 
 def path_of(out: pathlib.Path, task: str, algorithm: str, batch_size: int) -> pathlib.Path:
-    """The file of a block."""
+    """Returns the file of a block."""
     return out / slug(task) / f"{slug(algorithm)}-{batch_size}.json"
 
 
 def identity_of(study: FlatnessStudy, task: str, algorithm: str, batch_size: int) -> dict[str, Any]:
-    """What the solutions of a block and their measures depend on."""
+    """Returns everything on which a block's solutions and measures depend."""
     return {
         "config": study.config(task, algorithm, batch_size).to_json(),
         "factors": dict(study.factors),
@@ -92,7 +92,7 @@ def _effort(study, task):
 
 
 class _Part:
-    """What there is of a block that is not complete: its networks, and solutions as they come."""
+    """The files of an incomplete block: its networks, and the measured solutions."""
 
     def __init__(self, path, identity, limit):
         self.limit, self._block = limit, store.digest(identity)
@@ -100,12 +100,12 @@ class _Part:
         self.networks = path.with_suffix(".part.npz")
 
     def rows(self) -> list[dict[str, Any]]:
-        """The solutions that are there."""
+        """Returns the measured solutions."""
         lines = store.read_lines(self._rows, must_be_sealed=True)
         return [line["row"] for line in lines if line["block"] == self._block]
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds a solution."""
+        """Appends a solution."""
         store.append_line(self._rows, {"block": self._block, "row": row})
 
     def remove(self) -> None:
@@ -115,7 +115,7 @@ class _Part:
 
 
 def _run_block(study, task, algorithm, batch_size, measures, progress, part):
-    """Solutions of one program; the measures of a task are compiled for the first of its blocks."""
+    """Makes the solutions of one program; measures are compiled once per task."""
     config = study.config(task, algorithm, batch_size)
     tasks = make_tasks(config, [study.base.data.data_seed])
     if task not in measures:
@@ -140,7 +140,7 @@ def _run_block(study, task, algorithm, batch_size, measures, progress, part):
 
 
 def _measured(measures, run) -> dict[str, Any]:
-    """Test error and measures of a solution."""
+    """Returns test error and measures of a solution."""
     held_out = run.task.evaluate(run.params, run.batch_stats)
     if not np.isfinite(held_out["loss"]):
         return {"diverged": True}

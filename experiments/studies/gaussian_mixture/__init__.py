@@ -1,1 +1,1 @@
-"""The chapter on Gaussian mixtures: theory beside simulations, as a table and as figures."""
+"""The chapter on Gaussian mixtures: theory and simulations."""

@@ -1,7 +1,7 @@
-"""Points of the algorithms: what transformations of flatjax and optax arrive at, on finite samples.
+"""Points of the algorithms: results of transformations on finite samples.
 
-Without noise they find the minimum of the risk, replicas or not. With the noise of a temperature
-they sample its Gibbs measure, and only there does coupling change what is learned.
+Without noise they find the minimum of the risk, with or without replicas. With the noise of a
+temperature they sample its Gibbs measure. Only then does coupling change the result.
 """
 
 import jax
@@ -16,11 +16,11 @@ from flatjax.gaussian_mixture import losses, replicated, simulate
 
 MIXTURE = {"alpha": 1.0, "delta": 1.0, "rho": 0.5}
 LOSS = losses.logistic()
-LAM = 0.1  # where not said otherwise
+LAM = 0.1  # the default ridge
 
 
 def points(num_features: int, seeds: int) -> list[Point]:
-    """All points of this file, at N features; of slow ones fewer."""
+    """Makes all points of this file, at N features; slow ones have fewer."""
     size = (num_features, seeds)
     found = [
         _minimum("gradient descent", optax.sgd(1 / (lam + 1)), lam, steps, *size)
@@ -52,11 +52,11 @@ def _sample_and_train(key, num_features, tx, lam, **options):
 
 
 def _minimum(name, tx, lam, steps, num_features, seeds, **options):
-    """Where noise does not last: all replicas come to the minimum of the risk."""
+    """Without lasting noise, all replicas reach the minimum of the risk."""
     theory = gm.erm(LOSS, lam=lam, **MIXTURE)
 
     def run(key):
-        # From far away, where one replica alone would start at 0.
+        # The start is far away, while a single replica would start at 0.
         options_ = options | {"num_steps": steps, "init_scale": 1.0}
         patterns, found = _sample_and_train(key, num_features, tx, lam, **options_)
         center = np.mean(found.weights, axis=0)
@@ -76,7 +76,7 @@ def _minimum(name, tx, lam, steps, num_features, seeds, **options):
 
 
 def _without_ridge(steps, num_features, seeds):
-    """Gradient descent from 0 is on its way, for exponentially long, to the largest margin."""
+    """Gradient descent from 0 approaches the largest margin, exponentially slowly."""
     tx = optax.sgd(0.7)
     limit = gm.max_margin(**MIXTURE).test_error
 
@@ -121,7 +121,7 @@ def _langevin(y, gamma, beta, num_features, seeds):
         params=MIXTURE | {"y": y, "gamma": gamma, "beta": beta, "num_features": num_features},
         theory={
             "test_error": theory.test_error,
-            "barycenter_test_error": theory.center_test_error,  # as in the recorded simulations
+            "barycenter_test_error": theory.center_test_error,  # name in the recorded simulations
             "q1": theory.q1,
         },
         simulate=run,
@@ -130,11 +130,11 @@ def _langevin(y, gamma, beta, num_features, seeds):
 
 
 def _entropy_sgd(gamma, beta, num_features, seeds):
-    r"""Entropy-SGD at a temperature descends the local entropy: infinitely many replicas.
+    r"""Entropy-SGD at a temperature: as infinitely many replicas.
 
-    The mean over an inner loop and the anchor's steps must both be long, or else the anchor keeps
-    thermal noise: here the outer learning rate falls as 1 / t. Two runs on the same sample tell the
-    norm of the anchor without its noise.
+    It descends the local entropy. The mean over an inner loop and the anchor's steps must both be
+    long; otherwise the anchor keeps thermal noise. Here the outer learning rate falls as 1 / t. Two
+    runs on the same sample give the norm of the anchor without its noise.
     """
     tx = flatjax.entropy_sgd(
         outer=optax.sgd(lambda count: 4 / (4 + count)),

@@ -1,4 +1,4 @@
-"""Simulates the chapter's points, compares them with the theory, and draws its figures."""
+"""Simulates the chapter's points, compares with the theory, draws figures."""
 
 import pathlib
 from typing import Any
@@ -11,7 +11,7 @@ from experiments.studies.gaussian_mixture import algorithms, entropy, figures, m
 from experiments.studies.gaussian_mixture.description import Chapter
 from experiments.studies.simulations import compare, read_simulations, simulate_points
 
-# Where the points of each part of the chapter are made, and the figures that they lie on.
+# For each part of the chapter, the function that makes its points, and its figures.
 PARTS = {
     "minima": (minima, ("erm", "phase_diagrams")),
     "algorithms": (algorithms, ()),
@@ -26,13 +26,13 @@ def run_chapter(
     """Simulates what `out` does not hold yet, and reports.
 
     Args:
-      chapter: what is simulated.
-      out: directory.
-      simulate: make simulations; else report those that are there.
+      chapter: the chapter.
+      out: directory of the files.
+      simulate: whether to make simulations, or only report existing ones.
       progress: show a progress bar.
 
     Returns:
-      The table and how well theory and simulation agree.
+      The table, and the agreement of theory and simulation.
 
     Raises:
       ValueError: there is nothing to report.
@@ -58,7 +58,7 @@ def run_chapter(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Theory beside simulation, as a Markdown table."""
+    """Tabulates theory and simulation as Markdown."""
     lines = [["curve", "at", "quantity", "theory", "simulation", "z", "samples"]]
     lines += [
         [
@@ -76,7 +76,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def agreement(rows: list[dict[str, Any]]) -> str:
-    """How many test errors are within three standard errors of the theory."""
+    """Counts the test errors that are within three standard errors of the theory."""
     errors = [row for row in rows if row["quantity"].endswith("test_error")]
     if not errors:
         return "no simulations yet"

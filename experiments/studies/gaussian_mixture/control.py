@@ -1,4 +1,4 @@
-"""Test errors with less noise: the luck of a sample is that of the Hebb rule on it."""
+"""Control variates: subtracting the Hebb rule's errors reduces noise."""
 
 from collections.abc import Mapping
 
@@ -11,15 +11,15 @@ from flatjax import gaussian_mixture as gm
 def paired_error(
     m: jax.Array, q: jax.Array, patterns: gm.Sample, mixture: Mapping[str, float]
 ) -> jax.Array:
-    """Test error of a classifier, less that of the Hebb rule on the same sample, plus its mean.
+    """Returns a test error minus the Hebb rule's on the same sample, plus its mean.
 
-    The Hebb rule's mean is known: 1e-2 / N from its limit where alpha = delta = 1. Without bias, of
-    balanced classes.
+    The Hebb rule's mean is known: at alpha = delta = 1 it is 1e-2 / N from its limit. This holds
+    without bias and for balanced classes.
 
     Args:
       m: overlap of the classifier with the signal.
-      q: its squared norm over N.
-      patterns: the sample that it was trained on.
+      q: squared norm of the classifier divided by N.
+      patterns: training sample of the classifier.
       mixture: alpha, delta and rho.
 
     Returns:
@@ -32,6 +32,6 @@ def paired_error(
 
 
 def limited(num_features: int, seeds: int, most: int) -> tuple[int, int]:
-    """N, at most `most`, and the samples that make up for what it lacks, twice as many at most."""
+    """Limits N to `most`, and returns up to twice as many samples in exchange."""
     size = min(num_features, most)
     return size, min(seeds * num_features // size, 2 * seeds)

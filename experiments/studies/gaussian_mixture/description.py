@@ -1,4 +1,4 @@
-"""What the chapter on Gaussian mixtures is."""
+"""The description of the chapter on Gaussian mixtures."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ Part = Literal["minima", "algorithms", "replicas", "entropy"]
 
 @dataclasses.dataclass(frozen=True)
 class Chapter:
-    """Which points are simulated, and how.
+    """The simulated points, and the sizes of simulations.
 
     Attributes:
-      parts: of the chapter.
-      num_features: N of the simulations; slow ones have fewer, and more samples.
-      seeds: samples of each point.
-      theory: figures that are drawn without simulated points, in addition to those of the parts.
+      parts: parts of the chapter.
+      num_features: N of the simulations; slow ones have smaller N, and more samples.
+      seeds: number of samples of each point.
+      theory: further figures, which are drawn without simulated points.
     """
 
     parts: Sequence[Part]

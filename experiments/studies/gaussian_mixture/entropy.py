@@ -1,4 +1,4 @@
-"""Points of the local entropy: the surroundings of minima, of the Hebb rule and of samples."""
+"""Points of the local entropy around minima, the Hebb rule and samples."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ LOGISTIC = losses.logistic()
 
 
 def points(num_features: int, seeds: int) -> list[Point]:
-    """All points of this file, at N features, or fewer and more samples."""
+    """Makes all points of this file, at N features, or at fewer with more samples."""
     size = limited(num_features, seeds, most=300)
     found = []
     for overlap in (0.5, 0.7, 0.9):
@@ -35,7 +35,7 @@ def points(num_features: int, seeds: int) -> list[Point]:
     for overlap in (0.5, 0.7, 0.9):
         name = "cross-entropy, λ=0.01"
         found.append(_surroundings(name, overlap, 1.0, BALANCED, *size, lam=0.01))
-    # No errors at all, where that is not too rare.
+    # No errors at all, where this is not too rare.
     for overlap in (0.5, 0.6, 0.7):
         found.append(_surroundings("Hebb (Bayes)", overlap, np.inf, BALANCED, *size))
     for overlap in (0.5, 0.7):
@@ -55,9 +55,10 @@ def points(num_features: int, seeds: int) -> list[Point]:
 def _surroundings(
     name, overlap, counting_beta, mixture, num_features, seeds, lam=None, beta=None, noise=None
 ):
-    """Of the minimum of the cross-entropy, or a sample at `beta`; of the Hebb rule without lam.
+    """Points around a minimum or sample of the cross-entropy, or the Hebb rule.
 
-    The rule is measured too, on the same samples: differences are known better than each.
+    The minimum or the sample at `beta` has a ridge `lam`; the Hebb rule has none. The rule is also
+    measured on the same samples, because differences are more accurate than values.
     """
     if lam is None:
         theory = _references.noisy_hebb_reference(overlap=noise or 1.0, **mixture)
@@ -71,7 +72,7 @@ def _surroundings(
     around, around_rule = of(theory), of(rule)
 
     def reference(key, patterns, hebb):
-        """Weights and bias."""
+        """Returns weights and bias."""
         if lam is None:
             noisy = jax.random.normal(key, hebb.shape)
             noisy -= (noisy @ hebb) / (hebb @ hebb) * hebb
@@ -91,9 +92,9 @@ def _surroundings(
     finite = np.isfinite(counting_beta)
     if counting_beta <= 1:
         sizes = {"num_samples": 60, "burn_in": 30}
-    elif finite:  # it takes longer in the cold
+    elif finite:  # at low temperatures, sampling takes longer
         sizes = {"num_samples": 200, "burn_in": 100}
-    else:  # where a chain may be trapped with an error or two: many, so that few are
+    else:  # a chain may keep an error or two: many chains make this rare
         sizes = {"num_nodes": 8, "num_chains": 8, "num_samples": 100, "burn_in": 100}
 
     def run(key):
@@ -129,7 +130,7 @@ def _surroundings(
     names = ("phi", "train_error", "test_error") if finite else ("phi", "test_error")
     expected = {name: getattr(around, name) for name in names}
     is_rule = lam is None and noise is None
-    if not is_rule and finite:  # without errors the rule has no room at all in some samples
+    if not is_rule and finite:  # without errors, the rule has no volume in some samples
         expected["phi above Hebb"] = around.phi - around_rule.phi
     params = {"overlap": overlap, "beta": counting_beta if finite else "inf", "reference": name}
     return Point(

@@ -1,4 +1,4 @@
-"""The figures of the chapter: curves of the theory, simulated points with error bars on them."""
+"""The chapter's figures: curves of the theory, simulated points with error bars."""
 
 import pathlib
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def draw(names: Sequence[str], rows: Rows, directory: pathlib.Path) -> list[path
 
 
 def erm(rows: Rows, path: pathlib.Path) -> None:
-    """Test error of the minima against ridge (balanced, unbalanced) and against norm."""
+    """Draws the test error of minima against ridge (balanced, unbalanced) and norm."""
     with plots.drawing(path, 1, 3, figsize=(12, 3.8)) as (_, panels):
         for panel, mixture in zip(panels, (BALANCED, UNBALANCED), strict=False):
             lam = np.geomspace(1e-3, 30, 80)
@@ -53,7 +53,7 @@ def erm(rows: Rows, path: pathlib.Path) -> None:
 
 
 def local_entropy(rows: Rows, path: pathlib.Path) -> None:
-    """Local entropy against distance: zero errors, finite temperature, noisy references."""
+    """Draws local entropy against distance: no errors, finite beta, noisy Hebb."""
     with plots.drawing(path, 1, 3, figsize=(12, 3.8)) as (_, panels):
         distance = np.linspace(0.005, 0.45, DISTANCES)
         params = {"alpha": 1.0, "delta": 1.0}
@@ -97,7 +97,7 @@ def local_entropy(rows: Rows, path: pathlib.Path) -> None:
 
 
 def replicas(rows: Rows, path: pathlib.Path) -> None:
-    """Barycenter against q1 and y; thermal mean and replica against temperature."""
+    """Draws the barycenter against q1 and y, and the mean against temperature."""
     with plots.drawing(path, 1, 3, figsize=(12, 3.8)) as (_, panels):
         params = {"alpha": 1.0, "delta": 1.0}
         q1 = np.linspace(0.475, 0.99, 25)
@@ -132,7 +132,7 @@ def replicas(rows: Rows, path: pathlib.Path) -> None:
 
 
 def phase_diagrams(rows: Rows, path: pathlib.Path) -> None:
-    """How far from Bayes cross-entropy is, over (alpha, delta) and (alpha, lambda)."""
+    """Draws cross-entropy's excess over Bayes as two phase diagrams."""
     with plots.drawing(path, 1, 2, figsize=(9.5, 3.9)) as (figure, panels):
         loss = LOSSES["logistic"]
         alpha, delta = np.geomspace(0.1, 10, 60), np.geomspace(0.1, 10, 60)[:, None]

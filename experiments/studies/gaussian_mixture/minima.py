@@ -1,4 +1,4 @@
-"""Points of empirical risk minimisation: closed forms, ridge, norm, margin, phase diagrams."""
+"""Points of empirical risk minimisation: closed forms, ridge, norm, margin."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ UNBALANCED = {"alpha": 2.0, "delta": 0.5, "rho": 0.2}
 
 
 def points(num_features: int, seeds: int) -> list[Point]:
-    """All points of this file, at N features."""
+    """Makes all points of this file, at N features."""
     found = []
     for mixture in (BALANCED, UNBALANCED, {"alpha": 5.0, "delta": 0.3, "rho": 0.1}):
         found += _closed_forms(mixture, num_features, seeds)
@@ -30,7 +30,7 @@ def points(num_features: int, seeds: int) -> list[Point]:
             found.append(_norm(name, norm, BALANCED, num_features, 2 * seeds))
     for alpha, lam in ((0.3, 0.1), (0.3, 1.0), (3.0, 0.1), (3.0, 1.0), (6.0, 0.03)):
         mixture = {"alpha": alpha, "delta": 1.0, "rho": 0.5}
-        more = 2 * seeds if alpha < 1 else seeds  # few patterns, much luck
+        more = 2 * seeds if alpha < 1 else seeds  # few patterns give large fluctuations
         found.append(_ridge("phase diagram", "logistic", lam, mixture, num_features, more))
     for mixture in (BALANCED, UNBALANCED):
         found.append(_margin(mixture, num_features, seeds))
@@ -73,7 +73,7 @@ def _closed_forms(mixture, num_features, seeds):
         ("Hebb with bias (Bayes)", fitted, lambda key: hebb(key, fitted.bias)),
         ("centroid", gm.centroid(**mixture), centroid),
     ]
-    if mixture["rho"] == 0.5:  # all three are one there
+    if mixture["rho"] == 0.5:  # then all three are equal
         constructors = constructors[:1]
     return [
         Point(name, mixture["alpha"], params, {"test_error": theory.test_error}, run, seeds)
@@ -103,7 +103,7 @@ def _ridge(figure, name, lam, mixture, num_features, seeds):
 
 
 def _norm(name, norm, mixture, num_features, seeds):
-    """At a fixed norm: the ridge is searched for, in the sample itself, that gives it."""
+    """At a fixed norm: each sample is searched for the ridge that gives this norm."""
     loss = LOSSES[name]
     theory = gm.erm(loss, norm=norm, **mixture)
 
@@ -116,7 +116,7 @@ def _norm(name, norm, mixture, num_features, seeds):
             return np.log(np.mean(np.square(found.weights)) / norm), found
 
         values = [excess(value)[0] for value in log_lam]
-        for _ in range(20):  # secants
+        for _ in range(20):  # steps of the secant method
             slope = (values[1] - values[0]) / (log_lam[1] - log_lam[0])
             log_lam = np.array([log_lam[1], log_lam[1] - values[1] / slope])
             value, found = excess(log_lam[1])
@@ -137,7 +137,7 @@ def _norm(name, norm, mixture, num_features, seeds):
 
 
 def _margin(mixture, num_features, seeds):
-    """The hinge finds the largest margin as soon as its ridge is small."""
+    """The hinge loss finds the largest margin once its ridge is small."""
     theory = gm.max_margin(**mixture)
 
     def run(key):

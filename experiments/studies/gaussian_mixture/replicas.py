@@ -1,4 +1,4 @@
-"""Points of Gibbs measures: their mean, and the barycenter of replicas that attract each other."""
+"""Points of Gibbs measures: the mean, and the barycenter of replicas."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ LAM = 0.1
 
 
 def points(num_features: int, seeds: int) -> list[Point]:
-    """All points of this file, at N features, or fewer and more samples."""
+    """Makes all points of this file, at N features, or at fewer with more samples."""
     size = limited(num_features, seeds, most=300)
     beta = np.array([0.5, 1.0, 2.0, 4.0])
     alone = replicated_sphere(y=1, beta=beta, **MIXTURE)
@@ -47,31 +47,32 @@ def _at(theory, index):
 
 
 def attracted(y: np.ndarray, q1: np.ndarray, beta: float) -> tuple[Replicated, np.ndarray]:
-    r"""Replicas that count errors, and how strongly they must attract each other to be at q1.
+    r"""Returns replicas that count errors, and their attraction for an overlap q1.
 
-    Directions of y Gaussian vectors of precision 1 + r (J - 1), J the matrix of ones, have the
-    log-density :math:`N [\frac{1}{2} \log \det Q - \frac{y}{2} \log(1 + (y - 1)\, r q_1)]`, Q the
-    matrix of their overlaps. With the free entropy of the errors it is to be stationary at q1.
+    Let J be the matrix of ones, and Q the matrix of the replicas' overlaps. Directions of y
+    Gaussian vectors of precision 1 + r (J - 1) have the log-density :math:`N [\frac{1}{2} \log \det
+    Q - \frac{y}{2} \log(1 + (y - 1)\, r q_1)]`. The sum of this and the free entropy of the errors
+    must be stationary at q1.
 
     Args:
       y: number of replicas.
-      q1: their overlap.
+      q1: overlap of the replicas.
       beta: inverse temperature.
 
     Returns:
-      The theory, and the correlation that the vectors have.
+      The theory, and the correlation of the vectors.
     """
     near = q1 + 1e-3 * np.array([[-1.0], [0.0], [1.0]])
     theory = replicated_sphere(y=y, q1=near, beta=beta, **MIXTURE)
     slope = y * (theory.free_entropy[2] - theory.free_entropy[0]) / 2e-3
-    slope += (y - 1) / 2 * (1 / (1 + (y - 1) * q1) - 1 / (1 - q1))  # of log det Q / 2
-    rate = 2 * slope / y  # that of log(1 + (y - 1) r q1)
+    slope += (y - 1) / 2 * (1 / (1 + (y - 1) * q1) - 1 / (1 - q1))  # derivative of log det Q / 2
+    rate = 2 * slope / y  # derivative of log(1 + (y - 1) r q1)
     r = rate / ((y - 1) * (1 - rate * q1))
-    return _at(theory, 1), -r / (1 + (y - 2) * r)  # of the inverse matrix
+    return _at(theory, 1), -r / (1 + (y - 2) * r)  # correlation of the inverse matrix
 
 
 def _errors(y, beta, q1, correlation, theory, num_features, seeds):
-    """The number of errors, on the sphere; replicas whose attraction should give an overlap q1."""
+    """The number of errors on the sphere, with an attraction that should give q1."""
     names = {} if np.isinf(beta) else {"train_error": theory.train_loss}
     names |= {"q0": theory.q0} if y == 1 else {"q1": q1}
 
@@ -110,10 +111,11 @@ def _errors(y, beta, q1, correlation, theory, num_features, seeds):
 
 
 def _infinitely_many(q1, theory, num_features, seeds):
-    """The barycenter of infinitely many replicas: where the local entropy, at sqrt(q1), is largest.
+    """The barycenter of infinitely many replicas: it maximises the local entropy.
 
-    Where it is, the mean of the weights around points back at it: it is moved to that mean, by
-    steps that fall as 1 / t. Two runs on the same sample tell its direction without noise.
+    The local entropy is taken at the overlap sqrt(q1). At its maximum, the mean of the weights
+    around the point has the point's direction. The point is moved to that mean by steps that fall
+    as 1 / t. Two runs on the same sample give its direction without noise.
     """
     overlap, num_steps = np.sqrt(q1), 80
     normalised = lambda rows: rows / np.linalg.norm(rows, axis=-1, keepdims=True)
@@ -129,7 +131,7 @@ def _infinitely_many(q1, theory, num_features, seeds):
             chains = sampling.sample_errors(
                 jax.random.fold_in(key, step),
                 patterns,
-                beta=12.0,  # about one in a thousand weights makes an error
+                beta=12.0,  # then about one in a thousand weights makes an error
                 reference=center,
                 overlap=np.full(2, overlap),
                 num_chains=4,
@@ -156,7 +158,7 @@ def _infinitely_many(q1, theory, num_features, seeds):
 
 
 def _logistic(y, beta, gamma, theory, num_features, seeds):
-    """The cross-entropy with a ridge; replicas coupled to their barycenter."""
+    """The cross-entropy with a ridge, for replicas coupled to their barycenter."""
     names = {"m": theory.m, "train_loss": theory.train_loss}
     names |= {"q0": theory.q0} if y == 1 else {"q": theory.q, "q1": theory.q1}
 
@@ -190,7 +192,7 @@ def _logistic(y, beta, gamma, theory, num_features, seeds):
 
 
 def _theory(theory, y):
-    """The errors of a replica, and of the mean of the measure or the barycenter."""
+    """Returns the errors of a replica, and of the measure's mean or the barycenter."""
     errors = {"test_error": theory.test_error}
     if y == 1:
         return errors | {"thermal_mean_test_error": theory.thermal_mean_test_error}

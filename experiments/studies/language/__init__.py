@@ -1,1 +1,1 @@
-"""A small model of language: few messages, many steps, and how flat the solutions are."""
+"""A small language model: few messages, many steps, and flatness."""

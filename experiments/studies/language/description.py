@@ -1,4 +1,4 @@
-"""What the study of a model of language trains and measures."""
+"""The description of the study of a language model."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from experiments.studies.study import Study
 
 @dataclasses.dataclass(frozen=True)
 class Coefficient:
-    """How the learning coefficient is estimated.
+    """Settings of the estimate of the learning coefficient.
 
     Attributes:
-      seeds: the seeds of which it is.
-      sequences: training sequences, n / T.
-      batch_size: of them in a step of a chain.
-      num_chains: chains.
-      num_steps: of each.
-      num_warmup: before them.
+      seeds: seeds whose solutions are measured.
+      sequences: number of training sequences, n / T.
+      batch_size: sequences in a step of a chain.
+      num_chains: number of chains.
+      num_steps: recorded steps of each chain.
+      num_warmup: warm-up steps of each chain.
     """
 
     seeds: Sequence[int] = (0,)
@@ -31,16 +31,16 @@ class Coefficient:
 
 @dataclasses.dataclass(frozen=True)
 class Language(Study):
-    """What is trained and measured; see `experiments.configs.language`.
+    """The study; see `experiments.configs.language`.
 
     Attributes:
-      base: what all runs share.
-      arms: label -> what it changes; `steps` there multiplies the steps, `batch` the batch size.
+      base: settings that all runs share.
+      arms: label -> changes; `steps` there multiplies the steps, `batch` the batch size.
       steps: S, sequential steps of an arm without `steps`.
-      seeds: of every arm.
-      points: how often held-out bits are measured along training, evenly spaced.
-      flat_points: at how many of them, the last ones of equal parts, flatness is measured.
-      coefficient: how the learning coefficient is estimated.
+      seeds: seeds of every arm.
+      points: number of evenly spaced measurements of held-out bits along training.
+      flat_points: number of these at which flatness is measured, at the ends of equal parts.
+      coefficient: settings of the estimate of the learning coefficient.
     """
 
     arms: Mapping[str, Mapping[str, Any]]
@@ -51,11 +51,11 @@ class Language(Study):
     coefficient: Coefficient = dataclasses.field(default_factory=Coefficient)
 
     def steps_of(self, arm: str) -> int:
-        """Sequential steps of an arm."""
+        """Returns the sequential steps of an arm."""
         return self.steps * self.arms[arm].get("steps", 1)
 
     def config(self, arm: str, num_train: int) -> TrainConfig:
-        """The configuration of an arm, its budget in passes over so many training sequences."""
+        """Returns the configuration of an arm; its budget is in passes over the data."""
         own = {name: v for name, v in self.arms[arm].items() if name not in ("steps", "batch")}
         config = self.changed(own)
         config = config.changed(batch_size=config.batch_size * self.arms[arm].get("batch", 1))
@@ -63,11 +63,11 @@ class Language(Study):
         return config.changed(epochs=gradients / (num_train // config.batch_size))
 
     def workers(self, arm: str) -> int:
-        """Workers that run side by side: replicas, or parts of a batch."""
+        """Returns the number of parallel workers: replicas, or parts of a batch."""
         return self.config(arm, 10**9).num_replicas * self.arms[arm].get("batch", 1)
 
     def period(self, arm: str) -> int | None:
-        """K: steps between messages; None for one worker."""
+        """Returns K, the steps between messages; None for one worker."""
         algorithm = self.config(arm, 10**9).algorithm
         if self.workers(arm) == 1:
             return None

@@ -13,11 +13,11 @@ from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
 
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
-BYTES = 4  # of a weight in a message
+BYTES = 4  # per weight in a message
 
 
 def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
-    """A row for each arm that has records: means over seeds, and their standard errors."""
+    """Makes a row for each arm with records: means over seeds and standard errors."""
     rows = []
     for arm, units in records.items():
         ends = [unit["curve"][-1] for unit in units.values()]
@@ -45,7 +45,7 @@ def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
 
 
 def table(study: Language, rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """Formats the rows as Markdown."""
     sigma = study.base.measures.sigmas[-1]
     rise = f"rise at sigma {sigma:g}, bits"
     header = ["arm", "seeds", "steps", "million tokens", "bits a byte", "messages", "MB a worker"]
@@ -73,7 +73,7 @@ def meetings(records: Records) -> Meetings:
 
 
 def draw(study: Language, records: Records, path: pathlib.Path) -> None:
-    """Held-out bits against tokens and against steps, and flatness along training."""
+    """Draws held-out bits against tokens and steps, and flatness along training."""
     with plots.drawing(path, 1, 3, figsize=(12, 4)) as (_, (tokens, steps, flat)):
         for color, (arm, units) in zip(plots.shades(len(records)), records.items(), strict=True):
             curves = [unit["curve"] for unit in units.values()]

@@ -30,10 +30,10 @@ def run_study(
     """Trains and measures what has no record in `out` yet, seed by seed.
 
     Args:
-      study: what is wanted.
-      out: directory; each arm and seed has a file in it.
-      progress: print a line for each unit that is complete.
-      limit: of the wall time; an arm and seed that would not end in time is not begun.
+      study: the study.
+      out: directory with a file for each arm and seed.
+      progress: print a line for each complete unit.
+      limit: limit of the wall time; an arm and seed that would not end in time is not started.
     """
     limit = limit or TimeLimit()
     text = make_task(study.base)
@@ -57,14 +57,14 @@ def run_study(
 
 
 def read_study(study: Language, out: pathlib.Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """The records of the units that are complete: arm -> seed -> record."""
+    """Reads the records of the complete units: arm -> seed -> record."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for arm in study.arms:
         for seed in study.seeds:
             path = path_of(out, arm, seed)
             if not path.exists():
                 continue
-            # Passes over the text depend on the number of its sequences, which the record knows.
+            # Passes over the text depend on its number of sequences, which is in the record.
             count = store.read_json(path)["identity"]["data"]["examples"]
             record = store.read_cached(path, identity_of(study, arm, seed, count))
             found.setdefault(arm, {})[seed] = record
@@ -72,12 +72,12 @@ def read_study(study: Language, out: pathlib.Path) -> dict[str, dict[int, dict[s
 
 
 def path_of(out: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
-    """The file of a unit."""
+    """Returns the file of a unit."""
     return out / slug(arm) / f"seed-{seed}.json"
 
 
 def identity_of(study: Language, arm: str, seed: int, num_train: int) -> dict[str, Any]:
-    """What the record of a unit depends on, except the text."""
+    """Returns everything on which a unit's record depends, except the text."""
     return {
         "config": study.config(arm, num_train).changed(seed=seed).to_json(),
         "points": study.points,
@@ -88,7 +88,7 @@ def identity_of(study: Language, arm: str, seed: int, num_train: int) -> dict[st
 
 
 def _run_unit(study: Language, text: Task, arm: str, seed: int) -> dict[str, Any]:
-    """One arm with one seed: its record, as JSON holds it."""
+    """Runs one arm with one seed; returns its record, as values for JSON."""
     config = study.config(arm, len(text.train)).changed(seed=seed)
     task = dataclasses.replace(text, config=config)
     plan = make_plan(config, task)
@@ -130,19 +130,19 @@ def _length(task: Task) -> int:
 
 
 def _bits(found) -> float:
-    """Bits a token, from a mean loss in nats."""
+    """Converts a mean loss in nats to bits per token."""
     return float(found["loss"]) / math.log(2)
 
 
 def _held_out(plan: Plan, task: Task, state: State, config) -> dict[str, float]:
-    """Held-out bits of what would be the final model, and what there is to see of the coupling."""
+    """Measures held-out bits of the current final model, and the coupling."""
     model = evaluate.final_model(plan, task, state)
     found = {"bits": _bits(task.evaluate(*model, task.curve_batches))}
     return found | evaluate.coupling_record(plan, hyper_of(config), state)
 
 
 def _final(plan: Plan, task: Task, state: State) -> dict[str, Any]:
-    """Held-out bits of the final model and of the replicas, and the barrier between two of them."""
+    """Measures held-out bits of model and replicas, and a barrier."""
     params, stats = evaluate.final_model(plan, task, state)
     found = task.evaluate(params, stats)
     stack = flatjax.eval_params(state.opt_state, state.params)
@@ -152,7 +152,7 @@ def _final(plan: Plan, task: Task, state: State) -> dict[str, Any]:
     result |= {
         "bits": _bits(found),
         "error": 100 * float(found["error"]),
-        # On fewer sequences, those of the curve.
+        # Fewer sequences, as for the curve.
         "replica_bits": [_bits(task.evaluate(own, stats, task.curve_batches)) for own in members],
     }
     if len(members) > 1 and float(flatjax.replica_distance(state.params, replica_axis=0)) > 0:
@@ -165,9 +165,9 @@ def _final(plan: Plan, task: Task, state: State) -> dict[str, Any]:
 def _flatness(
     plan: Plan, task: Task, state: State, study: Language, *, with_coefficient: bool
 ) -> dict[str, Any]:
-    """Local energy, in bits, and the learning coefficient, on training sequences."""
+    """Measures local energy, in bits, and learning coefficient on training sequences."""
     params, stats = evaluate.final_model(plan, task, state)
-    # One key for all runs: differences between solutions are less noisy than each of them.
+    # All runs use the same key: differences between solutions are less noisy than their values.
     energy = task.objective.local_energy(params, task.train_batches, jax.random.key(0), stats)
     found: dict[str, Any] = {
         "sigma": list(task.objective.sigmas),

@@ -14,16 +14,16 @@ HELD_OUT = 1024
 
 
 def standard_library() -> data.TokenDataset:
-    """All .py files of the standard library that runs this, a tenth of them held out.
+    """Loads all .py files of this Python's standard library; a tenth is held out.
 
-    Which file is held out depends on its path alone. The order of the sequences is shuffled, once
-    and for all, so that the first few are of many files.
+    The choice of held-out files depends only on their paths. The sequences have one fixed shuffled
+    order, so that the first few come from many files.
     """
     return _shuffled(_files())
 
 
 def a_little_of_it() -> data.TokenDataset:
-    """A few modules, for a small run."""
+    """Loads a few modules, for a small run."""
     return _shuffled([file for file in _files() if file.count("/") == 0][:40])
 
 

@@ -1,4 +1,4 @@
-"""What a network costs: operations of a gradient, and how many a second a machine manages."""
+"""The cost of a network: operations of a gradient, and operations per second."""
 
 import dataclasses
 
@@ -15,16 +15,16 @@ RECORD = store.RESULTS / "reproduce" / "costs.json"
 class Cost:
     """The cost of one network; `experiments.benchmarks.networks` measures it.
 
-    All but the first two are None for a network that has been counted, not timed.
+    All but the first two are None for a network whose operations were counted, but not timed.
 
     Attributes:
-      parameters: how many.
+      parameters: number of parameters.
       flops_per_example: operations of a gradient, forward and backward, of one image.
-      gflops_per_second: 10^9 of them a second, in steps of SGD on the machine that measured.
-      compile_seconds: of a step of SGD, in seconds of all cores together.
-      step_milliseconds: of a step of SGD.
-      replica_compile_seconds: of a step of Replicated-SGD, likewise.
-      replica_step_milliseconds: of a step of Replicated-SGD.
+      gflops_per_second: 10^9 operations per second, in steps of SGD on the measuring machine.
+      compile_seconds: compile time of a step of SGD, summed over all cores.
+      step_milliseconds: time of a step of SGD.
+      replica_compile_seconds: compile time of a step of Replicated-SGD, summed over all cores.
+      replica_step_milliseconds: time of a step of Replicated-SGD.
       replicas: y.
       batch_size: images in each gradient.
     """
@@ -41,9 +41,9 @@ class Cost:
 
 
 def flops_per_example(network: Network, image_shape: tuple[int, int, int]) -> float:
-    """Operations of a gradient of one image, counted by XLA before it optimizes.
+    """Counts the operations of a gradient of one image, before XLA optimizes it.
 
-    Bodies of loops are counted once. That concerns depthwise convolutions on CPU: 5% of
+    Bodies of loops are counted once. This affects depthwise convolutions on CPU, which are 5% of
     EfficientNet-B0.
     """
     batch_size = 2
@@ -62,6 +62,6 @@ def flops_per_example(network: Network, image_shape: tuple[int, int, int]) -> fl
 
 
 def read_costs() -> dict[str, Cost]:
-    """Row -> its recorded cost."""
+    """Returns row -> its recorded cost."""
     found = store.read_if_there(RECORD) or {"costs": {}}
     return {name: Cost(**fields) for name, fields in found["costs"].items()}

@@ -1,4 +1,4 @@
-"""What a row of the paper's table is."""
+"""The description of a row of the paper's table."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from experiments.engine.config import TrainConfig
 from experiments.studies.compare.description import Comparison
 from experiments.studies.study import chosen
 
-# What a small machine has time for: some hundred gradients of a small network, on real images.
+# A small machine has time for some hundred gradients of a small network, on real images.
 REDUCED = {
     "rgb32": True,
     "train_size": 500,
@@ -28,15 +28,15 @@ class Row(Comparison):
     """One network on one data set, with all its algorithms.
 
     Attributes:
-      title: data and network, as people call them.
-      variants: label -> what that run changes: runs that are made only if they are asked for. Those
-        that end in ", as published" have the paper's force, decay and length (`as_published`).
+      title: usual names of data and network.
+      variants: label -> changes of a run that is made only if the user names it. Labels that end in
+        ", as published" have the paper's force, decay and length (`as_published`).
       reported: label -> test error (%) that the paper reports, mean ± s.e.
-      sigma: noise strength at which local energies are tabled.
-      num_examples: training images, for the estimate of the time.
-      image_side: their height and width.
-      channels: their channels.
-      num_classes: how many.
+      sigma: noise strength of the tabulated local energies.
+      num_examples: number of training images, to estimate the time.
+      image_side: height and width of the images.
+      channels: channels of the images.
+      num_classes: number of classes.
       reduced_options: attributes that make the network small.
     """
 
@@ -51,16 +51,16 @@ class Row(Comparison):
     reduced_options: tuple[str, ...] = ()
 
     def with_runs(self, labels: Sequence[str]) -> "Row":
-        """The row with these runs or variants only; with the runs if none is named.
+        """Returns the row with these runs or variants; with all runs by default.
 
         Raises:
-          ValueError: there is no run of one of the labels.
+          ValueError: one of the labels has no run.
         """
         known = self.runs | {label: dict(own) for label, own in self.variants.items()}
         return dataclasses.replace(self, runs=chosen(labels, known) if labels else self.runs)
 
     def baseline_of(self, label: str) -> str | None:
-        """What the paper reports of the algorithm of a run or variant; None if nothing.
+        """Returns the paper's result for the algorithm of a run or variant, or None.
 
         Examples:
           >>> row = Row(base=TrainConfig.of(), runs={}, seeds=1, title="", reported={"SGD": "13.1"})
@@ -70,7 +70,7 @@ class Row(Comparison):
         return self.reported.get(label.partition(",")[0])
 
     def reduced(self, dataset: str) -> Comparison:
-        """A small network for a few epochs on another data set, one seed of each algorithm."""
+        """Returns a small network for a few epochs on other data, with one seed each."""
         options = (*self.base.network.model_options, *self.reduced_options)
         base = self.changed(REDUCED, {"dataset": dataset, "model_options": options})
         factor = base.epochs / self.base.epochs
@@ -82,11 +82,11 @@ class Row(Comparison):
 
 
 def algorithms(epochs: float, *, sgd: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """The algorithms of a row: equal gradients, and Replicated-SGD with y times as many.
+    """Returns the algorithms of a row, at equal and at y times the gradients.
 
     Args:
-      epochs: of the base.
-      sgd: what SGD alone changes.
+      epochs: epochs of the base.
+      sgd: changes of SGD alone.
     """
     return {
         "SGD": {"algorithm": "sgd"} | dict(sgd or {}),
@@ -99,19 +99,21 @@ def algorithms(epochs: float, *, sgd: Mapping[str, Any] | None = None) -> dict[s
 def as_published(
     base: TrainConfig, *, replicas: int = 3, epochs: float | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The algorithms as the authors' code runs them, where our rows choose otherwise.
+    """Returns the algorithms as in the authors' code, if our rows choose otherwise.
 
     - The coupling is a force in the gradient, which momentum amplifies, instead of a pull after the
-      optimizer's step: replicas meet a quarter of the training earlier.
-    - The weight decay of Replicated-SGD is y times the nominal one: their loss is the mean over the
-      replicas and their learning rate y times the nominal one, which multiplies the decay as well.
+      optimizer's step. Replicas meet earlier, by a quarter of the training.
+    - The weight decay of Replicated-SGD is y times the nominal one. The authors' loss is the mean
+      over the replicas, and their learning rate is y times the nominal one, which also multiplies
+      the decay.
 
-    The outer step of Entropy-SGD stays unscaled: scaled by gamma, as theirs, it freezes the anchor.
+    The outer step of Entropy-SGD is not scaled. Scaled by gamma, as by the authors, it would freeze
+    the anchor.
 
     Args:
-      base: of the row.
+      base: base of the row.
       replicas: y.
-      epochs: their number, if the row has another one.
+      epochs: number of epochs, if different from the row's.
     """
     length = {} if epochs is None else {"epochs": epochs}
     decay = {"weight_decay": replicas * base.optimizer.weight_decay}

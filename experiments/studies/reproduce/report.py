@@ -18,19 +18,19 @@ RESULTS = store.RESULTS / "reproduce"
 
 
 def default_directory(name: str, *, reduced: bool) -> pathlib.Path:
-    """Where a row is run unless something else is asked for."""
+    """Returns the default directory of a row."""
     return pathlib.Path("runs", "reproduce", f"{name}-reduced" if reduced else name)
 
 
 def table(rows: Mapping[str, Row], *, teraflops: float | None = None) -> str:
-    """Every row and algorithm: what the paper reports, what is here, what it would take.
+    """Lists every row and algorithm: the paper's result, ours, and the time needed.
 
-    Variants that nobody has run are listed after the table.
+    Variants that have not been run are listed after the table.
 
     Args:
       rows: name -> row.
-      teraflops: 10^12 operations a second that the accelerator in question sustains; by default
-        what a slot has measured (`measured_teraflops`), else 20.
+      teraflops: speed that the accelerator sustains, in 10^12 operations per second. The default is
+        the speed that a slot has measured (`measured_teraflops`), else 20.
     """
     teraflops = teraflops or measured_teraflops() or 20.0
     header = [
@@ -60,7 +60,7 @@ def table(rows: Mapping[str, Row], *, teraflops: float | None = None) -> str:
 
 
 def _found(name: str, file: str, *, reduced: bool = False) -> Mapping[str, Any]:
-    """What a file of a row says: of this machine's own run if there is one, else the recorded."""
+    """Reads a file of a row: from this machine's own run, or else the recorded one."""
     for directory in (default_directory(name, reduced=reduced), RESULTS / name):
         if (found := store.read_if_there(directory / file)) is not None:
             return found
@@ -73,7 +73,7 @@ def _summary(name: str, label: str) -> Mapping[str, Any] | None:
 
 
 def _here(name: str, row: Row, label: str) -> str:
-    """The result, and how far it is from the paper's; or that it waits."""
+    """Formats the result and its difference to the paper's, or says that it waits."""
     found = _summary(name, label)
     if found is None:
         return "waiting"
@@ -93,7 +93,7 @@ def _waiting_variants(rows: Mapping[str, Row]) -> str:
 
 
 def measured_teraflops() -> float | None:
-    """10^12 operations a second of a step of ResNet-18 on an accelerator, if a slot was there."""
+    """Returns the measured speed of a ResNet-18 step on an accelerator, or None."""
     for record in store.read_lines(slots.DIRECTORY / "speed.jsonl"):
         if record["part"] == "steps, ResNet-18, bfloat16" and "images a second" in record:
             return 1e-3 * record["images a second"] * record["GFLOP an image"]
@@ -109,10 +109,10 @@ def hours(row: Row, label: str, flops_per_example: float, *, gflops: float) -> f
     """Estimated time of a run.
 
     Args:
-      row: of the table.
-      label: algorithm.
+      row: row of the table.
+      label: label of the algorithm.
       flops_per_example: operations of a gradient of one image.
-      gflops: 10^9 operations a second.
+      gflops: 10^9 operations per second.
     """
     own = row.runs.get(label, row.variants.get(label, {}))
     epochs = own.get("epochs", row.base.epochs)
@@ -120,7 +120,7 @@ def hours(row: Row, label: str, flops_per_example: float, *, gflops: float) -> f
 
 
 def _hours(row, label, cost, teraflops):
-    """On the machine that timed the network, if one did, and on an accelerator."""
+    """Estimates hours on the machine that timed the network, and on an accelerator."""
     if cost is None:
         return ["?", "?"]
     of = lambda speed: hours(row, label, cost.flops_per_example, gflops=speed)

@@ -1,4 +1,4 @@
-"""Runs a row of the paper's table; a reduced one is checked after a restart."""
+"""Runs a row of the paper's table; a reduced row is checked after a restart."""
 
 import pathlib
 import sys
@@ -25,11 +25,12 @@ def reproduce(
     """Runs a row (see `compare`); a reduced one is restored and evaluated again.
 
     Args:
-      study: of the row, whole or reduced.
-      out: its directory.
-      reduced: whether to write reduced.json: did losses fall, do saved models evaluate alike.
+      study: study of the row, whole or reduced.
+      out: directory of the row.
+      reduced: whether to write reduced.json, which says whether losses fell and whether saved
+        models evaluate to the same results.
       progress: show progress bars.
-      limit: of the wall time.
+      limit: limit of the wall time.
 
     Returns:
       The exit status.
@@ -42,7 +43,7 @@ def reproduce(
 
 
 def _check(directory: pathlib.Path) -> dict[str, Any] | None:
-    """What a reduced run shows; None if it is not complete."""
+    """Checks a reduced run; returns None if it is not complete."""
     result = read_result(directory)
     if result is None:
         return None
@@ -61,7 +62,7 @@ def _check(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def available_dataset() -> str:
-    """Fashion-MNIST, or digits where it is missing (and says how to get it)."""
+    """Returns Fashion-MNIST, or digits and a message if it is missing."""
     try:
         data.load("fashion_mnist")
     except (FileNotFoundError, ConnectionError) as error:

@@ -1,4 +1,4 @@
-"""Runs of the table's rows that were trained in slots on an accelerator, and their curves."""
+"""Runs of the table's rows that were trained on an accelerator, and their curves."""
 
 import pathlib
 from collections.abc import Mapping
@@ -9,26 +9,26 @@ from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.tables import markdown_table
 
 DIRECTORY = store.RESULTS / "slot"
-JPEG_IMAGES = "4d6a2639"  # check sum of CIFAR-10's training images after JPEG compression
+JPEG_IMAGES = "4d6a2639"  # checksum of CIFAR-10's training images after JPEG compression
 SIGMA = 0.3
 CURVES = ("SGD", "eSGD", "rSGD")
 
 
 def best_record(row: str, label: str) -> dict[str, Any] | None:
-    """The record of an algorithm that has most seeds; None if the algorithm has not been run.
+    """Returns the record of an algorithm with the most seeds; None if it was not run.
 
     Args:
-      row: of the paper's table.
-      label: of the algorithm.
+      row: name of a row of the paper's table.
+      label: label of the algorithm.
     """
     found = [one for one in _records(row) if one["label"] == label]
     return max(found, key=lambda one: len(one["runs"]), default=None)
 
 
 def summary_of(row: str, label: str) -> dict[str, Any] | None:
-    """Mean test error with its standard error, the number of seeds and a note on the data.
+    """Returns mean test error, standard error, number of seeds and a note.
 
-    None if the algorithm has no runs.
+    The note says which images were used. The result is None if the algorithm has no runs.
     """
     if (record := best_record(row, label)) is None:
         return None
@@ -41,10 +41,10 @@ def summary_of(row: str, label: str) -> dict[str, Any] | None:
 
 
 def table(row: str, reported: Mapping[str, str]) -> str:
-    """Errors and local energies at σ = 0.3 of the runs of a row, all in %.
+    """Tabulates errors and local energies at σ = 0.3 of the runs of a row, in %.
 
     Args:
-      row: of the paper's table.
+      row: name of a row of the paper's table.
       reported: label -> test error that the paper reports.
     """
     lines = [["algorithm", "seeds", "reported", "test error", "training error", "local energy"]]
@@ -62,10 +62,10 @@ def table(row: str, reported: Mapping[str, str]) -> str:
 
 
 def draw_curves(row: str, path: pathlib.Path) -> None:
-    """Draws how training error, local energy and the distance of the replicas change in training.
+    """Draws training error, local energy and the replicas' distance during training.
 
     Args:
-      row: of the paper's table.
+      row: name of a row of the paper's table.
       path: picture to write.
 
     Raises:
@@ -97,7 +97,7 @@ def draw_curves(row: str, path: pathlib.Path) -> None:
 
 
 def _curves(row) -> dict[str, list[dict[str, Any]]]:
-    """Label -> points of the units that have several seeds; not of averages, which are not seen."""
+    """Returns label -> points of units with several seeds; averages have no points."""
     units = {
         one["unit"]: one["label"]
         for one in _records(row)

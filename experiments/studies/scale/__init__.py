@@ -1,1 +1,1 @@
-"""What a step costs on up to thousands of accelerators, predicted by counting."""
+"""The cost of a step on up to thousands of accelerators, predicted by counting."""

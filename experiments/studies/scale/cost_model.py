@@ -1,8 +1,8 @@
 r"""Time and memory of a training step on many accelerators, predicted by counting.
 
 A step of a plan on :math:`n = r d` devices (r along `replica`, d along `data`) computes gradients,
-sends, and updates. With P parameters in float32, y replicas, of which a device holds
-:math:`y / r`, and s arrays of optimizer state for each parameter,
+sends messages and updates. Each of y replicas has P parameters in float32, and s arrays of
+optimizer state for each parameter. A device holds :math:`y / r` replicas. Then
 
 .. math::
   t_g &= c B / (n F) & \text{gradients of B examples of c operations, F a second} \\
@@ -11,18 +11,18 @@ sends, and updates. With P parameters in float32, y replicas, of which a device 
   t_r &= T_{\text{all-reduce}}(4 P;\ r) & \text{the coupling, in float32} \\
   t_r &= T_{\text{all-gather}}(b P (y / r);\ r) & \text{or rounded to b bytes a weight}
 
-Collectives: see `machines`.
+`machines` defines the collectives.
 
-Where every device keeps all of a replica, the parts above hold. A `sharded` plan spreads
-parameters, gradients and state of a replica over `data` [ZeRO-3, Rajbhandari et al. 2020]: memory,
-update and coupling shrink by d, and :math:`t_d` grows by a half, since weights are gathered twice
-and gradients scattered once.
+These times hold if every device keeps whole replicas. A `sharded` plan spreads parameters,
+gradients and state of a replica over `data` [ZeRO-3, Rajbhandari et al. 2020]. Memory, update and
+coupling shrink by d. :math:`t_d` grows by a half, because weights are gathered twice and gradients
+scattered once.
 
-What may run beside what, where the machine `overlaps` at all: gradients are reduced during the
-backward pass, two thirds of :math:`t_g` [Li et al. 2020]; a force of period 1 needs the center of
-the weights that a step starts from, which can be had during the gradient; delayed, force or pull,
-during the update as well. Inside the conditional of a period nothing overlaps, and
-:math:`t_r / K` is added.
+If the machine `overlaps`, communication may run at the same time as computation. Gradients are
+reduced during the backward pass, two thirds of :math:`t_g` [Li et al. 2020]. A force of period 1
+needs only the center of the weights at the start of the step, which can be computed during the
+gradient. A delayed force or pull can also overlap with the update. Inside the conditional of a
+period nothing overlaps, and :math:`t_r / K` is added.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is trained.
+    """A training task.
 
     Attributes:
       parameters: P, of one replica.
       flops_per_example: c, operations of a gradient, forward and backward.
-      batch: B, examples in a step of all replicas together.
-      arrays: how many arrays the parameters are; rounded weights are sent one by one.
+      batch: B, number of examples in a step of all replicas together.
+      arrays: number of arrays of parameters; rounded weights are sent array by array.
     """
 
     parameters: float
@@ -53,30 +53,30 @@ class Job:
 
     @classmethod
     def transformer(cls, parameters: float, tokens: float) -> "Job":
-        """Six operations a token and parameter [Kaplan et al. 2020]; examples are tokens."""
+        """Counts six operations per token and parameter [Kaplan et al. 2020]."""
         return cls(parameters, 6 * parameters, tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How it is trained; options are those of flatjax.
+    """A way to train; options are those of flatjax.
 
     Attributes:
       algorithm: SGD with momentum; Replicated-SGD, which is local SGD with `decoupled` and
-        gamma = inf; Entropy-SGD, whose replicas, if there are any, are on their own; Parle; DiLoCo
-        around SGD with momentum.
+        gamma = inf; Entropy-SGD, whose replicas are independent; Parle; DiLoCo around SGD with
+        momentum.
       replicas: y.
-      replica: r, devices along the axis `replica`; divides y.
-      data: d, devices along the axis `data`.
+      replica: r, number of devices along the axis `replica`; divides y.
+      data: d, number of devices along the axis `data`.
       period: K of rsgd and diloco, steps between couplings.
       inner_steps: L of esgd and parle; the anchors of Parle are coupled every L-th step.
-      communication_dtype: of the coupling of rsgd and diloco.
-      delayed: the coupling of rsgd acts a coupling later.
-      decoupled: rsgd with `pull_to_center` instead of `couple_replicas`.
-      sharded: a replica is spread over its devices, instead of whole on each.
+      communication_dtype: dtype of the messages of rsgd and diloco.
+      delayed: whether a coupling of rsgd acts at the next coupling.
+      decoupled: whether rsgd uses `pull_to_center` instead of `couple_replicas`.
+      sharded: whether a replica is spread over its devices, instead of whole on each.
 
     Raises:
-      ValueError: options that do not fit together.
+      ValueError: options contradict each other.
     """
 
     algorithm: Literal["sgd", "rsgd", "esgd", "parle", "diloco"]
@@ -103,21 +103,21 @@ class Plan:
 
     @property
     def devices(self) -> int:
-        """How many, n."""
+        """The number of devices, n."""
         return self.replica * self.data
 
     @property
     def coupling_period(self) -> float:
-        """Steps between couplings; infinite where nothing is coupled."""
+        """The steps between couplings; infinite if nothing is coupled."""
         periods = {"rsgd": self.period, "diloco": self.period, "parle": self.inner_steps}
         return periods.get(self.algorithm, math.inf)
 
     @property
     def state_copies(self) -> int:
-        """How many arrays of optimizer state there are for each parameter, s.
+        """The number of arrays of optimizer state for each parameter, s.
 
-        Momentum; of Entropy-SGD and Parle the anchor and the mean as well; of a delayed force the
-        displacement that is to act.
+        These are the momentum; for Entropy-SGD and Parle also the anchor and the mean; for a
+        delayed force also the displacement that will act.
         """
         if self.algorithm in ("esgd", "parle"):
             return 3
@@ -125,61 +125,61 @@ class Plan:
 
     @property
     def shared_copies(self) -> int:
-        """How many more there are of which a device has one, however many replicas it holds.
+        """The number of further arrays that all replicas of a device share.
 
-        Of DiLoCo the center and the momentum of its optimizer.
+        For DiLoCo these are the center and the momentum of its optimizer.
         """
         return 2 if self.algorithm == "diloco" else 0
 
     @property
     def share(self) -> float:
-        """Replicas that a device holds: y / r, or that by d where they are sharded."""
+        """The replicas per device: y / r, also divided by d if they are sharded."""
         return self.replicas / self.replica / (self.data if self.sharded else 1)
 
 
 def data_traffic(plan: Plan, job: Job, machine: Machine) -> Traffic:
-    """What each step sends along `data`."""
+    """Counts the messages of each step along `data`."""
     group = Group.of(plan.data, 1, machine.devices_per_host)
     whole = all_reduce(FLOAT32 * job.parameters * plan.replicas / plan.replica, group)
     if not plan.sharded:
         return whole
-    # A reduce-scatter and two all-gathers, where an all-reduce is one of each.
+    # A reduce-scatter and two all-gathers; an all-reduce is one of each.
     return Traffic(*(1.5 * part for part in dataclasses.astuple(whole)))
 
 
 def coupling_traffic(plan: Plan, job: Job, machine: Machine) -> Traffic:
-    """What each coupling sends along `replica`."""
+    """Counts the messages of each coupling along `replica`."""
     if plan.coupling_period == math.inf:
         return Traffic()
     group = Group.of(plan.replica, plan.data, machine.devices_per_host)
     if plan.communication_dtype == "float32":
-        # Replicas of one device are summed before they are sent.
+        # The replicas of a device are summed before they are sent.
         shards = plan.data if plan.sharded else 1
         return all_reduce(FLOAT32 * job.parameters / shards, group)
     size = BYTES[plan.communication_dtype] * job.parameters * plan.share
     arrays = job.arrays
     if plan.communication_dtype == "int8":
-        # A scale for each array and replica.
+        # There is a scale for each array and replica.
         size += FLOAT32 * job.arrays * plan.replicas / plan.replica
         arrays *= 2
     return all_gather(size, group, arrays)
 
 
 def memory(plan: Plan, job: Job) -> float:
-    """Bytes on a device: parameters, gradients and state.
+    """Counts the bytes on a device: parameters, gradients and state.
 
-    Neither activations are counted nor the weights of a layer that a sharded plan gathers.
+    Activations are not counted, nor are the weights of a layer that a sharded plan gathers.
     """
     shared = plan.shared_copies / (plan.data if plan.sharded else 1)
     return ((2 + plan.state_copies) * plan.share + shared) * FLOAT32 * job.parameters
 
 
 def exchanged(plan: Plan, job: Job) -> float:
-    """Bytes that a coupling in float32 holds at most, in addition to `memory`.
+    """Counts the most bytes of a float32 coupling, in addition to `memory`.
 
-    What a device sends and what it receives, all arrays at once: so XLA compiles it for CPU. Where
-    messages are combined up to a size only, as for GPU, it is much less. A force sends the weights
-    as they lie. DiLoCo also holds the new center next to the old one.
+    These are all arrays that a device sends and receives at once, as XLA compiles it for CPU. On
+    GPU, messages are combined only up to a size, and the number is much smaller. A force sends the
+    weights without a copy. DiLoCo also holds the new center next to the old one.
     """
     if plan.coupling_period == math.inf or plan.replica == 1:
         return 0.0
@@ -190,16 +190,16 @@ def exchanged(plan: Plan, job: Job) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a step costs a device.
+    """The cost of a step for a device.
 
     Attributes:
       gradient: seconds of the gradients.
       update: seconds of the update.
-      data: seconds that gradients of one replica are on their way.
-      coupling: seconds that a coupling is on its way.
-      step: seconds of a step, the mean over a period, what overlaps counted once.
+      data: seconds to communicate the gradients of one replica.
+      coupling: seconds to communicate a coupling.
+      step: seconds of a step, averaged over a period; overlapping parts count once.
       memory: bytes.
-      fits: whether the device has as many.
+      fits: whether the device has enough memory.
     """
 
     gradient: float

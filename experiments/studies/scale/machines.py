@@ -1,11 +1,12 @@
-r"""Devices, hosts and networks, and what collectives send over them.
+r"""Devices, hosts and networks, and the traffic of collectives.
 
-Collectives take :math:`\alpha` seconds a message and :math:`\beta` seconds a byte [Hockney 1994].
-Among n devices an all-reduce sends :math:`2 (n - 1) / n` times its bytes, which no algorithm
-undercuts [Patarasuk and Yuan 2009], in :math:`2 \lceil \log_2 n \rceil` messages [Rabenseifner
-2004; Thakur, Rabenseifner and Gropp 2005; a ring has 2 (n - 1)], an all-gather :math:`n - 1` times
-the bytes of a device in :math:`\lceil \log_2 n \rceil`. Over hosts both work in two levels: all
-devices of a host share what crosses its border evenly.
+Collectives take :math:`\alpha` seconds per message and :math:`\beta` seconds per byte [Hockney
+1994]. Consider n devices. An all-reduce sends :math:`2 (n - 1) / n` times its bytes, the least that
+is possible [Patarasuk and Yuan 2009]. It needs :math:`2 \lceil \log_2 n \rceil` messages
+[Rabenseifner 2004; Thakur, Rabenseifner and Gropp 2005]; a ring needs 2 (n - 1). An all-gather
+sends :math:`n - 1` times the bytes of a device in :math:`\lceil \log_2 n \rceil` messages. Over
+several hosts both work in two levels. All devices of a host share the traffic to other hosts
+evenly.
 """
 
 import dataclasses
@@ -17,8 +18,8 @@ class Link:
     """A connection of one device.
 
     Attributes:
-      latency: alpha, seconds of a message.
-      bandwidth: 1 / beta, bytes a second, each way.
+      latency: alpha, seconds per message.
+      bandwidth: 1 / beta, bytes per second, each way.
     """
 
     latency: float
@@ -30,13 +31,13 @@ class Machine:
     """Equal devices on equal hosts.
 
     Attributes:
-      flops: operations a second that a device sustains.
+      flops: operations per second that a device sustains.
       memory: bytes of a device.
-      memory_bandwidth: bytes a second between a device and its memory.
-      devices_per_host: how many.
-      intra: between devices of a host.
-      inter: between hosts; the share of a device.
-      overlaps: whether communication runs beside computation (GPU, TPU), or waits (CPU).
+      memory_bandwidth: bytes per second between a device and its memory.
+      devices_per_host: number of devices on a host.
+      intra: link between devices of a host.
+      inter: link between hosts; one device's share.
+      overlaps: whether communication overlaps with computation (GPU, TPU) or not (CPU).
     """
 
     flops: float
@@ -53,8 +54,8 @@ class Group:
     """Devices that communicate.
 
     Attributes:
-      local: how many of them are on one host.
-      hosts: on how many hosts they are.
+      local: number of them on one host.
+      hosts: number of their hosts.
     """
 
     local: int
@@ -62,14 +63,14 @@ class Group:
 
     @classmethod
     def of(cls, size: int, stride: int, devices_per_host: int) -> "Group":
-        """`size` devices, every `stride`-th of all in a row."""
+        """Makes a group of `size` devices, every `stride`-th of all in a row."""
         local = min(size, max(1, devices_per_host // stride))
         return cls(local, math.ceil(size / local))
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What a device sends.
+    """The messages of a device.
 
     Attributes:
       intra: bytes within the host.
@@ -85,11 +86,11 @@ class Traffic:
 
     @property
     def total(self) -> float:
-        """Bytes."""
+        """The total number of bytes."""
         return self.intra + self.inter
 
     def seconds(self, machine: Machine) -> float:
-        """Alpha for each message and beta for each byte."""
+        """Returns the time: alpha for each message and beta for each byte."""
         latency = self.intra_messages * machine.intra.latency
         latency += self.inter_messages * machine.inter.latency
         within = self.intra / machine.intra.bandwidth
@@ -97,9 +98,10 @@ class Traffic:
 
 
 def all_reduce(size: float, group: Group) -> Traffic:
-    r"""Traffic of a mean of `size` bytes: scattered in each host, reduced across, gathered.
+    r"""Counts the traffic of a mean of `size` bytes, in two levels.
 
-    With m devices on each of H hosts, :math:`2 \frac{m-1}{m}` of the bytes stay in the host and
+    The bytes are scattered in each host, reduced between hosts, and gathered. With m devices on
+    each of H hosts, :math:`2 \frac{m-1}{m}` of the bytes stay in the host and
     :math:`\frac{2}{m} \frac{H-1}{H}` leave it, together :math:`2 \frac{n-1}{n}`.
 
     Examples:
@@ -117,10 +119,10 @@ def all_reduce(size: float, group: Group) -> Traffic:
 
 
 def all_gather(size: float, group: Group, arrays: int = 1) -> Traffic:
-    r"""Traffic of gathering `size` bytes of each device, in so many arrays: across, then within.
+    r"""Counts the traffic of gathering `size` bytes of each device, in two levels.
 
-    :math:`H - 1` times the bytes leave the host and :math:`(m - 1) H` times they stay, together
-    :math:`n - 1`.
+    The bytes are gathered between hosts, then within. :math:`H - 1` times the bytes leave the host
+    and :math:`(m - 1) H` times they stay, together :math:`n - 1`.
     """
     m, hosts = group.local, group.hosts
     return Traffic(

@@ -1,4 +1,4 @@
-"""What the cost model says of large machines: a table and a picture of steps against devices."""
+"""The cost model's table and picture: step times for many devices."""
 
 import dataclasses
 import functools
@@ -10,9 +10,10 @@ from experiments.report.tables import markdown_table
 from experiments.studies.scale.cost_model import Cost, Job, Plan, cost
 from experiments.studies.scale.machines import Link, Machine
 
-# Devices as an H100 SXM of NVIDIA's data sheet (80 GB at 3.35 TB/s, 989 TFLOP/s in bfloat16, of
-# which two fifths are sustained here; NVLink at 450 GB/s each way), eight to a host; between hosts
-# 400 Gb/s for every device, or 100 Gb/s for all of a host. Latencies are assumed.
+# Devices are like an H100 SXM (data sheet of NVIDIA: 80 GB at 3.35 TB/s, 989 TFLOP/s in bfloat16,
+# of which two fifths are assumed to be sustained; NVLink at 450 GB/s each way). A host has eight of
+# them. Between hosts there are 400 Gb/s for every device, or 100 Gb/s for a whole host. Latencies
+# are assumed.
 DEVICE = {"flops": 4e14, "memory": 80e9, "memory_bandwidth": 3.35e12, "devices_per_host": 8}
 DEVICE |= {"intra": Link(5e-6, 450e9)}
 MACHINES = {
@@ -48,7 +49,7 @@ STYLES = {
 
 
 def predict(name: str, devices: int, parameters: float, machine: Machine) -> Cost | None:
-    """The cost of a plan, sharded or not, whichever is faster; None where neither fits."""
+    """Returns the cost of a plan, sharded if that is faster; None if none fits."""
     job = Job.transformer(parameters, TOKENS)
     plan = _PLANS[name](devices)
     plans = (dataclasses.replace(plan, sharded=is_sharded) for is_sharded in (False, True))
@@ -57,16 +58,16 @@ def predict(name: str, devices: int, parameters: float, machine: Machine) -> Cos
 
 
 def ideal(devices: int, parameters: float, machine: Machine) -> float:
-    """Seconds of the gradients of a step alone."""
+    """Returns the seconds of a step's gradients alone."""
     return Job.transformer(parameters, TOKENS).flops_per_example * TOKENS / devices / machine.flops
 
 
 def waiting_tokens(machine: Machine) -> float:
-    r"""Tokens of a device below which SGD on many hosts waits for its gradients.
+    r"""Returns the tokens per device below which SGD waits for gradients.
 
-    Two thirds of :math:`6 P T / F` equal the time of :math:`8 P` bytes over m devices of a host
-    and its border, :math:`T = 2 F (\frac{m - 1}{m} \beta_{intra} + \frac{1}{m} \beta_{inter})`:
-    the size of the network does not matter.
+    At this number T of tokens, two thirds of :math:`6 P T / F` equal the time of :math:`8 P` bytes
+    over m devices of a host and its border. The size of the network does not matter:
+    :math:`T = 2 F (\frac{m - 1}{m} \beta_{intra} + \frac{1}{m} \beta_{inter})`.
     """
     m = machine.devices_per_host
     within, across = (m - 1) / m / machine.intra.bandwidth, 1 / m / machine.inter.bandwidth
@@ -74,7 +75,7 @@ def waiting_tokens(machine: Machine) -> float:
 
 
 def table() -> str:
-    """Seconds of a step of every plan, in Markdown, and where SGD begins to wait."""
+    """Tabulates seconds of a step of every plan, and where SGD begins to wait."""
     columns = [(name, n) for name in MACHINES for n in (64, 512, 4096)]
     lines = [["parameters", "plan", *(f"{name}: n={n}" for name, n in columns)]]
     for parameters in PARAMETERS:
@@ -91,7 +92,7 @@ Tokens of a device below which SGD waits for its gradients: {", ".join(waits)}."
 
 
 def draw(path: pathlib.Path) -> None:
-    """Time of a step in units of its gradients: a row for each machine, a column for each size."""
+    """Draws the time of a step in units of its gradients, by machine and size."""
     shape = len(MACHINES), len(PARAMETERS)
     options = {"figsize": (12, 6), "rect": (0, 0.05, 1, 1), "sharex": True, "sharey": "row"}
     with plots.drawing(path, *shape, **options) as (drawn, panels):
