@@ -219,7 +219,7 @@ class OnMesh:
         return P(*names)
 
     def jit_init(self, init: Callable[..., Any], state: chex.ArrayTree) -> Callable[..., Any]:
-        """Compiles a function that returns a state like `state`, each piece made in its place."""
+        """Compiles a function that returns a state like `state`, made in place."""
         shardings = self.shardings(state)
         return jax.jit(init, out_shardings=shardings, compiler_options=compiled_once())
 

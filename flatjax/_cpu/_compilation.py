@@ -1,9 +1,9 @@
-"""Compiler options for a program that runs once, such as the initialisation of a network.
+"""Compiler options for programs that run once, such as an initialisation.
 
-XLA's CPU backend spends most of such a program's time on LLVM's optimizations of random numbers.
-With fewer of them a network of two convolutions is initialised in 3 seconds of CPU time instead of
-18, and a ResNet-18 is compiled in 7 instead of 43, with the same values bit for bit (jax 0.10,
-x86). It can go when `jax.jit(init)` compiles as fast without.
+XLA's CPU backend spends most of the time of such a program on LLVM's optimizations of random
+numbers. At a lower level of optimization a ResNet-18 is initialised in 7 seconds of CPU time
+instead of 43 (jax 0.10, x86). The values are the same bit for bit. The option can be removed when
+`jax.jit(init)` compiles as fast without it.
 """
 
 import os
