@@ -63,3 +63,22 @@ def test_a_trick_removed_leaves_the_values(monkeypatch, with_all, trick):
     without = train()
     for name, expected in with_all.items():
         np.testing.assert_allclose(without[name], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_programs_that_run_once_have_the_same_values(monkeypatch):
+    """The level of optimization of an initialisation does not show in its bits."""
+
+    def init(key):
+        keys = jax.random.split(key, 3)
+        weights = jax.random.truncated_normal(keys[0], -2, 2, (5, 7)) * 0.1
+        return weights, jax.random.normal(keys[1], (40,)), jax.random.uniform(keys[2], (3, 3))
+
+    monkeypatch.setenv("XLA_FLAGS", "")
+    options = [_cpu.compiled_once(), {"xla_backend_optimization_level": 3}]
+    assert options[0] == {"xla_backend_optimization_level": 1}
+    key = jax.random.key(0)
+    found, expected = (jax.jit(init, compiler_options=own)(key) for own in options)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    assert _cpu.compiled_once() == {}

@@ -82,6 +82,14 @@ def test_the_example_of_measures_prints_a_table(capsys):
 
 
 @pytest.mark.slow
+def test_the_initialisation_of_the_faq_runs():
+    program = next(one for one in examples("faq") if "compiler_options" in one)
+    namespace = {}
+    exec(program, namespace)
+    assert set(namespace["variables"]) == {"params", "batch_stats"}
+
+
+@pytest.mark.slow
 @pytest.mark.claim("docs/diloco.md", "It prints a loss below 0.01")
 def test_the_example_of_diloco_runs_and_learns(capsys):
     namespace = {}
