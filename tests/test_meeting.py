@@ -68,6 +68,7 @@ TRANSFORMATIONS = {
     "parle": flatjax.parle,
 }
 LONG = [(name, kind, 300) for name in TRANSFORMATIONS for kind in RATES]
+LONG += [("rsgd", kind, 1000) for kind in RATES]
 LONG += [(name, kind, 3000) for name in ("rsgd", "parle") for kind in RATES]
 SHORT = [("rsgd", "cosine", 300)]
 
