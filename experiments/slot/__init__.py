@@ -1,4 +1,4 @@
-"""Time slots on an accelerator without a network: what a slot needs, carried there and run there.
+"""Slots: minutes on an accelerator without a network.
 
 A bundle holds everything that the machine lacks (the tree, wheels, images). From it, a slot checks
 the library on the device, times it, and then trains what the paper's table lacks, in the order of

@@ -12,7 +12,9 @@ from experiments.engine import console
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """Make the bundle of a slot: the tree, wheels that the machine lacks, images, earlier records.
+    """Make the bundle of a slot.
+
+    It holds the tree, wheels that the machine lacks, images and earlier records.
 
     Example: python -m experiments.slot bundle --images cifar10-jpeg.tar.xz --out bundle
     """
@@ -74,7 +76,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Rehearse:
-    """Rehearse a slot on a CPU at toy size: make a bundle, run it, look at the records.
+    """Rehearse a slot on a CPU at toy size: make a bundle, run it, check it.
 
     Takes three minutes on two cores.
     """

@@ -1,4 +1,4 @@
-"""The bundle of a slot: one folder with everything that a machine without a network needs.
+"""The bundle of a slot: everything that a machine without a network needs.
 
 bundle.json      the commit, and a digest of each file
 tree.tar.gz      the library and the experiments
@@ -98,7 +98,7 @@ def make_bundle(
 
 
 def check_bundle(bundle: pathlib.Path) -> dict[str, str | None]:
-    """Checks that the files are those of the bundle; returns what it was made from.
+    """Checks the files against their digests; returns the origin of the bundle.
 
     Raises:
       ValueError: a file is missing or damaged.
@@ -172,7 +172,10 @@ def _decoded(content: bytes) -> np.ndarray:
 
 
 def write_toy_images(folder: pathlib.Path, number: int = 6, seed: int = 0) -> None:
-    """Writes a few JPEG images of ten classes, for a rehearsal: bright squares at ten places."""
+    """Writes a few JPEG images of ten classes, for a rehearsal.
+
+    The classes are bright squares at ten places.
+    """
     import PIL.Image
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,6 @@
-"""Checks of the library on the device at hand; each returns numbers, or raises AssertionError.
+"""Checks of the library on the present device.
+
+Each returns numbers, or raises AssertionError.
 
 They are small: most of their time is compilation. Products are taken in full float32, so that the
 values of a CPU (`reference.json`) can be compared with.
@@ -77,7 +79,7 @@ def run_checks(records: Records, limit: TimeLimit, checks: dict[str, Check]) -> 
 
 
 def contract() -> dict[str, Any]:
-    """Each transformation converges on a quadratic, keeps types and shapes, compiles once."""
+    """Each transformation converges, keeps types and shapes, compiles once."""
     found = {}
     for name, tx in _transformations().items():
         for dtype in (jnp.float32, jnp.bfloat16):
@@ -133,7 +135,7 @@ def _network(model: str = "small_convnet", **options: Any) -> tuple[Any, Any, An
 
 
 def placements() -> dict[str, float]:
-    """Gradients of replicas agree: vmapped, unrolled, automatic, on a mesh of one device."""
+    """Gradients agree: vmapped, unrolled, automatic, on a mesh of one device."""
     module, params, images, labels = _network()
     scales = jnp.array([1.0, 0.9, 1.1])
     stack = jax.tree.map(lambda leaf: jnp.einsum("a,...->a...", scales, leaf), params)
@@ -167,7 +169,9 @@ def _check_close(found, expected, tolerance) -> float:
 
 
 def lowerings() -> dict[str, Any]:
-    """Elsewhere than on a CPU, programs hold JAX's own normal numbers, and on a GPU products.
+    """Programs for the device hold the operations that are fast there.
+
+    Elsewhere than on a CPU, normal numbers are JAX's own.
 
     On a GPU a convolution of few channels is a product of patches.
     """
@@ -197,7 +201,7 @@ def lowerings() -> dict[str, Any]:
 
 
 def half_precision() -> dict[str, Any]:
-    """A network in bfloat16 has weights, coupling and optimizer in float32, and learns."""
+    """A network in bfloat16 has a state in float32, and learns."""
     options = (*TINY.network.model_options, "dtype=bfloat16")
     found = {}
     for name, config in (("float32", TINY), ("bfloat16", TINY.changed(model_options=options))):
@@ -214,7 +218,7 @@ def half_precision() -> dict[str, Any]:
     return found
 
 
-# --- measures, beside the values of a CPU -------------------------------------------------------
+# --- measures, next to the values of a CPU ------------------------------------------------------
 
 
 def measured() -> dict[str, list[float]]:
@@ -280,7 +284,7 @@ def resume() -> dict[str, Any]:
 
 
 def memory() -> dict[str, Any]:
-    """The state of three replicas takes three times the memory, their activations no more."""
+    """Three replicas take three times the memory of one, and no more."""
     found = {}
     for replicas in (1, 3):
         config = TINY.changed(replicas=replicas)
@@ -318,7 +322,7 @@ def compilations() -> dict[str, int]:
 
 
 def transfers() -> dict[str, Any]:
-    """An epoch is one program: data and augmentation on the device, no transfer, one state."""
+    """An epoch is one program without transfers, and has one state."""
     config = TINY.changed(augment=("flip", "crop"))
     task, plan = _run(config)
     compiled, hyper = programs.programs_of(plan), plan.placement.put(hyper_of(config))

@@ -1,4 +1,4 @@
-"""What a slot trains: units in the order of their value, each recorded when it is complete."""
+"""What a slot trains: units in the order of their value."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ class Unit:
 
 
 def units(toy: bool = False) -> list[Unit]:
-    """The queue. Small networks are trained side by side, large ones one after another."""
+    """Lists the queue: small networks run side by side, large ones in turn."""
     if toy:
         return [Unit("cifar10-smallconvnet", label, (0, 1)) for label in ("SGD", "rSGD")]
     small = [Unit("cifar10-smallconvnet", label, tuple(range(5))) for label in SMALL_CONVNET]
@@ -90,7 +90,9 @@ def run_queue(
     only: Collection[str] = (),
     toy: bool = False,
 ) -> None:
-    """Trains what is not done; what would not end in time is left, and shorter units are tried.
+    """Trains the units that are not done and fit into the time.
+
+    A unit that would not end in time is left, and shorter units are tried.
 
     Args:
       records: of the slot.
@@ -107,7 +109,7 @@ def run_queue(
 
 
 class _Runner:
-    """Trains units and records them; the data stay in memory between units that share them."""
+    """Trains units and records them; units that share data load them once."""
 
     def __init__(self, records, limit, dataset, toy):
         self._records, self._limit = records, limit
@@ -174,7 +176,7 @@ def _local_energy(task: Task, network: tuple[chex.ArrayTree, chex.ArrayTree]) ->
 
 
 class _Curve(Watch):
-    """Local energy of the center and distance of the replicas, ten times during training."""
+    """Records local energy and the distance of replicas, ten times a run."""
 
     def __init__(self, unit: Unit, task: Task, records: Records, moments: int = 10):
         self._unit, self._task, self._records, self._moments = unit, task, records, moments

@@ -1,4 +1,4 @@
-"""The records of a slot: few files of JSON lines, each line on the disk before the next one."""
+"""The records of a slot: files of JSON lines that are flushed line by line."""
 
 import pathlib
 import time

@@ -1,1 +1,1 @@
-"""The contest: every algorithm tuned alike on validation data, then tested once on fresh seeds."""
+"""The contest: algorithms are tuned alike, then tested once on fresh seeds."""

@@ -29,7 +29,7 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """What is measured of a tested model.
+    """Outcomes of a tested model, and how they are measured.
 
     Attributes:
       sigmas: strengths of the noise on the weights.
@@ -55,7 +55,7 @@ class Outcomes:
 
 @dataclasses.dataclass(frozen=True)
 class Contest(Study):
-    """What is compared, and how; see `experiments.configs.contest` for the protocol.
+    """A contest of algorithms; `experiments.configs.contest` has the protocol.
 
     Attributes:
       base: what all runs share.
@@ -63,7 +63,7 @@ class Contest(Study):
       lengths: label of a setting -> multiple of its epochs, where it is known.
       contestants: label -> contestant; one of them is `baseline`.
       trials: candidates of each contestant in each setting, before extensions.
-      rounds: of successive halving: how many of the best candidates go on, on how many seeds.
+      rounds: of successive halving: how many of the best candidates are kept, on how many seeds.
       edge: fraction of a range, on a log scale, at each of its ends, in which a choice extends it.
       extension: length of an extension, as a fraction of the range's, on a log scale.
       extension_trials: candidates that an extension adds for each range that it extends.
@@ -72,9 +72,9 @@ class Contest(Study):
       first_test_seed: of the test; smaller seeds are those of pilots and tuning.
       test_seeds: network -> number of seeds of the test.
       baseline: with which all are compared.
-      references: with which the primary contestants are compared besides.
+      references: other contestants with which the primary ones are compared.
       primary: contestants whose comparisons with the baseline are corrected together.
-      outcomes: what is measured of a tested model.
+      outcomes: the outcomes of a tested model.
     """
 
     settings: Mapping[str, Mapping[str, Any]]

@@ -1,4 +1,4 @@
-"""The map: settings by algorithms, differences to tuned references with corrected intervals."""
+"""The map: settings by algorithms, with differences and intervals."""
 
 import pathlib
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ LABEL_WIDTH, ROW_HEIGHT, NOTE_HEIGHT, WIDTH = 1.6, 0.36, 0.45, 7.36  # inches
 
 
 def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws a panel for each quantity; a cell is coloured if its corrected interval excludes 0.
+    """Draws a panel for each quantity.
+
+    A cell is coloured if its corrected interval excludes 0.
 
     Args:
       contest: its references, and the order of its settings.

@@ -1,4 +1,4 @@
-"""What is measured of a trained model, as JSON holds it; errors and their rises are in %."""
+"""Outcomes of a trained model, as JSON holds them, in %."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Measures:
       examples: how many training examples rises under noise are measured on.
 
     Args:
-      outcomes: what is measured.
+      outcomes: their description.
       task: a task of the setting; its test examples are those of all.
     """
 
@@ -54,7 +54,7 @@ class Measures:
     def quality(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, validation: Batches
     ) -> dict[str, float | None]:
-        """Test error, loss and calibration; the temperature is fitted on validation examples."""
+        """Test error, loss and calibration; validation data fit the temperature."""
         logits, labels = self._scores(params, batch_stats, self._test)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels
         if not bool(jnp.isfinite(logits).all()):  # diverged
@@ -75,7 +75,7 @@ class Measures:
     def robustness(
         self, params: chex.ArrayTree, batch_stats: chex.ArrayTree, train: Batches
     ) -> dict[str, Any]:
-        """Training error and its rise under noise; rises on test examples when weights change."""
+        """Training error, its rise under noise, and rises when weights change."""
         # One key for all runs: differences between solutions are less noisy than each of them.
         noise = self._noise(params, train, jax.random.key(0), batch_stats)
         names = [f"{rise:g}" for rise in self._outcomes.noise_rises]

@@ -78,7 +78,7 @@ def meetings(results: Results) -> Meetings:
 
 
 def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, Any]:
-    """The outcomes of a contestant in a setting: means and standard errors over the seeds."""
+    """Outcomes of a contestant in a setting: means and standard errors."""
     row: dict[str, Any] = {"setting": setting, "contestant": name, "seeds": len(part.records)}
     row |= {key: mean_and_sem(part.column(key)) for key in (*QUALITIES, "temperature")}
     if part.search is None:
@@ -112,8 +112,9 @@ def _numbers(values) -> list[float]:
 
 
 def _median(part, rise) -> float | None:
-    """Of the tolerated noise: beyond the grid it is only known to be larger, which a median takes.
+    """Median of the tolerated noise.
 
+    Noise beyond the grid is only known to be larger, and a median allows that.
     None where the median itself is beyond the grid.
     """
     values = [record.get("tolerance", {}).get(rise) for record in part.records]
@@ -125,7 +126,7 @@ def _median(part, rise) -> float | None:
 
 
 def difference_table(rows: list[dict[str, Any]], least: dict[str, float]) -> str:
-    """Differences with their 95% intervals and corrected p-values; empty without rows."""
+    """Differences with 95% intervals and corrected p values; empty if no rows."""
     if not rows:
         return ""
     header = ["setting", "algorithm", "to", "quantity", "difference, 95% interval"]

@@ -1,4 +1,4 @@
-"""The complete parts of a contest, and all differences between them, from the records."""
+"""The complete parts of a contest and all differences, from the records."""
 
 import pathlib
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def _besides(baseline, part) -> dict[str, Part]:
 def comparisons(contest: Contest, results: Results) -> list[dict[str, Any]]:
     """All paired differences of interest, with 95% and corrected intervals.
 
-    The primary family is that of the protocol, its size included: hypotheses whose records are
+    The protocol fixes the primary family and its size: hypotheses whose records are
     missing count as p = 1. Every other family is of one quantity and one reference.
     """
     families: dict[str, list[dict[str, Any]]] = {}
@@ -141,7 +141,7 @@ def _correct(rows, size, results) -> None:
 
 
 def least_differences(contest: Contest, results: Results) -> dict[str, float]:
-    """Setting -> the difference of test errors that the primary tests detect, the larger one."""
+    """Setting -> the least difference that both primary tests detect."""
     level = LEVEL / (len(contest.primary) * len(contest.settings))
     found = {}
     for setting, parts in results.items():

@@ -1,4 +1,4 @@
-"""Tunes every contestant alike on validation data, then tests each once, on fresh seeds.
+"""Tunes every contestant alike, then tests each once on fresh seeds.
 
 Each setting and contestant has a file of JSON lines, one for each run, with what the run belongs
 to. Lines are written when a unit of runs is done, and the same command continues from them; one
@@ -63,7 +63,9 @@ def path_of(out: pathlib.Path, setting: str, contestant: str) -> pathlib.Path:
 def read_records(
     contest: Contest, setting: str, contestant: str, out: pathlib.Path
 ) -> tuple[Search, Records]:
-    """How far the search is, and the records of the test, all of which must belong to the contest.
+    """Reads the state of the search and the records of the test.
+
+    All records must belong to the contest.
 
     Raises:
       ValueError: a record is damaged, or of other settings; the message names file and line.
@@ -95,7 +97,10 @@ def read_records(
 
 
 def config_of(contest: Contest, setting: str, contestant: str, part: str) -> TrainConfig:
-    """What all runs of a part share; the baseline's test follows the average of its weights too."""
+    """Settings that all runs of a part share.
+
+    The baseline's test also follows the average of its weights.
+    """
     config = contest.config(setting, contestant, part)
     if part == "test" and contestant == contest.baseline:
         config = config.changed(algorithm="ema", ema_decay=contest.outcomes.ema_decay)
@@ -177,7 +182,7 @@ def _test(contest, setting, contestant, path, found, seeds, options):
 
 
 def _outcomes(measures, model, tuned_on, follow, position):
-    """Of the model; where it was followed, of its end, its best moment and its average."""
+    """Outcomes of a model; if followed, also of its best moment and average."""
     validation = tuned_on.batches(tuned_on.held_out)
     quality = lambda network: measures.quality(*network, validation)
     network, besides = (model.params, model.batch_stats), {}
@@ -194,7 +199,7 @@ def _outcomes(measures, model, tuned_on, follow, position):
 
 
 class _Followed:
-    """One run of the baseline: its weights where the validation error was least, and at its end."""
+    """One run of the baseline: its best and its last weights."""
 
     def __init__(self):
         self.best = self.last = None

@@ -1,4 +1,4 @@
-"""The search of one contestant in one setting, as a function of the errors that there are."""
+"""The search of one contestant in one setting, as a function of errors."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Search(NamedTuple):
 
 
 def search(contest: Contest, contestant: str, errors: Errors) -> Search:
-    """Halves the candidates; extends ranges at whose edges the choice lies, and halves again.
+    """Halves the candidates; extends a range where the choice is at its edge.
 
     Args:
       contest: its rounds and ranges.

@@ -1,4 +1,4 @@
-"""What is measured of a solution, and how accurately."""
+"""Measures of a solution, and their accuracy."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Networks that were trained elsewhere: a linen module by name, and its arrays in a file."""
+"""Networks that were trained elsewhere: a linen module and its arrays."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""What is reported of measured networks: all numbers, which is flatter, and a picture of it."""
+"""The report on measured networks: numbers, comparison and picture."""
 
 import pathlib
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def report(networks: Sequence[Measured], out: pathlib.Path) -> str:
 
 
 def comparison(networks: Sequence[Measured]) -> Comparison | None:
-    """The networks next to each other; None if there is one, or data are not the same."""
+    """Compares the networks; None if there is one, or if their data differ."""
     reports = {one.name: one.report for one in networks}
     data = {one.fingerprint for one in reports.values()}
     return flatness.compare(reports) if len(reports) > 1 and len(data) == 1 else None
@@ -72,7 +72,7 @@ def table(networks: Sequence[Measured]) -> str:
 
 
 def as_json(network: Measured) -> dict[str, Any]:
-    """What is recorded of a network: the main numbers by short names, and the whole report."""
+    """The record of a network: main numbers by short names, and the report."""
     rows = {row.name: row for row in network.report.rows}
     firsts = {row.measure: row for row in reversed(network.report.rows)}
     found: dict[str, Any] = dict(network.about)

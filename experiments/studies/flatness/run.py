@@ -1,4 +1,4 @@
-"""Measures networks on disk, of our runs and others, by `flatjax.flatness.report`."""
+"""Measures networks on disk by `flatjax.flatness.report`."""
 
 import pathlib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Effort(NamedTuple):
 
     Attributes:
       level: of `flatjax.flatness.report`.
-      num_samples: draws of the noise, and random vectors of the trace; those of the level if None.
+      num_samples: draws of the noise, and random vectors of the trace; None for the level's number.
       progress: print a line for each network as it is measured; where stderr is a terminal, also
         the cost beforehand and a bar.
     """
@@ -77,7 +77,7 @@ def measure_files(
     out: pathlib.Path,
     effort: Effort,
 ) -> str:
-    """Measures networks that were trained elsewhere; writes what `measure_runs` writes.
+    """Measures networks that were trained elsewhere, as `measure_runs` does.
 
     Args:
       description: of the network and its data.
@@ -107,7 +107,7 @@ def measure_files(
 
 
 def _names(paths: Sequence[pathlib.Path], parts: int) -> dict[pathlib.Path, str]:
-    """What paths are called in tables: their last parts, or all of them where these are alike."""
+    """Names of paths in tables: last parts, or whole paths if these are alike."""
     short = {path: "/".join(path.parts[-parts:]) for path in paths}
     return short if len(set(short.values())) == len(short) else {path: str(path) for path in paths}
 

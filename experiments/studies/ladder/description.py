@@ -19,7 +19,7 @@ class Ladder(Study):
       space: field -> least and largest value tried.
       trials: candidates of each setting and length.
       lengths: multiples of the epochs, the shortest first.
-      rounds: of successive halving: how many of the best candidates go on, on how many seeds.
+      rounds: of successive halving: how many of the best candidates are kept, on how many seeds.
       least_gain: points of the error by which a longer length must be better for the next one.
     """
 
@@ -31,7 +31,7 @@ class Ladder(Study):
     least_gain: float
 
     def candidates(self) -> list[dict[str, float]]:
-        """The settings that are tried, log-uniform in the space; the same at every length."""
+        """Settings to try, log-uniform in the space, the same at every length."""
         return log_uniform(self.space, self.trials)
 
     def config(self, setting: str, length: int) -> TrainConfig:

@@ -16,7 +16,7 @@ def records_of(records: Records, setting: str, length: int) -> Records:
 
 
 def ranking(records: Records) -> list[int]:
-    """Candidates of one setting and length, those with most seeds first, then by mean error."""
+    """Sorts candidates of a setting and length by seeds, then by mean error."""
     errors: dict[int, list[float]] = {}
     for record in records:
         errors.setdefault(record["candidate"], []).append(record["validation_error"])
@@ -24,7 +24,7 @@ def ranking(records: Records) -> list[int]:
 
 
 def best(records: Records, setting: str, length: int) -> dict[str, Any] | None:
-    """The candidate with most seeds and least error: its settings, mean and standard error."""
+    """The candidate with most seeds and least error, and its mean error."""
     own = records_of(records, setting, length)
     if not own:
         return None

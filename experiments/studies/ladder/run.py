@@ -1,4 +1,4 @@
-"""Tunes SGD by successive halving at one length after another, until longer does not pay.
+"""Tunes SGD at one length after another, until longer does not pay.
 
 The records of a unit of runs are written, with what they belong to, when it is done, and the same
 command continues from the records.
@@ -20,7 +20,7 @@ def run_ladder(ladder: Ladder, path: pathlib.Path, *, progress: bool = True) -> 
     """Runs what `path` has no record of: the shortest lengths of all settings first.
 
     Args:
-      ladder: what is wanted.
+      ladder: the description of the study.
       path: a file of JSON lines, one for each run.
       progress: show progress bars.
     """
@@ -71,7 +71,7 @@ def read_records(
 
 
 def is_decided(ladder: Ladder, records: list[dict[str, Any]], setting: str, length: int) -> bool:
-    """Whether the two lengths before this one already differ by less than the least gain."""
+    """Whether the two lengths before this one differ by less than the least gain."""
     position = list(ladder.lengths).index(length)
     if position < 2:
         return False
