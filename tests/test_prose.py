@@ -56,8 +56,3 @@ def test_faults_are_found():
         "Then more.",
         "An item",
     ]
-
-
-def test_what_is_to_do_exists():
-    for pattern in TO_DO:
-        assert fnmatch.filter([*PAGES, *FILES], pattern), pattern
