@@ -67,7 +67,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
         TFDS_DATA_DIR, else ~/tensorflow_datasets. For `"folder:PATH"` it is the `cache_dir`.
 
     Returns:
-      The whole data set, as NumPy arrays; those of `"npy:FOLDER"` are mapped.
+      The whole data set as NumPy arrays. Arrays in npy files are mapped, not read.
 
     Raises:
       ValueError: the name is unknown, the set is not for image classification, or a source file or
