@@ -40,8 +40,8 @@ class OuterPullState(NamedTuple):
     """State of `pull_to_center` with an outer optimizer, and of `diloco`.
 
     Each replica stores copies of the parameters in at least float32: one for the center, one for
-    each momentum of the outer optimizer, and one more with a delay. Stacked replicas share these
-    copies: their replica axis has size 1. Leaves that the mask marks False have None.
+    each momentum of the outer optimizer, and one more with a delay. Stacked replicas share them,
+    and their replica axis has size 1. Leaves that the mask marks False have None.
 
     Attributes:
       count: number of updates so far.

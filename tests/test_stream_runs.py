@@ -167,7 +167,7 @@ def test_a_loader_without_a_seed_is_found_out(tmp_path, monkeypatch):
     config = CONFIG.changed(dataset=f"{__name__}:make_unseeded")
     task = make_task(config)
     train_and_stop(tmp_path, config, task, 1, monkeypatch)
-    with pytest.raises(ValueError, match="seed what it shuffles with"):
+    with pytest.raises(ValueError, match="seed its shuffling"):
         train_in(tmp_path, config, task)
 
 

@@ -70,7 +70,9 @@ def by_hand(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Arra
 def has_few_patches(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
     """Whether a product of patches is faster than a convolution on a GPU."""
     channels = x.shape[-1] if of == "kernel" else (y if of == "maps" else x).shape[-2]
-    maps = (len(x), *_map_pixels(geometry)) if of == "maps" else y.shape[:-1]
+    maps = (x.shape[0], *_map_pixels(geometry)) if of == "maps" else y.shape[:-1]
+    if not all(isinstance(size, int) for size in (*maps, channels)):
+        return False  # an export for any batch size: the number of patches is not known
     size = math.prod((*maps, *geometry.window)) * channels * x.dtype.itemsize
     return channels <= _GPU_CHANNELS and size <= _GPU_BYTES
 
