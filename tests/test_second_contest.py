@@ -1,0 +1,142 @@
+"""What the chapter on the second contest says, computed from the records of each seed."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments.configs.contest import STUDY
+from experiments.report import store
+from experiments.report.statistics import mean_and_sem, with_error
+from experiments.studies.contest import results as contest_results
+from experiments.studies.contest.run import path_of
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "second_contest.md"
+TEXT = PAGE.read_text()
+RECORDS = store.RESULTS / "contest"
+SETTING = "MLP, 2k, 20% noise"
+STORED = store.read_json(RECORDS / "contest.json")
+ALONG = {"sgd, ema": "ema", "sgd, stopped early": "stopped early"}
+
+
+def records_of(algorithm):
+    """The records of the 40 test seeds; of what was recorded along SGD's runs, that part."""
+    along = ALONG.get(algorithm)
+    lines = store.read_lines(path_of(RECORDS, SETTING, "sgd" if along else algorithm))
+    tests = [line for line in lines if line["part"] == "test"]
+    assert [line["seed"] for line in tests] == list(range(1000, 1040))
+    return [line["besides"][along] for line in tests] if along else tests
+
+
+def column(algorithm, name="test_error"):
+    return np.array([record[name] for record in records_of(algorithm)])
+
+
+def rows(header):
+    """Cells of the table under this first line."""
+    lines = TEXT[TEXT.index(header) :].splitlines()
+    table = lines[2 : lines.index("")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def difference(one, other, digits):
+    """Mean of the paired differences and Student's interval, as in the tables."""
+    values = one - other
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    low, mean, high = values.mean() - half, values.mean(), values.mean() + half
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def test_differences_in_the_test_error():
+    table = rows("| algorithm          | test error %")
+    sgd, sam = column("sgd"), column("sam")
+    compared = {(one["contestant"], one["reference"]): one for one in STORED["comparisons"]}
+    for algorithm, error, to_sgd, p, to_sam in table:
+        own = column(algorithm)
+        assert error == with_error(*mean_and_sem(own), len(own))
+        if algorithm != "sgd":
+            assert to_sgd == difference(own, sgd, 2)
+            stored = next(
+                one
+                for one in STORED["comparisons"]
+                if (one["contestant"], one["reference"]) == (algorithm, "sgd")
+                and one["quantity"] == "test_error"
+            )
+            assert p == f"{stored['p_corrected']:.2g}"
+        assert to_sam == (difference(own, sam, 2) if (algorithm, "sam") in compared else "")
+    assert {cells[0] for cells in table} == {one["contestant"] for one in STORED["outcomes"]}
+
+
+@pytest.mark.parametrize("name", ["test_loss", "scaled_loss"])
+def test_differences_in_the_loss(name):
+    table = rows(f"| algorithm          | {name.replace('_', ' ')}")
+    assert len(table) == len(STORED["outcomes"])
+    for algorithm, shown, minus in table:
+        own = column(algorithm, name)
+        mean, error = mean_and_sem(own)
+        assert shown == f"{mean:.4f} ± {error:.4f}"
+        if algorithm != "sgd":
+            assert minus == difference(own, column("sgd", name), 4)
+
+
+def test_training_errors_and_rises():
+    for algorithm, error, energy, *rises in rows("| algorithm | train error %"):
+        tests = records_of(algorithm)
+        names = ("3 bits, tensor", "3 bits, channel", "90% pruned")
+        columns = [
+            [one["train_error"] for one in tests],
+            [one["local_energy"][one["sigma"].index(0.3)] for one in tests],
+            *([one["rises"][name]["error"] for one in tests] for name in names),
+        ]
+        assert [error, energy, *rises] == [with_error(*mean_and_sem(c), 40) for c in columns]
+
+
+def test_choices_are_those_of_the_records():
+    line = next(line for line in TEXT.splitlines() if line.startswith("| chosen"))
+    table = {cells[0]: cells[1:] for cells in rows("| chosen")}
+    for i, algorithm in enumerate(cell.strip() for cell in line.strip("|").split("|")[1:]):
+        lines = store.read_lines(path_of(RECORDS, SETTING, algorithm))
+        settings = [line["settings"] for line in lines if line["part"] == "test"]
+        assert all(one == settings[0] for one in settings)
+        expected = {name.replace("_", " "): f"{x:.3g}" for name, x in settings[0].items()}
+        number = {line["candidate"] for line in lines if line["part"] == "validation"}
+        expected["candidates"] = str(len(number))
+        assert {name: cells[i] for name, cells in table.items() if cells[i]} == expected
+
+
+@pytest.mark.slow
+def test_stored_comparisons_follow_from_the_records():
+    found = contest_results.read_contest(STUDY, RECORDS)
+    again = contest_results.comparisons(STUDY, found)
+    assert len(again) == len(STORED["comparisons"])
+    for one, other in zip(again, STORED["comparisons"], strict=True):
+        assert {n: one[n] for n in ("contestant", "reference", "quantity")} == {
+            n: other[n] for n in ("contestant", "reference", "quantity")
+        }
+        np.testing.assert_allclose(one["difference"], other["difference"])
+        np.testing.assert_allclose(one["p_corrected"], other["p_corrected"])
+
+
+def test_summary():
+    words = " ".join(TEXT.split())
+    sgd = column("sgd")
+    names = ("swa", "sam", "rsgd", "esgd", "sgd, ema")
+    gain = {name: -(column(name) - sgd).mean() for name in names}
+    means = f"{column('esgd').mean():.2f}% against {sgd.mean():.2f}%"
+    p = {
+        one["contestant"]: one["p_corrected"]
+        for one in STORED["comparisons"]
+        if one["family"] == "primary"
+    }
+    assert f"{means}, with corrected p = {p['esgd']:.2g}" in words
+    ahead = [-(column("esgd") - column(name)).mean() for name in ("sam", "swa")]
+    assert f"than SAM, by {ahead[0]:.2f} points, and than SWA, by {ahead[1]:.2f} points" in words
+    assert f"better than SGD, by {gain['swa']:.2f} and {gain['sam']:.2f} points" in words
+    loss = (column("sgd", "test_loss") - column("rsgd", "test_loss")).mean()
+    assert f"level with SGD ({-gain['rsgd']:+.2f} points)" in words
+    assert p["rsgd"] == 1
+    assert f"Its test loss is lower by {loss:.3f}" in words
+    assert f"(EMA) gains {gain['sgd, ema']:.2f} points" in words
+    least = STORED["least_detectable"][SETTING]
+    assert f"this setting can detect is {least:.2f} points" in words
