@@ -11,7 +11,7 @@ import pytest
 from experiments import __main__ as command_line
 from experiments.configs.comparisons import study_of
 from experiments.configs.deep import ROWS, row_of
-from experiments.studies.reproduce import costs, report
+from experiments.studies.reproduce import costs, report, slots
 from experiments.studies.reproduce.run import reproduce
 from flatjax import models
 from flatjax.models._network import Network, make_network
@@ -111,6 +111,9 @@ def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch
     assert f"{found['first_loss']:.2f} → {found['last_loss']:.2f}" in line
     assert "15.6 ± 0.3" in line
     lines = sum(len(row_of(name).runs) for name in ROWS)
+    lines += sum(
+        bool(slots.summary_of(name, one)) for name in ROWS for one in row_of(name).variants
+    )
     assert [line.startswith("|") for line in shown[: lines + 3]] == [True] * (lines + 2) + [False]
     assert "- cifar10-resnet18: SGD, as published; rSGD, as published;" in "\n".join(shown)
     assert any("ResNet-18" in line and "waiting" in line for line in shown)

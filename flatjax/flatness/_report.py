@@ -94,6 +94,8 @@ def report(
     MLP (2,368 weights), 200 vectors         `"thorough"`  29          5.3
     =======================================  ============  ==========  ===========
 
+    On both cores, the ResNet-8 with 1,000 images takes 42 seconds at `"quick"`, and 14 later.
+
     Programs are compiled once for each `eval_fn` and serve all solutions of the same shapes.
 
     Args:
