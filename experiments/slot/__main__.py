@@ -83,7 +83,7 @@ class Rehearse:
 
     wheels: bool = True
     """Download and install the packages as for a real slot."""
-    time_limit: str = "6m"
+    time_limit: str = "12m"
     """Wall time of the slot."""
 
     def run(self) -> int:
