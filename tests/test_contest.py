@@ -119,7 +119,7 @@ def test_it_continues_from_what_is_there(done, tmp_path):
 
 @pytest.mark.slow
 def test_records_with_and_without_meetings_live_together(tmp_path):
-    """Whoever began with an older version continues with this one, in one file."""
+    """A contest that an older version began continues in the same file."""
     space = RATE | {"gamma": (1e-6, 1e-5)}
     contestants = {"rsgd": Contestant({"algorithm": "rsgd"}, space)}
     only = dataclasses.replace(TINY, contestants=contestants)

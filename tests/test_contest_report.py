@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import scipy.stats
+from contest_records import records_in
 
 from experiments import __main__ as command_line
 from experiments.configs import contest as configs
@@ -92,17 +93,6 @@ def reported(request, fake):
     if not (out / "contest.json").exists():
         pytest.skip("no contest is recorded in the repository yet")
     return out
-
-
-def records_in(out, setting, contestant):
-    """{seed: record} of the test, read without the code under test."""
-    path = out / store.slug(setting) / f"{store.slug(contestant.split(', ')[0])}.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    tests = {r["seed"]: r for r in records if r["part"] == "test"}
-    if ", " in contestant:
-        along = contestant.split(", ")[1]
-        tests = {seed: record["besides"][along] for seed, record in tests.items()}
-    return tests
 
 
 def test_every_difference_comes_from_the_records(reported):

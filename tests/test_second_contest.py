@@ -5,6 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 import scipy.stats
+from contest_records import records_in
+from pages import rows_below
 
 from experiments.configs.contest import STUDY
 from experiments.report import store
@@ -17,27 +19,20 @@ TEXT = PAGE.read_text()
 RECORDS = store.RESULTS / "contest"
 SETTING = "MLP, 2k, 20% noise"
 STORED = store.read_json(RECORDS / "contest.json")
-ALONG = {"sgd, ema": "ema", "sgd, stopped early": "stopped early"}
+COMPARED = {
+    (one["contestant"], one["reference"], one["quantity"]): one for one in STORED["comparisons"]
+}
 
 
 def records_of(algorithm):
-    """The records of the 40 test seeds; of what was recorded along SGD's runs, that part."""
-    along = ALONG.get(algorithm)
-    lines = store.read_lines(path_of(RECORDS, SETTING, "sgd" if along else algorithm))
-    tests = [line for line in lines if line["part"] == "test"]
-    assert [line["seed"] for line in tests] == list(range(1000, 1040))
-    return [line["besides"][along] for line in tests] if along else tests
+    """The records of the 40 test seeds, or their part that follows an average of SGD's weights."""
+    found = records_in(RECORDS, SETTING, algorithm)
+    assert sorted(found) == list(range(1000, 1040))
+    return [found[seed] for seed in sorted(found)]
 
 
 def column(algorithm, name="test_error"):
     return np.array([record[name] for record in records_of(algorithm)])
-
-
-def rows(header):
-    """Cells of the table under this first line."""
-    lines = TEXT[TEXT.index(header) :].splitlines()
-    table = lines[2 : lines.index("")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
 def difference(one, other, digits):
@@ -49,28 +44,22 @@ def difference(one, other, digits):
 
 
 def test_differences_in_the_test_error():
-    table = rows("| algorithm          | test error %")
+    table = rows_below(TEXT, "| algorithm          | test error %")
     sgd, sam = column("sgd"), column("sam")
-    compared = {(one["contestant"], one["reference"]): one for one in STORED["comparisons"]}
     for algorithm, error, to_sgd, p, to_sam in table:
         own = column(algorithm)
         assert error == with_error(*mean_and_sem(own), len(own))
         if algorithm != "sgd":
             assert to_sgd == difference(own, sgd, 2)
-            stored = next(
-                one
-                for one in STORED["comparisons"]
-                if (one["contestant"], one["reference"]) == (algorithm, "sgd")
-                and one["quantity"] == "test_error"
-            )
-            assert p == f"{stored['p_corrected']:.2g}"
-        assert to_sam == (difference(own, sam, 2) if (algorithm, "sam") in compared else "")
+            assert p == f"{COMPARED[algorithm, 'sgd', 'test_error']['p_corrected']:.2g}"
+        is_compared = (algorithm, "sam", "test_error") in COMPARED
+        assert to_sam == (difference(own, sam, 2) if is_compared else "")
     assert {cells[0] for cells in table} == {one["contestant"] for one in STORED["outcomes"]}
 
 
 @pytest.mark.parametrize("name", ["test_loss", "scaled_loss"])
 def test_differences_in_the_loss(name):
-    table = rows(f"| algorithm          | {name.replace('_', ' ')}")
+    table = rows_below(TEXT, f"| algorithm          | {name.replace('_', ' ')}")
     assert len(table) == len(STORED["outcomes"])
     for algorithm, shown, minus in table:
         own = column(algorithm, name)
@@ -81,7 +70,7 @@ def test_differences_in_the_loss(name):
 
 
 def test_training_errors_and_rises():
-    for algorithm, error, energy, *rises in rows("| algorithm | train error %"):
+    for algorithm, error, energy, *rises in rows_below(TEXT, "| algorithm | train error %"):
         tests = records_of(algorithm)
         names = ("3 bits, tensor", "3 bits, channel", "90% pruned")
         columns = [
@@ -94,7 +83,7 @@ def test_training_errors_and_rises():
 
 def test_choices_are_those_of_the_records():
     line = next(line for line in TEXT.splitlines() if line.startswith("| chosen"))
-    table = {cells[0]: cells[1:] for cells in rows("| chosen")}
+    table = {cells[0]: cells[1:] for cells in rows_below(TEXT, "| chosen")}
     for i, algorithm in enumerate(cell.strip() for cell in line.strip("|").split("|")[1:]):
         lines = store.read_lines(path_of(RECORDS, SETTING, algorithm))
         settings = [line["settings"] for line in lines if line["part"] == "test"]
@@ -118,21 +107,22 @@ def test_stored_comparisons_follow_from_the_records():
         np.testing.assert_allclose(one["p_corrected"], other["p_corrected"])
 
 
+@pytest.mark.claim("README.md", "Entropy-SGD beats tuned SGD, SAM and SWA")
 def test_summary():
     words = " ".join(TEXT.split())
     sgd = column("sgd")
     names = ("swa", "sam", "rsgd", "esgd", "sgd, ema")
     gain = {name: -(column(name) - sgd).mean() for name in names}
     means = f"{column('esgd').mean():.2f}% against {sgd.mean():.2f}%"
-    p = {
-        one["contestant"]: one["p_corrected"]
-        for one in STORED["comparisons"]
-        if one["family"] == "primary"
-    }
+    p = {name: COMPARED[name, "sgd", "test_error"]["p_corrected"] for name in ("esgd", "rsgd")}
     assert f"{means}, with corrected p = {p['esgd']:.2g}" in words
     ahead = [-(column("esgd") - column(name)).mean() for name in ("sam", "swa")]
     assert f"than SAM, by {ahead[0]:.2f} points, and than SWA, by {ahead[1]:.2f} points" in words
     assert f"better than SGD, by {gain['swa']:.2f} and {gain['sam']:.2f} points" in words
+    for reference in ("sgd", "sam", "swa"):
+        one = COMPARED["esgd", reference, "test_error"]
+        assert one["difference"] < 0
+        assert one["p_corrected"] < 0.05
     loss = (column("sgd", "test_loss") - column("rsgd", "test_loss")).mean()
     assert f"level with SGD ({-gain['rsgd']:+.2f} points)" in words
     assert p["rsgd"] == 1

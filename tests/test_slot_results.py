@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from pages import rows_below
 
 from experiments.configs.deep import row_of
 from experiments.engine.config import TrainConfig
@@ -23,27 +24,21 @@ def errors(label):
     return np.array([run["test_error"] for run in slots.best_record(ROW, label)["runs"]])
 
 
-def rows(header):
-    """Cells of the table under this first line."""
-    lines = TEXT[TEXT.index(header) :].splitlines()
-    table = lines[2 : lines.index("")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-
-
 def test_table_of_the_small_network():
     expected = [line.split("|") for line in slots.table(ROW, row_of(ROW).reported).splitlines()]
     expected = {cells[1].strip(): [cell.strip() for cell in cells[1:-1]] for cells in expected}
-    found = rows("| algorithm | seeds |")
+    found = rows_below(TEXT, "| algorithm | seeds |")
     assert [cells[0] for cells in found] == list(LABELS)
     assert found == [expected[label] for label in LABELS]
 
 
 def test_errors_of_each_seed():
-    found = rows("| algorithm | 0 ")
+    found = rows_below(TEXT, "| algorithm | 0 ")
     assert found == [[label, *(f"{error:.2f}" for error in errors(label))] for label in LABELS]
     assert [run["seed"] for run in slots.best_record(ROW, "SGD")["runs"]] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.claim("README.md", "SGD's error agrees; eSGD and rSGD, untuned, test worse than SGD")
 def test_summary_of_the_small_network():
     words = " ".join(TEXT.split())
     means = {label: errors(label).mean() for label in LABELS}
@@ -53,6 +48,9 @@ def test_summary_of_the_small_network():
     reported = {label: float(value.split()[0]) for label, value in row_of(ROW).reported.items()}
     better = [reported["SGD"] - reported[label] for label in ("eSGD", "rSGD")]
     assert f"that they test better, by {better[0]:.1f} and {better[1]:.1f} points" in words
+    paper, its_error = map(float, row_of(ROW).reported["SGD"].split(" ± "))
+    own_error = errors("SGD").std(ddof=1) / np.sqrt(len(errors("SGD")))
+    assert abs(means["SGD"] - paper) < 2 * np.hypot(its_error, own_error)
     energy = lambda label: np.mean(
         [run["local_energy"][2] for run in slots.best_record(ROW, label)["runs"]]
     )
@@ -62,7 +60,7 @@ def test_summary_of_the_small_network():
 def test_candidates_of_the_recipe():
     alone = {one["label"]: one["runs"] for one in RECORDS if len(one["runs"]) == 1}
     reported = float(row_of(ROW).reported["SGD"].split()[0])
-    found = rows("| candidate ")
+    found = rows_below(TEXT, "| candidate ")
     for label, error, distance in found:
         value = alone[label][0]["test_error"]
         assert (error, distance) == (f"{value:.2f}", f"{value - reported:+.2f}")

@@ -12,6 +12,7 @@ import concurrent.futures
 import hashlib
 import importlib.metadata
 import io
+import os
 import pathlib
 import shutil
 import subprocess
@@ -161,7 +162,10 @@ def unpack_images(archive: pathlib.Path, path: pathlib.Path) -> None:
             images = pool.map(_decoded, [files[name] for name in own], chunksize=256)
             arrays[f"x_{part}"] = np.stack(list(images))
             arrays[f"y_{part}"] = np.array([classes.index(name.split("/")[1]) for name in own])
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    # Complete before it has its name: several processes of a slot may share it.
+    partial = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)
 
 
 def _decoded(content: bytes) -> np.ndarray:

@@ -54,7 +54,8 @@ def run_slot(
         passed = {record["check"] for record in of_commit if record["passed"]}
         checks = {name: check for name, check in CHECKS.items() if name not in passed}
         failures = run_checks(records, limit, checks)
-    dataset = "" if parts == ("checks",) else _decoded_images(bundle, work, records)
+    needs_images = {"speed", "runs"} & set(parts)
+    dataset = _decoded_images(bundle, work, records) if needs_images else ""
     if "speed" in parts:
         measured = {record["part"] for record in earlier("speed") if "error" not in record}
         options = {"dataset": dataset, "toy": toy, "rounds": 2 if toy else 5}

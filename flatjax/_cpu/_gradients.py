@@ -19,7 +19,9 @@ import jax.numpy as jnp
 
 _CHUNK = 4  # images whose patches are held at once: they fit a cache; the fastest of 2 to 16
 _FEW = 36  # largest number of weights in a filter for which a product of patches is faster
-# On a GPU a product is faster with at most this many channels, and patches that fit its cache.
+# On a GPU a product of patches is taken up to these limits: few channels, patches that fit its
+# cache. On an H200 with jax 0.11, a step of one small network took 0.17 ms by products, and each of
+# five vmapped ones 0.31 ms by XLA's grouped convolution. Other limits were not measured.
 _GPU_CHANNELS, _GPU_BYTES = 64, 40 * 2**20
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -49,8 +49,8 @@ def table(row: str, reported: Mapping[str, str]) -> str:
     """
     lines = [["algorithm", "seeds", "reported", "test error", "training error", "local energy"]]
     for label in dict.fromkeys(one["label"] for one in _records(row)):
-        runs = best_record(row, label)["runs"]  # type: ignore[index]
-        at = runs[0]["sigma"].index(SIGMA)
+        record = best_record(row, label)
+        runs, at = record["runs"], _position_of_sigma(record)  # type: ignore[index]
         values = [
             [run["test_error"] for run in runs],
             [run["train_error"] for run in runs],
@@ -79,8 +79,8 @@ def draw_curves(row: str, path: pathlib.Path) -> None:
             first = [one for one in points if one["seed"] == 0]
             done = [one["done"] for one in first]
             error.plot(done, [one["train_error"] for one in first], **style)
-            # Local energies are recorded at σ = 0.1, 0.2, 0.3, 0.4, 0.5.
-            energy.plot(done, [one["local_energy"][2] for one in first], **style)
+            at = _position_of_sigma(best_record(row, label))
+            energy.plot(done, [one["local_energy"][at] for one in first], **style)
             for seed in sorted({one["seed"] for one in points}) if label == "rSGD" else ():
                 own = [one for one in points if one["seed"] == seed]
                 distance.plot(
@@ -108,6 +108,10 @@ def _curves(row) -> dict[str, list[dict[str, Any]]]:
         if point["unit"] in units:
             found[units[point["unit"]]].append(point)
     return found
+
+
+def _position_of_sigma(record) -> int:
+    return record["runs"][0]["sigma"].index(SIGMA)
 
 
 def _records(row) -> list[dict[str, Any]]:
