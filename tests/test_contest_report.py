@@ -142,13 +142,52 @@ def test_every_outcome_comes_from_the_records(reported):
             assert found["error"][0] == pytest.approx(np.mean(values), abs=1e-4)
 
 
+def test_errors_of_random_candidates_come_from_the_records(reported):
+    rows = json.loads((reported / "contest.json").read_text())["outcomes"]
+    trials, seeds = (FAKE.trials, 1) if reported != STORED else (STUDY.trials, 2)
+    for row in rows:
+        if ", " in row["contestant"]:
+            continue
+        path = run.path_of(reported, row["setting"], row["contestant"])
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        error = {(r["candidate"], r["seed"]): r.get("validation_error") for r in lines}
+        means = [np.mean([error[one, seed] for seed in range(seeds)]) for one in range(trials)]
+        assert row["random"]["median"] == pytest.approx(np.median(means), abs=1e-4)
+        pairs = [min(a, b) for i, a in enumerate(means) for b in means[:i]]
+        assert row["random"]["best of 2"] == pytest.approx(np.mean(pairs), abs=1e-4)
+
+
+def test_a_stage_without_a_search_is_reported(fake, tmp_path):
+    shutil.copytree(fake, tmp_path / "contest")
+    out = tmp_path / "contest"
+    stage = dataclasses.replace(
+        configs.COUPLING,
+        **{
+            name: getattr(FAKE, name)
+            for name in ("lengths", "test_seeds", "base", "trials", "rounds")
+        },
+    )
+    for setting in LENGTHS:
+        parent = run.read_records(FAKE, setting, "rsgd", out)[0]
+        writer = Writer(stage, setting, "rsgd gamma 0", out)
+        writer.candidates = [parent.candidates[parent.chosen] | {"gamma": 0.0}]
+        for seed in stage.seeds_of_test(setting):
+            writer.write("test", 0, seed, outcomes_of(20.0 + seed / 1000, 5.0))
+    report(stage, read_contest(stage, out), out)
+    rows = json.loads((out / "coupling.json").read_text())["comparisons"]
+    found = [row for row in rows if row["contestant"] == "rsgd gamma 0"]
+    assert {row["reference"] for row in found} == {"sgd", "rsgd"}
+    assert not any(row["family"] == "primary" for row in rows)
+    assert (out / "coupling-map.png").exists()
+
+
 def test_the_tables_say_what_the_records_say(fake):
     text = (fake / "contest.md").read_text()
     rows = json.loads((fake / "contest.json").read_text())["comparisons"]
     first = next(row for row in rows if row["family"] == "primary")
     assert f"{first['difference']:+.2f} [" in text
     assert "> 0.5" in text  # noise beyond the grid
-    assert text.count("## ") == 5
+    assert text.count("## ") == 6
     assert (fake / "map.png").stat().st_size > 10_000
 
 

@@ -1,12 +1,15 @@
 """The search of a contest: halving on cumulative records, ranges that grow, gamma = 0."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
-from experiments.configs.contest import STUDY
-from experiments.studies.contest.search import edges_of, search
+from experiments.configs.contest import COUPLING, STUDY
+from experiments.report.statistics import expected_best
+from experiments.studies.contest.description import Contestant
+from experiments.studies.contest.search import edges_of, search, without_search
 from experiments.studies.halving import halve
 from experiments.studies.runs import _groups
 from experiments.studies.spaces import Choice, log_uniform
@@ -130,3 +133,30 @@ def test_choices_are_equally_likely():
         counts = [values.count(value) for value in space[name].values]
         assert min(counts) >= 120 / len(counts) - 5
     assert points[:7] == log_uniform(space, 7)
+
+
+def test_a_contestant_takes_the_choice_of_another_one():
+    error_of = distance(learning_rate=0.06, weight_decay=0.01, gamma=0.01)
+    parent, _, _ = searched(STUDY, "rsgd", error_of)
+    found = without_search(COUPLING.contestants["rsgd gamma 0"], parent)
+    assert found.missing == []
+    assert found.candidates[found.chosen] == parent.candidates[parent.chosen] | {"gamma": 0.0}
+    waiting = search(STUDY, "rsgd", {})
+    assert without_search(COUPLING.contestants["rsgd gamma 0"], waiting).chosen is None
+    orphan = {"copy": Contestant({"algorithm": "rsgd"}, choice_of="rsgd")}
+    with pytest.raises(ValueError, match="algorithms must include 'rsgd'"):
+        dataclasses.replace(STUDY, contestants=orphan)
+
+
+def test_errors_of_the_random_candidates_are_those_before_any_choice():
+    found, errors, _ = searched(STUDY, "sgd", distance(learning_rate=0.06, weight_decay=1e6))
+    expected = [np.mean([errors[one, seed] for seed in (0, 1)]) for one in range(16)]
+    np.testing.assert_allclose(found.first_errors, expected)
+    assert search(STUDY, "sgd", {}).first_errors == []
+
+
+def test_the_expected_best_is_the_mean_over_all_draws():
+    values = np.random.default_rng(0).normal(size=7)
+    for number in (1, 2, 3, 7):
+        draws = [min(draw) for draw in itertools.combinations(values, number)]
+        assert expected_best(values, number) == pytest.approx(np.mean(draws))

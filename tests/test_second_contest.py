@@ -1,5 +1,6 @@
 """What the chapter on the second contest says, computed from the records of each seed."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -92,6 +93,26 @@ def test_choices_are_those_of_the_records():
         number = {line["candidate"] for line in lines if line["part"] == "validation"}
         expected["candidates"] = str(len(number))
         assert {name: cells[i] for name, cells in table.items() if cells[i]} == expected
+
+
+def test_errors_of_random_settings():
+    text = TEXT[TEXT.index("## How much do the settings matter?") :]
+    stored = {row["contestant"]: row.get("random") for row in STORED["outcomes"]}
+    table = rows_below(text, "| algorithm")
+    assert [cells[0] for cells in table] == ["sgd", "sam", "swa", "rsgd", "esgd"]
+    for algorithm, *cells in table:
+        lines = store.read_lines(path_of(RECORDS, SETTING, algorithm))
+        error = {(r["candidate"], r["seed"]): r.get("validation_error") for r in lines}
+        means = [np.mean([error[one, seed] for seed in (0, 1)]) for one in range(16)]
+        best = [np.mean([min(d) for d in itertools.combinations(means, n)]) for n in (2, 4, 8)]
+        expected = [*np.quantile(means, (0.25, 0.5, 0.75)), *best]
+        assert [float(cell) for cell in cells] == pytest.approx(expected, abs=0.006)
+        assert list(stored[algorithm].values()) == pytest.approx(expected, abs=1e-4)
+    assert stored["esgd"]["best of 4"] < stored["sgd"]["best of 8"]
+    for name in ("median", "upper quartile", "best of 2", "best of 4", "best of 8"):
+        assert min(stored, key=lambda one: (stored[one] or {name: np.inf})[name]) == "esgd"
+    medians = [f"{stored[name]['median']:.2f}%" for name in ("esgd", "sgd")]
+    assert f"settings is {medians[0]}, and SGD's is {medians[1]}" in " ".join(TEXT.split())
 
 
 @pytest.mark.slow

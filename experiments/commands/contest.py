@@ -1,6 +1,7 @@
 """`python -m experiments contest`."""
 
 import dataclasses
+from typing import Literal
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import contest as configs
@@ -16,7 +17,7 @@ class Contest(InParts):
     The protocol, the settings and the search spaces are in experiments/configs/contest.py. Writes a
     file of JSON lines for each setting and algorithm, with one line for each run. If it is stopped,
     the same command continues from them. Several processes may share a directory. Prints tables and
-    writes contest.json, contest.md and map.png.
+    writes contest.json, contest.md and map.png, or coupling.json and so on for another stage.
 
     Example: python -m experiments contest --small
     """
@@ -24,10 +25,14 @@ class Contest(InParts):
     settings: tuple[str, ...] = ()
     """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default. A setting is
     refused if the ladder has not fixed its length yet."""
+    stage: Literal["main", "coupling"] = "main"
+    """The stage to run. "coupling" tests whether the coupling of rSGD matters: it runs rSGD with
+    gamma = 0 and with gamma = 1e6, at the other settings that rSGD chose in the main stage. Run the
+    main stage first, with the same --out."""
 
     def parts(self) -> Parts:
         """Describes the parts of the contest."""
-        contest = configs.SMALL if self.small else configs.STUDY
+        contest = configs.SMALL if self.small else configs.STAGES[self.stage]
         part = dataclasses.replace(
             contest,
             settings=chosen(self.settings, contest.settings, "settings"),

@@ -35,7 +35,11 @@ Protocol
 9. Nothing is retuned after test errors were seen.
 
 Later stages (variants of eSGD and rSGD, weight decay fixed, more networks) are further contestants
-and settings of the same study, each in a separate description.
+and settings of the same study, each in a separate description. `STAGES` has them:
+
+coupling   Does the coupling matter? rSGD with gamma = 0 (independent replicas, averaged at the end)
+           and with gamma = 1e6 (one network after the first step), at rSGD's other choices. There
+           is no search: both run once, on the seeds of the test. All comparisons are exploratory.
 """
 
 import dataclasses
@@ -95,6 +99,21 @@ STUDY = Contest(
         ema_decay=0.999,
     ),
 )
+
+COUPLING = dataclasses.replace(
+    STUDY,
+    contestants={
+        "sgd": CONTESTANTS["sgd"],
+        "rsgd": CONTESTANTS["rsgd"],
+        "rsgd gamma 0": Contestant({"algorithm": "rsgd", "gamma": 0.0}, choice_of="rsgd"),
+        "rsgd gamma 1e6": Contestant({"algorithm": "rsgd", "gamma": 1e6}, choice_of="rsgd"),
+    },
+    references=("rsgd",),
+    primary=(),
+    name="coupling",
+)
+
+STAGES = {"main": STUDY, "coupling": COUPLING}
 
 # One setting, few candidates, seeds and epochs: a minute or two of CPU time is compilation.
 SMALL = dataclasses.replace(

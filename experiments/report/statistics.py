@@ -1,5 +1,7 @@
 """Statistics over seeds, shared by tables and pictures."""
 
+import math
+
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
@@ -110,3 +112,18 @@ def least_detectable(differences: ArrayLike, level: float = 0.05, power: float =
     freedom = len(differences) - 1
     quantiles = scipy.stats.t.ppf([1 - level / 2, power], freedom).sum()
     return float(quantiles * standard_error(differences))
+
+
+def expected_best(values: ArrayLike, number: int) -> float:
+    """Computes the mean of the least of `number` values, drawn without replacement.
+
+    The i-th least of N values is the least of n drawn ones in C(N - i, n - 1) of C(N, n) draws.
+
+    Examples:
+      >>> expected_best([1.0, 2.0, 6.0], 1), round(expected_best([1.0, 2.0, 6.0], 2), 3)
+      (3.0, 1.333)
+    """
+    values = np.sort(np.asarray(values, float))
+    total = len(values)
+    ways = [math.comb(total - i, number - 1) for i in range(1, total + 1)]
+    return float(np.dot(ways, values) / math.comb(total, number))

@@ -16,10 +16,13 @@ class Contestant:
     Attributes:
       fixed: what it fixes, its algorithm included.
       space: field -> least and largest value tried, or a choice.
+      choice_of: another contestant. If given, there is no search: the settings are those that it
+        chose, and `fixed` takes precedence over them.
     """
 
     fixed: Mapping[str, Any]
-    space: Mapping[str, Range]
+    space: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+    choice_of: str | None = None
 
     @property
     def algorithm(self) -> str:
@@ -75,6 +78,7 @@ class Contest(Study):
       references: other contestants with which the primary ones are compared.
       primary: contestants whose comparisons with the baseline are corrected together.
       outcomes: the outcomes of a tested model.
+      name: of the files of the report.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -93,10 +97,21 @@ class Contest(Study):
     references: Sequence[str]
     primary: Sequence[str]
     outcomes: Outcomes
+    name: str = "contest"
+
+    def __post_init__(self) -> None:
+        for name, one in self.contestants.items():
+            if one.choice_of is not None and one.choice_of not in self.contestants:
+                raise ValueError(
+                    f"algorithms must include {one.choice_of!r}, whose settings {name!r} takes, "
+                    f"got {list(self.contestants)}."
+                )
 
     def candidates(self, contestant: str) -> list[dict[str, float]]:
         """The settings that are tried first, log-uniform in the contestant's space."""
-        return log_uniform(self.contestants[contestant].space, self.trials)
+        one = self.contestants[contestant]
+        searched = one if one.choice_of is None else self.contestants[one.choice_of]
+        return log_uniform(searched.space, self.trials)
 
     def config(self, setting: str, contestant: str, evaluate_on: str) -> TrainConfig:
         """What all candidates of a contestant share.

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.report import store
 from experiments.report.meeting import Meetings
-from experiments.report.statistics import mean_and_sem
+from experiments.report.statistics import expected_best, mean_and_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
 from experiments.studies.contest.map import draw
@@ -29,11 +29,17 @@ QUALITIES = {
     "calibration_error": "calibration error %",
     "brier_score": "Brier score",
 }
+# Numbers of random candidates whose best is reported.
+DRAWN = (2, 4, 8)
 TESTED = {"train_error": "train error %"}
 
 
 def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
-    """Writes contest.json, contest.md and map.png; returns the tables."""
+    """Writes the numbers, tables and map; returns the tables.
+
+    The files of the main stage are contest.json, contest.md and map.png. Those of other stages
+    begin with their names.
+    """
     rows = comparisons(contest, results)
     least = least_differences(contest, results)
     outcomes = [
@@ -42,7 +48,7 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
         for name, part in parts.items()
     ]
     store.write_json(
-        out / "contest.json",
+        out / f"{contest.name}.json",
         {
             "base": contest.base.to_json(),
             "comparisons": rows,
@@ -60,10 +66,14 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
         "Outcomes, mean ± standard error over test seeds": outcome_table(contest, outcomes),
         "Rise of the test error when weights change, in points": rise_table(outcomes),
         "Chosen settings": choice_table(outcomes),
+        "Validation error % of the random candidates, before any choice": sensitivity_table(
+            outcomes
+        ),
     }
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
-    store.write_text(out / "contest.md", text + "\n")
-    draw(contest, rows, out / "map.png")
+    store.write_text(out / f"{contest.name}.md", text + "\n")
+    prefix = "" if contest.name == "contest" else f"{contest.name}-"
+    draw(contest, rows, out / f"{prefix}map.png")
     return text
 
 
@@ -104,7 +114,26 @@ def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, 
         "ties": [search.candidates[tie] for tie in search.ties],
         "candidates": len(search.candidates),
         "extended": [f"{field} ({end})" for field, end in search.extended],
+        "random": sensitivity(search.first_errors),
     }
+
+
+def sensitivity(errors: list[float]) -> dict[str, float]:
+    """Quartiles of the errors of random settings, and the expected best of a few.
+
+    Empty if there was no search.
+    """
+    if not errors:
+        return {}
+    names = ("lower quartile", "median", "upper quartile")
+    quartiles = np.quantile(errors, (0.25, 0.5, 0.75))
+    best = {f"best of {number}": expected_best(errors, number) for number in _drawn(errors)}
+    found = dict(zip(names, quartiles, strict=True)) | best
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def _drawn(errors) -> list[int]:
+    return [number for number in DRAWN if number < len(errors)]
 
 
 def _numbers(values) -> list[float]:
@@ -186,6 +215,18 @@ def choice_table(outcomes: list[dict[str, Any]]) -> str:
             ties = "; ".join(_fields(tie) for tie in row["ties"])
             line = [row["setting"], row["contestant"], _fields(row["settings"]), ties]
             lines.append([*line, str(row["candidates"]), ", ".join(row["extended"])])
+    return markdown_table(lines)
+
+
+def sensitivity_table(outcomes: list[dict[str, Any]]) -> str:
+    """Errors of settings that were drawn at random; empty if none."""
+    rows = [row for row in outcomes if row.get("random")]
+    if not rows:
+        return ""
+    lines = [["setting", "algorithm", *rows[0]["random"]]]
+    for row in rows:
+        shown = [f"{value:.2f}" for value in row["random"].values()]
+        lines.append([row["setting"], row["contestant"], *shown])
     return markdown_table(lines)
 
 

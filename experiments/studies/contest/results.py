@@ -142,6 +142,8 @@ def _correct(rows, size, results) -> None:
 
 def least_differences(contest: Contest, results: Results) -> dict[str, float]:
     """Setting -> the least difference that both primary tests detect."""
+    if not contest.primary:
+        return {}
     level = LEVEL / (len(contest.primary) * len(contest.settings))
     found = {}
     for setting, parts in results.items():

@@ -22,7 +22,7 @@ from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
 from experiments.studies.contest.outcomes import Measures
-from experiments.studies.contest.search import Search, search
+from experiments.studies.contest.search import Search, search, without_search
 from experiments.studies.runs import seeds_of_data, train_in_units, validation_errors
 from experiments.studies.units import run_units
 
@@ -76,7 +76,12 @@ def read_records(
     for record in records:
         parts[record["part"]].append(record)
     errors = {(r["candidate"], r["seed"]): r["validation_error"] for r in parts["validation"]}
-    found = search(contest, contestant, errors)
+    parent = contest.contestants[contestant].choice_of
+    if parent is None:
+        found = search(contest, contestant, errors)
+    else:
+        searched = read_records(contest, setting, parent, out)[0]
+        found = without_search(contest.contestants[contestant], searched)
     data = _data(contest)
     for number, record in enumerate(records, start=1):
         place = f"{path}, line {number}"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.report.statistics import standard_error
-from experiments.studies.contest.description import Contest
+from experiments.studies.contest.description import Contest, Contestant
 from experiments.studies.halving import Errors, halve
 from experiments.studies.spaces import Choice, Range, log_uniform
 
@@ -23,6 +23,8 @@ class Search(NamedTuple):
       chosen: the candidate of least mean error, once the search is complete.
       ties: other candidates of the last round within one standard error of the paired difference.
       extended: the ranges that were extended, in turn: field and end ("low", "high" or "zero").
+      first_errors: mean validation error of each candidate of the first round, before extensions;
+        none while that round is incomplete.
     """
 
     candidates: list[Settings]
@@ -30,6 +32,7 @@ class Search(NamedTuple):
     chosen: int | None
     ties: list[int]
     extended: list[tuple[str, str]]
+    first_errors: list[float]
 
 
 def search(contest: Contest, contestant: str, errors: Errors) -> Search:
@@ -43,12 +46,14 @@ def search(contest: Contest, contestant: str, errors: Errors) -> Search:
     candidates = contest.candidates(contestant)
     ranges: dict[str, Range] = dict(contest.contestants[contestant].space)
     extended: list[tuple[str, str]] = []
+    first_errors: list[float] = []
     for number in range(contest.extensions + 1):
         (_, seeds), *rest = contest.rounds
         rounds = [(len(candidates), seeds), *rest]
         field, missing = halve(errors, range(len(candidates)), rounds)
+        first_errors = first_errors or _first_errors(contest, errors)
         if missing:
-            return Search(candidates, missing, None, [], extended)
+            return Search(candidates, missing, None, [], extended, first_errors)
         chosen = candidates[field[0]]
         edges = edges_of(contest, chosen, ranges)
         edges = [one for one in edges if one[1] != "zero" or one not in extended]
@@ -58,7 +63,30 @@ def search(contest: Contest, contestant: str, errors: Errors) -> Search:
             candidates += _beyond(contest, chosen, ranges, edge)
         ranges |= {name: _longer(contest, ranges[name], end) for name, end in edges}
         extended += edges
-    return Search(candidates, [], field[0], _ties(errors, field, contest.rounds[-1]), extended)
+    ties = _ties(errors, field, contest.rounds[-1])
+    return Search(candidates, [], field[0], ties, extended, first_errors)
+
+
+def without_search(contestant: Contestant, of: Search) -> Search:
+    """Returns the state of a contestant that takes the choice of another one.
+
+    Its only candidate is that choice, changed by its own `fixed`. Before `of` has chosen, there is
+    no candidate.
+    """
+    if of.chosen is None:
+        return Search([], [], None, [], [], [])
+    chosen = of.candidates[of.chosen]
+    fixed = {name: value for name, value in contestant.fixed.items() if name in chosen}
+    return Search([chosen | fixed], [], 0, [], [], [])
+
+
+def _first_errors(contest, errors) -> list[float]:
+    """Mean errors of the random candidates, over the seeds of the first round."""
+    _, seeds = contest.rounds[0]
+    runs = [[(one, seed) for seed in range(seeds)] for one in range(contest.trials)]
+    if not all(run in errors for own in runs for run in own):
+        return []
+    return [float(np.mean([errors[run] for run in own])) for own in runs]
 
 
 def edges_of(
