@@ -7,7 +7,7 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments.configs import ladder
-from experiments.configs.contest import LENGTHS, SMALL, STUDY
+from experiments.configs.contest import LENGTHS, SMALL, STAGES, STUDY
 from experiments.engine.config import TrainConfig
 from experiments.engine.train import train
 from experiments.report import store
@@ -170,6 +170,22 @@ def test_settings_without_a_length_are_refused_by_name(tmp_path, capsys):
         assert command_line.main(arguments) == 1
         assert f"got ['{label}']" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_the_stage_of_the_papers_claim_fixes_what_the_paper_fixes():
+    stage = STAGES["paper"]
+    assert len(stage.settings) * len(stage.primary) == 6
+    noises = []
+    for setting in stage.settings:
+        assert len(stage.seeds_of_test(setting)) == 40
+        for name, contestant in stage.contestants.items():
+            assert list(contestant.space) == ["learning_rate"]
+            config = stage.config(setting, name, "validation")
+            assert config.optimizer.weight_decay == 5e-4
+            # The library's default: measured before training.
+            assert getattr(config.algorithm, "gamma", None) is None
+        noises.append(config.data.label_noise)
+    assert noises == [0.0, 0.2, 0.4]
 
 
 def test_the_protocol_is_the_one_that_was_fixed():

@@ -25,10 +25,11 @@ class Contest(InParts):
     settings: tuple[str, ...] = ()
     """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default. A setting is
     refused if the ladder has not fixed its length yet."""
-    stage: Literal["main", "coupling"] = "main"
+    stage: Literal["main", "coupling", "paper"] = "main"
     """The stage to run. "coupling" tests whether the coupling of rSGD matters: it runs rSGD with
     gamma = 0 and with gamma = 1e6, at the other settings that rSGD chose in the main stage. Run the
-    main stage first, with the same --out."""
+    main stage first, with the same --out. "paper" gives all algorithms the paper's weight decay and
+    tunes their learning rates only."""
 
     def parts(self) -> Parts:
         """Describes the parts of the contest."""
