@@ -6,6 +6,7 @@ together: `replica_axis` for stacked replicas and `axis_name` for a named axis. 
 local stack on each device of a mesh axis.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,11 +84,14 @@ def unstack_replicas(tree: chex.ArrayTree, replica_axis: int = 0) -> list[chex.A
       >>> flatjax.unstack_replicas({"w": jnp.arange(2)})
       [{'w': Array(0, dtype=int32)}, {'w': Array(1, dtype=int32)}]
     """
-    size = stacked_size(tree, replica_axis, "tree")
-    return [
-        jax.tree.map(lambda leaf, a=a: jax.lax.index_in_dim(leaf, a, replica_axis, False), tree)
-        for a in range(size)
-    ]
+    return _split(tree, replica_axis, stacked_size(tree, replica_axis, "tree"))
+
+
+# In one program; slices one by one would each be compiled.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _split(tree, axis, size):
+    take = lambda leaf, a: jax.lax.index_in_dim(leaf, a, axis, False)
+    return [jax.tree.map(functools.partial(take, a=a), tree) for a in range(size)]
 
 
 def per_replica(

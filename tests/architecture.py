@@ -76,6 +76,7 @@ def _targets(node, known) -> set[str]:
     return {name if name in known else node.module for name in names} & known.keys()
 
 
+@functools.cache
 def room_of(module: str) -> str:
     """The room of a module."""
     first_two = module.split(".")[:2]

@@ -8,6 +8,7 @@ FLATJAX_TEST_DEFAULTS=1 leaves the flags and the number of devices as users have
 and all optimizations. Tests that need more devices (`devices`) are then skipped.
 """
 
+import gc
 import os
 import tempfile
 
@@ -34,6 +35,17 @@ def _temporary_folder(tmp_path_factory):
         patch.setattr(tempfile, "tempdir", folder)
         patch.setenv("TMPDIR", folder)
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported stays, and the garbage collector need not look through it ever again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 COMPILE_MUCH = ("committee", "gaussian_mixture", "flatness", "models")

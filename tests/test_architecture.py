@@ -24,45 +24,48 @@ FORBIDDEN = {
     "experiments.studies": {"experiments.configs", "experiments.commands"},
 }
 
-FOUND = architecture.imports()
-ARROWS = architecture.arrows_of(FOUND)
+
+@pytest.fixture(scope="module")
+def arrows():
+    return architecture.arrows_of(architecture.imports())
 
 
-def test_there_is_no_circle_of_modules():
-    assert architecture.circles(ARROWS) == []
+def test_there_is_no_circle_of_modules(arrows):
+    assert architecture.circles(arrows) == []
 
 
-def test_there_is_no_circle_of_rooms():
-    assert architecture.circles(architecture.between_rooms(ARROWS)) == []
+def test_there_is_no_circle_of_rooms(arrows):
+    assert architecture.circles(architecture.between_rooms(arrows)) == []
 
 
 @pytest.mark.parametrize("room", sorted(FORBIDDEN))
 def test_forbidden_arrows(room):
-    own = [one for one in FOUND if architecture.room_of(one.source) == room]
+    own = [one for one in architecture.imports() if architecture.room_of(one.source) == room]
     assert [one for one in own if architecture.room_of(one.target) in FORBIDDEN[room]] == []
 
 
 def test_the_library_knows_no_experiments():
-    assert [one for one in FOUND if CORE in one.source and "experiments" in one.target] == []
+    found = [one for one in architecture.imports() if CORE in one.source]
+    assert [one for one in found if "experiments" in one.target] == []
 
 
 def test_configurations_import_descriptions_only():
     allowed = {"experiments.engine.config", "experiments.studies.spaces"}
-    for one in FOUND:
+    for one in architecture.imports():
         if architecture.room_of(one.source) == "experiments.configs":
             is_data = architecture.room_of(one.target) == "experiments.configs"
             is_description = one.target.endswith(".description")
             assert is_data or is_description or one.target in allowed, one
 
 
-def test_descriptions_run_nothing():
+def test_descriptions_run_nothing(arrows):
     """They reach other descriptions, what descriptions share, and the settings of a run."""
     names = ("config", "settings", "algorithm_settings", "checks")
     shared = {f"experiments.engine.{name}" for name in names}
     shared |= {"experiments.studies.spaces", "experiments.studies.study"}
-    for module in ARROWS:
+    for module in arrows:
         if module.endswith(".description"):
-            for target in architecture.reachable(ARROWS, module):
+            for target in architecture.reachable(arrows, module):
                 assert target.endswith(".description") or target in shared, (module, target)
 
 

@@ -111,8 +111,11 @@ def run(place, *arguments):
 
 
 def environment(place):
-    """Variables of the new process: nothing that leads back to the clone."""
-    keep = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+    """Variables of the new process: nothing that leads back to the clone.
+
+    XLA's flags stay, so that programs compile quickly.
+    """
+    keep = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return keep | {"FLATJAX_CACHE_DIR": str(place / "cache")}
 
 

@@ -1,5 +1,6 @@
 """Trained models on disk: what is saved is loaded, bit for bit, and nothing else."""
 
+import functools
 import json
 import pathlib
 
@@ -35,7 +36,8 @@ class Normed(nn.Module):
 
 def variables_of(module, **mode):
     """Variables that no initialisation draws."""
-    variables = module.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), **mode)
+    init = jax.jit(functools.partial(module.init, **mode))
+    variables = init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
     return jax.tree.map(lambda leaf: leaf + jnp.asarray(0.5, leaf.dtype), variables)
 
 

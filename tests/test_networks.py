@@ -1,5 +1,8 @@
 """Networks of a configuration: options, modules of the user's own, parts of a batch."""
 
+import dataclasses
+import sys
+
 import chex
 import flax.linen as nn
 import jax
@@ -11,7 +14,7 @@ from run_helpers import changed, started
 from experiments.engine.algorithms import decay_mask, learning_rate_schedule
 from experiments.engine.config import TrainConfig
 from experiments.engine.objective import Objective
-from experiments.engine.plan import hyper_of
+from experiments.engine.plan import hyper_of, make_plan
 from experiments.engine.task import make_task
 from experiments.engine.train import train
 from flatjax.models._network import make_network, parse_option
@@ -131,6 +134,37 @@ def test_a_network_with_another_number_of_classes_is_refused():
 )
 def test_options_are_python_literals_or_text(option, value):
     assert parse_option(option)[1] == value
+
+
+class Scaled(nn.Module):
+    """Linear; the scales have no hash."""
+
+    scales: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(10))
+
+    @nn.compact
+    def __call__(self, images):
+        """Logits."""
+        return self.scales * nn.Dense(10)(images.reshape(len(images), -1))
+
+
+def test_tasks_that_are_made_again_share_an_objective_and_its_programs():
+    config = SMALL.changed(augment=("crop",))
+    objective = make_task(config).objective
+    assert make_task(config.changed(seed=1, algorithm="sgd")).objective is objective
+    others = {"augment": ()}, {"label_smoothing": 0.1}, {"sigmas": (0.2,)}, {"train_size": 80}
+    for changes in ({"model_options": ("hidden=(4,)",)}, *others):
+        assert make_task(config.changed(**changes)).objective is not objective
+
+
+def test_networks_that_are_not_known_to_be_equal_share_nothing(monkeypatch):
+    """One has no hash; one is defined again, as in a notebook, under the same name."""
+    scaled = SMALL.changed(model=f"{__name__}:Scaled")
+    plans = [make_plan(scaled, make_task(scaled)) for _ in range(2)]
+    assert len(set(plans)) == 2
+    plain = SMALL.changed(model=f"{__name__}:Plain")
+    objective = make_task(plain).objective
+    monkeypatch.setattr(sys.modules[__name__], "Plain", type("Plain", (Plain,), {}))
+    assert make_task(plain).objective is not objective
 
 
 def test_gradients_of_parts_are_added_in_float32(monkeypatch):

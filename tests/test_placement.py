@@ -120,9 +120,8 @@ class Network(nn.Module):
 
 IMAGES = RNG.normal(size=(4, 8, 6, 6, 2)).astype(np.float32) * np.arange(1, 9)[:, None, None, None]
 LABELS = RNG.integers(0, 3, size=(4, 8))
-VARIABLES = flatjax.stack_replicas(
-    lambda key: Network().init(key, IMAGES[0]), jax.random.split(jax.random.key(0), 4)
-)
+initialise = jax.jit(jax.vmap(lambda key: Network().init(key, IMAGES[0])))
+VARIABLES = initialise(jax.random.split(jax.random.key(0), 4))
 
 
 def train_step(variables, images, labels):

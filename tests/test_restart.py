@@ -29,6 +29,7 @@ CONFIG = TrainConfig.of(
     local_energy_samples=2,
     local_energy_examples=40,
 )
+DILOCO = {"algorithm": "diloco", "replicas": 4, "period": 2}
 PARLE = {"algorithm": "parle", "replicas": 4, "inner_steps": 2, "gamma": 0.1, "replica_gamma": 0.1}
 
 
@@ -60,7 +61,7 @@ def measured(run):
 
 @pytest.mark.parametrize(
     ("own", "y", "mesh"),
-    [slow({}, 3, None), slow({}, 8, "replica=4"), slow(PARLE, 8, None)],
+    [slow({}, 3, None), slow({}, 8, "replica=4"), slow(PARLE, 8, None), slow(DILOCO, 2, None)],
     ids=str,
 )
 def test_the_center_does_not_jump_and_the_run_ends(own, y, mesh, tmp_path):

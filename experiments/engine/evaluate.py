@@ -13,6 +13,7 @@ import flatjax
 from experiments.engine.algorithms import Hyper
 from experiments.engine.config import TrainConfig
 from experiments.engine.plan import Plan
+from experiments.engine.programs import programs_of
 from experiments.engine.steps import State
 from experiments.engine.task import Task
 
@@ -62,13 +63,7 @@ def coupling_record(plan: Plan, hyper: Hyper, state: State) -> dict[str, float]:
     """Records the coupling: gamma, learning rate x gamma, distance, energy."""
     if plan.num_replicas == 1:
         return {}
-    step = jnp.maximum(state.step - 1, 0)  # the state holds the gamma of the previous step
-    diagnostics = flatjax.coupling_diagnostics(
-        flatjax.eval_params(state.opt_state, state.params),
-        state.opt_state,
-        plan.learning_rate(hyper)(step),
-        replica_axis=0,
-    )
+    diagnostics = programs_of(plan).coupling(hyper, state)
     # An infinite gamma (DiLoCo) has an infinite energy, which JSON cannot hold.
     found = {name: float(value) for name, value in diagnostics.items()}
     return {name: value for name, value in found.items() if math.isfinite(value)}

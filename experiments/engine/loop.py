@@ -1,6 +1,5 @@
 """The loop of a run: it takes steps, records epochs, saves and resumes."""
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
-from experiments.engine import evaluate, programs, steps
+from experiments.engine import evaluate, programs
 from experiments.engine.algorithms import Hyper
 from experiments.engine.config import TrainConfig
 from experiments.engine.datasets import Examples
@@ -75,16 +74,16 @@ def device_train(plan: Plan, task: Task) -> Examples:
     return plan.placement.put(as_tree(task.train))
 
 
-def _feed(plan, task, seed) -> Feed | FileFeed | None:
+def _feed(compiled, task, seed) -> Feed | FileFeed | None:
     """Makes a reader of the training examples for one run; None if in memory."""
     if task.is_in_memory:
         return None
+    plan = compiled.plan
     y, place = plan.num_replicas, plan.placement
     where = (plan.window_rows, place.put_rows, place.own_replicas(y))
     if task.stream is not None:
         return Feed(task.stream, y, *where)
-    order = jax.jit(functools.partial(steps.epoch_order, plan))
-    draw = lambda epoch: np.asarray(order(seed, epoch))
+    draw = lambda epoch: np.asarray(compiled.order(seed, epoch))
     return FileFeed(task.train, draw, plan.batches_per_epoch, *where)
 
 
@@ -114,7 +113,7 @@ class Run:
         self.plan, self.config, self.task, self.files = plan, config, task, files
         self._programs = programs.programs_of(plan)
         self._hyper = plan.placement.put(hyper_of(config))
-        self._feed = _feed(plan, task, config.seed)
+        self._feed = _feed(self._programs, task, config.seed)
         self._train = device_train(plan, task) if self._feed is None else None
         self.state = self._programs.init(self._hyper, config.seed)
         self.history: list[dict[str, Any]] = []

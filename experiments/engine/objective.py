@@ -1,12 +1,13 @@
 """The loss of a network and its evaluation, as pure functions without data.
 
 An `Objective` is static: compiled programs depend on it. Tasks that differ only in their data share
-one objective.
+one objective, and so do tasks that are made again.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -136,3 +137,14 @@ class Objective:
     def update_stats(self) -> flatjax.batch_stats.UpdateStatsFn:
         """(params, batch_stats, batch) -> batch_stats; see `flatjax.batch_stats`."""
         return jax.jit(lambda params, stats, batch: self.loss(params, stats, batch)[1])
+
+
+def make_objective(network: Network, problem: Problem, *measures: Any) -> Objective:
+    """Makes an objective of these fields; equal fields give the same one, with its programs."""
+    try:
+        return _made(network, problem, *measures)
+    except TypeError:  # a field of the user's network cannot be hashed
+        return Objective(network, problem, *measures)
+
+
+_made = functools.lru_cache(maxsize=32)(Objective)

@@ -20,9 +20,9 @@ Batch: TypeAlias = dict[str, jax.Array]
 Augment: TypeAlias = Callable[[chex.PRNGKey, jax.Array], jax.Array]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Problem:
-    """The common base of all kinds of problems.
+    """The common base of all kinds of problems. Problems compare and hash by value.
 
     Attributes:
       input_shape: shape of one example, as the network reads it.

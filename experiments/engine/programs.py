@@ -28,6 +28,11 @@ class Programs:
         self.draw = plan.placement.jit_draw(draw, jax.eval_shape(draw, 0, 0))
 
     @functools.cached_property
+    def order(self) -> Any:
+        """Draws the order of an epoch for the host: (seed, epoch) -> positions of examples."""
+        return jax.jit(functools.partial(steps.epoch_order, self.plan))
+
+    @functools.cached_property
     def step(self) -> Any:
         """Makes one step: (hyper, state, train, draw) -> (state, losses)."""
         fn = functools.partial(steps.train_next, self.plan)
@@ -38,6 +43,11 @@ class Programs:
         """Makes up to an epoch of steps in one program; see `steps.train_steps`."""
         fn = functools.partial(steps.train_steps, self.plan)
         return self.plan.placement.jit_training(fn, self._like)
+
+    @functools.cached_property
+    def coupling(self) -> Any:
+        """Measures the coupling: (hyper, state) -> numbers."""
+        return jax.jit(functools.partial(steps.coupling, self.plan))
 
 
 # Studies use many plans; the oldest programs are dropped.

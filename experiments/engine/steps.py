@@ -169,6 +169,14 @@ def train_steps(
     return jax.lax.fori_loop(0, num_steps, body, (state, losses))
 
 
+def coupling(plan: Plan, hyper: Hyper, state: State) -> dict[str, jax.Array]:
+    """Measures the coupling after a step; see `flatjax.coupling_diagnostics`."""
+    step = jnp.maximum(state.step - 1, 0)  # the state holds the gamma of the previous step
+    members = flatjax.eval_params(state.opt_state, state.params)
+    rate = plan.learning_rate(hyper)(step)
+    return flatjax.coupling_diagnostics(members, state.opt_state, rate, replica_axis=0)
+
+
 def arrays_of(state: State) -> dict[str, Any]:
     """Returns a state as checkpoints hold it."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

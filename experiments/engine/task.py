@@ -12,7 +12,7 @@ import flatjax
 from experiments.engine import datasets, fingerprints
 from experiments.engine.config import TrainConfig
 from experiments.engine.datasets import Examples, Split
-from experiments.engine.objective import Objective
+from experiments.engine.objective import Objective, make_objective
 from experiments.engine.problems import Regression, make_problem
 from experiments.engine.settings import Data
 from flatjax import data
@@ -215,18 +215,14 @@ def make_task(config: TrainConfig) -> Task:
     problem = make_problem(train, num_classes, _augmentation(config.data.augment, side))
     if isinstance(problem, Regression):
         refuse_for("regression", config.optimizer, "label_smoothing")
-    network = config.network
-    objective = Objective(
-        network=make_network(
-            *(network.model, network.model_options, num_classes),
-            image_shape=problem.input_shape,
-            input_dtype=problem.input_dtype,
-        ),
-        problem=problem,
-        label_smoothing=config.optimizer.label_smoothing,
-        micro_batches=config.micro_batches,
-        sigmas=config.measures.sigmas,
-        local_energy_samples=config.measures.local_energy_samples,
+    network = make_network(
+        *(config.network.model, config.network.model_options, num_classes),
+        image_shape=problem.input_shape,
+        input_dtype=problem.input_dtype,
+    )
+    objective = make_objective(
+        *(network, problem, config.optimizer.label_smoothing, config.micro_batches),
+        *(config.measures.sigmas, config.measures.local_energy_samples),
     )
     return Task(config, objective, train, held_out, dataset.class_names, stream)
 
@@ -267,6 +263,7 @@ def is_task_of(task: Task, config: TrainConfig) -> bool:
     return parts(config) == parts(task.config)
 
 
+@functools.cache
 def _augmentation(names, side):
     """Chains the augmentations of these names, with the usual sizes for CIFAR."""
     known = {

@@ -41,7 +41,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains, then evaluates the final model.
 
-    Runs on one task compile once if their configurations differ only in seed and hyperparameters.
+    Runs compile once in a process if their configurations differ only in seed and hyperparameters,
+    also if the task is made again.
 
     Args:
       config: the configuration.

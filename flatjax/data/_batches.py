@@ -193,7 +193,6 @@ def eval_batches(
     is_text = isinstance(split, TokenSplit)
     if normalization is None and not is_text:
         raise ValueError("normalization must be given for images, got None")
-    normalize = None if normalization is None else jax.jit(normalization.normalize)
     batches = []
     for start in range(0, len(split), batch_size):
         arrays = [array[start : start + batch_size] for array in split.arrays]
@@ -204,10 +203,12 @@ def eval_batches(
             batch = shifted(jnp.asarray(first))
             weight = jnp.broadcast_to(weight[:, None], batch["tokens"].shape)
         else:
-            assert normalize is not None
-            batch = {"image": normalize(first), "label": jnp.asarray(others[0])}
+            batch = {"image": _normalized(normalization, first), "label": jnp.asarray(others[0])}
         batches.append(batch | {"weight": weight})
     return batches
+
+
+_normalized = jax.jit(Normalization.normalize)
 
 
 def shifted(tokens: jax.Array) -> dict[str, jax.Array]:

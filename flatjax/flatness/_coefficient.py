@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from flatjax._sampling import diagnostics
 from flatjax.flatness import _optional
@@ -63,7 +63,7 @@ class LearningCoefficient(NamedTuple):
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Returns the interval of Student's t with this probability."""
-        half = scipy.stats.t.ppf((1 + level) / 2, len(self.trace) - 1) * self.sem
+        half = scipy.special.stdtrit(len(self.trace) - 1, (1 + level) / 2) * self.sem
         return self.mean - half, self.mean + half
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ with U - 1 degrees of freedom.
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from flatjax.flatness import _tables
 
@@ -129,7 +129,7 @@ def interval(value: float, sem: float, num: int, confidence: float) -> tuple[flo
     """Computes the interval of Student's t around a mean of `num` units."""
     if num < 2:
         return np.nan, np.nan
-    half = scipy.stats.t.ppf((1 + confidence) / 2, num - 1) * sem
+    half = scipy.special.stdtrit(num - 1, (1 + confidence) / 2) * sem
     return float(value - half), float(value + half)
 
 
