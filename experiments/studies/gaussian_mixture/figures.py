@@ -56,7 +56,7 @@ def erm(rows: Rows, path: pathlib.Path) -> None:
 
 def local_entropy(rows: Rows, path: pathlib.Path) -> None:
     """Draws local entropy against distance: no errors, finite beta, noisy Hebb."""
-    with plots.drawing(path, 1, 3, height=3.0) as (_, panels):
+    with plots.drawing(path, 1, 3, height=3.2) as (figure, panels):
         distance = np.linspace(0.005, 0.45, DISTANCES)
         params = {"alpha": 1.0, "delta": 1.0}
         logistic = LOSSES["logistic"]
@@ -76,7 +76,6 @@ def local_entropy(rows: Rows, path: pathlib.Path) -> None:
             panel.set(xlabel="distance d = (1 - o) / 2", ylabel="local entropy φ")
             panel.set_title(kind)
         panels[0].set(ylim=(-1.1, 0.02))
-        panels[1].legend(loc="lower left", handlelength=1.2)
         for overlap, color in zip((1.0, 0.9, 0.7, 0.5), ("#000000", *BLUES), strict=True):
             reference = gm.noisy_hebb_reference(overlap=overlap, **params)
             found = gm.local_entropy(reference, overlap=1 - 2 * distance)
@@ -90,7 +89,7 @@ def local_entropy(rows: Rows, path: pathlib.Path) -> None:
             xlabel="distance d = (1 - o) / 2", ylabel="local entropy φ", ylim=(-1.3, 0.02)
         )
         panels[2].set_title("copies of the Hebb rule")
-        panels[2].legend(loc="lower left", handlelength=1.2)
+        _legend(figure, *panels[1:], columns=4)
 
 
 def replicas(rows: Rows, path: pathlib.Path) -> None:
@@ -158,13 +157,13 @@ def _points(panel, rows, curve, quantity, color):
         panel.errorbar(x, mean, sem, fmt="o", ms=3.5, color=color, elinewidth=1)
 
 
-def _legend(figure, *panels):
+def _legend(figure, *panels, columns=8):
     """Puts one legend for all panels below them."""
     entries = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    plots.legend_below(figure, entries.values(), entries, len(entries))
+    plots.legend_below(figure, entries.values(), entries, min(columns, len(entries)))
 
 
 def _bayes(panel, mixture):
