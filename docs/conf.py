@@ -52,9 +52,11 @@ def copy_notebooks(app: Sphinx) -> None:
 
 
 def unlink_files(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Replaces links to files of `experiments`, which are not on the site, by their names."""
-    del app, docname
+    """Replaces links to files outside the site by names, or by copies of notebooks."""
+    del app
     content[0] = re.sub(r"\[(`[^`]+`)\]\([./]*/experiments/[^)]+\)", r"\1", content[0])
+    if "/" not in docname:
+        content[0] = content[0].replace("](../notebooks/", "](notebooks/")  # as copied above
 
 
 def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:

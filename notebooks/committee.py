@@ -107,8 +107,9 @@ for name, found in solutions.items():
 #
 # `amp` (approximate message passing) computes the local entropy φ around a reference solution, for
 # all overlaps at once. Where enough random committees are error-free, counting them checks the
-# result: the points in the left picture. The local energy in the middle picture is the rise of the
-# training error under multiplicative noise of strength σ.
+# result: the points in the left picture. Where `amp` does not converge, a curve has no points. The
+# local energy in the middle picture is the rise of the training error under multiplicative noise of
+# strength σ.
 
 # %%
 overlaps = np.array([0.5, 0.99] if REDUCED else [*np.linspace(0.1, 0.9, 9), 0.95, 0.97, 0.99])
@@ -122,9 +123,9 @@ measure = flatness.local_energy(eval_fn, sigmas=sigmas, num_samples=20 if REDUCE
 batches = [{"x": x, "y": y}]
 counted_overlaps = [0.97, 0.99]
 
-COLORS = dict(zip(solutions, ["#0072B2", "#E69F00", "#009E73"], strict=True))
+COLORS = dict(zip(solutions, ["#000000", "#882255", "#332288"], strict=True))
 STYLES = dict(zip(solutions, ["-", "--", "-."], strict=True))
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 3.9), layout="constrained")
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3.7), layout="constrained")
 for name, found in solutions.items():
     surroundings = committee.amp(x, y, reference=jnp.stack(found)[:, None], overlap=overlaps)
     phi = np.where(surroundings.converged, surroundings.phi, np.nan)
@@ -152,16 +153,18 @@ for name, found in solutions.items():
         np.asarray(counted.phi)[enough],
         "o",
         color=COLORS[name],
-        markeredgecolor="black",
+        markeredgecolor="white",
+        label=f"{name}, counted" if enough.any() else None,
     )
 left.set(xlabel="distance d = 1 - overlap", ylabel="local entropy φ")
-left.legend(title="points: counted")
-middle.set(xlabel="σ", ylabel="local energy, points")
-middle.legend()
+left.set_title("curves stop where AMP fails", fontsize=10)
+middle.set(xlabel="noise σ", ylabel="rise of the training error, points")
+middle.set_title("local energy", fontsize=10)
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 for found, style in zip(focused, ["-", "--", ":"], strict=False):
     right.semilogx(found.gamma, 100 * found.train_errors, style, color=COLORS["focusing BP"])
-right.set(xlabel="coupling γ of the replicas", ylabel="training error while focusing, %")
-right.set_title("focusing BP, three seeds", fontsize=10)
+right.set(xlabel="coupling γ of the replicas", ylabel="training error, %")
+right.set_title("while focusing, three seeds", fontsize=10)
 plt.show()
 
 # %% [markdown]

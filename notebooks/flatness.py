@@ -155,7 +155,8 @@ for name in LABELS:
 
 # %%
 COLORS = {"clean": "#0072B2", "20% wrong": "#D55E00"}
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+figure, panels = plt.subplot_mosaic("LM;RM", figsize=(9.5, 7), layout="constrained")
+left, middle, right = (panels[name] for name in "LMR")
 first = f"local energy, σ = {SIGMA}"
 for (name, color), marker in zip(COLORS.items(), "os", strict=True):
     for decay, fill in zip(WEIGHT_DECAYS, ["none", color + "80", color], strict=True):
@@ -168,10 +169,8 @@ for (name, color), marker in zip(COLORS.items(), "os", strict=True):
             facecolor=fill,
             label=f"{name}, decay {decay:g}",
         )
-left.set(
-    xlabel=f"local energy of the training error at σ = {SIGMA}, points", ylabel="test error, %"
-)
-left.legend(fontsize=8)
+left.set(xlabel=f"rise of the training error at σ = {SIGMA}, points", ylabel="test error, %")
+left.legend(fontsize=9)
 names = list(measures["clean"])
 for offset, (name, color) in zip([0.15, -0.15], COLORS.items(), strict=True):
     found = [rankings[name, measure] for measure in names]
@@ -190,7 +189,7 @@ middle.axvline(0, color="0.6", linewidth=0.8)
 middle.set(yticks=range(len(names)), yticklabels=names, xlim=(-1.05, 1.05))
 middle.set(xlabel="Kendall's τ with the test error")
 middle.invert_yaxis()
-middle.legend(loc="lower left", fontsize=8)
+middle.legend(loc="upper left")
 
 # Slices of the flattest and the sharpest solution on wrong labels.
 stack, energies = solutions["20% wrong"], measures["20% wrong"][first]
@@ -208,7 +207,7 @@ for name, color, style, m in ends:
     label = f"{name}: decay {decay:g}, rate {rate:g}"
     flatness.plot_slice(found, "error", ax=right, color=color, linestyle=style, label=label)
 right.set(xlabel="along a random direction, in norms of the filters", ylabel="training error, %")
-right.legend(fontsize=8)
+right.legend()
 plt.show()
 
 # %% [markdown]

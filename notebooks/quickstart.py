@@ -192,23 +192,23 @@ for name, algorithm in ALGORITHMS.items():
 # the grey lines are the replicas.
 
 # %%
-COLORS = dict(zip(ALGORITHMS, ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"], strict=True))
+COLORS = dict(zip(ALGORITHMS, ["#000000", "#E69F00", "#009E73", "#D55E00", "#F0A35E"], strict=True))
 grid = jnp.linspace(-2.7, 2.7, 120)
 heights = jax.vmap(jax.vmap(lambda x, y: landscape(jnp.array([x, y])), (0, None)), (None, 0))(
     grid, grid
 )
 shown = ["SGD", "SAM", "Entropy-SGD", "Replicated-SGD, 3"]
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.7), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(9.5, 3.0), sharey=True, layout="constrained")
 for ax, name in zip(axes, shown, strict=True):
     start, iterates, path = paths[name]
     ax.contour(grid, grid, heights, levels=18, cmap="Greys_r", linewidths=0.7, alpha=0.6)
     for moving in jnp.moveaxis(iterates.reshape(len(iterates), -1, 2), 1, 0):
         ax.plot(*moving.T, color="0.55", linewidth=0.6)
     ax.plot(*path.T, color=COLORS[name], linewidth=1.8)
-    ax.plot(*path[-1], "o", color=COLORS[name], markersize=9, markeredgecolor="black")
+    ax.plot(*path[-1], "o", color=COLORS[name], markersize=9, markeredgecolor="white")
     ax.plot(*jnp.atleast_2d(start).T, "x", color="black", markersize=7)
-    ax.annotate("sharp", SHARP, (-1.0, -0.9), ha="center", fontsize=9)
-    ax.annotate("wide", WIDE, (1.2, -1.6), ha="center", fontsize=9)
+    ax.annotate("sharp", SHARP, (-1.0, -2.5), ha="center")
+    ax.annotate("wide", WIDE, (1.2, -2.5), ha="center")
     ax.set(title=name, xlabel="$w_1$", xlim=(-2.7, 2.7), ylim=(-2.7, 2.7), aspect="equal")
 axes[0].set_ylabel("$w_2$")
 plt.show()
@@ -232,9 +232,9 @@ def curve(make):
 
 
 curves = {"SAM": curve(sam), "Entropy-SGD": curve(esgd)}
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 means, errors = zip(*shares.values(), strict=True)
-left.barh(list(shares), means, xerr=errors, color=list(COLORS.values()), capsize=4)
+left.barh(list(shares), means, xerr=errors, color=list(COLORS.values()), ecolor="0.5", capsize=4)
 left.set(xlabel="share of starts that end in the wide minimum", xlim=(0, 1.05))
 left.invert_yaxis()
 for name, marker in [("SAM", "s"), ("Entropy-SGD", "o")]:

@@ -129,7 +129,7 @@ def test_what_was_taken_over_is_not_written(write, tmp_path):
         elif write == "line":
             store.append_line(path, {"new": 1})
         else:
-            with plots.drawing(tmp_path / "new.png", figsize=(1, 1)):
+            with plots.drawing(tmp_path / "new.png", height=1):
                 pass
 
     with store.claimed(path):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.suite_figure import NETWORKS
 from experiments.report import plots
 from experiments.report.plots import COLORS
 from experiments.report.tables import markdown_table
@@ -16,9 +17,9 @@ STYLES = {
     "rSGD, K=16": {"color": COLORS["rsgd"], "alpha": 0.5},
     "rSGD x 2": {"color": COLORS["rsgd"]},
     "eSGD": {"color": COLORS["esgd"]},
-    "mlp": {"color": COLORS["parle"]},
-    "small_convnet": {"color": COLORS["sam"]},
+    **{name: NETWORKS[name] for name in ("mlp", "small_convnet")},
 }
+_SHORT = {"mlp": "mlp", "small_convnet": "conv net"}
 MARKERS = {"devices": "o", "processes": "s"}
 
 
@@ -91,15 +92,15 @@ def _growth(rows):
 
 def figure(found: dict[str, Any], path: pathlib.Path) -> None:
     """Draws panels of fractions, predictions, all-reduces, growth and memory."""
-    with plots.drawing(path, 2, 3, figsize=(12, 7)) as (drawn, panels):
-        (fractions, predictions, links), (replicas, parameters, memory) = panels
+    with plots.drawing(path, 3, 2, height=8.4) as (drawn, panels):
+        (fractions, predictions), (links, replicas), (parameters, memory) = panels
         _draw_fractions(fractions, found["scaling"])
         _draw_predictions(predictions, found["scaling"])
         _draw_links(links, found["links"])
         _draw_replicas(replicas, found["replicas"])
         _draw_parameters(parameters, found["parameters"])
         _draw_memory(memory, found["parameters"])
-        drawn.suptitle(found["machine"], x=0.01, ha="left")
+        drawn.suptitle(found["machine"], x=0.01, ha="left", fontsize=9)
 
 
 def _draw_fractions(axes, rows):
@@ -114,10 +115,10 @@ def _draw_fractions(axes, rows):
             axes.plot(median, height + shift, marker, ms=5, markerfacecolor=face, **style)
         axes.plot([row["apart"][1]] * 2, [height - 0.4, height + 0.4], color="#999999", lw=1)
     axes.axvline(1, color="#999999", lw=0.8, ls=":")
-    names = [f"{row['network']}, {row['algorithm']}" for row in reversed(rows)]
-    axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.set(xlabel="fraction of the ideal: weak ●, strong ○; grey: apart", xlim=(0, None))
-    axes.set_title("two devices ○, two processes □", loc="left", fontweight="bold")
+    names = [f"{_SHORT[row['network']]}, {row['algorithm']}" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set(xlabel="fraction of the ideal: weak ●, strong ○", xlim=(0, None))
+    axes.set_title("● two devices, ■ two processes")
 
 
 def _draw_predictions(axes, rows):
@@ -131,14 +132,14 @@ def _draw_predictions(axes, rows):
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    axes.set_title("cost model", loc="left", fontweight="bold")
+    axes.set_title("cost model")
     for name in dict.fromkeys(row["algorithm"] for row in rows):
         axes.plot([], [], "o", label=name, **STYLES[name])
-    axes.legend(frameon=False)
+    axes.legend()
 
 
 def _draw_links(axes, links):
-    for color, (where, link) in zip(("#0072B2", "#CC79A7"), links.items(), strict=True):
+    for color, (where, link) in zip(("#000000", "#999999"), links.items(), strict=True):
         size = 4 * np.array(link["sizes"], float)
         axes.plot(size, np.array(link["seconds"]) * 1e6, MARKERS[where], color=color, label=where)
         group, fitted = machines.Group(1, 2), machines.Link(link["latency"], link["bandwidth"])
@@ -146,25 +147,26 @@ def _draw_links(axes, links):
         times = [machines.all_reduce(float(s), group).seconds(machine) for s in size]
         axes.plot(size, np.array(times) * 1e6, color=color, lw=1)
     axes.set(xscale="log", yscale="log", xlabel="bytes", ylabel="all-reduce of two (µs)")
-    axes.set_title("latency and bandwidth", loc="left", fontweight="bold")
-    axes.legend(frameon=False)
+    axes.set_title("latency and bandwidth")
+    axes.legend()
 
 
 def _draw_replicas(axes, rows):
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         y = [row["y"] for row in own]
-        axes.plot(y, [row["step"][1] for row in own], "o-", label=network, **STYLES[network])
+        axes.plot(y, [row["step"][1] for row in own], label=network, **STYLES[network])
         compiled = [row["compile_seconds"] / max(row["sgd_compile_seconds"], 1e-3) for row in own]
-        axes.plot(y, compiled, "s:", mfc="white", label=f"{network}, compiled", **STYLES[network])
+        hollow = STYLES[network] | {"mfc": "white"}
+        axes.plot(y, compiled, ":", label=f"{network}, compiled", **hollow)
     axes.plot(y, y, color="#999999", lw=0.8, ls=":")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(y, y)
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="replicas y, on one core", ylabel="time in units of SGD")
-    axes.set_title("replicas", loc="left", fontweight="bold")
-    axes.legend(frameon=False)
+    axes.set(xlabel="replicas y, on one core", ylabel="time in units of SGD", ylim=(None, 64))
+    axes.set_title("replicas")
+    axes.legend()
 
 
 def _draw_parameters(axes, rows):
@@ -174,9 +176,9 @@ def _draw_parameters(axes, rows):
         axes.plot(size, [row["milliseconds"] for row in own], "o-", label=name, **STYLES[name])
         compiled = [1e3 * row["compile_seconds"] for row in own]
         axes.plot(size, compiled, "s:", mfc="white", **STYLES[name])
-    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="step; □ compilation (ms)")
-    axes.set_title("parameters", loc="left", fontweight="bold")
-    axes.legend(frameon=False)
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="time (ms)")
+    axes.set_title("● step, □ compilation")
+    axes.legend()
 
 
 def _draw_memory(axes, rows):
@@ -189,7 +191,7 @@ def _draw_memory(axes, rows):
             axes.plot(1e6 * size, peak, "o", label=name, **STYLES[name])
             axes.plot(1e6 * size, counted, lw=1, **STYLES[name])
             axes.set(xscale="log", yscale="log")
-    axes.set(xlabel="parameters", ylabel="growth of memory (MB); lines: counted")
-    axes.set_title("memory", loc="left", fontweight="bold")
+    axes.set(xlabel="parameters", ylabel="growth of memory (MB)")
+    axes.set_title("memory; lines: counted")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+        axes.legend()

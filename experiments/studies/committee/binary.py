@@ -45,12 +45,12 @@ def _pseudo_focusing(x, y, key, **sizes) -> BinarySolution:
     return binary_focusing_bp(x, y, key, gamma=gamma, num_replicas=num_replicas, **sizes)
 
 
-# Label: solver and colour.
-SOLVERS: Mapping[str, tuple[Callable[..., BinarySolution], str]] = {
-    "BP, clipped": (functools.partial(binary_bp, tolerance=0.0), "#999999"),
-    "reinforced BP": (binary_reinforced_bp, "#0072B2"),
-    "focusing BP, y = 7": (binary_focusing_bp, "#D55E00"),
-    "focusing BP, y rises": (_pseudo_focusing, "#009E73"),
+# Label: solver, its name in the palette, and its marker.
+SOLVERS: Mapping[str, tuple[Callable[..., BinarySolution], str, str]] = {
+    "BP, clipped": (functools.partial(binary_bp, tolerance=0.0), "bp", "x"),
+    "reinforced BP": (binary_reinforced_bp, "reinforced bp", "s"),
+    "focusing BP, y = 7": (binary_focusing_bp, "focusing bp", "o"),
+    "focusing BP, y rises": (_pseudo_focusing, "focusing bp, y rises", "^"),
 }
 
 
@@ -86,7 +86,7 @@ def solve_all(
     x = jax.random.rademacher(x_key, (num_patterns, num_inputs), jnp.float32)
     y = jax.random.rademacher(y_key, (num_patterns,), jnp.float32)
     values = {}
-    for label, (solver, _) in SOLVERS.items():
+    for label, (solver, _, _) in SOLVERS.items():
         found = solver(x, y, solver_key, num_units=num_units, max_iterations=ITERATIONS)
         values[f"{label}: solved"] = float(found.solved)
         values[f"{label}: errors"] = float(found.num_errors)
@@ -142,21 +142,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     """Draws the share of solved samples against patterns per weight."""
     machines = list(dict.fromkeys(row["machine"] for row in rows))
-    size = (4.6 * len(machines), 4.2)
-    options = {"rect": (0, 0.12, 1, 1), "sharey": True, "squeeze": False}
-    with plots.drawing(path, 1, len(machines), figsize=size, **options) as (figure, panels):
+    options = {"height": 3.9, "sharey": True, "squeeze": False}
+    with plots.drawing(path, 1, len(machines), **options) as (figure, panels):
         for panel, machine in zip(panels[0], machines, strict=True):
-            for shift, (label, (_, color)) in enumerate(SOLVERS.items()):
-                own = [row for row in rows if (row["machine"], row["solver"]) == (machine, label)]
-                alpha = np.array([row["alpha"] for row in own]) + 0.004 * (shift - 1.5)
-                solved = np.array([row["solved"] for row in own])
-                low, high = np.array([row["interval"] for row in own]).T
-                bars = np.maximum([solved - low, high - solved], 0)
-                panel.errorbar(alpha, solved, bars, color=color, marker="o", ms=3.5, lw=1.2,
-                               elinewidth=0.8, label=label)  # fmt: skip
-            panel.set_title(
-                f"{machine}, {own[0]['samples']} samples", loc="left", fontweight="bold"
-            )
+            chosen = [row for row in rows if row["machine"] == machine]
+            for shift, label in enumerate(SOLVERS):
+                own = [row for row in chosen if row["solver"] == label]
+                _draw_solver(panel, own, label, 0.004 * (shift - 1.5))
+            panel.set_title(f"{machine}, {chosen[0]['samples']} samples")
             panel.set(xlabel="patterns per weight, α = P/(KN)", ylim=(-0.03, 1.03))
             if machine.startswith("perceptron"):
                 panel.axvspan(*BEST_KNOWN, color="0.9", lw=0, label="best known (Stojnic 2025)")
@@ -164,7 +157,18 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
                 panel.axvline(CAPACITY, color="0.4", lw=1, ls="--", label=label)
         panels[0][0].set_ylabel("share of samples solved")
         handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        plots.legend_below(figure, handles, labels, 3)
+
+
+def _draw_solver(panel, rows, label, shift):
+    """Draws a curve with 95% intervals, shifted a little so that points stay apart."""
+    _, name, marker = SOLVERS[label]
+    alpha = np.array([row["alpha"] for row in rows]) + shift
+    low, high = np.array([row["interval"] for row in rows]).T
+    color = plots.COLORS[name]
+    panel.vlines(alpha, low, high, color=color, alpha=0.25, lw=1)
+    solved = [row["solved"] for row in rows]
+    panel.plot(alpha, solved, color=color, marker=marker, ms=4, lw=1.4, label=label)
 
 
 def run_binary(

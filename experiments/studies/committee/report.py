@@ -17,19 +17,18 @@ Records = Sequence[dict[str, Any]]
 
 LEAST_HITS = 50  # then a count has an error of about 15%
 
-COLORS = {
-    "SGD fast": "#000000",
-    "SGD slow": "#999999",
-    "rSGD fast": "#E69F00",
-    "rSGD slow": "#D55E00",
-    "eSGD fast": "#56B4E9",
-    "eSGD slow": "#009E73",
-    "fBP": "#0072B2",
-    "fBP rising": "#7B3FA0",
-    "BP": "#CC79A7",
-    "SGD 0.3": "#8C564B",
-    "rSGD 0.3": "#C49C94",
+# First word of a label -> its name in the palette.
+FAMILIES = {
+    "SGD": "sgd",
+    "rSGD": "rsgd",
+    "eSGD": "esgd",
+    "fBP": "focusing bp",
+    "fBP rising": "focusing bp, y rises",
+    "BP": "bp",
 }
+MARKERS = {"SGD": "o", "rSGD": "^", "eSGD": "o", "fBP": "s", "fBP rising": "D", "BP": "X"}
+# Slow runs have the minima of fast ones, and rSGD 0.3 those of SGD 0.3: their curves coincide.
+CURVES = ("SGD slow", "rSGD slow", "eSGD slow", "fBP", "fBP rising", "SGD 0.3")
 
 
 def report(study: CommitteeStudy, out: pathlib.Path) -> str:
@@ -172,62 +171,118 @@ def _by_subset(runs, value):
     return [np.mean([value(run) for run in runs if run["subset"] == subset]) for subset in subsets]
 
 
+# --- the picture --------------------------------------------------------------------------------
+
+
 def draw(
     study: CommitteeStudy, solutions: Records, estimators: Records, path: pathlib.Path
 ) -> None:
-    """Draws local entropy, local energy, test error against both, and the estimators."""
-    with plots.drawing(path, 1, 4, figsize=(15, 3.8)) as (_, panels):
-        mean_errors = {
-            subset: np.mean([run["test_error"] for run in solutions if run["subset"] == subset])
-            for subset in study.subsets
-        }
-        for label in study.solvers:
-            runs = [run for run in solutions if run["solver"] == label]
-            solved = [run for run in runs if run["train_error"] == 0]
-            color = COLORS.get(label, "0.5")
-            if solved:
-                _draw_entropies(panels[0], study, solved, label, color)
-                _draw_flatness_and_error(panels[2], study, solved, mean_errors, color)
-            if runs:
-                energies = [run["local_energy"] for run in runs]
-                panels[1].plot(
-                    study.sigmas, 100 * np.mean(energies, axis=0), "o-", ms=3, color=color
-                )
-            _draw_estimators(panels[3], [e for e in estimators if e["solver"] == label], color)
-        panels[0].set(xlabel="distance d = 1 - p", ylabel="local entropy Φ(d)")
-        panels[0].set_yscale("symlog", linthresh=1e-5)
-        panels[0].set_title("solutions without training error", loc="left", fontweight="bold")
-        panels[0].legend(frameon=False, fontsize=8)
-        panels[1].set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
-        panels[1].set_title("local energy", loc="left", fontweight="bold")
-        panels[2].set(xlabel="-Φ(d=0.2)", ylabel="test error - mean of subset (%)", xscale="log")
-        panels[2].set_title("flatness and generalisation", loc="left", fontweight="bold")
-        panels[3].axhline(1, color="0.6", lw=0.8)
-        panels[3].set(xlabel="distance d", ylabel="Φ relative to the sampled one")
-        panels[3].set_title("● EP, ○ AMP", loc="left", fontweight="bold")
+    """Draws a row for each algorithm, and below curves and single solutions."""
+    runs = {name: [run for run in solutions if run["solver"] == name] for name in study.solvers}
+    runs = {name: own for name, own in runs.items() if own}
+    with plots.drawing(path, 2, 3, height=6.4) as (figure, panels):
+        figure.get_layout_engine().set(h_pad=0.08)
+        for panel in panels[0][1:]:
+            panel.sharey(panels[0][0])
+        for height, (label, own) in enumerate(runs.items()):
+            _draw_row(panels[0], study, own, label, height, next(iter(runs.values())))
+        _label_rows(panels[0], study, list(runs))
+        entropies, errors, estimates = panels[1]
+        means = _mean_errors(solutions)
+        for label, own in runs.items():
+            solved = [run for run in own if run["train_error"] == 0]
+            if solved and label in CURVES:
+                _draw_entropies(entropies, study, solved, label)
+            _draw_flatness_and_error(errors, study, solved, means, label)
+            _draw_estimators(estimates, [e for e in estimators if e["solver"] == label], label)
+        entropies.set(xlabel="distance d = 1 - p", ylabel="Φ(d), by AMP", title="local entropy")
+        entropies.set_yscale("symlog", linthresh=1e-5)
+        errors.set(xlabel="-Φ(d=0.2), counted", ylabel="test error - subset's (%)", xscale="log")
+        errors.set_title("single solutions")
+        estimates.axhline(1, color="0.6", lw=0.8)
+        estimates.set(xlabel="distance d", ylabel="Φ / counted or sampled Φ")
+        estimates.set_title("● EP, ○ AMP")
+        handles, labels = entropies.get_legend_handles_labels()
+        plots.legend_below(figure, handles, labels, 6)
 
 
-def _draw_entropies(panel, study, runs, label, color):
+def _style(label):
+    """Returns line and marker: slow runs are open, those at rate 0.3 small."""
+    family = label if label in FAMILIES else label.split()[0]
+    color = plots.COLORS.get(FAMILIES.get(family, ""), "0.5")
+    style = {"color": color, "marker": MARKERS.get(family, "o"), "ms": 4.5, "mec": color}
+    if label.endswith("slow"):
+        style |= {"mfc": "white", "ls": "--"}
+    elif label.endswith("0.3"):
+        style |= {"ms": 3, "ls": ":"}
+    return style
+
+
+def _draw_row(panels, study, runs, label, height, first):
+    """Draws the means of the tables, and a faint point for each subset."""
+    entropy, energy, error = panels
+    if solved := [run for run in runs if run["train_error"] == 0]:
+        value = lambda run: 1e6 * _flatness(study, run, 0.8)
+        if not np.isfinite([value(run) for run in solved]).all():  # as in the tables
+            at = list(study.overlaps).index(0.8)
+            value = lambda run: -1e6 * run["phi"][at]
+            place = (np.mean([value(run) for run in solved]), height)
+            entropy.annotate("AMP", place, (7, -3), textcoords="offset points")
+        _draw_mean(entropy, solved, value, label, height)
+    at = list(study.sigmas).index(1.0)
+    _draw_mean(energy, runs, lambda run: 100 * run["local_energy"][at], label, height)
+    base = _mean_errors(first)
+    compared = [run for run in runs if run["subset"] in base]
+    rise = lambda run: 100 * (run["test_error"] - base[run["subset"]])
+    _draw_mean(error, compared, rise, label, height)
+
+
+def _mean_errors(runs):
+    """Subset -> mean test error."""
+    errors = {run["subset"]: [] for run in runs}
+    for run in runs:
+        errors[run["subset"]].append(run["test_error"])
+    return {subset: np.mean(own) for subset, own in errors.items()}
+
+
+def _draw_mean(panel, runs, value, label, height):
+    style, subsets = _style(label), _by_subset(runs, value)
+    panel.plot(subsets, [height] * len(subsets), "|", color=style["color"], alpha=0.5, ms=8)
+    panel.plot(np.mean([value(run) for run in runs]), height, **style | {"ls": ""})
+
+
+def _label_rows(panels, study, labels):
+    entropy, energy, error = panels
+    entropy.set_yticks(range(len(labels)), labels)
+    entropy.set_ylim(len(labels) - 0.5, -0.5)
+    for panel in panels[1:]:
+        panel.tick_params(labelleft=False)
+    for panel in panels:
+        panel.grid(axis="y", color="0.92", lw=0.8)
+        panel.set_axisbelow(True)
+    entropy.set(xscale="log", xlabel="-10⁶Φ(d=0.2); smaller is flatter", title="local entropy")
+    energy.set(xlabel="rise at σ = 1 (%)", title="local energy")
+    error.set(xlabel=f"test error - {labels[0]}'s (%)", title="test error")
+    error.axvline(0, color="0.6", lw=0.8, zorder=0)
+
+
+def _draw_entropies(panel, study, runs, label):
     phi = np.array([[np.nan if v is None else v for v in run["phi"]] for run in runs], dtype=float)
     good = np.array([run["converged"] for run in runs])
     mean = np.nanmean(np.where(good, phi, np.nan), axis=0)
-    panel.plot(1 - np.array(study.overlaps), mean, "o-", ms=3, color=color, label=label)
+    style = _style(label) | {"lw": 1.2, "ms": 3}
+    panel.plot(1 - np.array(study.overlaps), mean, label=label, **style)
 
 
-def _draw_flatness_and_error(panel, study, runs, mean_errors, color):
-    for run in runs:
-        panel.scatter(
-            _flatness(study, run, 0.8),
-            100 * (run["test_error"] - mean_errors[run["subset"]]),
-            color=color,
-            s=14,
-            alpha=0.7,
-            lw=0,
-        )
+def _draw_flatness_and_error(panel, study, runs, means, label):
+    flatness = [_flatness(study, run, 0.8) for run in runs]
+    errors = [100 * (run["test_error"] - means[run["subset"]]) for run in runs]
+    panel.plot(flatness, errors, **_style(label) | {"ls": "", "ms": 3, "mew": 0.7}, alpha=0.8)
 
 
-def _draw_estimators(panel, records, color):
-    for name, face in (("ep", color), ("amp", "none")):
+def _draw_estimators(panel, records, label):
+    style = _style(label) | {"ls": "", "ms": 4}
+    for name, face in (("ep", style["color"]), ("amp", "white")):
         found = [(1 - r["overlap"], r[name] / best_sampled(r)[0]) for r in records if r["solved"]]
         if found:
-            panel.scatter(*np.transpose(found), edgecolor=color, facecolor=face, s=20)
+            panel.plot(*np.transpose(found), **style | {"mfc": face})

@@ -120,7 +120,7 @@ def table(rows: dict[str, dict[str, Any]], sigma: float) -> str:
 
 def draw(study: Comparison, results: Results, path: pathlib.Path) -> None:
     """Draws training curves, local energy against noise, and test error against it."""
-    with plots.drawing(path, 1, 3, figsize=(12, 3.8), rect=(0, 0.07, 1, 1)) as (figure, panels):
+    with plots.drawing(path, 1, 3, height=3.1) as (figure, panels):
         curves, energies, scatter = panels
         colors = _colors(results)
         for label, runs in results.items():
@@ -132,15 +132,13 @@ def draw(study: Comparison, results: Results, path: pathlib.Path) -> None:
         where = study.base.data.evaluate_on
         curves.set(xlabel="gradient evaluations", ylabel=f"{where} error (%)")
         plots.logarithmic(curves)
-        curves.set_title("training", loc="left", fontweight="bold")
+        curves.set_title("training")
         energies.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
-        energies.set_title("local energy", loc="left", fontweight="bold")
-        scatter.set(xlabel=f"local energy at σ = {study.sigma:g} (%)", ylabel=f"{where} error (%)")
-        scatter.set_title("flatness and generalisation", loc="left", fontweight="bold")
+        energies.set_title("local energy")
+        scatter.set(xlabel=f"rise at σ = {study.sigma:g} (%)", ylabel=f"{where} error (%)")
+        scatter.set_title("flatness and test error")
         handles, labels = energies.get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(len(labels), 9), frameon=False
-        )
+        plots.legend_below(figure, handles, labels, min(len(labels), 6))
         title = f"{study.base.data.dataset}, {study.base.network.model}, {_seeds(results)}"
         figure.suptitle(title, x=0.01, ha="left")
 
@@ -208,8 +206,8 @@ def _draw_scatter(axes, runs, sigma, style):
 def draw_batch_statistics(results: Results, path: pathlib.Path) -> None:
     """Draws the training error with re-estimated and with averaged batch statistics."""
     shown = {label: runs for label, runs in results.items() if runs}
-    size = (1 + 2.2 * len(shown), 2.8)
-    with plots.drawing(path, 1, len(shown), figsize=size, sharey=True, squeeze=False) as (_, grid):
+    options = {"height": 2.8, "sharey": True, "squeeze": False}
+    with plots.drawing(path, 1, len(shown), **options) as (_, grid):
         for panel, (label, runs) in zip(grid[0], shown.items(), strict=True):
             histories = [run["history"] for run in runs]
             gradients = [record["gradients"] for record in histories[0]]
@@ -220,8 +218,8 @@ def draw_batch_statistics(results: Results, path: pathlib.Path) -> None:
                 errors = np.mean([[row[field] for row in history] for history in histories], axis=0)
                 color = COLORS[runs[0]["config"]["algorithm"]]
                 panel.plot(gradients, errors, line, color=color, label=name)
-            panel.set_title(label, loc="left", fontweight="bold")
+            panel.set_title(label)
             panel.set(xlabel="gradient evaluations")
             plots.logarithmic(panel)
-            panel.legend(frameon=False, title="batch statistics")
+            panel.legend(title="batch statistics")
         grid[0, 0].set_ylabel("error (%)")

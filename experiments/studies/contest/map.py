@@ -7,14 +7,13 @@ from typing import Any
 from experiments.report import plots
 from experiments.studies.contest.description import Contest
 
-BETTER, WORSE = "#56B4E9", "#E69F00"  # Okabe and Ito's
-NAMES = {"sgd": "SGD", "sam": "SAM", "swa": "SWA", "rsgd": "rSGD", "esgd": "eSGD"}
+BETTER, WORSE = "#B5DDF3", "#F7CF8B"  # pale, so that no algorithm's colour is taken for them
 # Quantity -> title of its panel, factor, digits.
 PANELS = {
     "test_error": ("test error, percentage points", 1.0, 2),
     "test_loss": ("test loss × 100", 100.0, 1),
 }
-LABEL_WIDTH, ROW_HEIGHT, NOTE_HEIGHT, WIDTH = 1.6, 0.36, 0.45, 7.36  # inches
+LABEL_WIDTH, ROW_HEIGHT, NOTE_HEIGHT = 1.55, 0.36, 0.5  # inches
 
 
 def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
@@ -39,17 +38,16 @@ def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -
         if any(key[1:3] == (reference, name) for key in cells)
     ]
     height = len(PANELS) * ((len(settings) + 1) * ROW_HEIGHT + 0.35) + NOTE_HEIGHT
-    rect = (0, NOTE_HEIGHT / height, 1, 1)
-    size = (WIDTH, height)
-    with plots.drawing(path, len(PANELS), 1, figsize=size, rect=rect) as (figure, panels):
+    with plots.drawing(path, len(PANELS), 1, height=height) as (figure, panels):
+        figure.get_layout_engine().set(rect=(0, NOTE_HEIGHT / height, 1, 1 - NOTE_HEIGHT / height))
         for panel, quantity in zip(panels, PANELS, strict=True):
             _draw_panel(panel, quantity, settings, columns, cells, contest)
         note = (
-            "Difference of means over test seeds and its interval at the corrected level. Blue: "
-            "better than the reference;\norange: worse; white: the interval holds 0. Bold: the "
-            "comparisons that were fixed as primary; all others are exploratory."
+            "Difference of means over test seeds ± half of its interval at the corrected level.\n"
+            "Blue: better than the reference; orange: worse; white: the interval holds 0.\n"
+            "Bold: the comparisons that were fixed as primary; all others are exploratory."
         )
-        figure.text(0.01, 0.004, note, fontsize=7, va="bottom")
+        figure.text(0.01, 0.004, note, fontsize=plots.SMALLEST, va="bottom")
         for panel in panels:
             panel.set_axis_off()
 
@@ -58,13 +56,13 @@ def _draw_panel(panel, quantity, settings, columns, cells, contest):
     title, factor, digits = PANELS[quantity]
     panel.set_xlim(-LABEL_WIDTH / _column_width(columns), len(columns))
     panel.set_ylim(len(settings), -1)
-    panel.set_title(title, loc="left", fontweight="bold", fontsize=9)
+    panel.set_title(title)
     for x, (reference, name) in enumerate(columns):
         heading = f"{_name(name)} −\n{_name(reference)}"
-        panel.text(x + 0.5, -0.5, heading, ha="center", va="center", fontsize=8)
+        panel.text(x + 0.5, -0.5, heading, ha="center", va="center", fontsize=plots.SMALLEST)
     for y, setting in enumerate(settings):
         left = -LABEL_WIDTH / _column_width(columns)
-        panel.text(left, y + 0.5, setting, va="center", fontsize=7.5)
+        panel.text(left, y + 0.5, setting, va="center", fontsize=plots.SMALLEST)
         for x, (reference, name) in enumerate(columns):
             row = cells.get((quantity, reference, name, setting))
             if row is not None:
@@ -82,13 +80,14 @@ def _draw_cell(panel, x, y, row, factor, digits, is_primary):
     shown = lambda value: f"{value:+.{digits}f}".replace("-", "−")
     weight = "bold" if is_primary else "normal"
     middle = {"ha": "center", "va": "center"}
-    panel.text(x + 0.5, y + 0.31, shown(mean), fontsize=8, fontweight=weight, **middle)
-    panel.text(x + 0.5, y + 0.71, f"[{shown(low)}, {shown(high)}]", fontsize=6, **middle)
+    half = f"± {(high - low) / 2:.{digits}f}"  # Student's interval is symmetric
+    panel.text(x + 0.5, y + 0.31, shown(mean), fontweight=weight, **middle)
+    panel.text(x + 0.5, y + 0.72, half, fontsize=plots.SMALLEST, color="0.3", **middle)
 
 
 def _column_width(columns) -> float:
-    return (WIDTH - LABEL_WIDTH) / max(len(columns), 1)
+    return (plots.WIDTH - LABEL_WIDTH) / max(len(columns), 1)
 
 
 def _name(label) -> str:
-    return NAMES.get(label, label)
+    return plots.NAMES.get(label, label)

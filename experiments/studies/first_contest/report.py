@@ -112,32 +112,55 @@ def meetings(results: dict[str, Any]) -> Meetings:
     return found
 
 
-_DIVERGED = 20.0  # points above SGD; only runs that did not learn are worse
+_FAR = 3.0  # points above SGD; what is further would compress all others
+_ROW = 0.2  # inches
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws paired differences to SGD with intervals, a panel for each setting."""
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    labels = list(dict.fromkeys(row["algorithm"] for row in rows if "p" in row))
-    size = (1.8 + 2.4 * len(settings), 1.2 + 0.32 * len(labels))
-    options = {"figsize": size, "sharey": True, "squeeze": False}
-    with plots.drawing(path, 1, len(settings), **options) as (figure, panels):
-        for panel, setting in zip(panels[0], settings, strict=True):
-            for row in rows:
-                if row["setting"] != setting or "p" not in row:
-                    continue
-                height, color = labels.index(row["algorithm"]), COLORS[row["base"]]
-                if row["difference"] > _DIVERGED:  # it would compress all others
-                    note = f"{row['difference']:+.0f}, diverged"
-                    side = panel.get_yaxis_transform()
-                    panel.text(0.03, height, note, va="center", transform=side)
-                    continue
-                panel.plot(row["interval"], [height] * 2, color=color, lw=2, alpha=0.6)
-                panel.plot(row["difference"], height, "o", color=color)
-            panel.axvline(0, color=COLORS["sgd"], lw=0.8)
-            (sgd,) = (row for row in rows if row["setting"] == setting and "p" not in row)
-            panel.set_title(setting, loc="left", fontweight="bold")
-            panel.set_xlabel("SGD {:.2f} ± {:.2f}".format(*sgd["test_error"]))
-            panel.set_yticks(range(len(labels)), labels)
-            panel.set_ylim(len(labels) - 0.5, -0.5)
-        figure.suptitle("test error minus that of SGD (%)", x=0.01, ha="left")
+    """Draws paired differences to SGD: algorithms above, variants below.
+
+    There is a panel for each setting, and one for each setting that has variants.
+    """
+    compared = [row for row in rows if "p" in row]
+    is_variant = lambda row: row["algorithm"] != row["base"]
+    families = {
+        "": [row for row in compared if not is_variant(row)],
+        ": variants": [row for row in compared if is_variant(row)],
+    }
+    families = {title: own for title, own in families.items() if own}
+    labels = {title: _distinct(own, "algorithm") for title, own in families.items()}
+    heights = [1.1 + _ROW * len(own) for own in labels.values()]
+    with plots.page(path) as figure:
+        figure.set_size_inches(plots.WIDTH, sum(heights) + 0.3)
+        figure.suptitle("test error minus SGD's, in points, with 95% intervals", x=0.01, ha="left")
+        parts = np.atleast_1d(figure.subfigures(len(families), height_ratios=heights))
+        for part, (title, own) in zip(parts, families.items(), strict=True):
+            settings = _distinct(own, "setting")
+            panels = part.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+            for panel, setting in zip(panels, settings, strict=True):
+                _draw_panel(panel, [r for r in own if r["setting"] == setting], labels[title])
+                (sgd,) = (r for r in rows if r["setting"] == setting and "p" not in r)
+                panel.set_title(f"{setting}{title}")
+                panel.set_xlabel("SGD: {:.2f} ± {:.2f} %".format(*sgd["test_error"]))
+
+
+def _distinct(rows, name):
+    return list(dict.fromkeys(row[name] for row in rows))
+
+
+def _draw_panel(panel, rows, labels):
+    for row in rows:
+        height, color = labels.index(row["algorithm"]), COLORS[row["base"]]
+        if row["difference"] > _FAR:
+            diverged = ", diverged" if row["difference"] > 10 * _FAR else ""
+            note = f"{row['difference']:+.1f}{diverged} →"
+            side = {"transform": panel.get_yaxis_transform(), "ha": "right", "va": "center"}
+            panel.text(1, height, note, color=color, fontsize=plots.SMALLEST, **side)
+            continue
+        panel.plot(row["interval"], [height] * 2, color=color, **plots.BAR | {"lw": 2})
+        panel.plot(row["difference"], height, plots.MARKERS.get(row["base"], "o"), color=color)
+    panel.axvline(0, color=COLORS["sgd"], lw=0.8)
+    words = [label.split(", ") for label in labels]
+    names = [", ".join([plots.NAMES.get(first, first), *rest]) for first, *rest in words]
+    panel.set_yticks(range(len(labels)), names)
+    panel.set_ylim(len(labels) - 0.5, -0.5)

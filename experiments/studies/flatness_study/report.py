@@ -110,31 +110,34 @@ _PALETTE = {
 
 def draw(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
     """Draws, for each task, local energy curves, and test error against local energy."""
-    size = (1 + 3.6 * len(solutions), 6.4)
-    with plots.drawing(path, 2, len(solutions), figsize=size, squeeze=False) as (_, panels):
+    options = {"height": 5.8, "squeeze": False}
+    with plots.drawing(path, 2, len(solutions), **options) as (figure, panels):
         for (task, rows), curves, scatter in zip(
             solutions.items(), panels[0], panels[1], strict=True
         ):
             rows = [row for row in rows if not row.get("diverged")]
             for algorithm in dict.fromkeys(row["factors"]["algorithm"] for row in rows):
                 own = [row for row in rows if row["factors"]["algorithm"] == algorithm]
-                color = COLORS[_PALETTE[algorithm]]
-                is_longer = algorithm.endswith("x 3")
-                energies = np.array([row["curve"]["error"] for row in own])
-                sigma = own[0]["curve"]["sigma"]
-                curves.errorbar(
-                    sigma,
-                    energies.mean(axis=0),
-                    standard_error(energies),
-                    color=color,
-                    ls="--" if is_longer else "-",
-                    label=algorithm,
-                )
-                x, y = ([row[name] for row in own] for name in ("local_energy", "test_error"))
-                face = "none" if is_longer else color
-                scatter.scatter(x, y, s=14, facecolors=face, edgecolors=color, alpha=0.8)
-            curves.set_title(task, loc="left", fontweight="bold")
-            curves.set(xlabel="noise σ (multiplicative)", ylabel="rise of training error (%)")
-            scatter.set(xlabel="local energy (%)", ylabel="test error (%)", xscale="log")
+                _draw_algorithm(curves, scatter, own, algorithm)
+            curves.set_title(task)
+            curves.set(xlabel="noise σ (multiplicative)")
+            scatter.set(xlabel="local energy at σ = 0.3 (%)", xscale="log")
+            scatter.xaxis.set_major_formatter("{x:g}")
             plots.logarithmic(scatter)  # collapsed networks would compress the others
-        panels[0][0].legend(frameon=False, fontsize=8)
+        panels[0][0].set(ylabel="rise of training error (%)")
+        panels[1][0].set(ylabel="test error (%)")
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        plots.legend_below(figure, handles, labels, len(labels))
+
+
+def _draw_algorithm(curves, scatter, rows, algorithm):
+    name, is_longer = _PALETTE[algorithm], algorithm.endswith("x 3")
+    style = {"color": COLORS[name], "marker": plots.MARKERS[name], "ms": 4}
+    style |= {"ls": "--", "mfc": "white"} if is_longer else {}
+    energies = np.array([row["curve"]["error"] for row in rows])
+    sigma, mean = rows[0]["curve"]["sigma"], energies.mean(axis=0)
+    error = standard_error(energies)
+    curves.vlines(sigma, mean - error, mean + error, color=COLORS[name], **plots.BAR)
+    curves.plot(sigma, mean, label=algorithm, lw=1.2, **style)
+    x, y = ([row[name] for row in rows] for name in ("local_energy", "test_error"))
+    scatter.plot(x, y, **style | {"ls": "", "ms": 3, "mew": 0.8}, alpha=0.75)

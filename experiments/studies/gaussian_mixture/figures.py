@@ -13,6 +13,8 @@ from flatjax import gaussian_mixture as gm
 Rows = Sequence[dict[str, Any]]
 
 DISTANCES = 60  # at which a curve of the local entropy is computed
+SHADES = ("#F0A35E", "#D55E00", "#7A2E00")  # of the cross-entropy: its ridge, large to small
+BLUES = ("#56B4E9", "#0072B2", "#023e8a")
 COLORS = {"square": "#0072B2", "logistic": "#D55E00", "hinge": "#009E73", "Hebb": "#000000"}
 
 
@@ -26,7 +28,7 @@ def draw(names: Sequence[str], rows: Rows, directory: pathlib.Path) -> list[path
 
 def erm(rows: Rows, path: pathlib.Path) -> None:
     """Draws the test error of minima against ridge (balanced, unbalanced) and norm."""
-    with plots.drawing(path, 1, 3, figsize=(12, 3.8)) as (_, panels):
+    with plots.drawing(path, 1, 3, height=3.0) as (figure, panels):
         for panel, mixture in zip(panels, (BALANCED, UNBALANCED), strict=False):
             lam = np.geomspace(1e-3, 30, 80)
             for name, loss in LOSSES.items():
@@ -35,9 +37,9 @@ def erm(rows: Rows, path: pathlib.Path) -> None:
                 curve = f"ridge: {name}, rho={mixture['rho']:g}"
                 _points(panel, rows, curve, "test_error", color=COLORS[name])
             _bayes(panel, mixture)
-            title = "α={alpha:g}, Δ={delta:g}, ρ={rho:g}".format(**mixture)
+            title = "ridge, α={alpha:g}, Δ={delta:g}, ρ={rho:g}".format(**mixture)
             panel.set(xscale="log", xlabel="ridge λ", ylabel="test error")
-            panel.set_title(title, loc="left", fontweight="bold")
+            panel.set_title(title)
         norm = np.geomspace(0.03, 300, 80)
         for name, loss in LOSSES.items():
             found = gm.erm(loss, norm=norm, **BALANCED)
@@ -46,23 +48,23 @@ def erm(rows: Rows, path: pathlib.Path) -> None:
         _bayes(panels[2], BALANCED)
         limit = gm.max_margin(**BALANCED).test_error
         panels[2].axhline(limit, color="0.6", lw=0.8)
-        panels[2].annotate("largest margin", (0.03, limit), va="bottom", color="0.4", fontsize=8)
+        panels[2].annotate("largest margin", (300, limit), va="bottom", ha="right", color="0.4")
         panels[2].set(xscale="log", xlabel="norm |w|²/N", ylabel="test error", ylim=(0.23, 0.4))
-        panels[2].set_title("fixed norm, α=1, Δ=1, ρ=0.5", loc="left", fontweight="bold")
-        panels[0].legend(frameon=False)
+        panels[2].set_title("norm, α=1, Δ=1, ρ=0.5")
+        _legend(figure, panels[0])
 
 
 def local_entropy(rows: Rows, path: pathlib.Path) -> None:
     """Draws local entropy against distance: no errors, finite beta, noisy Hebb."""
-    with plots.drawing(path, 1, 3, figsize=(12, 3.8)) as (_, panels):
+    with plots.drawing(path, 1, 3, height=3.2) as (figure, panels):
         distance = np.linspace(0.005, 0.45, DISTANCES)
         params = {"alpha": 1.0, "delta": 1.0}
         logistic = LOSSES["logistic"]
         references = {
             "Hebb (Bayes)": (gm.hebb_reference(**params), COLORS["Hebb"]),
-            "cross-entropy, λ=1": (gm.erm_reference(logistic, lam=1.0, **params), "#E69F00"),
-            "cross-entropy, λ=0.1": (gm.erm_reference(logistic, lam=0.1, **params), "#D55E00"),
-            "cross-entropy, λ=0.01": (gm.erm_reference(logistic, lam=0.01, **params), "#9e2a2b"),
+            "cross-entropy, λ=1": (gm.erm_reference(logistic, lam=1.0, **params), SHADES[0]),
+            "cross-entropy, λ=0.1": (gm.erm_reference(logistic, lam=0.1, **params), SHADES[1]),
+            "cross-entropy, λ=0.01": (gm.erm_reference(logistic, lam=0.01, **params), SHADES[2]),
         }
         for panel, beta in zip(panels, (np.inf, 1.0), strict=False):
             for label, (reference, color) in references.items():
@@ -70,38 +72,32 @@ def local_entropy(rows: Rows, path: pathlib.Path) -> None:
                 panel.plot(distance, found.phi, color=color, label=label)
                 curve = f"local entropy, beta={beta:g}: {label}"
                 _points(panel, rows, curve, "phi", color=color)
-            kind = "no training error" if np.isinf(beta) else f"β={beta:g}"
+            kind = "no training errors" if np.isinf(beta) else f"errors at β={beta:g}"
             panel.set(xlabel="distance d = (1 - o) / 2", ylabel="local entropy φ")
-            panel.set_title(f"α=1, Δ=1, {kind}", loc="left", fontweight="bold")
+            panel.set_title(kind)
         panels[0].set(ylim=(-1.1, 0.02))
-        panels[1].legend(frameon=False)
-        for overlap, color in (
-            (1.0, "#000000"),
-            (0.9, "#56B4E9"),
-            (0.7, "#0072B2"),
-            (0.5, "#023e8a"),
-        ):
+        for overlap, color in zip((1.0, 0.9, 0.7, 0.5), ("#000000", *BLUES), strict=True):
             reference = gm.noisy_hebb_reference(overlap=overlap, **params)
             found = gm.local_entropy(reference, overlap=1 - 2 * distance)
             error = float(reference.test_error)
             panels[2].plot(
-                distance, found.phi, color=color, label=f"c={overlap:g}, test error {error:.3f}"
+                distance, found.phi, color=color, label=f"c={overlap:g}, error {error:.3f}"
             )
             name = "Hebb (Bayes)" if overlap == 1 else f"noisy Hebb, c={overlap:g}"
             _points(panels[2], rows, f"local entropy, beta=inf: {name}", "phi", color=color)
         panels[2].set(
             xlabel="distance d = (1 - o) / 2", ylabel="local entropy φ", ylim=(-1.3, 0.02)
         )
-        panels[2].set_title("noisy Hebb, no training error", loc="left", fontweight="bold")
-        panels[2].legend(frameon=False)
+        panels[2].set_title("copies of the Hebb rule")
+        _legend(figure, *panels[1:], columns=4)
 
 
 def replicas(rows: Rows, path: pathlib.Path) -> None:
     """Draws the barycenter against q1 and y, and the mean against temperature."""
-    with plots.drawing(path, 1, 3, figsize=(12, 3.8)) as (_, panels):
+    with plots.drawing(path, 1, 3, height=3.0) as (figure, panels):
         params = {"alpha": 1.0, "delta": 1.0}
         q1 = np.linspace(0.475, 0.99, 25)
-        colors = {2: "#56B4E9", 3: "#0072B2", 7: "#023e8a", np.inf: "#000000"}
+        colors = dict(zip((2, 3, 7, np.inf), (*BLUES, "#000000"), strict=True))
         for y, color in colors.items():
             found = gm.replicated_sphere(y=y, q1=q1, **params)
             label = "y=∞" if np.isinf(y) else f"y={y}"
@@ -109,8 +105,7 @@ def replicas(rows: Rows, path: pathlib.Path) -> None:
             _points(panels[0], rows, f"barycenter: y={y:g}", "barycenter_test_error", color=color)
         _bayes(panels[0], params)
         panels[0].set(xlabel="overlap of replicas q₁", ylabel="test error of the center")
-        panels[0].set_title("error counting, β=∞", loc="left", fontweight="bold")
-        panels[0].legend(frameon=False)
+        panels[0].set_title("mean of y replicas, β=∞")
 
         beta = np.geomspace(0.05, 8, 40)
         counting = gm.replicated_sphere(y=1.0, beta=beta, **params)
@@ -124,25 +119,26 @@ def replicas(rows: Rows, path: pathlib.Path) -> None:
             _points(panel, rows, curve, "test_error", color="#D55E00")
             _bayes(panel, params)
             panel.set(xscale="log", xlabel="inverse temperature β", ylabel="test error")
-            panel.set_title(title, loc="left", fontweight="bold")
+            panel.set_title(title)
         minimum = float(gm.erm(LOSSES["logistic"], lam=0.1, **params).test_error)
         panels[2].axhline(minimum, color="0.6", lw=0.8)
-        panels[2].annotate("minimum", (0.05, minimum), va="bottom", color="0.4", fontsize=8)
-        panels[1].legend(frameon=False)
+        panels[2].annotate("minimum", (0.05, minimum), va="bottom", color="0.4")
+        _legend(figure, *panels[:2])
 
 
 def phase_diagrams(rows: Rows, path: pathlib.Path) -> None:
     """Draws cross-entropy's excess over Bayes as two phase diagrams."""
-    with plots.drawing(path, 1, 2, figsize=(9.5, 3.9)) as (figure, panels):
+    with plots.drawing(path, 1, 2, height=3.2) as (figure, panels):
         loss = LOSSES["logistic"]
         alpha, delta = np.geomspace(0.1, 10, 60), np.geomspace(0.1, 10, 60)[:, None]
         found = gm.erm(loss, alpha=alpha, delta=delta, lam=0.01).test_error
         excess = found - gm.bayes_optimal(alpha=alpha, delta=delta).test_error
         _heat(figure, panels[0], alpha, delta[:, 0], excess)
-        panels[0].plot(gm.separability_threshold(delta=delta[:, 0]), delta[:, 0], color="white")
-        panels[0].annotate("separable", (0.13, 0.13), color="white")
+        threshold = gm.separability_threshold(delta=delta[:, 0])
+        panels[0].plot(threshold, delta[:, 0], color="white", label="separable to the left")
+        panels[0].legend(loc="lower left", labelcolor="white")
         panels[0].set(xlabel="patterns per feature α", ylabel="noise Δ", xlim=(0.1, 10))
-        panels[0].set_title("cross-entropy, λ=0.01", loc="left", fontweight="bold")
+        panels[0].set_title("cross-entropy, λ=0.01")
 
         lam, unbalanced = np.geomspace(0.01, 10, 60)[:, None], {"delta": 1.0, "rho": 0.2}
         found = gm.erm(loss, alpha=alpha, lam=lam, **unbalanced).test_error
@@ -150,15 +146,24 @@ def phase_diagrams(rows: Rows, path: pathlib.Path) -> None:
         _heat(figure, panels[1], alpha, lam[:, 0], excess)
         panels[1].plot(alpha, lam[found.argmin(axis=0), 0], color="white", label="best λ")
         panels[1].set(xlabel="patterns per feature α", ylabel="ridge λ")
-        panels[1].set_title("cross-entropy, Δ=1, ρ=0.2", loc="left", fontweight="bold")
-        panels[1].legend(frameon=False, labelcolor="white")
+        panels[1].set_title("cross-entropy, Δ=1, ρ=0.2")
+        panels[1].legend(loc="upper left", labelcolor="white")
 
 
 def _points(panel, rows, curve, quantity, color):
     chosen = [row for row in rows if row["curve"] == curve and row["quantity"] == quantity]
     if chosen:
         x, mean, sem = ([row[name] for row in chosen] for name in ("x", "mean", "sem"))
-        panel.errorbar(x, mean, sem, fmt="o", ms=4, color=color, capsize=2)
+        panel.errorbar(x, mean, sem, fmt="o", ms=3.5, color=color, elinewidth=1)
+
+
+def _legend(figure, *panels, columns=8):
+    """Puts one legend for all panels below them."""
+    entries = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    plots.legend_below(figure, entries.values(), entries, min(columns, len(entries)))
 
 
 def _bayes(panel, mixture):

@@ -74,7 +74,7 @@ def meetings(records: Records) -> Meetings:
 
 def draw(study: Language, records: Records, path: pathlib.Path) -> None:
     """Draws held-out bits against tokens and steps, and flatness along training."""
-    with plots.drawing(path, 1, 3, figsize=(12, 4)) as (_, (tokens, steps, flat)):
+    with plots.drawing(path, 1, 3, height=3.4) as (figure, (tokens, steps, flat)):
         for color, (arm, units) in zip(plots.shades(len(records)), records.items(), strict=True):
             curves = [unit["curve"] for unit in units.values()]
             mean = lambda name, rows: np.mean([[at[name] for at in row] for row in rows], axis=0)
@@ -88,7 +88,7 @@ def draw(study: Language, records: Records, path: pathlib.Path) -> None:
         steps.set(xlabel="sequential steps", ylabel="held-out bits a byte")
         sigma = study.base.measures.sigmas[-1]
         flat.set(xlabel="million tokens", ylabel=f"rise in bits at sigma = {sigma:g}")
-        flat.legend(fontsize=6)
+        plots.legend_below(figure, *flat.get_legend_handles_labels(), columns=3)
 
 
 def report(study: Language, records: Records, out: pathlib.Path) -> str:

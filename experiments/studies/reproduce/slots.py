@@ -73,13 +73,13 @@ def draw_curves(row: str, path: pathlib.Path) -> None:
     """
     if not (curves := _curves(row)):
         raise ValueError(f"row must be one that has been run in a slot, got {row!r}.")
-    with plots.drawing(path, 1, 3, figsize=(7.4, 2.7)) as (_, (error, energy, distance)):
+    with plots.drawing(path, 1, 3, height=2.8) as (figure, (error, energy, distance)):
         for label, points in curves.items():
             style = {"color": plots.COLORS[label.lower()], "label": label}
-            first = [one for one in points if one["seed"] == 0]
+            at = _position_of_sigma(best_record(row, label))
+            first = [one for one in points if one["seed"] == 0]  # only it has both curves
             done = [one["done"] for one in first]
             error.plot(done, [one["train_error"] for one in first], **style)
-            at = _position_of_sigma(best_record(row, label))
             energy.plot(done, [one["local_energy"][at] for one in first], **style)
             for seed in sorted({one["seed"] for one in points}) if label == "rSGD" else ():
                 own = [one for one in points if one["seed"] == seed]
@@ -87,13 +87,15 @@ def draw_curves(row: str, path: pathlib.Path) -> None:
                     [one["done"] for one in own],
                     [max(one["distance"], 1e-6) for one in own],
                     color=style["color"],
+                    lw=0.8,
                 )
-        error.set(yscale="log", ylabel="training error, %")
-        energy.set(ylabel=f"local energy at σ = {SIGMA}, %", ylim=(0, None))
-        distance.set(yscale="log", ylabel="squared distance", title="replicas of rSGD")
+        error.set(yscale="log", ylabel="training error (%)", title="training error, seed 0")
+        error.yaxis.set_major_formatter("{x:g}")
+        energy.set(ylabel=f"rise at σ = {SIGMA} (%)", ylim=(0, None), title="local energy, seed 0")
+        distance.set(yscale="log", ylabel="squared distance", title="rSGD, all seeds")
         for axes in (error, energy, distance):
-            axes.set(xlabel="fraction of the training", xlim=(0, 1.02))
-        error.legend(frameon=False)
+            axes.set(xlabel="fraction of training", xlim=(0, 1.02), xticks=(0, 0.5, 1))
+        plots.legend_below(figure, *error.get_legend_handles_labels(), columns=len(curves))
 
 
 def _curves(row) -> dict[str, list[dict[str, Any]]]:

@@ -43,8 +43,8 @@ STYLES = {
     "rSGD, y=4": {"color": COLORS["rsgd"], "lw": 3, "alpha": 0.6},
     "rSGD, y=4, K=16": {"color": COLORS["rsgd"], "ls": "--"},
     "Parle, y=4, L=5": {"color": COLORS["parle"], "ls": ":"},
-    "rSGD, y=n/8, K=16": {"color": COLORS["sam"]},
-    "local SGD, y=n/8, K=100": {"color": COLORS["esgd"]},
+    "rSGD, y=n/8, K=16": {"color": COLORS["rsgd"], "marker": "^", "ms": 3.5},
+    "local SGD, y=n/8, K=100": {"color": COLORS["local sgd"], "marker": "s", "ms": 3.5},
 }
 
 
@@ -94,10 +94,10 @@ Tokens of a device below which SGD waits for its gradients: {", ".join(waits)}."
 def draw(path: pathlib.Path) -> None:
     """Draws the time of a step in units of its gradients, by machine and size."""
     shape = len(MACHINES), len(PARAMETERS)
-    options = {"figsize": (12, 6), "rect": (0, 0.05, 1, 1), "sharex": True, "sharey": "row"}
+    options = {"height": 4.6, "sharex": True, "sharey": "row"}
     with plots.drawing(path, *shape, **options) as (drawn, panels):
         for row, (name, machine) in zip(panels, MACHINES.items(), strict=True):
-            row[0].set_ylabel(f"{name} network\nstep / its gradients")
+            row[0].set_ylabel(f"{name} network,\ntime of a step / its gradients")
             for panel, parameters in zip(row, PARAMETERS, strict=True):
                 for plan, style in STYLES.items():
                     found = [predict(plan, n, parameters, machine) for n in DEVICES]
@@ -111,16 +111,17 @@ def draw(path: pathlib.Path) -> None:
                 panel.set_xscale("log")
         for panel, parameters in zip(panels[0], PARAMETERS, strict=True):
             exponent = f"{parameters:.0e}".split("+")[1].lstrip("0")
-            panel.set_title(f"$10^{{{exponent}}}$ parameters", loc="left", fontweight="bold")
+            panel.set_title(f"$10^{{{exponent}}}$ parameters")
         for panel in panels[-1]:
             panel.set_xscale("log", base=2)
             panel.set_xticks(DEVICES[::3], DEVICES[::3])
+            panel.minorticks_off()
             panel.set_xlabel("devices n")
         for row in panels:
             row[0].set_yscale("log", base=2)
             row[0].yaxis.set_major_formatter("{x:g}")
         handles, labels = panels[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        plots.legend_below(drawn, handles, labels, 3)
 
 
 def report(out: pathlib.Path) -> str:

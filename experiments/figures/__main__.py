@@ -1,0 +1,103 @@
+"""Draws the pictures of the pages from the recorded results; trains nothing."""
+
+import argparse
+import pathlib
+from collections.abc import Callable, Mapping
+
+from experiments.benchmarks import scaling_report, suite_figure
+from experiments.configs.committee import STUDY as COMMITTEES
+from experiments.configs.contest import STUDY as CONTEST
+from experiments.figures import overview
+from experiments.report.store import FIGURES, RESULTS, read_json
+from experiments.studies.committee import binary, records
+from experiments.studies.committee import report as committee_report
+from experiments.studies.contest import map as contest_map
+from experiments.studies.first_contest import report as first_contest_report
+from experiments.studies.flatness_study import report as flatness_study_report
+from experiments.studies.gaussian_mixture import figures as mixture_figures
+from experiments.studies.reproduce import slots
+from experiments.studies.scale import report as scale_report
+from experiments.studies.simulations import read_simulations
+
+
+def _overview(path: pathlib.Path) -> None:
+    rows = read_json(RESULTS / "contest" / "contest.json")["comparisons"]
+    found = read_json(RESULTS / "flatness-study" / "flatness_study.json")["rankings"]
+    overview.draw(CONTEST, rows, found, path)
+
+
+def _second_contest(path: pathlib.Path) -> None:
+    rows = read_json(RESULTS / "contest" / "contest.json")["comparisons"]
+    contest_map.draw(CONTEST, rows, path)
+
+
+def _first_contest(path: pathlib.Path) -> None:
+    rows = read_json(RESULTS / "first-contest" / "contest.json")["rows"]
+    first_contest_report.draw(rows, path)
+
+
+def _flatness_study(path: pathlib.Path) -> None:
+    found = read_json(RESULTS / "flatness-study" / "flatness_study.json")
+    flatness_study_report.draw(found["solutions"], path)
+
+
+def _committee(path: pathlib.Path) -> None:
+    folder = RESULTS / "committee"
+    chosen = records.choose(COMMITTEES, folder / "tuning.jsonl")
+    solutions, estimators = (
+        records.read(COMMITTEES, chosen, folder / f"{name}.jsonl")
+        for name in ("solutions", "estimators")
+    )
+    committee_report.draw(COMMITTEES, solutions, estimators, path)
+
+
+def _committee_binary(path: pathlib.Path) -> None:
+    simulations = read_simulations(RESULTS / "committee" / "binary.jsonl")
+    binary.draw(binary.tabulate(simulations), path)
+
+
+def _mixture(name: str) -> Callable[[pathlib.Path], None]:
+    def draw(path: pathlib.Path) -> None:
+        rows = read_json(RESULTS / "gaussian-mixture" / "comparison.json")["rows"]
+        mixture_figures.FIGURES[name](rows, path)
+
+    return draw
+
+
+# Name of a picture -> function of its path that draws it.
+PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
+    "overview": _overview,
+    "second_contest": _second_contest,
+    "contest": _first_contest,
+    "flatness_study": _flatness_study,
+    "committee": _committee,
+    "committee_binary": _committee_binary,
+    **{f"gaussian_mixture_{name}": _mixture(name) for name in mixture_figures.FIGURES},
+    "deep_networks": lambda path: slots.draw_curves("cifar10-smallconvnet", path),
+    "cost_model": scale_report.draw,
+    "scaling": lambda path: scaling_report.figure(
+        read_json(RESULTS / "benchmarks" / "scaling.json"), path
+    ),
+    "benchmarks": lambda path: suite_figure.draw(
+        read_json(RESULTS / "benchmarks" / "suite.json"), path
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draws the pictures that are named; all by default."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.figures", description=__doc__)
+    names = ", ".join(PICTURES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"pictures to draw: {names}")
+    parser.add_argument("--out", type=pathlib.Path, default=FIGURES, help="folder of the pictures")
+    chosen = parser.parse_args(arguments)
+    if unknown := [name for name in chosen.names if name not in PICTURES]:
+        parser.error(f"NAME must be one of {names}, got {', '.join(unknown)}.")
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    for name in chosen.names or PICTURES:
+        PICTURES[name](chosen.out / f"{name}.png")
+        print(chosen.out / f"{name}.png", flush=True)
+
+
+if __name__ == "__main__":
+    main()
