@@ -63,6 +63,10 @@ class EntropySGDState(NamedTuple):
       key: numbers of the noise's random key (`jax.random.key_data`, as scalars), which any file
         format can store, or the key that a user put there. It never changes: each step folds in
         its count.
+
+    See Also:
+      `entropy_sgd` (its transformation), `eval_params` (reads the anchor), `set_params` (replaces
+      it).
     """
 
     step: jax.Array
@@ -174,6 +178,10 @@ def entropy_sgd(
       ...     params, state = step(params, state)
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
+
+    See Also:
+      `esgd` (with the paper's settings), `parle` (with replicas), `eval_params` (gives the anchor),
+      `schedules.scoping` (lets gamma grow).
     """
     gamma = _checks.check_schedule("gamma", gamma)
     inner_learning_rate = _checks.check_schedule("inner_learning_rate", inner_learning_rate)

@@ -56,6 +56,10 @@ def langevin_noise(
       >>> noise = flatjax.langevin_noise(jax.random.key(0), jnp.zeros(100_000), 0.5, 0.1)
       >>> round(float(noise.std()), 3)
       0.1
+
+    See Also:
+      `entropy_sgd` (has this noise in its inner loop),
+      `gaussian_mixture.simulate.add_thermal_noise` (noise at a temperature).
     """
     learning_rate = _checks.check_scalar("learning_rate", learning_rate)
     noise_scale = _checks.check_scalar("noise_scale", noise_scale)

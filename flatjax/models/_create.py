@@ -56,6 +56,9 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
       Traceback (most recent call last):
         ...
       TypeError: options of 'mlp' are hidden, dtype; got batch_norm.
+
+    See Also:
+      `save` (writes a trained model), `CONSTRUCTORS` (the names).
     """
     if name not in CONSTRUCTORS:
         raise ValueError(f"name must be one of {', '.join(sorted(CONSTRUCTORS))}; got {name!r}.")
