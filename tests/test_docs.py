@@ -1,31 +1,21 @@
-"""What the pages promise: the reference is complete, tests they name exist, examples run."""
+"""What the pages promise: tests they name exist, examples run."""
 
+import inspect
 import pathlib
 import re
-import types
 
+import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from devices import devices
+from pages import rows_below
 
 import flatjax
 from experiments.engine import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {page.stem: page.read_text() for page in (ROOT / "docs").glob("*.md")}
-PACKAGES = ("batch_stats", "committee", "data", "flatness", "gaussian_mixture", "models")
-
-
-def test_the_reference_is_complete():
-    page = (ROOT / "docs" / "api" / "flatjax.md").read_text()
-    documented = re.findall(r"^\.\. auto(?:function|class|data):: (\w+)$", page, re.MULTILINE)
-    is_module = lambda name: isinstance(getattr(flatjax, name), types.ModuleType)
-    assert sorted(documented) == sorted(name for name in flatjax.__all__ if not is_module(name))
-    index = (ROOT / "docs" / "api" / "index.md").read_text()
-    for name in (*PACKAGES, "calibration", "communication", "lora", "nnx", "schedules"):
-        assert f"({name}.md)" in index
-        page = (ROOT / "docs" / "api" / f"{name}.md").read_text()
-        assert f".. automodule:: flatjax.{name}\n   :members:" in page
 
 
 def test_named_tests_exist():
@@ -187,3 +177,44 @@ def test_the_programs_of_how_singular_print_known_values(capsys):
     low, high = map(float, re.search(r"95%: (\S+) to (\S+)\)", printed).groups())
     assert 0.65 < low < 0.75 < high < 0.85
     assert float(printed.split()[-1]) == pytest.approx(0.36, abs=0.04)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("docs/cheat_sheet.md", "It warns here")
+def test_the_blocks_of_the_cheat_sheet_run(capsys):
+    namespace = {}
+    exec(examples("cheat_sheet")[0], namespace)
+    with pytest.warns(UserWarning, match="have not met"):
+        for block in examples("cheat_sheet")[1:]:
+            exec(block, namespace)
+    assert jax.tree.map(jnp.shape, namespace["more"]) == {"w": (5, 64, 10), "b": (5, 10)}
+    assert namespace["reports"]["one"].key == namespace["reports"]["center"].key
+    assert "local energy" in capsys.readouterr().out
+
+
+def test_the_defaults_of_the_cheat_sheet():
+    rows = rows_below(PAGES["cheat_sheet"], "| symbol | argument")
+    defaults = {row[1].strip("`"): row[2] for row in rows}
+    known = {
+        name: parameter.default
+        for function in (
+            flatjax.schedules.scoping,
+            flatjax.pull_to_center,
+            flatjax.esgd,
+            flatjax.flatness.report,
+        )
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    names = {"momentum", "period", "inner_steps", "averaging_decay", "noise_scale", "factor"}
+    for name in names:
+        assert float(defaults[name]) == known[name], name
+    assert defaults["decoupled"] == str(known["decoupled"])
+    assert defaults["level"] == f'"{known["level"]}"'
+    decays = [
+        inspect.signature(function).parameters["weight_decay"].default
+        for function in (flatjax.replicated_sgd, flatjax.esgd)
+    ]
+    assert defaults["weight_decay"] == "0 in `replicated_sgd`, 5e-4 in `esgd`"
+    assert decays == [0, 5e-4]
+    sigmas = inspect.signature(flatjax.flatness.local_energy).parameters["sigmas"].default
+    assert defaults["sigmas"] == f"{min(sigmas)} to {max(sigmas)}"
