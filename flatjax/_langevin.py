@@ -127,7 +127,9 @@ def make_langevin_step(
     mask: Mask,
     **where: Any,
 ) -> Callable[..., tuple[optax.Params, optax.OptState]]:
-    """Makes the inner step of Entropy-SGD, with the arguments of `entropy_sgd`.
+    """Makes the inner step of Entropy-SGD, eq. (2) of `flatjax._entropy_sgd`.
+
+    The arguments are those of `flatjax.entropy_sgd`.
 
     Args:
       inner: optimizer of the inner loop without its learning rate.
