@@ -27,7 +27,7 @@ CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "vit": VisionTransformer,
     **EFFICIENTNETS,
 }
-"""What `create` knows: a name, and a constructor that takes `num_classes` and its own options."""
+"""The names that `create` knows, with constructors from `num_classes` and their own options."""
 
 # Every constructor takes these, but a caller may not choose them here.
 _NOT_OPTIONS = {"num_classes", "parent", "name"}
