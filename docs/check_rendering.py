@@ -24,9 +24,8 @@ FAULTS = """() => {
   for (const formula of document.querySelectorAll('.math'))
     if (!formula.querySelector('mjx-container')) faults.push(`not set: ${name(formula)}`);
   // MathJax shows macros that it does not know in red.
-  for (const text of document.querySelectorAll('mjx-merror, mjx-mtext'))
-    if (text.tagName === 'MJX-MERROR' || getComputedStyle(text).color === 'rgb(255, 0, 0)')
-      faults.push(`formula with an error: ${name(text.closest('.math'))}`);
+  for (const part of document.querySelectorAll('[data-mml-node=merror], mjx-container [fill=red]'))
+    faults.push(`formula with an error: ${name(part.closest('.math'))}`);
   const excess = document.documentElement.scrollWidth - window.innerWidth;
   if (excess > 0) {
     const right = (element) => element.getBoundingClientRect().right;
