@@ -1,4 +1,4 @@
-"""Checks built pages: every link inside them resolves, every picture exists, equations are emitted.
+"""Checks the links and pictures of built pages, and that no server is needed.
 
 `python docs/check_links.py build/docs`
 """
@@ -8,7 +8,13 @@ import pathlib
 import sys
 import urllib.parse
 
-PAGES_WITH_MATH = ("mathematics.html", "api/flatjax.html", "api/gaussian_mixture.html")
+PAGES_WITH_MATH = (
+    "mathematics.html",
+    "api/flatjax.html",
+    "api/generated/flatjax.gaussian_mixture.erm.html",
+)
+# Elements whose address a browser loads by itself; a link is loaded if a reader follows it.
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 
 
 class Page(html.parser.HTMLParser):
@@ -17,20 +23,23 @@ class Page(html.parser.HTMLParser):
     Attributes:
       links: targets of links, pictures, scripts and style sheets.
       anchors: ids of elements.
+      loaded: addresses that a browser loads together with the page.
       equations: how many elements of class "math" there are.
     """
 
     def __init__(self, path: pathlib.Path):
         super().__init__()
         self.links: list[str] = []
+        self.loaded: list[str] = []
         self.anchors: set[str] = set()
         self.equations = 0
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Looks at one element."""
-        del tag
         values = dict(attrs)
+        if address := values.get(LOADED.get(tag, "")):
+            self.loaded.append(address)
         self.links += [values[name] for name in ("href", "src") if values.get(name)]
         self.anchors |= {values[name] for name in ("id", "name") if values.get(name)}
         self.equations += "math" in (values.get("class") or "").split()
@@ -57,10 +66,20 @@ def broken_links(root: pathlib.Path) -> list[str]:
     return broken
 
 
+def foreign_files(root: pathlib.Path) -> list[str]:
+    """Files that pages load from other servers, as `page: address`."""
+    return [
+        f"{path.relative_to(root)}: loads {address}"
+        for path in sorted(root.rglob("*.html"))
+        for address in Page(path).loaded
+        if urllib.parse.urlsplit(address).netloc
+    ]
+
+
 def main() -> None:
     """Prints what is wrong, and fails if anything is."""
     root = pathlib.Path(sys.argv[1])
-    problems = broken_links(root)
+    problems = broken_links(root) + foreign_files(root)
     for name in PAGES_WITH_MATH:
         if not Page(root / name).equations:
             problems.append(f"{name}: no equations")

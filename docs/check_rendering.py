@@ -1,7 +1,7 @@
 """Looks at the built pages in a browser, on a wide screen and on a telephone's.
 
-Pages must fit the screen, show all pictures and formulas, and raise no error; screenshots are kept
-for the eye. Needs the extra `browser` and a Chromium.
+Pages must fit the screen, show all pictures and formulas without a network, and raise no error;
+screenshots are kept for the eye. Needs the extra `browser` and a Chromium.
 
 `python docs/check_rendering.py build/docs --screenshots build/screenshots`
 """
@@ -11,11 +11,9 @@ import pathlib
 import re
 import sys
 
-from playwright.sync_api import BrowserContext, Route, sync_playwright
+from playwright.sync_api import BrowserContext, sync_playwright
 
 WIDTHS = (1280, 390)  # CSS pixels
-NPM = "https://cdn.jsdelivr.net/npm/"
-PACKAGE_FILE = re.compile(NPM + r"((?:@[^/]+/)?[^/@]+)(?:@[^/]+)?/(.*)")  # name@version/file
 
 # What is wrong with the page, as a list of words.
 FAULTS = """() => {
@@ -26,9 +24,8 @@ FAULTS = """() => {
   for (const formula of document.querySelectorAll('.math'))
     if (!formula.querySelector('mjx-container')) faults.push(`not set: ${name(formula)}`);
   // MathJax shows macros that it does not know in red.
-  for (const text of document.querySelectorAll('mjx-merror, mjx-mtext'))
-    if (text.tagName === 'MJX-MERROR' || getComputedStyle(text).color === 'rgb(255, 0, 0)')
-      faults.push(`formula with an error: ${name(text.closest('.math'))}`);
+  for (const part of document.querySelectorAll('[data-mml-node=merror], mjx-container [fill=red]'))
+    faults.push(`formula with an error: ${name(part.closest('.math'))}`);
   const excess = document.documentElement.scrollWidth - window.innerWidth;
   if (excess > 0) {
     const right = (element) => element.getBoundingClientRect().right;
@@ -41,14 +38,9 @@ FAULTS = """() => {
 }"""
 
 
-def serve_copies(context: BrowserContext, packages: pathlib.Path) -> None:
-    """Answers requests for npm packages (MathJax, its fonts) from copies in a folder."""
-
-    def answer(route: Route) -> None:
-        name, file = PACKAGE_FILE.match(route.request.url).groups()
-        route.fulfill(path=packages / name / file)
-
-    context.route(f"{NPM}**", answer)
+def stay_here(context: BrowserContext) -> None:
+    """Refuses requests to servers: the pages must be complete without a network."""
+    context.route(re.compile("^https?:"), lambda route: route.abort())
 
 
 def faults_of(
@@ -78,7 +70,6 @@ def main() -> None:
     parser.add_argument("pages", type=pathlib.Path, help="folder of the built pages")
     parser.add_argument("--screenshots", type=pathlib.Path, required=True, help="written there")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser")
-    parser.add_argument("--npm", type=pathlib.Path, help="copies of npm packages, without network")
     arguments = parser.parse_args()
     root = arguments.pages.resolve()
     faults = []
@@ -86,8 +77,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=arguments.chromium)
         for width in WIDTHS:
             context = browser.new_context(viewport={"width": width, "height": 900})
-            if arguments.npm:
-                serve_copies(context, arguments.npm)
+            stay_here(context)
             folder = arguments.screenshots / str(width)
             for path in sorted(root.rglob("*.html")):
                 if "_static" in path.parts:

@@ -1,13 +1,22 @@
 """Configuration of the documentation: `python -m sphinx -W docs build/docs`."""
 
+import importlib
 import pathlib
 import re
 import shutil
+import sys
 from typing import Any
 
 from sphinx.application import Sphinx
 
 import flatjax
+
+DOCS = pathlib.Path(__file__).parent
+NOTEBOOKS = DOCS.parent / "notebooks"
+sys.path.insert(0, str(DOCS))
+
+import hosting  # noqa: E402  (needs the path above)
+import reference  # noqa: E402
 
 project = "flatjax"
 author = "the flatjax developers"
@@ -17,6 +26,7 @@ version = release = flatjax.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
 ]
@@ -30,16 +40,26 @@ nb_merge_streams = True
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature and the text have them
+
+# One page for each public name, made from the tables of docs/api.
+templates_path = ["_templates"]
+autosummary_context = {"equations": reference.equations()}
+# File systems that ignore case would mix up the pages of `Report` and `report`.
+autosummary_filename_map = {
+    name: f"{name}-class" for name in reference.public() if name.rsplit(".", 1)[1][0].isupper()
+}
 napoleon_use_ivar = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
+# Formulas are shown without a network: the site holds its own copy of MathJax, one file.
+MATHJAX = importlib.import_module("sphinx-mathjax-offline").__path__[0]
+mathjax_path = "tex-svg.js"
+html_static_path = [f"{MATHJAX}/static/mathjax/{mathjax_path}"]
+
 html_theme = "furo"
 html_title = "flatjax"
 html_copy_source = False
-
-DOCS = pathlib.Path(__file__).parent
-NOTEBOOKS = DOCS.parent / "notebooks"
 
 
 def copy_notebooks(app: Sphinx) -> None:
@@ -51,9 +71,10 @@ def copy_notebooks(app: Sphinx) -> None:
         shutil.copy2(notebook, pages / notebook.name)
 
 
-def unlink_files(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Replaces links to files outside the site by names, or by copies of notebooks."""
+def change_links(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Adds links to the repository, and removes links to files outside the site."""
     del app
+    content[0] = hosting.with_links(docname, content[0], hosting.address())
     content[0] = re.sub(r"\[(`[^`]+`)\]\([./]*/experiments/[^)]+\)", r"\1", content[0])
     if "/" not in docname:
         content[0] = content[0].replace("](../notebooks/", "](notebooks/")  # as copied above
@@ -68,5 +89,6 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
 def setup(app: Sphinx) -> None:
     """Connects the functions above."""
     app.connect("builder-inited", copy_notebooks)
-    app.connect("source-read", unlink_files)
+    app.connect("source-read", change_links)
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-process-docstring", reference.complete, priority=100)  # before napoleon

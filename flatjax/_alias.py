@@ -97,6 +97,10 @@ def esgd(
       ...     params, state = step(params, state)
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
+
+    See Also:
+      `entropy_sgd` (takes any two optimizers), `parle` (with replicas), `eval_params` (gives the
+      anchor).
     """
     outer_learning_rate = _checks.check_schedule("outer_learning_rate", outer_learning_rate)
     gamma = _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov)
@@ -213,6 +217,10 @@ def parle(
       >>> anchors = flatjax.eval_params(state, params)
       >>> flatjax.replica_center(anchors, replica_axis=0).round(2)
       Array([1.], dtype=float32)
+
+    See Also:
+      `esgd` (without replicas), `replicated_sgd` (without anchors), `eval_params` (gives the center
+      of the anchors).
     """
     learning_rate = _checks.check_schedule("learning_rate", learning_rate)
     weight_decay = _checks.check_schedule("weight_decay", weight_decay)

@@ -18,6 +18,9 @@ class AverageParamsState(NamedTuple):
       count: number of updates so far.
       average: the average, in at least float32: in half precision, the small changes of a long
         mean would be rounded away. Before averaging starts, it equals the parameters.
+
+    See Also:
+      `average_params` (its transformation), `eval_params` (reads the average).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -60,6 +63,10 @@ def average_params(
       ...     params = optax.apply_updates(params, updates)
       >>> float(flatjax.eval_params(state, params))
       2.0
+
+    See Also:
+      `eval_params` (gives the average), `batch_stats.reestimate` (batch norm for it),
+      `flatness.soup` (averages several trained networks).
     """
     _checks.check_count("start", start, minimum=0)
     _checks.check_count("period", period)

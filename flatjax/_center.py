@@ -62,6 +62,10 @@ def replica_center(
       >>> import jax.numpy as jnp, flatjax
       >>> flatjax.replica_center({"w": jnp.array([[0.0, 1.0], [2.0, 5.0]])}, replica_axis=0)
       {'w': Array([1., 3.], dtype=float32)}
+
+    See Also:
+      `eval_params` (also for anchors and averages), `replica_distance` (how far replicas are from
+      it), `lora.center` (for low-rank factors).
     """
     _checks.check_replica_placement(axis_name, replica_axis)
     if replica_axis is not None:
@@ -139,6 +143,9 @@ def replica_distance(
       >>> import jax.numpy as jnp, flatjax
       >>> float(flatjax.replica_distance(jnp.array([[1.0, 1.0], [3.0, 5.0]]), replica_axis=0))
       5.0
+
+    See Also:
+      `coupling_diagnostics` (more numbers to log), `replica_center` (the center).
     """
     _checks.check_replica_placement(axis_name, replica_axis)
     local_replicas = 1

@@ -47,6 +47,10 @@ def check_chain(
       Traceback (most recent call last):
       ...
       ValueError: tx must not drive replicas apart, ...
+
+    See Also:
+      `per_replica` (norms of each replica), `couple_replicas` (comes first in a chain),
+      `pull_to_center` (comes last).
     """
     tx = optax.with_extra_args_support(tx)
     start, grads = (_random(seed, params) for seed in (0, 1))

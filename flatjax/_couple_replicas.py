@@ -25,6 +25,9 @@ class CoupleReplicasState(NamedTuple):
       gamma_state: state of the schedule of gamma.
       pending: with `delayed`, the displacement from the center measured at the last coupling; it
         acts at the next coupling. It has the shapes of the parameters. Otherwise an empty tuple.
+
+    See Also:
+      `couple_replicas` (its transformation), `coupling_diagnostics` (numbers to log).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -111,6 +114,10 @@ def couple_replicas(
       >>> jax.vmap(step, axis_name="replica")(jnp.zeros((2, 1)), params)
       Array([[-0.1],
              [ 0.1]], dtype=float32)
+
+    See Also:
+      `pull_to_center` (stable for every gamma), `replicated_sgd` (the complete optimizer),
+      `schedules.scoping` (lets gamma grow).
     """
     gamma = _checks.check_schedule("gamma", gamma)
     _checks.check_flag("delayed", delayed)

@@ -64,6 +64,10 @@ def coupling_diagnostics(
       replica_distance: 1.000
       relative_distance: 0.707
       coupling_energy: 0.250
+
+    See Also:
+      `check_collapsed` (compares center and replicas at the end), `replica_distance` (the distance
+      alone).
     """
     gamma = find_state(state, CoupleReplicasState, PullToCenterState, OuterPullState).gamma
     learning_rate = _checks.check_scalar("learning_rate", learning_rate)
@@ -153,6 +157,10 @@ def check_collapsed(
       ...     return {"error": len(batch) * jnp.abs(jnp.abs(params) - 1), "count": len(batch)}
       >>> flatjax.check_collapsed(eval_fn, jnp.array([-1.0, -1.0]), [jnp.ones(8)]).has_met
       True
+
+    See Also:
+      `coupling_diagnostics` (the distance during training), `schedules.meeting` (replicas meet at
+      the end), `replica_center` (the network that is compared).
     """
     tolerance = _checks.check_number("tolerance", tolerance, minimum=0.0)
     if state and center_state is None:

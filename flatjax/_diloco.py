@@ -51,7 +51,6 @@ def diloco(
     Args:
       inner: optimizer of each replica, including its learning rate. If it takes a norm over all
         weights and the replicas are stacked, wrap it in `per_replica`.
-      outer: optimizer of the center, including its learning rate:
       outer: optimizer of the center, with its learning rate:
         `optax.sgd(0.7, momentum=0.9, nesterov=True)` in the paper.
       period: K, the number of inner steps between outer steps (the paper takes 500).
@@ -95,6 +94,10 @@ def diloco(
       ...     params, state = step(params, state)
       >>> flatjax.replica_center(params, replica_axis=0).round(2)
       Array([1.], dtype=float32)
+
+    See Also:
+      `pull_to_center` (the coupling that it is made of), `replica_mesh` (places the workers),
+      `eval_params` (gives the center).
     """
     _checks.check_count("period", period)
     blend = _checks.check_number("blend", blend, minimum=0.0, maximum=1.0, exclusive_maximum=True)

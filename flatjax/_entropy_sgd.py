@@ -4,19 +4,20 @@ Entropy-SGD [Chaudhari et al., 2017; Pittorino et al., 2021, algorithm 1] descen
 
 .. math:: L_{LE}(w) = -\tfrac{1}{\beta} \log \int dw' \,
           e^{-\beta L(w') - \frac{\beta \gamma}{2} \lVert w' - w \rVert^2},
-          \qquad \nabla L_{LE}(w) = \gamma (w - \langle w' \rangle).
+          \qquad \nabla L_{LE}(w) = \gamma (w - \langle w' \rangle). \tag{1}
 
 For L inner steps of Langevin dynamics the *anchor* w is fixed; the steps explore its surroundings
 with the iterate w' and average w' in mu,
 
 .. math::
   w' &\leftarrow w' - \eta' \, \mathrm{inner}\big(\nabla L(w'; \mathrm{batch})
-        + \gamma_t (w' - w)\big) + \sqrt{2 \eta'} \, \epsilon z \\
-  \mu &\leftarrow \alpha \mu + (1 - \alpha) w'
+        + \gamma_t (w' - w)\big) + \sqrt{2 \eta'} \, \epsilon z && (2) \\
+  \mu &\leftarrow \alpha \mu + (1 - \alpha) w' && (3) \\
+  w &\leftarrow w + \mathrm{outer}(w - \mu) && (4)
 
-Then an outer step moves the anchor: :math:`w \leftarrow w + \mathrm{outer}(w - \mu)`. The next loop
-starts at w' = mu = w, and resets the inner optimizer's state (its momentum) if `reset_inner`. The
-step size is eta', z is normal noise of strength epsilon, and alpha the weight of the old mean.
+Eq. (4) is the outer step, which ends a loop. The next loop starts at w' = mu = w, and resets the
+inner optimizer's state (its momentum) if `reset_inner`. The step size is eta', z is normal noise of
+strength epsilon, and alpha the weight of the old mean.
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ class EntropySGDState(NamedTuple):
       key: numbers of the noise's random key (`jax.random.key_data`, as scalars), which any file
         format can store, or the key that a user put there. It never changes: each step folds in
         its count.
+
+    See Also:
+      `entropy_sgd` (its transformation), `eval_params` (reads the anchor), `set_params` (replaces
+      it).
     """
 
     step: jax.Array
@@ -97,13 +102,11 @@ def entropy_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Entropy-SGD as a wrapper of two optax optimizers, `outer` and `inner`.
 
-    The module's docstring states the equations.
-
-    By default every `update` takes one gradient and makes one Langevin step, and every
-    `inner_steps`-th update also moves the anchor. This form composes with `optax.MultiSteps`,
-    logging and any training loop, and its step count is the number of gradients. It replaces the
-    parameters, so it must be the *last* of a chain. Evaluate and save the anchor,
-    `eval_params(state, params)`.
+    By default every `update` takes one gradient and makes one Langevin step, eqs. (2) and (3), and
+    every `inner_steps`-th update also moves the anchor, eq. (4). This form composes with
+    `optax.MultiSteps`, logging and any training loop, and its step count is the number of
+    gradients. It replaces the parameters, so it must be the *last* of a chain. Evaluate and save
+    the anchor, `eval_params(state, params)`.
 
     Inside `optax.inject_hyperparams`, name `gamma` (it counts outer steps, but optax would count
     updates), `inner_steps`, `replica_axis` and `mask` in its `static_args`.
@@ -174,6 +177,10 @@ def entropy_sgd(
       ...     params, state = step(params, state)
       >>> float(loss(flatjax.eval_params(state, params))) < 1e-3
       True
+
+    See Also:
+      `esgd` (with the paper's settings), `parle` (with replicas), `eval_params` (gives the anchor),
+      `schedules.scoping` (lets gamma grow).
     """
     gamma = _checks.check_schedule("gamma", gamma)
     inner_learning_rate = _checks.check_schedule("inner_learning_rate", inner_learning_rate)
@@ -225,7 +232,7 @@ def entropy_sgd(
         eta = at_step(inner_learning_rate, state.step)
 
         moved, inner_state = langevin_step(grads, state, params, gamma_t, eta, extra_args)
-        average = lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype)
+        average = lambda mu, w_: (alpha * mu + (1 - alpha) * w_).astype(mu.dtype)  # eq. (3)
         mean = jax.tree.map(average, state.mean, moved)
 
         def end_loop(anchor, mean, outer_state, gamma_state):
@@ -316,7 +323,7 @@ def _make_outer_step(outer, outer_scaling):
             # eta is 0 at the end of some schedules; then nothing has moved.
             scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)
         grads = jax.tree.map(lambda w, mu: (scale * (w - mu)).astype(w.dtype), anchor, mean)
-        updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)
+        updates, outer_state = outer.update(grads, outer_state, anchor, **extra_args)  # eq. (4)
         return optax.apply_updates(anchor, updates), outer_state
 
     return outer_step

@@ -75,6 +75,10 @@ def eval_params(
       >>> tx = flatjax.replicated_sgd(0.1, gamma=0.01, replica_axis=0)
       >>> flatjax.eval_params(tx.init(replicas), replicas, replica_axis=0)  # the center
       {'w': Array([1., 3.], dtype=float32)}
+
+    See Also:
+      `set_params` (the other direction), `replica_center` (without an optimizer state),
+      `batch_stats.reestimate` (batch norm for the result).
     """
     if which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}.")
@@ -119,6 +123,9 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
       >>> state = flatjax.set_params(state, pretrained)
       >>> flatjax.eval_params(state, pretrained)
       {'w': Array([1., 1.], dtype=float32)}
+
+    See Also:
+      `eval_params` (the other direction).
     """
 
     def replace(node):

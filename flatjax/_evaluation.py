@@ -16,6 +16,7 @@ from flatjax import _sums
 from flatjax._batches import Batches, Data
 
 EvalFn = Callable[..., dict[str, jax.Array]]
+"""A function `eval_fn(params, batch, *state)` that returns sums over a batch, and `"count"`."""
 
 
 def evaluate(
@@ -52,6 +53,10 @@ def evaluate(
       >>> batches = [jnp.array([0.0, 2.0]), jnp.array([4.0])]
       >>> round(float(flatjax.evaluate(eval_fn, jnp.array(1.0), batches)["loss"]), 3)
       3.667
+
+    See Also:
+      `flatness.report` (measures of flatness with the same `eval_fn`), `flatness.classification`
+      (makes `eval_fn`).
     """
     check_eval_fn(eval_fn)
     totals = None

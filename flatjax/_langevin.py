@@ -56,6 +56,10 @@ def langevin_noise(
       >>> noise = flatjax.langevin_noise(jax.random.key(0), jnp.zeros(100_000), 0.5, 0.1)
       >>> round(float(noise.std()), 3)
       0.1
+
+    See Also:
+      `entropy_sgd` (has this noise in its inner loop),
+      `gaussian_mixture.simulate.add_thermal_noise` (noise at a temperature).
     """
     learning_rate = _checks.check_scalar("learning_rate", learning_rate)
     noise_scale = _checks.check_scalar("noise_scale", noise_scale)
@@ -123,7 +127,9 @@ def make_langevin_step(
     mask: Mask,
     **where: Any,
 ) -> Callable[..., tuple[optax.Params, optax.OptState]]:
-    """Makes the inner step of Entropy-SGD, with the arguments of `entropy_sgd`.
+    """Makes the inner step of Entropy-SGD, eq. (2) of `flatjax._entropy_sgd`.
+
+    The arguments are those of `flatjax.entropy_sgd`.
 
     Args:
       inner: optimizer of the inner loop without its learning rate.

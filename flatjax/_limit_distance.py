@@ -22,6 +22,9 @@ class LimitDistanceState(NamedTuple):
     Attributes:
       count: number of updates so far.
       target: the largest relative distance allowed at the last update, for logging.
+
+    See Also:
+      `limit_distance` (its transformation), `coupling_diagnostics` (numbers to log).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -84,6 +87,10 @@ def limit_distance(
       >>> updates, _ = tx.update(jnp.zeros((3, 1)), tx.init(params), params)
       >>> (params + updates).round(1).ravel()  # they were at a relative distance of 0.85
       Array([ 1. , -0.2,  2.2], dtype=float32)
+
+    See Also:
+      `pull_to_center` (a coupling of fixed strength), `schedules.meeting` (a strength for which
+      replicas meet), `coupling_diagnostics` (the distance).
     """
     target = _checks.check_schedule("target", target)
     coupling = Coupling(

@@ -39,6 +39,9 @@ class Normalization:
       >>> normalization = Normalization(mean=(0.5,), std=(0.25,))
       >>> normalization.normalize(jnp.array([[[[0], [255]]]], jnp.uint8)).ravel().tolist()
       [-2.0, 2.0]
+
+    See Also:
+      `from_arrays` (measures it), `flatjax.models.save` (keeps it with a model).
     """
 
     mean: tuple[float, ...]

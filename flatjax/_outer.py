@@ -53,6 +53,9 @@ class OuterPullState(NamedTuple):
         Otherwise an empty tuple.
       is_shared: with an axis name, whether all replicas have the same center. This is False before
         the first coupling, because `init` may see only its own weights. Otherwise an empty tuple.
+
+    See Also:
+      `diloco` (its transformation), `pull_to_center` (with `outer`, this is its state).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count

@@ -64,6 +64,10 @@ def map_replicas(
       >>> dot = flatjax.map_replicas(jnp.dot, in_axes=(0, None), placement="unroll")
       >>> dot(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1.0, 1.0]))
       Array([3., 7.], dtype=float32)
+
+    See Also:
+      `stack_replicas` (makes the stack), `replica_mesh` (several devices), `per_replica` (the same
+      for an optimizer).
     """
     if placement not in PLACEMENTS:
         raise ValueError(f"placement must be one of {PLACEMENTS}, got {placement!r}.")
@@ -106,6 +110,10 @@ def stack_replicas(
       >>> init_fn = lambda key: {"w": jax.random.normal(key, (4, 2))}
       >>> flatjax.stack_replicas(init_fn, jax.random.split(jax.random.key(0), 3))["w"].shape
       (3, 4, 2)
+
+    See Also:
+      `unstack_replicas` (the other direction), `map_replicas` (runs a function for each replica),
+      `resize_replicas` (another number of replicas).
     """
     if getattr(keys, "ndim", None) != (1 if is_typed(keys) else 2):
         raise ValueError(

@@ -24,6 +24,9 @@ class PullToCenterState(NamedTuple):
       count: number of updates so far.
       gamma: the gamma of the last update, for logging.
       gamma_state: state of the schedule of gamma.
+
+    See Also:
+      `pull_to_center` (its transformation), `coupling_diagnostics` (numbers to log).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -103,6 +106,10 @@ def pull_to_center(
       >>> optax.apply_updates(params, updates).round(2)
       Array([[1.],
              [1.]], dtype=float32)
+
+    See Also:
+      `couple_replicas` (the paper's force in the gradient), `replicated_sgd` (the complete
+      optimizer), `schedules.meeting` (a gamma without tuning).
     """
     gamma = _checks.check_schedule("gamma", gamma, finite=False)
     learning_rate = _checks.check_schedule("learning_rate", learning_rate)

@@ -83,6 +83,9 @@ def unstack_replicas(tree: chex.ArrayTree, replica_axis: int = 0) -> list[chex.A
       >>> import jax.numpy as jnp, flatjax
       >>> flatjax.unstack_replicas({"w": jnp.arange(2)})
       [{'w': Array(0, dtype=int32)}, {'w': Array(1, dtype=int32)}]
+
+    See Also:
+      `stack_replicas` (the other direction), `flatness.soup` (the mean of some of them).
     """
     return _split(tree, replica_axis, stacked_size(tree, replica_axis, "tree"))
 
@@ -123,6 +126,9 @@ def per_replica(
       >>> clipped  # the second replica is below the threshold, and stays
       Array([[0.6, 0.8],
              [0.3, 0.4]], dtype=float32)
+
+    See Also:
+      `map_replicas` (the same for a function), `check_chain` (finds norms over all replicas).
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -168,6 +174,10 @@ def replica_mesh(
       >>> import jax, flatjax
       >>> dict(flatjax.replica_mesh(3, jax.devices()[:1]).shape)
       {'replica': 1, 'data': 1}
+
+    See Also:
+      `map_replicas` (runs a function on it), `stack_replicas` (places the stack on it), `diloco`
+      (workers that communicate rarely).
     """
     _checks.check_count("num_replicas", num_replicas)
     devices = list(jax.devices() if devices is None else devices)

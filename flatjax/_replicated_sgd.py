@@ -82,6 +82,10 @@ def replicated_sgd(
       ...     params, state = step(params, state)
       >>> flatjax.replica_center(params, replica_axis=0).round(2)
       Array([1.], dtype=float32)
+
+    See Also:
+      `pull_to_center` (the coupling after any optimizer), `couple_replicas` (the coupling in the
+      gradient), `check_collapsed` (checks the end).
     """
     learning_rate = _checks.check_schedule("learning_rate", learning_rate)
     weight_decay = _checks.check_schedule("weight_decay", weight_decay)

@@ -76,6 +76,9 @@ def resize_replicas(
       Array([[0.25],
              [1.5 ],
              [4.25]], dtype=float32)
+
+    See Also:
+      `stack_replicas` (the first stack), `unstack_replicas` (a list of networks).
     """
     _checks.check_count("num_replicas", num_replicas)
     size = _replicas.stacked_size(params, replica_axis)

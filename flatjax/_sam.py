@@ -57,6 +57,9 @@ def sam(
       ...     params = optax.apply_updates(params, updates)
       >>> float(loss(params)) < 1e-2
       True
+
+    See Also:
+      `flatness.sam_sharpness` (the sharpness that it lowers), `esgd` (another way to flat minima).
     """
     rho = _checks.check_schedule("rho", rho)
     optimizer = optax.with_extra_args_support(optimizer)

@@ -53,6 +53,9 @@ def scoping(
       >>> gamma = flatjax.schedules.scoping(1e-3, steps=100)
       >>> [round(float(gamma(t)), 4) for t in (0, 50, 100, 200)]
       [0.001, 0.1, 10.0, 10.0]
+
+    See Also:
+      `meeting` (needs no first gamma), `BalancedScoping` (measures the first gamma).
     """
     init_value = _checks.check_scalar("init_value", init_value)
     _checks.check_count("steps", steps)
@@ -91,6 +94,9 @@ def balanced_gamma(value: chex.Numeric, distance: chex.Numeric) -> jax.Array:
       >>> import flatjax
       >>> float(flatjax.schedules.balanced_gamma(2.0, 100.0))
       0.04...
+
+    See Also:
+      `BalancedScoping` (measures it at the first update), `scoping` (lets it grow).
     """
     value = _checks.check_scalar("value", value)
     distance = _checks.check_scalar("distance", distance)
@@ -108,6 +114,9 @@ class BalancedScopingState(NamedTuple):
     Attributes:
       count: number of updates since gamma_0 was measured.
       gamma_0: the measured start of gamma; 0 until it is measured.
+
+    See Also:
+      `BalancedScoping` (its schedule).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -139,6 +148,9 @@ class BalancedScoping:
       >>> grads, state = tx.update(jnp.zeros((2, 1)), state, params, value=3.0)
       >>> float(state.gamma)
       6.0
+
+    See Also:
+      `balanced_gamma` (the same before training), `scoping` (with a first gamma of your own).
     """
 
     def __init__(self, growth: optax.Schedule):

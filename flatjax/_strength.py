@@ -54,6 +54,9 @@ def stability_limit(momentum: float | None = None, nesterov: bool = True) -> flo
       >>> import flatjax
       >>> round(flatjax.schedules.stability_limit(0.9), 3)
       1.357
+
+    See Also:
+      `flatjax.couple_replicas` (the force that it is for), `flatjax.pull_to_center` (has no limit).
     """
     b = _check_momentum(momentum)
     return 2 * (1 + b) / (1 + 2 * b) if nesterov else 2 * (1 + b)
@@ -101,6 +104,10 @@ def meeting(
       >>> gamma = flatjax.schedules.meeting(0.1, steps=1000)
       >>> [round(float(gamma(t)), 3) for t in (0, 500, 1000)]  # the strength is a tenth of it
       [0.001, 0.1, 10.0]
+
+    See Also:
+      `scoping` (with a first gamma of your own), `stability_limit` (of the force in the gradient),
+      `flatjax.check_collapsed` (checks the end).
     """
     learning_rate = _checks.check_schedule("learning_rate", learning_rate)
     _checks.check_count("steps", steps)

@@ -38,6 +38,9 @@ class TrainState:
       >>> state = state.apply_gradients(grads=jnp.array(1.0), value=jnp.array(0.5))
       >>> int(state.step)
       1
+
+    See Also:
+      `eval_params` (the network to evaluate), `nnx.eval_model` (the network of an NNX optimizer).
     """
 
     step: jax.Array

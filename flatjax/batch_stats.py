@@ -69,6 +69,10 @@ def reestimate(
       ... )
       >>> round(float(stats["mean"]), 3)
       8.0
+
+    See Also:
+      `average` (for replicas that have met), `flatjax.eval_params` (the weights to measure for),
+      `flatjax.nnx.eval_model` (both for NNX).
     """
     old: list[Any]
     structure: Any
@@ -126,6 +130,9 @@ def average(
       >>> import jax.numpy as jnp, flatjax
       >>> flatjax.batch_stats.average({"mean": jnp.array([[1.0], [3.0]])}, replica_axis=0)
       {'mean': Array([2.], dtype=float32)}
+
+    See Also:
+      `reestimate` (for replicas that have not met).
     """
     leaves: list[Any]
     structure: Any

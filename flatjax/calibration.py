@@ -53,6 +53,9 @@ def fit_temperature(
       >>> temperature = calibration.fit_temperature(logits, jnp.array([0, 0, 1, 0]))
       >>> round(float(4.0 / temperature), 3), round(float(jnp.log(3.0)), 3)
       (1.099, 1.099)
+
+    See Also:
+      `expected_calibration_error` (what it lowers), `brier_score` (a proper score).
     """
     logits, labels = _check(logits, labels)
     ends = _checks.real_array("bounds", bounds)
@@ -110,6 +113,9 @@ def expected_calibration_error(
       >>> labels = jnp.array([0, 0, 0, 1])
       >>> round(float(calibration.expected_calibration_error(logits, labels, num_bins=1)), 3)
       0.0
+
+    See Also:
+      `fit_temperature` (lowers it), `brier_score` (also counts errors).
     """
     logits, labels = _check(logits, labels)
     _checks.check_count("num_bins", num_bins)
@@ -148,6 +154,9 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
       >>> from flatjax import calibration
       >>> float(calibration.brier_score(jnp.zeros((3, 2)), jnp.array([0, 1, 1])))
       0.5
+
+    See Also:
+      `expected_calibration_error` (calibration alone), `fit_temperature` (improves both).
     """
     logits, labels = _check(logits, labels)
     outcomes = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)

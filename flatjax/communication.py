@@ -58,6 +58,9 @@ def displacement(
       >>> displacement(jnp.array([[0.0, 1.0], [2.0, 5.0]]), replica_axis=0)
       Array([[-1., -2.],
              [ 1.,  2.]], dtype=float32)
+
+    See Also:
+      `mean` (the center alone), `flatjax.couple_replicas` (sends such messages).
     """
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     if dtype is None:
@@ -88,6 +91,9 @@ def mean(
       >>> from flatjax.communication import mean
       >>> mean(jnp.array([[0.0, 1.0], [2.0, 5.0]]), replica_axis=0)
       Array([[1., 3.]], dtype=float32)
+
+    See Also:
+      `displacement` (from this mean), `flatjax.replica_center` (for a whole pytree).
     """
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     if dtype is None:

@@ -40,6 +40,9 @@ class Factors(NamedTuple):
     Attributes:
       a: (m, r).
       b: (r, n).
+
+    See Also:
+      `init` (draws them), `merged` (the weights that they make).
     """
 
     a: jax.Array
@@ -73,6 +76,9 @@ def init(key: chex.PRNGKey | int, params: chex.ArrayTree, rank: int, *, mask: Ma
       ((6, 2), (2, 4), None)
       >>> bool((lora.merged(params, factors)["kernel"] == params["kernel"]).all())
       True
+
+    See Also:
+      `merged` (the weights to evaluate), `flatjax.stack_replicas` (several sets of factors).
     """
     _checks.check_count("rank", rank)
     if mask is None:
@@ -109,6 +115,16 @@ def merged(params: chex.ArrayTree, factors: Any, *, scale: float = 1.0) -> chex.
 
     Returns:
       A pytree like `params`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax import lora
+      >>> factors = {"w": lora.Factors(jnp.ones((3, 1)), jnp.ones((1, 2)))}
+      >>> lora.merged({"w": jnp.zeros((3, 2))}, factors, scale=0.5)["w"][0]
+      Array([0.5, 0.5], dtype=float32)
+
+    See Also:
+      `init` (draws the factors), `center` (the weights of several replicas).
     """
     return _added(params, factors, lambda own: own.a @ own.b, scale)
 
@@ -137,6 +153,10 @@ def center(
       >>> params = {"w": jnp.zeros((3, 2))}
       >>> lora.center(params, factors)["w"][0], jnp.mean(factors["w"].a)
       (Array([1., 1.], dtype=float32), Array(0., dtype=float32))
+
+    See Also:
+      `compressed` (factors of low rank for it), `flatjax.replica_center` (for weights in place of
+      factors).
     """
     size = stacked_size(factors, replica_axis, "factors")
     mean = lambda own: jnp.matmul(*_joined(own, replica_axis)) / size
@@ -169,6 +189,9 @@ def compressed(factors: Any, rank: int, *, replica_axis: int = 0) -> Any:
       >>> own = lora.compressed(factors, rank=1)["w"]
       >>> (own.a @ own.b).round(3)[0]
       Array([1., 1.], dtype=float32)
+
+    See Also:
+      `center` (the mean without a loss of rank), `merged` (the weights of the result).
     """
     size = stacked_size(factors, replica_axis, "factors")
     _checks.check_count("rank", rank)

@@ -60,6 +60,10 @@ def eval_model(
       >>> optimizer = nnx.Optimizer(replicas, tx, wrt=nnx.Param)
       >>> flatjax.nnx.eval_model(replicas, optimizer, replica_axis=0)(jnp.ones((5, 2))).shape
       (5, 1)
+
+    See Also:
+      `flatjax.eval_params` (for other libraries), `flatjax.batch_stats.reestimate` (measures the
+      statistics).
     """
     graph, params, *others = nnx.split(model, optimizer.wrt, nnx.BatchStat, ...)
     params = eval_params(optimizer.opt_state, params, replica_axis=replica_axis)

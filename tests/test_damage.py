@@ -88,6 +88,6 @@ def test_a_damaged_model_is_never_wrong(tmp_path):
 
 def test_the_table_of_the_documentation_is_the_recorded_one():
     records = store.read_lines(store.RESULTS / "damage" / "damage.jsonl", must_be_sealed=True)
-    page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "interruptions.md").read_text(encoding="utf-8")
     assert attempts.table(records) in page
     assert not any(map(attempts.is_bad, records))

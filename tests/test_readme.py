@@ -14,7 +14,8 @@ from experiments import __main__ as command_line
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "experiments" / "RESULTS.md"
-PAGES = [ROOT / "README.md", RESULTS, *sorted((ROOT / "docs" / "results").glob("*.md"))]
+SHEET = ROOT / "docs" / "cheat_sheet.md"
+PAGES = [ROOT / "README.md", SHEET, RESULTS, *sorted((ROOT / "docs" / "results").glob("*.md"))]
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -81,6 +81,9 @@ def conv_general_dilated(
       >>> layout = ("NHWC", "HWIO", "NHWC")
       >>> conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=layout).shape
       (2, 4, 4, 5)
+
+    See Also:
+      `conv_general_dilated_cls` (for linen modules), `max_pool` (pools faster on CPUs).
     """
     by_xla = functools.partial(jax.lax.conv_general_dilated, lhs, rhs, window_strides, padding)
     # Empty images, kernels and maps have no patches: XLA treats them.
@@ -103,7 +106,18 @@ def conv_general_dilated(
 
 
 def conv_general_dilated_cls() -> Callable[..., jax.Array]:
-    """Returns `conv_general_dilated`, for `nn.Conv`'s argument of this name."""
+    """Returns `conv_general_dilated`, for `nn.Conv`'s argument of this name.
+
+    Examples:
+      >>> from flax import linen as nn
+      >>> layer = nn.Conv(8, (3, 3), conv_general_dilated_cls=conv_general_dilated_cls)
+      >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 16, 16, 3)))
+      >>> layer.apply(variables, jnp.ones((2, 16, 16, 3))).shape
+      (2, 16, 16, 8)
+
+    See Also:
+      `conv_general_dilated` (the function).
+    """
     return conv_general_dilated
 
 

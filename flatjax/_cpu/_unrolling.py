@@ -70,6 +70,9 @@ def contains_convolution(fn: Callable[..., Any], *args: Any) -> bool:
       >>> from flatjax import models
       >>> models.contains_convolution(jnp.dot, jnp.ones(3), jnp.ones(3))
       False
+
+    See Also:
+      `flatjax.map_replicas` (unrolls such functions on CPUs).
     """
     closed = jax.make_jaxpr(fn)(*args)
     return _has_convolution(closed.jaxpr)

@@ -117,6 +117,10 @@ def amp(
       >>> found = amp(x, y, reference=teacher, overlap=np.array([0.7, 0.9]))
       >>> bool(found.converged.all() and found.phi[0] < found.phi[1] < 0)
       True
+
+    See Also:
+      `expectation_propagation` (for correlated inputs), `belief_propagation` (finds a solution),
+      `direct_log_fraction` (the same by sampling).
     """
     problem = check_problem(x, y, num_units, reference, overlap)
     program = functools.partial(_amp, num_units=problem.num_units)

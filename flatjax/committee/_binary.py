@@ -85,6 +85,10 @@ def binary_bp(
       >>> found = binary_bp(x, jnp.ones(20), jax.random.key(1))
       >>> found.weights.shape, bool(found.train_error < 0.1)
       ((1, 101), True)
+
+    See Also:
+      `binary_reinforced_bp` (ends in one solution), `binary_focusing_bp` (ends in a flat one),
+      `belief_propagation` (for continuous weights).
     """
     nothing = schedule_values("gamma", 0.0, max_iterations)
     schedules = Schedules(nothing, nothing, nothing)
@@ -133,6 +137,9 @@ def binary_reinforced_bp(
       >>> found = binary_reinforced_bp(x, jnp.ones(100), jax.random.key(1))
       >>> bool(found.solved), int(jnp.min(x @ found.weights[0])) > 0
       (True, True)
+
+    See Also:
+      `binary_focusing_bp` (towards flat solutions), `binary_bp` (without reinforcement).
     """
     if reinforcement is None:
         reinforcement = lambda t: t / max_iterations
@@ -191,6 +198,10 @@ def binary_focusing_bp(
       ... )
       >>> bool(found.solved), int(jnp.min(x @ found.weights[0])) > 0
       (True, True)
+
+    See Also:
+      `binary_reinforced_bp` (without replicas), `pseudo_reinforcement` (its schedule),
+      `focusing_bp` (for continuous weights).
     """
     if gamma is None:
         gamma = lambda t: 2 * t / max_iterations
@@ -223,6 +234,9 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
       >>> gamma, num_replicas = pseudo_reinforcement(100)
       >>> round(float(jnp.tanh(gamma(25))), 3), float(num_replicas(75))
       (0.5, 5.0)
+
+    See Also:
+      `binary_focusing_bp` (takes this schedule), `binary_reinforced_bp` (without replicas).
     """
     _checks.check_count("num_iterations", num_iterations)
     progress = lambda t: jnp.minimum(t, num_iterations - 0.5) / num_iterations

@@ -91,6 +91,9 @@ def binary_entropy(
       >>> found = binary_entropy(x, jnp.ones(50), jax.random.key(1))
       >>> bool(found.converged), round(float(found.entropy), 1)  # log 2 without patterns
       (True, 0.6)
+
+    See Also:
+      `binary_bp` (marginals by the same messages), `amp` (for continuous weights).
     """
     check_binary(x, y, num_units, damping)
     key = as_key("key", key)

@@ -99,6 +99,9 @@ def expectation_propagation(
       >>> found = expectation_propagation(x, y, reference=teacher, overlap=0.7)
       >>> bool(found.converged and -1 < found.phi < 0)
       True
+
+    See Also:
+      `amp` (faster, for independent inputs), `direct_log_fraction` (by sampling).
     """
     if space not in ("auto", "patterns", "inputs"):
         raise ValueError(f'space must be "auto", "patterns" or "inputs", got {space!r}.')

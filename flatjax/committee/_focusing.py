@@ -127,6 +127,9 @@ def belief_propagation(
       >>> found = belief_propagation(x, y, jax.random.key(1))
       >>> bool(found.converged), float(found.train_error)
       (True, 0.0)
+
+    See Also:
+      `focusing_bp` (towards flat solutions), `amp` (the local entropy of the solution).
     """
     check_iteration(damping, max_iterations, tolerance)
     patterns, normal = _check(x, y, key, num_units)
@@ -193,6 +196,10 @@ def focusing_bp(
       ... )
       >>> float(found.train_error)
       0.0
+
+    See Also:
+      `belief_propagation` (one replica), `amp` (the local entropy of the solution),
+      `binary_focusing_bp` (for binary weights).
     """
     check_damping(damping)
     _checks.check_count("iterations_per_gamma", iterations_per_gamma)

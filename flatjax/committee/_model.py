@@ -38,6 +38,10 @@ class Committee(nn.Module):
       {'params': {'weights': (3, 10)}}
       >>> model.apply(variables, x, beta=2.0).shape
       (4,)
+
+    See Also:
+      `fields` (the votes of its units), `error` (the training error), `to_sphere` (normalizes its
+      weights).
     """
 
     num_units: int = 9
@@ -73,6 +77,9 @@ def to_sphere(weights: jax.Array) -> jax.Array:
     Examples:
       >>> to_sphere(jnp.array([[0.0, 5.0, 0.0, 0.0]])).tolist()
       [[0.0, 2.0, 0.0, 0.0]]
+
+    See Also:
+      `stay_on_sphere` (during training), `Committee` (the network).
     """
     wide = at_least_float32(weights)  # in float16 the square of 300 is infinite
     square = jnp.mean(wide**2, axis=-1, keepdims=True)
@@ -90,6 +97,14 @@ def fields(weights: jax.Array, x: jax.Array) -> jax.Array:
 
     Returns:
       Shape (..., P, K).
+
+    Examples:
+      >>> weights = jnp.array([[3.0, 0.0], [1.0, 1.0]])  # two units with two inputs
+      >>> fields(weights, jnp.array([[1.0, -1.0]])).round(3)
+      Array([[1., 0.]], dtype=float32)
+
+    See Also:
+      `error` (the fraction of wrong signs), `Committee` (the network).
     """
     return jnp.swapaxes(to_sphere(weights) @ x.T, -1, -2) / np.sqrt(x.shape[-1])
 
@@ -111,6 +126,9 @@ def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
       >>> votes = jnp.where(fields(weights, x) < 0, -1, 1).sum(-1)
       >>> float(error(weights, x, jnp.sign(votes)))
       0.0
+
+    See Also:
+      `fields` (the fields that decide), `Committee` (the network).
     """
     votes = jnp.where(fields(weights, x) < 0, -1, 1).sum(-1)
     return jnp.mean(votes * y <= 0, axis=-1)
@@ -136,6 +154,9 @@ def stay_on_sphere() -> optax.GradientTransformation:
       >>> updates, _ = tx.update(jnp.array([[2.0, -1.0]]), tx.init(weights), weights)
       >>> float(jnp.round(jnp.sum((weights + updates) ** 2), 5))
       2.0
+
+    See Also:
+      `to_sphere` (for weights in place of updates), `Committee` (the network).
     """
 
     def update(updates, state, params=None):

@@ -132,6 +132,9 @@ def direct_log_fraction(
       ... )
       >>> bool(abs(found.log_fraction - jnp.log(0.5)) < 4 * found.log_fraction_sem)
       True
+
+    See Also:
+      `sample_log_fraction` (for fractions that are too small to count), `amp` (by message passing).
     """
     data, reference, overlap = _check(x, y, reference, overlap)
     key = as_key("key", key)
@@ -229,6 +232,9 @@ def sample_log_fraction(
       ... )
       >>> bool(abs(found.phi + 0.45) < 0.2)  # of replicas, at infinite size
       True
+
+    See Also:
+      `direct_log_fraction` (counts, for large fractions), `amp` (by message passing).
     """
     data, reference, overlap = _check(x, y, reference, overlap)
     key = as_key("key", key)

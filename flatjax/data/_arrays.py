@@ -60,6 +60,10 @@ def from_arrays(
       >>> from_arrays((x, y), test=0.2)
       Dataset(name='arrays', train=Split(image=float32(80, 1, 1, 5), label=int32(80,)),
               test=Split(image=float32(20, 1, 1, 5), label=int32(20,)), num_classes=3)
+
+    See Also:
+      `from_folder` (for files of images), `load` (for known data sets), `split_validation` (holds
+      examples out).
     """
     check_choice("task", task, ("classification", "regression"))
     is_regression = task == "regression"

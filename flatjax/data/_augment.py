@@ -37,6 +37,9 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
       >>> images = jnp.arange(3, dtype=jnp.uint8).reshape(1, 1, 3, 1).repeat(4, axis=0)
       >>> random_flip(jax.random.key(0), images).squeeze().tolist()
       [[0, 1, 2], [0, 1, 2], [2, 1, 0], [2, 1, 0]]
+
+    See Also:
+      `compose` (several changes), `random_crop` (moves).
     """
     check_images(images)
     mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
@@ -63,6 +66,9 @@ def random_crop(padding: int = 4) -> Augmentation:
       >>> import jax, jax.numpy as jnp
       >>> random_crop(padding=1)(jax.random.key(0), jnp.ones((8, 28, 28, 1))).shape
       (8, 28, 28, 1)
+
+    See Also:
+      `compose` (several changes), `random_flip` (mirrors).
     """
     padding = check_count("padding", padding, minimum=0)
 
@@ -98,6 +104,9 @@ def cutout(size: int) -> Augmentation:
       >>> import jax, jax.numpy as jnp
       >>> cutout(size=1)(jax.random.key(0), jnp.ones((2, 8, 8, 1))).sum(axis=(1, 2, 3)).tolist()
       [63.0, 63.0]
+
+    See Also:
+      `compose` (several changes), `random_crop` (moves).
     """
     size = check_count("size", size, minimum=1)
 
@@ -132,6 +141,10 @@ def compose(*augmentations: Augmentation) -> Augmentation:
       >>> images = augment(jax.random.key(0), jnp.ones((8, 32, 32, 3), jnp.uint8))
       >>> images.shape, images.dtype
       ((8, 32, 32, 3), dtype('uint8'))
+
+    See Also:
+      `random_crop` (moves), `random_flip` (mirrors), `cutout` (hides a square), `autoaugment`
+      (learned policies).
     """
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:

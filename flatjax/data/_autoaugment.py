@@ -150,6 +150,9 @@ def autoaugment(policy: str | Sequence[SubPolicy] = "cifar10", fill: int = 128) 
       >>> images = jnp.full((6, 1, 1, 1), 200, jnp.uint8)
       >>> jax.jit(darken_or_not)(jax.random.key(0), images).ravel().tolist()
       [20, 20, 200, 20, 20, 20]
+
+    See Also:
+      `compose` (with a crop and a flip), `random_crop` (moves alone).
     """
     sub_policies = _checked_policy(policy)
     fill = check_count("fill", fill, minimum=0)

@@ -21,6 +21,9 @@ class DeviceSplit(NamedTuple):
     Attributes:
       image: uint8 (a quarter of the memory of normalized images) or float32, (N, H, W, C).
       label: int32 of shape (N,); float32 (N, D) of a regression.
+
+    See Also:
+      `to_device` (makes it), `take_batch` (cuts batches from it).
     """
 
     image: jax.Array
@@ -32,6 +35,9 @@ class DeviceTokens(NamedTuple):
 
     Attributes:
       tokens: uint8 or int32 of shape (N, T + 1).
+
+    See Also:
+      `to_device` (makes it), `take_batch` (cuts batches from it).
     """
 
     tokens: jax.Array
@@ -65,6 +71,10 @@ def to_device(
       >>> from flatjax.data import load, to_device
       >>> to_device(load("digits").train).image.shape
       (1297, 8, 8, 1)
+
+    See Also:
+      `epoch_order` (draws an order), `take_batch` (cuts a batch), `eval_batches` (batches for
+      evaluation).
     """
     return jax.device_put(as_tree(split), device)
 
@@ -107,6 +117,9 @@ def epoch_order(
       >>> from flatjax.data import epoch_order
       >>> epoch_order(jax.random.key(0), num_examples=1297, batch_size=128, num_replicas=3).shape
       (10, 3, 128)
+
+    See Also:
+      `take_batch` (cuts a batch from an order), `eval_batches` (every example once, in order).
     """
     check_count("num_examples", num_examples, minimum=1)
     check_count("batch_size", batch_size, minimum=1)
@@ -148,6 +161,9 @@ def take_batch(
       >>> batch = jax.jit(take_batch)(to_device(train), order[0], normalization)
       >>> batch["image"].shape, batch["label"].shape
       ((2, 64, 8, 8, 1), (2, 64))
+
+    See Also:
+      `epoch_order` (draws the order), `to_device` (puts the split on the device).
     """
     indices = jnp.asarray(indices)
     if not indices.size:
@@ -188,6 +204,10 @@ def eval_batches(
       >>> batches = eval_batches(digits.test, Normalization.from_images(digits.train.image), 128)
       >>> len(batches), float(sum(batch["weight"].sum() for batch in batches))
       (4, 500.0)
+
+    See Also:
+      `flatjax.evaluate` (takes such batches), `flatjax.flatness.report` (takes such batches),
+      `epoch_order` (batches for training).
     """
     batch_size = check_count("batch_size", batch_size, minimum=1)
     is_text = isinstance(split, TokenSplit)

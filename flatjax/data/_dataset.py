@@ -38,6 +38,10 @@ class Split:
       Split(image=uint8(3, 8, 8, 1), label=int32(3,))
       >>> len(split)
       3
+
+    See Also:
+      `Dataset` (holds two of them), `eval_batches` (cuts it into batches), `to_device` (puts it on
+      the device).
     """
 
     image: np.ndarray
@@ -109,6 +113,10 @@ class Dataset:
               test=Split(image=uint8(500, 8, 8, 1), label=int32(500,)), num_classes=10)
       >>> digits.image_shape, digits.class_names[:3]
       ((8, 8, 1), ('0', '1', '2'))
+
+    See Also:
+      `load` (reads one by its name), `from_arrays` (makes one), `split_validation` (holds examples
+      out).
     """
 
     name: str
@@ -165,6 +173,9 @@ def choose_classes(split: Split, classes: Sequence[int]) -> Split:
       [131, 132]
       >>> np.bincount(fives_and_threes.label).tolist()
       [131, 132]
+
+    See Also:
+      `subset` (fewer examples), `label_noise` (wrong labels).
     """
     if np.ndim(classes) != 1 or not len(classes) or len(set(classes)) < len(classes):
         raise ValueError(f"classes must be one or more different labels, got {classes}")
@@ -210,6 +221,9 @@ def split_validation(split: S, size: float | int, seed: int) -> tuple[S, S]:
       >>> train, validation = split_validation(load("digits").train, 0.1, seed=0)
       >>> len(train), len(validation)
       (1167, 130)
+
+    See Also:
+      `subset` (fewer examples), `load` (reads a data set).
     """
     check_number("size", size)
     count = size if isinstance(size, numbers.Integral) else round(size * len(split))
@@ -253,6 +267,9 @@ def subset(split: S, count: int, seed: int) -> S:
       >>> from flatjax.data import load, subset
       >>> subset(load("digits").train, 100, seed=0)
       Split(image=uint8(100, 8, 8, 1), label=int32(100,))
+
+    See Also:
+      `split_validation` (holds examples out), `choose_classes` (fewer classes).
     """
     count = check_count("count", count, minimum=1)
     if count > len(split):
@@ -288,6 +305,10 @@ def label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> S
       >>> noisy = label_noise(clean, 0.2, num_classes=10, seed=0)
       >>> int((noisy.label != clean.label).sum())
       259
+
+    See Also:
+      `choose_classes` (fewer classes), `subset` (fewer examples), `flatjax.flatness.rank_solutions`
+      (which measure survives the noise).
     """
     check_number("fraction", fraction, minimum=0, maximum=1)
     check_count("num_classes", num_classes, minimum=2)

@@ -33,6 +33,9 @@ def enlarge(split: Split, size: int = 32, channels: int = 3) -> Split:
       >>> from flatjax.data import enlarge, load
       >>> enlarge(load("digits").train)
       Split(image=uint8(1297, 32, 32, 3), label=int32(1297,))
+
+    See Also:
+      `load` (reads the images), `from_arrays` (makes the data set).
     """
     check_count("size", size, minimum=1)
     check_count("channels", channels, minimum=1)

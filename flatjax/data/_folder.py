@@ -89,6 +89,10 @@ def from_folder(
       ...     pets = from_folder(folder, cache=False)
       >>> pets.train, pets.class_names
       (Split(image=uint8(2, 8, 12, 3), label=int32(2,)), ('cat', 'dog'))
+
+    See Also:
+      `from_arrays` (for arrays), `load` (for known data sets), `Stream` (for data that do not fit
+      into memory).
     """
     root = Path(path).expanduser().absolute()
     height_width = _checked_size(size)

@@ -59,8 +59,22 @@ def load_text(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> T
       name: one of the names above.
       data_dir: where prepared sets of TFDS are kept.
 
+    Returns:
+      The training and the test tokens.
+
     Raises:
       ValueError: there is no such name or option, and errors of these functions.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     file = pathlib.Path(folder, "abc.txt")
+      ...     _ = file.write_text("abc" * 100)
+      ...     load_text(f"text,unit=characters,context=8:{file}").train
+      TokenSplit(tokens=uint8(33, 9))
+
+    See Also:
+      `from_text` (for a string), `from_tfds_text` (for TensorFlow Datasets).
     """
     if (found := _parsed(name, "text|tfds_text")) is None:
         raise ValueError(f"name must be 'text:PATH' or 'tfds_text:NAME', got {name!r}")

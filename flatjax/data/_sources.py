@@ -82,6 +82,9 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
       >>> digits = load("digits")
       >>> digits.train
       Split(image=uint8(1297, 8, 8, 1), label=int32(1297,))
+
+    See Also:
+      `from_arrays` (your arrays), `from_folder` (your images), `load_text` (your text).
     """
     if name == "digits":
         return _digits()

@@ -49,6 +49,10 @@ class Stream:
       >>> again = stream.read(reader.position)
       >>> bool((next(again).image == next(reader).image).all())
       True
+
+    See Also:
+      `StreamReader` (reads it), `from_arrays` (for data in memory), `eval_batches` (batches for
+      evaluation).
     """
 
     batches: Iterable[Any] | Callable[[int], Iterable[Any]]
@@ -103,6 +107,9 @@ class StreamReader(Iterator[Split]):
     Args:
       stream: the stream to read.
       position: where to start.
+
+    See Also:
+      `Stream` (what it reads, and its method `read`).
     """
 
     def __init__(self, stream: Stream, position: Mapping[str, Any] | None = None):

@@ -35,6 +35,9 @@ class TokenSplit:
       >>> import numpy as np
       >>> TokenSplit(np.zeros((3, 9), np.uint8))
       TokenSplit(tokens=uint8(3, 9))
+
+    See Also:
+      `from_text` (makes it from a text), `take_batch` (cuts sequences from it).
     """
 
     tokens: np.ndarray
@@ -155,6 +158,10 @@ def from_text(
       ...     text = from_text(file, unit="characters", context=8)
       >>> text.train, text.test, text.class_names[1:]
       (TokenSplit(tokens=uint8(33, 9)), TokenSplit(tokens=uint8(3, 9)), ('a', 'b', 'c'))
+
+    See Also:
+      `load_text` (for a file), `from_tfds_text` (for TensorFlow Datasets), `take_batch` (cuts
+      sequences).
     """
     check_choice("unit", unit, _UNITS)
     check_count("context", context)
@@ -181,8 +188,18 @@ def from_tfds_text(
     `from_text`, whose arguments these are. The set is prepared once under `data_dir` (by default
     the environment variable TFDS_DATA_DIR, else ~/tensorflow_datasets), which needs a network.
 
+    Returns:
+      The training and the test tokens.
+
     Raises:
       ValueError: the set is unknown, has no feature `text`, or has no such splits.
+
+    Examples:
+      >>> from flatjax import data
+      >>> text = data.from_tfds_text("wiki40b/en", context=256)  # doctest: +SKIP
+
+    See Also:
+      `from_text` (for a string), `load_text` (for a file).
     """
     import tensorflow_datasets as tfds
 

@@ -113,6 +113,10 @@ def barrier(
       >>> found = barrier(eval_fn)(jnp.array(-1.0), jnp.array(1.0), [jnp.ones(1)])
       >>> round(found.height["loss"], 4)
       1.0
+
+    See Also:
+      `soup` (the mean of several solutions), `slice_1d` (the loss on any line), `line` (the points
+      between two solutions).
     """
     _checks.check_count("num_points", num_points, minimum=3)
     t = np.linspace(0.0, 1.0, num_points)

@@ -53,6 +53,9 @@ def check_eval_fn(
       Traceback (most recent call last):
         ...
       ValueError: eval_fn must return sums over the examples of a batch, but 'loss' is their mean...
+
+    See Also:
+      `classification` (makes `eval_fn`), `report` (calls this check).
     """
     _evaluation.check_eval_fn(eval_fn)
     batch = next(iter(repeatable(batches)))

@@ -78,6 +78,9 @@ def learning_coefficient_of_training(
       >>> found = learning_coefficient_of_training(losses, inner_steps=4, noise_scale=0.5)
       >>> found.loops.round(3), round(found.mean, 3)
       (array([1.8, 1.4]), 1.6)
+
+    See Also:
+      `learning_coefficient` (measured after training), `flatjax.esgd` (has the inner losses).
     """
     _checks.check_count("inner_steps", inner_steps, minimum=2)
     _checks.check_number("noise_scale", noise_scale, minimum=0.0, exclusive_minimum=True)

@@ -37,6 +37,9 @@ class Difference(NamedTuple):
       flatter: name of the flatter of the two; None if the interval contains 0 or is missing.
       relative: (low, difference, high), each divided by the sum of the two sizes, in [-1, 1]. It is
         positive if the solution is sharper than the first.
+
+    See Also:
+      `compare` (makes them), `Comparison` (holds them).
     """
 
     solution: str
@@ -183,6 +186,10 @@ def compare(reports: Mapping[str, Report], *, confidence: float = 0.95) -> Compa
       >>> found = flatness.compare({"balanced": of(1.0), "unbalanced": of(5.0)})
       >>> found.differences[0].flatter
       'balanced'
+
+    See Also:
+      `report` (makes the reports), `rank_solutions` (many solutions and their test errors),
+      `paired_difference` (one measure).
     """
     given = dict(reports)
     if len(given) < 2:

@@ -88,6 +88,9 @@ def random_direction(
       >>> direction = random_direction(params, jax.random.key(0))
       >>> jnp.linalg.norm(direction["kernel"], axis=0).round(3), direction["bias"]
       (Array([5. , 0.5], dtype=float32), Array([0., 0.], dtype=float32))
+
+    See Also:
+      `line` (points along it), `plane` (points on two of them).
     """
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}.")
@@ -126,6 +129,9 @@ def line(start: chex.ArrayTree, end: chex.ArrayTree) -> Line:
       >>> from flatjax.flatness import line
       >>> line(jnp.array([1.0, 1.0]), jnp.array([4.0, 5.0])).coordinates
       array([0., 5.])
+
+    See Also:
+      `slice_1d` (the loss on it), `plane` (two directions), `random_direction` (one direction).
     """
     check_same_shapes(start, end)
     direction, distance = _unit(optax.tree.sub(_weights(end, "end"), _weights(start, "start")))
@@ -160,6 +166,9 @@ def plane(p0: chex.ArrayTree, p1: chex.ArrayTree, p2: chex.ArrayTree) -> Plane:
       array([[0., 0.],
              [2., 0.],
              [1., 3.]])
+
+    See Also:
+      `slice_2d` (the loss on it), `line` (one direction), `trajectory` (the plane of training).
     """
     check_same_shapes(p0, p1)
     check_same_shapes(p0, p2)

@@ -94,6 +94,9 @@ def classification(
       >>> sums = eval_fn(jnp.zeros((2, 3)), batch)
       >>> float(sums["error"]), int(sums["count"]), round(float(sums["loss"]), 4)
       (0.0, 2, 2.1972)
+
+    See Also:
+      `regression` (for real targets), `language_model` (for tokens), `report` (measures with it).
     """
     apply = evaluation_mode(apply_fn, options)
     read = _reader(inputs, targets, weights, INPUTS)
@@ -142,6 +145,9 @@ def regression(
       >>> sums = eval_fn(jnp.array(2.0), (jnp.array([1.0, 2.0]), jnp.array([2.0, 3.0])))
       >>> float(sums["loss"]), int(sums["count"])
       (1.0, 2)
+
+    See Also:
+      `classification` (for labels), `language_model` (for tokens), `report` (measures with it).
     """
     apply = evaluation_mode(apply_fn, options)
     read = _reader(inputs, targets, weights, INPUTS)
@@ -207,6 +213,10 @@ def language_model(
       >>> sums = flatness.language_model(repeat)(5.0, jnp.array([[0, 0, 0, 1]]))
       >>> int(sums["count"]), float(sums["error"])
       (3, 1.0)
+
+    See Also:
+      `classification` (for images and rows), `regression` (for real targets), `report` (measures
+      with it).
     """
     apply = evaluation_mode(apply_fn, options)
     read = _reader(inputs, targets, weights, TOKENS, ("targets", "target"), TOKEN_WEIGHTS)

@@ -167,6 +167,9 @@ def top_eigenvalues(
       array([99., 98.])
       >>> bool((found.residuals < 0.01).all())
       True
+
+    See Also:
+      `spectral_density` (all of them), `trace` (their sum), `lanczos` (the iteration).
     """
     _checks.check_count("num", num)
     _checks.check_count("num_matvecs", num_matvecs, minimum=num)
@@ -229,6 +232,9 @@ def trace(operator_fn: Callable[..., Operator], *, num_samples: int = 100) -> Ca
       >>> measure = trace(hessian_operator(eval_fn), num_samples=2)
       >>> float(measure(jnp.zeros(100), [jnp.ones(1)], jax.random.key(0)).mean)
       200.0
+
+    See Also:
+      `top_eigenvalues` (the largest ones), `spectral_density` (their density).
     """
     _checks.check_count("num_samples", num_samples, minimum=2)
 
@@ -289,6 +295,9 @@ def spectral_density(
       >>> mean = (found.weights * found.nodes).sum(axis=1)
       >>> bool(abs(mean.mean() - 49.5) < 4 * mean.std(ddof=1) / 5**0.5)
       True
+
+    See Also:
+      `top_eigenvalues` (the extreme ones), `trace` (their sum).
     """
     _checks.check_count("num_matvecs", num_matvecs)
     _checks.check_count("num_samples", num_samples, minimum=2)

@@ -70,6 +70,9 @@ def lanczos(num_matvecs: int) -> Callable[..., Tridiagonalization]:
       >>> found.J_small.round(3)
       Array([[2., 1.],
              [1., 2.]], dtype=float32)
+
+    See Also:
+      `top_eigenvalues` (of a network), `hessian_operator` (a product for it).
     """
     _checks.check_count("num_matvecs", num_matvecs)
 

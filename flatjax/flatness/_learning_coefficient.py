@@ -125,6 +125,10 @@ def learning_coefficient(
       >>> found = measure(jnp.zeros(2), [0], jax.random.key(0))
       >>> bool(abs(found.mean - 0.5) < 4 * found.sem), found.converged
       (True, True)
+
+    See Also:
+      `learning_coefficient_of_training` (without a measurement), `local_entropy` (the same integral
+      at one distance).
     """
     _check(beta, localization, sampler, step_size, num_chains, num_steps, num_warmup)
     length = {"num_steps": num_steps, "num_warmup": num_warmup}

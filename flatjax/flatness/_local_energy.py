@@ -188,6 +188,10 @@ def local_energy(
       >>> found = measure(jnp.array([3.0, 4.0]), [jnp.ones(1)], jax.random.key(0))
       >>> bool(abs(found.mean["loss"][0] - 0.25) < 3 * found.sem["loss"][0])
       True
+
+    See Also:
+      `weight_noise` (the noise that is tolerated), `pac_bayes_sigma` (for one rise),
+      `paired_difference` (compares two solutions), `report` (with other measures).
     """
     grid = _inputs.check_grid("sigmas", sigmas)
     max_samples = _check_draws(num_samples, max_samples, antithetic, target_sem)
@@ -263,6 +267,9 @@ def paired_difference(
       >>> mean, sem = paired_difference(first, second, "loss")
       >>> bool(sem[0] < 0.02 * first.sem["loss"][0])
       True
+
+    See Also:
+      `local_energy` (measures both), `compare` (by all measures).
     """
     if not np.array_equal(first.sigma, second.sigma):
         raise ValueError(f"results must share sigmas, got {first.sigma} and {second.sigma}.")

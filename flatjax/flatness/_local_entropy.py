@@ -198,6 +198,10 @@ def local_entropy(
       >>> error = found.log_volume[0] + 2 * jnp.log(1 + jnp.array([0, 0.3, 1.0]))
       >>> bool(jnp.all(jnp.abs(error) <= 4 * found.log_volume_sem[0]))
       True
+
+    See Also:
+      `priors.sphere` (weights at a distance), `log_fraction_direct` (counts in place of chains),
+      `learning_coefficient` (how the volume shrinks).
     """
     radii = check_grid("distances", distances)
     ladder = _check_betas(betas)

@@ -121,6 +121,10 @@ def log_fraction_direct(
       >>> error = abs(found.log_fraction - jnp.log(0.5))
       >>> bool(jnp.all(error < 4 * found.log_fraction_sem))
       True
+
+    See Also:
+      `local_entropy` (for fractions that are too small to count), `priors.sphere` (weights at a
+      distance).
     """
     radii = check_grid("distances", distances)
     _checks.check_scalar("threshold", threshold, minimum=-np.inf)

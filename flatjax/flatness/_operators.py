@@ -99,6 +99,10 @@ def hessian_operator(eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = No
       >>> operator = hessian_operator(eval_fn)({"w": jnp.array(2.0)}, [jnp.array([1.0, 3.0])])
       >>> operator.matvec({"w": jnp.array(1.0)})
       {'w': Array(4., dtype=float32)}
+
+    See Also:
+      `gauss_newton_operator` (without negative eigenvalues for convex losses), `top_eigenvalues`
+      (its eigenvalues), `trace` (their sum).
     """
     check_eval_fn(eval_fn)
 
@@ -158,6 +162,9 @@ def gauss_newton_operator(
       >>> operator = gauss_newton_operator(predict_fn, loss_fn)(jnp.array(3.0), [jnp.ones(4)])
       >>> float(operator.matvec(jnp.array(1.0)))  # (dz/dw)^2 = (2 w)^2
       36.0
+
+    See Also:
+      `hessian_operator` (the complete Hessian), `top_eigenvalues` (its eigenvalues).
     """
 
     def product(vector, to_params, weights, batch, state):

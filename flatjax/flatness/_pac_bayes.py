@@ -120,6 +120,9 @@ def pac_bayes_sigma(
       >>> found = measure(jnp.zeros(100), [jnp.ones(1)], jax.random.key(0))
       >>> bool(abs(found.sigma - 0.05) < 0.005)
       True
+
+    See Also:
+      `weight_noise` (for several rises), `local_energy` (the rise at a given noise).
     """
     _checks.check_scalar("target_rise", target_rise, exclusive_minimum=True)
     _checks.check_scalar("rtol", rtol, exclusive_minimum=True)

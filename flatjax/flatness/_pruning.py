@@ -87,6 +87,9 @@ def pruning(
       >>> measure = pruning(eval_fn, sparsity=[0.25, 0.5])
       >>> measure(jnp.array([[3.0, -1.0], [2.0, 4.0]]), [jnp.ones(1)]).rise["loss"].tolist()
       [-1.0, -5.0]
+
+    See Also:
+      `quantization` (rounding in place of zeros), `weight_noise` (noise in place of zeros).
     """
     grid = _inputs.check_grid("sparsity", sparsity)
     if not (grid < 1).all():

@@ -122,6 +122,9 @@ def quantization(
       -0.72
       >>> round(float(plain.distance[0]), 2), round(float(clipped.distance[0]), 2)
       (0.65, 0.5)
+
+    See Also:
+      `pruning` (zeros in place of rounding), `weight_noise` (noise in place of rounding).
     """
     grid = _check_bits(bits)
     _checks.check_choice("scale", scale, SCALES)

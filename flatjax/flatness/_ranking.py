@@ -69,6 +69,9 @@ def kendall_tau(measure: ArrayLike, error: ArrayLike) -> float:
     Examples:
       >>> round(kendall_tau([1.0, 2.0, 3.0], [0.1, 0.3, 0.2]), 3)
       0.333
+
+    See Also:
+      `rank_solutions` (by groups of networks).
     """
     measure, error = _check(measure, error)
     return _tau(_signs(measure), _signs(error))
@@ -120,6 +123,9 @@ def rank_solutions(
       {'width': 1.0, 'rate': -1.0}
       >>> round(found.tau, 2)
       0.33
+
+    See Also:
+      `kendall_tau` (for two lists of numbers), `compare` (for two networks).
     """
     values = _check(measure, error)
     num = len(values[0])

@@ -139,6 +139,10 @@ def report(
       >>> row = found["trace"]  # of 2 x^T x / n, 6 in expectation
       >>> bool(abs(row.value - 6) < 1), row.setting
       (True, 'Hessian')
+
+    See Also:
+      `compare` (which of two is flatter), `check_eval_fn` (checks `eval_fn`), `local_energy` (one
+      measure alone).
     """
     effort = effort_of(level, num_samples)
     key = _inputs.random_key(key)

@@ -44,6 +44,9 @@ class Row(NamedTuple):
       weights: weights of the units, shape (U,), of sum 1.
       larger_is_sharper: False for tolerated noise.
       note: a problem of the number.
+
+    See Also:
+      `report` (makes them), `Report` (holds them).
     """
 
     measure: str

@@ -117,6 +117,9 @@ def sam_sharpness(
       >>> measure = sam_sharpness(eval_fn, rho=0.1)
       >>> round(float(measure(jnp.array(1.0), [jnp.ones(1)]).rise["loss"]), 4)
       0.105
+
+    See Also:
+      `worst_case_sharpness` (several steps), `flatjax.sam` (trains against it).
     """
     _checks.check_scalar("rho", rho, exclusive_minimum=True)
     check_eval_fn(eval_fn)
@@ -203,6 +206,9 @@ def worst_case_sharpness(
       >>> found = measure(jnp.zeros(2), [jnp.ones(1)], jax.random.key(0))
       >>> round(float(found.rise["loss"]), 4)
       0.02
+
+    See Also:
+      `sam_sharpness` (one step), `top_eigenvalues` (the curvature at small radii).
     """
     _checks.check_scalar("rho", rho, exclusive_minimum=True)
     _checks.check_scalar("step_size", step_size, exclusive_minimum=True)

@@ -93,6 +93,9 @@ def slice_1d(
       >>> measure = slice_1d(eval_fn, through.coordinates)
       >>> measure(through.origin, through.direction, [jnp.ones(1)]).values["loss"].round(3)
       array([ 0., 25.])
+
+    See Also:
+      `line` (makes the points), `plot_slice` (draws it), `slice_2d` (on a plane).
     """
     points = _check_coordinates("x", x)
     values_at = _values_at(eval_fn, state_fn)
@@ -143,6 +146,9 @@ def slice_2d(
       >>> measure(jnp.zeros(2), tuple(jnp.eye(2)), [jnp.ones(1)]).values["loss"]
       array([[ 0.,  1.,  4.],
              [ 9., 10., 13.]])
+
+    See Also:
+      `plane` (makes the points), `plot_slice` (draws it), `slice_1d` (on a line).
     """
     xs, ys = _check_coordinates("x", x), _check_coordinates("y", y)
     values_at = _values_at(eval_fn, state_fn)
@@ -205,6 +211,9 @@ def plot_slice(
       >>> x = np.linspace(-1, 1, 20)
       >>> plot_slice(Slice1D(x, {"loss": x**2}), points=[0.0], labels=["SGD"]).get_ylabel()
       'loss'
+
+    See Also:
+      `slice_1d` (makes it), `slice_2d` (makes it).
     """
     _optional.require("matplotlib.pyplot", "plot_slice")
     if name not in found.values:

@@ -79,6 +79,9 @@ def soup(
       >>> found = flatness.soup(eval_fn, greedy="loss")(solutions, [jnp.ones(1)])
       >>> found.members, found.params
       ((0, 1), Array([-0.25], dtype=float32))
+
+    See Also:
+      `barrier` (between two solutions), `flatjax.average_params` (the mean over training).
     """
     check_eval_fn(eval_fn)
     eval_fn = jax.jit(eval_fn)

@@ -101,6 +101,9 @@ def trajectory(checkpoints: Sequence[chex.ArrayTree]) -> Trajectory:
       True
       >>> round(float(found.explained.sum()), 3)
       1.0
+
+    See Also:
+      `plane` (two directions of your own), `slice_2d` (the loss on the plane).
     """
     points = list(checkpoints)
     if len(points) < 3:

@@ -112,6 +112,9 @@ def weight_noise(
       >>> found = measure(jnp.zeros(100), [jnp.ones(1)], jax.random.key(0))
       >>> bool(jnp.all(abs(found.tolerance - jnp.array([0.05, 0.1])) < 3 * found.sem))
       True
+
+    See Also:
+      `pac_bayes_sigma` (for one rise), `local_energy` (the rise at a given noise).
     """
     targets = _inputs.check_grid("target_rise", target_rise)
     if not (np.diff(_inputs.check_grid("sigmas", sigmas)) > 0).all():

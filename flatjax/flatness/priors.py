@@ -18,24 +18,82 @@ from flatjax._sampling.drawing import at_overlap
 __all__ = ["Prior", "additive", "fixed_overlap", "multiplicative", "relative_sphere", "sphere"]
 
 Prior = Callable[[chex.ArrayTree, chex.ArrayTree, chex.Numeric], chex.ArrayTree]
+"""A function `prior(params, noise, distance)` that returns weights around `params`."""
 
 
 def additive(
     params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 ) -> chex.ArrayTree:
-    r"""Adds Gaussian noise, the same for every weight: :math:`w' = w + d \, z`."""
+    r"""Adds Gaussian noise, the same for every weight: :math:`w' = w + d \, z`.
+
+    Args:
+      params: the weights w that move.
+      noise: standard normal noise z of their shapes.
+      distance: d.
+
+    Returns:
+      w', a pytree like `params`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness import priors
+      >>> priors.additive(jnp.array([1.0, 2.0]), jnp.array([1.0, -1.0]), 0.5)
+      Array([1.5, 1.5], dtype=float32)
+
+    See Also:
+      `multiplicative` (scaled by the weights), `sphere` (a fixed distance),
+      `flatjax.flatness.local_entropy` (draws from it).
+    """
     return jax.tree.map(lambda w, z: w + distance * z, params, noise)
 
 
 def multiplicative(
     params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 ) -> chex.ArrayTree:
-    r"""Scales Gaussian noise by each weight: :math:`w' = w + d \, z \odot w`."""
+    r"""Scales Gaussian noise by each weight: :math:`w' = w + d \, z \odot w`.
+
+    Args:
+      params: the weights w that move.
+      noise: standard normal noise z of their shapes.
+      distance: d.
+
+    Returns:
+      w', a pytree like `params`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness import priors
+      >>> priors.multiplicative(jnp.array([1.0, 2.0]), jnp.array([1.0, -1.0]), 0.5)
+      Array([1.5, 1. ], dtype=float32)
+
+    See Also:
+      `additive` (the same noise for all weights), `relative_sphere` (a fixed distance),
+      `flatjax.flatness.local_entropy` (draws from it).
+    """
     return jax.tree.map(lambda w, z: w + distance * z * w, params, noise)
 
 
 def sphere(params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric) -> chex.ArrayTree:
-    r"""Draws uniformly from the sphere :math:`\lVert w' - w \rVert = d`."""
+    r"""Draws uniformly from the sphere :math:`\lVert w' - w \rVert = d`.
+
+    Args:
+      params: the weights w that move.
+      noise: standard normal noise z of their shapes.
+      distance: d.
+
+    Returns:
+      w', a pytree like `params`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness import priors
+      >>> priors.sphere(jnp.array([1.0, 2.0]), jnp.array([3.0, -4.0]), 0.5)
+      Array([1.3, 1.6], dtype=float32)
+
+    See Also:
+      `relative_sphere` (a distance for each leaf), `additive` (normal noise),
+      `flatjax.flatness.local_entropy` (draws from it).
+    """
     scale = distance / _norm(noise)
     return jax.tree.map(lambda w, z: w + scale * z, params, noise)
 
@@ -43,7 +101,26 @@ def sphere(params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 def relative_sphere(
     params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
 ) -> chex.ArrayTree:
-    r"""Draws uniformly from the sphere of radius :math:`d \lVert w \rVert`."""
+    r"""Draws uniformly from the sphere of radius :math:`d \lVert w \rVert`.
+
+    Args:
+      params: the weights w that move.
+      noise: standard normal noise z of their shapes.
+      distance: d.
+
+    Returns:
+      w', a pytree like `params`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flatjax.flatness import priors
+      >>> priors.relative_sphere(jnp.array([6.0, 8.0]), jnp.array([3.0, -4.0]), 0.5)
+      Array([9., 4.], dtype=float32)
+
+    See Also:
+      `sphere` (in units of the weights themselves), `multiplicative` (normal noise),
+      `flatjax.flatness.local_entropy` (draws from it).
+    """
     return sphere(params, noise, distance * _norm(params))
 
 
@@ -74,6 +151,9 @@ def fixed_overlap(axis: int | Sequence[int] | None) -> Prior:
       >>> overlap = jnp.sum(moved * w, axis=0) / jnp.sum(w * w, axis=0)
       >>> [round(float(p), 3) for p in overlap]
       [0.75, 0.75, 0.75]
+
+    See Also:
+      `sphere` (on which it moves a fixed angle), `flatjax.flatness.local_entropy` (draws from it).
     """
     axis = tuple(axis) if isinstance(axis, Sequence) else axis
 

@@ -58,6 +58,9 @@ def bayes_optimal(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -
     Examples:
       >>> round(float(bayes_optimal(alpha=1.0, delta=1.0).test_error), 5)
       0.23975
+
+    See Also:
+      `erm` (trained classifiers), `hebb` (the simplest one), `oracle` (the lowest error of all).
     """
     alpha, delta, rho = check_mixture(alpha=alpha, delta=delta, rho=rho).values()
     q = alpha / (alpha + delta) + 0 * rho
@@ -90,6 +93,9 @@ def hebb(
       >>> estimator = hebb(alpha=1.0, delta=1.0)
       >>> bool(abs(estimator.test_error - bayes_optimal(alpha=1.0, delta=1.0).test_error) < 1e-12)
       True
+
+    See Also:
+      `centroid` (with another bias), `bayes_optimal` (the best from data).
     """
     alpha, delta, rho = map(jnp.asarray, check_mixture(alpha=alpha, delta=delta, rho=rho).values())
     q = 1 + delta / alpha + 0 * rho
@@ -124,6 +130,9 @@ def centroid(
     Examples:
       >>> round(float(centroid(alpha=5.0, delta=0.3, rho=0.1, fit_bias=True).test_error), 5)
       0.02423
+
+    See Also:
+      `hebb` (without a bias of its own), `bayes_optimal` (the best from data).
     """
     alpha, delta, rho = map(jnp.asarray, check_mixture(alpha=alpha, delta=delta, rho=rho).values())
     q = 1 + delta / (4 * alpha) * (1 / rho + 1 / (1 - rho))
@@ -148,6 +157,9 @@ def oracle(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> Estimator:
     Examples:
       >>> round(float(oracle(delta=1.0).test_error), 5)
       0.15866
+
+    See Also:
+      `bayes_optimal` (from data).
     """
     delta, rho = check_mixture(delta=delta, rho=rho).values()
     one = jnp.ones_like(delta * rho)

@@ -72,6 +72,9 @@ def equilibrium(chains: Chains) -> Equilibrium:
       >>> found = sampling.equilibrium(chains)
       >>> bool(found.q0 < found.q) and bool(found.r_hat < 1.1)
       True
+
+    See Also:
+      `sample_loss` (chains to read), `sample_errors` (chains to read).
     """
     num_chains = chains.mean.shape[-2]
     if num_chains < 2:

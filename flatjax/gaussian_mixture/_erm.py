@@ -104,6 +104,10 @@ def erm(
       >>> error = lambda lam: erm(losses.square(), alpha=1.0, delta=1.0, lam=lam).test_error
       >>> round(float(error(1.0)), 4), bool(jax.grad(error)(1.0) < 0)
       (0.2567, True)
+
+    See Also:
+      `local_entropy` (the flatness of its minimum), `simulate.minimise` (a sample of the same),
+      `max_margin` (its limit for a weak ridge).
     """
     if (lam is None) == (norm is None):
         raise ValueError(f"exactly one of lam and norm must be given, got lam={lam}, norm={norm}.")

@@ -79,6 +79,9 @@ def sample_errors(
       >>> hot, cold = sampling.equilibrium(chains).energy
       >>> bool(cold < hot)
       True
+
+    See Also:
+      `equilibrium` (reads the chains), `sample_loss` (chains for a loss).
     """
     check_sizes(num_replicas, num_chains, num_samples, burn_in)
     _checks.check_scalar("duration", duration, exclusive_minimum=True)

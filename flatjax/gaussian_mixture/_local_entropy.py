@@ -119,6 +119,10 @@ def local_entropy(
       >>> minimum = erm_reference(losses.logistic(), alpha=1.0, delta=1.0, lam=0.1)
       >>> [local_entropy(it, overlap=[0.9, 0.3]).phi.round(3) for it in (best, minimum)]
       [array([-0.249, -0.861]), array([-0.053, -1.021])]
+
+    See Also:
+      `erm_reference` (a reference), `sampling.sample_local_entropy` (the same by sampling),
+      `replicated` (coupled replicas).
     """
     if not isinstance(reference, Reference):
         raise TypeError(f"reference must be a Reference, got {type(reference).__name__}.")

@@ -65,6 +65,9 @@ def sample_loss(
       ... )
       >>> chains.overlaps.shape, bool(jnp.all(chains.acceptance > 0.5))
       ((2, 3, 3), True)
+
+    See Also:
+      `equilibrium` (reads the chains), `flatjax.gaussian_mixture.replicated` (the theory).
     """
     check_sizes(num_replicas, num_chains, num_samples, burn_in)
     _checks.check_count("num_steps", num_steps)

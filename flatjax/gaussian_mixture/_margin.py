@@ -62,6 +62,9 @@ def max_margin(*, alpha: ArrayLike, delta: ArrayLike, rho: ArrayLike = 0.5) -> M
     Examples:
       >>> round(float(max_margin(alpha=1.0, delta=1.0).test_error), 4)
       0.2983
+
+    See Also:
+      `separability_threshold` (where it exists), `erm` (with a regularisation).
     """
     return in_float64(_max_margin)(check_mixture(alpha=alpha, delta=delta, rho=rho))
 
@@ -88,6 +91,9 @@ def separability_threshold(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> jax.Arr
     Examples:
       >>> round(float(separability_threshold(delta=1e4)), 2)
       2.0
+
+    See Also:
+      `max_margin` (the margin of separable data).
     """
     return in_float64(_separability_threshold)(check_mixture(delta=delta, rho=rho))
 

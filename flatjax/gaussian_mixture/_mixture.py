@@ -60,6 +60,9 @@ def sample(
       >>> patterns = sample(jax.random.key(0), 100, alpha=2.0, delta=1.0)
       >>> patterns.x.shape, patterns.label.shape
       ((200, 100), (200,))
+
+    See Also:
+      `simulate.minimise` (trains on it), `overlaps` (of a classifier with the centers).
     """
     check_mixture(alpha=alpha, delta=delta, rho=rho)
     _checks.check_count("num_features", num_features)
@@ -78,7 +81,9 @@ def sample(
 
 
 def overlaps(weights: ArrayLike, signal: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    r"""Computes the order parameters `m = w . v / N` and `q = |w|^2 / N`.
+    r"""Computes the overlap with the signal and the squared norm, both over N.
+
+    .. math:: m = w \cdot v / N, \qquad q = \lVert w \rVert^2 / N
 
     Args:
       weights: w, shape (..., N).
@@ -91,6 +96,9 @@ def overlaps(weights: ArrayLike, signal: ArrayLike) -> tuple[jax.Array, jax.Arra
       >>> m, q = overlaps(jnp.array([2.0, 0.0]), jnp.array([1.0, 1.0]))
       >>> float(m), float(q)
       (1.0, 2.0)
+
+    See Also:
+      `generalization_error` (from the overlaps), `sample` (the data).
     """
     weights, signal = jnp.asarray(weights), jnp.asarray(signal)
     num_features = signal.shape[-1]
@@ -124,6 +132,9 @@ def generalization_error(
     Examples:
       >>> round(float(generalization_error(0.5, 0.5, delta=1.0)), 5)
       0.23975
+
+    See Also:
+      `overlaps` (of a classifier with the centers), `erm` (computes both).
     """
     check_mixture(delta=delta, rho=rho)
     return classifier_error(m, q, bias, delta, rho)

@@ -43,6 +43,10 @@ def erm_reference(
       >>> reference = erm_reference(losses.logistic(), alpha=1.0, delta=1.0, lam=[1.0, 0.1])
       >>> reference.test_error.round(4)
       array([0.2425, 0.2594])
+
+    See Also:
+      `local_entropy` (around this reference), `gibbs_reference` (another reference), `erm` (its
+      error).
     """
     has_bias = _may_have_bias(rho) if fit_bias is None else fit_bias
     found = erm(loss, alpha=alpha, delta=delta, lam=lam, norm=norm, rho=rho, fit_bias=has_bias)
@@ -86,6 +90,10 @@ def hebb_reference(
       >>> reference = hebb_reference(alpha=1.0, delta=1.0)
       >>> round(float(reference.train_error), 4), round(float(reference.test_error), 4)
       (0.0786, 0.2398)
+
+    See Also:
+      `noisy_hebb_reference` (with noise), `local_entropy` (around this reference), `hebb` (its
+      error).
     """
     return noisy_hebb_reference(overlap=1.0, alpha=alpha, delta=delta, rho=rho, fit_bias=fit_bias)
 
@@ -121,6 +129,9 @@ def noisy_hebb_reference(
       >>> reference = noisy_hebb_reference(overlap=[1.0, 0.7, 0.5], alpha=1.0, delta=1.0)
       >>> reference.test_error.round(4)
       array([0.2398, 0.3103, 0.3618])
+
+    See Also:
+      `hebb_reference` (without noise), `local_entropy` (around this reference).
     """
     params = check_mixture(overlap=overlap, alpha=alpha, delta=delta, rho=rho)
     if not is_traced(overlap) and np.any(params["overlap"] > 1):
@@ -196,6 +207,9 @@ def gibbs_reference(
       ... )
       >>> reference.test_error.round(4)
       array([0.2594, 0.3456])
+
+    See Also:
+      `local_entropy` (around this reference), `sampling.sample_errors` (draws it).
     """
     params = check_mixture(alpha=alpha, delta=delta, lam=lam, beta=beta, rho=rho)
     has_bias = _may_have_bias(rho) if fit_bias is None else fit_bias

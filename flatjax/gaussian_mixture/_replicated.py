@@ -100,6 +100,9 @@ def replicated_sphere(
       array([0.2705, 0.2775, 0.2887])
       >>> float(alone.thermal_mean_test_error.round(4)), float(alone.test_error.round(4))
       (0.2697, 0.3366)
+
+    See Also:
+      `replicated` (with a weight decay), `local_entropy` (around a reference).
     """
     q1_given = {} if q1 is None else {"q1": q1}
     params = check_mixture(alpha=alpha, delta=delta, rho=rho, norm=norm, **q1_given)
@@ -172,6 +175,10 @@ def replicated(
       >>> found = replicated(losses.logistic(), y=[1, 3, 10], **params)
       >>> found.test_error.round(4), found.center_test_error.round(4)
       (array([0.3456, 0.3179, 0.2988]), array([0.3456, 0.3088, 0.2792]))
+
+    See Also:
+      `replicated_sphere` (on a sphere), `erm` (one replica), `sampling.sample_loss` (the same by
+      sampling).
     """
     params = check_mixture(alpha=alpha, delta=delta, rho=rho, beta=beta, lam=lam)
     params["y"], is_limit = _check_y(y)

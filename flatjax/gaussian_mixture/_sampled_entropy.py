@@ -84,6 +84,9 @@ def sample_local_entropy(
       ... )
       >>> bool(found.phi[0] < found.phi[1] < 0)
       True
+
+    See Also:
+      `flatjax.gaussian_mixture.local_entropy` (the theory), `sample_errors` (chains alone).
     """
     _checks.check_count("num_nodes", num_nodes, minimum=3)
     without_errors = beta == np.inf

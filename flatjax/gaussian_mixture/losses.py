@@ -30,6 +30,9 @@ class Loss:
       slope_at_zero: l'(0), from the left; it decides which training patterns are errors.
       kinks: (u, l'(u) from the left, l'(u) from the right) for every point where l is not analytic.
       num_nodes: nodes of Gaussian integrals, or of each piece if there are kinks.
+
+    See Also:
+      `logistic` (one of them), `flatjax.gaussian_mixture.erm` (trains with it).
     """
 
     name: str
@@ -53,6 +56,9 @@ def square() -> Loss:
     Examples:
       >>> square().prox(0.0, 1.0)
       0.5
+
+    See Also:
+      `hinge` (with a margin), `flatjax.gaussian_mixture.erm` (trains with it).
     """
     return _SQUARE
 
@@ -65,6 +71,9 @@ def linear() -> Loss:
     Examples:
       >>> linear().prox(0.5, 2.0)
       2.5
+
+    See Also:
+      `flatjax.gaussian_mixture.hebb` (has the direction of its minimum).
     """
     return _LINEAR
 
@@ -77,6 +86,10 @@ def logistic() -> Loss:
       >>> u = loss.prox(-1.0, 3.0)
       >>> bool(abs(u - (-1.0 + 3.0 * jax.nn.sigmoid(-u))) < 1e-5)  # (u - omega) / c = -l'(u)
       True
+
+    See Also:
+      `probit` (the loss of the Bayesian), `hinge` (with a margin), `flatjax.gaussian_mixture.erm`
+      (trains with it).
     """
     return _LOGISTIC
 
@@ -87,6 +100,9 @@ def hinge() -> Loss:
     Examples:
       >>> [float(hinge().prox(omega, 1.0)) for omega in (-1.0, 0.5, 2.0)]
       [0.0, 1.0, 2.0]
+
+    See Also:
+      `square` (a smooth loss), `flatjax.gaussian_mixture.max_margin` (its limit for a weak ridge).
     """
     return _HINGE
 
@@ -104,6 +120,9 @@ def probit() -> Loss:
       >>> u = loss.prox(-1.0, 3.0)
       >>> bool(abs(u + 1.0 + 3.0 * jax.grad(loss.value)(u)) < 1e-5)  # (u - omega) / c = -l'(u)
       True
+
+    See Also:
+      `logistic` (almost the same), `flatjax.gaussian_mixture.erm` (trains with it).
     """
     return _PROBIT
 
@@ -129,6 +148,9 @@ def convex(value: _Function, *, kinks: Sequence[float] = (), name: str = "convex
       >>> squared_hinge = convex(lambda u: jnp.maximum(1 - u, 0) ** 2 / 2, kinks=[1.0])
       >>> bool(abs(squared_hinge.prox(0.0, 1.0) - square().prox(0.0, 1.0)) < 1e-5)
       True
+
+    See Also:
+      `logistic` (an example), `flatjax.gaussian_mixture.erm` (trains with it).
     """
     elementwise = jnp.vectorize(value)
     slope = jnp.vectorize(jax.grad(value))

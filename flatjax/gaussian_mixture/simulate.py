@@ -87,6 +87,9 @@ def minimise(
       >>> m, q = overlaps(found.weights, patterns.signal)
       >>> bool(abs(q - erm(losses.hinge(), alpha=2.0, delta=1.0, lam=0.3).q) < 0.1)
       True
+
+    See Also:
+      `flatjax.gaussian_mixture.erm` (the theory), `train` (step by step).
     """
     check_mixture(lam=lam)
     _checks.check_count("max_steps", max_steps)
@@ -152,6 +155,9 @@ class ThermalNoiseState(NamedTuple):
     Attributes:
       count: number of steps so far.
       key: numbers of the random key. It never changes; the step is folded in.
+
+    See Also:
+      `add_thermal_noise` (its transformation).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -185,6 +191,9 @@ def add_thermal_noise(
       >>> updates, _ = tx.update(jnp.zeros(10_000), tx.init(jnp.zeros(10_000)))
       >>> round(float(updates.std()), 2)
       0.2
+
+    See Also:
+      `train` (with any optimizer), `flatjax.langevin_noise` (noise of a fixed scale).
     """
     _checks.check_scalar("learning_rate", learning_rate, exclusive_minimum=True)
     _checks.check_scalar("beta", beta, exclusive_minimum=True)
@@ -277,6 +286,10 @@ def train(
       >>> expected = minimise(patterns, losses.square(), lam=1.0).weights
       >>> bool(jnp.allclose(found.weights, expected, atol=1e-4))
       True
+
+    See Also:
+      `minimise` (the minimum at once), `add_thermal_noise` (at a temperature),
+      `flatjax.gaussian_mixture.sample` (the data).
     """
     for name, value in (("num_steps", num_steps), ("num_replicas", num_replicas)):
         _checks.check_count(name, value)

@@ -60,6 +60,9 @@ class SmallConvNet(nn.Module):
       >>> logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
       >>> logits.shape, list(updates)
       ((4, 10), ['batch_stats'])
+
+    See Also:
+      `create` (by its name), `MLP` (without convolutions).
     """
 
     features: Sequence[int] = (16, 32)

@@ -27,7 +27,7 @@ CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "vit": VisionTransformer,
     **EFFICIENTNETS,
 }
-"""What `create` knows: a name, and a constructor that takes `num_classes` and its own options."""
+"""The names that `create` knows, with constructors from `num_classes` and their own options."""
 
 # Every constructor takes these, but a caller may not choose them here.
 _NOT_OPTIONS = {"num_classes", "parent", "name"}
@@ -56,6 +56,9 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
       Traceback (most recent call last):
         ...
       TypeError: options of 'mlp' are hidden, dtype; got batch_norm.
+
+    See Also:
+      `save` (writes a trained model), `CONSTRUCTORS` (the names).
     """
     if name not in CONSTRUCTORS:
         raise ValueError(f"name must be one of {', '.join(sorted(CONSTRUCTORS))}; got {name!r}.")

@@ -91,6 +91,9 @@ class DenseNet(nn.Module):
       >>> variables = jax.eval_shape(init, jax.random.key(0))
       >>> variables["params"]["logits"]["kernel"].shape  # (4 + 2 + 2) / 2 + 2 maps
       (6, 10)
+
+    See Also:
+      `create` (by its name), `ResNet` (another deep network).
     """
 
     stage_sizes: Sequence[int] = (6, 12, 24, 16)
@@ -129,4 +132,4 @@ class DenseNet(nn.Module):
 
 
 densenet121 = functools.partial(DenseNet)
-"""DenseNet-121, for small images unless `stem="imagenet"`."""
+densenet121.__doc__ = """Makes the DenseNet-121, for small images unless `stem="imagenet"`."""

@@ -104,6 +104,9 @@ class EfficientNet(nn.Module):
       >>> shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
       >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
       6641284
+
+    See Also:
+      `create` (by its name), `ResNet` (another deep network).
     """
 
     width_multiplier: float = 1.0

@@ -45,6 +45,9 @@ class MLP(nn.Module):
       >>> variables = model.init(jax.random.key(0), images, train=False)
       >>> model.apply(variables, images, train=True).shape
       (4, 10)
+
+    See Also:
+      `create` (by its name), `SmallConvNet` (with convolutions).
     """
 
     hidden: Sequence[int] = (256, 256)

@@ -35,6 +35,9 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
       >>> max_pool(jnp.arange(20.0).reshape(4, 5, 1))[..., 0]
       Array([[ 6.,  8.],
              [16., 18.]], dtype=float32)
+
+    See Also:
+      `mean_pool` (means), `conv_general_dilated` (faster convolutions).
     """
     # The gradient of `max` over an axis divides by the number of elements that equal the maximum.
     # This can be 0 if the compiler computes `x` again with other rounding. The gradient of
@@ -68,6 +71,9 @@ def mean_pool(x: jax.Array, window: int = 2) -> jax.Array:
       >>> mean_pool(jnp.arange(20.0).reshape(4, 5, 1))[..., 0]
       Array([[ 3.,  5.],
              [13., 15.]], dtype=float32)
+
+    See Also:
+      `max_pool` (maxima).
     """
     return _windows(x, window).mean(axis=(-4, -2))
 

@@ -98,6 +98,9 @@ class PyramidNet(nn.Module):
       (6, 8, 10)
       >>> variables["params"]["logits"]["kernel"].shape
       (40, 10)
+
+    See Also:
+      `ShakeDrop` (its regularisation), `create` (by its name).
     """
 
     depth: int = 272
@@ -168,4 +171,4 @@ class PyramidNet(nn.Module):
 
 
 pyramidnet272 = functools.partial(PyramidNet)
-"""The PyramidNet of 272 layers and alpha = 200; options are the attributes of `PyramidNet`."""
+pyramidnet272.__doc__ = """Makes the PyramidNet of 272 layers and alpha = 200, see `PyramidNet`."""

@@ -110,6 +110,9 @@ class ResNet(nn.Module):
       >>> logits, updates = jax.eval_shape(init_and_train, jax.random.key(0))
       >>> logits.shape, list(updates)
       ((4, 10), ['batch_stats'])
+
+    See Also:
+      `create` (by its name), `DenseNet` (another deep network), `max_pool` (pools faster on CPUs).
     """
 
     stage_sizes: Sequence[int] = (2, 2, 2, 2)
@@ -150,10 +153,10 @@ class ResNet(nn.Module):
 
 
 resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2))
-"""ResNet-18 for small images; options are the attributes of `ResNet`."""
+resnet18.__doc__ = """Makes the ResNet-18 for small images, see `ResNet`."""
 
 resnet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block="bottleneck", stem="imagenet")
-"""ResNet-50 (version 1.5); options are the attributes of `ResNet`."""
+resnet50.__doc__ = """Makes the ResNet-50 (version 1.5), see `ResNet`."""
 
 resnet110 = functools.partial(ResNet, stage_sizes=(18, 18, 18), width=16, shortcut="zero_padding")
-"""The ResNet-110 of He et al. for CIFAR; options are the attributes of `ResNet`."""
+resnet110.__doc__ = """Makes the ResNet-110 of He et al. for CIFAR, see `ResNet`."""

@@ -49,6 +49,9 @@ class Predictor:
       input_dtype: `"float32"` for images, `"int32"` for tokens.
       target_normalization: normalization of the targets of a regression; outputs are scaled back
         by it.
+
+    See Also:
+      `load` (makes it), `LoadedModel` (holds it).
     """
 
     image_shape: tuple[int, ...]
@@ -138,6 +141,9 @@ def save(
       ...     predict, params, state = models.load(folder)
       >>> predict(params, state, images).shape
       (2, 3)
+
+    See Also:
+      `load` (reads it), `create` (makes the network).
     """
     check_choice("input_dtype", input_dtype, ("float32", "int32"))
     network = make_network(model, options, num_classes, image_shape, input_dtype)
@@ -186,6 +192,22 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
       FileNotFoundError: there is no model.
       ValueError: a file is damaged, or the two files do not belong together. Or the model needs a
         module that is not trusted. The message names the file.
+
+    Examples:
+      >>> import tempfile
+      >>> import jax, jax.numpy as jnp
+      >>> from flatjax import models
+      >>> images = jnp.ones((2, 4, 4, 1))
+      >>> variables = models.create("mlp", 3).init(jax.random.key(0), images, train=False)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     given = {"model": "mlp", "num_classes": 3, "class_names": ["cat", "dog", "fox"]}
+      ...     models.save(folder, variables["params"], **given, image_shape=(4, 4, 1))
+      ...     predict, params, state = models.load(folder)
+      >>> predict(params, state, images).shape, predict.class_names
+      ((2, 3), ('cat', 'dog', 'fox'))
+
+    See Also:
+      `save` (writes the model), `create` (a fresh network).
     """
     folder = Path(path).expanduser()
     if not (folder / DESCRIPTION).exists() and (folder / "model" / DESCRIPTION).exists():

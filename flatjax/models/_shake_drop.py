@@ -69,6 +69,9 @@ class ShakeDrop(nn.Module):
       Array([0.75, 0.75], dtype=float32)
       >>> layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}).shape
       (3, 1, 1, 2)
+
+    See Also:
+      `PyramidNet` (has it).
     """
 
     keep_probability: float

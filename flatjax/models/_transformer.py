@@ -71,6 +71,10 @@ class Transformer(nn.Module):
       ... )
       >>> model.apply(variables, tokens, train=True).shape
       (2, 12, 256)
+
+    See Also:
+      `create` (by its name), `flatjax.data.from_text` (its data), `flatjax.flatness.language_model`
+      (measures it).
     """
 
     num_classes: int = 256

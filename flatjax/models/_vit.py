@@ -66,6 +66,9 @@ class VisionTransformer(nn.Module):
       (1, 5, 12)
       >>> model.apply(variables, images, train=True).shape
       (2, 10)
+
+    See Also:
+      `create` (by its name), `Transformer` (for text).
     """
 
     patch_size: int = 4
