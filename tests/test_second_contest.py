@@ -128,7 +128,6 @@ def test_stored_comparisons_follow_from_the_records():
         np.testing.assert_allclose(one["p_corrected"], other["p_corrected"])
 
 
-@pytest.mark.claim("README.md", "Entropy-SGD beats tuned SGD, SAM and SWA")
 def test_summary():
     words = " ".join(TEXT.split())
     sgd = column("sgd")

@@ -38,7 +38,6 @@ def test_errors_of_each_seed():
     assert [run["seed"] for run in slots.best_record(ROW, "SGD")["runs"]] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.claim("README.md", "SGD's error agrees; eSGD and rSGD, untuned, test worse than SGD")
 def test_summary_of_the_small_network():
     words = " ".join(TEXT.split())
     means = {label: errors(label).mean() for label in LABELS}
