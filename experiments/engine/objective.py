@@ -140,7 +140,7 @@ class Objective:
 
 
 def make_objective(network: Network, problem: Problem, *measures: Any) -> Objective:
-    """Makes an objective of these fields; equal fields give the same one, with its programs."""
+    """Makes an objective; equal fields give the same one, with its programs."""
     try:
         return _made(network, problem, *measures)
     except TypeError:  # a field of the user's network cannot be hashed

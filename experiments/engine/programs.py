@@ -29,7 +29,7 @@ class Programs:
 
     @functools.cached_property
     def order(self) -> Any:
-        """Draws the order of an epoch for the host: (seed, epoch) -> positions of examples."""
+        """Draws the order of an epoch for the host: (seed, epoch) -> positions."""
         return jax.jit(functools.partial(steps.epoch_order, self.plan))
 
     @functools.cached_property
