@@ -80,6 +80,23 @@ def change_links(app: Sphinx, docname: str, content: list[str]) -> None:
         content[0] = content[0].replace("](../notebooks/", "](notebooks/")  # as copied above
 
 
+# The gallery's pictures must not shrink in their columns, nor numbers of results break.
+STYLES = {
+    "gallery": "td img { min-width: min(17rem, 45vw); }",
+    "results/": "td { white-space: nowrap; } table.docutils { font-size: 0.8rem; }",
+}
+
+
+def style_tables(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Adds the style of the tables to the pages that need one."""
+    del app, templatename, doctree
+    for start, style in STYLES.items():
+        if pagename.startswith(start):
+            context["metatags"] = context.get("metatags", "") + f"<style>{style}</style>"
+
+
 def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
     """Leaves out the fields of named tuples, which their docstrings describe."""
     del app, what, name, options
@@ -90,5 +107,6 @@ def setup(app: Sphinx) -> None:
     """Connects the functions above."""
     app.connect("builder-inited", copy_notebooks)
     app.connect("source-read", change_links)
+    app.connect("html-page-context", style_tables)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-docstring", reference.complete, priority=100)  # before napoleon
