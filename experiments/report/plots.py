@@ -31,6 +31,8 @@ COLORS = {
     "esam": "#56B4E9",
     "parle": "#0072B2",
     "diloco": "#F0E442",
+    "adamw": "#8C564B",
+    "soup": "#E377C2",
 }
 
 

@@ -54,14 +54,11 @@ class Outcomes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest(Study):
-    """A contest of algorithms; `experiments.configs.contest` has the protocol.
+class Tuned:
+    """How contestants are tuned on validation data, and which are compared.
 
     Attributes:
-      base: what all runs share.
-      settings: label -> what the setting changes; `epochs` is its shortest length.
-      lengths: label of a setting -> multiple of its epochs, where it is known.
-      contestants: label -> contestant; one of them is `baseline`.
+      contestants: label -> contestant.
       trials: candidates of each contestant in each setting, before extensions.
       rounds: of successive halving: how many of the best candidates are kept, on how many seeds.
       edge: fraction of a range, on a log scale, at each of its ends, in which a choice extends it.
@@ -69,16 +66,11 @@ class Contest(Study):
       extension_trials: candidates that an extension adds for each range that it extends.
       extensions: how often a contestant's ranges may be extended in a setting.
       ends_at_zero: fields whose lower end is not extended: candidates at 0 are added instead.
-      first_test_seed: of the test; smaller seeds are those of pilots and tuning.
-      test_seeds: network -> number of seeds of the test.
-      baseline: with which all are compared.
+      baseline: the contestant with which all are compared.
       references: other contestants with which the primary ones are compared.
       primary: contestants whose comparisons with the baseline are corrected together.
-      outcomes: the outcomes of a tested model.
     """
 
-    settings: Mapping[str, Mapping[str, Any]]
-    lengths: Mapping[str, int]
     contestants: Mapping[str, Contestant]
     trials: int
     rounds: Sequence[tuple[int, int]]
@@ -87,16 +79,33 @@ class Contest(Study):
     extension_trials: int
     extensions: int
     ends_at_zero: Sequence[str]
-    first_test_seed: int
-    test_seeds: Mapping[str, int]
     baseline: str
     references: Sequence[str]
     primary: Sequence[str]
-    outcomes: Outcomes
 
     def candidates(self, contestant: str) -> list[dict[str, float]]:
         """The settings that are tried first, log-uniform in the contestant's space."""
         return log_uniform(self.contestants[contestant].space, self.trials)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest(Study, Tuned):
+    """A contest of algorithms; `experiments.configs.contest` has the protocol.
+
+    Attributes:
+      base: what all runs share.
+      settings: label -> what the setting changes; `epochs` is its shortest length.
+      lengths: label of a setting -> multiple of its epochs, where it is known.
+      first_test_seed: of the test; smaller seeds are those of pilots and tuning.
+      test_seeds: network -> number of seeds of the test.
+      outcomes: the outcomes of a tested model.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+    lengths: Mapping[str, int]
+    first_test_seed: int
+    test_seeds: Mapping[str, int]
+    outcomes: Outcomes
 
     def config(self, setting: str, contestant: str, evaluate_on: str) -> TrainConfig:
         """What all candidates of a contestant share.

@@ -34,7 +34,7 @@ TESTED = {"train_error": "train error %"}
 
 def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     """Writes contest.json, contest.md and map.png; returns the tables."""
-    rows = comparisons(contest, results)
+    rows = comparisons(contest, results, contest.settings)
     least = least_differences(contest, results)
     outcomes = [
         summary(contest, setting, name, part)
