@@ -51,7 +51,6 @@ def diloco(
     Args:
       inner: optimizer of each replica, including its learning rate. If it takes a norm over all
         weights and the replicas are stacked, wrap it in `per_replica`.
-      outer: optimizer of the center, including its learning rate:
       outer: optimizer of the center, with its learning rate:
         `optax.sgd(0.7, momentum=0.9, nesterov=True)` in the paper.
       period: K, the number of inner steps between outer steps (the paper takes 500).

@@ -11,7 +11,7 @@ from experiments.studies.study import chosen
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning(InParts):
-    """Fine-tune on new classes by each algorithm, and see what is lost of the old ones.
+    """Fine-tune on new classes, and see what is lost of the old ones.
 
     Trains the last layers, or low-rank changes (LoRA). The protocol and the search spaces are in
     experiments/configs/fine_tuning.py. Writes a file of JSON lines for each mode and algorithm,

@@ -1,4 +1,4 @@
-"""Fine-tuning on new classes: how well, and what is lost of the old ones. Its rules came first.
+"""Fine-tuning on new classes, and what is lost of the old ones.
 
 command:   python -m experiments fine-tuning
 hardware:  one CPU core, about 15 minutes; --small takes two minutes

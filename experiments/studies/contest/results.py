@@ -90,7 +90,7 @@ def comparisons(
       study: who is compared.
       results: what is complete.
       settings: all settings of the study.
-      quantities: what is compared; the primary comparisons are those of the first.
+      quantities: names of outcomes; the primary comparisons use the first one.
     """
     families: dict[str, list[dict[str, Any]]] = {}
     for quantity in quantities:

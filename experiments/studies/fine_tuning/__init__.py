@@ -1,1 +1,1 @@
-"""Fine-tuning on new classes: the error there, and what is lost of the old classes."""
+"""Fine-tuning on new classes, and what is lost of the old ones."""

@@ -96,7 +96,7 @@ class FineTuning(Tuned):
         return list(range(self.first_test_seed, self.first_test_seed + self.test_seeds))
 
     def base_of(self, label: str) -> str:
-        """Returns the contestant whose choice an arm runs with: itself, or that of a variant."""
+        """Returns the contestant whose chosen settings an arm has."""
         return self.longer[label].contestant if label in self.longer else label
 
     def run_of(self, mode: str, label: str) -> dict[str, Any]:

@@ -134,7 +134,10 @@ def optimizer(
 def make_run(
     study: FineTuning, tasks: Tasks, mode: str, fixed: Mapping[str, Any], gradients: int
 ) -> Callable[..., chex.ArrayTree]:
-    """Makes the program of a run: (settings, key, pretrained, train) -> stack of replicas."""
+    """Makes the program of a run.
+
+    It maps settings, key, pretrained weights and training examples to the stack of replicas.
+    """
     own, y = mode_of(study, tasks, mode, fixed), fixed.get("replicas", 1)
     steps = gradients // y
     repeats = 2 if fixed["method"] == "sam" else 1

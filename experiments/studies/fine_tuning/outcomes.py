@@ -104,9 +104,9 @@ class Measures:
         return found
 
     def _distance(self, task, replicas) -> float | None:
-        """Measures the distance of replicas from their mean, over the mean's from the start.
+        """Measures the distance of replicas from their mean.
 
-        Heads do not count: they have no pretrained weights.
+        Its unit is the distance of the mean from the pretrained weights. Heads do not count.
         """
         bodies = [
             tuple(w for name, w in one.items() if name != self._tasks.head) for one in replicas

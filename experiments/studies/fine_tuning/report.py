@@ -26,7 +26,7 @@ COLORS = {
 
 
 def report(study: FineTuning, results: Results, out: pathlib.Path) -> str:
-    """Writes fine_tuning.json, fine_tuning.md and fine_tuning.png; returns the tables."""
+    """Writes fine_tuning.json, .md and .png; returns the tables."""
     rows = comparisons(study, results, study.modes, QUANTITIES)
     outcomes = [
         summary(mode, arm, part) for mode, parts in results.items() for arm, part in parts.items()
@@ -87,7 +87,7 @@ def summary(mode: str, arm: str, part: Part) -> dict[str, Any]:
 
 
 def outcome_table(study: FineTuning, outcomes: list[dict[str, Any]]) -> str:
-    """Errors of both tasks, the rise of the training loss under noise, and LoRA's trap."""
+    """Tabulates errors of both tasks, flatness, and LoRA's trap."""
     sigma = f"{study.sigmas[-1]:g}"
     lines = [
         [
@@ -110,7 +110,7 @@ def outcome_table(study: FineTuning, outcomes: list[dict[str, Any]]) -> str:
 
 
 def draw(study: FineTuning, results: Results, out: pathlib.Path, path: pathlib.Path) -> None:
-    """Draws both errors: of all candidates on validation images, and of the choices' test."""
+    """Draws both errors, of candidates (validation) and choices (test)."""
     size = (1 + 4.2 * len(results), 4.6)
     with plots.drawing(path, 1, len(results), figsize=size, squeeze=False) as (_, panels):
         for panel, (mode, parts) in zip(panels[0], results.items(), strict=True):

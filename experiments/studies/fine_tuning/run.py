@@ -1,4 +1,4 @@
-"""Tunes every method alike on validation data, then tests each once on fresh seeds.
+"""Tunes methods alike on validation data, then tests each on fresh seeds.
 
 Each mode and arm has a file of JSON lines, with one line for each run. A line is written when its
 run ends, and the same command continues from the lines. One process at a time works on a file.

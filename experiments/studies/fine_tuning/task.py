@@ -1,4 +1,4 @@
-"""The two tasks of each seed, and the network that was trained on the first of them."""
+"""The two tasks of each seed, and the network of the first one."""
 
 import functools
 from typing import Any, NamedTuple
