@@ -12,6 +12,7 @@ from experiments.report.tables import markdown_table
 from experiments.studies.contest.report import choice_table, difference_table
 from experiments.studies.contest.results import Part, Results, comparisons
 from experiments.studies.fine_tuning.description import FineTuning
+from experiments.studies.fine_tuning.page import page
 from experiments.studies.fine_tuning.run import read_validation
 
 QUANTITIES = ("new_error", "old_error")
@@ -26,7 +27,7 @@ COLORS = {
 
 
 def report(study: FineTuning, results: Results, out: pathlib.Path) -> str:
-    """Writes fine_tuning.json, .md and .png; returns the tables."""
+    """Writes fine_tuning.json, .md and .png, and page.md; returns the tables."""
     rows = comparisons(study, results, study.modes, QUANTITIES)
     outcomes = [
         summary(mode, arm, part) for mode, parts in results.items() for arm, part in parts.items()
@@ -46,6 +47,7 @@ def report(study: FineTuning, results: Results, out: pathlib.Path) -> str:
     }
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
     store.write_text(out / "fine_tuning.md", text + "\n")
+    store.write_text(out / "page.md", page(study, results, rows))
     draw(study, results, out, out / "fine_tuning.png")
     return text
 
