@@ -72,7 +72,7 @@ class Tasks:
         return losses(logits, batch["label"]).mean()
 
     def _batches(self, split: data.Split) -> Batches:
-        return data.eval_batches(split, self.normalization, 1000)
+        return data.eval_batches(split, self.normalization, min(len(split), 1000))
 
     def _make(self, seed: int) -> Task:
         own = self._study.data
