@@ -5,7 +5,7 @@ hardware:  one CPU core, about 15 minutes; --small takes two minutes
 
 Protocol
 1. Tasks: classes 0-4 of Fashion-MNIST are old, 5-9 are new. For each seed, a network with two
-   hidden layers of 128 is trained on the old classes (1,500 gradients of 128 images), and then on
+   hidden layers of 128 is trained on the old classes (600 gradients of 64 images), and then on
    500 images of the new ones. Each seed has its own images, network and validation images.
 2. Measured: the error of the new classes among each other, and of the old classes among each other.
    Each task has its own last layer (head); the old one is kept. What is lost is therefore what the
@@ -21,7 +21,7 @@ Protocol
    the choice is in the outermost tenth of a range, the range grows there by a third, and 3
    candidates are added; at most three times. At the lower ends of weight decay and couplings, the 3
    candidates have 0.
-6. Test: the choice runs once on 20 fresh seeds from 1,000, the same for all methods.
+6. Test: the choice runs once on 12 fresh seeds from 1,000, the same for all methods.
 7. Primary: the new classes' test errors of rSGD and eSGD against AdamW's, in both modes, by paired
    t-tests; Holm's method corrects these four. All other comparisons are exploratory, and corrected
    in families of one quantity and one reference.
@@ -79,7 +79,7 @@ STUDY = FineTuning(
     batch_size=32,
     longer={"AdamW x 3": Longer("AdamW", 3), "soup x 3": Longer("soup", 3)},
     first_test_seed=1000,
-    test_seeds=20,
+    test_seeds=12,
     baseline="AdamW",
     references=("SAM", "soup"),
     primary=("rSGD", "eSGD"),

@@ -39,9 +39,9 @@ class Pretraining:
       weight_decay: the decoupled weight decay.
     """
 
-    steps: int = 1500
-    batch_size: int = 128
-    learning_rate: float = 1e-3
+    steps: int = 600
+    batch_size: int = 64
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
 
 
