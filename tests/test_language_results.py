@@ -50,7 +50,8 @@ def check(text, out):
     for arm, steps, shown, *differences in rows:
         assert int(steps) == (4 if STUDY.arms[arm].get("steps") else 1) * STUDY.steps
         sem = bits[arm].std(ddof=1) / np.sqrt(len(bits[arm])) if len(bits[arm]) > 1 else 0
-        assert shown == f"{bits[arm].mean():.3f} ± {sem:.3f}"
+        # The store of means has four decimals.
+        assert shown == f"{round(bits[arm].mean(), 4):.3f} ± {round(float(sem), 4):.3f}"
         for cell, reference in zip(differences, ("AdamW", "AdamW, S steps"), strict=True):
             same = {*units[arm]} == {*units.get(reference, ())}
             if not same or arm == reference or len(bits[arm]) < 2:
@@ -63,7 +64,7 @@ def check(text, out):
     for arm, messages, _, distance, rise, coefficient in rows:
         ends = [unit["curve"][-1] for unit in units[arm].values()]
         rises = [unit["flatness"][-1]["rise_bits"][-1] for unit in units[arm].values()]
-        assert rise.startswith(f"{np.mean(rises):.3f} ± ")
+        assert rise.startswith(f"{round(np.mean(rises), 4):.3f} ± ")
         assert bool(distance) == ("relative_distance" in ends[0])
         found = [u["flatness"][-1].get("coefficient") for u in units[arm].values()]
         known = [value for value in found if value is not None]

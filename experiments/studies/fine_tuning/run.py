@@ -96,9 +96,9 @@ def _search(study, mode, contestant, out) -> Search:
 
 def _read(study, mode, arm, path) -> Records:
     """Reads the lines of a file and checks to what they belong."""
-    identity = {"run": study.run_of(mode, arm), "revision": provenance.TRAINING}
-    identity |= {"images": _images(study.data.dataset)}
     records = store.read_lines(path)
+    identity = {"run": study.run_of(mode, arm), "revision": provenance.TRAINING}
+    identity |= {"images": _images(study.data.dataset)} if records else {}
     for number, record in enumerate(records, start=1):
         store.check_identity(identity, record, f"{path}, line {number}")
     return records
