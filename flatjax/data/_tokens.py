@@ -229,12 +229,13 @@ def _mapped(name: str, file: Path, unit: Unit, context: int, test: float) -> Tok
     size = file.stat().st_size
     text = np.memmap(file, np.uint8, mode="r") if size else np.zeros(0, np.uint8)
     at = round(size * (1 - test))
-    splits = []
+    found = []
     for split, part in (("train", text[:at]), ("test", text[at:])):
         count = _count(len(part), context, f"{file}: {split}")
         rows = np.lib.stride_tricks.sliding_window_view(part, context + 1)[::context]
-        splits.append(TokenSplit(rows[:count]))
-    return TokenDataset(name, *splits, 256)
+        found.append(TokenSplit(rows[:count]))
+    train, held_out = found
+    return TokenDataset(name, train, held_out, 256)
 
 
 def _bytes(text: Any) -> bytes:

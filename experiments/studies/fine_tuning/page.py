@@ -25,7 +25,7 @@ def page(study: FineTuning, results: Results, comparisons: list[dict[str, Any]])
 def errors(study: FineTuning, mode: str, parts: Parts, comparisons: list[dict[str, Any]]) -> str:
     """Tabulates test errors of both tasks, and differences from the baseline."""
     base = study.baseline
-    lines = [[mode, "new classes %", f"minus {base}", "p", "old classes %", f"minus {base}"]]
+    lines = [[mode, "new %", f"minus {base}", "p", "old %", f"minus {base}"]]
     p = {
         row["contestant"]: f"{row['p_corrected']:.2g}"
         for row in comparisons
@@ -37,8 +37,8 @@ def errors(study: FineTuning, mode: str, parts: Parts, comparisons: list[dict[st
             lines.append([arm, new, "", "", old, ""])
             continue
         to_new, to_old = (
-            _difference(part.column(name), parts[base].column(name))
-            for name in ("new_error", "old_error")
+            _difference(part.column(name), parts[base].column(name), digits)
+            for name, digits in (("new_error", 2), ("old_error", 1))
         )
         lines.append([arm, new, to_new, p[arm], old, to_old])
     return markdown_table(lines)
@@ -48,12 +48,12 @@ def flatness(mode: str, parts: Parts) -> str:
     """Tabulates the fit, the rise of the training loss under noise, and forgetting."""
     lines = [[mode, "train error %", "test loss", "rise of the loss", "old, among all %"]]
     for arm, part in parts.items():
-        rises = [record["energy_loss"][-1] for record in part.records]
+        rises = np.array([record["energy_loss"][-1] for record in part.records], dtype=float)
         lines.append(
             [
                 *(arm, _shown(part.column("train_error"))),
-                *("{:.3f} ± {:.3f}".format(*mean_and_sem(part.column("new_loss"))),),
-                "{:.3f} ± {:.3f}".format(*mean_and_sem(rises)),
+                *("{:.3f} ± {:.3f}".format(*mean_and_sem(finite(part.column("new_loss")))),),
+                "{:.3f} ± {:.3f}".format(*mean_and_sem(finite(rises))),
                 _shown(part.column("old_error_among_all")),
             ]
         )
@@ -90,10 +90,15 @@ def choices(mode: str, parts: Parts) -> str:
     return markdown_table([*lines, ["candidates", *map(str, numbers)]])
 
 
+def finite(values: np.ndarray) -> np.ndarray:
+    """Returns the values without those of runs that diverged."""
+    return values[np.isfinite(values)]
+
+
 def _shown(values: Any) -> str:
     return with_error(*mean_and_sem(values), len(values))
 
 
-def _difference(values: np.ndarray, baseline: np.ndarray) -> str:
+def _difference(values: np.ndarray, baseline: np.ndarray, digits: int) -> str:
     mean, (low, high), _ = paired_difference(values, baseline)
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"

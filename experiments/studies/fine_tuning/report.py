@@ -12,7 +12,7 @@ from experiments.report.tables import markdown_table
 from experiments.studies.contest.report import choice_table, difference_table
 from experiments.studies.contest.results import Part, Results, comparisons
 from experiments.studies.fine_tuning.description import FineTuning
-from experiments.studies.fine_tuning.page import page
+from experiments.studies.fine_tuning.page import finite, page
 from experiments.studies.fine_tuning.run import read_validation
 
 QUANTITIES = ("new_error", "old_error")
@@ -63,18 +63,22 @@ def meetings(results: Results) -> Meetings:
 
 
 def summary(mode: str, arm: str, part: Part) -> dict[str, Any]:
-    """Outcomes of an arm: means and standard errors over seeds."""
+    """Outcomes of an arm: means and standard errors over seeds.
+
+    The error of a run that diverged is 100%; its losses do not count.
+    """
     row: dict[str, Any] = {"setting": mode, "contestant": arm, "seeds": len(part.records)}
     first = part.records[0]
     row |= {
-        name: mean_and_sem(part.column(name))
+        name: mean_and_sem(finite(part.column(name)))
         for name in first
         if name.endswith(("_error", "_loss", "_error_among_all")) and isinstance(first[name], float)
     }
     row["lost"] = mean_and_sem(part.column("old_error") - part.column("pretrained_old_error"))
     for name in ("energy_error", "energy_loss"):
         columns = np.array([record[name] for record in part.records], dtype=float).T
-        row[name] = [mean_and_sem(column) for column in columns]
+        row[name] = [mean_and_sem(finite(column)) for column in columns]
+    row["diverged"] = sum(record["new_loss"] is None for record in part.records)
     if "meeting" in first:
         for name in ("replicas", "distance"):
             row[name] = mean_and_sem([record["meeting"][name] for record in part.records])
@@ -142,7 +146,9 @@ def draw(study: FineTuning, results: Results, out: pathlib.Path, path: pathlib.P
 
 
 def _draw_test(panel, part, color, label, *, is_longer):
-    (x, dx), (y, dy) = (mean_and_sem(part.column(name)) for name in QUANTITIES)
+    """Draws the mean over runs that did not diverge."""
+    is_finite = np.isfinite(part.column("new_loss"))
+    (x, dx), (y, dy) = (mean_and_sem(part.column(name)[is_finite]) for name in QUANTITIES)
     panel.errorbar(
         x,
         y,
