@@ -23,10 +23,14 @@ def eval_fn(params, batch):
     return {"loss": jnp.sum(outputs**2), "error": error, "count": len(batch)}
 
 
+def weights(scale):
+    """One function at any scale, in two factors."""
+    return jnp.stack([jnp.full(4, scale), jnp.full(4, 1 / scale)])
+
+
 def report(scale, key=0, **options):
-    params = jnp.stack([jnp.full(4, scale), jnp.full(4, 1 / scale)])
     options = {"measures": MEASURES, "level": "quick"} | options
-    return flatness.report(eval_fn, params, BATCHES, key, **options)
+    return flatness.report(eval_fn, weights(scale), BATCHES, key, **options)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,25 @@ def test_a_comparison_is_printed_and_drawn(reports):
         assert f"{names[0]} is flatter" in shown
         assert (ax.get_legend() is None) == (len(names) == 2)
         matplotlib.pyplot.close(figure)
+
+
+def test_barriers_are_printed_with_the_verdicts(reports):
+    measure = flatness.barrier(eval_fn, num_points=3)
+    found = measure(weights(1.0), weights(3.0), BATCHES)
+    two = {name: reports[name] for name in ("flat", "sharp")}
+    comparison = flatness.compare(two, barriers={"sharp": found})
+    x = np.concatenate(BATCHES)
+    losses = [
+        np.mean((x @ (np.full(4, a * b) - 1) + 0.1) ** 2)
+        for a, b in ((1, 1), (2, 2 / 3), (3, 1 / 3))
+    ]
+    height = losses[1] - (losses[0] + losses[2]) / 2
+    assert comparison.to_dict()["barriers"]["sharp"]["loss"] == pytest.approx(height, rel=1e-4)
+    assert f"between sharp and flat: error {found.height['error']:.4g}, loss" in str(comparison)
+    with pytest.raises(ValueError, match=r"barriers must have names of \['sharp'\].*got 'flat'"):
+        flatness.compare(two, barriers={"flat": found})
+    with pytest.raises(TypeError, match=r"barriers\['sharp'\] must be a Barrier"):
+        flatness.compare(two, barriers={"sharp": 0.1})
 
 
 def test_what_cannot_be_compared_is_refused_by_name(reports):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flatjax import data
+from flatjax.data._arrays import is_mapped
 from flatjax.data._tokens import UNKNOWN
 
 TEXT = "".join(chr(ord("a") + n % 7) for n in range(101))
@@ -36,6 +37,23 @@ def test_a_file_is_cut_so_that_each_token_is_predicted_once(tmp_path):
     assert decoded(text.test) == TEXT[61:92]
     targets = np.concatenate([row[1:] for row in text.train.tokens])
     assert bytes(targets).decode() == TEXT[1:61]
+
+
+def test_a_mapped_file_has_the_same_sequences(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text(TEXT)
+    for context in (10, 7):
+        options = {"context": context, "test": 0.4}
+        text, mapped = (data.from_text(file, **options, mapped=own) for own in (False, True))
+        for split in ("train", "test"):
+            one, other = (getattr(each, split).tokens for each in (text, mapped))
+            np.testing.assert_array_equal(one, other)
+            assert is_mapped(other)
+            assert not is_mapped(one)
+            assert other.strides == (context, 1)  # a view of the file
+    (tmp_path / "empty").touch()
+    with pytest.raises(ValueError, match="got 0"):
+        data.from_text(tmp_path / "empty", mapped=True)
 
 
 def test_characters_have_a_vocabulary_of_the_training_text(tmp_path):
@@ -148,6 +166,10 @@ def test_bad_tokens(tokens, error, message):
         ("text,test=1:{0}", ValueError, r"test must be in \(0, 1\)"),
         ("text,files=*.py:{0}", FileNotFoundError, r"there is no file \*\.py"),
         ("text:{0}/nothing", FileNotFoundError, "nothing"),
+        ("text,mapped=true:{0}", ValueError, "mapped must be False for a folder"),
+        ("text,mapped=yes:{0}", ValueError, "options of text are unit, context, .*, mapped"),
+        ("text,mapped=true,unit=characters:{0}/02.txt", ValueError, "only the bytes of one file"),
+        ("text,mapped=true,context=40:{0}/02.txt", ValueError, "train must have at least context"),
         ("npz:{0}", ValueError, "must be 'text:PATH' or 'tfds_text:NAME'"),
     ],
 )

@@ -79,6 +79,35 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
     chex.assert_trees_all_equal(one.params, other.params)
 
 
+def test_windows_of_a_text_hold_its_sequences(tmp_path):
+    file = tmp_path / "text"
+    file.write_bytes(bytes(range(200)))
+    split = data.from_text(file, context=8, mapped=True).train
+    order = np.random.default_rng(0).permutation(22)[:20].reshape(5, 2, 2)
+    feeder = feed.FileFeed(split, lambda epoch: order, 5, 2, lambda window: window, [0, 1])
+    for row in range(5):
+        found = feeder.window(row).tokens[row % 2]
+        starts = 8 * order[row]
+        np.testing.assert_array_equal(found, starts[..., None] + np.arange(9))
+
+
+@pytest.mark.slow
+def test_a_text_in_its_file_trains_bit_for_bit_as_in_memory(tmp_path, monkeypatch):
+    """Two rows of batches are in a window."""
+    monkeypatch.setattr(feed, "WINDOW_BYTES", 2 * 2 * 10 * 9)
+    file = tmp_path / "text"
+    file.write_bytes(np.random.default_rng(0).integers(256, size=700, dtype=np.uint8).tobytes())
+    sizes = ("width=4", "depth=1", "heads=1", "context=8")
+    config = CONFIG.changed(model="transformer", model_options=sizes, epochs=2.0)
+    names = (f"text,context=8,mapped={own}:{file}" for own in ("false", "true"))
+    in_memory, in_file = (config.changed(dataset=name) for name in names)
+    tasks = [make_task(one) for one in (in_memory, in_file)]
+    assert tasks[0].fingerprint == tasks[1].fingerprint
+    rows = [make_plan(task.config, task).window_rows for task in tasks]
+    assert rows == [None, 2]
+    chex.assert_trees_all_equal(final(in_memory), final(in_file))
+
+
 class Reads:
     """Labels and images of examples; remembers which are read."""
 

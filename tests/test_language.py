@@ -48,6 +48,17 @@ def test_budgets_are_of_equal_tokens_or_equal_steps():
     assert {STUDY.period(arm) for arm in steps} == {None, 1, 16, 64}
 
 
+def test_primary_arms_are_run_first():
+    units = STUDY.units()
+    number = len(STUDY.primary)
+    assert len({*units}) == len(units) == len(STUDY.arms) * len(STUDY.seeds)
+    assert {*units[:number]} == {(arm, 0) for arm in STUDY.primary}
+    assert {arm for arm, _ in units[: 3 * number]} == {*STUDY.primary}
+    assert [seed for _, seed in units] == sorted(STUDY.seeds * number) + sorted(
+        STUDY.seeds * (len(STUDY.arms) - number)
+    )
+
+
 @pytest.mark.slow
 def test_records_are_kept_and_continued(tmp_path, capsys):
     own = Coefficient((0,), sequences=8, num_steps=10, num_warmup=10)
@@ -85,6 +96,7 @@ def test_records_are_kept_and_continued(tmp_path, capsys):
     assert rows["rSGD, K=2"]["megabytes"] == pytest.approx(2 * 4 * unit["num_weights"] / 1e6)
     assert "AdamW, S steps" in report(study, records, tmp_path)
     assert (tmp_path / "language.png").exists()
+    assert "## Held-out bits per byte" in (tmp_path / "page.md").read_text()
 
     other = dataclasses.replace(study, points=1)
     with pytest.raises(store.OtherIdentityError, match="points: wanted 1, found 2"):

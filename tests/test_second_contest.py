@@ -118,7 +118,7 @@ def test_errors_of_random_settings():
 @pytest.mark.slow
 def test_stored_comparisons_follow_from_the_records():
     found = contest_results.read_contest(STUDY, RECORDS)
-    again = contest_results.comparisons(STUDY, found)
+    again = contest_results.comparisons(STUDY, found, STUDY.settings)
     assert len(again) == len(STORED["comparisons"])
     for one, other in zip(again, STORED["comparisons"], strict=True):
         assert {n: one[n] for n in ("contestant", "reference", "quantity")} == {

@@ -8,6 +8,7 @@ from experiments.commands.committee import Committee
 from experiments.commands.compare import Compare
 from experiments.commands.contest import Contest
 from experiments.commands.cost_model import CostModel
+from experiments.commands.fine_tuning import FineTuning
 from experiments.commands.first_contest import FirstContest
 from experiments.commands.flatness import Flatness
 from experiments.commands.flatness_study import FlatnessStudy
@@ -21,7 +22,7 @@ from experiments.engine import console
 
 Comparisons = Compare | Tune | Reproduce
 Measures = Flatness | FlatnessStudy | CostModel
-Studies = Contest | FirstContest | Ladder | Language | GaussianMixture | Committee
+Studies = Contest | FirstContest | FineTuning | Ladder | Language | GaussianMixture | Committee
 
 
 def main(arguments: list[str] | None = None) -> int:

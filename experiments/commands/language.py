@@ -15,9 +15,9 @@ class Language(InParts):
 
     The text is Python's standard library. Prints held-out bits per byte at equal tokens and at
     equal steps, the messages that workers sent, and the flatness of the solutions. Writes
-    language.json, language.md and language.png. The settings are in
-    experiments/configs/language.py. If it is stopped, the same command continues with the first arm
-    and seed without a record.
+    language.json, language.md, language.png, and page.md, a draft of the chapter. The settings are
+    in experiments/configs/language.py. If it is stopped, the same command continues with the first
+    arm and seed without a record.
 
     Example: python -m experiments language --small
     """

@@ -58,6 +58,7 @@ STUDY = Language(
     arms=ARMS,
     steps=512,
     seeds=(0, 1, 2),
+    primary=("AdamW", "AdamW, S steps", "AdamW, batch x 4", "DiLoCo, K=16", "rSGD, K=16"),
 )
 
 SMALL = dataclasses.replace(

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from experiments.engine import fingerprints, processes
+from experiments.engine.datasets import Examples, Split
 from flatjax import data
+from flatjax.data._batches import as_tree
 
 WINDOW_BYTES = 2**26
 
@@ -46,7 +48,7 @@ class Feed:
         stream: data.Stream,
         num_replicas: int,
         rows: int,
-        put: Callable[[data.DeviceSplit], data.DeviceSplit],
+        put: Callable[[Any], Any],
         own: Sequence[int] | None = None,
     ):
         self._stream, self._num_replicas, self._rows, self._put = stream, num_replicas, rows, put
@@ -109,7 +111,7 @@ class Feed:
             # All windows have one shape, so that programs are compiled once; the rest is unused.
             shape = (self._rows, self._num_replicas, len(batch))
             arrays = arrays or _empty(batch, shape)
-            for array, part in zip(arrays, (batch.image, batch.label), strict=True):
+            for array, part in zip(arrays, batch.arrays, strict=True):
                 array[first + row, replica] = part
             digests[row, replica] = int(fingerprints.of_split(batch)["crc32"], 16)
         assert arrays is not None
@@ -139,11 +141,11 @@ class FileFeed:
 
     def __init__(
         self,
-        train: data.Split,
+        train: Split,
         order: Callable[[int], np.ndarray],
         num_rows: int,
         rows: int,
-        put: Callable[[data.DeviceSplit], data.DeviceSplit],
+        put: Callable[[Examples], Examples],
         own: Sequence[int],
     ):
         self._train, self._rows, self._put, self._own = train, rows, put, own
@@ -154,7 +156,7 @@ class FileFeed:
     def resume(self, position: None) -> None:
         """Does nothing."""
 
-    def window(self, row: int) -> data.DeviceSplit:
+    def window(self, row: int) -> Examples:
         """Returns the window that holds a row, counted from the start of the run."""
         if not self._start <= row < self._end:
             self._load(row)
@@ -170,22 +172,23 @@ class FileFeed:
         epoch, number = divmod(row, self._num_rows)
         first = number - number % self._rows
         order = self._order(epoch)[first : first + self._rows]
-        arrays = _empty(self._train, (self._rows, *order.shape[1:]))
+        arrays = None
         for replica in self._own:
             examples = self._train[order[:, replica].ravel()]
+            arrays = arrays or _empty(examples, (self._rows, *order.shape[1:]))
             for array, part in zip(arrays, examples.arrays, strict=True):
                 own = array[: len(order), replica]
                 own[...] = part.reshape(own.shape)
         self._start = row - (number - first)
         self._end = self._start + len(order)
-        self._window = self._put(data.DeviceSplit(*arrays))
+        assert arrays is not None
+        self._window = self._put(type(as_tree(examples))(*arrays))
 
 
-def _empty(examples: data.Split, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Allocates images and labels of a window of examples, (k, y, B, ...)."""
+def _empty(examples: Split, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Allocates the arrays of a window of examples, (k, y, B, ...)."""
     # Zeros that are never written take no memory in the operating system.
-    zeros = lambda array: np.zeros((*shape, *array.shape[1:]), array.dtype)
-    return zeros(examples.image), zeros(examples.label)
+    return tuple(np.zeros((*shape, *array.shape[1:]), array.dtype) for array in examples.arrays)
 
 
 def moved_position(

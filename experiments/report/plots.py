@@ -49,6 +49,8 @@ COLORS = {
     "reinforced bp": "#999933",
     "focusing bp": "#332288",
     "focusing bp, y rises": "#AA4499",
+    "adamw": "#8C564B",
+    "soup": "#E377C2",
 }
 NAMES = {"sgd": "SGD", "sam": "SAM", "swa": "SWA", "esgd": "eSGD", "rsgd": "rSGD", "parle": "Parle"}
 # Algorithm -> its marker, where several are drawn in one panel.

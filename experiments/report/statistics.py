@@ -24,6 +24,17 @@ def standard_error(values: ArrayLike) -> np.ndarray:
     return values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
 
+def rounded(value: ArrayLike) -> float | None:
+    """Rounds a number to six digits for JSON; None for what is no finite number.
+
+    Examples:
+      >>> rounded(1 / 3), rounded(np.inf)
+      (0.333333, None)
+    """
+    number = float(np.asarray(value))
+    return float(f"{number:.6g}") if np.isfinite(number) else None
+
+
 def mean_and_sem(values: ArrayLike) -> tuple[float, float]:
     """Computes the mean of some numbers and its standard error, to four decimals."""
     return round(float(np.mean(values)), 4), round(float(standard_error(values)), 4)

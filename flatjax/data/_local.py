@@ -22,11 +22,15 @@ def _count_or_fraction(text: str) -> float | int:
     return float(text) if "." in text else int(text)
 
 
+def _flag(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
 _OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "folder": {"size": _size, "channels": int, "test": _count_or_fraction},
     "npz": {"test": _count_or_fraction, "task": str},
     "npy": {"task": str},
-    "text": {"unit": str, "context": int, "test": float, "files": str},
+    "text": {"unit": str, "context": int, "test": float, "files": str, "mapped": _flag},
     "tfds_text": {"unit": str, "context": int},
 }
 
@@ -51,7 +55,8 @@ def load_text(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> T
     """Loads a text by its name, as the command line does.
 
     - `"text:PATH"`: a file or a folder, see `from_text`, whose options are written before the
-      colon: `"text,unit=characters,context=64,test=0.2,files=*.py:PATH"`.
+      colon: `"text,unit=characters,context=64,test=0.2,files=*.py:PATH"`. A large file
+      stays where it is: `"text,mapped=true:FILE"`.
     - `"tfds_text:NAME"`: a set of TensorFlow Datasets, see `from_tfds_text`:
       `"tfds_text,context=64:wiki40b/en"`.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flatjax._checks import check_choice, check_count, check_number, described
+from flatjax._checks import check_choice, check_count, check_flag, check_number, described
 
 Unit = Literal["bytes", "characters"]
 _UNITS = ("bytes", "characters")
@@ -51,7 +51,7 @@ class TokenSplit:
             raise ValueError(
                 f"tokens must have shape (N, T + 1), with N and T >= 1, got {self.tokens.shape}"
             )
-        if self.tokens.min() < 0:
+        if self.tokens.dtype != np.uint8 and self.tokens.min() < 0:
             raise ValueError(f"tokens must not be negative, got {self.tokens.min()}")
 
     @property
@@ -99,7 +99,9 @@ class TokenDataset:
                 "train and test tokens must have one length and dtype, "
                 f"got {described(one)} and {described(other)}"
             )
-        if (largest := max(one.max(), other.max())) >= self.num_classes:
+        # Bytes need not be read to know that they are below 256: they may lie in a large file.
+        is_known = one.dtype == np.uint8 and self.num_classes >= 256
+        if not is_known and (largest := max(one.max(), other.max())) >= self.num_classes:
             raise ValueError(
                 f"tokens must be below num_classes={self.num_classes}, got a token {largest}"
             )
@@ -117,6 +119,7 @@ def from_text(
     unit: Unit = "bytes",
     context: int = 128,
     test: float = 0.1,
+    mapped: bool = False,
     name: str | None = None,
 ) -> TokenDataset:
     """Loads text files as sequences of tokens.
@@ -140,6 +143,8 @@ def from_text(
         represents all other characters.
       context: T, the number of tokens from which the last one is predicted.
       test: the fraction for testing, between 0 and 1; of files, or of the one file's tokens.
+      mapped: leave the bytes in their file, which may be larger than the memory. The operating
+        system reads the sequences that are used (`numpy.memmap`).
       name: the name of the data set.
 
     Returns:
@@ -148,7 +153,7 @@ def from_text(
     Raises:
       FileNotFoundError: the path does not exist, or there is no such file in it.
       ValueError: a split has fewer than T + 1 tokens, a file is not UTF-8 where characters are
-        wanted, or an option has no such value.
+        wanted, or an option has no such value. Or a folder or characters are to be mapped.
 
     Examples:
       >>> import pathlib, tempfile
@@ -166,7 +171,10 @@ def from_text(
     check_choice("unit", unit, _UNITS)
     check_count("context", context)
     check_number("test", test, minimum=0, maximum=1, exclusive_minimum=True, exclusive_maximum=True)
+    check_flag("mapped", mapped)
     place = Path(path).expanduser()
+    if mapped:
+        return _mapped(name or f"text:{path}", place, unit, context, test)
     if place.is_dir():
         texts = [_joined(part, place) for part in _divided(place, files, test)]
     else:
@@ -225,6 +233,26 @@ def from_tfds_text(
         for split in ("train", second)
     ]
     return _dataset(f"tfds_text:{name}", texts, unit, context, name)
+
+
+def _mapped(name: str, file: Path, unit: Unit, context: int, test: float) -> TokenDataset:
+    """Makes views of the sequences in a file; nothing is read."""
+    if file.is_dir() or unit != "bytes":
+        kind = "a folder" if file.is_dir() else f"unit={unit!r}"
+        raise ValueError(
+            f"mapped must be False for {kind}: only the bytes of one file can stay where they are, "
+            "so join the files of a folder first"
+        )
+    size = file.stat().st_size
+    text = np.memmap(file, np.uint8, mode="r") if size else np.zeros(0, np.uint8)
+    at = round(size * (1 - test))
+    found = []
+    for split, part in (("train", text[:at]), ("test", text[at:])):
+        count = _count(len(part), context, f"{file}: {split}")
+        rows = np.lib.stride_tricks.sliding_window_view(part, context + 1)[::context]
+        found.append(TokenSplit(rows[:count]))
+    train, held_out = found
+    return TokenDataset(name, train, held_out, 256)
 
 
 def _bytes(text: Any) -> bytes:
@@ -294,10 +322,15 @@ def _positions(known: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _sequences(codes: np.ndarray, context: int, place: str) -> np.ndarray:
     """(N, T + 1), rows that overlap by one."""
-    count = (len(codes) - 1) // context
+    starts = context * np.arange(_count(len(codes), context, place))
+    return codes[starts[:, None] + np.arange(context + 1)]
+
+
+def _count(num_tokens: int, context: int, place: str) -> int:
+    """Returns the number of sequences in a split."""
+    count = (num_tokens - 1) // context
     if count < 1:
         raise ValueError(
-            f"{place} must have at least context + 1 = {context + 1} tokens, got {len(codes)}"
+            f"{place} must have at least context + 1 = {context + 1} tokens, got {num_tokens}"
         )
-    starts = context * np.arange(count)
-    return codes[starts[:, None] + np.arange(context + 1)]
+    return count

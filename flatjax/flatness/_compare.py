@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from flatjax import _checks
 from flatjax.flatness import _optional, _report_plots, _rows, _tables
+from flatjax.flatness._barrier import Barrier
 from flatjax.flatness._report_result import Report
 from flatjax.flatness._rows import Row
 
@@ -63,11 +64,13 @@ class Comparison:
       reports: {name: report}; the others are compared with the first one.
       differences: differences of each number and each other solution.
       confidence: probability content of the intervals.
+      barriers: {name: barrier between the first solution and this one}, as they were given.
     """
 
     reports: dict[str, Report]
     differences: tuple[Difference, ...]
     confidence: float
+    barriers: dict[str, Barrier]
 
     @property
     def first(self) -> str:
@@ -85,6 +88,10 @@ class Comparison:
                 f"sharper by {counts[self.first]}, undecided by {counts[None]} "
                 f"({100 * self.confidence:g} % intervals)."
             )
+            if name in self.barriers:
+                height = self.barriers[name].height
+                rises = ", ".join(f"{of} {_tables.number(rise)}" for of, rise in height.items())
+                lines.append(f"The barrier between {name} and {self.first}: {rises}.")
         return lines
 
     def table(self) -> _tables.Table:
@@ -126,6 +133,7 @@ class Comparison:
             "solutions": list(self.reports),
             "confidence": self.confidence,
             "differences": differences,
+            "barriers": {name: dict(one.height) for name, one in self.barriers.items()},
         }
 
     def to_pandas(self) -> Any:
@@ -152,7 +160,12 @@ class Comparison:
         return _report_plots.plot_comparison(self, figure)
 
 
-def compare(reports: Mapping[str, Report], *, confidence: float = 0.95) -> Comparison:
+def compare(
+    reports: Mapping[str, Report],
+    *,
+    confidence: float = 0.95,
+    barriers: Mapping[str, Barrier] | None = None,
+) -> Comparison:
     """Compares solutions that were measured with the same key, batches and level.
 
     Noise, random vectors and batches are then the same for all solutions, so differences have
@@ -163,14 +176,16 @@ def compare(reports: Mapping[str, Report], *, confidence: float = 0.95) -> Compa
       reports: {name: report}, from `flatjax.flatness.report`. The others are compared with the
         first one.
       confidence: probability content of the intervals.
+      barriers: {name: `flatjax.flatness.barrier` between the first solution and this one}. They
+        are printed with the verdicts. Where the barrier is about 0, the two can be averaged.
 
     Returns:
       A `Comparison` of the numbers that are in all reports.
 
     Raises:
       ValueError: fewer than two reports; reports with different keys, data or levels, or without a
-        common number; a confidence that is not between 0 and 1.
-      TypeError: a value is not a report.
+        common number; a confidence that is not between 0 and 1; a barrier of another name.
+      TypeError: a value is not a report, or not a barrier.
 
     Examples:
       The same product has two factors. The loss is the same, and the balanced pair is flatter:
@@ -201,6 +216,15 @@ def compare(reports: Mapping[str, Report], *, confidence: float = 0.95) -> Compa
         if not isinstance(one, Report):
             raise TypeError(f"reports[{name!r}] must be a Report, got {type(one).__name__}.")
     first_name, first = next(iter(given.items()))
+    between = dict(barriers or {})
+    for name, found in between.items():
+        if name not in list(given)[1:]:
+            raise ValueError(
+                f"barriers must have names of {list(given)[1:]}, the solutions that are compared "
+                f"with {first_name!r}, got {name!r}."
+            )
+        if not isinstance(found, Barrier):
+            raise TypeError(f"barriers[{name!r}] must be a Barrier, got {type(found).__name__}.")
     for name, one in given.items():
         _check_same(first_name, first, name, one)
     common = [row for row in first.rows if all(_has(one, row) for one in given.values())]
@@ -211,7 +235,7 @@ def compare(reports: Mapping[str, Report], *, confidence: float = 0.95) -> Compa
         for row in common
         for name, one in list(given.items())[1:]
     ]
-    return Comparison(given, tuple(differences), confidence)
+    return Comparison(given, tuple(differences), confidence, between)
 
 
 def _check_same(first_name: str, first: Report, name: str, one: Report) -> None:

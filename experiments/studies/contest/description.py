@@ -57,14 +57,11 @@ class Outcomes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest(Study):
-    """A contest of algorithms; `experiments.configs.contest` has the protocol.
+class Tuned:
+    """How contestants are tuned on validation data, and which are compared.
 
     Attributes:
-      base: what all runs share.
-      settings: label -> what the setting changes; `epochs` is its shortest length.
-      lengths: label of a setting -> multiple of its epochs, where it is known.
-      contestants: label -> contestant; one of them is `baseline`.
+      contestants: label -> contestant.
       trials: candidates of each contestant in each setting, before extensions.
       rounds: of successive halving: how many of the best candidates are kept, on how many seeds.
       edge: fraction of a range, on a log scale, at each of its ends, in which a choice extends it.
@@ -72,17 +69,11 @@ class Contest(Study):
       extension_trials: candidates that an extension adds for each range that it extends.
       extensions: how often a contestant's ranges may be extended in a setting.
       ends_at_zero: fields whose lower end is not extended: candidates at 0 are added instead.
-      first_test_seed: of the test; smaller seeds are those of pilots and tuning.
-      test_seeds: network -> number of seeds of the test.
-      baseline: with which all are compared.
+      baseline: the contestant with which all are compared.
       references: other contestants with which the primary ones are compared.
       primary: contestants whose comparisons with the baseline are corrected together.
-      outcomes: the outcomes of a tested model.
-      name: of the files of the report.
     """
 
-    settings: Mapping[str, Mapping[str, Any]]
-    lengths: Mapping[str, int]
     contestants: Mapping[str, Contestant]
     trials: int
     rounds: Sequence[tuple[int, int]]
@@ -91,13 +82,9 @@ class Contest(Study):
     extension_trials: int
     extensions: int
     ends_at_zero: Sequence[str]
-    first_test_seed: int
-    test_seeds: Mapping[str, int]
     baseline: str
     references: Sequence[str]
     primary: Sequence[str]
-    outcomes: Outcomes
-    name: str = "contest"
 
     def __post_init__(self) -> None:
         for name, one in self.contestants.items():
@@ -112,6 +99,28 @@ class Contest(Study):
         one = self.contestants[contestant]
         searched = one if one.choice_of is None else self.contestants[one.choice_of]
         return log_uniform(searched.space, self.trials)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest(Study, Tuned):
+    """A contest of algorithms; `experiments.configs.contest` has the protocol.
+
+    Attributes:
+      base: what all runs share.
+      settings: label -> what the setting changes; `epochs` is its shortest length.
+      lengths: label of a setting -> multiple of its epochs, where it is known.
+      first_test_seed: of the test; smaller seeds are those of pilots and tuning.
+      test_seeds: network -> number of seeds of the test.
+      outcomes: the outcomes of a tested model.
+      name: of the files of the report.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+    lengths: Mapping[str, int]
+    first_test_seed: int
+    test_seeds: Mapping[str, int]
+    outcomes: Outcomes
+    name: str = "contest"
 
     def config(self, setting: str, contestant: str, evaluate_on: str) -> TrainConfig:
         """What all candidates of a contestant share.

@@ -1,6 +1,5 @@
 """Outcomes of a trained model, as JSON holds them, in %."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 
 from experiments.engine.task import Task
+from experiments.report.statistics import rounded
 from experiments.studies.contest.description import Outcomes
 from flatjax import calibration, flatness
 
@@ -68,8 +68,8 @@ class Measures:
             calibration.brier_score(logits, labels),
         )
         error = 100 * np.mean(np.argmax(logits, axis=-1) != labels)
-        return {"test_error": _number(error)} | dict(
-            zip(_QUALITIES, map(_number, found), strict=True)
+        return {"test_error": rounded(error)} | dict(
+            zip(_QUALITIES, map(rounded, found), strict=True)
         )
 
     def robustness(
@@ -80,8 +80,8 @@ class Measures:
         noise = self._noise(params, train, jax.random.key(0), batch_stats)
         names = [f"{rise:g}" for rise in self._outcomes.noise_rises]
         found = {
-            "train_error": _number(100 * noise.energy.reference["error"]),
-            "train_loss": _number(noise.energy.reference["loss"]),
+            "train_error": rounded(100 * noise.energy.reference["error"]),
+            "train_loss": rounded(noise.energy.reference["loss"]),
             "sigma": list(self._outcomes.sigmas),
             "local_energy": _numbers(100 * noise.energy.mean["error"]),
             "tolerance": dict(zip(names, _numbers(noise.tolerance), strict=True)),
@@ -111,16 +111,10 @@ _QUALITIES = ("test_loss", "scaled_loss", "temperature", "calibration_error", "b
 
 def _rises(rise, names) -> dict[str, dict[str, float | None]]:
     return {
-        name: {"error": _number(100 * rise["error"][i]), "loss": _number(rise["loss"][i])}
+        name: {"error": rounded(100 * rise["error"][i]), "loss": rounded(rise["loss"][i])}
         for i, name in enumerate(names)
     }
 
 
 def _numbers(values) -> list[float | None]:
-    return [_number(value) for value in values]
-
-
-def _number(value) -> float | None:
-    """To six digits; None for what is no finite number."""
-    value = float(value)
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return [rounded(value) for value in values]

@@ -40,7 +40,7 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     The files of the main stage are contest.json, contest.md and map.png. Those of other stages
     begin with their names.
     """
-    rows = comparisons(contest, results)
+    rows = comparisons(contest, results, contest.settings)
     least = least_differences(contest, results)
     outcomes = [
         summary(contest, setting, name, part)

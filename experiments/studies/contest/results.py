@@ -1,7 +1,7 @@
 """The complete parts of a contest and all differences, from the records."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from experiments.report.statistics import (
     least_detectable,
     paired_difference,
 )
-from experiments.studies.contest.description import Contest
+from experiments.studies.contest.description import Contest, Tuned
 from experiments.studies.contest.run import Records, read_records
 from experiments.studies.contest.search import Search
 
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     """A contestant in a setting.
 
     Attributes:
-      search: how its settings were chosen; None for what was recorded along the baseline.
+      search: how its settings were chosen; None for arms that have no search of their own.
       records: of the test, one for each seed, in their order.
     """
 
@@ -78,37 +78,45 @@ def _besides(baseline, part) -> dict[str, Part]:
     return {f"{baseline}, {name}": Part(None, take(name)) for name in names}
 
 
-def comparisons(contest: Contest, results: Results) -> list[dict[str, Any]]:
+def comparisons(
+    study: Tuned, results: Results, settings: Collection[str], quantities: Sequence[str] = COMPARED
+) -> list[dict[str, Any]]:
     """All paired differences of interest, with 95% and corrected intervals.
 
     The protocol fixes the primary family and its size: hypotheses whose records are
     missing count as p = 1. Every other family is of one quantity and one reference.
+
+    Args:
+      study: who is compared.
+      results: what is complete.
+      settings: all settings of the study.
+      quantities: names of outcomes; the primary comparisons use the first one.
     """
     families: dict[str, list[dict[str, Any]]] = {}
-    for quantity in COMPARED:
-        for reference in (contest.baseline, *contest.references):
+    for quantity in quantities:
+        for reference in (study.baseline, *study.references):
             for setting, parts in results.items():
-                for name in _compared_with(contest, reference, parts):
+                for name in _compared_with(study, reference, parts):
                     row = _difference(parts, setting, name, reference, quantity)
                     is_primary = (
-                        quantity == "test_error"
-                        and reference == contest.baseline
-                        and name in contest.primary
+                        quantity == quantities[0]
+                        and reference == study.baseline
+                        and name in study.primary
                     )
                     row["family"] = PRIMARY if is_primary else f"{quantity} to {reference}"
                     families.setdefault(row["family"], []).append(row)
-    planned = len(contest.primary) * len(contest.settings)
+    planned = len(study.primary) * len(settings)
     for family, rows in families.items():
         _correct(rows, planned if family == PRIMARY else len(rows), results)
     return [row for rows in families.values() for row in rows]
 
 
-def _compared_with(contest, reference, parts) -> Sequence[str]:
+def _compared_with(study, reference, parts) -> Sequence[str]:
     """The baseline is compared with all, a reference with the algorithms under test."""
     if reference not in parts:
         return ()
-    besides = (contest.baseline, *contest.references)
-    if reference == contest.baseline:
+    besides = (study.baseline, *study.references)
+    if reference == study.baseline:
         return [name for name in parts if name != reference]
     return [name for name in parts if name not in besides and parts[name].search is not None]
 

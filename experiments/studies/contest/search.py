@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.report.statistics import standard_error
-from experiments.studies.contest.description import Contest, Contestant
+from experiments.studies.contest.description import Contestant, Tuned
 from experiments.studies.halving import Errors, halve
 from experiments.studies.spaces import Choice, Range, log_uniform
 
@@ -35,35 +35,35 @@ class Search(NamedTuple):
     first_errors: list[float]
 
 
-def search(contest: Contest, contestant: str, errors: Errors) -> Search:
+def search(study: Tuned, contestant: str, errors: Errors) -> Search:
     """Halves the candidates; extends a range where the choice is at its edge.
 
     Args:
-      contest: its rounds and ranges.
+      study: its rounds and ranges.
       contestant: its label.
       errors: (candidate, seed) -> validation error of the runs that are done.
     """
-    candidates = contest.candidates(contestant)
-    ranges: dict[str, Range] = dict(contest.contestants[contestant].space)
+    candidates = study.candidates(contestant)
+    ranges: dict[str, Range] = dict(study.contestants[contestant].space)
     extended: list[tuple[str, str]] = []
     first_errors: list[float] = []
-    for number in range(contest.extensions + 1):
-        (_, seeds), *rest = contest.rounds
+    for number in range(study.extensions + 1):
+        (_, seeds), *rest = study.rounds
         rounds = [(len(candidates), seeds), *rest]
         field, missing = halve(errors, range(len(candidates)), rounds)
-        first_errors = first_errors or _first_errors(contest, errors)
+        first_errors = first_errors or _first_errors(study, errors)
         if missing:
             return Search(candidates, missing, None, [], extended, first_errors)
         chosen = candidates[field[0]]
-        edges = edges_of(contest, chosen, ranges)
+        edges = edges_of(study, chosen, ranges)
         edges = [one for one in edges if one[1] != "zero" or one not in extended]
-        if not edges or number == contest.extensions:
+        if not edges or number == study.extensions:
             break
         for edge in edges:
-            candidates += _beyond(contest, chosen, ranges, edge)
-        ranges |= {name: _longer(contest, ranges[name], end) for name, end in edges}
+            candidates += _beyond(study, chosen, ranges, edge)
+        ranges |= {name: _longer(study, ranges[name], end) for name, end in edges}
         extended += edges
-    ties = _ties(errors, field, contest.rounds[-1])
+    ties = _ties(errors, field, study.rounds[-1])
     return Search(candidates, [], field[0], ties, extended, first_errors)
 
 
@@ -80,18 +80,16 @@ def without_search(contestant: Contestant, of: Search) -> Search:
     return Search([chosen | fixed], [], 0, [], [], [])
 
 
-def _first_errors(contest, errors) -> list[float]:
+def _first_errors(study, errors) -> list[float]:
     """Mean errors of the random candidates, over the seeds of the first round."""
-    _, seeds = contest.rounds[0]
-    runs = [[(one, seed) for seed in range(seeds)] for one in range(contest.trials)]
+    _, seeds = study.rounds[0]
+    runs = [[(one, seed) for seed in range(seeds)] for one in range(study.trials)]
     if not all(run in errors for own in runs for run in own):
         return []
     return [float(np.mean([errors[run] for run in own])) for own in runs]
 
 
-def edges_of(
-    contest: Contest, chosen: Settings, ranges: Mapping[str, Range]
-) -> list[tuple[str, str]]:
+def edges_of(study: Tuned, chosen: Settings, ranges: Mapping[str, Range]) -> list[tuple[str, str]]:
     """The ends of ranges near which a choice lies: field and "low", "high" or "zero"."""
     edges = []
     for name, part in ranges.items():
@@ -99,44 +97,44 @@ def edges_of(
             continue
         low, high = np.log(part)
         position = (math.log(chosen[name]) - low) / (high - low)
-        if position < contest.edge:
-            edges.append((name, "zero" if name in contest.ends_at_zero else "low"))
-        elif position > 1 - contest.edge:
+        if position < study.edge:
+            edges.append((name, "zero" if name in study.ends_at_zero else "low"))
+        elif position > 1 - study.edge:
             edges.append((name, "high"))
     return edges
 
 
-def _beyond(contest, chosen, ranges, edge) -> list[Settings]:
+def _beyond(study, chosen, ranges, edge) -> list[Settings]:
     """Candidates beyond one end of a range, and near the choice in all other fields."""
     field, end = edge
     space: dict[str, Range] = {}
     for name, part in ranges.items():
         value = chosen[name]
         if name == field:
-            space[name] = _strip(contest, part, end)
+            space[name] = _strip(study, part, end)
         elif isinstance(part, Choice) or value == 0:
             space[name] = Choice((value,))
         else:
             low, high = part
-            factor = (high / low) ** contest.edge
+            factor = (high / low) ** study.edge
             space[name] = (max(low, value / factor), min(high, value * factor))
-    return log_uniform(space, contest.extension_trials)
+    return log_uniform(space, study.extension_trials)
 
 
-def _strip(contest, part, end) -> Range:
+def _strip(study, part, end) -> Range:
     """What an extension adds to a range."""
     if end == "zero":
         return Choice((0.0,))
     low, high = part
-    factor = (high / low) ** contest.extension
+    factor = (high / low) ** study.extension
     return (low / factor, low) if end == "low" else (high, high * factor)
 
 
-def _longer(contest, part, end) -> Range:
+def _longer(study, part, end) -> Range:
     """A range with its extension; at 0 nothing is between."""
     if end == "zero":
         return part
-    strip = _strip(contest, part, end)
+    strip = _strip(study, part, end)
     return (strip[0], part[1]) if end == "low" else (part[0], strip[1])
 
 

@@ -38,6 +38,7 @@ class Language(Study):
       arms: label -> changes; `steps` there multiplies the steps, `batch` the batch size.
       steps: S, sequential steps of an arm without `steps`.
       seeds: seeds of every arm.
+      primary: arms that are run first, see `units`.
       points: number of evenly spaced measurements of held-out bits along training.
       flat_points: number of these at which flatness is measured, at the ends of equal parts.
       coefficient: settings of the estimate of the learning coefficient.
@@ -46,9 +47,19 @@ class Language(Study):
     arms: Mapping[str, Mapping[str, Any]]
     steps: int
     seeds: Sequence[int]
+    primary: Sequence[str] = ()
     points: int = 8
     flat_points: int = 2
     coefficient: Coefficient = dataclasses.field(default_factory=Coefficient)
+
+    def units(self) -> list[tuple[str, int]]:
+        """Returns arms and seeds in the order in which they are run.
+
+        The primary arms come first, seed by seed, and then the other arms, seed by seed.
+        """
+        primary = [arm for arm in self.arms if arm in self.primary]
+        others = [arm for arm in self.arms if arm not in self.primary]
+        return [(arm, seed) for part in (primary, others) for seed in self.seeds for arm in part]
 
     def steps_of(self, arm: str) -> int:
         """Returns the sequential steps of an arm."""

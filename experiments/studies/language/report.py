@@ -1,7 +1,6 @@
 """The table and the picture of the study, drawn from records."""
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from experiments.report.meeting import Meetings
 from experiments.report.statistics import mean_and_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
+from experiments.studies.language.page import Records, page
 
-Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 BYTES = 4  # per weight in a message
 
 
@@ -92,10 +91,11 @@ def draw(study: Language, records: Records, path: pathlib.Path) -> None:
 
 
 def report(study: Language, records: Records, out: pathlib.Path) -> str:
-    """Writes language.json, language.md and language.png; returns the table."""
+    """Writes language.json, .md and .png, and a draft of the chapter; returns the table."""
     rows = summarize(study, records)
     store.write_json(out / "language.json", {"rows": rows})
     text = table(study, rows)
     store.write_text(out / "language.md", text + "\n")
+    store.write_text(out / "page.md", page(study, records))
     draw(study, records, out / "language.png")
     return text

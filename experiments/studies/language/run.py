@@ -27,7 +27,7 @@ from flatjax import data, flatness
 def run_study(
     study: Language, out: pathlib.Path, *, progress: bool = True, limit: TimeLimit | None = None
 ) -> None:
-    """Trains and measures what has no record in `out` yet, seed by seed.
+    """Trains and measures what has no record in `out` yet.
 
     Args:
       study: the study.
@@ -38,7 +38,6 @@ def run_study(
     limit = limit or TimeLimit()
     text = make_task(study.base)
     found = fingerprints.of_split(text.train)
-    units = [(arm, seed) for seed in study.seeds for arm in study.arms]
 
     def unit(arm, seed):
         make = functools.partial(_run_unit, study, text, arm, seed)
@@ -50,7 +49,7 @@ def run_study(
         with limit.measuring(arm, "unit"):
             return store.cached(path, identity, make)
 
-    pairs = ((one, functools.partial(unit, *one)) for one in units)
+    pairs = ((one, functools.partial(unit, *one)) for one in study.units())
     for (arm, seed), record in run_units(pairs, limit):
         if progress:
             print(f"{arm}, seed {seed}: {record['final']['bits']:.4f} bits a byte", flush=True)

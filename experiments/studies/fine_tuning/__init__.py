@@ -1,0 +1,1 @@
+"""Fine-tuning on new classes, and what is lost of the old ones."""

@@ -1,0 +1,92 @@
+"""What the chapter on the language model says, computed from the records of each seed."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import scipy.stats
+from pages import rows_below
+
+from experiments.configs.language import STUDY
+from experiments.report import store
+from experiments.studies.language import run
+from experiments.studies.language.page import page
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "language.md"
+RECORDS = store.RESULTS / "language"
+ARMS = ("AdamW", "AdamW, S steps", "DiLoCo, K=16", "rSGD, K=16")
+
+
+def fake(arm, seed):
+    """A record of one unit, with the fields that the chapter reads."""
+    rng = np.random.default_rng([seed, *arm.encode()])
+    end = {"step": 1, "tokens": 1, "bits": 3.0}
+    flat = {"rise_bits": [0.1, float(rng.uniform())]}
+    if arm == "rSGD, K=16":
+        end, flat = end | {"relative_distance": 0.25}, flat | {"coefficient": 41.6}
+    final = {"bits": float(rng.uniform(2, 3))}
+    return {"curve": [end], "flatness": [flat], "final": final, "num_weights": 1_000_000}
+
+
+def units_in(out):
+    """{arm: {seed: unit}} of a directory, read without the code under test."""
+    found = {}
+    for arm in STUDY.arms:
+        files = sorted((out / store.slug(arm)).glob("seed-*.json"))
+        units = {int(f.stem.split("-")[1]): json.loads(f.read_text())["value"] for f in files}
+        if units:
+            found[arm] = units
+    return found
+
+
+def check(text, out):
+    """Compares all tables and differences of a chapter with the records."""
+    units = units_in(out)
+    bits = {arm: np.array([u["final"]["bits"] for u in own.values()]) for arm, own in units.items()}
+    rows = rows_below(text, "| arm")
+    assert [row[0] for row in rows] == [*units]
+    for arm, steps, shown, *differences in rows:
+        assert int(steps) == (4 if STUDY.arms[arm].get("steps") else 1) * STUDY.steps
+        sem = bits[arm].std(ddof=1) / np.sqrt(len(bits[arm])) if len(bits[arm]) > 1 else 0
+        # The store of means has four decimals.
+        assert shown == f"{round(bits[arm].mean(), 4):.3f} ± {round(float(sem), 4):.3f}"
+        for cell, reference in zip(differences, ("AdamW", "AdamW, S steps"), strict=True):
+            same = {*units[arm]} == {*units.get(reference, ())}
+            if not same or arm == reference or len(bits[arm]) < 2:
+                continue
+            d = bits[arm] - bits[reference]
+            half = scipy.stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+            low, high = d.mean() - half, d.mean() + half
+            assert cell == f"{d.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    rows = rows_below(text[text.index("## Messages") :], "| arm")
+    for arm, messages, _, distance, rise, coefficient in rows:
+        ends = [unit["curve"][-1] for unit in units[arm].values()]
+        rises = [unit["flatness"][-1]["rise_bits"][-1] for unit in units[arm].values()]
+        assert rise.startswith(f"{round(np.mean(rises), 4):.3f} ± ")
+        assert bool(distance) == ("relative_distance" in ends[0])
+        found = [u["flatness"][-1].get("coefficient") for u in units[arm].values()]
+        known = [value for value in found if value is not None]
+        assert coefficient == (f"{np.mean(known):.0f}" if known else "")
+        if arm == "rSGD, K=16":
+            assert int(messages) == 4 * STUDY.steps // 16
+
+
+def test_the_draft_agrees_with_the_records(tmp_path):
+    study = dataclasses.replace(STUDY, arms={arm: STUDY.arms[arm] for arm in ARMS})
+    for arm in ARMS:
+        for seed in STUDY.seeds:
+            identity = run.identity_of(study, arm, seed, 1000) | {"data": {"examples": 1000}}
+            path = run.path_of(tmp_path, arm, seed)
+            store.cached(path, identity, lambda arm=arm, seed=seed: fake(arm, seed))
+    text = page(study, run.read_study(study, tmp_path))
+    check(text, tmp_path)
+    assert "rSGD, K=16 minus DiLoCo, K=16: " in text
+    with pytest.raises(AssertionError):
+        check(text.replace("| rSGD, K=16 ", "| rSGD, K=64 ", 1), tmp_path)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the study has not been run")
+def test_the_chapter_agrees_with_the_records():
+    check(PAGE.read_text(), RECORDS)
