@@ -1,10 +1,13 @@
 """A transformer on Python's standard library: few messages, and flatness.
 
 command:   python -m experiments language
-hardware:  2 CPU cores, about three hours (six core hours, an estimate)
+hardware:  one CPU core, about five and a half hours; two processes may share the directory
 reaches:   not run yet
-cost:      0.36 CPU s for a gradient of 8 x 128 tokens, measured once on a busy machine, and half of
-           it for 4 x 128 tokens. 48 units take 94,000 of these, and the measures about an hour
+cost:      48 units. CPU seconds on one busy core: 0.16 for a gradient of 4 x 128 tokens (70,000 of
+           these take 3.1 hours), 4 for held-out bits of 128 sequences, 12 for 512 sequences, 11 for
+           the local energy, and 15 to 50 for compiling (together about two hours)
+order:     the arms of the primary comparison with seed 0, then with seeds 1 and 2; then all others,
+           seed by seed. A unit takes six to eight minutes, and its record is kept
 
 The data are the bytes of the .py files; a tenth of the files is held out. The network is a
 decoder-only transformer with 1.0 million parameters and context 128. Four replicas take S
@@ -56,8 +59,9 @@ STUDY = Language(
         sigmas=(0.05, 0.1, 0.2),
     ),
     arms=ARMS,
-    steps=512,
+    steps=384,
     seeds=(0, 1, 2),
+    points=6,
     primary=("AdamW", "AdamW, S steps", "AdamW, batch x 4", "DiLoCo, K=16", "rSGD, K=16"),
 )
 
