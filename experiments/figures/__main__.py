@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from experiments.benchmarks import scaling_report, suite_figure
 from experiments.configs.committee import STUDY as COMMITTEES
 from experiments.configs.contest import STUDY as CONTEST
+from experiments.configs.fine_tuning import STUDY as FINE_TUNING
 from experiments.figures import overview
 from experiments.report.store import FIGURES, RESULTS, read_json
 from experiments.studies.committee import binary, records
 from experiments.studies.committee import report as committee_report
 from experiments.studies.contest import map as contest_map
+from experiments.studies.fine_tuning import report as fine_tuning_report
+from experiments.studies.fine_tuning.run import read_study
 from experiments.studies.first_contest import report as first_contest_report
 from experiments.studies.flatness_study import report as flatness_study_report
 from experiments.studies.gaussian_mixture import figures as mixture_figures
@@ -34,6 +37,11 @@ def _second_contest(path: pathlib.Path) -> None:
 def _first_contest(path: pathlib.Path) -> None:
     rows = read_json(RESULTS / "first-contest" / "contest.json")["rows"]
     first_contest_report.draw(rows, path)
+
+
+def _fine_tuning(path: pathlib.Path) -> None:
+    folder = RESULTS / "fine-tuning"
+    fine_tuning_report.draw(FINE_TUNING, read_study(FINE_TUNING, folder), folder, path)
 
 
 def _flatness_study(path: pathlib.Path) -> None:
@@ -70,6 +78,7 @@ PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
     "second_contest": _second_contest,
     "contest": _first_contest,
     "flatness_study": _flatness_study,
+    "fine_tuning": _fine_tuning,
     "committee": _committee,
     "committee_binary": _committee_binary,
     **{f"gaussian_mixture_{name}": _mixture(name) for name in mixture_figures.FIGURES},

@@ -117,8 +117,7 @@ def outcome_table(study: FineTuning, outcomes: list[dict[str, Any]]) -> str:
 
 def draw(study: FineTuning, results: Results, out: pathlib.Path, path: pathlib.Path) -> None:
     """Draws both errors, of candidates (validation) and choices (test)."""
-    size = (1 + 4.2 * len(results), 4.6)
-    with plots.drawing(path, 1, len(results), figsize=size, squeeze=False) as (_, panels):
+    with plots.drawing(path, 1, len(results), height=4.4, squeeze=False) as (figure, panels):
         for panel, (mode, parts) in zip(panels[0], results.items(), strict=True):
             for arm, part in parts.items():
                 base = study.base_of(arm)
@@ -134,15 +133,15 @@ def draw(study: FineTuning, results: Results, out: pathlib.Path, path: pathlib.P
                 xycoords=("axes fraction", "data"),
                 ha="right",
                 va="bottom",
-                fontsize=7,
+                fontsize=plots.SMALLEST,
                 color="#777777",
             )
-            panel.set_title(mode, loc="left", fontweight="bold")
+            panel.set_title(mode)
             panel.set(xlabel="error of the new classes, %", ylabel="error of the old classes, %")
             plots.logarithmic(panel)
             low = min(part.column("new_error").mean() for part in parts.values())
             panel.set_xlim(low - 1, low + 5)
-        panels[0][-1].legend(frameon=False, fontsize=7, loc="upper right")
+        plots.legend_below(figure, *panels[0][0].get_legend_handles_labels(), columns=8)
 
 
 def _draw_test(panel, part, color, label, *, is_longer):
