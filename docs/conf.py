@@ -76,8 +76,8 @@ def change_links(app: Sphinx, docname: str, content: list[str]) -> None:
     del app
     content[0] = hosting.with_links(docname, content[0], hosting.address())
     content[0] = re.sub(r"\[(`[^`]+`)\]\([./]*/experiments/[^)]+\)", r"\1", content[0])
-    if "/" not in docname:
-        content[0] = content[0].replace("](../notebooks/", "](notebooks/")  # as copied above
+    up = "../" * docname.count("/")
+    content[0] = content[0].replace(f"](../{up}notebooks/", f"]({up}notebooks/")  # as copied above
 
 
 # The gallery's pictures must not shrink in their columns, nor numbers of results break.

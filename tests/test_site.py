@@ -85,3 +85,16 @@ def test_built_pages_need_no_other_server(page, fault, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         CHECK["main"]()
     assert (stop.value.code == 0) if fault is None else fault in stop.value.code
+
+
+PAGES = [
+    *DOCS.glob("*.md"),
+    *(p for part in ("guides", "results", "api") for p in (DOCS / part).glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_links_work_in_the_repository_too(page):
+    """A reader on a code host follows them, where notebooks are not copied below docs."""
+    for link in re.findall(r"\]\(([^)#\s:]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
