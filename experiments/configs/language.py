@@ -1,11 +1,12 @@
 """A transformer on Python's standard library: few messages, and flatness.
 
 command:   python -m experiments language
-hardware:  one CPU core, about five and a half hours; two processes may share the directory
+hardware:  one CPU core, just under six hours; two processes may share the directory
 reaches:   not run yet
-cost:      48 units. CPU seconds on one busy core: 0.16 for a gradient of 4 x 128 tokens (70,000 of
-           these take 3.1 hours), 4 for held-out bits of 128 sequences, 12 for 512 sequences, 11 for
-           the local energy, and 15 to 50 for compiling (together about two hours)
+cost:      48 units. A gradient of 4 x 128 tokens takes 0.16 CPU s on one busy core: 3.1 hours for
+           70,000 of these. Held-out bits of 128 sequences take 4 CPU s, final bits 12, local energy
+           11 and compilation 15 to 35: 1.8 hours. A learning coefficient takes about 100 CPU s: 0.9
+           hours for seed 0
 order:     the arms of the primary comparison with seed 0, then with seeds 1 and 2; then all others,
            seed by seed. A unit takes six to eight minutes, and its record is kept
 

@@ -91,7 +91,7 @@ def draw(study: Language, records: Records, path: pathlib.Path) -> None:
 
 
 def report(study: Language, records: Records, out: pathlib.Path) -> str:
-    """Writes language.json, .md and .png, and a draft of the chapter; returns the table."""
+    """Writes language.json, .md and .png, and page.md; returns the table."""
     rows = summarize(study, records)
     store.write_json(out / "language.json", {"rows": rows})
     text = table(study, rows)
