@@ -1,8 +1,8 @@
 """Outcomes of a trained model, as JSON holds them, in %."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsFloat
 
 import chex
 import jax
@@ -68,8 +68,8 @@ class Measures:
             calibration.brier_score(logits, labels),
         )
         error = 100 * np.mean(np.argmax(logits, axis=-1) != labels)
-        return {"test_error": _number(error)} | dict(
-            zip(_QUALITIES, map(_number, found), strict=True)
+        return {"test_error": number(error)} | dict(
+            zip(_QUALITIES, map(number, found), strict=True)
         )
 
     def robustness(
@@ -80,8 +80,8 @@ class Measures:
         noise = self._noise(params, train, jax.random.key(0), batch_stats)
         names = [f"{rise:g}" for rise in self._outcomes.noise_rises]
         found = {
-            "train_error": _number(100 * noise.energy.reference["error"]),
-            "train_loss": _number(noise.energy.reference["loss"]),
+            "train_error": number(100 * noise.energy.reference["error"]),
+            "train_loss": number(noise.energy.reference["loss"]),
             "sigma": list(self._outcomes.sigmas),
             "local_energy": _numbers(100 * noise.energy.mean["error"]),
             "tolerance": dict(zip(names, _numbers(noise.tolerance), strict=True)),
@@ -90,10 +90,11 @@ class Measures:
         rises: dict[str, dict[str, float | None]] = {}
         for scale, measure in self._rounding.items():
             changed = measure(params, self._few_test, None, batch_stats)
-            rises |= _rises(changed.rise, [f"{b} bits, {scale}" for b in changed.bits])
+            rises |= rises_of(changed.rise, [f"{b} bits, {scale}" for b in changed.bits])
         pruned = self._pruning(params, self._few_test, None, batch_stats)
         return found | {
-            "rises": rises | _rises(pruned.rise, [f"{100 * s:g}% pruned" for s in pruned.sparsity])
+            "rises": rises
+            | rises_of(pruned.rise, [f"{100 * s:g}% pruned" for s in pruned.sparsity])
         }
 
     def _scores(self, params, batch_stats, batches):
@@ -109,18 +110,21 @@ class Measures:
 _QUALITIES = ("test_loss", "scaled_loss", "temperature", "calibration_error", "brier_score")
 
 
-def _rises(rise, names) -> dict[str, dict[str, float | None]]:
+def rises_of(
+    rise: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Names the rises at each setting: those of the error in points, and of the loss."""
     return {
-        name: {"error": _number(100 * rise["error"][i]), "loss": _number(rise["loss"][i])}
+        name: {"error": number(100 * rise["error"][i]), "loss": number(rise["loss"][i])}
         for i, name in enumerate(names)
     }
 
 
 def _numbers(values) -> list[float | None]:
-    return [_number(value) for value in values]
+    return [number(value) for value in values]
 
 
-def _number(value) -> float | None:
-    """To six digits; None for what is no finite number."""
+def number(value: SupportsFloat) -> float | None:
+    """Rounds to six digits; None for what is no finite number."""
     value = float(value)
     return float(f"{value:.6g}") if math.isfinite(value) else None

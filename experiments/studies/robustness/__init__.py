@@ -1,0 +1,1 @@
+"""What predicts whether a network survives rounding, pruning, noise and fine-tuning."""
