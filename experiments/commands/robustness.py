@@ -11,7 +11,7 @@ from experiments.studies.study import chosen
 
 @dataclasses.dataclass(frozen=True)
 class Robustness(InParts):
-    """Measure what predicts whether a network survives rounding, pruning, fine-tuning.
+    """Measure what predicts the damage by rounding, pruning, noise and fine-tuning.
 
     The protocol is in experiments/configs/robustness.py. Trains and measures all networks. Prints
     Kendall's tau of every predictor with every outcome, and the outcomes of each algorithm. Writes

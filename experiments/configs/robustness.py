@@ -10,14 +10,14 @@ Protocol
    wrong labels, batches of 32, 60 epochs). Five algorithms at the settings that the contest chose,
    and at all combinations of a third, one and three times the learning rate and the weight decay:
    45 configurations. The fresh seed 3,000, and five further seeds at the contest's choices.
-3. Solutions, group "clean": the same network with right labels. The settings are those of the
+3. Solutions, group "clean": the same network with right labels. The settings come from the
    flatness study (learning rate 0.03, weight decay 5e-3). A third and three times the rate, and a
    tenth of the decay, are added: 30 configurations, one seed. They were not tuned.
-4. Outcomes, in points of the test error, on the first 2,000 test images: the rise under 4-bit and
-   3-bit weights (one range for each matrix), under 3-bit weights with a range for each channel, and
-   with a clipped range; after pruning 70% and 90% of the weights; under noise on the weights,
-   relative (0.3 of each weight) and absolute (0.02), ten draws; and after 100 steps of fine-tuning.
-   Rises of the loss, 4 bits with other ranges, and other numbers of steps are recorded too.
+4. Outcomes: rises of the test error, in points, on the first 2,000 test images. Weights have 4 or
+   3 bits (one range for each matrix), or 3 bits with a range for each channel or a clipped range.
+   70% or 90% of the weights are pruned. Weights get noise, relative (0.3 of each weight) or
+   absolute (0.02), ten draws. The network takes 100 steps of fine-tuning. Rises of the loss, 4 bits
+   with other ranges, and other numbers of steps are recorded too.
 5. Fine-tuning: the second task is Fashion-MNIST in a mirror. It has the same ten classes, so that
    no new head is needed. Shoes and bags change, and shirts hardly do: it is a related task, as
    tasks of fine-tuning are. Its 2,000 images have right labels and are the same for all solutions.
@@ -26,11 +26,12 @@ Protocol
    and SAM) tried turned images, after which nothing was left of the first task, and learning rates
    of 0.001 to 0.01.
 6. Predictors, all on the solution's own training images: local energy (rise of the training error
-   at σ = 0.3, ten draws), SAM's sharpness (ρ = 0.05), the local learning coefficient (500 examples,
-   localization 1,000, two chains of 150 steps after a warm-up of 150), the norm of all parameters,
-   and outliers: the mean over matrices of the log of the largest absolute weight over the root mean
-   square. Exploratory: adaptive sharpness (ρ = 0.5), training loss, and small margins: minus the
-   median gap between the two largest logits, in standard deviations of the example's logits.
+   at σ = 0.3, ten draws), SAM's sharpness (ρ = 0.05), the local learning coefficient, the norm of
+   all parameters, and outliers. The coefficient has 500 examples, localization 1,000, and two
+   chains of 150 steps after a warm-up of 150. Outliers are the mean over matrices of the log of the
+   largest absolute weight over the root mean square. Exploratory: adaptive sharpness (ρ = 0.5),
+   training loss, and small margins. These are minus the median gap between the two largest logits,
+   in standard deviations of the example's logits.
 7. Statistics, in each group alone: Kendall's tau-b of every predictor with every outcome, over all
    pairs of solutions, and over pairs of the same algorithm. The partial tau given norm and outliers
    comes from the inverse of the matrix of taus; for one of these two it is given the other one.

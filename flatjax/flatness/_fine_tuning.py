@@ -74,7 +74,7 @@ def fine_tuning(
     quantity: str = "loss",
     mask: Mask = None,
 ) -> Callable[..., FineTuning]:
-    r"""Makes a function that measures rises on a first task after steps on a second one.
+    r"""Makes a function that measures how much of a first task a network forgets.
 
     The network takes k steps of the optimizer on batches of the second task,
 
@@ -166,7 +166,7 @@ def fine_tuning(
 
 
 def _training(eval_fn, tx, quantity, mask):
-    """Makes the functions that start the optimizer, take a step, and measure the distance."""
+    """Makes functions that start the optimizer, take a step, and find the distance."""
 
     def mean_loss(weights, params, batch, state):
         sums = eval_fn(_masks.merge(weights, params), batch, *state)

@@ -113,7 +113,7 @@ _QUALITIES = ("test_loss", "scaled_loss", "temperature", "calibration_error", "b
 def rises_of(
     rise: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> dict[str, dict[str, float | None]]:
-    """Names the rises at each setting: those of the error in points, and of the loss."""
+    """Names the rises of the error, in points, and of the loss at each setting."""
     return {
         name: {"error": number(100 * rise["error"][i]), "loss": number(rise["loss"][i])}
         for i, name in enumerate(names)

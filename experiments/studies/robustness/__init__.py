@@ -1,1 +1,1 @@
-"""What predicts whether a network survives rounding, pruning, noise and fine-tuning."""
+"""What predicts the damage by rounding, pruning, noise and fine-tuning."""

@@ -9,7 +9,7 @@ from experiments.engine.config import TrainConfig
 from experiments.studies.contest.description import Outcomes
 from experiments.studies.study import Study
 
-# Predictors of every solution, and their names in tables. The first five are those of the protocol.
+# Predictors of every solution, and their names in tables. The protocol plans the first five.
 PREDICTORS = {
     "local_energy": "local energy, σ=0.3",
     "sam": "SAM sharpness, ρ=0.05",
@@ -23,7 +23,7 @@ PREDICTORS = {
 NUM_PLANNED = 5
 CONTROLS = ("norm", "outliers")
 
-# Outcomes that are ranked: rises of the test error. The names are those of the records.
+# Outcomes that are ranked: rises of the test error, by their names in the records.
 OUTCOMES = {
     "4 bits, tensor": "4 bits\ntensor",
     "3 bits, tensor": "3 bits\ntensor",

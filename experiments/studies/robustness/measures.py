@@ -108,7 +108,7 @@ class Measures:
         }
 
     def _margin(self, params, batch_stats, batches):
-        """Median gap between the two largest logits, in standard deviations of the logits."""
+        """Median gap between the two largest logits, in their standard deviations."""
         gaps = []
         for batch in batches:
             logits = np.sort(np.asarray(self._logits(params, batch_stats, batch)), axis=-1)

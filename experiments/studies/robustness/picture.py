@@ -38,6 +38,7 @@ def _draw_rises(panel, group, rows):
     for edge in np.arange(1, len(OUTCOMES)) - 0.5:
         panel.axvline(edge, color="#eeeeee", lw=0.8, zorder=0)
     panel.set_yscale("symlog", linthresh=1)
+    panel.set_ylim(bottom=-0.5)
     ticks = [0, 1, 2, 5, 10, 20, 50]
     panel.set_yticks(ticks, [str(tick) for tick in ticks])
     panel.minorticks_off()

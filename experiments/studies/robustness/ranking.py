@@ -7,10 +7,12 @@ With the signs :math:`s^u_{ij} = \mathrm{sign}(u_i - u_j)` of a variable u and w
   T_{uv} = \frac{\sum_{i<j} p_{ij} s^u_{ij} s^v_{ij}}
     {\sqrt{\sum_{i<j} p_{ij} |s^u_{ij}| \sum_{i<j} p_{ij} |s^v_{ij}|}} \tag{1}
 
-that is tau-b. The partial tau of u and v given a set C of others is, with the inverse M of the
-block of T on u, v and C [Kendall, 1942, for one other],
+that is tau-b. It is the correlation of the signs. The partial tau of u and v, given a set C of
+others and one more variable z, follows from those given C [Kendall, 1942, for one z],
 
-.. math:: \tau_{uv \mid C} = - \frac{M_{uv}}{\sqrt{M_{uu} M_{vv}}} \tag{2}
+.. math::
+  \tau_{uv \mid C z} = \frac{\tau_{uv \mid C} - \tau_{uz \mid C} \tau_{vz \mid C}}
+    {\sqrt{(1 - \tau_{uz \mid C}^2) (1 - \tau_{vz \mid C}^2)}}, \qquad \tau_{uv} = T_{uv} \tag{2}
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,42 +74,50 @@ def rank(
     columns = [np.asarray(values, float) for values in (*predictors.values(), *outcomes.values())]
     upper = np.triu_indices(len(columns[0]), 1)
     signs = np.stack([_signs(values)[upper] for values in columns])
-    same = np.equal.outer(np.asarray(algorithms, object), np.asarray(algorithms, object))[upper]
-    codes = np.unique(np.asarray([str(one) for one in configurations]), return_inverse=True)[1]
-    positions = {name: index for index, name in enumerate(names)}
-    ask = {
-        (predictor, outcome): (
-            positions[predictor],
-            positions[outcome],
-            [positions[name] for name in controls if name != predictor],
-        )
-        for predictor in predictors
-        for outcome in outcomes
+    copies = _bootstrap(configurations, num_bootstrap, seed)
+    is_same = _codes(algorithms)[upper[0]] == _codes(algorithms)[upper[1]]
+    every, within = (
+        np.stack([tau_matrix(signs, own[upper[0]] * own[upper[1]] * among) for own in copies])
+        for among in (1.0, is_same)
+    )
+    limit = scipy.stats.norm.ppf(1 - 0.05 / planned / 2)
+    position = {name: index for index, name in enumerate(names)}
+
+    def coefficients(matrices, given):
+        return {
+            predictor: {
+                outcome: _with_error(
+                    partial_tau(
+                        matrices,
+                        position[predictor],
+                        position[outcome],
+                        [position[name] for name in given if name != predictor],
+                    ),
+                    limit,
+                )
+                for outcome in outcomes
+            }
+            for predictor in predictors
+        }
+
+    return {
+        "all": coefficients(every, ()),
+        "within": coefficients(within, ()),
+        "partial": coefficients(every, controls),
+        "partial within": coefficients(within, controls),
     }
 
-    def coefficients(counts):
-        """Returns {kind: array of all cells} for a number of copies of each solution."""
-        pairs = (counts[:, None] * counts)[upper]
-        found = {}
-        for kind, own in (("", pairs), (" within", pairs * same)):
-            matrix = tau_matrix(signs, own)
-            found[kind or "all"] = [matrix[u, v] for u, v, _ in ask.values()]
-            found[f"partial{kind}"] = [partial_tau(matrix, *cell) for cell in ask.values()]
-        return {kind.strip(): np.array(values) for kind, values in found.items()}
 
-    rng = np.random.default_rng(seed)
-    number = codes.max() + 1
-    draws = rng.multinomial(number, np.full(number, 1 / number), size=num_bootstrap)
-    values = coefficients(np.ones(len(codes)))
-    samples = [coefficients(draw[codes].astype(float)) for draw in draws]
-    limit = scipy.stats.norm.ppf(1 - 0.05 / planned / 2)
-    found: Taus = {}
-    for kind, own in values.items():
-        spread = np.array([sample[kind] for sample in samples])
-        for (predictor, outcome), value, column in zip(ask, own, spread.T, strict=True):
-            row = found.setdefault(kind, {}).setdefault(predictor, {})
-            row[outcome] = _with_error(float(value), column, limit)
-    return found
+def _bootstrap(configurations, number, seed):
+    """Counts copies of each solution: 1 each, then in B samples, (B + 1, n)."""
+    codes = _codes(configurations)
+    size = codes.max() + 1
+    draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=number)
+    return np.concatenate([np.ones((1, len(codes))), draws[:, codes]])
+
+
+def _codes(labels):
+    return np.unique([str(label) for label in labels], return_inverse=True)[1]
 
 
 def tau_matrix(signs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -118,22 +128,23 @@ def tau_matrix(signs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         return totals / np.outer(size, size)
 
 
-def partial_tau(matrix: np.ndarray, u: int, v: int, given: Sequence[int]) -> float:
-    """Computes eq. (2); NaN if the block has no inverse."""
-    own = [u, v, *given]
-    block = matrix[np.ix_(own, own)]
-    if not np.isfinite(block).all() or np.linalg.cond(block) > 1e10:
-        return float("nan")
-    inverse = np.linalg.inv(block)
-    return float(-inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1]))
+def partial_tau(matrices: np.ndarray, u: int, v: int, given: Sequence[int]) -> np.ndarray:
+    """Computes eq. (2) for matrices (..., V, V); NaN where it is not defined."""
+    if not given:
+        return matrices[..., u, v]
+    *others, z = given
+    uv, uz, vz = (partial_tau(matrices, *two, others) for two in ((u, v), (u, z), (v, z)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (uv - uz * vz) / np.sqrt((1 - uz**2) * (1 - vz**2))
 
 
 def _signs(values):
     return np.subtract(values[:, None] > values, values[:, None] < values, dtype=float)
 
 
-def _with_error(value, samples, limit) -> Tau:
-    samples = samples[np.isfinite(samples)]
+def _with_error(values, limit) -> Tau:
+    """Makes a coefficient from its value, the first one, and bootstrap samples."""
+    value, samples = float(values[0]), values[1:][np.isfinite(values[1:])]
     if not len(samples) or not np.isfinite(value):
         return Tau(value, (float("nan"), float("nan")), float("nan"), False)
     low, high = np.percentile(samples, [2.5, 97.5])

@@ -69,7 +69,7 @@ def read_records(study: Robustness, group: str, algorithm: str, out: pathlib.Pat
 
 
 def read_study(study: Robustness, out: pathlib.Path) -> dict[str, dict[str, Records]]:
-    """Reads group -> algorithm -> records, where all solutions of the algorithm are there."""
+    """Reads group -> algorithm -> records, where all of its solutions are there."""
     results: dict[str, dict[str, Records]] = {}
     for group, own in study.groups.items():
         for algorithm in own.centers:
@@ -102,7 +102,7 @@ def _identity(study, group, algorithm) -> dict[str, Any]:
 
 
 def _run_part(study, group, algorithm, out, measures, progress, limit):
-    """Runs the missing solutions of an algorithm; measures are compiled once per group."""
+    """Runs the missing solutions; measures are compiled once per group."""
     path, config = path_of(out, group, algorithm), study.config(group, algorithm)
     with store.claimed(path):
         records = read_records(study, group, algorithm, out)
