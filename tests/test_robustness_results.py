@@ -297,6 +297,7 @@ def test_what_flatness_adds():
     given = stored(NOISY, "partial", "outliers", "3 bits, tensor").value
     assert both("partial", "outliers", "3 bits, tensor") == f"{given:+.2f} and {given:+.2f}"
     assert f"(partial τ of {given:+.2f} in both groups at 3 bits)" in WORDS
+    assert f"Adaptive sharpness has {both('all', 'asam', '3 bits, tensor')} there" in WORDS
     for predictor in (*FLATNESS, "asam"):
         for outcome in ("4 bits, tensor", "3 bits, tensor", "3 bits, clipped"):
             assert is_clear("partial", predictor, outcome) == [False, False]
