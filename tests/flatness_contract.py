@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from fast import only
 
@@ -51,6 +52,11 @@ def of_quantization(eval_fn, mask):
 
 def of_pruning(eval_fn, mask):
     measure = flatness.pruning(eval_fn, sparsity=[0.4], mask=True if mask is None else mask)
+    return lambda *given: measure(*given).rise["loss"]
+
+
+def of_fine_tuning(eval_fn, mask):
+    measure = flatness.fine_tuning(eval_fn, BATCHES, optax.sgd(1e-2), steps=[2], mask=mask)
     return lambda *given: measure(*given).rise["loss"]
 
 
@@ -118,6 +124,7 @@ def of_slices(eval_fn, mask):
 SHORT = {"num_chains": 2, "num_steps": 10, "num_warmup": 1}
 MEASURES = {
     "local_energy": of_noise,
+    "fine_tuning": of_fine_tuning,
     "pac_bayes": of_pac_bayes,
     "weight_noise": of_weight_noise,
     "quantization": of_quantization,
@@ -137,7 +144,7 @@ MEASURES = {
     "log_fraction": of_log_fraction,
     "slices": of_slices,
 }
-WITHOUT_KEY = ("sam", "quantization", "pruning")
+WITHOUT_KEY = ("sam", "quantization", "pruning", "fine_tuning")
 WITH_KEY = [name for name in MEASURES if name not in WITHOUT_KEY]
 IN_ONE_PASS = ("local_energy", "weight_noise")
 every = pytest.mark.parametrize("name", MEASURES)

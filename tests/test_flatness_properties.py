@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from fast import only, slow
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ NEEDED = {
     flatness.weight_noise: {},
     flatness.quantization: {},
     flatness.pruning: {},
+    flatness.fine_tuning: {"second_batches": BATCHES, "tx": optax.sgd(0.1)},
     flatness.local_entropy: {"distances": [0.1], "betas": [0.1]},
     flatness.log_fraction_direct: {"distances": [0.1]},
     flatness.top_eigenvalues: {},
@@ -71,6 +73,9 @@ REFUSED = [
     (flatness.quantization, "clipped", ["yes", 1, None]),
     (flatness.pruning, "sparsity", [*NO_GRIDS, 1.0]),
     (flatness.pruning, "scope", NO_NAMES),
+    (flatness.fine_tuning, "steps", [*NO_GRIDS, [0, 1], [2, 1], [1, 1], [1.5]]),
+    (flatness.fine_tuning, "second_batches", [jnp.ones(2), iter(BATCHES), 3]),
+    (flatness.fine_tuning, "tx", [0.1, None]),
     (flatness.local_entropy, "distances", NO_GRIDS),
     (
         flatness.local_entropy,
@@ -190,6 +195,14 @@ def check_pruning(params):
     np.testing.assert_allclose(found.distance, np.sqrt(removed / squares.sum()), rtol=1e-3)
 
 
+def check_fine_tuning(params):
+    measure = flatness.fine_tuning(eval_fn, BATCHES, optax.sgd(0.25), steps=[1, 2])
+    found = measure(params, BATCHES)
+    left = np.array([0.75, 0.75**2])  # the second task is the first one
+    np.testing.assert_allclose(found.rise["loss"], (left**2 - 1) * square(params) / 2, rtol=2e-2)
+    np.testing.assert_allclose(found.distance, 1 - left, rtol=2e-2)
+
+
 def check_eigenvalues(params):
     found = flatness.top_eigenvalues(HESSIAN, num_matvecs=3)(params, BATCHES, KEY)
     np.testing.assert_allclose(found.values, 1, rtol=1e-2)
@@ -228,6 +241,7 @@ EVERY = [
     check_weight_noise,
     check_quantization,
     check_pruning,
+    check_fine_tuning,
     check_eigenvalues,
     check_trace,
     check_density,

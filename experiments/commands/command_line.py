@@ -16,12 +16,13 @@ from experiments.commands.gaussian_mixture import GaussianMixture
 from experiments.commands.ladder import Ladder
 from experiments.commands.language import Language
 from experiments.commands.reproduce import Reproduce
+from experiments.commands.robustness import Robustness
 from experiments.commands.train import train_command
 from experiments.commands.tune import Tune
 from experiments.engine import console
 
 Comparisons = Compare | Tune | Reproduce
-Measures = Flatness | FlatnessStudy | CostModel
+Measures = Flatness | FlatnessStudy | Robustness | CostModel
 Studies = Contest | FirstContest | FineTuning | Ladder | Language | GaussianMixture | Committee
 
 

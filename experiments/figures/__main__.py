@@ -19,6 +19,8 @@ from experiments.studies.first_contest import report as first_contest_report
 from experiments.studies.flatness_study import report as flatness_study_report
 from experiments.studies.gaussian_mixture import figures as mixture_figures
 from experiments.studies.reproduce import slots
+from experiments.studies.robustness import picture as robustness_picture
+from experiments.studies.robustness.ranking import Tau
 from experiments.studies.scale import report as scale_report
 from experiments.studies.simulations import read_simulations
 
@@ -47,6 +49,16 @@ def _fine_tuning(path: pathlib.Path) -> None:
 def _flatness_study(path: pathlib.Path) -> None:
     found = read_json(RESULTS / "flatness-study" / "flatness_study.json")
     flatness_study_report.draw(found["solutions"], path)
+
+
+def _robustness(path: pathlib.Path) -> None:
+    found = read_json(RESULTS / "robustness" / "robustness.json")
+    read = lambda rows: {one: {k: Tau(**v) for k, v in row.items()} for one, row in rows.items()}
+    taus = {
+        group: {kind: read(rows) for kind, rows in kinds.items()}
+        for group, kinds in found["taus"].items()
+    }
+    robustness_picture.draw(found["algorithms"], taus, path)
 
 
 def _committee(path: pathlib.Path) -> None:
@@ -78,6 +90,7 @@ PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
     "second_contest": _second_contest,
     "contest": _first_contest,
     "flatness_study": _flatness_study,
+    "robustness": _robustness,
     "fine_tuning": _fine_tuning,
     "committee": _committee,
     "committee_binary": _committee_binary,

@@ -15,6 +15,7 @@ from flatjax.flatness._coefficient_of_training import (
 from flatjax.flatness._compare import Comparison, Difference, compare
 from flatjax.flatness._directions import line, plane, random_direction
 from flatjax.flatness._eval_fns import classification, language_model, regression
+from flatjax.flatness._fine_tuning import FineTuning, fine_tuning
 from flatjax.flatness._hessian import (
     Eigenvalues,
     SpectralDensity,
@@ -52,6 +53,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Eigenvalues",
+    "FineTuning",
     "LearningCoefficient",
     "LocalEnergy",
     "LocalEntropy",
@@ -76,6 +78,7 @@ __all__ = [
     "check_eval_fn",
     "classification",
     "compare",
+    "fine_tuning",
     "gauss_newton_operator",
     "hessian_operator",
     "kendall_tau",

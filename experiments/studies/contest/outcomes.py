@@ -1,6 +1,6 @@
 """Outcomes of a trained model, as JSON holds them, in %."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
@@ -90,10 +90,11 @@ class Measures:
         rises: dict[str, dict[str, float | None]] = {}
         for scale, measure in self._rounding.items():
             changed = measure(params, self._few_test, None, batch_stats)
-            rises |= _rises(changed.rise, [f"{b} bits, {scale}" for b in changed.bits])
+            rises |= rises_of(changed.rise, [f"{b} bits, {scale}" for b in changed.bits])
         pruned = self._pruning(params, self._few_test, None, batch_stats)
         return found | {
-            "rises": rises | _rises(pruned.rise, [f"{100 * s:g}% pruned" for s in pruned.sparsity])
+            "rises": rises
+            | rises_of(pruned.rise, [f"{100 * s:g}% pruned" for s in pruned.sparsity])
         }
 
     def _scores(self, params, batch_stats, batches):
@@ -109,7 +110,10 @@ class Measures:
 _QUALITIES = ("test_loss", "scaled_loss", "temperature", "calibration_error", "brier_score")
 
 
-def _rises(rise, names) -> dict[str, dict[str, float | None]]:
+def rises_of(
+    rise: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Names the rises of the error, in points, and of the loss at each setting."""
     return {
         name: {"error": rounded(100 * rise["error"][i]), "loss": rounded(rise["loss"][i])}
         for i, name in enumerate(names)

@@ -1,0 +1,1 @@
+"""What predicts the damage by rounding, pruning, noise and fine-tuning."""
