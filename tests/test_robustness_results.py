@@ -272,7 +272,7 @@ FLATNESS = ("local_energy", "sam", "learning_coefficient")
 PLANNED = (*FLATNESS, "norm", "outliers")
 
 
-@pytest.mark.claim("README.md", "outliers for rounding and pruning, the learning coefficient for")
+@pytest.mark.claim("README.md", "the learning coefficient tells what fine-tuning forgets")
 @pytest.mark.claim("experiments/RESULTS.md", "The learning coefficient tells how much a network")
 def test_summary():
     rounding = stored(NOISY, "all", "outliers", "3 bits, tensor").value
