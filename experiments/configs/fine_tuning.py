@@ -1,7 +1,7 @@
 """Fine-tuning on new classes, and what is lost of the old ones.
 
 command:   python -m experiments fine-tuning
-hardware:  one CPU core, about 15 minutes; --small takes two minutes
+hardware:  one CPU core, about 15 minutes; --small takes two to three minutes
 
 Protocol
 1. Tasks: classes 0-4 of Fashion-MNIST are old, 5-9 are new. For each seed, a network with two
@@ -89,6 +89,7 @@ STUDY = FineTuning(
 
 SMALL = dataclasses.replace(
     STUDY,
+    contestants={name: CONTESTANTS[name] for name in ("AdamW", "rSGD", "eSGD", "soup")},
     trials=2,
     rounds=((2, 1),),
     extensions=0,
