@@ -51,6 +51,10 @@ RESULTS = [
     ),
     (flatness.Quantization(np.array([4, 3]), RISES, REFERENCE, TWO), ["bits", "4", "1.5"]),
     (flatness.Pruning(TWO, RISES, REFERENCE, TWO), ["sparsity", "rise of the loss", "0.25"]),
+    (
+        flatness.FineTuning(np.array([10, 100]), RISES, REFERENCE, RISES, REFERENCE, TWO),
+        ["steps", "100", "second task's loss", "1.5"],
+    ),
     (flatness.SamSharpness(RISE, REFERENCE, np.array(2.0)), ["gradient 2", "loss", "1.5"]),
     (flatness.WorstCaseSharpness(RISE, REFERENCE, TWO, DRAWS), ["0.5, 0.25", "1.5"]),
     (flatness.Eigenvalues(TWO, TWO / 100, DRAWS), ["eigenvalue", "0.5", "0.0025"]),

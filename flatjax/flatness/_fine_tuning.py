@@ -127,6 +127,10 @@ def fine_tuning(
       >>> found = measure(jnp.array(0.0), [jnp.zeros(4)])
       >>> found.rise["loss"].tolist(), found.second["loss"].tolist()
       ([0.25, 0.5625], [0.25, 0.0625])
+
+    See Also:
+      `quantization`, `pruning`, `weight_noise` (other changes of the weights),
+      `learning_coefficient` (it predicted the rise in the study of robustness).
     """
     grid = _check_steps(steps)
     check_eval_fn(eval_fn)
