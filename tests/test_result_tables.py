@@ -53,7 +53,7 @@ RESULTS = [
     (flatness.Pruning(TWO, RISES, REFERENCE, TWO), ["sparsity", "rise of the loss", "0.25"]),
     (
         flatness.FineTuning(np.array([10, 100]), RISES, REFERENCE, RISES, REFERENCE, TWO),
-        ["steps", "100", "second task's loss", "1.5"],
+        ["steps", "100", "On the second task before", "1.5"],
     ),
     (flatness.SamSharpness(RISE, REFERENCE, np.array(2.0)), ["gradient 2", "loss", "1.5"]),
     (flatness.WorstCaseSharpness(RISE, REFERENCE, TWO, DRAWS), ["0.5, 0.25", "1.5"]),
