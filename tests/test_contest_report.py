@@ -202,6 +202,11 @@ def test_incomplete_parts_are_left_out(fake, tmp_path):
     run.path_of(tmp_path, SETTINGS[1], "sgd").unlink()
     found = read_contest(FAKE, tmp_path)
     assert list(found) == [SETTINGS[0]]
+    alone = [name for name in FAKE.contestants if name != "sgd"]
+    shutil.copytree(tmp_path, tmp_path / "alone")
+    for name in alone:  # the baseline has nothing to be compared with
+        run.path_of(tmp_path / "alone", SETTINGS[0], name).unlink()
+    assert read_contest(FAKE, tmp_path / "alone") == {}
     assert "esgd" not in found[SETTINGS[0]]
     assert "rsgd" in found[SETTINGS[0]]
 

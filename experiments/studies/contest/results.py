@@ -49,7 +49,7 @@ def _number(value) -> float:
 
 
 def read_contest(contest: Contest, out: pathlib.Path) -> Results:
-    """What is complete: settings with their baseline, and what else was tested there.
+    """What is complete: settings with their baseline and another contestant.
 
     What was recorded along the baseline's runs follows it, as "<baseline>, ema" and so on.
 
@@ -67,7 +67,8 @@ def read_contest(contest: Contest, out: pathlib.Path) -> Results:
             records = {record["seed"]: record for record in tested}
             if found.chosen is not None and all(seed in records for seed in seeds):
                 parts[name] = Part(found, [records[seed] for seed in seeds])
-        if baseline := parts.get(contest.baseline):
+        baseline = parts.get(contest.baseline)
+        if baseline is not None and len(parts) > 1:
             results[setting] = parts | _besides(contest.baseline, baseline)
     return results
 
