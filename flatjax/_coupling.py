@@ -2,7 +2,8 @@ r"""Replicated-SGD: replicas attracted to their center.
 
 Replicated-SGD minimises, over y replicas :math:`w_a` with center :math:`\bar w`,
 
-.. math:: L_R(\{w_a\}) = \sum_a L(w_a) + \frac{\gamma}{2} \sum_a \lVert w_a - \bar w \rVert^2
+.. math::
+  L_R(\{w_a\}) = \sum_a L(w_a) + \frac{\gamma}{2} \sum_a \lVert w_a - \bar w \rVert^2 \tag{1}
 
 [Pittorino et al., 2021, eq. 6; Baldassi et al., 2016]. The gradient for replica a is the gradient
 of its own loss plus :math:`\gamma (w_a - \bar w)`. There are two forms of this coupling.
@@ -65,7 +66,7 @@ class Coupling:
     def displacement(self, leaf: jax.Array) -> jax.Array:
         """Computes w_a - center of one array, from what replicas send each other."""
         dtype = self.communication_dtype
-        return communication.displacement(leaf, **self.where, dtype=dtype)
+        return communication.displacement(leaf, **self.where, dtype=dtype)  # in eq. (1)
 
     def mean(self, leaf: jax.Array) -> jax.Array:
         """Computes the center of one array from messages; stacks keep size 1."""
@@ -86,6 +87,7 @@ class Coupling:
 
     def measure(self, params: optax.Params, extra_args: dict[str, Any]) -> tuple[Any, jax.Array]:
         """Returns loss and distance, from which `BalancedScoping` starts."""
+        # The two sums of eq. (1), divided by y.
         is_stacked = self.replica_axis is not None
         stacked = _replicas.stacked_size(params, self.replica_axis or 0) if is_stacked else None
         value = _center.mean_over_replicas(loss_of(extra_args, stacked), **self.where)

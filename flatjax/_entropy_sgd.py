@@ -9,11 +9,12 @@ Entropy-SGD [Chaudhari et al., 2017; Pittorino et al., 2021, algorithm 1] descen
 For L inner steps of Langevin dynamics the *anchor* w is fixed; the steps explore its surroundings
 with the iterate w' and average w' in mu,
 
-.. math::
-  w' &\leftarrow w' - \eta' \, \mathrm{inner}\big(\nabla L(w'; \mathrm{batch})
-        + \gamma_t (w' - w)\big) + \sqrt{2 \eta'} \, \epsilon z && (2) \\
-  \mu &\leftarrow \alpha \mu + (1 - \alpha) w' && (3) \\
-  w &\leftarrow w + \mathrm{outer}(w - \mu) && (4)
+.. math:: w' \leftarrow w' - \eta' \, \mathrm{inner}\big(\nabla L(w'; \mathrm{batch})
+          + \gamma_t (w' - w)\big) + \sqrt{2 \eta'} \, \epsilon z \tag{2}
+
+.. math:: \mu \leftarrow \alpha \mu + (1 - \alpha) w' \tag{3}
+
+.. math:: w \leftarrow w + \mathrm{outer}(w - \mu) \tag{4}
 
 Eq. (4) is the outer step, which ends a loop. The next loop starts at w' = mu = w, and resets the
 inner optimizer's state (its momentum) if `reset_inner`. The step size is eta', z is normal noise of
@@ -318,7 +319,7 @@ def _make_outer_step(outer, outer_scaling):
     def outer_step(anchor, mean, outer_state, gamma_t, eta, extra_args):
         scale = 1.0
         if outer_scaling == "gamma":
-            scale = gamma_t
+            scale = gamma_t  # the gradient of eq. (1)
         elif outer_scaling == "learning_rate":
             # eta is 0 at the end of some schedules; then nothing has moved.
             scale = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1.0), 0.0)

@@ -49,12 +49,12 @@ def limit_distance(
 
     .. math::
       r = \sqrt{\frac{\langle \lVert w_a - \bar w \rVert^2 \rangle_a}
-                     {\langle \lVert w_a \rVert^2 \rangle_a}}
+                     {\langle \lVert w_a \rVert^2 \rangle_a}} \tag{1}
 
     After the base optimizer has moved the weights, each leaf whose r is above the target
     :math:`r_t` is contracted. Other leaves are not changed:
 
-    .. math:: w_a \leftarrow \bar w + \min(1, r_t / r) \, (w_a - \bar w)
+    .. math:: w_a \leftarrow \bar w + \min(1, r_t / r) \, (w_a - \bar w) \tag{2}
 
     A few such steps bring r to the target (the norm of :math:`w_a` shrinks too). This is the
     coupling of Replicated-SGD with a separate gamma for each leaf and step. If the target falls to
@@ -109,9 +109,9 @@ def limit_distance(
         def pull_leaf(u, w):
             moved = at_least_float32(w + u)
             d = coupling.displacement(moved)
-            r = jnp.sqrt(_mean_square(d, coupling) / _mean_square(moved, coupling))
+            r = jnp.sqrt(_mean_square(d, coupling) / _mean_square(moved, coupling))  # eq. (1)
             # If all weights are 0, r is nan and there is nothing to pull.
-            factor = jnp.where(r > target_t, target_t / r, 1.0)
+            factor = jnp.where(r > target_t, target_t / r, 1.0)  # eq. (2)
             return (u + (factor - 1) * d).astype(u.dtype)
 
         pull = lambda updates: map_masked(pull_leaf, mask, params, updates, params)

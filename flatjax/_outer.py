@@ -4,10 +4,11 @@ Between couplings each replica trains alone and reaches :math:`w'_a`. At every K
 optimizer moves the center :math:`\theta` by the mean displacement of the y replicas. Then the
 center pulls the replicas:
 
-.. math::
-  \Delta &= \frac{1}{y} \sum_a Q(\theta - w'_a) && (1) \\
-  \theta &\leftarrow \theta + \mathrm{outer}(\Delta) && (2) \\
-  w_a &\leftarrow \theta + (w'_a - \theta) \, e^{-K \eta_t \gamma_t} && (3)
+.. math:: \Delta = \frac{1}{y} \sum_a Q(\theta - w'_a) \tag{1}
+
+.. math:: \theta \leftarrow \theta + \mathrm{outer}(\Delta) \tag{2}
+
+.. math:: w_a \leftarrow \theta + (w'_a - \theta) \, e^{-K \eta_t \gamma_t} \tag{3}
 
 Q rounds the messages. With gamma = inf, outer Nesterov momentum and any inner optimizer this is
 DiLoCo [Douillard et al., 2023, arXiv:2311.08105, algorithm 1]. With `outer` = SGD(1) the center is

@@ -3,10 +3,10 @@ r"""Changes the number of replicas during training without moving their center.
 Place the replicas in order on a line of length 1. Each of y old replicas occupies a piece of length
 1 / y. Each of y' new replicas takes the mean of the old ones on its own piece:
 
-.. math::
-  w'_a &= \sum_b M_{ab} \, w_b && (1) \\
-  M_{ab} &= y' \, \Big| \Big[ \tfrac{a}{y'}, \tfrac{a + 1}{y'} \Big)
-            \cap \Big[ \tfrac{b}{y}, \tfrac{b + 1}{y} \Big) \Big| && (2)
+.. math:: w'_a = \sum_b M_{ab} \, w_b \tag{1}
+
+.. math:: M_{ab} = y' \, \Big| \Big[ \tfrac{a}{y'}, \tfrac{a + 1}{y'} \Big)
+          \cap \Big[ \tfrac{b}{y}, \tfrac{b + 1}{y} \Big) \Big| \tag{2}
 
 Rows of M sum to 1 and columns to y' / y. Hence the mean over replicas of every array is kept, and
 no number leaves the range of the old ones: second moments stay positive. From 2 to 4 replicas the

@@ -3,10 +3,11 @@ r"""How an update changes running statistics, found by trying it.
 Let s be a leaf of the statistics, m a momentum and :math:`\bar s` the statistics of a batch. An
 update is one of
 
-.. math::
-  s' &= m s + (1 - m) \bar s && \text{an average, in all libraries} \quad (1) \\
-  s' &= \bar s \text{ after the first} && \text{a debiased average, in Haiku} \quad (2) \\
-  s' &= s + \text{const.} && \text{a counter, in Haiku and Equinox} \quad (3)
+.. math:: s' = m s + (1 - m) \bar s \quad \text{(an average, in all libraries)} \tag{1}
+
+.. math:: s' = \bar s \text{ after the first} \quad \text{(a debiased average, in Haiku)} \tag{2}
+
+.. math:: s' = s + \text{const.} \quad \text{(a counter, in Haiku and Equinox)} \tag{3}
 
 Three updates with the same batch decide which one it is: :math:`s_1` starts from zero, :math:`s_2`
 from :math:`s_1`, and a third from a probe p, which gives the momentum. If (1) holds,
@@ -127,11 +128,11 @@ def _of_average(first, second, probe, moved) -> Behaviour:
         near = 0.05 + 0.3 * mean  # random layers of a network change between updates
         if np.all(m < 1) and abs(growth - mean) < near:
             _check_digits(first, mean)
-            return Behaviour(momentum=momentum)
+            return Behaviour(momentum=momentum)  # (1)
         if abs(growth) < near and np.any(m != 1):
-            return Behaviour(momentum=jnp.zeros_like(momentum))
+            return Behaviour(momentum=jnp.zeros_like(momentum))  # (2)
         if np.all(m == 1) and abs(growth - 1) < near:
-            return Behaviour(step=s_1)
+            return Behaviour(step=s_1)  # (3)
     if np.any(m >= 1):
         raise ValueError(
             "update_stats_fn must move the statistics towards the batch's, but they did not "

@@ -29,7 +29,7 @@ def scoping(
     .. math::
       \gamma_t = \gamma_0 f^s \text{ (exponential)}, \quad
       \gamma_0 (1 + (f - 1) s) \text{ (linear)}, \quad
-      \gamma_0 \left(1 + (f - 1) \tfrac{1 - \cos \pi s}{2}\right) \text{ (cosine)}.
+      \gamma_0 \left(1 + (f - 1) \tfrac{1 - \cos \pi s}{2}\right) \text{ (cosine)}. \tag{1}
 
     The exponential form is the paper's, :math:`\gamma_0 (1 + \gamma_1)^t` with a total factor of
     1e4 [Pittorino et al., 2021, section 4].
@@ -63,7 +63,7 @@ def scoping(
     if kind not in SCOPING_KINDS:
         raise ValueError(f"kind must be one of {SCOPING_KINDS}, got {kind!r}.")
 
-    def schedule(count):
+    def schedule(count):  # eq. (1)
         progress = jnp.minimum(count, steps) / steps
         if kind == "exponential":
             return init_value * jnp.exp(math.log(factor) * progress)
@@ -77,7 +77,8 @@ def scoping(
 def balanced_gamma(value: chex.Numeric, distance: chex.Numeric) -> jax.Array:
     r"""Computes the gamma_0 at which the coupling energy equals the loss.
 
-    .. math:: \tfrac{\gamma_0}{2} \langle \lVert w_a - \bar w \rVert^2 \rangle = \langle L \rangle
+    .. math::
+      \tfrac{\gamma_0}{2} \langle \lVert w_a - \bar w \rVert^2 \rangle = \langle L \rangle \tag{2}
 
     Args:
       value: the loss, averaged over replicas.
@@ -105,7 +106,7 @@ def balanced_gamma(value: chex.Numeric, distance: chex.Numeric) -> jax.Array:
             "distance must be positive, got 0: with a common initialisation the replicas coincide "
             "and no gamma balances the loss. Initialise them independently or give gamma a value."
         )
-    return value / (0.5 * distance)
+    return value / (0.5 * distance)  # eq. (2)
 
 
 class BalancedScopingState(NamedTuple):
@@ -215,7 +216,7 @@ class BalancedScoping:
             can_balance = (value >= 0) & jnp.isfinite(value) & jnp.isfinite(distance)
             # A zero distance (the replicas still coincide) leaves gamma_0 unmeasured, at 0.
             is_apart = can_balance & (distance > 0)
-            gamma_0 = value / (0.5 * jnp.where(is_apart, distance, 1.0))
+            gamma_0 = value / (0.5 * jnp.where(is_apart, distance, 1.0))  # eq. (2)
             gamma_0 = jnp.where(is_apart, gamma_0, 0.0)
             return gamma_0.astype(state.gamma_0.dtype), can_balance
 

@@ -121,7 +121,7 @@ def meeting(
 
     def strength(count):
         growth = jnp.exp(math.log(factor) * jnp.minimum(count, steps) / steps)
-        return jnp.minimum(share * initial / steps * growth, most)
+        return jnp.minimum(share * initial / steps * growth, most)  # eq. (2)
 
     return of_strength(strength, learning_rate)
 

@@ -21,7 +21,7 @@ def fit_temperature(
 
     .. math::
       T^* = \mathrm{arg\,min}_T \, \frac1n \sum_i \Big[
-        \log \sum_c e^{z_{ic} / T} - z_{i y_i} / T \Big]
+        \log \sum_c e^{z_{ic} / T} - z_{i y_i} / T \Big] \tag{1}
 
     Here T is the temperature, z the logits and y the labels of n examples [Guo et al., 2017]. The
     loss is convex in :math:`\beta = 1 / T`. With the probabilities p of the scaled logits, its
@@ -63,7 +63,7 @@ def fit_temperature(
         raise ValueError(
             f"bounds must be (least, largest) with 0 < least < largest < inf, got {bounds}."
         )
-    # Scores relative to the right class: their expectation is the derivative by 1 / T.
+    # Scores relative to the right class: their expectation is the derivative of eq. (1) by 1 / T.
     relative = logits - jnp.take_along_axis(logits, labels[:, None], axis=-1)
 
     def halve(_, interval):
@@ -86,7 +86,7 @@ def expected_calibration_error(
     r"""Computes the expected calibration error (ECE) with bins of equal counts.
 
     .. math::
-      \mathrm{ECE} = \sum_b \frac{n_b}{n} \, \big| \mathrm{acc}(b) - \mathrm{conf}(b) \big|
+      \mathrm{ECE} = \sum_b \frac{n_b}{n} \, \big| \mathrm{acc}(b) - \mathrm{conf}(b) \big| \tag{2}
 
     In bin b, acc is the accuracy and conf the mean confidence: the probability of the predicted
     class. The examples are sorted by confidence and cut into bins of (nearly) equal numbers. Bins
@@ -127,14 +127,14 @@ def expected_calibration_error(
     bin_of = np.arange(number) * num_bins // number
     excess = excess[jnp.argsort(confidence)]
     totals = jax.ops.segment_sum(excess, bin_of, num_bins, indices_are_sorted=True)
-    return jnp.abs(totals).sum() / number
+    return jnp.abs(totals).sum() / number  # eq. (2)
 
 
 def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
     r"""Computes the Brier score: squared distance of probabilities from outcomes.
 
     .. math::
-      \frac1n \sum_i \sum_c \big( p_{ic} - \mathbb{1}[c = y_i] \big)^2
+      \frac1n \sum_i \sum_c \big( p_{ic} - \mathbb{1}[c = y_i] \big)^2 \tag{3}
 
     It lies between 0 and 2 [Brier, 1950]. Like the loss, it is a proper score; unlike the loss, it
     is bounded.
@@ -160,7 +160,7 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     logits, labels = _check(logits, labels)
     outcomes = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return jnp.mean(jnp.sum((jax.nn.softmax(logits, axis=-1) - outcomes) ** 2, axis=-1))
+    return jnp.mean(jnp.sum((jax.nn.softmax(logits, axis=-1) - outcomes) ** 2, axis=-1))  # eq. (3)
 
 
 def _check(logits, labels) -> tuple[jax.Array, jax.Array]:

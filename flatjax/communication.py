@@ -4,7 +4,7 @@ The couplings of flatjax need only the displacement :math:`w_a - \bar w` of each
 center. With a `communication_dtype` each replica sends rounded weights :math:`q_a = Q(w_a)`
 instead of :math:`w_a`. The displacement is then computed from the sent values of the y replicas,
 
-.. math:: d_a = q_a - \frac{1}{y} \sum_b q_b
+.. math:: d_a = q_a - \frac{1}{y} \sum_b q_b \tag{1}
 
 so that it still sums to zero and rounding does not move the center. Replicas that agree feel no
 force. The rounding error :math:`w_a - q_a` stays with its replica and is not lost.
@@ -65,6 +65,7 @@ def displacement(
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     if dtype is None:
         return leaf - leaf_center(leaf, **where)
+    # eq. (1)
     return _of_parts(lambda part: operator.sub(*_exchange(part, **where, dtype=dtype)), leaf)
 
 
@@ -110,7 +111,7 @@ def _exchange(leaf, *, axis_name, replica_axis, dtype):
     """Returns a replica's message and the mean of all messages, for one array."""
     encode, decode = _codec(leaf, replica_axis, dtype)
     sent = encode(leaf)
-    own = decode(sent)
+    own = decode(sent)  # q_a in eq. (1)
     if replica_axis is not None:
         sent = jax.tree.map(lambda part: _gather_stack(part, replica_axis), sent)
     if axis_name is None:

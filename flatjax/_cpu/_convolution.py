@@ -4,6 +4,7 @@ Images x, a kernel k and maps y enter one form T that is linear in each of the t
 
 .. math::
   T(x, k, y) = \sum_{bijo} \sum_{uvc} y_{bijo} \, k_{uvco} \, x_{b,\, s i + u,\, s j + v,\, c}
+  \tag{1}
 
 Its gradient in one of them is a function of the other two. The gradient in y is the convolution,
 and the gradients in x and in k are its transposes. Each gradient is a primitive, and its transposes
@@ -36,7 +37,7 @@ def conv_general_dilated(
 
     .. math::
       y_{bijo} = \sum_{uvc} k_{uvco} \, x_{b,\, s i + u,\, s j + v,\, c}, \quad
-      \partial k_{uvco} = \sum_{bij} x_{b,\, s i + u,\, s j + v,\, c} \, \partial y_{bijo}
+      \partial k_{uvco} = \sum_{bij} x_{b,\, s i + u,\, s j + v,\, c} \, \partial y_{bijo} \tag{2}
 
     XLA's CPU backend has one fast convolution, and uses it for the first sum. This function
     rewrites the slow operations by fast ones:
@@ -102,7 +103,7 @@ def conv_general_dilated(
         padding=tuple(tuple(pair) for pair in padding),
         precision=tuple(precision) if isinstance(precision, list) else precision,
     )
-    return PRIMITIVES["maps"].bind(lhs, rhs, geometry=geometry, levels=())
+    return PRIMITIVES["maps"].bind(lhs, rhs, geometry=geometry, levels=())  # y of eq. (2)
 
 
 def conv_general_dilated_cls() -> Callable[..., jax.Array]:
@@ -152,7 +153,7 @@ def _varying_alike(lhs, rhs):
 # --- primitives: only they can have rules for transposes, batches and platforms -------------------
 
 # The operands of each gradient: the two others, in this order.
-_FACTORS = ("images", "kernel", "maps")
+_FACTORS = ("images", "kernel", "maps")  # x, k and y of eq. (1)
 _OPERANDS = {of: tuple(name for name in _FACTORS if name != of) for of in _FACTORS}
 
 # `levels` holds, for each `jax.vmap` around a gradient, the outermost first, which of the two

@@ -4,6 +4,7 @@ The form is linear in images x, a kernel k and maps y:
 
 .. math::
   T(x, k, y) = \sum_{bijo} \sum_{uvc} y_{bijo} \, k_{uvco} \, x_{b,\, s i + u,\, s j + v,\, c}
+  \tag{1}
 
 Each function below computes the gradient of T in the factor `of` from the two other factors, which
 are its arguments in the order images, kernel, maps.
@@ -63,10 +64,10 @@ def by_xla(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
 def by_hand(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     """Computes the same by operations that XLA's CPU backend runs fast."""
     if of == "maps":
-        return _maps(x, y, geometry.strides, geometry.padding, (1, 1))
+        return _maps(x, y, geometry.strides, geometry.padding, (1, 1))  # eq. (1) without its y
     if of == "images":
-        return _images(x, y, geometry)
-    return _kernel(x, y, geometry)
+        return _images(x, y, geometry)  # without its x
+    return _kernel(x, y, geometry)  # without its k
 
 
 def has_few_patches(of: str, x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
