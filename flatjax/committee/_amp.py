@@ -9,7 +9,7 @@ variables of mean m and variance v. The channel :math:`Z, g, \Gamma` is defined 
   V_{\mu k} = \sum_i U_{\mu i}^2 v_{ki}, \quad
   \omega_{\mu k} = \sum_i U_{\mu i} m_{ki} - V_{\mu k} g_{\mu k}, \quad
   A_{ki} = \sum_\mu U_{\mu i}^2 \Gamma_{\mu k}, \quad
-  B_{ki} = \sum_\mu U_{\mu i} g_{\mu k} + m_{ki} A_{ki}. \qquad (1)
+  B_{ki} = \sum_\mu U_{\mu i} g_{\mu k} + m_{ki} A_{ki}. \tag{1}
 
 The new m and v are mean and variance of :math:`e^{-(A + \lambda) w^2 / 2 + (B + \gamma \tilde w)
 w}`. The multipliers lambda and gamma are such that on average :math:`|w_k|^2 = N` and :math:`w_k
@@ -19,7 +19,7 @@ w}`. The multipliers lambda and gamma are such that on average :math:`|w_k|^2 = 
   F = \sum_\mu \Big[\log Z_\mu + \sum_k \frac{(\omega - U m)^2}{2 V}\Big]
     + \sum_{ki} \Big[\frac12 \log \frac{2 \pi}{\lambda + A}
       + \frac{(B + \gamma \tilde w)^2}{2 (\lambda + A)} + \frac{A (v + m^2)}{2} - B m \Big]
-    + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) \qquad (2)
+    + \sum_k \Big(\frac{\lambda_k N}{2} - \gamma_k p N\Big) \tag{2}
 
 is stationary at the fixed point. Its error is therefore of second order there.
 """
@@ -65,6 +65,7 @@ def amp(
     .. math::
       \Phi = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \quad
       w \text{ uniform on } \lVert w_k \rVert^2 = N \ [\text{and } w_k \cdot \tilde w_k = p N].
+      \tag{3}
 
     This is the entropy of the committee (Gardner), or its local entropy at the distance d = 1 - p
     from a reference (Franz and Parisi). It is exact for large N if the inputs are independent. For
@@ -257,6 +258,7 @@ def _summary(patterns, squares, messages, weights, reference, overlap, tolerance
     of_weights = -jnp.log(prior.norm_multiplier[:, None] + a) / 2 + a * (v + m**2) / 2 - b * m
     of_weights += prior.mean**2 / (2 * prior.variance) + np.log(2 * np.pi) / 2
     entropy = of_patterns + jnp.sum(of_weights)  # eq. (2) without the constraints
+    # eq. (3), with the constraints of eq. (2)
     phi = entropy_per_weight(entropy, prior.norm_multiplier, prior.overlap_multiplier, m, overlap)
     train_error = error_of_fields(fields)
     return Marginals(

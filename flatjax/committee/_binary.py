@@ -108,7 +108,7 @@ def binary_reinforced_bp(
 ) -> BinarySolution:
     r"""Finds a solution by reinforced belief propagation.
 
-    .. math:: h^{t+1} = B^t + r_t h^t, \qquad m = \tanh h.
+    .. math:: h^{t+1} = B^t + r_t h^t, \qquad m = \tanh h. \tag{1}
 
     Each weight keeps a share r of its field h and adds the field B of the patterns [Braunstein and
     Zecchina, 2006]. At r = 0 this is belief propagation. At r = 1 fields grow without bounds. r
@@ -143,6 +143,7 @@ def binary_reinforced_bp(
     """
     if reinforcement is None:
         reinforcement = lambda t: t / max_iterations
+    # r of eq. (1); `iterate` makes the steps
     shares = schedule_values("reinforcement", reinforcement, max_iterations, maximum=1.0)
     nothing = jnp.zeros_like(shares)
     return _solve(x, y, key, Schedules(shares, nothing, nothing), num_units, damping, 0.0)
@@ -166,7 +167,7 @@ def binary_focusing_bp(
 
     .. math::
       h = B + c_\gamma\big((y - 1)\, c_\gamma(B)\big), \qquad
-      c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B).
+      c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B). \tag{2}
 
     The number of replicas y may be any number from 1 on, and the cost does not depend on it. At an
     infinite gamma every pattern counts once for each replica. With `pseudo_reinforcement`, y and
@@ -205,6 +206,7 @@ def binary_focusing_bp(
     """
     if gamma is None:
         gamma = lambda t: 2 * t / max_iterations
+    # gamma and y of eq. (2); `from_center` computes it
     gammas = schedule_values("gamma", gamma, max_iterations)
     replicas = schedule_values("num_replicas", num_replicas, max_iterations, minimum=1.0)
     schedules = Schedules(jnp.zeros_like(gammas), gammas, replicas - 1)
@@ -216,7 +218,7 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
 
     .. math::
       \tanh \gamma = \sqrt{\rho}, \quad y = 1 + \frac{1}{1 - \rho}, \quad
-      \rho = \frac{t}{\text{num\_iterations}}.
+      \rho = \frac{t}{\text{num\_iterations}}. \tag{3}
 
     They rise without a limit, as in the authors' program for [Baldassi et al., 2016].
 
@@ -239,6 +241,7 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
       `binary_focusing_bp` (takes this schedule), `binary_reinforced_bp` (without replicas).
     """
     _checks.check_count("num_iterations", num_iterations)
+    # rho, gamma and y of eq. (3)
     progress = lambda t: jnp.minimum(t, num_iterations - 0.5) / num_iterations
     gamma = lambda t: jnp.arctanh(jnp.sqrt(progress(t)))
     num_replicas = lambda t: 1 + 1 / (1 - progress(t))

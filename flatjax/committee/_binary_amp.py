@@ -69,10 +69,12 @@ def iterate(
     r"""Passes messages until no errors are left, nothing changes or schedules end.
 
     .. math::
-      V &= (1 - m^2) \, U_2^T, \quad \omega = m U^T - V g + \text{offset}, \quad
-      (g, \Gamma) = \text{output}(\omega, V), \\
-      B &= g U + m \, (\Gamma U_2), \quad
-      h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h.
+      V = (1 - m^2) \, U_2^T, \quad \omega = m U^T - V g + \text{offset}, \quad
+      (g, \Gamma) = \text{output}(\omega, V), \tag{1}
+
+    .. math::
+      B = g U + m \, (\Gamma U_2), \quad
+      h \leftarrow B + r_t h + u_t(B), \quad m = \tanh h. \tag{2}
 
     Here U = sigma x / sqrt(N) with the labels sigma, and U_2 is its elementwise square.
 
@@ -99,9 +101,9 @@ def iterate(
     def step(now: Messages) -> Messages:
         m = jnp.tanh(now.field)
         variance = jnp.maximum((1 - m**2) @ squares.T, LEAST_VARIANCE)
-        omega = m @ design.T - variance * now.g + offset
+        omega = m @ design.T - variance * now.g + offset  # eq. (1)
         output = majority(omega, variance)
-        cavity = output.g @ design + m * (output.gamma @ squares)
+        cavity = output.g @ design + m * (output.gamma @ squares)  # eq. (2)
         at_time = jax.tree.map(lambda values: values[now.iteration], schedules)
         field = cavity + at_time.reinforcement * now.field
         field += from_center(cavity, at_time.gamma, at_time.others)
@@ -145,9 +147,9 @@ def from_center(field: jax.Array, gamma: jax.Array, others: jax.Array) -> jax.Ar
 
     .. math::
       u = c_\gamma\big((y - 1) \, c_\gamma(B)\big), \qquad
-      c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B)
+      c_\gamma(B) = \operatorname{atanh}(\tanh \gamma \tanh B) \tag{3}
     """
-    return _across_coupling(others * _across_coupling(field, gamma), gamma)
+    return _across_coupling(others * _across_coupling(field, gamma), gamma)  # eq. (3)
 
 
 def _across_coupling(field, gamma):

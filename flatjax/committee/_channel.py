@@ -10,7 +10,7 @@ Poisson-binomial. For a majority of :math:`(K + 1) / 2`,
       = P\Big(\text{votes of the others} = \tfrac{K-1}{2}\Big)
         \frac{\varphi(\omega_k / \sqrt{V_k})}{Z \sqrt{V_k}}, \quad
   \Gamma_k = -\frac{\partial g_k}{\partial \omega_k} = g_k \Big(g_k + \frac{\omega_k}{V_k}\Big).
-  \qquad (1)
+  \tag{1}
 
 The last equation holds because Z is linear in each q. :math:`\Gamma` may be negative for K > 1. A
 label of -1 corresponds to a committee with reversed signs of all fields.
@@ -48,7 +48,7 @@ def majority(mean: jax.Array, variance: jax.Array) -> Output:
 
     .. math::
       \sum_{j \ge h} p_j = e^{-h \theta} \sum_{j \ge h} \tilde p_j e^{-(j - h) \theta}, \qquad
-      h = \tfrac{K+1}{2}, \quad \theta \ge 0. \qquad (2)
+      h = \tfrac{K+1}{2}, \quad \theta \ge 0. \tag{2}
 
     Theta gives the median unit even odds, or is 0 if its odds are better. The most probable way to
     a majority then has the largest weight, and is scaled to 1. In any precision, nothing overflows
@@ -86,7 +86,7 @@ def majority(mean: jax.Array, variance: jax.Array) -> Output:
     log_z = jnp.sum(log_scale, axis=0) - needed * tilt + jnp.log(total)  # eq. (2)
     log_density = -(s**2) / 2 - np.log(2 * np.pi) / 2
     hazard = jnp.exp(log_density + tilt - log_scale)
-    g = pivotal / total * hazard / deviation
+    g = pivotal / total * hazard / deviation  # eq. (1)
     return Output(log_z, g, g * (g + mean / variance))
 
 

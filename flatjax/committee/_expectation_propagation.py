@@ -6,7 +6,7 @@ out. A pattern mu is represented by a site :math:`e^{-a h^2 / 2 + b h}` of the f
 .. math::
   \Lambda_k = \lambda_k + U^T \mathrm{diag}(a_k) U, \quad
   \bar w_k = \Lambda_k^{-1} (\gamma_k \tilde w_k + U^T b_k), \quad
-  \bar h_k = U \bar w_k, \quad \sigma^2_{\mu k} = (U \Lambda_k^{-1} U^T)_{\mu\mu}. \qquad (1)
+  \bar h_k = U \bar w_k, \quad \sigma^2_{\mu k} = (U \Lambda_k^{-1} U^T)_{\mu\mu}. \tag{1}
 
 Sites are chosen such that the Gaussian agrees with the channel :math:`Z, g, \Gamma` on the mean and
 variance of each field, given all other sites,
@@ -14,16 +14,20 @@ variance of each field, given all other sites,
 .. math::
   \frac{1}{V} = \frac{1}{\sigma^2} - a, \quad
   \omega = V \Big(\frac{\bar h}{\sigma^2} - b\Big), \quad
-  a = \frac{\Gamma}{1 - V \Gamma}, \quad b = \frac{g + \Gamma \omega}{1 - V \Gamma}. \qquad (2)
+  a = \frac{\Gamma}{1 - V \Gamma}, \quad b = \frac{g + \Gamma \omega}{1 - V \Gamma}. \tag{2}
 
 The entropy is computed by `flatjax.committee._marginals.entropy_per_weight` from
 
 .. math::
+  :nowrap:
+
+  \begin{align*}
   \log Z &= \sum_k \Big[\frac{N}{2} \log 2 \pi - \frac12 \log \det \Lambda_k
     + \frac12 (\gamma_k \tilde w_k \cdot \bar w_k + b_k \cdot \bar h_k)\Big]
     + \sum_\mu \log Z_\mu \\
     &- \sum_{\mu k} \Big[-\frac12 \log(1 + a V) + \frac{(\omega / V + b)^2}{2 (1 / V + a)}
-    - \frac{\omega^2}{2 V}\Big]. \qquad (3)
+    - \frac{\omega^2}{2 V}\Big]. \tag{3}
+  \end{align*}
 """
 
 import functools
@@ -233,12 +237,13 @@ def _in_patterns(patterns):
 
     .. math::
       \Lambda^{-1} = (1 - U^T M^{-1} a U) / \lambda, \quad M = \lambda + a C, \quad C = U U^T
+      \tag{4}
     """
     gram = patterns @ patterns.T
     num_patterns, num_inputs = patterns.shape
 
     def gaussian(a, multiplier, with_variance):
-        matrix = multiplier * jnp.eye(num_patterns) + a[:, None] * gram
+        matrix = multiplier * jnp.eye(num_patterns) + a[:, None] * gram  # M of eq. (4)
         inverse = jnp.linalg.inv(matrix)
         field_variance = jnp.sum(gram * inverse.T, axis=1)
         trace = (num_inputs - a @ field_variance) / multiplier

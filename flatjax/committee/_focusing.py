@@ -9,7 +9,7 @@ a first message, and the center sends this weight a second one:
 .. math::
   \text{first: precision } \frac{y - 1}{v_c + 1/\gamma}, \text{ mean } m_c; \quad
   \text{second: precision } \rho = \frac{(y - 1) \gamma}{\gamma v_c + y}, \text{ mean } m_c.
-  \qquad (1)
+  \tag{1}
 
 Hence :math:`v = 1 / (\lambda + A + \rho)` and :math:`m = m_c`. Lambda is such that on average
 :math:`|w_k|^2 = N`.

@@ -15,7 +15,7 @@ class Committee(nn.Module):
 
     .. math::
       h_k = \frac{w_k \cdot x}{\sqrt{N}}, \quad \lVert w_k \rVert^2 = N, \quad
-      f(x) = \frac{1}{\sqrt{K}} \sum_{k=1}^K \varphi(h_k).
+      f(x) = \frac{1}{\sqrt{K}} \sum_{k=1}^K \varphi(h_k). \tag{1}
 
     The units are signs. For training by gradients they are :math:`\varphi(h) = \tanh(\beta h)`,
     which become signs as beta grows. The class is the sign of f. Weights are normalised before use,
@@ -58,7 +58,7 @@ class Committee(nn.Module):
         weights = self.param("weights", _uniform_on_sphere, (self.num_units, x.shape[1]))
         h = fields(weights, x)
         votes = jnp.where(h < 0, -1.0, 1.0) if beta is None else jnp.tanh(beta * h)
-        return jnp.sum(votes, axis=-1) / np.sqrt(self.num_units)
+        return jnp.sum(votes, axis=-1) / np.sqrt(self.num_units)  # eq. (1)
 
 
 def _uniform_on_sphere(key, shape):
@@ -106,7 +106,7 @@ def fields(weights: jax.Array, x: jax.Array) -> jax.Array:
     See Also:
       `error` (the fraction of wrong signs), `Committee` (the network).
     """
-    return jnp.swapaxes(to_sphere(weights) @ x.T, -1, -2) / np.sqrt(x.shape[-1])
+    return jnp.swapaxes(to_sphere(weights) @ x.T, -1, -2) / np.sqrt(x.shape[-1])  # in eq. (1)
 
 
 def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -137,7 +137,7 @@ def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 def stay_on_sphere() -> optax.GradientTransformation:
     r"""Keeps the squared norm of the weights of each unit at N; the last of a chain.
 
-    .. math:: u \leftarrow \sqrt{N} \frac{w + u}{\lVert w + u \rVert} - w
+    .. math:: u \leftarrow \sqrt{N} \frac{w + u}{\lVert w + u \rVert} - w \tag{2}
 
     for every unit, along the last axis. Without it, steps perpendicular to the weights make them
     longer. This reduces the learning rate of their directions.
@@ -162,7 +162,7 @@ def stay_on_sphere() -> optax.GradientTransformation:
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("params must be given to stay_on_sphere's update.")
-        on_sphere = lambda u, w: (to_sphere(w + u) - w).astype(u.dtype)
+        on_sphere = lambda u, w: (to_sphere(w + u) - w).astype(u.dtype)  # eq. (2)
         return jax.tree.map(on_sphere, updates, params), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

@@ -2,7 +2,7 @@ r"""Local entropy of committees by sampling, to check message passing.
 
 .. math::
   \Phi(d) = \frac{1}{N K} \log P\big(\text{w makes no error}\big), \qquad
-  w_k = p \, \tilde w_k + \sqrt{1 - p^2} \, z_k, \quad d = 1 - p.
+  w_k = p \, \tilde w_k + \sqrt{1 - p^2} \, z_k, \quad d = 1 - p. \tag{1}
 
 Here :math:`z_k` is uniform on the sphere :math:`\lVert z_k \rVert^2 = N`, orthogonal to the
 reference :math:`\tilde w_k`. Every unit has the overlap p with its reference, and P is the share of
@@ -180,7 +180,7 @@ def sample_log_fraction(
 
     .. math::
       \log P(E = 0) = -\int_0^\beta \langle E \rangle_b \, db + \log P_\beta(E = 0), \qquad
-      P_\beta(w) \propto P(w) \, e^{-\beta E(w)}.
+      P_\beta(w) \propto P(w) \, e^{-\beta E(w)}. \tag{2}
 
     Here E is the number of errors. Weights are sampled at several betas at once. In a step, each
     unit in turn moves by the exact Hamiltonian dynamics. It is refracted or reflected where the
@@ -264,7 +264,7 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
     found = free_energy.reweight(energy, betas, integrated, threshold=0.0)
     if share > 0:
         log_fraction, sem = np.minimum(found.log_mass, 0.0), np.asarray(found.log_mass_sem)
-        integrated = integrated[-1] + np.log(share)
+        integrated = integrated[-1] + np.log(share)  # eq. (2)
     else:
         log_fraction = sem = integrated = np.array(np.nan)
     r_hat = diagnostics.split_r_hat(energy)
@@ -287,6 +287,7 @@ def _estimate(energy, exchange, betas, reference) -> SampledLogFraction:
 @jax.jit
 def _around(reference, noise, distance):
     """Makes committees (..., K, N) of noise (..., K N), at the overlap 1 - distance."""
+    # w of eq. (1)
     place = lambda z: at_overlap(reference, z.reshape(reference.shape), 1 - distance, -1)
     return jax.vmap(place)(noise).astype(reference.dtype)
 

@@ -272,6 +272,6 @@ def _difference(first_name, first: Row, name, other: Row, confidence) -> Differe
     size = abs(first.value) + abs(other.value)
     ends = sorted(sharper * end for end in (low, high))
     scale = lambda x: max(-1.0, min(1.0, x / size)) if size > 0 else 0.0
-    relative = scale(ends[0]), scale(sharper * value), scale(ends[1])
+    relative = scale(ends[0]), scale(sharper * value), scale(ends[1])  # eq. (1)
     found = first.measure, first.label, first.setting, value, sem, low, high, flatter, relative
     return Difference(name, first.block, *found)

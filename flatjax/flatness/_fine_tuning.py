@@ -159,6 +159,7 @@ def fine_tuning(
         firsts, seconds, distances = zip(*found, strict=True)
         return FineTuning(
             steps=grid,
+            # eq. (2)
             rise={name: stacked - before[0][name] for name, stacked in _stacked(firsts).items()},
             reference=before[0],
             second=_stacked(seconds),

@@ -5,13 +5,14 @@ Chains sample :math:`e^{-U}`. The energy U contains the data's energy E and a sp
 
 .. math::
   U(\delta) = \beta \, \big(E(w^* + \delta) - E(w^*)\big) + \tfrac{\gamma}{2} \lVert\delta\rVert^2.
+  \tag{1}
 
 *Control variates* [Baker et al., 2019]. One of K batches replaces all data. It is drawn at random
 and shared by the chains. Its values at :math:`w^*` are replaced by those of all data:
 
 .. math::
   E(w^* + \delta) - E(w^*) \approx K \, \big(E_b(w^* + \delta) - E_b(w^*) - g_b \delta\big)
-  + g \delta, \qquad g_b = \nabla E_b(w^*), \; g = \nabla E(w^*), \tag{1}
+  + g \delta, \qquad g_b = \nabla E_b(w^*), \; g = \nabla E(w^*), \tag{2}
 
 This estimate is unbiased, and so is its gradient. It removes the noise of the gradient at
 :math:`w^*`, which all chains would share. The values at :math:`w^*` are computed once for C chains.
@@ -41,7 +42,7 @@ class Run(NamedTuple):
     """The record of T steps of C chains.
 
     Attributes:
-      energy: beta (E - E*), by eq. (1), (C, T).
+      energy: beta (E - E*), by eq. (2), (C, T).
       temperature: the mean of eq. (5) of `_langevin_steps` over a chain, (C,).
       step_size: epsilon.
       acceptance: rate at which steps were accepted: in the run if it is exact, else in the second
@@ -147,12 +148,12 @@ class LangevinChains:
         near = self._minibatches.at_solution(params, batch, state)
 
         def landscape(delta):
-            """Computes energies beta (E - E*) and gradients of U, by eq. (1)."""
+            """Computes energies beta (E - E*) and gradients of U, by eq. (2)."""
             energy, slope = self._minibatches.at(delta, params, batch, state, one_by_one)
             rise = energy - near.energy - delta @ near.slope
             rise = target.beta * (target.num_batches * rise + delta @ target.slope)
             slope = target.num_batches * (slope - near.slope) + target.slope
-            return rise, target.beta * slope + target.gamma * delta
+            return rise, target.beta * slope + target.gamma * delta  # of eq. (1)
 
         key = jax.random.fold_in(key, t)
         # One flat draw: XLA compiles it much faster than a draw of two axes.

@@ -4,10 +4,14 @@ r"""One step of Langevin chains: plain, tuned in the warm-up, or exact.
 momentum, of which each step keeps the share c. With normal noise :math:`\xi` a step is
 
 .. math::
+  :nowrap:
+
+  \begin{align*}
   \delta_{t+1} &= \delta_t - \tfrac{\epsilon}{2} m \nabla U(\delta_t)
   + \tfrac{1}{2} \sqrt{\epsilon m} \, (p_t + p_{t+1}), \\
   p_{t+1} &= c \, \big(p_t - \sqrt{\epsilon m} \, \nabla U(\delta_t)\big)
   + \sqrt{(1 - c^2) (1 - f)} \, \xi_{t+1}. \tag{1}
+  \end{align*}
 
 This is the splitting BAOAB of Langevin dynamics [Leimkuhler and Matthews, 2013]. In a parabola its
 variance is exact for every c and every stable step. With c = 0 the momentum is the previous noise.

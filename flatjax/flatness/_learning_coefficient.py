@@ -41,7 +41,7 @@ def learning_coefficient(
     .. math::
       \hat\lambda = \beta \, \big(\langle E \rangle - E(w^*)\big), \qquad
       \langle \cdot \rangle \text{ over } e^{-\beta E(w)
-      - \frac{\gamma}{2} \lVert w - w^* \rVert^2}, \qquad E = \sum_i \ell_i = n L
+      - \frac{\gamma}{2} \lVert w - w^* \rVert^2}, \qquad E = \sum_i \ell_i = n L \tag{1}
 
     [Lau et al., 2023]. Here n is the number of examples, and :math:`\beta = 1 / \log n` by default.
     At a regular minimum :math:`\lambda` is half the number of weights; at a singular minimum it is
@@ -52,7 +52,7 @@ def learning_coefficient(
     :math:`\gamma`, not for its limit. For a quadratic loss whose Hessian has the eigenvalues
     :math:`h_i`, the expectation is
 
-    .. math:: \tfrac{1}{2} \sum_i \frac{n \beta h_i}{n \beta h_i + \gamma},
+    .. math:: \tfrac{1}{2} \sum_i \frac{n \beta h_i}{n \beta h_i + \gamma}, \tag{2}
 
     which is half the number of eigenvalues well above :math:`\gamma / n \beta`. At a singularity of
     multiplicity m, the estimate :math:`\lambda - (m - 1) / \log n \beta` approaches the limit
@@ -158,7 +158,7 @@ def _langevin(eval_fn, quantity, mask, gamma, step_size, num_chains, length):
         beta = _inverse_temperature(beta, near.num_examples)
         run = chains.run(near, key, beta=beta, gamma=gamma, step_size=step_size, **length)
         return summarize(
-            run.energy,
+            run.energy,  # its mean is eq. (1)
             run.temperature,
             beta=beta,
             localization=gamma,
@@ -186,7 +186,7 @@ def _tempered(eval_fn, quantity, mask, gamma, betas, num_chains, length):
         draw = _tempering.make_sampler(landscape, ladder, num_chains, **length)
         samples, reference = draw(near, gamma**-0.5, key), landscape.reference(near)
         return summarize(
-            beta * (samples.energy[..., -1] - reference),
+            beta * (samples.energy[..., -1] - reference),  # its mean is eq. (1)
             np.full(num_chains, np.nan),
             beta=beta,
             localization=gamma,

@@ -122,7 +122,7 @@ def local_entropy(
 
     .. math::
       F_d(\beta) = \log \big\langle e^{-\beta E(w')} \big\rangle_{w' \sim P_d}, \qquad
-      E = \text{sum over the data of error or loss}
+      E = \text{sum over the data of error or loss} \tag{1}
 
     Configurations w' are drawn from the surroundings :math:`P_d` of w at a distance d, and are
     weighted by their energy E. F is the logarithm of the share that remains. It is 0 at
@@ -137,7 +137,7 @@ def local_entropy(
     .. math::
       -\frac{1}{\beta} \log \int dw' \,
       e^{-\beta L(w') - \frac{\beta\gamma}{2} \lVert w' - w \rVert^2}
-      = -\frac{1}{\beta} \Big( F_d(\beta) + \frac{n}{2} \log 2 \pi d^2 \Big) .
+      = -\frac{1}{\beta} \Big( F_d(\beta) + \frac{n}{2} \log 2 \pi d^2 \Big) . \tag{2}
 
     *Sampling.* Configurations are functions of normal noise z. Each beta has its own configuration
     and proposes :math:`z' = \sqrt{1 - s^2} z + s \xi` with new noise :math:`\xi`. The proposal is
@@ -210,7 +210,7 @@ def local_entropy(
     _checks.check_count("num_chains", num_chains, minimum=2)
     _checks.check_count("num_steps", num_steps, minimum=10)
     _checks.check_count("num_warmup", num_warmup)
-    landscape = Landscape(eval_fn, quantity, prior, mask)
+    landscape = Landscape(eval_fn, quantity, prior, mask)  # the default prior is that of eq. (2)
     sample = _tempering.make_sampler(landscape, ladder, num_chains, num_steps, num_warmup)
 
     def at_distance(near, distance, key):
@@ -251,7 +251,7 @@ def _estimates(energy, betas, threshold) -> dict[str, np.ndarray]:
     start = np.nan_to_num(integrated, posinf=0.0, neginf=0.0)
     found = free_energy.reweight(energy, betas, start, -np.inf if threshold is None else threshold)
     estimates = {
-        "log_volume": found.free,
+        "log_volume": found.free,  # eq. (1)
         "log_volume_sem": found.free_sem,
         "integrated": integrated,
         "integrated_sem": free_energy.jackknife(integrate, energy),

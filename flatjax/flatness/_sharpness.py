@@ -75,14 +75,13 @@ def sam_sharpness(
     r"""Makes a function that measures SAM's sharpness: the rise after one ascent step.
 
     .. math::
-      L\Big(w + \rho \, \frac{W^2 g}{\lVert W g \rVert}\Big) - L(w), \qquad g = \nabla L(w)
+      L\Big(w + \rho \, \frac{W^2 g}{\lVert W g \rVert}\Big) - L(w), \qquad g = \nabla L(w) \tag{1}
 
     with :math:`W = 1` [SAM; Foret et al., 2021]. With `adaptive`, :math:`W = \mathrm{diag}(|w|)`
     [ASAM; Kwon et al., 2021, without the constant that their code adds]. The adaptive form does not
     change if a ReLU network is rescaled without changing its function. To first order in rho, the
-    rise is :math:`\rho \lVert W g \rVert`.
-    The gradient g is computed on the whole data set, not on a minibatch. If it is zero, so is the
-    rise.
+    rise is :math:`\rho \lVert W g \rVert`. The gradient g is computed on the whole data set, not on
+    a minibatch. If it is zero, so is the rise.
 
     Cost: one gradient and one evaluation of the batches. Nothing is recompiled for other solutions
     of the same shapes.
@@ -134,7 +133,7 @@ def sam_sharpness(
         params, data = _inputs.measured(params, mask), _inputs.repeatable(batches)
         grads, reference = gradient(params, data, state)
         zeros = optax.tree.zeros_like(grads)
-        _, perturbed, norm = ascend(params, zeros, grads, rho, zeros)
+        _, perturbed, norm = ascend(params, zeros, grads, rho, zeros)  # eq. (1)
         values = _to_numpy(evaluate(eval_fn, perturbed, data, *state))
         return SamSharpness(_difference(values, reference), reference, np.asarray(norm, float))
 
@@ -154,8 +153,7 @@ def worst_case_sharpness(
 ) -> Callable[..., WorstCaseSharpness]:
     r"""Makes a function that searches the highest rise within a distance rho.
 
-    .. math::
-      \max_{\lVert W^{-1} \delta \rVert \le \rho} L(w + \delta) - L(w)
+    .. math:: \max_{\lVert W^{-1} \delta \rVert \le \rho} L(w + \delta) - L(w) \tag{2}
 
     with :math:`W = 1`, a ball [Keskar et al., 2017; Foret et al., 2021], or with `adaptive`,
     :math:`W = \mathrm{diag}(|w|)`, an ellipsoid that follows the rescalings of a ReLU network
@@ -163,7 +161,7 @@ def worst_case_sharpness(
 
     .. math::
       u \leftarrow \Pi_\rho\Big(u + \eta \rho \frac{W g}{\lVert W g \rVert}\Big),
-      \qquad g = \nabla L(w + W u)
+      \qquad g = \nabla L(w + W u) \tag{3}
 
     with the projection :math:`\Pi_\rho` onto the ball and the gradient g on the whole data set. The
     first restart begins at w (with :math:`\eta = 1` its first step is SAM's), the others at random
@@ -251,7 +249,7 @@ def worst_case_sharpness(
             direction = draw_direction(params, jax.random.fold_in(key, restart))
             start = optax.tree.scale(rho if restart else 0.0, direction)
             for point, values in climb(params, start, direction, data, state):
-                rise = values[quantity] - reference[quantity]
+                rise = values[quantity] - reference[quantity]  # eq. (2) is its maximum
                 restart_rises[restart] = np.maximum(restart_rises[restart], rise)
                 if values[quantity] > worst[quantity] or np.isnan(rise):
                     worst, worst_point = values, point
@@ -326,7 +324,7 @@ def _ascent(rho, adaptive, mask):
         scaled = jax.tree.map(scale, _inputs.weights(params, mask), grads)
         unit, norm = _vectors.unit(scaled)
         unit = optax.tree.where(norm == 0, fallback, unit)
-        u = optax.tree.add_scale(u, step, unit)
+        u = optax.tree.add_scale(u, step, unit)  # eq. (3)
         u_norm = optax.tree.norm(u)
         u = optax.tree.scale(jnp.where(u_norm > rho, rho / u_norm, 1.0), u)
         point = _masks.map_moving(lambda w, x: w + scale(w, x), params, u)

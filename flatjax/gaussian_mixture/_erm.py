@@ -71,10 +71,14 @@ def erm(
     and the class :math:`\sigma`,
 
     .. math::
+      :nowrap:
+
+      \begin{gather*}
       \hat m = \alpha \mathbb{E} f, \quad \hat q = \alpha \Delta \mathbb{E} f^2, \quad
       \hat V = -\alpha \Delta \mathbb{E} \tfrac{\partial f}{\partial \omega}, \\
       V = \frac{1}{\lambda + \hat V}, \quad m = V \hat m, \quad q = V^2 (\hat m^2 + \hat q), \quad
-      0 = \mathbb{E}\, \sigma f. \qquad (1)
+      0 = \mathbb{E}\, \sigma f. \tag{1}
+      \end{gather*}
 
     With a given norm q, :math:`V = \sqrt{q / (\hat m^2 + \hat q)}` and
     :math:`\lambda = 1 / V - \hat V` follows. The function may be jitted, vmapped and differentiated

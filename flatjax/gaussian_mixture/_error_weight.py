@@ -3,9 +3,10 @@ r"""The weight of a pattern at inverse temperature beta, for a noisy margin.
 The margin is Gaussian, with mean x in units of its standard deviation. The average weight is
 
 .. math::
-  W(x) &= \langle e^{-\beta \, [\text{error}]} \rangle = e^{-\beta} + (1 - e^{-\beta}) \, \Phi(x),
-  \qquad &(1) \\
-  (\log W)'(x) &= \frac{(1 - e^{-\beta}) \, \varphi(x)}{W(x)}. &(2)
+  W(x) = \langle e^{-\beta \, [\text{error}]} \rangle = e^{-\beta} + (1 - e^{-\beta}) \, \Phi(x),
+  \tag{1}
+
+.. math:: (\log W)'(x) = \frac{(1 - e^{-\beta}) \, \varphi(x)}{W(x)}. \tag{2}
 """
 
 import jax

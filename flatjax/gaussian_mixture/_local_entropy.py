@@ -73,7 +73,7 @@ def local_entropy(
     .. math::
       \phi(o) = \frac{1}{N} \mathbb{E} \log \big\langle e^{-\beta\, \# errors(w)} \big\rangle_w,
       \qquad \frac{w \cdot \tilde w}{\lVert w \rVert \lVert \tilde w \rVert} = o,
-      \quad \lVert w \rVert^2 = N.
+      \quad \lVert w \rVert^2 = N. \tag{1}
 
     The average is over the uniform measure, so :math:`\phi = 0` if there are no errors. For
     infinite beta it is the logarithm of the fraction of w without errors. The replica method gives
@@ -82,13 +82,16 @@ def local_entropy(
     q = \tilde q_d - A` and :math:`p = o \sqrt{\tilde q_d}`. Then
 
     .. math::
-      \phi &= \operatorname{extr}_{m, t, q} \frac{1}{2} \Big[ \log \frac{1 - q}{1 - o^2}
+      \phi = \operatorname{extr}_{m, t, q} \frac{1}{2} \Big[ \log \frac{1 - q}{1 - o^2}
         + \frac{q - x}{1 - q} \Big] + \alpha \mathbb{E} \log \big[
         e^{-\beta} + (1 - e^{-\beta})\, \Phi\big(h / \sqrt{\Delta (1 - q)}\big) \big],
-        \qquad (1) \\
-      x &= m^2 + 2 t (p - m \tilde m) - t^2 (\tilde q_d - \tilde m^2), \qquad (2) \\
-      h &= m + \sigma b + \sqrt{\Delta} \Big[ \frac{p - t A}{\sqrt{\tilde q}} z +
-        \sqrt{q - \frac{(p - t A)^2}{\tilde q} - t^2 A}\, z' \Big] + t (\tilde u - \omega). (3)
+        \tag{2}
+
+    .. math:: x = m^2 + 2 t (p - m \tilde m) - t^2 (\tilde q_d - \tilde m^2), \tag{3}
+
+    .. math::
+      h = m + \sigma b + \sqrt{\Delta} \Big[ \frac{p - t A}{\sqrt{\tilde q}} z +
+        \sqrt{q - \frac{(p - t A)^2}{\tilde q} - t^2 A}\, z' \Big] + t (\tilde u - \omega). \tag{4}
 
     Here z' is standard normal, and :math:`z, \omega, \tilde u` are the fields of the reference.
     Minima have A = 0. The bias :math:`b = \tilde b / \sqrt{\tilde q_d}` belongs to the reference
@@ -230,7 +233,7 @@ def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
     log_weights = log_weight(margins.x, beta)
     error = jnp.exp(-beta + log_ndtr(-margins.x) - log_weights)
     average = lambda values: margins.average(margins.of_field(values))
-    # eq. (1), with x of eq. (2) in terms of the state
+    # eq. (2), with x of eq. (3) in terms of the state
     order = state.fluctuation - state.along_signal**2 + state.along_reference**2 / mean_norm
     entropy = (jnp.log(state.freedom / room) + order / state.freedom) / 2
     phi = entropy + reference.alpha * average(log_weights)
@@ -239,7 +242,7 @@ def _solve_point(reference, overlap, beta, tolerance) -> LocalEntropy:
     show = lambda value: jnp.where(found.converged & satisfiable, value, jnp.nan)
     return LocalEntropy(
         phi=jnp.where(found.converged & ~satisfiable, -jnp.inf, show(phi)),
-        overlap=overlap,
+        overlap=overlap,  # o of eq. (1)
         m=show(state.m),
         q=show(1 - state.freedom),
         reaction=show(state.t),
@@ -278,7 +281,7 @@ def _margins(reference, fields, state, p, beta) -> _Margins:
     s = jnp.sqrt(delta * state.freedom)
     follow = jnp.sqrt(delta / (norm - reference.variance)) * (p - state.t * reference.variance)
     bias = fields.side * reference.bias / jnp.sqrt(norm)
-    # h of eq. (3); the term with z' is the noise of width `shared`
+    # h of eq. (4); the term with z' is the noise of width `shared`
     center = (state.m + bias + follow * fields.z)[:, None] + state.t * fields.reaction
     # A Gaussian reference has no nodes of its own: its fields add to the Gaussian fields of w.
     shared = 1 - state.freedom if reference.law == "gaussian" else state.fluctuation

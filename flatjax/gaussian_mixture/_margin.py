@@ -5,7 +5,7 @@ Let :math:`\lVert w \rVert^2 = N`, with overlap m and bias b. All margins can be
 
 .. math::
   \alpha\, \mathbb{E} \big(\kappa - m - \sigma b - \sqrt{\Delta}\, g\big)_+^2 \le \Delta (1 - m^2).
-  \qquad (1)
+  \tag{1}
 """
 
 from typing import NamedTuple
@@ -74,7 +74,7 @@ def separability_threshold(*, delta: ArrayLike, rho: ArrayLike = 0.5) -> jax.Arr
 
     .. math::
       \frac{1}{\alpha_c} = \min_{m, b}
-        \frac{\mathbb{E} (m + \sigma b + \sqrt{\Delta} g)_-^2}{\Delta (1 - m^2)}.
+        \frac{\mathbb{E} (m + \sigma b + \sqrt{\Delta} g)_-^2}{\Delta (1 - m^2)}. \tag{2}
 
     It falls to 2 [Cover, 1965] as the noise grows.
 
@@ -131,7 +131,7 @@ def _max_margin_point(*, alpha, delta, rho) -> MaxMargin:
     def update(x):
         m, bias, kappa = jnp.tanh(x[0]), x[1], x[2]
         squared, first, probability, signed = _violation(kappa, m, bias, delta, rho)
-        excess = alpha * squared - delta * (1 - m**2)
+        excess = alpha * squared - delta * (1 - m**2)  # eq. (1)
         return jnp.stack(
             [
                 x[0] + (alpha * first - delta * m) / (delta + alpha * probability),
@@ -163,5 +163,5 @@ def _threshold_point(*, delta, rho):
 
     found = fixed_point(update, jnp.array([0.5, 0.0]), max_steps=2000)
     m, bias = jnp.tanh(found.x[0]), found.x[1]
-    alpha = delta * (1 - m**2) / _violation(0.0, m, bias, delta, rho)[0]
+    alpha = delta * (1 - m**2) / _violation(0.0, m, bias, delta, rho)[0]  # eq. (2)
     return jnp.where(found.converged, alpha, jnp.nan)

@@ -2,7 +2,7 @@ r"""A mixture of two Gaussians, and the error of linear classifiers on it.
 
 .. math::
   x^\mu = \sigma^\mu v / \sqrt{N} + \sqrt{\Delta}\, z^\mu, \qquad
-  P(\sigma = 1) = \rho, \quad \lVert v \rVert^2 = N, \quad z^\mu \sim \mathcal{N}(0, I_N).
+  P(\sigma = 1) = \rho, \quad \lVert v \rVert^2 = N, \quad z^\mu \sim \mathcal{N}(0, I_N). \tag{1}
 
 There are :math:`n = \alpha N` patterns. A classifier predicts the sign of :math:`w \cdot x /
 \sqrt{N} + b`. In high dimension its test error depends only on the overlaps :math:`m = w \cdot v /
@@ -76,14 +76,14 @@ def sample(
     signal *= np.sqrt(num_features) / jnp.linalg.norm(signal)
     label = jnp.where(jax.random.bernoulli(label_key, rho, (num,)), 1.0, -1.0)
     noise = jax.random.normal(noise_key, (num, num_features))
-    x = label[:, None] * signal / np.sqrt(num_features) + np.sqrt(delta) * noise
+    x = label[:, None] * signal / np.sqrt(num_features) + np.sqrt(delta) * noise  # eq. (1)
     return Sample(x, label, signal)
 
 
 def overlaps(weights: ArrayLike, signal: ArrayLike) -> tuple[jax.Array, jax.Array]:
     r"""Computes the overlap with the signal and the squared norm, both over N.
 
-    .. math:: m = w \cdot v / N, \qquad q = \lVert w \rVert^2 / N
+    .. math:: m = w \cdot v / N, \qquad q = \lVert w \rVert^2 / N \tag{2}
 
     Args:
       weights: w, shape (..., N).
@@ -102,7 +102,7 @@ def overlaps(weights: ArrayLike, signal: ArrayLike) -> tuple[jax.Array, jax.Arra
     """
     weights, signal = jnp.asarray(weights), jnp.asarray(signal)
     num_features = signal.shape[-1]
-    return weights @ signal / num_features, jnp.sum(weights**2, axis=-1) / num_features
+    return weights @ signal / num_features, jnp.sum(weights**2, axis=-1) / num_features  # eq. (2)
 
 
 @in_float64
@@ -114,7 +114,7 @@ def generalization_error(
     .. math::
       \epsilon = \rho H\Big(\frac{m + b}{\sqrt{\Delta q}}\Big)
         + (1 - \rho) H\Big(\frac{m - b}{\sqrt{\Delta q}}\Big), \qquad
-      H(x) = P(\mathcal{N}(0, 1) > x)
+      H(x) = P(\mathcal{N}(0, 1) > x) \tag{3}
 
     Args:
       m: overlap with the signal.
@@ -142,5 +142,5 @@ def generalization_error(
 
 def classifier_error(m, q, bias, delta, rho):
     """Computes `generalization_error` inside a solver, without checks."""
-    scale = jnp.sqrt(delta * q)
+    scale = jnp.sqrt(delta * q)  # of eq. (3)
     return rho * upper_tail((m + bias) / scale) + (1 - rho) * upper_tail((m - bias) / scale)

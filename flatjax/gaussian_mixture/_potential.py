@@ -1,7 +1,6 @@
 r"""The potential of a pattern for one replica, given the shared field.
 
-.. math::
-  g(h) = \log \int D\eta\, e^{-\beta\, l(h + s \eta)}.
+.. math:: g(h) = \log \int D\eta\, e^{-\beta\, l(h + s \eta)}. \tag{1}
 
 Here h is the part of the field that replicas share, and s^2 the variance of the part that belongs
 to one replica, which is integrated out.
@@ -125,7 +124,7 @@ def _count_errors(h, variance, beta) -> Derivatives:
     s = jnp.sqrt(variance)
     x = h / s
     log_unweighted = jnp.log(-jnp.expm1(-beta))  # of 1 - e^-beta
-    value = jnp.logaddexp(-beta, log_unweighted + log_cdf(x))
+    value = jnp.logaddexp(-beta, log_unweighted + log_cdf(x))  # eq. (1)
     mills = jnp.exp(log_unweighted + log_density(x) - value)
     return Derivatives(value, mills / s, -mills * (x + mills) / variance)
 
@@ -162,7 +161,7 @@ def loss_potential(loss: Loss) -> Potential:
         mean = average(u - peak[..., None])
         spread = average((u - peak[..., None] - mean[..., None]) ** 2)
         return Derivatives(
-            value=shift + jnp.log(total) - jnp.log(2 * np.pi * variance) / 2,
+            value=shift + jnp.log(total) - jnp.log(2 * np.pi * variance) / 2,  # eq. (1)
             slope=(peak - h + mean) / variance,
             curvature=(spread / variance - 1) / variance,
         )

@@ -5,7 +5,7 @@ the y replicas of a copy. The third belongs to a single replica, and the potenti
 it out. Given :math:`h_0`, the sum h of the first two parts has the law
 
 .. math::
-  P(h \mid h_0) \propto e^{y\, g(h)}\, \mathcal{N}(h;\, h_0,\, c / y). \qquad (1)
+  P(h \mid h_0) \propto e^{y\, g(h)}\, \mathcal{N}(h;\, h_0,\, c / y). \tag{1}
 """
 
 import functools

@@ -8,10 +8,14 @@ replica-symmetric ansatz [Pittorino et al., 2021], the free entropy of a copy is
 :math:`G_S + \alpha G_E` and a term of the constraint or the coupling, with
 
 .. math::
+  :nowrap:
+
+  \begin{align*}
   G_S &= \frac12 \Big[(y - 1) \log e + \log D + \frac{y (q_0 - m^2)}{D}\Big], \qquad
   e = q - q_1, \quad D = e + y (q_1 - q_0), \\
   G_E &= \mathbb{E}_{\sigma, h_0} \log \mathbb{E}_h\, e^{y\, g(h)}, \qquad
-  g(h) = \log \mathbb{E}_\eta\, e^{-\beta\, l(h + \sqrt{\Delta e}\, \eta)}. \qquad (1)
+  g(h) = \log \mathbb{E}_\eta\, e^{-\beta\, l(h + \sqrt{\Delta e}\, \eta)}. \tag{1}
+  \end{align*}
 
 Here :math:`h_0 \sim \mathcal{N}(m + \sigma b, \Delta q_0)` and :math:`h \sim \mathcal{N}(h_0,
 \Delta (q_1 - q_0))`. The force of a pattern is :math:`f(h_0) = \langle g' \rangle`, averaged over h
@@ -19,7 +23,7 @@ with the weight :math:`e^{y g(h)}`. The derivatives with respect to m, q0 and b 
 
 .. math::
   m = D \alpha\, \mathbb{E} f, \qquad q_0 = m^2 + D^2 \alpha \Delta\, \mathbb{E} f^2, \qquad
-  0 = \mathbb{E}\, \sigma f. \qquad (2)
+  0 = \mathbb{E}\, \sigma f. \tag{2}
 
 As y goes to infinity, y (q1 - q0) has a limit, and h has the value of largest weight.
 """
@@ -60,7 +64,7 @@ def replicated_sphere(
     follows from
 
     .. math::
-      D + y q_0 = q + (y - 1)\, q_1. \qquad (3)
+      D + y q_0 = q + (y - 1)\, q_1. \tag{3}
 
     A solution has :math:`q_1 \ge q_0`: replicas attract each other, and q1 = q0 without coupling,
     for every y. Replicas that are further apart are not described. At y = 1 results do not depend
@@ -142,7 +146,7 @@ def replicated(
 
     .. math::
       \frac1D = \beta \lambda - \alpha \Delta\, \mathbb{E} f', \qquad
-      \frac1e = \beta (\lambda + \gamma) - \alpha \Delta\, \mathbb{E} \langle g'' \rangle \qquad (4)
+      \frac1e = \beta (\lambda + \gamma) - \alpha \Delta\, \mathbb{E} \langle g'' \rangle \tag{4}
 
     give the last unknowns. Without coupling, y does not matter. At low temperature replicas
     coincide: the limit of infinite beta is the minimum of `erm` for every y and gamma. The function
@@ -200,5 +204,6 @@ def _check_y(y):
 def _call(params, potential, is_limit, fit_bias, tolerance) -> Replicated:
     if fit_bias is None:
         fit_bias = is_traced(params["rho"]) or bool(np.any(params["rho"] != 0.5))
+    # `_replica_equations` solves eqs. (1) and (2), with (3) or (4).
     static = {"potential": potential, "is_limit": is_limit, "fit_bias": fit_bias}
     return in_float64(functools.partial(solve, **static, tolerance=tolerance))(params)

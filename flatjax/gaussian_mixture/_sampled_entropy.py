@@ -47,13 +47,13 @@ def sample_local_entropy(
     r"""Measures the local entropy around a reference by integration over beta.
 
     .. math:: \phi(\beta) = -\frac{1}{N} \int_0^\beta d\beta'\,
-        \Big\langle \sum_\mu 1[\sigma^\mu h^\mu < 0] \Big\rangle_{\beta'}.
+        \Big\langle \sum_\mu 1[\sigma^\mu h^\mu < 0] \Big\rangle_{\beta'}. \tag{1}
 
     It uses the rule of Gauss and Lobatto, with the exact mean at beta = 0 and samples elsewhere.
     For infinite beta, the integral ends at 10, and the share of samples without errors there gives
     the rest:
 
-    .. math:: \phi(\infty) = \phi(10) + \frac{1}{N} \log P_{10}[\text{no error}].
+    .. math:: \phi(\infty) = \phi(10) + \frac{1}{N} \log P_{10}[\text{no error}]. \tag{2}
 
     Args:
       key: PRNG key.
@@ -108,7 +108,7 @@ def sample_local_entropy(
     found = equilibrium(chains)
     free = _error_of_free_weights(patterns, reference, overlap, bias)
     errors = np.concatenate([np.asarray(free)[..., None], found.energy], axis=-1)
-    phi = -patterns.x.shape[0] / patterns.x.shape[1] * beta / 2 * errors @ weights
+    phi = -patterns.x.shape[0] / patterns.x.shape[1] * beta / 2 * errors @ weights  # eq. (1)
     last = lambda values: np.asarray(values)[..., -1]
     train_error, m = last(found.energy), last(found.m)
     if without_errors:
@@ -116,7 +116,7 @@ def sample_local_entropy(
         fits = at_last(chains.energy) == 0
         fraction = np.mean(fits, axis=(-2, -1))
         known = np.where(fraction > 0, fraction, np.nan)
-        phi = phi + np.log(known) / patterns.x.shape[1]
+        phi = phi + np.log(known) / patterns.x.shape[1]  # eq. (2)
         m = np.mean(np.where(fits, at_last(chains.signal), 0), axis=(-2, -1)) / known
         train_error = 0 * known
     return LocalEntropyEstimate(phi, train_error, m, np.max(found.r_hat, axis=-1))

@@ -7,7 +7,7 @@ reference given the training set. With :math:`c = \Delta V` and the inverse temp
 :math:`\tilde\beta`,
 
 .. math:: P(\tilde u | \omega) \propto
-  \exp -\tilde\beta \big[ l(\tilde u) + (\tilde u - \omega)^2 / 2c \big]. \qquad (1)
+  \exp -\tilde\beta \big[ l(\tilde u) + (\tilde u - \omega)^2 / 2c \big]. \tag{1}
 
 In a minimum this is :math:`\tilde u = \operatorname{prox}_{c\,l}(\omega)`. For a linear loss it is
 Gaussian.
