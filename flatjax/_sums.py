@@ -6,10 +6,10 @@ addition,
 
 .. math::
   t = a + b, \qquad e = (a - (t - (t - a))) + (b - (t - a)), \qquad t + e = a + b, \tag{1}
+
 which is added to `low`. A pair of float32 holds 48 bits: counts are exact up to :math:`2^{48}`. The
 pair has the precision of the summand, but at least float32. Sums of half-precision numbers
 therefore do not overflow.
-numbers do not overflow either.
 """
 
 from collections.abc import Iterable, Mapping
