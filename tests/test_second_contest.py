@@ -116,6 +116,16 @@ def test_errors_of_random_settings():
     assert f"settings is {medians[0]}, and SGD's is {medians[1]}" in " ".join(TEXT.split())
 
 
+def test_replicas_without_a_coupling():
+    records = records_in(RECORDS, SETTING, "rsgd gamma 0")
+    assert sorted(records) == list(range(1000, 1040))
+    chosen = records_of("rsgd")[0]["settings"]
+    assert all(r["settings"] == chosen | {"gamma": 0.0} for r in records.values())
+    alone = np.mean([record["test_error"] for record in records.values()])
+    said = f"error of their mean is {alone:.2f}%, against {column('rsgd').mean():.2f}%"
+    assert said in " ".join(TEXT.split())
+
+
 @pytest.mark.slow
 def test_stored_comparisons_follow_from_the_records():
     found = contest_results.read_contest(STUDY, RECORDS)
