@@ -56,7 +56,7 @@ def of_pruning(eval_fn, mask):
 
 
 def of_fine_tuning(eval_fn, mask):
-    measure = flatness.fine_tuning(eval_fn, BATCHES, optax.sgd(1e-2), steps=[2], mask=mask)
+    measure = flatness.fine_tuning(eval_fn, BATCHES, optax.sgd(1e-3), steps=[2], mask=mask)
     return lambda *given: measure(*given).rise["loss"]
 
 
