@@ -4,7 +4,8 @@ import dataclasses
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import fine_tuning as configs
-from experiments.studies.fine_tuning.report import meetings, report
+from experiments.studies.contest.report import meetings
+from experiments.studies.fine_tuning.report import report
 from experiments.studies.fine_tuning.run import read_study, run_study
 from experiments.studies.study import chosen
 

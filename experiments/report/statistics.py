@@ -35,6 +35,16 @@ def rounded(value: ArrayLike) -> float | None:
     return float(f"{number:.6g}") if np.isfinite(number) else None
 
 
+def or_nan(value: float | None) -> float:
+    """Reads what `rounded` wrote: NaN for None.
+
+    Examples:
+      >>> or_nan(0.5), or_nan(None)
+      (0.5, nan)
+    """
+    return np.nan if value is None else value
+
+
 def mean_and_sem(values: ArrayLike) -> tuple[float, float]:
     """Computes the mean of some numbers and its standard error, to four decimals."""
     return round(float(np.mean(values)), 4), round(float(standard_error(values)), 4)

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.report import store
 from experiments.report.meeting import Meetings
-from experiments.report.statistics import expected_best, mean_and_sem
+from experiments.report.statistics import expected_best, mean_and_sem, or_nan
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
 from experiments.studies.contest.map import draw
@@ -137,7 +137,7 @@ def _drawn(errors) -> list[int]:
 
 
 def _numbers(values) -> list[float]:
-    return [np.nan if value is None else value for value in values or ()]
+    return [or_nan(value) for value in values or ()]
 
 
 def _median(part, rise) -> float | None:

@@ -10,6 +10,7 @@ from experiments.report.statistics import (
     holm,
     holm_levels,
     least_detectable,
+    or_nan,
     paired_difference,
 )
 from experiments.studies.contest.description import Contest, Tuned
@@ -34,18 +35,14 @@ class Part(NamedTuple):
 
     def column(self, name: str) -> np.ndarray:
         """One outcome of all seeds; NaN where a run diverged."""
-        return np.array([_number(record.get(name)) for record in self.records])
+        return np.array([or_nan(record.get(name)) for record in self.records])
 
     def rise(self, name: str, quantity: str = "error") -> np.ndarray:
         """One rise of all seeds."""
-        return np.array([_number(record["rises"][name][quantity]) for record in self.records])
+        return np.array([or_nan(record["rises"][name][quantity]) for record in self.records])
 
 
 Results = dict[str, dict[str, Part]]
-
-
-def _number(value) -> float:
-    return np.nan if value is None else value
 
 
 def read_contest(contest: Contest, out: pathlib.Path) -> Results:

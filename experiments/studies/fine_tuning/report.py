@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
-from experiments.report.meeting import Meetings
 from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.report import choice_table, difference_table
@@ -50,16 +49,6 @@ def report(study: FineTuning, results: Results, out: pathlib.Path) -> str:
     store.write_text(out / "page.md", page(study, results, rows))
     draw(study, results, out, out / "fine_tuning.png")
     return text
-
-
-def meetings(results: Results) -> Meetings:
-    """Of the tested runs of each arm, with their modes."""
-    found: Meetings = {}
-    for mode, parts in results.items():
-        for arm, part in parts.items():
-            own = [(mode, record.get("meeting")) for record in part.records]
-            found.setdefault(arm, []).extend(own)
-    return found
 
 
 def summary(mode: str, arm: str, part: Part) -> dict[str, Any]:

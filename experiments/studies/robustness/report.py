@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.report import store
 from experiments.report.meeting import Meetings
-from experiments.report.statistics import mean_and_sem, with_error
+from experiments.report.statistics import mean_and_sem, or_nan, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.robustness.description import (
     CONTROLS,
@@ -103,7 +103,7 @@ def rank_group(parts: dict[str, Records], collapsed: float, *, num_bootstrap: in
         for record in records
         if is_used(record, collapsed)
     ]
-    column = lambda read: [_number(read(record)) for _, record in used]
+    column = lambda read: [or_nan(read(record)) for _, record in used]
     return rank(
         {name: column(lambda r, name=name: r["predictors"][name]) for name in PREDICTORS},
         {name: column(lambda r, name=name: r["rises"][name]["error"]) for name in OUTCOMES},
@@ -115,10 +115,6 @@ def rank_group(parts: dict[str, Records], collapsed: float, *, num_bootstrap: in
     )
 
 
-def _number(value) -> float:
-    return np.nan if value is None else value
-
-
 def summary(group: Group, records: Records) -> dict[str, Any]:
     """Averages outcomes and predictors over the seeds of the center."""
     own = [
@@ -128,7 +124,7 @@ def summary(group: Group, records: Records) -> dict[str, Any]:
     ]
     if not own:
         return {"seeds": 0}
-    mean = lambda values: mean_and_sem([_number(value) for value in values])
+    mean = lambda values: mean_and_sem([or_nan(value) for value in values])
     found: dict[str, Any] = {"seeds": len(own)}
     found |= {name: mean(record[name] for record in own) for name in QUALITIES}
     rises = own[0]["rises"]
