@@ -1,8 +1,8 @@
 """Divide parametrizations between the fast test run and the slow one.
 
-The fast run is the README's command. It holds at least one case of almost every test; the other
-cases are marked `slow`, and CI runs them after it with `-m slow`. A case is slow if it is only a
-longer form of another one, never because it fails.
+The fast run is the README's command. It holds at least one case of most tests; the other cases
+are marked `slow`, and so are tests that are a longer form of another one. CI runs them after it
+with `-m slow`. None is slow because it fails.
 """
 
 import pytest

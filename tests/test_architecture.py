@@ -99,6 +99,7 @@ sys.exit(main(["cost-model", "--out", {out!r}]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "blocked"),
     [

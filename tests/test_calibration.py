@@ -63,6 +63,7 @@ def test_temperatures_at_the_bounds():
     assert np.isnan(find(sure.at[0, 0].set(jnp.nan), jnp.array([0, 1])))
 
 
+@pytest.mark.slow
 def test_many_networks_at_once():
     pairs = [sample(scale, key=jax.random.key(i)) for i, scale in enumerate((0.5, 3.0))]
     logits, labels = map(jnp.stack, zip(*pairs, strict=True))
@@ -93,6 +94,7 @@ def test_calibration_error_against_a_loop(num_bins):
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_calibrated_probabilities_have_little_calibration_error():
     logits, labels = sample(1.0, n=20_000)
     assert calibration.expected_calibration_error(logits, labels) < 0.02

@@ -143,6 +143,7 @@ def test_against_replicas_around_a_teacher(alpha):
         assert_mean(phi, gardner.around_teacher(alpha, overlap))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [slow(0.5), 1.0])
 def test_against_the_volume_of_gardner(alpha):
     draw = lambda seed: np.random.default_rng(100 + seed).choice([-1, 1], int(400 * alpha))
@@ -200,6 +201,7 @@ def norms(references):
     return np.sqrt(np.mean(references[1] ** 2, axis=-1))
 
 
+@pytest.mark.slow
 def test_chunks_of_patterns():
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):

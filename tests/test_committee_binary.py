@@ -167,6 +167,7 @@ def test_an_impossible_entropy_has_not_converged(num_inputs, num_patterns, gauss
     assert not found.converged.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_units", [slow(1), 3])
 def test_contradictory_patterns_have_not_converged(num_units):
     x, y = random_data(0, 101, 3)

@@ -81,6 +81,7 @@ def test_replicas_find_solutions(focused):
     assert spread[0] > 2 * spread[1] > 4 * spread[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [np.full(60, 30.0), lambda index: 30])
 def test_a_constant_schedule_is_a_number(focused, schedule):
     x, y, found = focused
@@ -118,6 +119,7 @@ def test_units_are_as_different_as_their_start():
     assert overlaps[1] < 0.6
 
 
+@pytest.mark.slow
 def test_one_replica_is_belief_propagation(focused):
     x, y, found = focused
     result = belief_propagation(x, y, jax.random.key(0), num_units=3)

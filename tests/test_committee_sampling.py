@@ -49,6 +49,7 @@ def z_score(a, b):
     return np.abs(a.log_fraction - b.log_fraction) / error
 
 
+@pytest.mark.slow
 def test_direct_sampling_of_one_pattern_is_exact():
     x, _, reference = teacher_data(1, num_units=1, num_inputs=10, num_patterns=1)
     overlap = np.array([[-0.5, 0.0], [0.5, 0.9]])
@@ -86,6 +87,7 @@ def test_direct_sampling_is_uniform():
     assert abs(found.energy - energy.mean()) < 4 * error
 
 
+@pytest.mark.slow
 def test_both_ways_agree_on_a_small_perceptron():
     data = teacher_data(2, num_units=1, num_inputs=12, num_patterns=8)
     found = sample_log_fraction(

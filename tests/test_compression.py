@@ -79,6 +79,7 @@ def test_the_clipped_range_has_the_least_squared_error(scale, bits):
             assert np.sum((found - old) ** 2) < 1.05 * least  # of a few weights, and an outlier
 
 
+@pytest.mark.slow
 def test_clipping_hardly_errs_more_than_the_best_range_of_many_weights():
     """What the docstring claims of the steps of the search."""
     w = np.asarray(jax.random.normal(KEY, (1, 3000)), float)

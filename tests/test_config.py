@@ -110,6 +110,7 @@ def recorded_configs(value):
         yield from recorded_configs(part)
 
 
+@pytest.mark.slow
 def test_recorded_configurations_load():
     count = 0
     for path in store.RESULTS.rglob("*.json*"):

@@ -82,6 +82,7 @@ def test_complex_weights_are_pairs_of_real_ones(name):
 SINGLE = [name for name, case in CASES.items() if "replica_axis" not in case.arguments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", only(["esgd", "sam"], [name for name in SINGLE if name != "per_replica"])
 )
@@ -103,6 +104,7 @@ class CallableNetwork(equinox.Module):
         raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "argument"),
     only(
@@ -127,7 +129,8 @@ DTYPES |= {"double": ("float64", "float32")}
 @pytest.mark.parametrize(
     ("name", "precision"),
     only(
-        [(name, "single") for name in COVERING] + [("parle", "half"), ("diloco", "double")],
+        [(name, "single") for name in COVERING]
+        + [("replicated_sgd", "half"), ("diloco", "double")],
         [(name, precision) for name in CASES for precision in DTYPES],
     ),
 )

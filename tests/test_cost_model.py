@@ -237,6 +237,7 @@ def test_gradients_send_what_is_counted():
 # ------------------------------------------------------------------------------------ the report
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/scale.md", "cost-model")
 def test_the_document_says_what_the_command_prints(tmp_path, capsys):
     assert command_line.main(["cost-model", "--out", str(tmp_path)]) == 0

@@ -57,6 +57,7 @@ TRICKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", only(["unrolled_or"], TRICKS))
 def test_a_trick_removed_leaves_the_values(monkeypatch, with_all, trick):
     monkeypatch.setattr(*TRICKS[trick])

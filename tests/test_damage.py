@@ -64,6 +64,7 @@ def test_rows_continue_from_what_is_complete(tmp_path):
         list(attempts.run_rows([row("a")], path, seed=1))
 
 
+@pytest.mark.slow
 def test_single_files_are_never_wrong(tmp_path):
     rows = [row for row in files.rows(tmp_path, 20) if "MNIST" not in row.files]
     assert len(rows) == 16

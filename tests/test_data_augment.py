@@ -125,6 +125,7 @@ def test_shape_and_dtype_are_kept_and_jit_changes_nothing(dtype, name):
     np.testing.assert_array_equal(augment(KEY, make_images(7)), result.astype(jnp.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", only(["random_crop"], AUGMENTATIONS))
 def test_vmap_over_replicas_is_a_loop_over_replicas(name):
     augment = AUGMENTATIONS[name]
@@ -135,6 +136,7 @@ def test_vmap_over_replicas_is_a_loop_over_replicas(name):
         np.testing.assert_array_equal(together[replica], augment(keys[replica], images[replica]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", only(["compose"], AUGMENTATIONS))
 def test_replicas_have_their_own_draws_of_the_same_images(name):
     images = np.stack([make_images(30)] * 3)

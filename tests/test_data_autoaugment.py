@@ -127,6 +127,7 @@ def test_the_policies_are_25_pairs_that_add_up(name, probabilities, magnitudes):
     assert sum(entry[2] for entry in entries if entry[0] not in without) == magnitudes
 
 
+@pytest.mark.slow
 def test_draws_have_the_probabilities_of_the_policy():
     sub_policies = [
         [("TranslateY", 1.0, 9), ("Invert", 0.0, 0)],

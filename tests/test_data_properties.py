@@ -48,6 +48,7 @@ def is_refused(call, *names):
         call()
 
 
+@pytest.mark.slow
 def test_validation_takes_its_share_of_every_class():
     def check(split, size, seed):
         count = size if isinstance(size, int) else round(size * len(split))
@@ -168,6 +169,7 @@ def test_enlarged_images_hold_every_pixel_as_often():
     holds(check, 60, split=splits(), size=st.integers(1, 9), channels=st.integers(1, 4))
 
 
+@pytest.mark.slow
 def test_normalized_images_have_mean_zero_and_deviation_one():
     def check(split):
         channels = split.image.reshape(-1, split.image.shape[-1])

@@ -98,12 +98,14 @@ def test_short_programs_make_optimizers(page):
     assert isinstance(namespace["tx"], optax.GradientTransformationExtraArgs)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/optax.md", "It prints the shape of the updates three times")
 def test_the_pipelines_of_optax_are_in_order(capsys):
     exec(examples("optax")[0], {})
     assert capsys.readouterr().out == 3 * "{'w': (3, 5, 3)}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/flatness.md", "for two strengths of the noise")
 def test_the_example_of_measures_prints_the_table_of_the_page(capsys):
     exec(examples("flatness")[0], {})
@@ -165,6 +167,7 @@ def test_the_example_of_diloco_runs_and_learns(capsys):
     assert len(namespace["params"]["b"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/distributed.md", "the center, which equals `truth`")
 def test_the_example_of_distributed_trains_on_a_mesh(capsys):
     devices(8)
@@ -263,6 +266,7 @@ def test_the_program_of_how_singular_measures_a_network(tmp_path, monkeypatch):
     assert (tmp_path / "how_singular.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/how_singular.md", "prints an interval around 0.75")
 @pytest.mark.claim("docs/how_singular.md", "the program prints 0.36 within 0.04")
 def test_the_programs_of_how_singular_print_known_values(capsys):

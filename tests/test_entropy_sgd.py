@@ -108,6 +108,7 @@ def test_outer_scaling_at_a_learning_rate_of_zero():
     assert_close(at(path, -1), STACK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner_steps", [slow(1), INNER])
 def test_opaque_mode_is_transparent_mode_on_the_same_batches(inner_steps):
     make = functools.partial(

@@ -1,5 +1,7 @@
 """What is evaluated: anchors, averages and centers, in any nesting of the optimizer's state."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,13 +32,17 @@ def esgd(**options):
     return flatjax.esgd(0.1, 0.5, **ESGD, **options)
 
 
-PARAMS_AFTER, STATE = train(esgd())
-ANCHOR = STATE.anchor
+@functools.cache
+def trained():
+    """The parameters, the state, and the anchor in it."""
+    params, state = train(esgd())
+    return params, state, state.anchor
 
 
 def test_the_anchor_is_not_where_training_is():
-    assert_trees_all_equal(flatjax.eval_params(STATE, PARAMS_AFTER), ANCHOR)
-    assert not np.allclose(ANCHOR["z"], PARAMS_AFTER["z"])
+    params, state, anchor = trained()
+    assert_trees_all_equal(flatjax.eval_params(state, params), anchor)
+    assert not np.allclose(anchor["z"], params["z"])
 
 
 NESTED = {
@@ -57,7 +63,9 @@ NESTED = {
 def test_anchors_are_found_in_any_nesting(name):
     params, state = train(NESTED[name])
     found = flatjax.eval_params(state, params)
-    jax.tree.map(lambda w, anchor: np.testing.assert_allclose(w, anchor, rtol=1e-6), found, ANCHOR)
+    jax.tree.map(
+        lambda w, anchor: np.testing.assert_allclose(w, anchor, rtol=1e-6), found, trained()[2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,12 +74,14 @@ def test_anchors_are_found_in_any_nesting(name):
 def test_what_the_anchor_lacks_is_taken_from_the_parameters(mask):
     params, state = train(optax.masked(esgd(), mask))
     found = flatjax.eval_params(state, params)
-    assert_trees_all_equal(found["a"], ANCHOR["a"])
+    assert_trees_all_equal(found["a"], trained()[2]["a"])
     assert_trees_all_equal(found["z"], params["z"])
     frozen = jax.tree.map(lambda trains: "train" if trains else "freeze", mask)
     tx = optax.partition({"train": esgd(), "freeze": optax.set_to_zero()}, frozen)
     params, state = train(tx)
-    assert_trees_all_equal(flatjax.eval_params(state, params), {"a": ANCHOR["a"], "z": PARAMS["z"]})
+    assert_trees_all_equal(
+        flatjax.eval_params(state, params), {"a": trained()[2]["a"], "z": PARAMS["z"]}
+    )
 
 
 def test_complex_parameters_in_two_parts():
@@ -84,6 +94,7 @@ def test_complex_parameters_in_two_parts():
     assert not np.allclose(found["w"], params["w"])
 
 
+@pytest.mark.slow
 def test_state_of_an_nnx_optimizer():
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, esgd(), wrt=nnx.Param)
@@ -108,7 +119,7 @@ def test_an_average_comes_before_the_anchor_and_which_chooses():
     average = state[1].average
     assert_trees_all_equal(flatjax.eval_params(state, params), average)
     assert_trees_all_equal(flatjax.eval_params(state, params, which="average"), average)
-    assert_trees_all_equal(flatjax.eval_params(state, params, which="anchor"), ANCHOR)
+    assert_trees_all_equal(flatjax.eval_params(state, params, which="anchor"), trained()[2])
     assert_trees_all_equal(flatjax.eval_params(state, params, which="params"), params)
     of_anchors = flatjax.entropy_sgd(
         optax.chain(optax.sgd(1.0), flatjax.average_params()),
@@ -189,7 +200,7 @@ def test_replaced_parameters_of_other_kinds():
     assert np.any(state.pending["w"])
     assert not np.any(flatjax.set_params(state, replicas).pending["w"])
     with pytest.raises(ValueError, match=r"match the anchor .*\[z\] has shape"):
-        flatjax.set_params(STATE, PARAMS | {"z": jnp.ones(3)})
+        flatjax.set_params(trained()[1], PARAMS | {"z": jnp.ones(3)})
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, esgd(), wrt=nnx.Param)
     new = jax.tree.map(lambda w: w + 1, nnx.state(model, nnx.Param))
@@ -200,8 +211,8 @@ def test_replaced_parameters_of_other_kinds():
 
 
 def test_in_jit():
-    found = jax.jit(flatjax.eval_params)(STATE, PARAMS_AFTER)
-    assert_trees_all_equal(found, ANCHOR)
+    params, state, anchor = trained()
+    assert_trees_all_equal(jax.jit(flatjax.eval_params)(state, params), anchor)
 
 
 def test_half_precision_keeps_its_dtype_but_in_averages():
@@ -212,14 +223,15 @@ def test_half_precision_keeps_its_dtype_but_in_averages():
 
 
 def test_refuses():
+    anchored = trained()[1]
     with pytest.raises(ValueError, match=r"which must be one of .*'anchor'.*got 'both'"):
-        flatjax.eval_params(STATE, PARAMS, which="both")
+        flatjax.eval_params(anchored, PARAMS, which="both")
     with pytest.raises(ValueError, match="state must hold an anchor, found none"):
         flatjax.eval_params(optax.sgd(0.1).init(PARAMS), PARAMS, which="anchor")
     with pytest.raises(ValueError, match="state must hold an average, found none"):
-        flatjax.eval_params(STATE, PARAMS, which="average")
+        flatjax.eval_params(anchored, PARAMS, which="average")
     with pytest.raises(ValueError, match="one anchor of each weight, found more than one"):
-        flatjax.eval_params((STATE, STATE), PARAMS)
+        flatjax.eval_params((anchored, anchored), PARAMS)
     for params, named in (
         ({"z": PARAMS["z"]}, r"\[a\]\[b\]"),
         (PARAMS | {"more": jnp.ones(2)}, r"\[more\]"),
@@ -227,4 +239,4 @@ def test_refuses():
         (PARAMS["z"], "params"),
     ):
         with pytest.raises(ValueError, match=f"match the anchor in the state.*{named}"):
-            flatjax.eval_params(STATE, params)
+            flatjax.eval_params(anchored, params)

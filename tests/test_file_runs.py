@@ -58,6 +58,7 @@ def test_a_run_ends_bit_for_bit_as_in_memory(algorithm, names, in_windows):
     chex.assert_trees_all_equal(final(in_memory), final(in_file))
 
 
+@pytest.mark.slow
 def test_it_does_on_a_mesh(names, in_windows):
     devices(4)
     config = CONFIG.changed(dataset=names[1])
@@ -65,6 +66,7 @@ def test_it_does_on_a_mesh(names, in_windows):
     chex.assert_trees_all_close(found, final(config), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, slow(1), slow(2), slow(6)])
 def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
     stop, names, in_windows, tmp_path, monkeypatch

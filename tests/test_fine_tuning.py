@@ -57,6 +57,7 @@ def forward(params, images, head):
     return h @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
 
 
+@pytest.mark.slow
 def test_the_examples_of_a_seed_are_disjoint_and_of_their_classes(tasks, task):
     (train,), (validation,) = task.train_batches, task.validation
     count = int(validation["weight"].sum())
@@ -71,6 +72,7 @@ def test_the_examples_of_a_seed_are_disjoint_and_of_their_classes(tasks, task):
     )
 
 
+@pytest.mark.slow
 def test_the_low_rank_start_is_the_pretrained_network(tasks, task):
     for common in (True, False):
         mode = methods.low_rank(tasks, 2, common=common)

@@ -38,6 +38,7 @@ def test_what_is_no_weight_never_moves(name):
     check(name, plain(name)(given, BATCHES, KEY), rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_if_slow
 def test_masked_leaves_may_be_of_any_kind(name):
     given = PARAMS | {"count": COUNT, "z": jnp.array([1j]), "key": jax.random.key(5)}
@@ -59,6 +60,7 @@ class CallableNetwork(equinox.Module):
         raise AssertionError
 
 
+@pytest.mark.slow
 @every_if_slow
 def test_masks_that_are_callable_pytrees(name):
     as_dict = lambda network, batch: eval_fn({"b": network.b, "w": network.w}, batch)

@@ -253,6 +253,7 @@ EVERY = [
 FAST = (check_trace, check_slice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [check if check in FAST else slow(check) for check in EVERY])
 def test_any_tree_is_measured(check):
     holds(check, 4, params=trees())

@@ -63,6 +63,7 @@ def test_the_sample_is_that_of_the_model():
     assert jnp.mean(noise) == pytest.approx(0, abs=4 * np.sqrt(0.3 / 8e5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "delta", "rho"), only(SETTINGS[:1], SETTINGS))
 def test_simulated_estimators(alpha, delta, rho):
     """Hebb and centroid of 20 samples, N = 500: within four standard errors of the theory."""
@@ -106,6 +107,7 @@ def test_the_largest_margin_of_the_reference():
     assert found.test_error == pytest.approx(row["theory"], abs=row["tol_theory"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [slow(0.5), 0.2])
 def test_the_margin_vanishes_at_the_threshold(rho):
     threshold = gm.separability_threshold(delta=1.0, rho=rho)

@@ -71,8 +71,8 @@ def test_the_square_loss_in_closed_form():
 
 
 TWINS = {
-    "logistic": losses.convex(lambda u: jax.nn.softplus(-u)),
-    "hinge": losses.convex(lambda u: jnp.maximum(0.0, 1 - u), kinks=[1.0]),
+    "logistic": lambda: losses.convex(lambda u: jax.nn.softplus(-u)),
+    "hinge": lambda: losses.convex(lambda u: jnp.maximum(0.0, 1 - u), kinks=[1.0]),
 }
 
 
@@ -81,13 +81,14 @@ TWINS = {
 def test_any_convex_loss(name):
     """The same losses, known by their values only."""
     params = {"alpha": 2.0, "delta": 1.0, "lam": 0.1, "rho": 0.3}
-    expected, found = erm(getattr(losses, name)(), **params), erm(TWINS[name], **params)
+    expected, found = erm(getattr(losses, name)(), **params), erm(TWINS[name](), **params)
     np.testing.assert_allclose(found[:8], expected[:8], rtol=1e-6)
 
 
 each_loss_if_slow = pytest.mark.parametrize("name", ["square", slow("logistic"), slow("hinge")])
 
 
+@pytest.mark.slow
 @each_loss_if_slow
 def test_much_ridge_is_bayes_optimal_where_classes_are_balanced(name):
     best = bayes_optimal(alpha=1.0, delta=1.0).test_error
@@ -107,7 +108,7 @@ def test_the_linear_loss_is_the_hebb_rule():
     np.testing.assert_allclose(found.m, 1.5 / np.array([0.1, 3.0]), rtol=1e-8)
 
 
-@pytest.mark.parametrize("rho", [0.5, 0.2])
+@pytest.mark.parametrize("rho", [slow(0.5), 0.2])
 def test_little_ridge_is_the_largest_margin(rho):
     limit = max_margin(alpha=1.0, delta=0.5, rho=rho)
     found = erm(losses.hinge(), alpha=1.0, delta=0.5, lam=1e-5, rho=rho)
@@ -170,6 +171,7 @@ def test_the_optimal_ridge_is_where_the_gradient_vanishes():
         assert error(float(log_lam) + np.array([-0.2, 0.0, 0.2])).argmin() == 1
 
 
+@pytest.mark.slow
 def test_a_grid_is_solved_at_once():
     alpha, lam = np.geomspace(0.1, 10, 7)[:, None], np.geomspace(0.01, 10, 9)
     found = erm(losses.logistic(), alpha=alpha, delta=1.0, lam=lam, tolerance=1e-8)
@@ -180,6 +182,7 @@ def test_a_grid_is_solved_at_once():
     assert one.test_error == pytest.approx(found.test_error[3, 4], abs=1e-7)
 
 
+@pytest.mark.slow
 def test_what_has_no_solution_is_not_given_one():
     # With a free bias the linear loss falls forever where the classes are not balanced.
     found = erm(losses.linear(), alpha=1.0, delta=1.0, lam=1.0, rho=0.3)

@@ -63,6 +63,7 @@ def around_minimum():
     return gm.local_entropy(reference, overlap=OVERLAP[:, None], beta=BETA)
 
 
+@pytest.mark.slow
 def test_the_training_error_is_the_derivative_in_beta(around_hebb):
     found = around_hebb
     slope = (found.phi[:, 3] - found.phi[:, 1]) / 2e-4

@@ -72,6 +72,7 @@ def test_minimum_of_the_hinge():
     np.testing.assert_allclose(found.weights, design.T @ force / lam, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_given_up_shows_no_number():
     found = simulate.minimise(
         patterns_of(30, 20), losses.logistic(), lam=0.01, tolerance=1e-15, max_steps=25
@@ -121,6 +122,7 @@ def test_coupled_langevin_dynamics_has_the_moments_of_its_gaussian_measure():
     np.testing.assert_allclose(found.mean.mean(0), minimum, atol=0.02)
 
 
+@pytest.mark.slow
 def test_full_and_minibatch_gradients_come_to_the_minimum():
     patterns, lam = patterns_of(40, 20), 0.2
     expected = simulate.minimise(patterns, losses.logistic(), lam=lam).weights
@@ -135,6 +137,7 @@ def test_full_and_minibatch_gradients_come_to_the_minimum():
     assert not np.array_equal(batches.weights[0], batches.weights[1])
 
 
+@pytest.mark.slow
 def test_the_key_of_training_is_that_of_all_noise():
     """One transformation serves many keys, whatever key it was made with."""
     patterns = patterns_of(10, 5)

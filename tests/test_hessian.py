@@ -268,6 +268,7 @@ def test_gauss_newton_is_the_hessian_of_linear_models(problem, loss):
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [slow("hessian"), "gauss newton"])
 def test_masked_leaves_leave_the_matrix(problem, dense, kind):
     mask = {"in": {"kernel": True, "bias": False}, "out": False}

@@ -60,6 +60,7 @@ def test_large_steps_are_exact_in_a_parabola():
     assert np.isnan(found.acceptance)
 
 
+@pytest.mark.slow
 def test_unequal_scales_of_weights_do_not_matter():
     scales = jnp.geomspace(1e-2, 1e2, 9)
     measure = learning_coefficient(constant(lambda w: 0.5 * jnp.sum((w / scales) ** 2)))
@@ -69,6 +70,7 @@ def test_unequal_scales_of_weights_do_not_matter():
     assert found.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [slow([0]), [0, 0]], ids=["exact", "batches"])
 def test_momentum_crosses_flat_directions(batches):
     """Ten of twenty, which no axis shows, at a condition number of 10,000."""
@@ -122,6 +124,7 @@ def test_linear_networks(name):
     assert abs(found["mean"] - found["expectation"]) < 4 * error < 0.1 * found["formula"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "half"), [(30.0, 5.0), slow(0.5, 2.5)])
 def test_a_minimum_of_the_gaussian_mixture(alpha, half):
     """Half the number of weights, or of patterns if there are fewer of them."""
@@ -158,6 +161,7 @@ def test_tempered_chains_agree():
 # --- what it is given -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_block_alone():
     energy = lambda w: 0.5 * (w["a"] @ w["a"]) + jnp.sum(w["b"] ** 4)
     params = {"a": jnp.zeros(3), "b": jnp.zeros(1)}

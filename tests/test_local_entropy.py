@@ -164,6 +164,7 @@ def test_any_one_dimensional_loss_against_quadrature_and_the_definition_of_entro
     assert found.log_volume_sem[0, -1] < 0.1
 
 
+@pytest.mark.slow
 def test_infinite_and_undefined_energies_have_no_weight():
     """A half-space, in a corner of which the loss is not a number."""
 
@@ -274,6 +275,7 @@ def test_data_in_one_batch_in_several_and_streamed(orthogonal_patterns):
     assert len(traces) - before <= 2
 
 
+@pytest.mark.slow
 def test_convolutions_are_evaluated_one_by_one_on_cpu(orthogonal_patterns):
     def convolution(params, batch):
         field = jax.lax.conv_general_dilated(

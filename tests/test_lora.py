@@ -66,6 +66,7 @@ def test_the_mean_of_factors_is_not_the_mean_of_products():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [slow(1), 2, slow(4)])
 def test_compressed_factors_are_the_closest_of_their_rank(rank):
     factors = trained(2)

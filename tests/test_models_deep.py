@@ -52,6 +52,7 @@ def training(name):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 @each_network_if_slow
 def test_a_step_along_finite_gradients_lowers_the_loss(name):
     variables = variables_of(name)

@@ -26,6 +26,7 @@ def torch_name(modules):
     return f"features.{first}.{rest[0]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "expected"),
     [

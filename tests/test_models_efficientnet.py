@@ -52,6 +52,7 @@ def torch_name(modules):
 PUBLISHED = [5288548, 7794184, 9109994, 12233232, 19341616, 30389784, 43040704, 66347960]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "expected"), only([(0, PUBLISHED[0])], enumerate(PUBLISHED)))
 def test_number_of_parameters_is_the_published_one(variant, expected):
     model = models.create(f"efficientnet_b{variant}", 1000)
@@ -163,6 +164,7 @@ def test_running_statistics_have_the_momentum_asked_for():
         np.testing.assert_allclose(one - zero, 0.8, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_stages")
 def test_evaluation_needs_no_random_numbers_and_half_precision_is_close():
     apply = lambda dtype: jax.jit(functools.partial(TINY.clone(dtype=dtype).apply, train=False))

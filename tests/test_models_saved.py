@@ -36,9 +36,10 @@ class Normed(nn.Module):
 
 def variables_of(module, **mode):
     """Variables that no initialisation draws."""
-    init = jax.jit(functools.partial(module.init, **mode))
-    variables = init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
-    return jax.tree.map(lambda leaf: leaf + jnp.asarray(0.5, leaf.dtype), variables)
+    init = functools.partial(module.init, **mode)
+    leaves = jax.eval_shape(init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
+    draw = np.random.default_rng(0).uniform
+    return jax.tree.map(lambda leaf: jnp.asarray(draw(0.1, 1, leaf.shape), leaf.dtype), leaves)
 
 
 MLP = variables_of(models.MLP(hidden=(6,), num_classes=3), train=False)

@@ -159,6 +159,7 @@ def test_half_precision_and_training_mode():
     np.testing.assert_array_equal(apply("rotary_tied", params, TOKENS, train=True), expected)
 
 
+@pytest.mark.slow
 def test_dropout_draws_in_training_only():
     model, params = model_of("rotary_tied", dropout=0.5), params_of("rotary_tied")
     draw = jax.jit(
@@ -219,6 +220,7 @@ def one_by_one():
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", only(["4x2"], PLACEMENTS))
 def test_every_placement_gives_the_same(placement):
     mapped = flatjax.map_replicas(jax.value_and_grad(loss), **placed(placement))
@@ -231,6 +233,7 @@ def total_loss(params):
     return jnp.sum(jax.vmap(loss)(params, BATCHES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", only(["average_params"], COVERING))
 def test_every_transformation_trains_it(name):
     params, _ = train(CASES[name].make(), stacked_params(), loss=total_loss)

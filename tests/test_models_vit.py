@@ -189,6 +189,7 @@ def test_half_precision_is_close_and_has_float32_variables():
     assert dtypes(state["intermediates"]) == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_initial_weights():
     model = models.VisionTransformer(width=48, depth=1, num_classes=5)
     init = jax.jit(functools.partial(model.init, train=False))

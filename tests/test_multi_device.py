@@ -64,6 +64,7 @@ def in_two_processes(directory):
     assert ["test error" in text for text in texts] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [on_one_device, slow(on_four_devices), slow(in_two_processes)])
 def test_a_run_ends_in_the_same_weights_wherever_it_is(place, tmp_path):
     place(tmp_path)

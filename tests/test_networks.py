@@ -66,6 +66,7 @@ INSTANCE = Plain()
 NOT_A_MODULE = "linear"
 
 
+@pytest.mark.slow
 def test_networks_of_the_users_own_train():
     config = SMALL.changed(
         model=f"{__name__}:Linear",

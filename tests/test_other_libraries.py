@@ -17,8 +17,8 @@ from flax import nnx
 
 import flatjax
 
-X = jax.random.normal(jax.random.key(0), (64, 3))
-Y = jnp.sin(X.sum(axis=1, keepdims=True))
+X = np.float32(np.random.default_rng(0).normal(size=(64, 3)))
+Y = np.sin(X.sum(axis=1, keepdims=True))
 
 
 class Network(nnx.Module):
@@ -192,6 +192,7 @@ def test_batch_norm(make, momentum, trained):
     np.testing.assert_allclose(evaluate(continued, PROBE), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_core_imports_no_neural_network_library():
     code = "import sys, flatjax; print([m for m in sys.modules if m.split('.')[0] == 'flax'])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -120,8 +120,13 @@ class Network(nn.Module):
 
 IMAGES = RNG.normal(size=(4, 8, 6, 6, 2)).astype(np.float32) * np.arange(1, 9)[:, None, None, None]
 LABELS = RNG.integers(0, 3, size=(4, 8))
-initialise = jax.jit(jax.vmap(lambda key: Network().init(key, IMAGES[0])))
-VARIABLES = initialise(jax.random.split(jax.random.key(0), 4))
+
+
+@functools.cache
+def initial():
+    """The variables of four replicas."""
+    init = jax.jit(jax.vmap(lambda key: Network().init(key, IMAGES[0])))
+    return init(jax.random.split(jax.random.key(0), 4))
 
 
 def train_step(variables, images, labels):
@@ -141,7 +146,7 @@ def one_by_one():
     """What each replica gives alone."""
     step = jax.jit(train_step)
     results = [
-        step(jax.tree.map(lambda leaf, a=a: leaf[a], VARIABLES), IMAGES[a], LABELS[a])
+        step(jax.tree.map(lambda leaf, a=a: leaf[a], initial()), IMAGES[a], LABELS[a])
         for a in range(4)
     ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
@@ -150,7 +155,7 @@ def one_by_one():
 @pytest.mark.parametrize("placement", ["unroll", slow("vmap")])
 def test_a_network_with_batch_norm(placement):
     step = jax.jit(flatjax.map_replicas(train_step, placement=placement))
-    assert_close(step(VARIABLES, IMAGES, LABELS), one_by_one())
+    assert_close(step(initial(), IMAGES, LABELS), one_by_one())
 
 
 @pytest.mark.parametrize("name", only(["4x2"], MESHES))
@@ -158,7 +163,7 @@ def test_a_network_with_batch_norm(placement):
 def test_batches_sharded_over_data(name):
     """Batch norm sees the whole batch of its replica, and each device holds its part alone."""
     place = lambda *axes: NamedSharding(mesh(name), P(*axes))
-    variables = jax.device_put(VARIABLES, place("replica"))
+    variables = jax.device_put(initial(), place("replica"))
     batch = jax.device_put((IMAGES, LABELS), place("replica", "data"))
     step = (
         jax.jit(flatjax.map_replicas(train_step, mesh=mesh(name)))
@@ -174,7 +179,7 @@ def test_batches_sharded_over_data(name):
 
 def test_batches_sharded_over_data_alone():
     """Without a mesh, plain jit shards the one program of all replicas."""
-    variables = jax.device_put(VARIABLES, NamedSharding(mesh("2x4"), P()))
+    variables = jax.device_put(initial(), NamedSharding(mesh("2x4"), P()))
     batch = jax.device_put((IMAGES, LABELS), NamedSharding(mesh("2x4"), P(None, "data")))
     step = jax.jit(flatjax.map_replicas(train_step))
     assert_close(step(variables, *batch), one_by_one())
@@ -194,7 +199,7 @@ def test_auto_unrolls_convolutions_on_cpu():
     """Four plain convolutions, where vmap makes a grouped one."""
     forward = lambda variables, images: Network().apply(variables, images, mutable=True)[0]
     found = lambda platform="cpu", **options: convolutions(
-        flatjax.map_replicas(forward, **options), VARIABLES, IMAGES, platform=platform
+        flatjax.map_replicas(forward, **options), initial(), IMAGES, platform=platform
     )
     assert found(placement="vmap") == [4]
     assert found(placement="unroll") == [1] * 4

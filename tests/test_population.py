@@ -107,6 +107,7 @@ def test_seed_and_hyperparameters_share_a_plan_and_its_programs(tasks):
     assert programs.programs_of(plan).steps._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_divergence_is_seen(tasks):
     first, second = settings_of("rsgd")
     settings = [first | {"learning_rate": 1e6}, second]
@@ -121,6 +122,7 @@ def test_what_shapes_the_program_is_refused(tasks):
         Population(BASE, tasks).train([{"batch_size": 64}], [0], [0], progress=False)
 
 
+@pytest.mark.slow
 def test_whether_replicas_have_met_is_known_at_the_end(tasks):
     """One run is hardly coupled: its center is none of the networks that learned."""
     own = {"replicas": 2, "gamma_factor": 1.0, "epochs": 8}

@@ -94,6 +94,7 @@ def test_updates_of_other_trees_are_refused_by_name(form):
     holds_for(form, check, params=trees(), updates=trees())
 
 
+@pytest.mark.slow
 @each_coupling
 def test_one_replica_is_not_moved(form):
     def check(params, gamma):

@@ -71,6 +71,7 @@ def test_a_factor_that_never_differs_alone_is_left_out():
     assert np.isnan(rank_solutions([1, 2, 3], [1, 2, 3]).granulated)
 
 
+@pytest.mark.slow
 def test_intervals_cover():
     """Nine in ten 90% intervals hold the true tau of a correlated normal pair."""
     rho, covered = 0.5, 0

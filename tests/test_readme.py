@@ -29,6 +29,7 @@ def run_example(steps=300):
     return namespace
 
 
+@pytest.mark.slow
 def test_the_example_of_training_ends_in_one_good_network():
     """Its center is at most 1 point worse than the mean of its replicas.
 
@@ -75,6 +76,7 @@ def test_commands_are_commands(page, capsys):
             assert flag in shown, flag
 
 
+@pytest.mark.slow
 def test_a_script_beside_a_clone_finds_the_library(tmp_path):
     (tmp_path / "flatjax").mkdir()
     script = tmp_path / "script.py"

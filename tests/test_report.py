@@ -32,7 +32,7 @@ def eval_fn(params, batch):
 
 
 X = np.concatenate(BATCHES)
-SQUARE = sum(float((leaf**2).sum()) for leaf in BLOCK.values())
+SQUARE = sum(float((np.asarray(leaf) ** 2).sum()) for leaf in BLOCK.values())
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def by_layer():
     return small(measures=["local_energy", "quantization", "trace"], blocks="layers")
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_measures(found):
     key = jax.random.key(0)
     energy = flatness.local_energy(eval_fn, sigmas=EFFORT.sigmas, num_samples=EFFORT.num_samples)
@@ -82,6 +83,7 @@ def test_numbers_of_a_parabola_and_their_errors_over_examples(found):
     assert found["spectral_density"].value == 0
 
 
+@pytest.mark.slow
 def test_blocks_are_measured_alone(by_layer):
     found = by_layer
     assert found.num_weights == {"all": 6, "a": 4, "b": 2}
@@ -168,6 +170,7 @@ def small(batches=BATCHES, **options):
     return flatness.report(eval_fn, BLOCK, batches, 0, **options)
 
 
+@pytest.mark.slow
 def test_the_cost_is_said_beforehand_and_is_right(capsys):
     calls = []
 

@@ -145,6 +145,7 @@ def test_headers_state_the_hours_of_the_table():
             assert float(stated[1]) == float(there), name
 
 
+@pytest.mark.slow
 def test_recorded_costs_are_of_these_networks():
     recorded = costs.read_costs()
     assert set(recorded) <= set(ROWS)

@@ -249,6 +249,7 @@ def test_what_decides_is_found(results):
     }
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_records_say(results, tmp_path):
     text = report(configs.STUDY, results, tmp_path)
     stored = store.read_json(tmp_path / "robustness.json")

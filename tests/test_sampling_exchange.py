@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from flatjax._sampling.exchange import exchange_neighbours
 
@@ -34,6 +35,7 @@ def test_rates_are_those_of_metropolis():
     np.testing.assert_array_equal(held, energy)
 
 
+@pytest.mark.slow
 def test_each_rung_keeps_its_distribution():
     """Two values of the energy, drawn independently at two betas, and exchanged once."""
     key, swap_key = jax.random.split(jax.random.key(0))

@@ -107,6 +107,7 @@ def cubic(params, batch):
     return {"loss": len(batch) * (0.1 * params - 2 * params**3), "count": len(batch)}
 
 
+@pytest.mark.slow
 def test_restarts_find_other_hills():
     one, many = (
         worst_case_sharpness(cubic, rho=1.0, steps=40, step_size=0.05, num_restarts=restarts)

@@ -67,6 +67,7 @@ def test_layers_keep_their_norms():
     assert not direction["conv"]["bias"].any()
 
 
+@pytest.mark.slow
 def test_plain_noise_moves_everything_but_masked_leaves():
     params = {"kernel": jnp.zeros((100, 30)), "bias": jnp.zeros(300), "frozen": jnp.ones((2, 2))}
     mask = {"kernel": True, "bias": True, "frozen": False}

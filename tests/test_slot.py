@@ -6,7 +6,6 @@ import tarfile
 import jax
 import numpy as np
 import pytest
-from fast import only
 
 from experiments.benchmarks import device
 from experiments.engine.time_limit import TimeLimit
@@ -19,7 +18,8 @@ from flatjax import data
 
 
 # CI's rehearsal runs them all.
-@pytest.mark.parametrize("name", only(["no recompilation"], checks.CHECKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", checks.CHECKS)
 def test_the_checks_pass_here(name):
     with jax.default_matmul_precision("highest"):
         assert checks.CHECKS[name]()

@@ -150,7 +150,7 @@ def whole(tmp_path_factory, task):
     return directory, train_in(directory, CONFIG, task)
 
 
-@pytest.mark.parametrize("stop", [slow(1), 2, slow(3), 7, slow(9), slow(13)])
+@pytest.mark.parametrize("stop", [slow(1), slow(2), slow(3), 7, slow(9), slow(13)])
 def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
     stop, whole, task, in_windows, tmp_path, monkeypatch
 ):
@@ -163,6 +163,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
     chex.assert_trees_all_equal(one.params, other.params)
 
 
+@pytest.mark.slow
 def test_a_loader_without_a_seed_is_found_out(tmp_path, monkeypatch):
     config = CONFIG.changed(dataset=f"{__name__}:make_unseeded")
     task = make_task(config)

@@ -130,6 +130,7 @@ def test_units_that_fit_come_after_one_that_does_not():
     assert (limit.unfinished, limit.exit_status) == (1, 75)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loops", "seconds"), [(True, 9), slow(False, 20)])
 def test_a_run_ends_where_it_would_have_ended(loops, seconds, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "loops_on_device", lambda plan: loops)

@@ -39,6 +39,7 @@ def test_a_parabola_has_no_error_of_interpolation():
     assert np.isnan([found.tolerance[2], found.sem[2]]).all()  # beyond the grid
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_over_keys():
     found = [MEASURE(POINT, BATCHES, key) for key in range(60)]
     tolerances = np.array([one.tolerance[:2] for one in found])
