@@ -1,4 +1,4 @@
-"""Both couplings: special cases, stability, automatic gamma, bad input."""
+"""Both couplings: special cases, stability, bad input."""
 
 import functools
 
@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from devices import devices
 from fast import slow
-from jax.sharding import PartitionSpec as P
 
 import flatjax
 
@@ -25,7 +23,6 @@ center = functools.partial(flatjax.replica_center, replica_axis=0, keepdims=True
 distance = functools.partial(flatjax.replica_distance, replica_axis=0)
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 assert_equal = chex.assert_trees_all_equal
-balanced = flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, 10))
 
 
 def gradient(params):
@@ -199,69 +196,7 @@ def test_the_pull_is_always_stable(momentum, nesterov, limit, rate):
     assert final_distance(rate, momentum, nesterov, decoupled=True) < 1e-10
 
 
-# ------------------------------------------------------------------------------ automatic gamma
-
-
-@pytest.mark.parametrize("form", ["couple_replicas", slow("pull_to_center")])
-@pytest.mark.parametrize("place", ["stack", "vmap", "shard_map"])
-@pytest.mark.claim("docs/choosing.md", "coupling energy and loss are equal")
-def test_automatic_gamma_is_the_balanced_one(form, place):
-    """Measured at the first update, from each replica's own loss."""
-    losses = jnp.arange(1.0, 5.0)
-    growth = flatjax.schedules.scoping(1.0, 9, factor=3.0)
-    gamma_0 = flatjax.schedules.balanced_gamma(losses.mean(), distance(STACK))
-    make = functools.partial(FORMS[form], replica_axis=0)
-
-    def updates_of(tx, params, losses):
-        """Those of three steps; the loss of the second, a hundredfold, must not matter."""
-        state, path = tx.init(params), []
-        for scale in (1.0, 100.0, 1.0):
-            updates, state = tx.update(params, state, params, value=scale * losses)
-            path.append(updates)
-        return path
-
-    expected = updates_of(make(gamma=lambda count: gamma_0 * growth(count)), STACK, losses)
-    gamma = flatjax.schedules.BalancedScoping(growth)
-    if place == "stack":
-        run = functools.partial(updates_of, make(gamma=gamma))
-    elif place == "vmap":
-        tx = make(gamma=gamma, axis_name="replica", replica_axis=None)
-        run = jax.vmap(functools.partial(updates_of, tx), axis_name="replica")
-    else:
-        tx = make(gamma=gamma, axis_name="replica")
-        placed = {"mesh": flatjax.replica_mesh(4, devices(4)), "in_specs": P("replica")}
-        run = jax.shard_map(functools.partial(updates_of, tx), out_specs=P("replica"), **placed)
-    assert_close(jax.jit(run)(STACK, losses), expected)
-
-
-def test_automatic_gamma_refuses():
-    tx = flatjax.couple_replicas(balanced, replica_axis=0)
-    with pytest.raises(ValueError, match=r"distance .* common initialisation"):
-        tx.init(replicate(STACK))
-    with pytest.raises(ValueError, match="value"):
-        tx.update(STACK, tx.init(STACK), STACK)
-
-
-@pytest.mark.parametrize("form", ["couple_replicas", "pull_to_center"])
-def test_automatic_gamma_balances_the_coupled_leaves(form):
-    """Others may be as far apart as they like: gamma_0 = 3 / (1 / 2)."""
-    params = {"w": jnp.array([[0.0], [2.0]]), "bn": jnp.array([[0.0], [200.0]])}
-    mask = {"w": True, "bn": False}
-    tx = FORMS[form](gamma=balanced, replica_axis=0, mask=mask)
-    _, state = tx.update(params, tx.init(params), params, value=3.0)
-    assert float(state.gamma) == 6.0
-    found = flatjax.coupling_diagnostics(params, state, 1, replica_axis=0, mask=mask)
-    expected = {
-        "gamma": 6.0,
-        "lr_gamma": 6.0,
-        "replica_distance": 1.0,
-        "relative_distance": pytest.approx(0.5**0.5),
-        "coupling_energy": 3.0,
-    }
-    assert jax.tree.map(float, found) == expected
-    together = {"w": jnp.ones((2, 1)), "bn": params["bn"]}
-    with pytest.raises(ValueError, match="common initialisation"):
-        tx.init(together)
+# ------------------------------------------------------------------------------------ arguments
 
 
 def test_the_number_of_replicas_is_checked_where_it_is_given():

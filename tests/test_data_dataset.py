@@ -15,7 +15,7 @@ from flatjax.data import (
     split_validation,
     subset,
 )
-from flatjax.data._dataset import stratified_counts
+from flatjax.data._subsets import stratified_counts
 
 
 def make_split(class_counts, seed=0):

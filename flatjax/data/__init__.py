@@ -21,19 +21,13 @@ from flatjax.data._batches import (
     take_batch,
     to_device,
 )
-from flatjax.data._dataset import (
-    Dataset,
-    Split,
-    choose_classes,
-    label_noise,
-    split_validation,
-    subset,
-)
+from flatjax.data._dataset import Dataset, Split
 from flatjax.data._enlarge import enlarge
 from flatjax.data._folder import from_folder
 from flatjax.data._local import load_text
 from flatjax.data._sources import load
 from flatjax.data._stream import Stream, StreamReader
+from flatjax.data._subsets import choose_classes, label_noise, split_validation, subset
 from flatjax.data._tokens import TokenDataset, TokenSplit, from_text, from_tfds_text
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from flatjax._checks import check_choice, check_count, described
-from flatjax.data._dataset import Dataset, Split, split_validation
+from flatjax.data._dataset import Dataset, Split
+from flatjax.data._subsets import split_validation
 
 TaskKind = Literal["classification", "regression"]
 

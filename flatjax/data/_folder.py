@@ -14,7 +14,8 @@ import numpy as np
 
 from flatjax._checks import check_count
 from flatjax.data import _cache
-from flatjax.data._dataset import Dataset, Split, split_validation
+from flatjax.data._dataset import Dataset, Split
+from flatjax.data._subsets import split_validation
 
 ENDINGS = ("jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
 _TEST_FOLDERS = ("test", "val", "valid", "validation")

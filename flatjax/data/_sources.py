@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flatjax.data._dataset import Dataset, Split, stratified_counts
+from flatjax.data._dataset import Dataset, Split
 from flatjax.data._local import load_local
+from flatjax.data._subsets import stratified_counts
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
