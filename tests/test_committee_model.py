@@ -42,6 +42,7 @@ def test_votes_are_those_of_a_loop(num_units):
     assert error(jnp.stack([weights, -weights]), X, label).tolist() == [0.25, 0.75]
 
 
+@pytest.mark.slow
 def test_weights_start_on_the_sphere_and_fields_are_of_order_one():
     weights = Committee(9).init(KEY, X)["params"]["weights"]
     np.testing.assert_allclose(jnp.sum(weights**2, axis=1), 12, rtol=1e-5)
@@ -50,6 +51,7 @@ def test_weights_start_on_the_sphere_and_fields_are_of_order_one():
     assert fields(jnp.stack([weights] * 3), X).shape == (3, 40, 9)
 
 
+@pytest.mark.slow
 def test_a_unit_without_weights_is_no_nan():
     assert to_sphere(jnp.zeros((2, 3))).tolist() == [[0.0] * 3] * 2
     gradient = jax.grad(lambda w: to_sphere(w).sum())(jnp.zeros((2, 3)))

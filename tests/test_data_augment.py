@@ -74,6 +74,7 @@ def frequencies(augmented, images, outcomes_of):
     return frequency
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("augmentation", "outcomes_of"),
     [

@@ -173,6 +173,7 @@ def test_every_replica_has_its_own_draws_and_those_it_has_alone(policy):
         np.testing.assert_array_equal(together[replica], alone(keys[replica], images[replica]))
 
 
+@pytest.mark.slow
 def test_randomness_is_each_images_own_and_the_keys_alone(policy):
     same = np.broadcast_to(real_images(8, (32, 32, 3))[1], (2, 40, 32, 32, 3))
     keys = jax.random.split(KEY, 2)

@@ -327,6 +327,7 @@ def test_pull_refuses(options, message):
         flatjax.pull_to_center(jnp.inf, 0.1, replica_axis=0, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoupled", [slow(False), True])
 def test_offset_shifts_the_coupled_steps(decoupled):
     def coupled_steps(offset):

@@ -209,7 +209,7 @@ def test_parle_with_one_inner_step_is_replicated_sgd(decoupled, momentum):
 # ------------------------------------------------------------------------------ automatic gamma
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["one", "replicas"])
+@pytest.mark.parametrize("stacked", [slow(False), True], ids=["one", "replicas"])
 def test_automatic_gamma_is_the_balanced_one(stacked):
     """Zero in the first loop; then loss / (||w' - w||^2 / 2), w' the loop's last iterate."""
     params, minima = (STACK, STACK_MINIMA) if stacked else (PARAMS, MINIMA)

@@ -160,6 +160,7 @@ def test_only_programs_for_a_cpu_have_its_tricks(monkeypatch, place, algorithm):
     assert (found["cpu"] != plain["cpu"]) == has_tricks
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_convolutions_on_gpus")
 def test_a_stack_has_one_convolution_for_each_layer_on_accelerators():
     network = operations(one, "sgd")["cuda"]["convolution"]

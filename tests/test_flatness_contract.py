@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fast import only
+from fast import only, slow
 from flatness_contract import (
     BATCHES,
     COUNT,
@@ -101,7 +101,10 @@ class OldLoader:
 KINDS = [tuple(BATCHES), Loader(), SizedLoader(), OldLoader(), lambda: BATCHES, Loader().__iter__]
 
 
-@every
+LONG = ("eigenvalues", "learning_coefficient", "local_entropy", "pac_bayes")
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in LONG else name for name in MEASURES])
 def test_all_kinds_of_batches(name):
     for batches in KINDS:
         check(name, plain(name)(PARAMS, batches, KEY), rtol=1e-4)

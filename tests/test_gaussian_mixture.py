@@ -88,6 +88,7 @@ def test_simulated_estimators(alpha, delta, rho):
     assert np.all(np.abs(found.mean(axis=0) - expected) < 4 * sem + 1e-3)
 
 
+@pytest.mark.slow
 def test_the_error_formula_counts_errors():
     drawn = gm.sample(jax.random.key(2), 50, alpha=2000.0, delta=0.8, rho=0.3)
     weights = drawn.signal + jax.random.normal(jax.random.key(3), (50,))

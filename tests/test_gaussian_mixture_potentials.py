@@ -83,7 +83,7 @@ def tilted_with_errors(h0, params):
 @pytest.mark.parametrize(
     ("beta", "variance", "y", "coupling"),
     [
-        (0.5, 0.5, 7.0, 1.0),
+        slow(0.5, 0.5, 7.0, 1.0),
         slow(3.0, 0.3, 3.0, 5.0),
         (40.0, 0.05, 10.0, 2.0),
         slow(2.0, 0.2, 1e3, 1.0),

@@ -92,6 +92,7 @@ def test_arguments_of_minimise():
 # Training.
 
 
+@pytest.mark.slow
 def test_coupled_langevin_dynamics_has_the_moments_of_its_gaussian_measure():
     """With the square loss; the learning rate eta makes 1 / h into 1 / h (1 - eta h / 2)."""
     patterns, lam, gamma, beta, rate, y = patterns_of(12, 6), 0.5, 0.7, 4.0, 0.1, 3

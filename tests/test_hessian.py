@@ -183,6 +183,7 @@ def test_lanczos_is_matfrees(problem):
         np.testing.assert_allclose(mine, reference, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_matfree_takes_it(problem, dense):
     operator = OPERATORS["gauss newton"](*problem)
     start = jax.tree.map(jnp.ones_like, operator.like)
@@ -213,6 +214,7 @@ def diagonal_operator(diagonal):
     return lambda params, batches: operator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "rtol"), [slow(32, 1e-5), (64, 1e-10)])
 def test_known_spectra_to_the_precision_of_the_weights(bits, rtol):
     with jax.enable_x64(bits == 64):

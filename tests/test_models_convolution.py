@@ -45,7 +45,7 @@ def ours(images, kernel, strides, padding):
 @pytest.mark.parametrize(
     ("count", "size", "window", "strides", "padding", "channels"),
     [
-        (16, (6, 5), (3, 3), (1, 1), "SAME", 2),
+        slow(16, (6, 5), (3, 3), (1, 1), "SAME", 2),
         (7, (7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)), 40),
         (4, (6, 6), (2, 4), (1, 2), "VALID", 2),
         slow(2, (9, 8), (7, 7), (2, 2), ((3, 3), (3, 3)), 2),
@@ -201,7 +201,7 @@ def test_a_single_gpu_has_products_where_channels_are_few(num_devices):
     assert ("stablehlo.dot_general" in text) == (num_devices == 1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", slow("bfloat16")])
 @pytest.mark.parametrize("of", ["maps", "images", "kernel"])
 @pytest.mark.parametrize(
     ("window", "strides", "padding"),
@@ -280,6 +280,7 @@ def test_empty_maps(images, kernel, strides, padding):
     chex.assert_trees_all_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_small_shapes():
     """Value and gradients, or the error, are those of XLA, of nothing too."""
 

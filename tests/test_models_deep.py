@@ -113,7 +113,7 @@ def test_half_precision_has_float32_variables(name):
     assert dtypes(wide) == {"float32"}
 
 
-@each_network
+@each_network_if_slow
 def test_variance_of_the_initial_weights(name):
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables_of(name)["params"]):
         kind, leaf = path[-1].key, np.asarray(leaf)

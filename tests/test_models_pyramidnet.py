@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import torch_logits
+from fast import slow
 
 from flatjax import models
 
@@ -47,7 +48,7 @@ def test_number_of_parameters():
     assert size_by_hand(channels, 100) == 26_288_692
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", ["eval", slow("train")])
 def test_logits_are_those_of_torch(mode):
     # The reference shakes nothing when training; expectations count when not.
     model = SMALL if mode == "eval" else SMALL.clone(final_keep_probability=1.0)

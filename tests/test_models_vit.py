@@ -170,6 +170,7 @@ def test_replicas_vmap():
     assert np.abs(logits[1] - logits[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_half_precision_is_close_and_has_float32_variables():
     logits = apply(tiny_variables(), IMAGES)
     half = apply(tiny_variables(), IMAGES, dtype="bfloat16")

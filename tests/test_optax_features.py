@@ -73,6 +73,7 @@ def distance(params):
     return float(flatjax.replica_distance(params, replica_axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", only(["adamw", "sam"], FEATURES))
 @pytest.mark.claim("docs/optax.md", "coupled replicas meet and learn")
 def test_replicas_meet_and_learn(feature):

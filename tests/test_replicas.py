@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from devices import devices
+from fast import slow
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -81,7 +82,7 @@ COUNTERS = {
 }
 
 
-@pytest.mark.parametrize("place", ["stack", "vmap", "both"])
+@pytest.mark.parametrize("place", ["stack", slow("vmap"), slow("both")])
 def test_center_of_what_is_no_weight(place):
     """Exact for integers; a key is the first replica's."""
     if place == "stack":

@@ -89,7 +89,7 @@ def test_states_keep_their_means_and_bounds(name, num_replicas):
 
 
 @pytest.mark.parametrize("num_replicas", [slow(2), 3, slow(8)])
-@pytest.mark.parametrize("name", ["pull_to_center_outer", "diloco", "replicated_sgd"])
+@pytest.mark.parametrize("name", ["pull_to_center_outer", slow("diloco"), slow("replicated_sgd")])
 def test_the_center_goes_on_as_if_nothing_had_happened(name, num_replicas):
     """Where gradients are linear and the same for all, and the optimizer too: momentum is kept."""
     case = contract.CASES[name]

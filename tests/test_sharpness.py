@@ -196,6 +196,7 @@ def test_adaptive_sharpness_alone_ignores_the_rescaling_of_relu_networks(network
             assert abs(ratio - 1) > 0.1
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_whole_data_set(network):
     params, batches = network
     whole = [jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)]

@@ -105,6 +105,7 @@ def test_batches_are_dealt_to_the_replicas_in_order(algorithm, monkeypatch):
     chex.assert_trees_all_equal(streamed, final(config, in_memory))
 
 
+@pytest.mark.slow
 def test_the_window_changes_nothing(task, in_windows, monkeypatch):
     in_three = final(CONFIG, task)
     monkeypatch.undo()
