@@ -1,9 +1,8 @@
-"""Slots on an accelerator: the checks pass on this machine, bundles are whole, queues go on."""
+"""Slots on an accelerator: failures are recorded, bundles are whole, queues go on."""
 
 import json
 import tarfile
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,13 +15,7 @@ from experiments.slot.records import FILES, Records
 from experiments.slot.run import check_records
 from flatjax import data
 
-
-# CI's rehearsal runs them all.
-@pytest.mark.slow
-@pytest.mark.parametrize("name", checks.CHECKS)
-def test_the_checks_pass_here(name):
-    with jax.default_matmul_precision("highest"):
-        assert checks.CHECKS[name]()
+# The checks themselves are run by CI's rehearsal.
 
 
 def test_a_check_that_fails_is_recorded_and_the_next_one_runs(tmp_path):
