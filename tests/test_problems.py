@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from fast import slow
 
 from experiments.__main__ import main
 from experiments.engine import datasets
@@ -113,14 +114,23 @@ def test_a_network_learns_a_regression(tmp_path):
     assert unexplained == pytest.approx(result["test_error"], rel=0.1)  # of 80% of them
 
 
-@pytest.mark.slow
-def test_populations_of_regressions():
-    tasks = make_tasks(LINE, [0, 1])
-    assert (tasks[0].train.label != tasks[1].train.label).any()
-    config = LINE.changed(epochs=4)
-    runs = [{"learning_rate": 0.03}, {"learning_rate": 1e-6}]
-    models_ = Population(config, tasks).train(runs, [0, 0], [0, 1], progress=False)
-    losses = [float(run.task.evaluate(run.params, {})["loss"]) for run in models_]
+@pytest.mark.parametrize("kind", [slow("regression"), "text"])
+def test_runs_of_a_population_are_those_of_the_trainer(kind, text):
+    """Each run has its own rate, seed and examples; they are trained in one program."""
+    base = LINE.changed(epochs=4)
+    if kind == "text":
+        base = TEXT.changed(dataset=text, epochs=4, train_size=100, common_init=False)
+    tasks = make_tasks(base, [0, 1])
+    assert any((a != b).any() for a, b in zip(*(t.train.arrays for t in tasks), strict=True))
+    rates, seeds = [{"learning_rate": 0.03}, {"learning_rate": 1e-4}], [0, 1]
+    found = Population(base, tasks).train(rates, seeds, [0, 1], progress=False)
+    losses = []
+    for own, seed, task, run in zip(rates, seeds, tasks, found, strict=True):
+        alone = base.changed(**own, seed=seed)
+        expected = train(alone, task, progress=False, evaluate_epochs=False)
+        losses.append(float(run.task.evaluate(run.params, run.batch_stats)["loss"]))
+        assert losses[-1] == pytest.approx(expected["test_loss"], rel=1e-3)
+        assert run.train_loss == pytest.approx(expected["history"][-1]["train_loss"], rel=1e-3)
     assert losses[0] < 0.5 * losses[1]
 
 
