@@ -184,15 +184,15 @@ def compare(
       barriers: {name: `flatjax.flatness.barrier` between the first solution and this one}. They
         are printed with the verdicts. Where the barrier is about 0, the two can be averaged.
       soup: `flatjax.flatness.soup` of all solutions, in the order of the reports. It is printed
-        beside the values of each solution alone.
+        with the values of each solution alone.
 
     Returns:
       A `Comparison` of the numbers that are in all reports.
 
     Raises:
       ValueError: fewer than two reports; reports with different keys, data or levels, or without a
-        common number; a confidence that is not between 0 and 1; a barrier of another name; a soup
-        of another number of solutions.
+        common number; a confidence that is not between 0 and 1. Or a barrier has another name, or
+        the soup another number of solutions.
       TypeError: a value is not a report, not a barrier, or not a soup.
 
     Examples:
