@@ -1,19 +1,22 @@
 """Runs on texts and on regressions: losses by hand, files, populations, flatness."""
 
+import json
 import math
 
+import chex
 import jax
 import numpy as np
 import optax
 import pytest
 from fast import slow
+from test_stream_runs import train_and_stop, train_in
 
 from experiments.__main__ import main
 from experiments.engine import datasets
 from experiments.engine.config import TrainConfig
 from experiments.engine.population import Population
 from experiments.engine.task import make_task, make_tasks
-from experiments.engine.train import load_run, train
+from experiments.engine.train import load_final_model, load_run, train
 from flatjax import data, models
 
 TINY = ("width=16", "depth=1", "heads=2", "context=8")
@@ -75,10 +78,41 @@ def test_a_run_on_a_text_is_restored(finished):
 
 
 @pytest.mark.slow
-def test_the_flatness_of_a_model_of_language_is_measured(finished, tmp_path, capsys):
-    command = ["flatness", str(finished[0]), "--samples", "2", "--out", str(tmp_path)]
+def test_the_flatness_of_a_model_of_language_is_measured(finished, tmp_path):
+    """The mean of its replicas is the model of the run."""
+    run, result = finished
+    command = ["flatness", str(run), "--samples", "2", "--out", str(tmp_path)]
     assert main([*command, "--no-progress"]) == 0
-    assert "test error" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "flatness.json").read_text())["runs"]
+    assert found["test_error"] == pytest.approx(result["test_error"], abs=1e-3)
+    soup = found["replicas"]["soup"]
+    assert soup["values"]["loss"] == pytest.approx(result["test_loss"], rel=1e-4)
+    alone = 100 * np.array(soup["alone"]["error"])
+    assert result["replica_test_errors"] == pytest.approx(alone, abs=1e-3)
+    assert found["replicas"]["barriers"]["replica 2"]["loss"] >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "regression"])
+def test_an_interrupted_run_ends_in_the_same_bits_and_is_measured(
+    kind, text, tmp_path, monkeypatch
+):
+    """Before it continues, the flatness of its checkpoint is measured."""
+    config = TEXT.changed(dataset=text, epochs=4) if kind == "text" else LINE.changed(epochs=2)
+    task, directories = make_task(config), [tmp_path / "whole", tmp_path / "stopped"]
+    train_in(directories[0], config, task)
+    train_and_stop(directories[1], config, task, 7, monkeypatch)
+    if kind == "regression":  # texts: above
+        command = ["flatness", *map(str, directories), "--trust", "--level", "quick"]
+        command += ["--samples", "2", "--no-progress", "--out", str(tmp_path / "out")]
+        assert main(command) == 0
+        found = json.loads((tmp_path / "out" / "flatness.json").read_text())
+        whole, stopped = found["runs"]
+        assert whole["train_loss"] < stopped["train_loss"]
+        assert len(found["merged"]["barriers"]) == 1
+    train_in(directories[1], config, task)
+    one, other = (load_final_model(path, trust=True) for path in directories)
+    chex.assert_trees_all_equal(one.params, other.params)
 
 
 @pytest.mark.slow
