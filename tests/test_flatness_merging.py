@@ -118,6 +118,7 @@ def test_replicas_and_runs_are_merged(tmp_path, capsys):
     assert main(["flatness", *runs, "--trust", "--out", str(out), *QUICK]) == 0
     found = json.loads((out / "flatness.json").read_text())
     assert ["replicas" in one for one in found["runs"]] == [True, False]
+    assert f"the replicas of {runs[1]} are not measured" in capsys.readouterr().err
     assert found["merged"]["barriers"] == {}
 
 

@@ -1,6 +1,7 @@
 """Measures networks on disk by `flatjax.flatness.report`."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -86,10 +87,11 @@ def measure_runs(
 def _merged_replicas(
     directory: pathlib.Path, task: Task, batch_stats: Any, trust: bool
 ) -> Merged | None:
-    """Merges the replicas in the newest checkpoint; None if there is none any more."""
+    """Merges the replicas in the newest checkpoint; None if it cannot be read any more."""
     try:
         state = load_run(directory, trust=trust).state
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError) as error:
+        print(f"the replicas of {directory} are not measured: {error}", file=sys.stderr)
         return None
     members = flatjax.unstack_replicas(flatjax.eval_params(state.opt_state, state.params))
     named = {f"replica {number}": member for number, member in enumerate(members, start=1)}
