@@ -98,8 +98,8 @@ def table_of_replicas(networks: Sequence[Measured]) -> list[str]:
     with_replicas = [(one.name, one.replicas) for one in networks if one.replicas is not None]
     if not with_replicas:
         return []
-    header = ["replicas of", "barrier: error %", "barrier: loss"]
-    lines = [[*header, "test error %: mean", "alone", "best", "ensemble"]]
+    header = ["replicas of", "barrier, error %", "barrier, loss"]
+    lines = [[*header, "mean", "alone", "best alone", "ensemble"]]
     for name, found in with_replicas:
         assert found.ensemble is not None
         alone = found.soup.alone["error"]
@@ -107,8 +107,9 @@ def table_of_replicas(networks: Sequence[Measured]) -> list[str]:
         rises = [f"{100 * found.height('error'):.2f}", f"{found.height('loss'):.4g}"]
         lines.append([name, *rises, *(f"{100 * error:.2f}" for error in errors)])
     explanation = (
-        "Barriers are the highest from the first replica to another one, on training examples. "
-        "The mean of the replicas is the model of the run."
+        "Barriers are the highest from the first replica to another one, on training examples. The "
+        "last columns are test errors in %: of the mean of the replicas, which is the model of the "
+        "run, of one replica on average, of the best one, and of the mean of their predictions."
     )
     return [explanation, markdown_table(lines)]
 

@@ -87,7 +87,7 @@ def measure_runs(
 def _merged_replicas(
     directory: pathlib.Path, task: Task, batch_stats: Any, trust: bool
 ) -> Merged | None:
-    """Merges the replicas in the newest checkpoint; None if it cannot be read any more."""
+    """Merges the replicas in the newest checkpoint; None if it cannot be read."""
     try:
         state = load_run(directory, trust=trust).state
     except (FileNotFoundError, ValueError) as error:
