@@ -111,6 +111,29 @@ def test_barriers_are_printed_with_the_verdicts(reports):
         flatness.compare(two, barriers={"sharp": 0.1})
 
 
+def test_a_soup_is_printed_beside_its_members(reports):
+    solutions = [weights(1.0), weights(3.0)]
+    found = flatness.soup(eval_fn, greedy="loss")(solutions, BATCHES)
+    two = {name: reports[name] for name in ("flat", "sharp")}
+    comparison = flatness.compare(two, soup=found)
+    loss = reports["flat"].reference["loss"]  # of both, as they are one function
+    assert found.members == (0,)
+    text = f"The soup of flat: error {found.values['error']:.4g} (alone"
+    assert text in str(comparison)
+    assert (
+        f"loss {loss:.4g} (alone {loss:.4g} on average, {loss:.4g} at the"
+        in comparison.verdicts()[-1]
+    )
+    shown = comparison.to_dict()["soup"]
+    assert shown["members"] == ["flat"]
+    assert shown["alone"]["loss"] == pytest.approx([loss, loss], rel=1e-4)
+    assert flatness.compare(two).to_dict()["soup"] is None
+    with pytest.raises(ValueError, match=r"soup must be made of the 2 solutions.*soup of 1"):
+        flatness.compare(two, soup=flatness.soup(eval_fn)(solutions[:1], BATCHES))
+    with pytest.raises(TypeError, match=r"soup must be a Soup, got dict"):
+        flatness.compare(two, soup={})
+
+
 def test_what_cannot_be_compared_is_refused_by_name(reports):
     flat = reports["flat"]
     others = {

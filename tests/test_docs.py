@@ -15,6 +15,7 @@ from flax import linen
 from pages import rows_below
 
 import flatjax
+from experiments.__main__ import main
 from experiments.engine import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,7 +56,7 @@ EXECUTED = {
     "how_flat": 1,
     "how_singular": 3,
     "index": 1,
-    "merging": 1,
+    "merging": 2,
     "nnx": 1,
     "optax": 1,
     "pytorch": 3,
@@ -187,13 +188,44 @@ def test_the_time_after_which_processes_stop():
 )
 @pytest.mark.claim("docs/merging.md", "The error of the soup is below 5%")
 def test_the_example_of_merging_runs_and_shows_the_barrier(capsys):
-    (program,) = examples("merging")
-    exec(program, {})
+    exec(examples("merging")[0], {})
     values = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     siblings, strangers, soup = values
     assert siblings < 0.02
     assert strangers > 0.1
     assert soup < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.claim("docs/merging.md", "The barrier is below 1%")
+@pytest.mark.claim("docs/merging.md", "and the error of the mean below 4%")
+@pytest.mark.claim("docs/merging.md", "`flatness` measures the barrier between them and their mean")
+def test_saved_models_are_merged_by_the_command_and_the_program(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (commands,) = re.findall(r"```sh\n(.*?)```", PAGES["merging"], re.DOTALL)
+    *train, measure = [
+        line.removeprefix("python -m experiments ").split()
+        for line in commands.replace("\\\n", "").splitlines()
+    ]
+    for command in train:
+        assert main([*command, "--no-progress", "--local-energy-samples", "2"]) == 0
+    assert main([*measure, "--level", "quick", "--no-progress"]) == 0
+    printed = capsys.readouterr().out
+    assert "The barrier between runs/12 and runs/8: error " in printed
+    assert "The soup of runs/8, runs/12: error " in printed
+
+    namespace = {}
+    exec(examples("merging")[1], namespace)
+    printed = capsys.readouterr().out
+    assert namespace["between"].height["error"] < 0.01
+    assert "The barrier between 12 epochs and 8 epochs: error" in printed
+    mean = namespace["mean"].values["error"]
+    assert mean < 0.04
+    assert f"The soup of 8 epochs, 12 epochs: error {mean:.4g} (alone" in printed
+    predict, params, state = flatjax.models.load("runs/mean")
+    test = flatjax.data.load("digits").test
+    logits = np.asarray(predict(params, state, test.image))
+    assert np.mean(logits.argmax(-1) != test.label) == pytest.approx(mean, abs=1e-6)
 
 
 @pytest.mark.claim("docs/your_data.md", "It prints 11 tokens")

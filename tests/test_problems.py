@@ -1,18 +1,22 @@
 """Runs on texts and on regressions: losses by hand, files, populations, flatness."""
 
+import json
 import math
 
+import chex
 import jax
 import numpy as np
 import optax
 import pytest
+from fast import slow
+from test_stream_runs import train_and_stop, train_in
 
 from experiments.__main__ import main
 from experiments.engine import datasets
 from experiments.engine.config import TrainConfig
 from experiments.engine.population import Population
 from experiments.engine.task import make_task, make_tasks
-from experiments.engine.train import load_run, train
+from experiments.engine.train import load_final_model, load_run, train
 from flatjax import data, models
 
 TINY = ("width=16", "depth=1", "heads=2", "context=8")
@@ -74,10 +78,41 @@ def test_a_run_on_a_text_is_restored(finished):
 
 
 @pytest.mark.slow
-def test_the_flatness_of_a_model_of_language_is_measured(finished, tmp_path, capsys):
-    command = ["flatness", str(finished[0]), "--samples", "2", "--out", str(tmp_path)]
+def test_the_flatness_of_a_model_of_language_is_measured(finished, tmp_path):
+    """The mean of its replicas is the model of the run."""
+    run, result = finished
+    command = ["flatness", str(run), "--samples", "2", "--out", str(tmp_path)]
     assert main([*command, "--no-progress"]) == 0
-    assert "test error" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "flatness.json").read_text())["runs"]
+    assert found["test_error"] == pytest.approx(result["test_error"], abs=1e-3)
+    soup = found["replicas"]["soup"]
+    assert soup["values"]["loss"] == pytest.approx(result["test_loss"], rel=1e-4)
+    alone = 100 * np.array(soup["alone"]["error"])
+    assert result["replica_test_errors"] == pytest.approx(alone, abs=1e-3)
+    assert found["replicas"]["barriers"]["replica 2"]["loss"] >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "regression"])
+def test_an_interrupted_run_ends_in_the_same_bits_and_is_measured(
+    kind, text, tmp_path, monkeypatch
+):
+    """Before it continues, the flatness of its checkpoint is measured."""
+    config = TEXT.changed(dataset=text, epochs=4) if kind == "text" else LINE.changed(epochs=2)
+    task, directories = make_task(config), [tmp_path / "whole", tmp_path / "stopped"]
+    train_in(directories[0], config, task)
+    train_and_stop(directories[1], config, task, 7, monkeypatch)
+    if kind == "regression":  # texts: above
+        command = ["flatness", *map(str, directories), "--trust", "--level", "quick"]
+        command += ["--samples", "2", "--no-progress", "--out", str(tmp_path / "out")]
+        assert main(command) == 0
+        found = json.loads((tmp_path / "out" / "flatness.json").read_text())
+        whole, stopped = found["runs"]
+        assert whole["train_loss"] < stopped["train_loss"]
+        assert len(found["merged"]["barriers"]) == 1
+    train_in(directories[1], config, task)
+    one, other = (load_final_model(path, trust=True) for path in directories)
+    chex.assert_trees_all_equal(one.params, other.params)
 
 
 @pytest.mark.slow
@@ -113,14 +148,23 @@ def test_a_network_learns_a_regression(tmp_path):
     assert unexplained == pytest.approx(result["test_error"], rel=0.1)  # of 80% of them
 
 
-@pytest.mark.slow
-def test_populations_of_regressions():
-    tasks = make_tasks(LINE, [0, 1])
-    assert (tasks[0].train.label != tasks[1].train.label).any()
-    config = LINE.changed(epochs=4)
-    runs = [{"learning_rate": 0.03}, {"learning_rate": 1e-6}]
-    models_ = Population(config, tasks).train(runs, [0, 0], [0, 1], progress=False)
-    losses = [float(run.task.evaluate(run.params, {})["loss"]) for run in models_]
+@pytest.mark.parametrize("kind", ["regression", slow("text")])
+def test_runs_of_a_population_are_those_of_the_trainer(kind, text):
+    """Each run has its own rate, seed and examples; they are trained in one program."""
+    base = LINE.changed(epochs=4)
+    if kind == "text":
+        base = TEXT.changed(dataset=text, epochs=4, train_size=100, common_init=False)
+    tasks = make_tasks(base, [0, 1])
+    assert any((a != b).any() for a, b in zip(*(t.train.arrays for t in tasks), strict=True))
+    rates, seeds = [{"learning_rate": 0.03}, {"learning_rate": 1e-4}], [0, 1]
+    found = Population(base, tasks).train(rates, seeds, [0, 1], progress=False)
+    losses = []
+    for own, seed, task, run in zip(rates, seeds, tasks, found, strict=True):
+        alone = base.changed(**own, seed=seed)
+        expected = train(alone, task, progress=False, evaluate_epochs=False)
+        losses.append(float(run.task.evaluate(run.params, run.batch_stats)["loss"]))
+        assert losses[-1] == pytest.approx(expected["test_loss"], rel=1e-3)
+        assert run.train_loss == pytest.approx(expected["history"][-1]["train_loss"], rel=1e-3)
     assert losses[0] < 0.5 * losses[1]
 
 

@@ -34,6 +34,14 @@ def test_a_soup_is_the_mean_and_a_greedy_one_takes_what_helps():
     assert np.argmin(alone) == 1
     greedy = flatness.soup(well, greedy="loss")(solutions, BATCHES)
     assert greedy.members == (1,)  # the others are in the other well
+    for found in (mean, greedy):
+        np.testing.assert_allclose(found.alone["loss"], alone, rtol=1e-6)
+        np.testing.assert_allclose(found.alone["distance"], [0.9, 1, 0.8, 1.1], rtol=1e-6)
+    lines = str(mean).splitlines()
+    assert lines[0] == "Soup of 4 solutions: 0, 1, 2, 3"
+    shown = next(line for line in lines if line.startswith("loss")).split()[1:]
+    expected = [mean.values["loss"], np.mean(alone), min(alone)]
+    np.testing.assert_allclose([*map(float, shown)], expected, rtol=1e-3)
     others = flatness.soup(well, greedy="loss")([solutions[i] for i in (0, 2, 3)], BATCHES)
     members, best = _greedy_by_hand([solutions[i] for i in (0, 2, 3)])
     assert others.members == members
@@ -96,6 +104,7 @@ def test_statistics_are_measured_at_every_point():
     assert fixed.values["variance"][-1] > 5
     soup = flatness.soup(variance, state_fn=again)([one, other], X, stats)
     assert soup.values["variance"] == pytest.approx(1, abs=0.05)
+    np.testing.assert_allclose(soup.alone["variance"], 1, atol=0.05)
     expected = again(soup.params, stats)[0]
     jax.tree.map(np.testing.assert_allclose, soup.state[0], expected)
 

@@ -16,7 +16,9 @@ class Flatness:
     """Measure how flat networks are: saved runs, or networks trained elsewhere.
 
     Prints a table of all numbers with their standard errors. For several networks with the same
-    data, also says which of them is flatter. Writes flatness.json, flatness.md and flatness.png.
+    data, also says which of them is flatter, how high the barrier between them is, and how good the
+    mean of their weights. Of a run with replicas, prints the same for its replicas. Writes
+    flatness.json, flatness.md and flatness.png.
 
     Examples: python -m experiments flatness runs/compare-digits/sgd/seed-0
     runs/compare-digits/rsgd/seed-0
@@ -41,7 +43,8 @@ class Flatness:
     """Number of training examples on which the model is measured."""
     images: Literal["normalized", "scaled"] = "normalized"
     """Scale of the images on which the model was trained: channels of mean 0 and standard deviation
-    1, or values in [0, 1]."""
+    1, or values in [0, 1]. Targets of a regression: mean 0 and standard deviation 1, or as they
+    are."""
     level: Literal["quick", "standard", "thorough"] = "standard"
     """How many measures are made, and how accurately: see flatjax.flatness.report."""
     samples: int | None = None

@@ -71,6 +71,12 @@ class Barrier(NamedTuple):
         return ax
 
 
+def described(found: Barrier, name: str, first: str) -> str:
+    """Describes a barrier in a sentence, given the names of the two solutions."""
+    rises = ", ".join(f"{of} {_tables.number(rise)}" for of, rise in found.height.items())
+    return f"The barrier between {name} and {first}: {rises}."
+
+
 def barrier(
     eval_fn: EvalFn,
     *,

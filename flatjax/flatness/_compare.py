@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flatjax import _checks
-from flatjax.flatness import _optional, _report_plots, _rows, _tables
+from flatjax.flatness import _barrier, _optional, _report_plots, _rows, _soup, _tables
 from flatjax.flatness._barrier import Barrier
 from flatjax.flatness._report_result import Report
 from flatjax.flatness._rows import Row
+from flatjax.flatness._soup import Soup
 
 
 class Difference(NamedTuple):
@@ -65,12 +66,14 @@ class Comparison:
       differences: differences of each number and each other solution.
       confidence: probability content of the intervals.
       barriers: {name: barrier between the first solution and this one}, as they were given.
+      soup: mean of the solutions, as it was given.
     """
 
     reports: dict[str, Report]
     differences: tuple[Difference, ...]
     confidence: float
     barriers: dict[str, Barrier]
+    soup: Soup | None = None
 
     @property
     def first(self) -> str:
@@ -78,7 +81,7 @@ class Comparison:
         return next(iter(self.reports))
 
     def verdicts(self) -> list[str]:
-        """Says in a sentence by how many numbers each other solution is flatter."""
+        """Says by how many numbers each other solution is flatter; barriers and the soup."""
         lines = []
         for name in list(self.reports)[1:]:
             flatter = [d.flatter for d in self.differences if d.solution == name]
@@ -89,9 +92,9 @@ class Comparison:
                 f"({100 * self.confidence:g} % intervals)."
             )
             if name in self.barriers:
-                height = self.barriers[name].height
-                rises = ", ".join(f"{of} {_tables.number(rise)}" for of, rise in height.items())
-                lines.append(f"The barrier between {name} and {self.first}: {rises}.")
+                lines.append(_barrier.described(self.barriers[name], name, self.first))
+        if self.soup is not None:
+            lines.append(_soup.described(self.soup, list(self.reports)))
         return lines
 
     def table(self) -> _tables.Table:
@@ -134,6 +137,7 @@ class Comparison:
             "confidence": self.confidence,
             "differences": differences,
             "barriers": {name: dict(one.height) for name, one in self.barriers.items()},
+            "soup": None if self.soup is None else _soup.as_dict(self.soup, list(self.reports)),
         }
 
     def to_pandas(self) -> Any:
@@ -165,6 +169,7 @@ def compare(
     *,
     confidence: float = 0.95,
     barriers: Mapping[str, Barrier] | None = None,
+    soup: Soup | None = None,
 ) -> Comparison:
     """Compares solutions that were measured with the same key, batches and level.
 
@@ -178,14 +183,17 @@ def compare(
       confidence: probability content of the intervals.
       barriers: {name: `flatjax.flatness.barrier` between the first solution and this one}. They
         are printed with the verdicts. Where the barrier is about 0, the two can be averaged.
+      soup: `flatjax.flatness.soup` of all solutions, in the order of the reports. It is printed
+        with the values of each solution alone.
 
     Returns:
       A `Comparison` of the numbers that are in all reports.
 
     Raises:
       ValueError: fewer than two reports; reports with different keys, data or levels, or without a
-        common number; a confidence that is not between 0 and 1; a barrier of another name.
-      TypeError: a value is not a report, or not a barrier.
+        common number; a confidence that is not between 0 and 1. Or a barrier has another name, or
+        the soup another number of solutions.
+      TypeError: a value is not a report, not a barrier, or not a soup.
 
     Examples:
       The same product has two factors. The loss is the same, and the balanced pair is flatter:
@@ -217,14 +225,7 @@ def compare(
             raise TypeError(f"reports[{name!r}] must be a Report, got {type(one).__name__}.")
     first_name, first = next(iter(given.items()))
     between = dict(barriers or {})
-    for name, found in between.items():
-        if name not in list(given)[1:]:
-            raise ValueError(
-                f"barriers must have names of {list(given)[1:]}, the solutions that are compared "
-                f"with {first_name!r}, got {name!r}."
-            )
-        if not isinstance(found, Barrier):
-            raise TypeError(f"barriers[{name!r}] must be a Barrier, got {type(found).__name__}.")
+    _check_merged(list(given), between, soup)
     for name, one in given.items():
         _check_same(first_name, first, name, one)
     common = [row for row in first.rows if all(_has(one, row) for one in given.values())]
@@ -235,7 +236,28 @@ def compare(
         for row in common
         for name, one in list(given.items())[1:]
     ]
-    return Comparison(given, tuple(differences), confidence, between)
+    return Comparison(given, tuple(differences), confidence, between, soup)
+
+
+def _check_merged(names: list[str], between: dict[str, Barrier], soup: Soup | None) -> None:
+    """Raises unless barriers and soup are of these solutions."""
+    for name, found in between.items():
+        if name not in names[1:]:
+            raise ValueError(
+                f"barriers must have names of {names[1:]}, the solutions that are compared with "
+                f"{names[0]!r}, got {name!r}."
+            )
+        if not isinstance(found, Barrier):
+            raise TypeError(f"barriers[{name!r}] must be a Barrier, got {type(found).__name__}.")
+    if soup is None:
+        return
+    if not isinstance(soup, Soup):
+        raise TypeError(f"soup must be a Soup, got {type(soup).__name__}.")
+    if (number := len(next(iter(soup.alone.values())))) != len(names):
+        raise ValueError(
+            f"soup must be made of the {len(names)} solutions of the reports, in their order, got "
+            f"a soup of {number}."
+        )
 
 
 def _check_same(first_name: str, first: Report, name: str, one: Report) -> None:

@@ -1,22 +1,25 @@
 """Networks that were trained elsewhere: a linen module and its arrays."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
-import flax.linen
 import flax.serialization
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import flatjax
 from experiments.engine import datasets
+from experiments.engine.problems import Problem, make_problem
 from experiments.engine.task import eval_batch_size
+from experiments.studies.flatness.merging import Evaluation
 from flatjax import data
-from flatjax.models._network import make_network
+from flatjax.models._network import Network, make_network
 
 FORMATS = ".npz, .safetensors, .msgpack (flax), or a folder that orbax wrote"
 
@@ -30,7 +33,8 @@ class Description:
       options: its attributes, as name=value.
       dataset: as `python -m experiments train` takes it.
       examples: training examples on which it is measured.
-      scaled: images are given in [0, 1]; otherwise channels have mean 0 and standard deviation 1.
+      scaled: images are given in [0, 1], other inputs and targets as they are; otherwise channels
+        and targets have mean 0 and standard deviation 1.
     """
 
     model: str
@@ -40,48 +44,90 @@ class Description:
     scaled: bool
 
 
-class Network(NamedTuple):
+class Foreign(NamedTuple):
     """A network and its data.
 
     Attributes:
-      module: the linen module.
       shapes: of its variables, by collection.
-      train_batches: on which it is measured.
-      test_batches: all test examples.
+      evaluation: functions of parameters and of the other collections; and batches.
     """
 
-    module: flax.linen.Module
     shapes: Mapping[str, chex.ArrayTree]
-    train_batches: list[dict[str, jax.Array]]
-    test_batches: list[dict[str, jax.Array]]
+    evaluation: Evaluation
 
 
-def load_network(description: Description) -> Network:
+def load_network(description: Description) -> Foreign:
     """Makes the network and loads its data.
 
     Raises:
       ValueError: unknown model or data set.
     """
     dataset = datasets.load_in_memory(description.dataset)
-    network = make_network(
-        description.model, description.options, dataset.num_classes, dataset.image_shape
-    )
-    normalization = data.Normalization.from_images(dataset.train.image)
+    problem = make_problem(dataset.train, dataset.num_classes, None)
     if description.scaled:
-        channels = dataset.image_shape[-1]
-        normalization = dataclasses.replace(
-            normalization, mean=(0.0,) * channels, std=(1.0,) * channels
-        )
+        problem = dataclasses.replace(problem, normalization=_unscaled(problem.normalization))
+    network = make_network(
+        *(description.model, description.options, dataset.num_classes),
+        image_shape=problem.input_shape,
+        input_dtype=problem.input_dtype,
+    )
     train = dataset.train[: description.examples]
     # Sixteen batches at least, over which standard errors are.
     size = max(1, min(eval_batch_size(), len(train) // 16))
-    images = jnp.zeros((1, *dataset.image_shape))
-    return Network(
-        module=network.module,
-        shapes=jax.eval_shape(lambda: network.init(jax.random.key(0), images)),
-        train_batches=data.eval_batches(train, normalization, size),
-        test_batches=data.eval_batches(dataset.test, normalization, eval_batch_size()),
+    batches = lambda split, size: data.eval_batches(split, problem.normalization, size)
+    train_batches = batches(train, size)
+    whole = train_batches[: len(train) // size]
+    inputs = jnp.zeros((1, *problem.input_shape), problem.input_dtype)
+    return Foreign(
+        jax.eval_shape(lambda: network.init(jax.random.key(0), inputs)),
+        Evaluation(
+            _eval_fn(network, problem, description.scaled),
+            functools.partial(_restated, _update_stats(network, problem), whole),
+            train_batches,
+            batches(dataset.test, eval_batch_size()),
+        ),
     )
+
+
+def _unscaled(normalization: data.Normalization | None) -> data.Normalization | None:
+    """A normalization that leaves images of bytes in [0, 1], and others as they are."""
+    if normalization is None:
+        return None
+    channels = len(normalization.mean)
+    return dataclasses.replace(normalization, mean=(0.0,) * channels, std=(1.0,) * channels)
+
+
+def _eval_fn(network: Network, problem: Problem, scaled: bool) -> flatjax.EvalFn:
+    """Sums loss and error; targets of a regression are scaled like images."""
+
+    @jax.jit
+    def eval_fn(params, batch, state):
+        outputs = network.logits({"params": params, **state}, problem.inputs(batch))
+        if scaled and problem.target_normalization is not None:
+            outputs = problem.target_normalization.normalize(outputs)
+        return problem.sums(outputs, batch)
+
+    return eval_fn
+
+
+def _update_stats(network: Network, problem: Problem) -> Callable[..., chex.ArrayTree]:
+    """Makes a forward pass in training mode that returns batch statistics."""
+
+    @jax.jit
+    def update(params, state, batch):
+        variables = {"params": params, **state}
+        return network.train_logits(variables, problem.inputs(batch), jax.random.key(0))[1]
+
+    return update
+
+
+def _restated(update, batches, params, state) -> tuple[dict[str, chex.ArrayTree]]:
+    """Re-estimates batch statistics; other collections stay."""
+    if "batch_stats" not in state:
+        return (state,)
+    of = lambda params, stats, batch: update(params, {**state, "batch_stats": stats}, batch)
+    stats = flatjax.batch_stats.reestimate(of, params, state["batch_stats"], batches)
+    return ({**state, "batch_stats": stats},)
 
 
 def read_variables(

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.report import plots, store
 from experiments.report.tables import markdown_table
+from experiments.studies.flatness.merging import Merged
 from flatjax import flatness
 from flatjax.flatness import Comparison, Report
 
@@ -30,31 +31,52 @@ class Measured(NamedTuple):
       name: for tables.
       about: what else is recorded of it; `test_error` in %.
       report: how flat it is.
+      replicas: barriers between its replicas and their mean, if it has several.
     """
 
     name: str
     about: dict[str, Any]
     report: Report
+    replicas: Merged | None = None
 
 
-def report(networks: Sequence[Measured], out: pathlib.Path) -> str:
-    """Writes flatness.json, flatness.md and flatness.png; returns the tables."""
+def report(networks: Sequence[Measured], out: pathlib.Path, merged: Merged | None = None) -> str:
+    """Writes flatness.json, flatness.md and flatness.png; returns the tables.
+
+    Args:
+      networks: the networks.
+      out: directory of the report.
+      merged: barriers between the networks, and their mean.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    compared = comparison(networks)
+    compared = comparison(networks, merged)
     verdicts = [] if compared is None else compared.verdicts()
-    text = "\n\n".join([table(networks), *verdicts])
-    store.write_json(out / "flatness.json", {"runs": [as_json(one) for one in networks]})
+    if merged is not None and merged.ensemble is not None:
+        verdicts.append(f"The ensemble of their predictions: error {merged.ensemble:.4g}.")
+    text = "\n\n".join([table(networks), *table_of_replicas(networks), *verdicts])
+    record: dict[str, Any] = {"runs": [as_json(one) for one in networks]}
+    record |= {} if merged is None else {"merged": merged.as_json()}
+    store.write_json(out / "flatness.json", record)
     store.write_text(out / "flatness.md", text + "\n")
     with plots.page(out / "flatness.png") as figure:
         (networks[0].report if compared is None else compared).plot(figure)
     return text
 
 
-def comparison(networks: Sequence[Measured]) -> Comparison | None:
+def are_comparable(networks: Sequence[Measured]) -> bool:
+    """Whether there are different networks, measured on the same data."""
+    names = {one.name for one in networks}
+    return len(names) > 1 and len({one.report.fingerprint for one in networks}) == 1
+
+
+def comparison(networks: Sequence[Measured], merged: Merged | None) -> Comparison | None:
     """Compares the networks; None if there is one, or if their data differ."""
+    if not are_comparable(networks):
+        return None
     reports = {one.name: one.report for one in networks}
-    data = {one.fingerprint for one in reports.values()}
-    return flatness.compare(reports) if len(reports) > 1 and len(data) == 1 else None
+    if merged is None:
+        return flatness.compare(reports)
+    return flatness.compare(reports, barriers=merged.barriers, soup=merged.soup)
 
 
 def table(networks: Sequence[Measured]) -> str:
@@ -69,6 +91,27 @@ def table(networks: Sequence[Measured]) -> str:
         cells = ["-" if row is None else row.shown() for row in found]
         lines.append([", ".join(name[1:]), *cells])
     return markdown_table(lines)
+
+
+def table_of_replicas(networks: Sequence[Measured]) -> list[str]:
+    """Explanation and table of the runs that have replicas; nothing if none has."""
+    with_replicas = [(one.name, one.replicas) for one in networks if one.replicas is not None]
+    if not with_replicas:
+        return []
+    header = ["replicas of", "barrier, error %", "barrier, loss"]
+    lines = [[*header, "mean", "alone", "best alone", "ensemble"]]
+    for name, found in with_replicas:
+        assert found.ensemble is not None
+        alone = found.soup.alone["error"]
+        errors = [found.soup.values["error"], alone.mean(), alone.min(), found.ensemble]
+        rises = [f"{100 * found.height('error'):.2f}", f"{found.height('loss'):.4g}"]
+        lines.append([name, *rises, *(f"{100 * error:.2f}" for error in errors)])
+    explanation = (
+        "Barriers are the highest from the first replica to another one, on training examples. The "
+        "last columns are test errors in %: of the mean of the replicas, which is the model of the "
+        "run, of one replica on average, of the best one, and of the mean of their predictions."
+    )
+    return [explanation, markdown_table(lines)]
 
 
 def as_json(network: Measured) -> dict[str, Any]:
@@ -88,4 +131,6 @@ def as_json(network: Measured) -> dict[str, Any]:
         "error": [100 * row.value for row in curve],
         "error_sem": [100 * row.sem for row in curve],
     }
+    replicas = network.replicas
+    found |= {} if replicas is None else {"replicas": replicas.as_json()}
     return found | {"report": network.report.to_dict()}

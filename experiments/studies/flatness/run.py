@@ -1,15 +1,16 @@
 """Measures networks on disk by `flatjax.flatness.report`."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 import flatjax
-from experiments.engine.train import load_final_model
+from experiments.engine.task import Task
+from experiments.engine.train import load_final_model, load_run
 from experiments.studies.flatness import report as reporting
 from experiments.studies.flatness.files import Description, load_network, read_variables
+from experiments.studies.flatness.merging import Merged, evaluation_of, merge
 from flatjax import flatness
 
 KEY = 0  # the same noise for all networks
@@ -39,6 +40,9 @@ def measure_runs(
 ) -> str:
     """Measures saved runs; writes flatness.json, flatness.md and flatness.png.
 
+    Also measures barriers and means: of the replicas of a run, and of runs of one network on the
+    same data.
+
     Args:
       directories: of runs: the final model of each is measured, or the newest checkpoint of one
         that is not complete.
@@ -54,10 +58,13 @@ def measure_runs(
       ValueError: a damaged file, or a module that is not trusted.
     """
     rows, first, names = [], None, _names(directories, 2)
+    networks, models = [], {}
     for directory in directories:
         config, task, params, batch_stats = load_final_model(directory, trust=trust)
         if first is None or task.objective.network != first.network:
             first = task.objective  # whose programs serve all runs of its network
+        networks.append(task.objective.network)
+        models[names[directory]] = params
         held_out = task.evaluate(params, batch_stats)
         about = {
             "run": str(directory),
@@ -66,9 +73,29 @@ def measure_runs(
             "test_error": 100 * float(held_out["error"]),
         }
         found = _report(effort, first.eval_fn, params, task.train_batches, batch_stats)
-        rows.append(reporting.Measured(names[directory], about, found))
+        replicas = None
+        if config.num_replicas > 1:
+            replicas = _merged_replicas(directory, task, batch_stats, trust)
+        rows.append(reporting.Measured(names[directory], about, found, replicas))
         _say(effort, directory)
-    return reporting.report(rows, out)
+    merged = None
+    if reporting.are_comparable(rows) and all(one == networks[0] for one in networks):
+        merged = merge(evaluation_of(task), models, batch_stats)
+    return reporting.report(rows, out, merged)
+
+
+def _merged_replicas(
+    directory: pathlib.Path, task: Task, batch_stats: Any, trust: bool
+) -> Merged | None:
+    """Merges the replicas in the newest checkpoint; None if it cannot be read."""
+    try:
+        state = load_run(directory, trust=trust).state
+    except (FileNotFoundError, ValueError) as error:
+        print(f"the replicas of {directory} are not measured: {error}", file=sys.stderr)
+        return None
+    members = flatjax.unstack_replicas(flatjax.eval_params(state.opt_state, state.params))
+    named = {f"replica {number}": member for number, member in enumerate(members, start=1)}
+    return merge(evaluation_of(task), named, batch_stats)
 
 
 def measure_files(
@@ -93,17 +120,19 @@ def measure_files(
       ValueError: a file of an unknown format, or arrays of another network.
     """
     network = load_network(description)
-    eval_fn = flatness.classification(network.module)
-    rows, names = [], _names(files, 1)
+    how = network.evaluation
+    rows, models, names = [], {}, _names(files, 1)
     for file in files:
         params, state = read_variables(file, network.shapes)
-        held_out = flatjax.evaluate(jax.jit(eval_fn), params, network.test_batches, state)
+        models[names[file]] = params
+        held_out = flatjax.evaluate(how.eval_fn, params, how.held_out_batches, state)
         about: dict[str, Any] = {"run": str(file), "model": description.model}
         about["test_error"] = 100 * float(held_out["error"])
-        found = _report(effort, eval_fn, params, network.train_batches, state)
+        found = _report(effort, how.eval_fn, params, how.train_batches, state)
         rows.append(reporting.Measured(names[file], about, found))
         _say(effort, file)
-    return reporting.report(rows, out)
+    merged = merge(how, models, state) if reporting.are_comparable(rows) else None
+    return reporting.report(rows, out, merged)
 
 
 def _names(paths: Sequence[pathlib.Path], parts: int) -> dict[pathlib.Path, str]:
