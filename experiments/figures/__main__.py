@@ -8,16 +8,19 @@ from experiments.benchmarks import scaling_report, suite_figure
 from experiments.configs.committee import STUDY as COMMITTEES
 from experiments.configs.contest import STUDY as CONTEST
 from experiments.configs.fine_tuning import STUDY as FINE_TUNING
+from experiments.configs.language import STUDY as LANGUAGE
 from experiments.figures import overview
 from experiments.report.store import FIGURES, RESULTS, read_json
 from experiments.studies.committee import binary, records
 from experiments.studies.committee import report as committee_report
 from experiments.studies.contest import map as contest_map
 from experiments.studies.fine_tuning import report as fine_tuning_report
-from experiments.studies.fine_tuning.run import read_study
+from experiments.studies.fine_tuning import run as fine_tuning
 from experiments.studies.first_contest import report as first_contest_report
 from experiments.studies.flatness_study import report as flatness_study_report
 from experiments.studies.gaussian_mixture import figures as mixture_figures
+from experiments.studies.language import picture as language_picture
+from experiments.studies.language import run as language
 from experiments.studies.reproduce import slots
 from experiments.studies.robustness import picture as robustness_picture
 from experiments.studies.robustness.ranking import Tau
@@ -43,7 +46,12 @@ def _first_contest(path: pathlib.Path) -> None:
 
 def _fine_tuning(path: pathlib.Path) -> None:
     folder = RESULTS / "fine-tuning"
-    fine_tuning_report.draw(FINE_TUNING, read_study(FINE_TUNING, folder), folder, path)
+    fine_tuning_report.draw(FINE_TUNING, fine_tuning.read_study(FINE_TUNING, folder), folder, path)
+
+
+def _language(path: pathlib.Path) -> None:
+    found = language.read_study(LANGUAGE, RESULTS / "language")
+    language_picture.draw(LANGUAGE, found, path)
 
 
 def _flatness_study(path: pathlib.Path) -> None:
@@ -92,6 +100,7 @@ PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
     "flatness_study": _flatness_study,
     "robustness": _robustness,
     "fine_tuning": _fine_tuning,
+    "language": _language,
     "committee": _committee,
     "committee_binary": _committee_binary,
     **{f"gaussian_mixture_{name}": _mixture(name) for name in mixture_figures.FIGURES},

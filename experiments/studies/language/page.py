@@ -1,5 +1,6 @@
 """The draft of the study's chapter in docs/results."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,15 @@ from experiments.studies.language.description import Language
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 TOKENS, STEPS = "AdamW", "AdamW, S steps"  # one worker: equal tokens, and equal steps
 DATA_PARALLEL = "AdamW, batch x 4"
+BYTES = 4  # per weight in a message
+_TEMPERATURE = re.compile(r"temperature ([\d.]+) instead of 1")
+
+
+def megabytes(study: Language, arm: str, units: Mapping[int, Mapping[str, Any]]) -> float:
+    """Returns what each worker sends in a run; 0 for one worker."""
+    period = study.period(arm)
+    couplings = 0 if period is None else study.steps_of(arm) // period
+    return couplings * BYTES * next(iter(units.values()))["num_weights"] / 1e6
 
 
 def page(study: Language, records: Records) -> str:
@@ -30,9 +40,9 @@ def page(study: Language, records: Records) -> str:
         bits_table(study, records),
         "## Messages and flatness",
         "A message holds all weights (of data-parallel AdamW: a gradient). The rise is the one of "
-        f"the training\nloss under noise of strength {study.base.measures.sigmas[-1]:g}, in bits. "
-        "The coefficient is the learning coefficient.",
+        f"the training\nloss under noise of strength {study.base.measures.sigmas[-1]:g}, in bits.",
         flat_table(study, records),
+        coefficient_text(records),
         "## Appendix: methods",
         "- **Settings and sizes** are in [`language.py`](../../experiments/configs/language.py).\n"
         "- **Records** of each arm and seed are in `experiments/results/language`, with settings, "
@@ -95,26 +105,43 @@ def bits_table(study: Language, records: Records) -> str:
 
 def flat_table(study: Language, records: Records) -> str:
     """Tabulates messages of all workers, the distance of replicas, and flatness."""
-    lines = [["arm", "messages", "MB a worker", "distance", "rise, bits", "coefficient"]]
+    lines = [["arm", "messages", "MB a worker", "distance", "rise, bits"]]
     for arm, units in records.items():
-        first = next(iter(units.values()))
         period = study.period(arm)
         couplings = 0 if period is None else study.steps_of(arm) // period
-        size = f"{4e-6 * couplings * first['num_weights']:.0f}"
         ends = [unit["curve"][-1] for unit in units.values()]
         flat = [unit["flatness"][-1] for unit in units.values()]
         distances = [end["relative_distance"] for end in ends if "relative_distance" in end]
-        coefficients = [one["coefficient"] for one in flat if "coefficient" in one]
         rise = mean_and_sem([one["rise_bits"][-1] for one in flat])
         lines.append(
             [
-                *(arm, str(couplings * study.workers(arm)), size),
+                *(arm, str(couplings * study.workers(arm)), f"{megabytes(study, arm, units):.0f}"),
                 f"{np.mean(distances):.2g}" if distances else "",
                 "{:.3f} ± {:.3f}".format(*rise),
-                f"{np.mean(coefficients):.0f}" if coefficients else "",
             ]
         )
     return markdown_table(lines)
+
+
+def coefficient_text(records: Records) -> str:
+    """States what the estimates of the learning coefficient are worth."""
+    found = [
+        at
+        for units in records.values()
+        for unit in units.values()
+        for at in unit["flatness"]
+        if "coefficient" in at
+    ]
+    rough = [at for at in found if at["coefficient_problems"]]
+    words = " ".join(problem for at in rough for problem in at["coefficient_problems"])
+    temperatures = [float(number) for number in _TEMPERATURE.findall(words)]
+    text = f"{len(rough)} of {len(found)} estimates of the learning coefficient report problems."
+    if temperatures:
+        text += (
+            f" Their chains reached a\ntemperature of {max(temperatures):.2f} at most, where 1 is "
+            "needed: they are too short to tell the solutions apart.\nThe records have the values."
+        )
+    return text
 
 
 def _shown(found: tuple[float, list[float]]) -> str:

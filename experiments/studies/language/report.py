@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report import plots, store
+from experiments.report import store
 from experiments.report.meeting import Meetings
 from experiments.report.statistics import mean_and_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
-from experiments.studies.language.page import Records, page
-
-BYTES = 4  # per weight in a message
+from experiments.studies.language.page import Records, megabytes, page
+from experiments.studies.language.picture import draw
 
 
 def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
@@ -23,7 +22,6 @@ def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
         flat = [unit["flatness"][-1] for unit in units.values()]
         period, step = study.period(arm), ends[0]["step"]
         couplings = 0 if period is None else step // period
-        own = next(iter(units.values()))
         row = {
             "arm": arm,
             "seeds": len(units),
@@ -31,7 +29,7 @@ def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
             "tokens": ends[0]["tokens"],
             "bits": mean_and_sem([unit["final"]["bits"] for unit in units.values()]),
             "messages": couplings * study.workers(arm),
-            "megabytes": couplings * BYTES * own["num_weights"] / 1e6,
+            "megabytes": megabytes(study, arm, units),
             "rise_bits": mean_and_sem([one["rise_bits"][-1] for one in flat]),
             "cpu_seconds": mean_and_sem([unit["cpu_seconds"] for unit in units.values()]),
         }
@@ -69,25 +67,6 @@ def meetings(records: Records) -> Meetings:
         arm: [(f"seed {seed}", unit["final"].get("meeting")) for seed, unit in units.items()]
         for arm, units in records.items()
     }
-
-
-def draw(study: Language, records: Records, path: pathlib.Path) -> None:
-    """Draws held-out bits against tokens and steps, and flatness along training."""
-    with plots.drawing(path, 1, 3, height=3.4) as (figure, (tokens, steps, flat)):
-        for color, (arm, units) in zip(plots.shades(len(records)), records.items(), strict=True):
-            curves = [unit["curve"] for unit in units.values()]
-            mean = lambda name, rows: np.mean([[at[name] for at in row] for row in rows], axis=0)
-            style = {"color": color, "label": arm, "marker": ".", "linewidth": 1}
-            tokens.plot(mean("tokens", curves) / 1e6, mean("bits", curves), **style)
-            steps.plot(mean("step", curves), mean("bits", curves), **style)
-            rows = [unit["flatness"] for unit in units.values()]
-            rises = np.mean([[at["rise_bits"][-1] for at in row] for row in rows], axis=0)
-            flat.plot(mean("tokens", rows) / 1e6, rises, **style)
-        tokens.set(xlabel="million tokens", ylabel="held-out bits a byte")
-        steps.set(xlabel="sequential steps", ylabel="held-out bits a byte")
-        sigma = study.base.measures.sigmas[-1]
-        flat.set(xlabel="million tokens", ylabel=f"rise in bits at sigma = {sigma:g}")
-        plots.legend_below(figure, *flat.get_legend_handles_labels(), columns=3)
 
 
 def report(study: Language, records: Records, out: pathlib.Path) -> str:
