@@ -9,6 +9,7 @@ from experiments.configs.committee import STUDY as COMMITTEES
 from experiments.configs.contest import STUDY as CONTEST
 from experiments.configs.fine_tuning import STUDY as FINE_TUNING
 from experiments.figures import overview
+from experiments.report.ranking import Tau
 from experiments.report.store import FIGURES, RESULTS, read_json
 from experiments.studies.committee import binary, records
 from experiments.studies.committee import report as committee_report
@@ -20,7 +21,6 @@ from experiments.studies.flatness_study import report as flatness_study_report
 from experiments.studies.gaussian_mixture import figures as mixture_figures
 from experiments.studies.reproduce import slots
 from experiments.studies.robustness import picture as robustness_picture
-from experiments.studies.robustness.ranking import Tau
 from experiments.studies.scale import report as scale_report
 from experiments.studies.simulations import read_simulations
 
