@@ -5,6 +5,7 @@ from typing import Any
 import tyro
 
 from experiments.commands.committee import Committee
+from experiments.commands.committee_flatness import CommitteeFlatness
 from experiments.commands.compare import Compare
 from experiments.commands.contest import Contest
 from experiments.commands.cost_model import CostModel
@@ -22,7 +23,7 @@ from experiments.commands.tune import Tune
 from experiments.engine import console
 
 Comparisons = Compare | Tune | Reproduce
-Measures = Flatness | FlatnessStudy | Robustness | CostModel
+Measures = Flatness | FlatnessStudy | CommitteeFlatness | Robustness | CostModel
 Studies = Contest | FirstContest | FineTuning | Ladder | Language | GaussianMixture | Committee
 
 

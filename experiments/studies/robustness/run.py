@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from experiments.engine.population import meeting_record
-from experiments.engine.task import dataset_fingerprint
+from experiments.engine.task import dataset_digest
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
@@ -83,11 +83,6 @@ def _key(settings, seed) -> str:
     return store.digest({"settings": settings, "seed": seed})
 
 
-@functools.cache
-def _data_of(dataset: str) -> str:
-    return store.digest(dataset_fingerprint(dataset))
-
-
 def _identity(study, group, algorithm) -> dict[str, Any]:
     """Everything on which a record depends except its own settings and seed."""
     measured = ("second_seed", "steps", "rate", "momentum", "chains", "chain_examples")
@@ -96,7 +91,7 @@ def _identity(study, group, algorithm) -> dict[str, Any]:
         "config": study.config(group, algorithm).to_json(),
         "measured": {name: getattr(study, name) for name in (*measured, "chain_batch")}
         | {name: getattr(study.outcomes, name) for name in outcomes},
-        "data": _data_of(study.base.data.dataset),
+        "data": dataset_digest(study.base.data.dataset),
         "revision": provenance.TRAINING,
     }
 
