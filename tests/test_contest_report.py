@@ -187,7 +187,7 @@ def test_the_tables_say_what_the_records_say(fake):
     first = next(row for row in rows if row["family"] == "primary")
     assert f"{first['difference']:+.2f} [" in text
     assert "> 0.5" in text  # noise beyond the grid
-    assert text.count("## ") == 6
+    assert text.count("## ") == 7
     assert (fake / "map.png").stat().st_size > 10_000
 
 
@@ -227,7 +227,7 @@ def test_replicas_that_have_not_met_are_warned_of_once(fake, tmp_path, monkeypat
     for record, meeting in zip(records[-3:], (*meetings, meetings[0]), strict=True):
         record["meeting"] = meeting | {"distance": 0.7}
     store.write_lines(path, records)
-    monkeypatch.setattr(configs, "SMALL", FAKE)
+    monkeypatch.setitem(configs.SMALLS, "main", FAKE)
     arguments = ["contest", "--small", "--report-only", "--out", str(tmp_path)]
     assert command_line.main(arguments) == 0
     (warning,) = capsys.readouterr().err.splitlines()

@@ -45,9 +45,19 @@ paper      The paper's own claim. All algorithms have weight decay 5e-4, as in t
            names none. Learning rates are tuned: 8 candidates on 2 seeds, 3 on 5, 2 on 10. The MLP
            with 2,000 images has 0, 20 and 40% label noise, and 60 epochs in each. The six
            comparisons of eSGD and rSGD with SGD are primary, on 40 fresh seeds.
+workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so that a run takes 1,024
+           sequential gradients. Local SGD has K = 16 and 64 steps between messages (K = 1 is the
+           large batch). rSGD and Parle have K = 1, 16 and 64. The large batch is one network with
+           batches of y x 32, with or without a warm-up of a tenth of the run. All are tuned: 12
+           candidates on 2 seeds, 3 on 5. On 20 fresh seeds, the differences to the large batch are
+           primary (8, Holm). Small-batch SGD takes 4,096 steps. A method reaches it if the corrected
+           interval of its difference to it ends below +0.3 points. One worker alone, with 1,024
+           steps, is a control. About two hours of one core: 10 s a run of SGD, 15 of replicas.
+workers-16 The same with y = 16 and 256 sequential gradients. It shares the runs of small-batch SGD.
 """
 
 import dataclasses
+from typing import Any
 
 from experiments.configs import ladder
 from experiments.studies.contest.description import Contest, Contestant, Outcomes
@@ -140,16 +150,96 @@ PAPER = dataclasses.replace(
     name="paper",
 )
 
-STAGES = {"main": STUDY, "coupling": COUPLING, "paper": PAPER}
+_LOCAL = {"algorithm": "diloco", "outer_learning_rate": 1.0, "outer_momentum": 0.0}
 
-# One setting, few candidates, seeds and epochs: a minute or two of CPU time is compilation.
-SMALL = dataclasses.replace(
-    STUDY,
-    settings={"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}},
-    lengths={"MLP, 500, 20% noise": 1},
-    trials=3,
-    rounds=((3, 1),),
-    extensions=0,
-    test_seeds={"mlp": 3},
-    outcomes=dataclasses.replace(STUDY.outcomes, noise_samples=2, examples=200, watched=3),
-)
+
+def _workers(number: int, gradients: int = 4096) -> Contest:
+    """Makes the stage in which `number` workers share the gradients of a run."""
+    setting, single = f"MLP, 2k, clean, {gradients} gradients", ladder.STUDY.base.batch_size
+    epochs = lambda steps, batch: steps / (2000 // batch)
+    steps, batch = gradients // number, number * single
+    large, shares = f"sgd, batch x {number}", {"replicas": number}
+    parle = {"gamma": (1e-4, 100.0), "replica_gamma": (1e-4, 100.0)}
+    replicated = {
+        **{
+            f"local sgd, K={k}": Contestant(_LOCAL | shares | {"period": k}, _SGD) for k in (16, 64)
+        },
+        **{
+            f"rsgd, K={k}": Contestant(
+                {"algorithm": "rsgd", "period": k} | shares, CONTESTANTS["rsgd"].space
+            )
+            for k in (1, 16, 64)
+        },
+        **{
+            f"parle, K={k}": Contestant(
+                {"algorithm": "parle", "inner_steps": k} | shares, _SGD | parle
+            )
+            for k in (1, 16, 64)
+        },
+    }
+    alone = {"algorithm": "sgd", "epochs": epochs(steps, single)}
+    together = {"algorithm": "sgd", "batch_size": batch, "epochs": epochs(steps, batch)}
+    own = ladder.SETTINGS["MLP, 2k, clean"] | {"epochs": epochs(gradients, single)}
+    warmed = {"learning_rate": (0.02, 1.0), "warmup": Choice((0.0, 0.1))}
+    return dataclasses.replace(
+        STUDY,
+        settings={setting: own},
+        lengths={setting: 1},
+        contestants={
+            "sgd": CONTESTANTS["sgd"],
+            f"sgd, steps / {number}": Contestant(alone, _SGD),
+            large: Contestant(together, _SGD | warmed),
+            **replicated,
+        },
+        trials=12,
+        rounds=((12, 2), (3, 5)),
+        ends_at_zero=("gamma", "replica_gamma"),
+        test_seeds={"mlp": 20},
+        baseline=large,
+        references=("sgd",),
+        primary=tuple(replicated),
+        name=f"workers-{number}",
+    )
+
+
+STAGES = {
+    "main": STUDY,
+    "coupling": COUPLING,
+    "paper": PAPER,
+    "workers-4": _workers(4),
+    "workers-16": _workers(16),
+}
+
+
+def _small(stage: Contest, **changes: Any) -> Contest:
+    """Makes the small form of a stage: its first setting, few candidates and seeds."""
+    setting = next(iter(changes.get("settings", stage.settings)))
+    small: dict[str, Any] = {
+        "settings": {setting: stage.settings[setting] | {"epochs": 10}},
+        "lengths": {setting: 1},
+        "trials": 3,
+        "rounds": ((3, 1),),
+        "extensions": 0,
+        "test_seeds": {"mlp": 3},
+        "outcomes": dataclasses.replace(STUDY.outcomes, noise_samples=2, examples=200, watched=3),
+    }
+    return dataclasses.replace(stage, **small | changes)
+
+
+def _small_workers(number: int) -> Contest:
+    """Makes the small form of workers: 32 steps, one kind of each contestant."""
+    stage = _workers(number, gradients=32 * number)
+    names = (stage.baseline, "sgd", "local sgd, K=16", "rsgd, K=16", "parle, K=16")
+    contestants = {name: stage.contestants[name] for name in names}
+    return _small(stage, settings=stage.settings, contestants=contestants)
+
+
+_FEW = {"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}}
+# A minute or two of CPU time, most of which is compilation.
+SMALLS = {
+    "main": _small(STUDY, settings=_FEW),
+    "coupling": _small(COUPLING, settings=_FEW),
+    "paper": _small(PAPER),
+    "workers-4": _small_workers(4),
+    "workers-16": _small_workers(16),
+}
