@@ -16,6 +16,7 @@ from experiments.commands.flatness_study import FlatnessStudy
 from experiments.commands.gaussian_mixture import GaussianMixture
 from experiments.commands.ladder import Ladder
 from experiments.commands.language import Language
+from experiments.commands.matched_flatness import MatchedFlatness
 from experiments.commands.reproduce import Reproduce
 from experiments.commands.robustness import Robustness
 from experiments.commands.train import train_command
@@ -23,7 +24,7 @@ from experiments.commands.tune import Tune
 from experiments.engine import console
 
 Comparisons = Compare | Tune | Reproduce
-Measures = Flatness | FlatnessStudy | CommitteeFlatness | Robustness | CostModel
+Measures = Flatness | FlatnessStudy | MatchedFlatness | CommitteeFlatness | Robustness | CostModel
 Studies = Contest | FirstContest | FineTuning | Ladder | Language | GaussianMixture | Committee
 
 

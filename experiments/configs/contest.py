@@ -50,9 +50,10 @@ workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so tha
            large batch). rSGD and Parle have K = 1, 16 and 64. The large batch is one network with
            batches of y x 32, with or without a warm-up of a tenth of the run. All are tuned: 12
            candidates on 2 seeds, 3 on 5. On 20 fresh seeds, the differences to the large batch are
-           primary (8, Holm). Small-batch SGD takes 4,096 steps. A method reaches it if the corrected
-           interval of its difference to it ends below +0.3 points. One worker alone, with 1,024
-           steps, is a control. About two hours of one core: 10 s a run of SGD, 15 of replicas.
+           primary (8, Holm). Small-batch SGD takes 4,096 steps. A method reaches it if the
+           corrected interval of its difference to it ends below +0.3 points. One worker alone, with
+           1,024 steps, is a control. About two hours of one core: 10 s a run of SGD, 15 of
+           replicas.
 workers-16 The same with y = 16 and 256 sequential gradients. It shares the runs of small-batch SGD.
 """
 

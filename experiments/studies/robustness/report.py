@@ -20,7 +20,7 @@ from experiments.studies.robustness.description import (
     Robustness,
 )
 from experiments.studies.robustness.picture import draw
-from experiments.studies.robustness.run import Records
+from experiments.studies.solutions import Records
 
 Results = dict[str, dict[str, Records]]
 
