@@ -42,7 +42,7 @@ from experiments.studies.spaces import Range
 
 _MLP = ladder.SETTINGS["MLP, 2k, clean"]
 _CONV = ladder.SETTINGS["conv net, 2k, clean"] | {"epochs": 40, "local_energy_examples": 500}
-_SGD: dict[str, Range] = {"learning_rate": (0.02, 0.2), "weight_decay": (1e-4, 5e-3)}
+_SGD: dict[str, Range] = {"learning_rate": (0.01, 0.1), "weight_decay": (1e-4, 5e-3)}
 
 STUDY = MatchedFlatness(
     base=ladder.STUDY.base.changed(evaluate_on="test", local_energy_samples=20),
