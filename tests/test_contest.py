@@ -9,8 +9,8 @@ from experiments import __main__ as command_line
 from experiments.configs import ladder
 from experiments.configs.contest import LENGTHS, SMALLS, STAGES, STUDY
 from experiments.engine.config import TrainConfig
-from experiments.engine.plan import make_plan
-from experiments.engine.task import make_tasks
+from experiments.engine.placement import OneDevice
+from experiments.engine.plan import Plan
 from experiments.engine.train import train
 from experiments.report import store
 from experiments.studies.contest import run
@@ -194,11 +194,10 @@ def test_the_stage_of_the_papers_claim_fixes_what_the_paper_fixes():
 def test_workers_share_the_gradients_of_a_run(workers):
     stage = STAGES[f"workers-{workers}"]
     (setting,) = stage.settings
-    tasks = make_tasks(stage.config(setting, "sgd", "validation"), [0])
     counted = {}
     for name in stage.contestants:
         config = stage.config(setting, name, "validation")
-        gradients = make_plan(config, tasks[0]).gradient_evaluations
+        gradients = Plan(config, None, 2000, OneDevice()).gradient_evaluations
         record = {"settings": stage.candidates(name)[0], "gradient_evaluations": gradients}
         counted[name] = communication(stage, setting, name, record)
     alone = counted.pop("sgd"), counted.pop(f"sgd, steps / {workers}")

@@ -25,12 +25,13 @@ class Contest(InParts):
     settings: tuple[str, ...] = ()
     """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default. A setting is
     refused if the ladder has not fixed its length yet."""
-    stage: Literal["main", "coupling", "paper", "workers-4", "workers-16"] = "main"
+    stage: Literal["main", "coupling", "paper", "variants", "workers-4", "workers-16"] = "main"
     """The stage to run. "coupling" tests whether the coupling of rSGD matters: it runs rSGD with
     gamma = 0 and with gamma = 1e6, at the other settings that rSGD chose in the main stage. Run the
     main stage first, with the same --out. "paper" gives all algorithms the paper's weight decay and
-    tunes their learning rates only. "workers-4" and "workers-16" compare replicas with large
-    batches at equal numbers of sequential gradients, and count messages."""
+    tunes their learning rates only. "variants" tries changes of the algorithms. "workers-4" and
+    "workers-16" compare replicas with large batches at equal numbers of sequential gradients, and
+    count messages."""
 
     def parts(self) -> Parts:
         """Describes the parts of the contest."""

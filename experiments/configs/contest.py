@@ -45,6 +45,18 @@ paper      The paper's own claim. All algorithms have weight decay 5e-4, as in t
            names none. Learning rates are tuned: 8 candidates on 2 seeds, 3 on 5, 2 on 10. The MLP
            with 2,000 images has 0, 20 and 40% label noise, and 60 epochs in each. The six
            comparisons of eSGD and rSGD with SGD are primary, on 40 fresh seeds.
+variants   Can the algorithms be better? Seven variants on the MLP with 2,000 images, with 20% label
+           noise and with clean labels, tuned and tested as in the main stage, whose runs of SGD,
+           SAM, rSGD and eSGD it shares. eSGD has more noise; a momentum that is kept between loops;
+           longer means; or the average of its anchors in the last quarter. SAM has the average of
+           its weights in the last quarter. fork is one network for half of the gradients, and then
+           three at a constant rate, averaged at the end (SWAP). rSGD has a limit of the distance of
+           its replicas in place of gamma, which falls linearly to 0. All comparisons are
+           exploratory: the test seeds are not fresh for the other algorithms. At most two variants
+           will be tried on the conv net: the best ones among those that are better than SGD, SAM
+           and eSGD by their corrected intervals. Four hours of one core for a setting: 40 minutes
+           for a variant of eSGD, 25 for the others (24 s and 14 s a run). The gradient at w_a + rho
+           (w_a - center) / norm is not among them: it needs a transformation of its own.
 workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so that a run takes 1,024
            sequential gradients. Local SGD has K = 16 and 64 steps between messages (K = 1 is the
            large batch). rSGD and Parle have K = 1, 16 and 64. The large batch is one network with
@@ -151,6 +163,38 @@ PAPER = dataclasses.replace(
     name="paper",
 )
 
+_ESGD = CONTESTANTS["esgd"].space
+VARIANTS = dataclasses.replace(
+    STUDY,
+    settings={
+        setting: ladder.SETTINGS[setting] for setting in ("MLP, 2k, 20% noise", "MLP, 2k, clean")
+    },
+    contestants={name: CONTESTANTS[name] for name in ("sgd", "sam", "rsgd", "esgd")}
+    | {
+        "esgd, more noise": Contestant(
+            {"algorithm": "esgd"}, {**_ESGD, "noise_scale": (1e-3, 0.1)}
+        ),
+        "esgd, momentum kept": Contestant({"algorithm": "esgd", "reset_inner": False}, _ESGD),
+        "esgd, longer means": Contestant(
+            {"algorithm": "esgd"},
+            {
+                **_ESGD,
+                "averaging_decay": Choice((0.9, 0.95, 0.98)),
+                "inner_steps": Choice((20, 50)),
+            },
+        ),
+        "esgd, averaged": Contestant({"algorithm": "esgd", "final_average": 0.75}, _ESGD),
+        "sam, averaged": Contestant(
+            {"algorithm": "sam", "final_average": 0.75}, CONTESTANTS["sam"].space
+        ),
+        "fork": Contestant({"algorithm": "fork"}, _SGD),
+        "rsgd, distance": Contestant({"algorithm": "rsgd"}, _SGD | {"distance": (0.02, 0.8)}),
+    },
+    references=("sam", "esgd"),
+    primary=(),
+    name="variants",
+)
+
 _LOCAL = {"algorithm": "diloco", "outer_learning_rate": 1.0, "outer_momentum": 0.0}
 
 
@@ -207,6 +251,7 @@ STAGES = {
     "main": STUDY,
     "coupling": COUPLING,
     "paper": PAPER,
+    "variants": VARIANTS,
     "workers-4": _workers(4),
     "workers-16": _workers(16),
 }
@@ -236,11 +281,15 @@ def _small_workers(number: int) -> Contest:
 
 
 _FEW = {"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}}
+_FEW_VARIANTS = {
+    name: VARIANTS.contestants[name] for name in ("sgd", "esgd, averaged", "fork", "rsgd, distance")
+}
 # A minute or two of CPU time, most of which is compilation.
 SMALLS = {
     "main": _small(STUDY, settings=_FEW),
     "coupling": _small(COUPLING, settings=_FEW),
     "paper": _small(PAPER),
+    "variants": _small(VARIANTS, contestants=_FEW_VARIANTS),
     "workers-4": _small_workers(4),
     "workers-16": _small_workers(16),
 }

@@ -44,7 +44,7 @@ _NUMBERS: dict[str, _Check] = {
         ),
         ("label_noise label_smoothing validation", (lambda v: 0 <= v < 1, "in [0, 1)")),
         ("warmup_start", (lambda v: 0 <= v <= 1, "in [0, 1]")),
-        ("average_start", (lambda v: 0 < v < 1, "in (0, 1)")),
+        ("average_start final_average fork_at distance", (lambda v: 0 < v < 1, "in (0, 1)")),
     )
     for name in names.split()
 }

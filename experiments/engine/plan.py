@@ -23,6 +23,7 @@ HYPERPARAMETERS = (
     "weight_decay",
     "gamma",
     "replica_gamma",
+    "distance",
     "noise_scale",
     "sam_rho",
     "averaging_decay",
