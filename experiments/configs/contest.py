@@ -242,6 +242,7 @@ def _workers(number: int, gradients: int = 4096) -> Contest:
         test_seeds={"mlp": 20},
         baseline=large,
         references=("sgd",),
+        margin=0.3,
         primary=tuple(replicated),
         name=f"workers-{number}",
     )

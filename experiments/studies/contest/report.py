@@ -71,6 +71,7 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
         "Workers, sequential gradients, and messages of each worker": (
             communication_table(outcomes)
         ),
+        "Who reaches the first reference": reach_table(contest, rows),
         "Chosen settings": choice_table(outcomes),
         "Validation error % of the random candidates, before any choice": sensitivity_table(
             outcomes
@@ -239,6 +240,24 @@ def communication_table(outcomes: list[dict[str, Any]]) -> str:
             counts = [str(row[key]) for key in ("workers", "sequential_gradients", "messages")]
             error = _shown(row["test_error"], 2)
             lines.append([row["setting"], row["contestant"], *counts, error])
+    return markdown_table(lines)
+
+
+def reach_table(contest: Contest, rows: list[dict[str, Any]]) -> str:
+    """Says whose corrected interval ends below the margin; empty if there is none."""
+    if contest.margin is None:
+        return ""
+    first = contest.references[0]
+    lines = [["setting", "algorithm", f"minus {first}, corrected interval", "reaches it"]]
+    for row in rows:
+        if row["quantity"] != "test_error" or first not in (row["contestant"], row["reference"]):
+            continue
+        difference, (low, high) = row["difference"], row["corrected_interval"]
+        name = row["contestant"]
+        if name == first:  # the baseline, the other way round
+            name, difference, low, high = row["reference"], -difference, -high, -low
+        shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+        lines.append([row["setting"], name, shown, "yes" if high < contest.margin else "no"])
     return markdown_table(lines)
 
 
