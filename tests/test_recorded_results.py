@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from flatjax.flatness import kendall_tau
+from flatjax.flatness import kendall_tau, rank_solutions
 
 ROOT = pathlib.Path(__file__).parents[1] / "experiments"
 CHAPTERS = ROOT.parent / "docs" / "results"
@@ -70,6 +70,48 @@ def test_sharpest_solutions_of_the_flatness_study():
         "labels** (medians)"
     ) in said
     assert "For the conv net, SGD's solutions are the sharpest" in said
+
+
+@pytest.mark.claim("experiments/RESULTS.md", "Local energy and PAC-Bayes do in all three tasks")
+def test_measures_that_predict_in_all_tasks_of_the_flatness_study():
+    path = ROOT / "results" / "flatness-study" / "flatness_study.json"
+    rankings = json.loads(path.read_text())["rankings"].values()
+    predict = {
+        measure
+        for measure in next(iter(rankings))
+        if all(task[measure]["granulated_interval"][0] > 0 for task in rankings)
+    }
+    assert predict == {"local_energy", "pac_bayes"}
+    assert "the only measures that predict the test error in all three tasks" in words_of(
+        "flatness"
+    )
+
+
+def test_medians_and_ranks_of_the_flatness_study_in_words():
+    said = words_of("flatness")
+
+    def median(task, algorithm, name):
+        own = [s for at, s in solutions() if at == task and s["factors"]["algorithm"] == algorithm]
+        return np.median([solution[name] for solution in own])
+
+    noisy = [median("mlp-20-noise", name, "test_error") for name in ("SAM", "rSGD", "eSGD")]
+    sgd = median("mlp-20-noise", "SGD", "test_error")
+    assert f"SGD tests at {sgd:.1f}%, and SAM, rSGD and eSGD at {min(noisy):.1f} to" in said
+    assert f"to {max(noisy):.1f}%" in said
+    slow = [median("conv-net-clean", name, "train_error") for name in ("Parle", "rSGD")]
+    assert f"their median training errors are {slow[0]:.0f}% and {slow[1]:.0f}%" in said
+    others = [
+        s for at, s in solutions() if at == "mlp-clean" and s["factors"]["algorithm"] != "Parle"
+    ]
+    factors = {name: [s["factors"][name] for s in others] for name in others[0]["factors"]}
+    errors = [solution["test_error"] for solution in others]
+    found = [
+        rank_solutions([s[name] for s in others], errors, factors, num_bootstrap=2)
+        for name in ("train_error", "local_energy")
+    ]
+    (a, b), (c, d) = ((one.tau, one.granulated) for one in found)
+    assert f"τ of the training error is {a:.2f} and granulated {b:.2f}; local" in said
+    assert f"energy has {c:.2f} and {d:.2f}" in said
 
 
 @pytest.mark.claim("experiments/RESULTS.md", "with clean labels also at equal training error")
