@@ -274,17 +274,15 @@ def _small(stage: Contest, **changes: Any) -> Contest:
 
 
 def _small_workers(number: int) -> Contest:
-    """Makes the small form of workers: 32 steps, one kind of each contestant."""
+    """Makes the small form of workers: 32 steps, few contestants."""
     stage = _workers(number, gradients=32 * number)
-    names = (stage.baseline, "sgd", "local sgd, K=16", "rsgd, K=16", "parle, K=16")
+    names = (stage.baseline, "sgd", "rsgd, K=16")
     contestants = {name: stage.contestants[name] for name in names}
     return _small(stage, settings=stage.settings, contestants=contestants)
 
 
 _FEW = {"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}}
-_FEW_VARIANTS = {
-    name: VARIANTS.contestants[name] for name in ("sgd", "esgd, averaged", "fork", "rsgd, distance")
-}
+_FEW_VARIANTS = {name: VARIANTS.contestants[name] for name in ("sgd", "esgd, averaged", "fork")}
 # A minute or two of CPU time, most of which is compilation.
 SMALLS = {
     "main": _small(STUDY, settings=_FEW),
