@@ -10,6 +10,7 @@ import pytest
 
 import flatjax
 from experiments.engine.algorithms import ALGORITHMS, learning_rate_schedule
+from experiments.engine.ascent import at_ascent
 from experiments.engine.config import TrainConfig
 from experiments.engine.plan import hyper_of
 from experiments.engine.settings import NEWER
@@ -78,6 +79,33 @@ def test_replicas_stay_within_the_distance_and_meet(start):
     assert limited[-1] < 1e-6
 
 
+def test_gradients_are_taken_away_from_the_center():
+    """A loop in NumPy, with SGD and the pull of three replicas."""
+    rate, rho, decay = 0.05, 0.3, np.exp(-0.05 * 1.0)
+    config = config_of("rsgd", gamma=1.0, gamma_factor=1.0, ascent=rho, momentum=0.0)
+    config = config.changed(schedule="constant")
+    found = np.asarray(path(config, 3)["params"])
+    w = x = np.asarray(jax.random.normal(jax.random.key(1), (3, 3)))
+    noise = np.asarray(jax.random.normal(jax.random.key(2), (STEPS, 3, 3)))
+    for step in range(STEPS):
+        w = w - rate * (np.asarray(CURVES) * x + 0.1 * noise[step])
+        w = w.mean(axis=0) + decay * (w - w.mean(axis=0))
+        away = w - w.mean(axis=0)
+        x = w + rho * away / np.sqrt((away**2).sum(axis=1).mean())
+        np.testing.assert_allclose(found[step], x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[-1].mean(axis=0), w.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_replicas_that_coincide_are_not_displaced():
+    params = jnp.ones((3, 2))
+    tx = at_ascent(optax.sgd(0.1), 0.5)
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(jnp.ones((3, 2)), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, 0.8, rtol=1e-6)
+
+
 def test_the_average_of_entropy_sgd_is_that_of_its_anchors():
     found = path(config_of("esgd", gamma=0.5, inner_steps=3, final_average=0.5), 1)
     ends = np.asarray(found["anchor"])[2::3]  # of four loops
@@ -113,6 +141,7 @@ def test_old_configurations_stay_as_they_are():
     [
         ({"algorithm": "rsgd", "distance": 0.3, "gamma": 1.0}, "distance excludes gamma"),
         ({"algorithm": "rsgd", "distance": 1.5}, "distance must be"),
+        ({"algorithm": "rsgd", "ascent": 0.0}, "ascent must be > 0"),
         ({"algorithm": "fork", "fork_at": 1.0}, "fork_at must be"),
         ({"algorithm": "fork", "schedule": "constant"}, "schedule is not a setting of fork"),
         ({"algorithm": "sgd", "final_average": 0.5}, "final_average is not a setting of sgd"),

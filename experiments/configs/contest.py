@@ -45,18 +45,18 @@ paper      The paper's own claim. All algorithms have weight decay 5e-4, as in t
            names none. Learning rates are tuned: 8 candidates on 2 seeds, 3 on 5, 2 on 10. The MLP
            with 2,000 images has 0, 20 and 40% label noise, and 60 epochs in each. The six
            comparisons of eSGD and rSGD with SGD are primary, on 40 fresh seeds.
-variants   Can the algorithms be better? Seven variants on the MLP with 2,000 images, with 20% label
+variants   Can the algorithms be better? Eight variants on the MLP with 2,000 images, with 20% label
            noise and with clean labels, tuned and tested as in the main stage, whose runs of SGD,
            SAM, rSGD and eSGD it shares. eSGD has more noise; a momentum that is kept between loops;
            longer means; or the average of its anchors in the last quarter. SAM has the average of
            its weights in the last quarter. fork is one network for half of the gradients, and then
            three at a constant rate, averaged at the end (SWAP). rSGD has a limit of the distance of
-           its replicas in place of gamma, which falls linearly to 0. All comparisons are
-           exploratory: the test seeds are not fresh for the other algorithms. At most two variants
-           will be tried on the conv net: the best ones among those that are better than SGD, SAM
-           and eSGD by their corrected intervals. Four hours of one core for a setting: 40 minutes
-           for a variant of eSGD, 25 for the others (24 s and 14 s a run). The gradient at w_a + rho
-           (w_a - center) / norm is not among them: it needs a transformation of its own.
+           its replicas in place of gamma, which falls linearly to 0. Or its gradients are taken
+           uphill, further away from the center (`experiments/engine/ascent.py`). All comparisons
+           are exploratory: the test seeds are not fresh for the other algorithms. At most two
+           variants will be tried on the conv net: the best ones among those that are better than
+           SGD, SAM and eSGD by their corrected intervals. Four to five hours of one core for a
+           setting: 40 minutes for a variant of eSGD, 25 for the others (24 s and 14 s a run).
 workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so that a run takes 1,024
            sequential gradients. Local SGD has K = 16 and 64 steps between messages (K = 1 is the
            large batch). rSGD and Parle have K = 1, 16 and 64. The large batch is one network with
@@ -189,6 +189,9 @@ VARIANTS = dataclasses.replace(
         ),
         "fork": Contestant({"algorithm": "fork"}, _SGD),
         "rsgd, distance": Contestant({"algorithm": "rsgd"}, _SGD | {"distance": (0.02, 0.8)}),
+        "rsgd, ascent": Contestant(
+            {"algorithm": "rsgd"}, {**CONTESTANTS["rsgd"].space, "ascent": (0.005, 0.5)}
+        ),
     },
     references=("sam", "esgd"),
     primary=(),

@@ -145,6 +145,10 @@ class Rsgd(_Replicated):
     distance: float | None = None
     """Instead of gamma: largest relative distance of the replicas at the start. It falls linearly
     to 0, see `flatjax.limit_distance`."""
+    ascent: float | None = None
+    """Radius rho: take gradients at w_a + rho (w_a - center) / r, where r is the root mean square
+    distance of the replicas. This is a direction in which the loss rises, without a second
+    gradient. By default they are taken at w_a."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,7 @@ import optax
 
 import flatjax
 from experiments.engine.algorithm_settings import Diloco, Esgd, Fork, Parle, Rsgd, Swa
+from experiments.engine.ascent import at_ascent
 from experiments.engine.config import TrainConfig
 from experiments.engine.settings import Optimizer
 
@@ -147,6 +148,11 @@ def _fork(config: TrainConfig[Fork], hyper: Hyper, total_steps: int):
 
 
 def _rsgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
+    optimizer = _coupled_sgd(config, hyper, total_steps)
+    return optimizer if hyper["ascent"] is None else at_ascent(optimizer, hyper["ascent"])
+
+
+def _coupled_sgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
     own = config.algorithm
     if own.distance is not None:
         target = optax.linear_schedule(hyper["distance"], 0.0, total_steps - 1)

@@ -33,7 +33,7 @@ _NUMBERS: dict[str, _Check] = {
         ("local_energy_samples", (lambda v: _is_whole(v) and v >= 2, "a whole number >= 2")),
         ("seed data_seed", _SEED),
         (
-            "epochs learning_rate outer_learning_rate gamma_factor sam_rho milestone_factor",
+            "epochs learning_rate outer_learning_rate gamma_factor sam_rho ascent milestone_factor",
             (lambda v: v > 0, "> 0"),
         ),
         ("weight_decay noise_scale gamma replica_gamma", (lambda v: v >= 0, ">= 0")),

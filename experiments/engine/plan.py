@@ -24,6 +24,7 @@ HYPERPARAMETERS = (
     "gamma",
     "replica_gamma",
     "distance",
+    "ascent",
     "noise_scale",
     "sam_rho",
     "averaging_decay",
