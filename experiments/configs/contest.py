@@ -59,13 +59,13 @@ variants   Can the algorithms be better? Eight variants on the MLP with 2,000 im
            setting: 40 minutes for a variant of eSGD, 25 for the others (24 s and 14 s a run).
 workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so that a run takes 1,024
            sequential gradients. Local SGD has K = 16 and 64 steps between messages (K = 1 is the
-           large batch). rSGD and Parle have K = 1, 16 and 64. The large batch is one network with
-           batches of y x 32, with or without a warm-up of a tenth of the run. All are tuned: 12
-           candidates on 2 seeds, 3 on 5. On 20 fresh seeds, the differences to the large batch are
-           primary (8, Holm). Small-batch SGD takes 4,096 steps. A method reaches it if the
-           corrected interval of its difference to it ends below +0.3 points. One worker alone, with
-           1,024 steps, is a control. About two hours of one core: 10 s a run of SGD, 15 of
-           replicas.
+           large batch). rSGD and Parle have K = 1, 16 and 64, and replicas that start together or
+           apart, which is tuned. The large batch is one network with batches of y x 32, with or
+           without a warm-up of a tenth of the run. All are tuned: 12 candidates on 2 seeds, 3 on 5.
+           On 20 fresh seeds, the differences to the large batch are primary (8, Holm). Small-batch
+           SGD takes 4,096 steps. A method reaches it if the corrected interval of its difference to
+           it ends below +0.3 points. One worker alone, with 1,024 steps, is a control. About two
+           hours of one core: 10 s a run of SGD, 15 of replicas.
 workers-16 The same with y = 16 and 256 sequential gradients. It shares the runs of small-batch SGD.
 """
 
@@ -207,21 +207,19 @@ def _workers(number: int, gradients: int = 4096) -> Contest:
     epochs = lambda steps, batch: steps / (2000 // batch)
     steps, batch = gradients // number, number * single
     large, shares = f"sgd, batch x {number}", {"replicas": number}
-    parle = {"gamma": (1e-4, 100.0), "replica_gamma": (1e-4, 100.0)}
+    start: dict[str, Range] = {"common_init": Choice((False, True))}
+    rsgd = CONTESTANTS["rsgd"].space | start
+    parle = _SGD | {"gamma": (1e-4, 100.0), "replica_gamma": (1e-4, 100.0)} | start
     replicated = {
         **{
             f"local sgd, K={k}": Contestant(_LOCAL | shares | {"period": k}, _SGD) for k in (16, 64)
         },
         **{
-            f"rsgd, K={k}": Contestant(
-                {"algorithm": "rsgd", "period": k} | shares, CONTESTANTS["rsgd"].space
-            )
+            f"rsgd, K={k}": Contestant({"algorithm": "rsgd", "period": k} | shares, rsgd)
             for k in (1, 16, 64)
         },
         **{
-            f"parle, K={k}": Contestant(
-                {"algorithm": "parle", "inner_steps": k} | shares, _SGD | parle
-            )
+            f"parle, K={k}": Contestant({"algorithm": "parle", "inner_steps": k} | shares, parle)
             for k in (1, 16, 64)
         },
     }
