@@ -263,7 +263,7 @@ def _small(stage: Contest, **changes: Any) -> Contest:
     """Makes the small form of a stage: its first setting, few candidates and seeds."""
     setting = next(iter(changes.get("settings", stage.settings)))
     small: dict[str, Any] = {
-        "settings": {setting: stage.settings[setting] | {"epochs": 10}},
+        "settings": {setting: stage.settings[setting] | {"epochs": 4}},
         "lengths": {setting: 1},
         "trials": 3,
         "rounds": ((3, 1),),
