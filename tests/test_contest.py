@@ -7,13 +7,15 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments.configs import ladder
-from experiments.configs.contest import LENGTHS, SMALL, STAGES, STUDY
+from experiments.configs.contest import LENGTHS, SMALLS, STAGES, STUDY
 from experiments.engine.config import TrainConfig
+from experiments.engine.placement import OneDevice
+from experiments.engine.plan import Plan
 from experiments.engine.train import train
 from experiments.report import store
 from experiments.studies.contest import run
 from experiments.studies.contest.description import Contestant
-from experiments.studies.contest.report import read_contest, report
+from experiments.studies.contest.report import communication, read_contest, report
 from experiments.studies.spaces import Choice
 
 RATE = {"learning_rate": (0.02, 0.3)}
@@ -188,6 +190,78 @@ def test_the_stage_of_the_papers_claim_fixes_what_the_paper_fixes():
     assert noises == [0.0, 0.2, 0.4]
 
 
+@pytest.mark.parametrize("workers", [4, 16])
+def test_workers_share_the_gradients_of_a_run(workers):
+    stage = STAGES[f"workers-{workers}"]
+    (setting,) = stage.settings
+    counted = {}
+    for name in stage.contestants:
+        config = stage.config(setting, name, "validation")
+        gradients = Plan(config, None, 2000, OneDevice()).gradient_evaluations
+        record = {"settings": stage.candidates(name)[0], "gradient_evaluations": gradients}
+        counted[name] = communication(stage, setting, name, record)
+    alone = counted.pop("sgd"), counted.pop(f"sgd, steps / {workers}")
+    assert [one["sequential_gradients"] for one in alone] == [4096, 4096 // workers]
+    assert [(one["workers"], one["messages"]) for one in alone] == [(1, 0), (1, 0)]
+    steps = 4096 // workers
+    for name, found in counted.items():
+        period = int(name.split("K=")[1]) if "K=" in name else 1
+        assert found == {
+            "workers": workers,
+            "sequential_gradients": steps,
+            "messages": steps // period,
+        }
+    assert set(stage.primary) | {stage.baseline} == set(counted)
+
+
+def test_each_stage_has_a_small_form():
+    assert set(SMALLS) == set(STAGES)
+    for name, small in SMALLS.items():
+        assert set(small.contestants) <= set(STAGES[name].contestants)
+        assert small.baseline in small.contestants
+        assert small.name == STAGES[name].name
+        runs = small.trials * len(small.contestants)
+        assert runs <= 15
+        for setting in small.settings:
+            for contestant in small.contestants:
+                assert small.config(setting, contestant, "test").epochs <= 20
+
+
+WORKERS = dataclasses.replace(
+    TINY,
+    settings={"MLP, shared": {"model": "mlp", "epochs": 4}},
+    lengths={"MLP, shared": 1},
+    contestants={
+        "large batch": Contestant(
+            {"algorithm": "sgd", "batch_size": 64, "epochs": 2}, {"warmup": Choice((0.0, 0.5))}
+        ),
+        "local sgd, K=2": Contestant(
+            {"algorithm": "diloco", "replicas": 2, "period": 2, "outer_momentum": 0.0}, RATE
+        ),
+    },
+    baseline="large batch",
+    references=(),
+    primary=("local sgd, K=2",),
+    name="workers",
+)
+
+
+@pytest.mark.slow
+def test_a_stage_of_workers_runs_and_counts_messages(tmp_path):
+    run.run_contest(WORKERS, tmp_path, progress=False)
+    text = report(WORKERS, read_contest(WORKERS, tmp_path), tmp_path)
+    section = text[text.index("## Workers") :]
+    # Two workers with 12 gradients of 32 images: 100 of them are three batches.
+    rows = [[cell.strip() for cell in line.split("|")[2:6]] for line in section.splitlines()]
+    assert ["large batch", "2", "2", "2"] in rows
+    assert ["local sgd, K=2", "2", "6", "3"] in rows
+    warmups = {
+        record["settings"]["warmup"]
+        for record in store.read_lines(run.path_of(tmp_path, "MLP, shared", "large batch"))
+    }
+    assert warmups == {0.0, 0.5}
+
+
 def test_the_protocol_is_the_one_that_was_fixed():
     assert len(STUDY.settings) * len(STUDY.primary) == 20
     assert set(STUDY.contestants) == {"sgd", "sam", "swa", "rsgd", "esgd"}
@@ -199,7 +273,7 @@ def test_the_protocol_is_the_one_that_was_fixed():
         40,
         20,
     ]
-    assert set(SMALL.settings) < set(STUDY.settings)
+    assert set(SMALLS["main"].settings) < set(STUDY.settings)
     for name, contestant in STUDY.contestants.items():
         assert contestant.algorithm == name
         for field, part in contestant.space.items():

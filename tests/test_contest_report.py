@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -15,7 +16,8 @@ from experiments.configs.contest import STUDY
 from experiments.report import store
 from experiments.report.statistics import holm, holm_levels
 from experiments.studies.contest import run
-from experiments.studies.contest.report import read_contest, report
+from experiments.studies.contest.report import reach_table, read_contest, report
+from experiments.studies.contest.results import comparisons
 from experiments.studies.contest.search import search
 
 STORED = store.RESULTS / "contest"
@@ -187,8 +189,27 @@ def test_the_tables_say_what_the_records_say(fake):
     first = next(row for row in rows if row["family"] == "primary")
     assert f"{first['difference']:+.2f} [" in text
     assert "> 0.5" in text  # noise beyond the grid
-    assert text.count("## ") == 6
+    assert text.count("## ") == 7
     assert (fake / "map.png").stat().st_size > 10_000
+
+
+def test_who_reaches_a_reference_is_decided_by_the_corrected_interval(fake):
+    """The baseline is among them; its comparison with the reference is stored the other way."""
+    stage = dataclasses.replace(FAKE, references=("sam",), margin=0.3)
+    text = reach_table(stage, comparisons(stage, read_contest(stage, fake), stage.settings))
+    setting = SETTINGS[0]
+    column = lambda name: np.array(
+        [record["test_error"] for _, record in sorted(records_in(fake, setting, name).items())]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    found = {name: cells for at, name, *cells in rows if at == setting}
+    assert set(found) == {"sgd", "swa", "rsgd", "esgd"}
+    for name, (shown, reaches) in found.items():
+        mean, low, high = (float(one) for one in re.findall(r"[-+][0-9.]+", shown))
+        assert mean == pytest.approx((column(name) - column("sam")).mean(), abs=0.006)
+        assert low < mean < high
+        assert reaches == ("yes" if high < 0.3 else "no")
+    assert reach_table(FAKE, []) == ""
 
 
 @pytest.mark.slow
@@ -227,7 +248,7 @@ def test_replicas_that_have_not_met_are_warned_of_once(fake, tmp_path, monkeypat
     for record, meeting in zip(records[-3:], (*meetings, meetings[0]), strict=True):
         record["meeting"] = meeting | {"distance": 0.7}
     store.write_lines(path, records)
-    monkeypatch.setattr(configs, "SMALL", FAKE)
+    monkeypatch.setitem(configs.SMALLS, "main", FAKE)
     arguments = ["contest", "--small", "--report-only", "--out", str(tmp_path)]
     assert command_line.main(arguments) == 0
     (warning,) = capsys.readouterr().err.splitlines()

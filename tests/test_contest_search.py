@@ -119,10 +119,16 @@ def test_halving_ranks_by_the_seeds_of_the_round():
     assert halve(errors, range(3), [(3, 1), (2, 3)]).missing == [(0, 2), (2, 2)]
 
 
-def test_whole_numbers_make_programs_of_their_own():
-    settings = [{"rate": 0.1, "steps": 5}, {"rate": 0.2, "steps": 20}, {"rate": 0.3, "steps": 5}]
-    assert _groups(settings) == {(("steps", 5),): [0, 2], (("steps", 20),): [1]}
-    assert _groups([{"rate": 0.1}]) == {(): [0]}
+def test_settings_that_shape_a_program_make_programs_of_their_own():
+    rates, steps, warmups = (0.1, 0.2, 0.3), (5, 20, 5), (0.0, 0.0, 0.1)
+    settings = [
+        {"learning_rate": rate, "inner_steps": number}
+        for rate, number in zip(rates, steps, strict=True)
+    ]
+    assert _groups(settings) == {(("inner_steps", 5),): [0, 2], (("inner_steps", 20),): [1]}
+    settings = [{"learning_rate": r, "warmup": w} for r, w in zip(rates, warmups, strict=True)]
+    assert _groups(settings) == {(("warmup", 0.0),): [0, 1], (("warmup", 0.1),): [2]}
+    assert _groups([{"learning_rate": 0.1}]) == {(): [0]}
 
 
 def test_choices_are_equally_likely():

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from flatjax.flatness import kendall_tau, rank_solutions
+
 ROOT = pathlib.Path(__file__).parents[1] / "experiments"
 CHAPTERS = ROOT.parent / "docs" / "results"
 
@@ -68,6 +70,78 @@ def test_sharpest_solutions_of_the_flatness_study():
         "labels** (medians)"
     ) in said
     assert "For the conv net, SGD's solutions are the sharpest" in said
+
+
+@pytest.mark.claim("experiments/RESULTS.md", "Local energy and PAC-Bayes do in all three tasks")
+def test_measures_that_predict_in_all_tasks_of_the_flatness_study():
+    path = ROOT / "results" / "flatness-study" / "flatness_study.json"
+    rankings = json.loads(path.read_text())["rankings"].values()
+    predict = {
+        measure
+        for measure in next(iter(rankings))
+        if all(task[measure]["granulated_interval"][0] > 0 for task in rankings)
+    }
+    assert predict == {"local_energy", "pac_bayes"}
+    assert "the only measures that predict the test error in all three tasks" in words_of(
+        "flatness"
+    )
+
+
+def test_medians_and_ranks_of_the_flatness_study_in_words():
+    said = words_of("flatness")
+
+    def median(task, algorithm, name):
+        own = [s for at, s in solutions() if at == task and s["factors"]["algorithm"] == algorithm]
+        return np.median([solution[name] for solution in own])
+
+    noisy = [median("mlp-20-noise", name, "test_error") for name in ("SAM", "rSGD", "eSGD")]
+    sgd = median("mlp-20-noise", "SGD", "test_error")
+    assert f"SGD tests at {sgd:.1f}%, and SAM, rSGD and eSGD at {min(noisy):.1f} to" in said
+    assert f"to {max(noisy):.1f}%" in said
+    slow = [median("conv-net-clean", name, "train_error") for name in ("Parle", "rSGD")]
+    assert f"their median training errors are {slow[0]:.0f}% and {slow[1]:.0f}%" in said
+    others = [
+        s for at, s in solutions() if at == "mlp-clean" and s["factors"]["algorithm"] != "Parle"
+    ]
+    factors = {name: [s["factors"][name] for s in others] for name in others[0]["factors"]}
+    errors = [solution["test_error"] for solution in others]
+    found = [
+        rank_solutions([s[name] for s in others], errors, factors, num_bootstrap=2)
+        for name in ("train_error", "local_energy")
+    ]
+    (a, b), (c, d) = ((one.tau, one.granulated) for one in found)
+    assert f"τ of the training error is {a:.2f} and granulated {b:.2f}; local" in said
+    assert f"energy has {c:.2f} and {d:.2f}" in said
+
+
+@pytest.mark.claim("experiments/RESULTS.md", "with clean labels also at equal training error")
+def test_ranks_of_the_flatness_study_at_equal_training_error():
+    """Taus of the table, by a loop over pairs of the stored solutions."""
+    local, partial, counts = {}, {}, []
+    for task in ("mlp-clean", "mlp-20-noise", "conv-net-clean"):
+        used = [
+            solution
+            for name, solution in solutions()
+            if name == task and solution["train_error"] <= 1 and solution["test_error"] <= 40
+        ]
+        counts.append(len(used))
+        column = lambda name, used=used: [solution[name] for solution in used]
+        local[task] = kendall_tau(column("local_energy"), column("test_error"))
+        names = ("local_energy", "test_error", "train_loss", "norm")
+        matrix = [[kendall_tau(column(a), column(b)) for a in names] for b in names]
+        inverse = np.linalg.inv(matrix)
+        partial[task] = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+        for kind in ("sam", "trace"):
+            assert kendall_tau(column(kind), column("test_error")) < 0
+    said = words_of("flatness")
+    assert f"{counts[0]} of the MLP with clean labels, {counts[1]} with wrong labels" in said
+    assert f"and {counts[2]} of the conv net" in said
+    rows = rows_of((CHAPTERS / "flatness.md").read_text())
+    rows = [row[1:] for row in rows if row[0] == "local energy"]
+    taus = [f"{tau:+.2f}" for tau in local.values()], [f"{tau:+.2f}" for tau in partial.values()]
+    shown = [[cell.split()[0] for cell in row] for row in rows]
+    assert list(taus) == [row for row in shown if row in list(taus)]
+    assert f"(τ = {local['mlp-clean']:+.2f} and {local['conv-net-clean']:+.2f})" in said
 
 
 def test_the_first_contest_chose_at_the_edge_of_weight_decay():

@@ -10,10 +10,10 @@ from experiments import __main__ as command_line
 from experiments.configs import robustness as configs
 from experiments.engine.config import TrainConfig
 from experiments.report import store
+from experiments.report.ranking import partial_tau, rank, tau_matrix
 from experiments.studies.contest.run import path_of as contest_path
 from experiments.studies.robustness import run
 from experiments.studies.robustness.description import OUTCOMES, PREDICTORS, Group
-from experiments.studies.robustness.ranking import partial_tau, rank, tau_matrix
 from experiments.studies.robustness.report import count, rank_group, report
 from flatjax.flatness import kendall_tau
 
@@ -32,7 +32,7 @@ ALGORITHMS = np.where(np.arange(NUM) < NUM // 2, "a", "b")
 
 
 def ranked(num_bootstrap=200, **changes):
-    given = {"configurations": PAIRS_OF, "algorithms": ALGORITHMS, "controls": ["norm"]}
+    given = {"configurations": PAIRS_OF, "within": ALGORITHMS, "controls": ["norm"]}
     given |= {"planned": 2, "num_bootstrap": num_bootstrap} | changes
     return rank(PREDICTED, RISES, **given)
 
@@ -80,7 +80,7 @@ def test_the_bootstrap_draws_configurations():
         {"sharp": copy(PREDICTED["sharp"]), "norm": copy(PREDICTED["norm"])},
         {"rise": copy(RISES["rise"])},
         configurations=copy(np.arange(NUM)),
-        algorithms=copy(ALGORITHMS),
+        within=copy(ALGORITHMS),
         controls=["norm"],
         planned=2,
         num_bootstrap=200,

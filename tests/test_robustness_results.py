@@ -11,9 +11,9 @@ from pages import rows_below
 
 from experiments.configs.robustness import STUDY
 from experiments.report import store
+from experiments.report.ranking import Tau
 from experiments.report.statistics import mean_and_sem, with_error
 from experiments.studies.robustness.description import OUTCOMES, PREDICTORS
-from experiments.studies.robustness.ranking import Tau
 from experiments.studies.robustness.report import is_used, rank_group, tau_cell
 from experiments.studies.robustness.run import path_of, read_study
 from flatjax.flatness import kendall_tau

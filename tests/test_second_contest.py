@@ -159,6 +159,10 @@ def test_summary():
     assert f"level with SGD ({-gain['rsgd']:+.2f} points)" in words
     assert p["rsgd"] == 1
     assert f"Its test loss is lower by {loss:.3f}" in words
+    behind = [COMPARED["rsgd", name, "test_error"] for name in ("sam", "swa")]
+    by = [f"{one['difference']:.2f}" for one in behind]
+    assert all(one["p_corrected"] < 0.05 for one in behind)
+    assert f"It is worse than SAM and SWA, by {by[0]} and {by[1]} points" in words
     assert f"(EMA) gains {gain['sgd, ema']:.2f} points" in words
     least = STORED["least_detectable"][SETTING]
     assert f"this setting can detect is {least:.2f} points" in words

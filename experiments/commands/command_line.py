@@ -5,6 +5,7 @@ from typing import Any
 import tyro
 
 from experiments.commands.committee import Committee
+from experiments.commands.committee_flatness import CommitteeFlatness
 from experiments.commands.compare import Compare
 from experiments.commands.contest import Contest
 from experiments.commands.cost_model import CostModel
@@ -15,6 +16,7 @@ from experiments.commands.flatness_study import FlatnessStudy
 from experiments.commands.gaussian_mixture import GaussianMixture
 from experiments.commands.ladder import Ladder
 from experiments.commands.language import Language
+from experiments.commands.matched_flatness import MatchedFlatness
 from experiments.commands.reproduce import Reproduce
 from experiments.commands.robustness import Robustness
 from experiments.commands.train import train_command
@@ -22,7 +24,7 @@ from experiments.commands.tune import Tune
 from experiments.engine import console
 
 Comparisons = Compare | Tune | Reproduce
-Measures = Flatness | FlatnessStudy | Robustness | CostModel
+Measures = Flatness | FlatnessStudy | MatchedFlatness | CommitteeFlatness | Robustness | CostModel
 Studies = Contest | FirstContest | FineTuning | Ladder | Language | GaussianMixture | Committee
 
 

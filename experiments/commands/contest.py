@@ -25,15 +25,17 @@ class Contest(InParts):
     settings: tuple[str, ...] = ()
     """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default. A setting is
     refused if the ladder has not fixed its length yet."""
-    stage: Literal["main", "coupling", "paper"] = "main"
+    stage: Literal["main", "coupling", "paper", "variants", "workers-4", "workers-16"] = "main"
     """The stage to run. "coupling" tests whether the coupling of rSGD matters: it runs rSGD with
     gamma = 0 and with gamma = 1e6, at the other settings that rSGD chose in the main stage. Run the
     main stage first, with the same --out. "paper" gives all algorithms the paper's weight decay and
-    tunes their learning rates only."""
+    tunes their learning rates only. "variants" tries changes of the algorithms. "workers-4" and
+    "workers-16" compare replicas with large batches at equal numbers of sequential gradients, and
+    count messages."""
 
     def parts(self) -> Parts:
         """Describes the parts of the contest."""
-        contest = configs.SMALL if self.small else configs.STAGES[self.stage]
+        contest = (configs.SMALLS if self.small else configs.STAGES)[self.stage]
         part = dataclasses.replace(
             contest,
             settings=chosen(self.settings, contest.settings, "settings"),

@@ -50,7 +50,8 @@ class Train(Generic[A]):
     )
     """sgd; sam (sharpness-aware); swa or ema (averages of SGD's weights); esgd (Entropy-SGD); rsgd
     (Replicated-SGD). Combinations: rsam (coupled replicas of SAM); parle (replicas of Entropy-SGD);
-    esam (SAM in the loop of Entropy-SGD); diloco (replicas whose center has an optimizer)."""
+    esam (SAM in the loop of Entropy-SGD); diloco (replicas whose center has an optimizer);
+    fork (one network that becomes several, and their mean)."""
     out: pathlib.Path | None = None
     """Directory of the run; runs/<dataset>-<model>-<algorithm>-seed-<seed> by default."""
     resume: pathlib.Path | None = None

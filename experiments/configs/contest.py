@@ -45,9 +45,32 @@ paper      The paper's own claim. All algorithms have weight decay 5e-4, as in t
            names none. Learning rates are tuned: 8 candidates on 2 seeds, 3 on 5, 2 on 10. The MLP
            with 2,000 images has 0, 20 and 40% label noise, and 60 epochs in each. The six
            comparisons of eSGD and rSGD with SGD are primary, on 40 fresh seeds.
+variants   Can the algorithms be better? Eight variants on the MLP with 2,000 images, with 20% label
+           noise and with clean labels, tuned and tested as in the main stage, whose runs of SGD,
+           SAM, rSGD and eSGD it shares. eSGD has more noise; a momentum that is kept between loops;
+           longer means; or the average of its anchors in the last quarter. SAM has the average of
+           its weights in the last quarter. fork is one network for half of the gradients, and then
+           three at a constant rate, averaged at the end (SWAP). rSGD has a limit of the distance of
+           its replicas in place of gamma, which falls linearly to 0. Or its gradients are taken
+           uphill, further away from the center (`experiments/engine/ascent.py`). All comparisons
+           are exploratory: the test seeds are not fresh for the other algorithms. At most two
+           variants will be tried on the conv net: the best ones among those that are better than
+           SGD, SAM and eSGD by their corrected intervals. Four to five hours of one core for a
+           setting: 40 minutes for a variant of eSGD, 25 for the others (24 s and 14 s a run).
+workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so that a run takes 1,024
+           sequential gradients. Local SGD has K = 16 and 64 steps between messages (K = 1 is the
+           large batch). rSGD and Parle have K = 1, 16 and 64, and replicas that start together or
+           apart, which is tuned. The large batch is one network with batches of y x 32, with or
+           without a warm-up of a tenth of the run. All are tuned: 12 candidates on 2 seeds, 3 on 5.
+           On 20 fresh seeds, the differences to the large batch are primary (8, Holm). Small-batch
+           SGD takes 4,096 steps. A method reaches it if the corrected interval of its difference to
+           it ends below +0.3 points. One worker alone, with 1,024 steps, is a control. About two
+           hours of one core: 10 s a run of SGD, 15 of replicas.
+workers-16 The same with y = 16 and 256 sequential gradients. It shares the runs of small-batch SGD.
 """
 
 import dataclasses
+from typing import Any
 
 from experiments.configs import ladder
 from experiments.studies.contest.description import Contest, Contestant, Outcomes
@@ -140,16 +163,133 @@ PAPER = dataclasses.replace(
     name="paper",
 )
 
-STAGES = {"main": STUDY, "coupling": COUPLING, "paper": PAPER}
-
-# One setting, few candidates, seeds and epochs: a minute or two of CPU time is compilation.
-SMALL = dataclasses.replace(
+_ESGD = CONTESTANTS["esgd"].space
+VARIANTS = dataclasses.replace(
     STUDY,
-    settings={"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}},
-    lengths={"MLP, 500, 20% noise": 1},
-    trials=3,
-    rounds=((3, 1),),
-    extensions=0,
-    test_seeds={"mlp": 3},
-    outcomes=dataclasses.replace(STUDY.outcomes, noise_samples=2, examples=200, watched=3),
+    settings={
+        setting: ladder.SETTINGS[setting] for setting in ("MLP, 2k, 20% noise", "MLP, 2k, clean")
+    },
+    contestants={name: CONTESTANTS[name] for name in ("sgd", "sam", "rsgd", "esgd")}
+    | {
+        "esgd, more noise": Contestant(
+            {"algorithm": "esgd"}, {**_ESGD, "noise_scale": (1e-3, 0.1)}
+        ),
+        "esgd, momentum kept": Contestant({"algorithm": "esgd", "reset_inner": False}, _ESGD),
+        "esgd, longer means": Contestant(
+            {"algorithm": "esgd"},
+            {
+                **_ESGD,
+                "averaging_decay": Choice((0.9, 0.95, 0.98)),
+                "inner_steps": Choice((20, 50)),
+            },
+        ),
+        "esgd, averaged": Contestant({"algorithm": "esgd", "final_average": 0.75}, _ESGD),
+        "sam, averaged": Contestant(
+            {"algorithm": "sam", "final_average": 0.75}, CONTESTANTS["sam"].space
+        ),
+        "fork": Contestant({"algorithm": "fork"}, _SGD),
+        "rsgd, distance": Contestant({"algorithm": "rsgd"}, _SGD | {"distance": (0.02, 0.8)}),
+        "rsgd, ascent": Contestant(
+            {"algorithm": "rsgd"}, {**CONTESTANTS["rsgd"].space, "ascent": (0.005, 0.5)}
+        ),
+    },
+    references=("sam", "esgd"),
+    primary=(),
+    name="variants",
 )
+
+_LOCAL = {"algorithm": "diloco", "outer_learning_rate": 1.0, "outer_momentum": 0.0}
+
+
+def _workers(number: int, gradients: int = 4096) -> Contest:
+    """Makes the stage in which `number` workers share the gradients of a run."""
+    setting, single = f"MLP, 2k, clean, {gradients} gradients", ladder.STUDY.base.batch_size
+    epochs = lambda steps, batch: steps / (2000 // batch)
+    steps, batch = gradients // number, number * single
+    large, shares = f"sgd, batch x {number}", {"replicas": number}
+    start: dict[str, Range] = {"common_init": Choice((False, True))}
+    rsgd = CONTESTANTS["rsgd"].space | start
+    parle = _SGD | {"gamma": (1e-4, 100.0), "replica_gamma": (1e-4, 100.0)} | start
+    replicated = {
+        **{
+            f"local sgd, K={k}": Contestant(_LOCAL | shares | {"period": k}, _SGD) for k in (16, 64)
+        },
+        **{
+            f"rsgd, K={k}": Contestant({"algorithm": "rsgd", "period": k} | shares, rsgd)
+            for k in (1, 16, 64)
+        },
+        **{
+            f"parle, K={k}": Contestant({"algorithm": "parle", "inner_steps": k} | shares, parle)
+            for k in (1, 16, 64)
+        },
+    }
+    alone = {"algorithm": "sgd", "epochs": epochs(steps, single)}
+    together = {"algorithm": "sgd", "batch_size": batch, "epochs": epochs(steps, batch)}
+    own = ladder.SETTINGS["MLP, 2k, clean"] | {"epochs": epochs(gradients, single)}
+    warmed = {"learning_rate": (0.02, 1.0), "warmup": Choice((0.0, 0.1))}
+    return dataclasses.replace(
+        STUDY,
+        settings={setting: own},
+        lengths={setting: 1},
+        contestants={
+            "sgd": CONTESTANTS["sgd"],
+            f"sgd, steps / {number}": Contestant(alone, _SGD),
+            large: Contestant(together, _SGD | warmed),
+            **replicated,
+        },
+        trials=12,
+        rounds=((12, 2), (3, 5)),
+        ends_at_zero=("gamma", "replica_gamma"),
+        test_seeds={"mlp": 20},
+        baseline=large,
+        references=("sgd",),
+        margin=0.3,
+        primary=tuple(replicated),
+        name=f"workers-{number}",
+    )
+
+
+STAGES = {
+    "main": STUDY,
+    "coupling": COUPLING,
+    "paper": PAPER,
+    "variants": VARIANTS,
+    "workers-4": _workers(4),
+    "workers-16": _workers(16),
+}
+
+
+def _small(stage: Contest, **changes: Any) -> Contest:
+    """Makes the small form of a stage: its first setting, few candidates and seeds."""
+    setting = next(iter(changes.get("settings", stage.settings)))
+    small: dict[str, Any] = {
+        "settings": {setting: stage.settings[setting] | {"epochs": 4}},
+        "lengths": {setting: 1},
+        "trials": 3,
+        "rounds": ((3, 1),),
+        "extensions": 0,
+        "test_seeds": {"mlp": 3},
+        "outcomes": dataclasses.replace(STUDY.outcomes, noise_samples=2, examples=200, watched=3),
+    }
+    return dataclasses.replace(stage, **small | changes)
+
+
+def _small_workers(number: int) -> Contest:
+    """Makes the small form of workers: 32 steps, few contestants."""
+    stage = _workers(number, gradients=32 * number)
+    names = (stage.baseline, "sgd", "rsgd, K=16")
+    contestants = {name: stage.contestants[name] for name in names}
+    return _small(stage, settings=stage.settings, contestants=contestants)
+
+
+_FEW = {"MLP, 500, 20% noise": ladder.SETTINGS["MLP, 500, 20% noise"] | {"epochs": 10}}
+_FEW_VARIANTS = {name: VARIANTS.contestants[name] for name in ("sgd", "esgd, averaged", "fork")}
+# A minute or two of CPU time, most of which is compilation.
+SMALLS = {
+    "main": _small(STUDY, settings=_FEW),
+    "coupling": _small(COUPLING, settings=_FEW),
+    "paper": _small(PAPER),
+    "variants": _small(VARIANTS, contestants=_FEW_VARIANTS),
+    "workers-4": _small_workers(4),
+    "workers-16": _small_workers(16),
+}

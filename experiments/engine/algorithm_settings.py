@@ -61,7 +61,8 @@ class _Replicas(_Settings):
 class _Replicated(_Replicas, _Coupled):
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.common_init and self.replicas > 1 and self.gamma is None:
+        is_measured = self.gamma is None and getattr(self, "distance", None) is None
+        if self.common_init and self.replicas > 1 and is_measured:
             raise ValueError(
                 "gamma must be given with common_init: replicas that start together have no "
                 "coupling energy that could balance the loss."
@@ -78,6 +79,13 @@ class _InnerLoop(_Coupled):
     """Strength epsilon of the Langevin noise."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Averaged(_Settings):
+    final_average: float | None = None
+    """Fraction of training after which complete steps (of sam, or of the anchor of esgd) are
+    averaged, for the final model. By default it is the last one."""
+
+
 # --- the algorithms -----------------------------------------------------------------------------
 
 
@@ -89,7 +97,7 @@ class Sgd(_Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sam(_Sam):
+class Sam(_Averaged, _Sam):
     """SAM: sharpness-aware minimization."""
 
     name = "sam"
@@ -114,10 +122,12 @@ class Ema(_Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Esgd(_InnerLoop):
+class Esgd(_Averaged, _InnerLoop):
     """Entropy-SGD."""
 
     name = "esgd"
+    reset_inner: bool = True
+    """Start each inner loop with a momentum of 0, as the paper does."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +142,18 @@ class Rsgd(_Replicated):
     delayed: bool = False
     """Pull by the center of the previous step; in the gradient, use the center of the previous
     coupling. Then no step waits for communication."""
+    distance: float | None = None
+    """Instead of gamma: largest relative distance of the replicas at the start. It falls linearly
+    to 0, see `flatjax.limit_distance`."""
+    ascent: float | None = None
+    """Radius rho: take gradients at w_a + rho (w_a - center) / r, where r is the root mean square
+    distance of the replicas. This is a direction in which the loss rises, without a second
+    gradient. By default they are taken at w_a."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distance is not None and (self.gamma is not None or self.delayed):
+            raise ValueError("distance excludes gamma and delayed: leave them out.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,12 +204,29 @@ class Diloco(_Replicas):
     """Number format of the messages between replicas; bfloat16 and int8 round them."""
 
 
-AlgorithmSettings: TypeAlias = Sgd | Sam | Swa | Ema | Esgd | Rsgd | Rsam | Esam | Parle | Diloco
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fork(_Replicas):
+    """A late fork: one network becomes several, whose mean is the result.
+
+    This is SWAP [Gupta et al., 2020, arXiv:2001.02312]. The learning rate falls linearly to half
+    until the fork, and is constant after it.
+    """
+
+    name = "fork"
+    common_init: bool = True
+    """Start all replicas from the same weights."""
+    fork_at: float = 0.5
+    """Fraction of training after which the replicas are independent."""
+
+
+AlgorithmSettings: TypeAlias = (
+    Sgd | Sam | Swa | Ema | Esgd | Rsgd | Rsam | Esam | Parle | Diloco | Fork
+)
 AlgorithmName = Literal[
-    "sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "esam", "parle", "diloco"
+    "sgd", "sam", "swa", "ema", "esgd", "rsgd", "rsam", "esam", "parle", "diloco", "fork"
 ]
 SETTINGS: dict[str, type[AlgorithmSettings]] = {
-    kind.name: kind for kind in (Sgd, Sam, Swa, Ema, Esgd, Rsgd, Rsam, Esam, Parle, Diloco)
+    kind.name: kind for kind in (Sgd, Sam, Swa, Ema, Esgd, Rsgd, Rsam, Esam, Parle, Diloco, Fork)
 }
 
 
@@ -211,7 +250,7 @@ def takers(field: str) -> list[str]:
 
     Examples:
       >>> takers("replicas")
-      ['rsgd', 'rsam', 'parle', 'diloco']
+      ['rsgd', 'rsam', 'parle', 'diloco', 'fork']
     """
     return [
         name

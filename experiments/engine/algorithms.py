@@ -10,10 +10,12 @@ from typing import Any, TypeAlias
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
 import flatjax
-from experiments.engine.algorithm_settings import Diloco, Esgd, Parle, Rsgd, Swa
+from experiments.engine.algorithm_settings import Diloco, Esgd, Fork, Parle, Rsgd, Swa
+from experiments.engine.ascent import at_ascent
 from experiments.engine.config import TrainConfig
 from experiments.engine.settings import Optimizer
 
@@ -46,10 +48,9 @@ class Algorithm:
 def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) -> optax.Schedule:
     """Makes the learning rate as a function of the step of one replica."""
     peak, own = hyper["learning_rate"], config.optimizer
-    if isinstance(config.algorithm, Swa):
+    if isinstance(config.algorithm, Swa | Fork):
         # High until the end, so that the averaged weights differ.
-        start = round(config.algorithm.average_start * total_steps)
-        return optax.linear_schedule(peak, peak / 2, start)
+        return optax.linear_schedule(peak, peak / 2, _first_averaged(config, total_steps))
     if own.schedule == "constant":
         schedule = optax.constant_schedule(peak)
     elif own.schedule == "milestones":
@@ -62,6 +63,12 @@ def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) 
         return schedule
     growth = optax.linear_schedule(own.warmup_start, 1.0, warmup_steps)
     return lambda step: growth(step) * schedule(step)
+
+
+def _first_averaged(config: TrainConfig[Swa | Fork], total_steps: int) -> int:
+    """Returns the step from which weights are averaged, or replicas are independent."""
+    own = config.algorithm
+    return round((own.average_start if isinstance(own, Swa) else own.fork_at) * total_steps)
 
 
 def _gamma(factor: float, initial: chex.Numeric | None, steps: int) -> Any:
@@ -111,7 +118,7 @@ def _sharpness_aware(
 
 
 def _swa(config: TrainConfig[Swa], hyper: Hyper, total_steps: int):
-    start = round(config.algorithm.average_start * total_steps)
+    start = _first_averaged(config, total_steps)
     return optax.chain(_sgd(config, hyper, total_steps), flatjax.average_params(start=start))
 
 
@@ -121,8 +128,39 @@ def _ema(config: TrainConfig, hyper: Hyper, total_steps: int):
     )
 
 
+def _averaged(
+    make: Make, config: TrainConfig, hyper: Hyper, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Averages the weights after complete steps, if the configuration asks for it."""
+    optimizer, after = make(config, hyper, total_steps), config.algorithm.final_average
+    if after is None:
+        return optax.with_extra_args_support(optimizer)
+    cycle = ALGORITHMS[config.algorithm.name].gradients_per_cycle(config)
+    start = max(round(after * total_steps / cycle), 1) * cycle - 1
+    return optax.chain(optimizer, flatjax.average_params(start=start, period=cycle))
+
+
+def _fork(config: TrainConfig[Fork], hyper: Hyper, total_steps: int):
+    fork = _first_averaged(config, total_steps)
+    gamma = lambda step: jnp.where(step < fork, jnp.inf, 0.0)
+    pull = flatjax.pull_to_center(gamma, 1.0, replica_axis=0)
+    return optax.chain(_sgd(config, hyper, total_steps), pull)
+
+
 def _rsgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
+    optimizer = _coupled_sgd(config, hyper, total_steps)
+    return optimizer if hyper["ascent"] is None else at_ascent(optimizer, hyper["ascent"])
+
+
+def _coupled_sgd(config: TrainConfig[Rsgd], hyper: Hyper, total_steps: int):
     own = config.algorithm
+    if own.distance is not None:
+        target = optax.linear_schedule(hyper["distance"], 0.0, total_steps - 1)
+        dtype = _rounded(own.communication_dtype)
+        limit = flatjax.limit_distance(
+            target, replica_axis=0, period=own.period, communication_dtype=dtype
+        )
+        return optax.chain(_sgd(config, hyper, total_steps), limit)
     gamma = _gamma(own.gamma_factor, hyper["gamma"], total_steps)
     options: dict[str, Any] = {
         "replica_axis": 0,
@@ -167,7 +205,8 @@ def _esgd(config: TrainConfig[Esgd], hyper: Hyper, total_steps: int):
     loop = _inner_loop(config, hyper, total_steps)
     if config.optimizer.base_optimizer == "adamw":
         return _around_adamw(optax.sgd(1.0), config, hyper, total_steps, loop)
-    return flatjax.esgd(**_inner_sgd(config, hyper, total_steps), **loop)
+    inner = _inner_sgd(config, hyper, total_steps)
+    return flatjax.esgd(**inner, **loop, reset_inner=config.algorithm.reset_inner)
 
 
 def _parle(config: TrainConfig[Parle], hyper: Hyper, total_steps: int):
@@ -224,17 +263,22 @@ def _rounded(dtype: str) -> str | None:
 
 ALGORITHMS: dict[str, Algorithm] = {
     "sgd": Algorithm(_sgd),
-    "sam": Algorithm(functools.partial(_sharpness_aware, _sgd), batch_repeats=2),
+    "sam": Algorithm(
+        functools.partial(_averaged, functools.partial(_sharpness_aware, _sgd)), batch_repeats=2
+    ),
     "swa": Algorithm(_swa),
     "ema": Algorithm(_ema),
-    "esgd": Algorithm(_esgd, cycle="inner_steps"),
+    "esgd": Algorithm(functools.partial(_averaged, _esgd), cycle="inner_steps"),
     "rsgd": Algorithm(_rsgd, cycle="period"),
     "rsam": Algorithm(functools.partial(_sharpness_aware, _rsgd), batch_repeats=2, cycle="period"),
     "esam": Algorithm(
-        functools.partial(_sharpness_aware, _esgd), batch_repeats=2, cycle="inner_steps"
+        functools.partial(_averaged, functools.partial(_sharpness_aware, _esgd)),
+        batch_repeats=2,
+        cycle="inner_steps",
     ),
     "parle": Algorithm(_parle, cycle="inner_steps"),
     "diloco": Algorithm(_diloco, cycle="period"),
+    "fork": Algorithm(_fork),
 }
 
 

@@ -33,7 +33,7 @@ _NUMBERS: dict[str, _Check] = {
         ("local_energy_samples", (lambda v: _is_whole(v) and v >= 2, "a whole number >= 2")),
         ("seed data_seed", _SEED),
         (
-            "epochs learning_rate outer_learning_rate gamma_factor sam_rho milestone_factor",
+            "epochs learning_rate outer_learning_rate gamma_factor sam_rho ascent milestone_factor",
             (lambda v: v > 0, "> 0"),
         ),
         ("weight_decay noise_scale gamma replica_gamma", (lambda v: v >= 0, ">= 0")),
@@ -44,7 +44,7 @@ _NUMBERS: dict[str, _Check] = {
         ),
         ("label_noise label_smoothing validation", (lambda v: 0 <= v < 1, "in [0, 1)")),
         ("warmup_start", (lambda v: 0 <= v <= 1, "in [0, 1]")),
-        ("average_start", (lambda v: 0 < v < 1, "in (0, 1)")),
+        ("average_start final_average fork_at distance", (lambda v: 0 < v < 1, "in (0, 1)")),
     )
     for name in names.split()
 }

@@ -65,8 +65,8 @@ class TrainConfig(Generic[A]):
                 f"got {self.micro_batches}."
             )
         given = self.optimizer.changes().keys() & {"schedule", "warmup"}
-        if self.algorithm.name == "swa" and given:
-            raise ValueError(f"{min(given)} is not a setting of swa: it has its own schedule.")
+        if (name := self.algorithm.name) in ("swa", "fork") and given:
+            raise ValueError(f"{min(given)} is not a setting of {name}: it has its own schedule.")
 
     @property
     def num_replicas(self) -> int:

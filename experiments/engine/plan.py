@@ -23,6 +23,8 @@ HYPERPARAMETERS = (
     "weight_decay",
     "gamma",
     "replica_gamma",
+    "distance",
+    "ascent",
     "noise_scale",
     "sam_rho",
     "averaging_decay",

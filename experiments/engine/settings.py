@@ -8,7 +8,10 @@ from experiments.engine.checks import check_fields
 
 # Settings that are newer than recorded results. Configurations omit them at their defaults, so that
 # the identities of those results do not change.
-NEWER = ("base_optimizer", "squares_decay")
+NEWER = (
+    *("base_optimizer", "squares_decay"),
+    *("reset_inner", "final_average", "distance", "ascent"),
+)
 
 Schedule = Literal["cosine", "constant", "milestones"]
 Augmentation = Literal["flip", "crop", "cutout", "autoaugment"]

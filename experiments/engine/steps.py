@@ -173,6 +173,11 @@ def coupling(plan: Plan, hyper: Hyper, state: State) -> dict[str, jax.Array]:
     """Measures the coupling after a step; see `flatjax.coupling_diagnostics`."""
     step = jnp.maximum(state.step - 1, 0)  # the state holds the gamma of the previous step
     members = flatjax.eval_params(state.opt_state, state.params)
+    if hyper.get("distance") is not None:  # no gamma is known
+        distance = flatjax.replica_distance(members, replica_axis=0)
+        squared = optax.tree.norm(members, squared=True) / plan.num_replicas
+        relative = jnp.sqrt(distance / squared)
+        return {"replica_distance": distance, "relative_distance": relative}
     rate = plan.learning_rate(hyper)(step)
     return flatjax.coupling_diagnostics(members, state.opt_state, rate, replica_axis=0)
 

@@ -15,6 +15,7 @@ from experiments.engine.datasets import Examples, Split
 from experiments.engine.objective import Objective, make_objective
 from experiments.engine.problems import Regression, make_problem
 from experiments.engine.settings import Data
+from experiments.report import store
 from flatjax import data
 from flatjax.models._network import make_network
 
@@ -146,6 +147,12 @@ def dataset_fingerprint(name: str) -> dict[str, Any]:
     return {"dataset": name} | {
         split: fingerprints.of_split(examples) for split, examples in splits.items()
     }
+
+
+@functools.cache
+def dataset_digest(name: str) -> str:
+    """Returns a digest of a whole data set, which is computed once."""
+    return store.digest(dataset_fingerprint(name))
 
 
 def load_splits(config: Data) -> tuple[Split, Split, int]:

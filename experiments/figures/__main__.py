@@ -10,6 +10,7 @@ from experiments.configs.contest import STUDY as CONTEST
 from experiments.configs.fine_tuning import STUDY as FINE_TUNING
 from experiments.configs.language import STUDY as LANGUAGE
 from experiments.figures import overview
+from experiments.report.ranking import Tau
 from experiments.report.store import FIGURES, RESULTS, read_json
 from experiments.studies.committee import binary, records
 from experiments.studies.committee import report as committee_report
@@ -23,7 +24,6 @@ from experiments.studies.language import picture as language_picture
 from experiments.studies.language import run as language
 from experiments.studies.reproduce import slots
 from experiments.studies.robustness import picture as robustness_picture
-from experiments.studies.robustness.ranking import Tau
 from experiments.studies.scale import report as scale_report
 from experiments.studies.simulations import read_simulations
 

@@ -45,6 +45,7 @@ COLORS = {
     "parle": "#0072B2",
     "diloco": "#F0E442",
     "local sgd": "#6699CC",
+    "fork": "#117733",
     "bp": "#882255",
     "reinforced bp": "#999933",
     "focusing bp": "#332288",

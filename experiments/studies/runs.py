@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.engine.config import TrainConfig
+from experiments.engine.plan import HYPERPARAMETERS
 from experiments.engine.population import Population, Trained, Watch, meeting_record
 from experiments.engine.population_files import Nested, PopulationFile
 from experiments.engine.programs import loops_on_device
@@ -51,8 +52,8 @@ def train_in_units(
 
     Args:
       config: settings that all runs share.
-      settings: the fields that differ; all runs have the same fields. Whole numbers shape the
-        program: runs that differ in them are in different units.
+      settings: the fields that differ; all runs have the same fields. Fields that are no
+        hyperparameters shape the program: runs that differ in them are in different units.
       seeds: one for each run.
       normalized_by: seed whose data normalise the images of all runs; results then do not depend on
         the runs that are requested together. The default is the smallest of `seeds`.
@@ -122,10 +123,10 @@ def validation_errors(model: Trained) -> dict[str, Any]:
 
 
 def _groups(settings) -> dict[tuple[tuple[str, Any], ...], list[int]]:
-    """Groups the positions of runs that one program can train, by whole numbers."""
+    """Groups the positions of runs that one program can train."""
     groups: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for position, run in enumerate(settings):
-        shape = tuple((name, value) for name, value in run.items() if isinstance(value, int))
+        shape = tuple((name, value) for name, value in run.items() if name not in HYPERPARAMETERS)
         groups.setdefault(shape, []).append(position)
     return groups
 

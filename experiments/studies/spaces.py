@@ -24,7 +24,7 @@ class Choice:
     """A field that takes one of a few values, instead of a range.
 
     Attributes:
-      values: the values; whole numbers shape the program of a run, others are its arguments.
+      values: the values.
     """
 
     values: tuple[float, ...]

@@ -38,6 +38,8 @@ class GradientSolver:
       replicas: y.
       gamma: coupling at the end. It grows linearly from 0 (rsgd), or is constant (esgd).
       inner_steps: L of esgd.
+      common_start: whether replicas start from the same weights, so that unit k has the same role
+        in all of them.
     """
 
     algorithm: Literal["sgd", "rsgd", "esgd"] = "sgd"
@@ -49,6 +51,7 @@ class GradientSolver:
     replicas: int = 1
     gamma: float = 0.1
     inner_steps: int = 5
+    common_start: bool = True
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "GradientSolver":

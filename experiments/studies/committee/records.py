@@ -20,6 +20,10 @@ DEPENDENCIES = {
     "tempering": ("betas", "chain_steps"),
 }
 
+# Settings that are newer than recorded results. Records omit them at their defaults, so that the
+# identities of those results do not change.
+NEWER = ("common_start",)
+
 
 def identity(study: CommitteeStudy, kind: str, solver: Solver) -> dict[str, Any]:
     """Returns everything on which a record depends, as values for JSON.
@@ -104,7 +108,11 @@ def choose(study: CommitteeStudy, path: pathlib.Path) -> dict[str, Solver]:
 
 def as_json(solver: Solver) -> dict[str, Any]:
     """Converts the settings of a solver to values for JSON."""
-    return {name: plain(value) for name, value in vars(solver).items()}
+    return {
+        field.name: plain(value)
+        for field in dataclasses.fields(solver)
+        if (value := getattr(solver, field.name)) != field.default or field.name not in NEWER
+    }
 
 
 def plain(value: Any) -> Any:

@@ -13,8 +13,9 @@ from experiments.engine.task import dataset_fingerprint
 from experiments.report import store
 from experiments.studies.committee import records
 from experiments.studies.committee.description import CommitteeStudy, Solver
+from experiments.studies.committee.measures import error_of, eval_fn, floats, unit_overlap
 from experiments.studies.committee.solvers import solve
-from experiments.studies.committee.task import Patterns, make_patterns
+from experiments.studies.committee.task import make_patterns
 from flatjax import committee, flatness
 
 
@@ -72,15 +73,11 @@ def tune(study: CommitteeStudy, path: pathlib.Path, *, progress: bool = True) ->
         solver = type(study.solvers[keys["solver"]]).from_json(keys["settings"])
         weights = solve(solver, study.num_units, train, jax.random.key(keys["subset"]))
         found = {
-            "train_error": _error(weights, train),
-            "validation_error": _error(weights, validation),
+            "train_error": error_of(weights, train),
+            "validation_error": error_of(weights, validation),
         }
         _append(study, solver, path, keys | found)
     return records.choose(study, path)
-
-
-def _error(weights, patterns: Patterns) -> float:
-    return float(committee.error(weights, patterns.x, patterns.y))
 
 
 # --- solutions ----------------------------------------------------------------------------------
@@ -101,7 +98,7 @@ def measure_solutions(
         for label in study.solvers
     ]
     local_energy = flatness.local_energy(
-        _eval_fn, sigmas=study.sigmas, num_samples=study.num_samples
+        eval_fn, sigmas=study.sigmas, num_samples=study.num_samples
     )
     for keys in (bar := _missing(study, chosen, path, wanted, progress)):
         bar.set_postfix_str(keys["solver"])
@@ -114,26 +111,19 @@ def measure_solutions(
         )
         counted = _count(study, weights, train)
         found = {
-            "train_error": _error(weights, train),
-            "test_error": _error(weights, test),
-            "unit_overlap": _unit_overlap(weights),
-            "counted_phi": _floats(counted.phi),
-            "counted_sem": _floats(counted.phi_sem),
+            "train_error": error_of(weights, train),
+            "test_error": error_of(weights, test),
+            "unit_overlap": unit_overlap(weights),
+            "counted_phi": floats(counted.phi),
+            "counted_sem": floats(counted.phi_sem),
             "hits": counted.hits.tolist(),
-            "local_energy": _floats(energy.mean["error"]),
-            "phi": _floats(entropy.phi),
+            "local_energy": floats(energy.mean["error"]),
+            "phi": floats(entropy.phi),
             "converged": np.asarray(entropy.converged).tolist(),
             "seconds": round(seconds, 3),
             "phi_seconds": round(time.perf_counter() - start, 2),
         }
         _append(study, chosen[keys["solver"]], path, keys | found)
-
-
-def _unit_overlap(weights) -> float:
-    """Computes the mean of w_k . w_l / N over pairs of units; 1 if all are equal."""
-    overlaps = np.asarray(weights @ weights.T) / weights.shape[1]
-    pairs = overlaps[np.triu_indices(len(weights), 1)]
-    return float(pairs.mean()) if pairs.size else 1.0
 
 
 def _count(study, weights, train):
@@ -159,16 +149,6 @@ def _timed_solution(study, chosen, keys, train):
 _COMPILED: set[Solver] = set()  # solvers whose next time does not include compilation
 
 
-def _eval_fn(weights, patterns):
-    wrong = committee.error(weights, patterns.x, patterns.y)
-    return {"error": wrong * len(patterns.y), "count": len(patterns.y)}
-
-
-def _floats(values) -> list[float | None]:
-    """Converts numbers for JSON, which has no NaN."""
-    return [float(value) if np.isfinite(value) else None for value in np.ravel(values)]
-
-
 # --- estimators ---------------------------------------------------------------------------------
 
 
@@ -185,11 +165,11 @@ def compare_estimators(
         around = {"reference": weights, "overlap": np.array([keys["overlap"]])}
         amp = committee.amp(train.x, train.y, **around)
         ep = committee.expectation_propagation(train.x, train.y, **around)
-        found = {"amp": _floats(amp.phi)[0], "ep": _floats(ep.phi)[0]}
+        found = {"amp": floats(amp.phi)[0], "ep": floats(ep.phi)[0]}
         counted = _count(study, weights, train)
         index = list(study.sampled_overlaps).index(keys["overlap"])
-        found |= {"direct": _floats(counted.phi)[index], "hits": int(counted.hits[index])}
-        found["direct_sem"] = _floats(counted.phi_sem)[index]
+        found |= {"direct": floats(counted.phi)[index], "hits": int(counted.hits[index])}
+        found["direct_sem"] = floats(counted.phi_sem)[index]
         if found["hits"] < 100:
             sampled = committee.sample_log_fraction(jax.random.key(1), *train, **around)
             names = ("phi", "phi_sem", "r_hat", "converged")
@@ -234,7 +214,7 @@ def temper(
             "phi": found.log_fraction[0] / found.num_weights,
             "phi_sem": found.log_fraction_sem[0] / found.num_weights,
         }
-        record = {name: _floats(value)[0] for name, value in record.items()}
+        record = {name: floats(value)[0] for name, value in record.items()}
         record |= {
             "r_hat": float(found.r_hat[0].max()),
             "ess": float(found.ess[0, 1:].min()),
@@ -257,7 +237,7 @@ def _first_solutions(study, chosen, path, train, progress):
     for keys in (bar := _missing(study, chosen, path, wanted, progress)):
         bar.set_postfix_str(keys["solver"])
         weights, _ = _timed_solution(study, chosen, keys | {"seed": study.seeds[0]}, train)
-        if _error(weights, train) > 0:
+        if error_of(weights, train) > 0:
             _append(study, chosen[keys["solver"]], path, keys | {"solved": False})
         else:
             yield keys, weights

@@ -93,9 +93,12 @@ def _train(solver, num_units, x, y, key):
 
         return jax.lax.scan(step, carry, batches)
 
-    # Replicas have a common start, so that unit k has the same role in all of them.
-    start = model.init(init_key, x)["params"]["weights"]
-    start = jnp.broadcast_to(start, (solver.replicas, *start.shape))
+    init = lambda key: model.init(key, x)["params"]["weights"]
+    if solver.common_start:
+        start = init(init_key)
+        start = jnp.broadcast_to(start, (solver.replicas, *start.shape))
+    else:
+        start = jax.vmap(init)(jax.random.split(init_key, solver.replicas))
     carry = (start, tx.init(start), jnp.zeros([], jnp.int32))
     (weights, state, _), _ = jax.lax.scan(epoch, carry, jnp.arange(solver.epochs))
     if solver.algorithm == "esgd":

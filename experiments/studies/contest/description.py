@@ -113,6 +113,8 @@ class Contest(Study, Tuned):
       test_seeds: network -> number of seeds of the test.
       outcomes: the outcomes of a tested model.
       name: of the files of the report.
+      margin: points by which a contestant may be worse than the first reference, and still reach
+        it; None if the report does not ask for it.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -121,6 +123,7 @@ class Contest(Study, Tuned):
     test_seeds: Mapping[str, int]
     outcomes: Outcomes
     name: str = "contest"
+    margin: float | None = None
 
     def config(self, setting: str, contestant: str, evaluate_on: str) -> TrainConfig:
         """What all candidates of a contestant share.

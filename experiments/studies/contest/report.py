@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.engine.algorithms import ALGORITHMS
 from experiments.report import store
 from experiments.report.meeting import Meetings
 from experiments.report.statistics import expected_best, mean_and_sem, or_nan
@@ -31,6 +32,8 @@ QUALITIES = {
 }
 # Numbers of random candidates whose best is reported.
 DRAWN = (2, 4, 8)
+# Contestants whose differences fit into the width of the map.
+MOST_IN_MAP = 8
 TESTED = {"train_error": "train error %"}
 
 
@@ -38,7 +41,7 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     """Writes the numbers, tables and map; returns the tables.
 
     The files of the main stage are contest.json, contest.md and map.png. Those of other stages
-    begin with their names.
+    begin with their names. A stage with many contestants has no map.
     """
     rows = comparisons(contest, results, contest.settings)
     least = least_differences(contest, results)
@@ -65,6 +68,10 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
         ),
         "Outcomes, mean ± standard error over test seeds": outcome_table(contest, outcomes),
         "Rise of the test error when weights change, in points": rise_table(outcomes),
+        "Workers, sequential gradients, and messages of each worker": (
+            communication_table(outcomes)
+        ),
+        "Who reaches the first reference": reach_table(contest, rows),
         "Chosen settings": choice_table(outcomes),
         "Validation error % of the random candidates, before any choice": sensitivity_table(
             outcomes
@@ -72,8 +79,9 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     }
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
     store.write_text(out / f"{contest.name}.md", text + "\n")
-    prefix = "" if contest.name == "contest" else f"{contest.name}-"
-    draw(contest, rows, out / f"{prefix}map.png")
+    if len(contest.contestants) <= MOST_IN_MAP:
+        prefix = "" if contest.name == "contest" else f"{contest.name}-"
+        draw(contest, rows, out / f"{prefix}map.png")
     return text
 
 
@@ -110,12 +118,28 @@ def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, 
     }
     return row | {
         "gradient_evaluations": first["gradient_evaluations"],
+        **communication(contest, setting, name, first),
         "settings": first["settings"],
         "ties": [search.candidates[tie] for tie in search.ties],
         "candidates": len(search.candidates),
         "extended": [f"{field} ({end})" for field, end in search.extended],
         "random": sensitivity(search.first_errors),
     }
+
+
+def communication(
+    contest: Contest, setting: str, name: str, record: dict[str, Any]
+) -> dict[str, int]:
+    """Counts workers, sequential gradients, and messages of each worker.
+
+    A worker is a replica, or a part of a batch that is larger than others.
+    """
+    config = contest.config(setting, name, "test").changed(**record["settings"])
+    workers = config.num_replicas * config.batch_size // contest.base.batch_size
+    gradients = record["gradient_evaluations"] // config.num_replicas
+    period = ALGORITHMS[config.algorithm.name].gradients_per_cycle(config)
+    messages = gradients // period if workers > 1 else 0
+    return {"workers": workers, "sequential_gradients": gradients, "messages": messages}
 
 
 def sensitivity(errors: list[float]) -> dict[str, float]:
@@ -204,6 +228,36 @@ def rise_table(outcomes: list[dict[str, Any]]) -> str:
     for row in rows:
         shown = [_shown(row["rises"][change]["error"], 2) for change in changes]
         lines.append([row["setting"], row["contestant"], *shown])
+    return markdown_table(lines)
+
+
+def communication_table(outcomes: list[dict[str, Any]]) -> str:
+    """Tabulates what `communication` counts, next to the test error."""
+    lines = [["setting", "algorithm", "workers", "sequential gradients", "messages"]]
+    lines[0].append(QUALITIES["test_error"])
+    for row in outcomes:
+        if "workers" in row:
+            counts = [str(row[key]) for key in ("workers", "sequential_gradients", "messages")]
+            error = _shown(row["test_error"], 2)
+            lines.append([row["setting"], row["contestant"], *counts, error])
+    return markdown_table(lines)
+
+
+def reach_table(contest: Contest, rows: list[dict[str, Any]]) -> str:
+    """Says whose corrected interval ends below the margin; empty if there is none."""
+    if contest.margin is None:
+        return ""
+    first = contest.references[0]
+    lines = [["setting", "algorithm", f"minus {first}, corrected interval", "reaches it"]]
+    for row in rows:
+        if row["quantity"] != "test_error" or first not in (row["contestant"], row["reference"]):
+            continue
+        difference, (low, high) = row["difference"], row["corrected_interval"]
+        name = row["contestant"]
+        if name == first:  # the baseline, the other way round
+            name, difference, low, high = row["reference"], -difference, -high, -low
+        shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+        lines.append([row["setting"], name, shown, "yes" if high < contest.margin else "no"])
     return markdown_table(lines)
 
 

@@ -16,7 +16,7 @@ import flatjax
 from experiments.engine.config import TrainConfig
 from experiments.engine.population import Watch, meeting_record
 from experiments.engine.population_files import Nested
-from experiments.engine.task import dataset_fingerprint, make_tasks
+from experiments.engine.task import dataset_digest, make_tasks
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
@@ -112,13 +112,8 @@ def config_of(contest: Contest, setting: str, contestant: str, part: str) -> Tra
     return config
 
 
-@functools.cache
-def _data_of(dataset: str) -> str:
-    return store.digest(dataset_fingerprint(dataset))
-
-
 def _data(contest) -> str:
-    return _data_of(contest.base.data.dataset)
+    return dataset_digest(contest.base.data.dataset)
 
 
 def _run_part(contest, setting, contestant, out, options):

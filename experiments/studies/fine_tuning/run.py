@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.engine.task import dataset_fingerprint
+from experiments.engine.task import dataset_digest
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
@@ -98,15 +98,10 @@ def _read(study, mode, arm, path) -> Records:
     """Reads the lines of a file and checks to what they belong."""
     records = store.read_lines(path)
     identity = {"run": study.run_of(mode, arm), "revision": provenance.TRAINING}
-    identity |= {"images": _images(study.data.dataset)} if records else {}
+    identity |= {"images": dataset_digest(study.data.dataset)} if records else {}
     for number, record in enumerate(records, start=1):
         store.check_identity(identity, record, f"{path}, line {number}")
     return records
-
-
-@functools.cache
-def _images(dataset: str) -> str:
-    return store.digest(dataset_fingerprint(dataset))
 
 
 class _Runner:
@@ -157,7 +152,10 @@ class _Runner:
             jax.block_until_ready(stack)
             outcomes = self._measures(mode, fixed, task, stack, is_test=keys["part"] == "test")
         about = {"settings": settings, "run": shared}
-        about |= {"images": _images(self._study.data.dataset), "revision": provenance.TRAINING}
+        about |= {
+            "images": dataset_digest(self._study.data.dataset),
+            "revision": provenance.TRAINING,
+        }
         store.append_line(path, store.signed(keys | outcomes | about))
 
     def _program(self, mode: str, fixed: tuple[tuple[str, Any], ...], gradients: int):

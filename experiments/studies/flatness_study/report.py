@@ -8,14 +8,23 @@ import numpy as np
 from experiments.report import plots, store
 from experiments.report.meeting import Meetings
 from experiments.report.plots import COLORS
+from experiments.report.ranking import Taus, rank
 from experiments.report.statistics import LEAST_FOR_TAU, standard_error
 from experiments.report.tables import markdown_table
 from experiments.studies.flatness.description import MEASURES
 from experiments.studies.flatness_study.description import FlatnessStudy
 from flatjax import flatness
 
+# Training error, in %, up to which solutions are matched; test error above which one collapsed.
+MATCHED, COLLAPSED = 1.0, 40.0
+CONTROLS = ("train_loss", "norm")
+KINDS = {
+    "all": "τ of solutions with a training error of at most 1%, intervals over configurations",
+    "partial": "Partial τ of these solutions, given training loss and norm of the weights",
+}
 
-def rank(
+
+def rank_tasks(
     study: FlatnessStudy, solutions: dict[str, list[dict[str, Any]]]
 ) -> dict[str, dict[str, flatness.Ranking]]:
     """Returns task -> measure -> its ranking of the solutions of that task."""
@@ -56,6 +65,52 @@ def table(study: FlatnessStudy, rankings: dict[str, dict[str, flatness.Ranking]]
     return markdown_table(lines)
 
 
+def matched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Selects solutions that have learned their training images and not collapsed."""
+    rows = [row for row in rows if not row.get("diverged")]
+    return [row for row in rows if row["train_error"] <= MATCHED and row["test_error"] <= COLLAPSED]
+
+
+def rank_matched(solutions: dict[str, list[dict[str, Any]]]) -> dict[str, Taus]:
+    """Ranks the matched solutions of each task that has enough settings."""
+    found = {}
+    for task, rows in solutions.items():
+        used = matched(rows)
+        if len({str(row["factors"]) for row in used}) < LEAST_FOR_TAU:
+            continue
+        names = [name for name in MEASURES if name != "pac_bayes"]
+        values = {name: [row[name] for row in used] for name in names}
+        values["pac_bayes"] = np.nan_to_num([row["pac_bayes"] for row in used], nan=0.0)
+        found[task] = rank(
+            values,
+            {"test error": [row["test_error"] for row in used]},
+            configurations=[row["factors"] for row in used],
+            within=[task] * len(used),
+            controls=CONTROLS,
+            planned=len(solutions),
+        )
+    return found
+
+
+def matched_table(
+    study: FlatnessStudy,
+    solutions: dict[str, list[dict[str, Any]]],
+    taus: dict[str, Taus],
+    kind: str,
+) -> str:
+    """Tabulates tau ("all") or partial tau of the matched solutions, as Markdown."""
+    counts = {task: (len(matched(solutions[task])), len(solutions[task])) for task in taus}
+    lines = [["measure", *(f"{task}: {n} of {total}" for task, (n, total) in counts.items())]]
+    for measure, title in MEASURES.items():
+        line = [title.format(sigma=study.effort.sigma)]
+        for found in taus.values():
+            tau = found[kind][measure]["test error"]
+            low, high = tau.interval
+            line.append(f"{tau.value:+.2f} [{low:+.2f}, {high:+.2f}]")
+        lines.append(line)
+    return markdown_table(lines)
+
+
 def algorithms_table(solutions: dict[str, list[dict[str, Any]]]) -> str:
     """Tabulates medians of each algorithm's errors and local energy."""
     lines = [["task", "algorithm", "solutions", "test error %", "training error %", "loss"]]
@@ -75,13 +130,17 @@ def algorithms_table(solutions: dict[str, list[dict[str, Any]]]) -> str:
 
 def report(study: FlatnessStudy, solutions: dict[str, Any], out: pathlib.Path) -> str:
     """Writes flatness_study.json, .md and .png; returns the tables."""
-    rankings = rank(study, solutions)
+    rankings = rank_tasks(study, solutions)
     as_json = {
         task: {measure: found._asdict() for measure, found in measures.items()}
         for task, measures in rankings.items()
     }
     store.write_json(out / "flatness_study.json", {"rankings": as_json, "solutions": solutions})
-    text = f"{table(study, rankings)}\n\n{algorithms_table(solutions)}"
+    parts = [table(study, rankings), algorithms_table(solutions)]
+    if taus := rank_matched(solutions):
+        for kind, title in KINDS.items():
+            parts.append(f"{title}:\n\n{matched_table(study, solutions, taus, kind)}")
+    text = "\n\n".join(parts)
     store.write_text(out / "flatness_study.md", text + "\n")
     draw(solutions, out / "flatness_study.png")
     return text

@@ -3,9 +3,7 @@
 import dataclasses
 from typing import Any
 
-import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -13,6 +11,7 @@ from experiments.engine.population import Trained
 from experiments.engine.task import Task, load_splits
 from experiments.report.statistics import rounded
 from experiments.studies.contest import outcomes
+from experiments.studies.predictors import Predictors
 from experiments.studies.robustness.description import Robustness
 from flatjax import data, flatness
 
@@ -38,10 +37,7 @@ class Measures:
                 eval_fn, sigmas=[ADDITIVE], noise="additive", **samples
             ),
         }
-        self._sharpness = {
-            "sam": flatness.sam_sharpness(eval_fn, rho=0.05),
-            "asam": flatness.sam_sharpness(eval_fn, rho=0.5, adaptive=True),
-        }
+        self._numbers = Predictors(task)
         self._coefficient = flatness.learning_coefficient(eval_fn, **study.chains)
         self._fine_tuning = flatness.fine_tuning(
             eval_fn,
@@ -49,7 +45,6 @@ class Measures:
             optax.sgd(study.rate, momentum=study.momentum),
             steps=study.steps,
         )
-        self._logits = jax.jit(task.objective.logits)
 
     def __call__(self, model: Trained) -> dict[str, Any]:
         """Measures a solution; of one that diverged only says so."""
@@ -72,19 +67,12 @@ class Measures:
         few = model.task.train[: self._study.chain_examples]
         near = self._batches(few, self._study.chain_batch)
         coefficient = self._coefficient(params, near, jax.random.key(0), batch_stats)
-        sharpness = {
-            name: rounded(measure(params, train, None, batch_stats).rise["loss"])
-            for name, measure in self._sharpness.items()
-        }
-        return sharpness | {
+        return self._numbers(params, batch_stats, train) | {
             "local_energy": changes["local_energy"][changes["sigma"].index(SIGMA)],
             "learning_coefficient": rounded(coefficient.mean),
             "learning_coefficient_sem": rounded(coefficient.sem),
             "problems": list(coefficient.problems),
-            "norm": rounded(optax.tree.norm(params)),
-            "outliers": outliers(params),
             "train_loss": changes["train_loss"],
-            "narrowness": -self._margin(params, batch_stats, train),
         }
 
     def _outcomes(self, params, batch_stats, rises):
@@ -108,15 +96,6 @@ class Measures:
             "moved": dict(zip(names, map(float, tuned.distance), strict=True)),
         }
 
-    def _margin(self, params, batch_stats, batches):
-        """Median gap between the two largest logits, in their standard deviations."""
-        gaps = []
-        for batch in batches:
-            logits = np.sort(np.asarray(self._logits(params, batch_stats, batch)), axis=-1)
-            gap = (logits[:, -1] - logits[:, -2]) / np.maximum(logits.std(axis=-1), 1e-12)
-            gaps.append(gap[np.asarray(batch["weight"]) > 0])
-        return float(np.median(np.concatenate(gaps)))
-
     def _batches(self, split, batch_size):
         return data.eval_batches(split, self._normalization, batch_size)
 
@@ -126,15 +105,3 @@ def second_task(task: Task, seed: int) -> data.Split:
     config = task.config.changed(label_noise=0.0, data_seed=seed)
     split, _, _ = load_splits(config.data)
     return dataclasses.replace(split, image=split.image[:, :, ::-1].copy())
-
-
-def outliers(params: chex.ArrayTree) -> float:
-    """Computes the mean over matrices of log(largest weight / root mean square).
-
-    Examples:
-      >>> outliers({"kernel": jnp.array([[1.0, 1.0], [1.0, -1.0]]), "bias": jnp.array([9.0])})
-      0.0
-    """
-    matrices = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
-    ratios = [jnp.max(jnp.abs(w)) / jnp.sqrt(jnp.mean(w**2)) for w in matrices]
-    return float(np.mean(np.log(np.array(ratios, float))))

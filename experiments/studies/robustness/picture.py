@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots
+from experiments.report.ranking import Tau, Taus
 from experiments.studies.robustness.description import OUTCOMES, PREDICTORS
-from experiments.studies.robustness.ranking import Tau, Taus
 
 RISES_HEIGHT, ROW_HEIGHT = 2.5, 0.26  # inches
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.report import store
 from experiments.report.meeting import Meetings
+from experiments.report.ranking import Tau, Taus, rank
 from experiments.report.statistics import mean_and_sem, or_nan, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.robustness.description import (
@@ -19,8 +20,7 @@ from experiments.studies.robustness.description import (
     Robustness,
 )
 from experiments.studies.robustness.picture import draw
-from experiments.studies.robustness.ranking import Tau, Taus, rank
-from experiments.studies.robustness.run import Records
+from experiments.studies.solutions import Records
 
 Results = dict[str, dict[str, Records]]
 
@@ -108,7 +108,7 @@ def rank_group(parts: dict[str, Records], collapsed: float, *, num_bootstrap: in
         {name: column(lambda r, name=name: r["predictors"][name]) for name in PREDICTORS},
         {name: column(lambda r, name=name: r["rises"][name]["error"]) for name in OUTCOMES},
         configurations=[(name, record["settings"]) for name, record in used],
-        algorithms=[name for name, _ in used],
+        within=[name for name, _ in used],
         controls=CONTROLS,
         planned=NUM_PLANNED * len(OUTCOMES),
         num_bootstrap=num_bootstrap,

@@ -7,17 +7,14 @@ import functools
 import pathlib
 from typing import Any
 
-from experiments.engine.population import meeting_record
-from experiments.engine.task import dataset_fingerprint
+from experiments.engine.task import dataset_digest
 from experiments.engine.time_limit import TimeLimit
-from experiments.report import provenance, store
+from experiments.report import provenance
 from experiments.report.store import slug
 from experiments.studies.robustness.description import Robustness
 from experiments.studies.robustness.measures import Measures
-from experiments.studies.runs import train_in_units
+from experiments.studies.solutions import Records, read_solutions, run_solutions
 from experiments.studies.units import run_units
-
-Records = list[dict[str, Any]]
 
 
 def run_study(
@@ -59,13 +56,9 @@ def read_records(study: Robustness, group: str, algorithm: str, out: pathlib.Pat
     Raises:
       ValueError: a record is damaged, or has other settings; the message names file and line.
     """
-    path, identity = path_of(out, group, algorithm), _identity(study, group, algorithm)
-    found = {}
-    for number, record in enumerate(store.read_lines(path, must_be_sealed=True), start=1):
-        store.check_identity(identity, record, f"{path}, line {number}")
-        found[_key(record["settings"], record["seed"])] = record
-    wanted = [_key(one.settings, one.seed) for one in study.groups[group].solutions(algorithm)]
-    return [found[key] for key in wanted if key in found]
+    solutions = study.groups[group].solutions(algorithm)
+    identity = _identity(study, group, algorithm)
+    return read_solutions(path_of(out, group, algorithm), solutions, identity)
 
 
 def read_study(study: Robustness, out: pathlib.Path) -> dict[str, dict[str, Records]]:
@@ -79,15 +72,6 @@ def read_study(study: Robustness, out: pathlib.Path) -> dict[str, dict[str, Reco
     return results
 
 
-def _key(settings, seed) -> str:
-    return store.digest({"settings": settings, "seed": seed})
-
-
-@functools.cache
-def _data_of(dataset: str) -> str:
-    return store.digest(dataset_fingerprint(dataset))
-
-
 def _identity(study, group, algorithm) -> dict[str, Any]:
     """Everything on which a record depends except its own settings and seed."""
     measured = ("second_seed", "steps", "rate", "momentum", "chains", "chain_examples")
@@ -96,37 +80,26 @@ def _identity(study, group, algorithm) -> dict[str, Any]:
         "config": study.config(group, algorithm).to_json(),
         "measured": {name: getattr(study, name) for name in (*measured, "chain_batch")}
         | {name: getattr(study.outcomes, name) for name in outcomes},
-        "data": _data_of(study.base.data.dataset),
+        "data": dataset_digest(study.base.data.dataset),
         "revision": provenance.TRAINING,
     }
 
 
 def _run_part(study, group, algorithm, out, measures, progress, limit):
     """Runs the missing solutions; measures are compiled once per group."""
-    path, config = path_of(out, group, algorithm), study.config(group, algorithm)
-    with store.claimed(path):
-        records = read_records(study, group, algorithm, out)
-        done = {_key(record["settings"], record["seed"]) for record in records}
-        solutions = study.groups[group].solutions(algorithm)
-        missing = [one for one in solutions if _key(one.settings, one.seed) not in done]
-        if not missing:
-            return
-        units = train_in_units(
-            config,
-            [one.settings for one in missing],
-            [one.seed for one in missing],
-            normalized_by=solutions[0].seed,
-            progress=progress,
-            limit=limit,
-            checkpoint=path.with_suffix(".npz"),
-        )
-        for unit in units:
-            if group not in measures:
-                measures[group] = Measures(study, unit.models[0].task)
-            for position, model in zip(unit.positions, unit.models, strict=True):
-                limit.require(group, "finish")
-                with limit.measuring(group, "finish"):
-                    measured = measures[group](model) | meeting_record(model)
-                about = missing[position]._asdict() | {"seconds": unit.seconds}
-                identity = _identity(study, group, algorithm)
-                store.append_line(path, store.signed(about | measured | identity))
+
+    def measure(model):
+        if group not in measures:
+            measures[group] = Measures(study, model.task)
+        return measures[group](model)
+
+    run_solutions(
+        path_of(out, group, algorithm),
+        study.config(group, algorithm),
+        study.groups[group].solutions(algorithm),
+        _identity(study, group, algorithm),
+        measure,
+        kind=group,
+        progress=progress,
+        limit=limit,
+    )

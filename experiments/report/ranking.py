@@ -48,7 +48,7 @@ def rank(
     outcomes: Mapping[str, ArrayLike],
     *,
     configurations: Sequence[Any],
-    algorithms: Sequence[Any],
+    within: Sequence[Any],
     controls: Sequence[str],
     planned: int,
     num_bootstrap: int = 2000,
@@ -60,23 +60,23 @@ def rank(
       predictors: name -> values of n solutions; a NaN ties with every value.
       outcomes: name -> values, in the same way.
       configurations: configuration of each solution; the bootstrap draws configurations.
-      algorithms: algorithm of each solution.
+      within: group of each solution, for example its algorithm.
       controls: names of predictors that the partial coefficients are given.
       planned: number of cells for which "clear" is corrected.
       num_bootstrap: number of bootstrap samples.
       seed: seed of the bootstrap.
 
     Returns:
-      "all": over all pairs; "within": over pairs of the same algorithm; "partial": over all pairs,
-      given the controls; "partial within": within algorithms, given the controls.
+      "all": over all pairs; "within": over pairs of the same group; "partial": over all pairs,
+      given the controls; "partial within": within groups, given the controls.
     """
     names = [*predictors, *outcomes]
     columns = [np.asarray(values, float) for values in (*predictors.values(), *outcomes.values())]
     upper = np.triu_indices(len(columns[0]), 1)
     signs = np.stack([_signs(values)[upper] for values in columns])
     copies = _bootstrap(configurations, num_bootstrap, seed)
-    is_same = _codes(algorithms)[upper[0]] == _codes(algorithms)[upper[1]]
-    every, within = (
+    is_same = _codes(within)[upper[0]] == _codes(within)[upper[1]]
+    every, alike = (
         np.stack([tau_matrix(signs, own[upper[0]] * own[upper[1]] * among) for own in copies])
         for among in (1.0, is_same)
     )
@@ -102,9 +102,9 @@ def rank(
 
     return {
         "all": coefficients(every, ()),
-        "within": coefficients(within, ()),
+        "within": coefficients(alike, ()),
         "partial": coefficients(every, controls),
-        "partial within": coefficients(within, controls),
+        "partial within": coefficients(alike, controls),
     }
 
 

@@ -1,0 +1,1 @@
+"""Where flatness ranks committees by test error: sizes and label noise."""

@@ -1,0 +1,1 @@
+"""Whether flatness ranks test errors at matched training error."""
