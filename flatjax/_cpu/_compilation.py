@@ -3,8 +3,8 @@
 XLA's CPU backend spends most of the time of such a program on LLVM's optimizations of random
 numbers. At a lower level of optimization a ResNet-18 is initialised in 7 seconds of CPU time
 instead of 43 (jax 0.10, x86). The rest is mostly the time to compile a small loop for each shape.
-Without the "fusion emitters" of jax 0.10 this takes a third of the time (18 s instead of 53 s for
-PyramidNet-272). jax 0.11 does not have this option. The values are the same bit for bit. The
+Without the "fusion emitters" of jax 0.10 this takes a third of the time (18 to 24 s instead of 53 s
+for PyramidNet-272). jax 0.11 does not have this option. The values are the same bit for bit. The
 options can be removed when `jax.jit(init)` compiles as fast without them.
 """
 
