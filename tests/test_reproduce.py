@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
+from experiments.commands import reproduce as command
 from experiments.configs.comparisons import study_of
 from experiments.configs.deep import ROWS, row_of
 from experiments.report import store
@@ -81,6 +82,20 @@ def test_an_unknown_row_is_refused(capsys):
         row_of("cifar10-resnet19")
     assert command_line.main(["reproduce"]) == 1
     assert "--table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cifar10-smallconvnet", "cifar10-resnet18"])
+def test_rows_run_from_a_folder_of_images_within_a_time_limit(name, monkeypatch):
+    calls = []
+    record = lambda study, out, **options: calls.append((study, options)) or 0
+    monkeypatch.setattr(command, "reproduce", record)
+    options = ["--dataset", "folder:images", "--only", "SGD", "--time-limit", "9m"]
+    assert command_line.main(["reproduce", name, *options]) == 0
+    ((study, options),) = calls
+    (config,) = study.configs().values()
+    assert config == row_of(name).configs()["SGD"].changed(dataset="folder:images")
+    assert study.seeds == row_of(name).seeds
+    assert 500 < options["limit"].left <= 540
 
 
 @pytest.mark.slow
