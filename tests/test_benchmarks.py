@@ -1,11 +1,14 @@
 """The suite of benchmarks runs, and its record is what the tables and the picture are made of."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as suite
-from experiments.benchmarks import convolution, steps, suite_figure
+from experiments.benchmarks import convolution, initialization, steps, suite_figure
 from experiments.benchmarks.race import race
+from experiments.configs.deep import row_of
 from experiments.report.store import read_json
 
 SITUATIONS = ("alone", "loop", "replicas")
@@ -52,3 +55,17 @@ def test_the_first_round_of_a_race_does_not_count():
     assert calls == 4 * ["a", "b"]
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
     assert np.all(times["a"] >= 0)
+
+
+def test_the_initialisation_of_a_run_is_timed():
+    base = row_of("cifar10-smallconvnet").base.changed(model="mlp", model_options=("hidden=(3,)",))
+    found = initialization.measure(base)
+    assert tuple(found) == initialization.TIMES
+    assert all(seconds >= 0 for seconds in found.values())
+
+
+def test_the_table_of_initialisations_is_that_of_the_record():
+    record = read_json(initialization.Initialization().out)["found"]
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "results" / "speed.md").read_text()
+    assert initialization.table(record) in page
+    assert record["cifar10-pyramidnet"]["compile"] < 30

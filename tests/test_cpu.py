@@ -67,7 +67,7 @@ def test_a_trick_removed_leaves_the_values(monkeypatch, with_all, trick):
 
 
 def test_programs_that_run_once_have_the_same_values(monkeypatch):
-    """The level of optimization of an initialisation does not show in its bits."""
+    """The options of an initialisation do not show in its bits."""
 
     def init(key):
         keys = jax.random.split(key, 3)
@@ -75,11 +75,19 @@ def test_programs_that_run_once_have_the_same_values(monkeypatch):
         return weights, jax.random.normal(keys[1], (40,)), jax.random.uniform(keys[2], (3, 3))
 
     monkeypatch.setenv("XLA_FLAGS", "")
-    options = [_cpu.compiled_once(), {"xla_backend_optimization_level": 3}]
-    assert options[0] == {"xla_backend_optimization_level": 1}
+    quick = _cpu.compiled_once()
+    assert quick["xla_backend_optimization_level"] == 1
+    options = [quick, {"xla_backend_optimization_level": 3} | dict.fromkeys([*quick][1:], True)]
     key = jax.random.key(0)
     found, expected = (jax.jit(init, compiler_options=own)(key) for own in options)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     assert _cpu.compiled_once() == {}
+
+
+def test_an_option_that_xla_does_not_have_is_left_out(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    level = {"xla_backend_optimization_level": 1}
+    monkeypatch.setattr(_cpu._compilation, "_OPTIONS", level | {"xla_cpu_was_removed": False})
+    assert _cpu.compiled_once() == level

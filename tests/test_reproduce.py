@@ -10,8 +10,10 @@ import pytest
 from fast import only
 
 from experiments import __main__ as command_line
+from experiments.commands import reproduce as command
 from experiments.configs.comparisons import study_of
 from experiments.configs.deep import ROWS, row_of
+from experiments.report import store
 from experiments.studies.reproduce import costs, report, slots
 from experiments.studies.reproduce.run import reproduce
 from flatjax import models
@@ -83,6 +85,20 @@ def test_an_unknown_row_is_refused(capsys):
     assert "--table" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["cifar10-smallconvnet", "cifar10-resnet18"])
+def test_rows_run_from_a_folder_of_images_within_a_time_limit(name, monkeypatch):
+    calls = []
+    record = lambda study, out, **options: calls.append((study, options)) or 0
+    monkeypatch.setattr(command, "reproduce", record)
+    options = ["--dataset", "folder:images", "--only", "SGD", "--time-limit", "9m"]
+    assert command_line.main(["reproduce", name, *options]) == 0
+    ((study, options),) = calls
+    (config,) = study.configs().values()
+    assert config == row_of(name).configs()["SGD"].changed(dataset="folder:images")
+    assert study.seeds == row_of(name).seeds
+    assert 500 < options["limit"].left <= 540
+
+
 @pytest.mark.slow
 def test_a_reduced_row_runs_restores_and_is_listed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -137,13 +153,28 @@ def test_headers_state_the_hours_of_the_table():
     for line in report.table(ROWS, teraflops=20.0).splitlines()[2:]:
         if not line.startswith("|"):
             break
-        title, label, *_, there = (cell.strip() for cell in line.strip("|").split("|"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        title, label, here, there = cells[0], cells[1], cells[3], cells[-1]
+        assert here == "waiting" or re.match(r"run here: \d+\.\d\d", here), line
         name = next(name for name in ROWS if row_of(name).title == title)
         stated = re.search(r"hours: +(\S+) a run at 20 TFLOP/s", importable(name).__doc__)
         if name == "fashion-mnist-resnet8":
             assert stated is None  # runs on a CPU
         elif label == "SGD":
             assert float(stated[1]) == float(there), name
+
+
+def test_hours_on_an_accelerator_are_those_of_a_measured_speed(tmp_path, monkeypatch):
+    """A slot's speed of ResNet-18 replaces the assumed 20 TFLOP/s."""
+    monkeypatch.setattr(slots, "DIRECTORY", tmp_path)
+    speed = {"images a second": 25_000.0, "GFLOP an image": 3.05}
+    store.append_line(tmp_path / "speed.jsonl", {"part": "steps, ResNet-18, bfloat16"} | speed)
+    rows = {"cifar10-resnet18": row_of("cifar10-resnet18")}
+    header, _, first, *_ = report.table(rows).splitlines()
+    assert "hours at 76.25 TFLOP/s" in header
+    own = costs.read_costs()["cifar10-resnet18"].flops_per_example
+    hours = report.hours(rows["cifar10-resnet18"], "SGD", own, gflops=76_250)
+    np.testing.assert_allclose(float(first.strip("| ").split("|")[-1]), hours, rtol=0.05)
 
 
 @pytest.mark.slow

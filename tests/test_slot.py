@@ -65,6 +65,13 @@ def test_a_bundle_holds_the_tree_and_the_images(bundle):
         bundles.make_bundle(bundle / "bundle", bundle / "images", wheels=False)
 
 
+def test_a_bundle_that_cannot_be_carried_is_refused(bundle, tmp_path, monkeypatch):
+    assert bundles.LIMIT == 45 * 2**20
+    monkeypatch.setattr(bundles, "LIMIT", 1000)
+    with pytest.raises(ValueError, match="MiB, at most 45 can be carried"):
+        bundles.make_bundle(tmp_path / "bundle", bundle / "images", wheels=False)
+
+
 def test_a_damaged_bundle_is_noticed(bundle, tmp_path):
     whole = bundle / "bundle" / "run.sh"
     text = whole.read_text()

@@ -20,6 +20,7 @@ from experiments.report.store import read_if_there, write_json
 from experiments.report.tables import markdown_table
 from experiments.studies.reproduce.costs import RECORD, Cost, flops_per_example
 from experiments.studies.reproduce.description import Row
+from flatjax._cpu import compiled_once
 from flatjax.models._network import Network, make_network
 
 
@@ -110,7 +111,7 @@ class _Step:
             return optax.apply_updates(params, updates), batch_stats, opt_state
 
         # Equal replicas cost as much as different ones, and are initialised only once.
-        variables = jax.jit(network.init)(key, images[0, :1])
+        variables = jax.jit(network.init, compiler_options=compiled_once())(key, images[0, :1])
         stack = lambda leaf: jnp.repeat(leaf[None], replicas, 0)
         params = jax.tree.map(stack, variables["params"])
         stats = jax.tree.map(stack, variables.get("batch_stats", {}))

@@ -7,9 +7,10 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from flatjax._cpu import depthwise_conv
+from flatjax.models._initialization import he_normal
 
 # He's variance is 2 / k^2: the output of a channel depends on k^2 pixels of one map.
-_HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_HE = he_normal("fan_in")
 
 
 class DepthwiseConv(nn.Module):

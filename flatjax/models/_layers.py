@@ -10,9 +10,10 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from flatjax._cpu import conv_general_dilated_cls
+from flatjax.models._initialization import he_normal
 
-HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+HE_FAN_IN = he_normal("fan_in")
+HE_FAN_OUT = he_normal("fan_out")
 # Uniform within 1 / sqrt(number of inputs).
 _UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

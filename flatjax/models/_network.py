@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from flatjax.models._create import create
+from flatjax.models._initialization import init_in_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +61,13 @@ class Network:
 
     def init(self, key: chex.PRNGKey, images: jax.Array) -> dict[str, chex.ArrayTree]:
         """Makes the variables: `params`, and `batch_stats` if the network has any."""
+        return init_in_groups(self._init, key, images)
+
+    @functools.cached_property
+    def _init(self) -> Any:
+        """The initialisation of linen, jitted, so that it is traced once for a shape."""
         mode: dict[str, Any] = {} if self._mode is None else {self._mode: not _MODES[self._mode]}
-        return dict(self.module.init(key, images, **mode))
+        return jax.jit(lambda key, images: dict(self.module.init(key, images, **mode)))
 
     def logits(self, variables: Mapping[str, chex.ArrayTree], images: jax.Array) -> jax.Array:
         """Returns logits in evaluation mode, (B, classes); for tokens (B, T, classes)."""
@@ -116,7 +122,8 @@ def make_network(
         module = create(model, num_classes, **parsed)
     network = Network(module)
     inputs = jnp.zeros((2, *image_shape), input_dtype)
-    logits = lambda key: network.logits(network.init(key, inputs), inputs)
+    # Initialised with one example, as for training: both share a trace.
+    logits = lambda key: network.logits(network.init(key, inputs[:1]), inputs)
     try:
         shape = jax.eval_shape(logits, jax.random.key(0)).shape
     except ValueError as error:
