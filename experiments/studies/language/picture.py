@@ -1,4 +1,4 @@
-"""The picture of the study: messages, training and flatness against held-out bits."""
+"""The picture of the study: messages, training and flatness."""
 
 import pathlib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MARKERS = {"K=1": "o", "K=16": "s", "K=64": "^", "steps": "P"}
 
 
 def draw(study: Language, records: Records, path: pathlib.Path) -> None:
-    """Draws final bits against bytes sent, bits along training, and flatness against bits."""
+    """Draws bits against bytes sent and steps, and flatness against bits."""
     with plots.drawing(path, 1, 3, height=3.8) as (figure, panels):
         messages, training, flatness = panels
         lines: dict[str, list[tuple[float, float]]] = {}
@@ -53,7 +53,7 @@ def _color(arm: str) -> str:
 
 
 def _style(study: Language, arm: str) -> dict[str, Any]:
-    """Colours show algorithms, markers the steps between couplings; one worker is hollow."""
+    """Colours show algorithms, markers the period; one worker is hollow."""
     color, has_one = _color(arm), study.workers(arm) == 1
     return {
         "color": color,
