@@ -4,6 +4,7 @@ import re
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_logits
@@ -117,3 +118,57 @@ def test_pyramidnet_refuses_sizes_that_do_not_halve_twice(shape):
 def test_pyramidnet_refuses_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         models.PyramidNet(**options)
+
+
+def residuals(model, batch=128):
+    """Bytes that a step keeps for its backward pass, and the step, not compiled."""
+    images = jax.ShapeDtypeStruct((batch, 32, 32, 3), "float32")
+    init = lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+    variables = jax.eval_shape(init, jax.random.key(0))
+
+    def backward(params, stats, images):
+        variables = {"params": params, "batch_stats": stats}
+        shake = {"dropout": jax.random.key(0)}
+        loss = lambda params: model.apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"], rngs=shake
+        )[0].sum()
+        return jax.vjp(loss, params)[1]
+
+    kept = jax.eval_shape(backward, variables["params"], variables["batch_stats"], images)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+@pytest.mark.claim("docs/results/deep_networks.md", "a seventh of that")
+def test_blocks_that_are_computed_anew_keep_a_seventh():
+    assert residuals(SMALL.clone(remat=True)) < residuals(SMALL) / 6
+
+
+@pytest.mark.slow
+def test_blocks_that_are_computed_anew_change_no_number():
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    key = jax.random.key(0)
+
+    def step(model):
+        """Initial variables, loss, gradient and statistics: one program."""
+        variables = model.init(key, images[:1], train=False)
+
+        def loss(params):
+            logits, new = model.apply(
+                variables | {"params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            return (logits**2).sum(), new
+
+        return variables, jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    plain, anew = (jax.jit(step, static_argnums=0)(SMALL.clone(remat=on)) for on in (False, True))
+    assert jax.tree.structure(plain) == jax.tree.structure(anew)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, anew)
+
+
+def test_remat_is_a_bool():
+    with pytest.raises(TypeError, match="remat"):
+        models.PyramidNet(remat="yes")

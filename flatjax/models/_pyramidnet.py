@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flatjax._checks import check_choice, check_count, check_number
+from flatjax._checks import check_choice, check_count, check_flag, check_number
 from flatjax.models import _checks, _layers
 from flatjax.models._pooling import mean_pool
 from flatjax.models._shake_drop import ShakeDrop
@@ -25,7 +25,7 @@ class _Block(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         conv = functools.partial(_layers.conv, dtype=self.dtype)
         norm = functools.partial(_layers.batch_norm, train=train, dtype=self.dtype)
         out = 4 * self.channels
@@ -38,6 +38,10 @@ class _Block(nn.Module):
             y = self.shake(y, train=train)
         shortcut = x if self.stride == 1 else mean_pool(x, self.stride)
         return _layers.pad_channels(shortcut, out) + y
+
+
+# Positions of arguments, of which 0 is the module: `train` is a Python bool.
+_RematBlock = nn.remat(_Block, static_argnums=(2,))
 
 
 class PyramidNet(nn.Module):
@@ -72,6 +76,8 @@ class PyramidNet(nn.Module):
       shake_alpha: lower and upper end of the factors of ShakeDrop.
       shake_beta: lower and upper end of the factors of gradients.
       shake_level: "image" draws for each image of the batch, "batch" once for all.
+      remat: whether the backward pass computes each block anew instead of keeping its values. A
+        step takes about a third longer, and memory holds the values of one block at a time.
       num_classes: number of logits.
       dtype: dtype of the computation. Parameters and batch statistics are always float32.
 
@@ -110,6 +116,7 @@ class PyramidNet(nn.Module):
     shake_alpha: tuple[float, float] = (-1.0, 1.0)
     shake_beta: tuple[float, float] = (0.0, 1.0)
     shake_level: Literal["image", "batch"] = "image"
+    remat: bool = False
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
 
@@ -125,6 +132,7 @@ class PyramidNet(nn.Module):
         self.shake_alpha = _checks.interval("shake_alpha", self.shake_alpha)
         self.shake_beta = _checks.interval("shake_beta", self.shake_beta)
         check_choice("shake_level", self.shake_level, ("image", "batch"))
+        check_flag("remat", self.remat)
         check_count("num_classes", self.num_classes)
         self.dtype = _checks.floating_dtype("dtype", self.dtype)
         super().__post_init__()
@@ -150,15 +158,17 @@ class PyramidNet(nn.Module):
         )
         channels = self.channels()
         per_stage = len(channels) // _STAGES
+        # The initialisation has no backward pass.
+        block = _RematBlock if self.remat and not self.is_initializing() else _Block
         for index, width in enumerate(channels):
             stage, within = divmod(index, per_stage)
-            x = _Block(
+            x = block(
                 width,
                 stride=2 if stage > 0 and within == 0 else 1,
                 shake=self._shake(index),
                 dtype=self.dtype,
                 name=f"stage{stage}_block{within}",
-            )(x, train=train)
+            )(x, train)
         x = nn.relu(norm(name="norm")(x))
         return _layers.logits_of_maps(x, self.num_classes, dtype=self.dtype)
 

@@ -71,7 +71,9 @@ class Row(Comparison):
 
     def reduced(self, dataset: str) -> Comparison:
         """Returns a small network for a few epochs on other data, with one seed each."""
-        options = (*self.base.network.model_options, *self.reduced_options)
+        # A small network fits into memory as it is.
+        own = [option for option in self.base.network.model_options if option != "remat=True"]
+        options = (*own, *self.reduced_options)
         base = self.changed(REDUCED, {"dataset": dataset, "model_options": options})
         factor = base.epochs / self.base.epochs
         runs = {
