@@ -29,9 +29,10 @@ from experiments.studies.ladder.run import read_records
 RECORDED_RUN = pathlib.Path(__file__).parent / "recorded_run"
 GIVEN = {"rsam": {"gamma": 0.1}, "esam": {"gamma": 0.1}}  # what has no default
 # A setting is tested with an algorithm that has it.
+# Field -> the first algorithm that has it; later ones have a schedule of their own.
 ALGORITHM_OF = {
     field: algorithm
-    for algorithm in SETTINGS
+    for algorithm in reversed(SETTINGS)
     for field in TrainConfig.of(algorithm=algorithm, **GIVEN.get(algorithm, {})).flat()
 }
 # What a configuration holds, and what none does.
