@@ -77,7 +77,13 @@ def test_any_value_is_right_or_refused_by_name(field):
         if is_parsed:
             assert parsed(config.to_arguments()).config == config
 
-    options = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    options = hypothesis.settings(
+        max_examples=60,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
     # The command line is read for one in eight: that takes longer than all the rest.
     options(hypothesis.given(VALUES, st.sampled_from([True] + 7 * [False]))(check))()
 

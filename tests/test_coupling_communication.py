@@ -11,7 +11,8 @@ from devices import devices
 from fast import only
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_coupling import STACK, balanced
+from test_coupling import STACK
+from test_coupling_gamma import balanced
 
 import flatjax
 

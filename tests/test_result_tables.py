@@ -88,7 +88,10 @@ RESULTS = [
         flatness.Trajectory(DRAWS, (DRAWS, DRAWS), np.array([[1.5, 0.5], [0, 0]]), TWO),
         ["50 %, 25 %", "1.5", "0.5"],
     ),
-    (flatness.Soup({"w": TWO}, (), (0, 2), {"error": 0.25}), ["of 2 solutions: 0, 2", "0.25"]),
+    (
+        flatness.Soup({"w": TWO}, (), (0, 2), {"error": 0.125}, {"error": TWO}),
+        ["of 2 solutions: 0, 2", "0.125", "0.25", "0.375"],
+    ),
     (flatness.TrainingCoefficient(1.5, 0.25, TWO, 100.0), ["1.50 ± 0.25", "2 loops"]),
 ]
 

@@ -44,7 +44,7 @@ def draw(study: Language, records: Records, path: pathlib.Path) -> None:
         training.set(xlabel="sequential steps", ylabel="held-out bits a byte", title="Training")
         sigma = study.base.measures.sigmas[-1]
         flatness.set(xlabel="held-out bits a byte", ylabel=f"rise at σ = {sigma:g}, bits")
-        flatness.set_title("Flatness, from half to end")
+        flatness.set_title("Flatness: half to end")
         plots.legend_below(figure, *flatness.get_legend_handles_labels(), columns=4)
 
 
