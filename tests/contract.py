@@ -88,8 +88,8 @@ CASES = {
 }
 VARIANTS = ("every_third", "delayed", "outer", "overlapped", "stacked", "opaque")
 BASIC = [name for name in CASES if not name.endswith(VARIANTS)]
-# Each transformation, alone or as a part: `entropy_sgd` and the coupling are in `parle`.
-COVERING = ["pull_to_center", "replicated_sgd", "parle", "sam", "average_params"]
+# Each transformation, alone or as a part: `entropy_sgd` is in `esgd`.
+COVERING = ["pull_to_center", "replicated_sgd", "esgd", "sam", "average_params"]
 each_case = pytest.mark.parametrize("name", CASES)
 
 

@@ -57,6 +57,7 @@ def test_the_first_round_of_a_race_does_not_count():
     assert np.all(times["a"] >= 0)
 
 
+@pytest.mark.slow
 def test_the_initialisation_of_a_run_is_timed():
     base = row_of("cifar10-smallconvnet").base.changed(model="mlp", model_options=("hidden=(3,)",))
     found = initialization.measure(base)

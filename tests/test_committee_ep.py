@@ -34,6 +34,7 @@ def test_both_spaces_agree():
         np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [slow(0.95), None])
 def test_agrees_with_amp_on_independent_inputs(overlap):
     x, y, teacher = instance(1, 50, 100, 1)

@@ -25,6 +25,7 @@ def contradictory(num, sign=1):
     return np.vstack([x, sign * x[:1]]), [*y, -sign * y[0]], teacher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_contradictions_leave_nothing(sign):
     x, y, teacher = contradictory(12, sign)

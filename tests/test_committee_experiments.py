@@ -48,6 +48,7 @@ def test_patterns_are_divided_and_scaled():
         make_patterns(dataclasses.replace(DIGITS, num_train=500), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rsgd", slow("sgd"), slow("esgd")])
 def test_gradients_teach_a_committee(algorithm):
     learned, validation, _ = make_patterns(DIGITS, 0)

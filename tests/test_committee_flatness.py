@@ -71,6 +71,7 @@ def done(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_every_solution_is_recorded_and_none_is_repeated(done):
     path = run.path_of(done, CELL)
     records = store.read_lines(path, must_be_sealed=True)

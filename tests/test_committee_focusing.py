@@ -90,6 +90,7 @@ def test_a_constant_schedule_is_a_number(focused, schedule):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_replicas_may_become_more(focused):
     """From one, whose means leave errors, to as many as leave none."""
     x, y, found = focused

@@ -104,7 +104,7 @@ VARIANTS = [name for name in CASES if name not in BASIC]
 @pytest.mark.parametrize(
     ("name", "save"),
     only(
-        [("parle", save) for save in FORMATS] + [(name, by_flax) for name in COVERING],
+        [("esgd", save) for save in FORMATS] + [(name, by_flax) for name in COVERING],
         [(name, save) for name in BASIC for save in FORMATS]
         + [(name, by_flax) for name in VARIANTS],
     ),

@@ -66,6 +66,7 @@ def test_a_trick_removed_leaves_the_values(monkeypatch, with_all, trick):
         np.testing.assert_allclose(without[name], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_programs_that_run_once_have_the_same_values(monkeypatch):
     """The options of an initialisation do not show in its bits."""
 

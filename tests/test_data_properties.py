@@ -67,6 +67,7 @@ def test_validation_takes_its_share_of_every_class():
     holds(check, 60, split=splits(), size=sizes, seed=seeds)
 
 
+@pytest.mark.slow
 def test_subsets_are_nested():
     def check(split, counts, seed):
         small, large = sorted(counts)
@@ -135,6 +136,7 @@ def test_every_example_is_evaluated_once():
     holds(check, 10, split=splits(), batch_size=st.integers(1, 50))
 
 
+@pytest.mark.slow
 def test_an_epoch_shows_nothing_twice():
     def check(num_examples, batch_size, num_replicas, seed):
         call = lambda: epoch_order(jax.random.key(seed), num_examples, batch_size, num_replicas)

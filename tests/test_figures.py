@@ -17,7 +17,7 @@ from experiments.report.store import FIGURES, RESULTS, read_json
 # Theory and cost model are computed, which takes minutes and seconds; the others read records.
 COMPUTED = ("gaussian_mixture_", "cost_model")
 READ = [name for name in figures.PICTURES if not name.startswith(COMPUTED)]
-QUICK = ("overview", "second_contest", "deep_networks", "benchmarks")
+QUICK = ("overview",)
 
 
 def test_the_pictures_are_those_of_the_command():

@@ -47,6 +47,7 @@ def final(config, placement=None):
     return arrays_of(run.state), losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rsgd", slow("sam")])
 def test_a_run_ends_bit_for_bit_as_in_memory(algorithm, names, in_windows):
     own = {"replicas": 2, "gamma": 0.1} if algorithm == "rsgd" else {}

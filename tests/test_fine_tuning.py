@@ -88,6 +88,7 @@ def test_the_low_rank_start_is_the_pretrained_network(tasks, task):
         assert (np.asarray(a[0] == a[1])).all() == common
 
 
+@pytest.mark.slow
 def test_the_center_is_the_mean_network(tasks, task):
     mode = methods.low_rank(tasks, 2, common=False)
     stack = mode.start(jax.random.key(5), task.pretrained, 3)
@@ -103,6 +104,7 @@ def test_the_center_is_the_mean_network(tasks, task):
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.1, "sam_rho": 0.05, "pull": 0.01, "gamma": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["rSGD", *[slow(one) for one in ("eSGD", "SAM", "SGD")]])
 def test_only_the_last_layers_are_trained(tasks, task, arm):
     fixed = dict(STUDY.contestants[arm].fixed) | {"inner_steps": 5}
@@ -116,6 +118,7 @@ def test_only_the_last_layers_are_trained(tasks, task, arm):
         assert (np.asarray(stack["Dense_1"][leaf][-1] != start["Dense_1"][leaf])).any()
 
 
+@pytest.mark.slow
 def test_outcomes_are_those_of_a_plain_forward_pass(tasks, task):
     body = changed(task.pretrained)
     stack = jax.tree.map(lambda w: w[None], body)

@@ -176,6 +176,7 @@ def solutions(seed=0):
     return {"MLP, clean": rows}
 
 
+@pytest.mark.slow
 def test_measures_are_ranked(tmp_path):
     study = FlatnessStudy(
         base=STUDY.base,

@@ -56,6 +56,7 @@ def loss_by_hand(w, batches, of):
     return total / count
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_those_of_every_point():
     how = load_network(Description(f"{__name__}:Normed", (), "digits", 200, False)).evaluation
     images = how.train_batches[0]["image"]

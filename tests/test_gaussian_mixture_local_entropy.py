@@ -70,6 +70,7 @@ def test_the_training_error_is_the_derivative_in_beta(around_hebb):
     np.testing.assert_allclose(-slope, found.train_error[:, 2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_vanishes_without_weight_and_falls(around_hebb):
     found = around_hebb
     np.testing.assert_allclose(found.phi[:, 0], 0, atol=1e-5)

@@ -80,6 +80,7 @@ def tilted_with_errors(h0, params):
     return tilted_averages(error_potential(concave=False), h0, **params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("beta", "variance", "y", "coupling"),
     [

@@ -78,15 +78,14 @@ def assert_equal_inits(found, expected, keys):
         chex.assert_trees_all_equal(*(program(jax.random.split(key, 3)) for program in programs))
 
 
-@pytest.mark.parametrize(
-    "name", only(["pyramidnet", "a data-dependent bias", "layers side by side"], MODULES)
-)
+@pytest.mark.parametrize("name", only(["a data-dependent bias", "layers side by side"], MODULES))
 def test_groups_have_the_bits_of_the_plain_initialisation(name):
     network = Network(MODULES[name])
     keys = [jax.random.key(seed) for seed in range(2)]
     assert_equal_inits(network.init, network._init, keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_key", ["PRNGKey", slow("rbg")])
 def test_other_keys_are_taken(make_key):
     network = Network(MODULES["densenet"])

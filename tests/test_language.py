@@ -117,6 +117,7 @@ def test_a_run_that_would_not_end_in_time_is_not_begun(tmp_path):
     assert run.read_study(TINY, tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_divided_by_file():
     text = a_little_of_it()
     assert text.train.tokens.shape[1] == CONTEXT + 1

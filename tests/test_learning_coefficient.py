@@ -207,6 +207,7 @@ def test_what_is_refused():
 # --- what it says ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_result_is_printed_and_drawn():
     found = found_by_default()
     text = repr(found)

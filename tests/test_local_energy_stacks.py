@@ -25,6 +25,7 @@ STREAM = [jnp.array([1.0, 3.0]), jnp.array([2.0, 6.0]), jnp.array([5.0, 4.0])]
 STATS = {"mean": jnp.array(7.0)}
 
 
+@pytest.mark.slow
 def test_statistics_are_measured_for_each_perturbed_network():
     options = {"sigmas": [0.1, 0.4], "num_samples": 5, "noise": "additive"}
     fixed = local_energy(normalized, **options)
@@ -43,6 +44,7 @@ def test_statistics_are_measured_for_each_perturbed_network():
         measured(params, STREAM, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_statistics", [False, True])
 def test_stacked_solutions_are_measured_as_one_by_one(batch_statistics):
     options = {"sigmas": [0.1, 0.4], "num_samples": 4}
@@ -78,6 +80,7 @@ def test_stacked_solutions_and_the_number_of_draws():
     np.testing.assert_array_equal(found.solution(0).target_met, [True, True])
 
 
+@pytest.mark.slow
 def test_stacked_convolutions():
     """Vmapped or unrolled, and never mixed up."""
 

@@ -52,6 +52,7 @@ def exact(margins, distance=1.0):
     return log_volume, np.log(right).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [slow(0.0), 0.5])
 def test_independent_patterns_and_the_standard_error(
     margin, orthogonal_patterns, measure_perceptron

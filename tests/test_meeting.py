@@ -73,6 +73,7 @@ LONG += [(name, kind, 3000) for name in ("rsgd", "parle") for kind in RATES]
 SHORT = [("rsgd", "cosine", 300)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "steps"),
     [pytest.param(*case, marks=() if case in SHORT else pytest.mark.slow) for case in LONG],

@@ -40,6 +40,7 @@ def test_number_of_parameters_is_the_published_one(model, expected):
     assert torch_logits.count(model, 32) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode"),
     [

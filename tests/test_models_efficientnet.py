@@ -199,6 +199,7 @@ def test_half_precision_has_float32_variables():
     assert dtypes(wide) == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_stages")
 def test_initial_weights_have_the_variances_of_he():
     params = tiny_variables()["params"]

@@ -138,6 +138,7 @@ def residuals(model, batch=128):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
+@pytest.mark.slow
 @pytest.mark.claim("docs/results/deep_networks.md", "a seventh of that")
 def test_blocks_that_are_computed_anew_keep_a_seventh():
     assert residuals(SMALL.clone(remat=True)) < residuals(SMALL) / 6

@@ -28,7 +28,7 @@ def torch_name(modules):
         (models.resnet18(num_classes=1000, stem="imagenet"), 64, 11_689_512),
         (models.resnet50(num_classes=1000), 64, 25_557_032),
         slow(models.resnet110(num_classes=10), 32, 1_727_962),
-        (models.resnet110(num_classes=10, shortcut="projection"), 32, 1_730_714),
+        slow(models.resnet110(num_classes=10, shortcut="projection"), 32, 1_730_714),
     ],
     ids=["resnet18", "resnet18 for ImageNet", "resnet50", "resnet110", "resnet110 projection"],
 )

@@ -48,6 +48,7 @@ def test_half_precision_is_kept():
     assert layer.apply({}, x, train=True, rngs=rngs).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_images_are_drawn_independently():
     number, p = 4000, 0.3
     values, gradients = factors(ShakeDrop(p, alpha=(-1, 0.5), beta=(0.25, 1)), number)

@@ -49,6 +49,7 @@ GPT2 = {"num_classes": 50257, "context": 1024, "width": 768, "depth": 12, "heads
 GPT2 |= {"positions": "learned"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -20,6 +20,7 @@ LABELS = np.arange(6) % 5
 TINY = models.VisionTransformer(width=12, depth=2, num_classes=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "size", "expected"),
     [

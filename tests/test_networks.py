@@ -178,6 +178,7 @@ def test_gradients_of_parts_are_added_in_float32(monkeypatch):
     assert grads["w"] == jnp.bfloat16((1 + 3 * 2**-8) / 4)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_make_the_gradient_of_the_whole():
     states = []
     for parts in (1, 4):

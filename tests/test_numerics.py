@@ -144,6 +144,7 @@ def plain(name):
 assert_same = functools.partial(chex.assert_trees_all_close, rtol=0.0, atol=0.0)
 
 
+@pytest.mark.slow
 @each_case_if_slow
 @pytest.mark.claim("docs/faq.md", "draw what new ones do")
 def test_strict_switches_and_old_keys_change_no_bit(name):

@@ -62,6 +62,7 @@ def haiku_network():
 LIBRARIES = [nnx_network, equinox_network, haiku_network]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     only(

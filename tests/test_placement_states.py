@@ -104,6 +104,7 @@ def expected_of(make):
     return vmapped(*arguments, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("placement", "make"),
     only([("vmap", nnx_state)], CASES),

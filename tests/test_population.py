@@ -46,6 +46,7 @@ def tasks():
     return make_tasks(BASE, [0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sam", slow("rsam"), slow("parle")])
 def test_runs_are_those_of_the_trainer(tasks, algorithm):
     config, varied = changed(BASE, OWN, algorithm=algorithm), settings_of(algorithm)

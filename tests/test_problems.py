@@ -148,6 +148,7 @@ def test_a_network_learns_a_regression(tmp_path):
     assert unexplained == pytest.approx(result["test_error"], rel=0.1)  # of 80% of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["regression", slow("text")])
 def test_runs_of_a_population_are_those_of_the_trainer(kind, text):
     """Each run has its own rate, seed and examples; they are trained in one program."""

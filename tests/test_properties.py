@@ -54,6 +54,7 @@ def holds_for(form, check, **strategies):
     holds(check, 15 if form in COUPLINGS else 6, **strategies)
 
 
+@pytest.mark.slow
 @each_form_if_slow
 def test_any_tree_is_updated(form):
     def check(params, gamma, zero):

@@ -61,6 +61,7 @@ def test_numbers_are_those_of_the_measures(found):
     assert {row.measure for row in found.rows} == set(MEASURES)
 
 
+@pytest.mark.slow
 def test_numbers_of_a_parabola_and_their_errors_over_examples(found):
     """Each is proportional to the mean of x, and so is its error."""
     norm = np.sqrt(SQUARE)
@@ -121,6 +122,7 @@ def test_tolerated_noise_has_the_error_of_weight_noise(found):
     assert row.note or np.isfinite(row.value)
 
 
+@pytest.mark.slow
 def test_a_report_is_printed_drawn_and_kept(found, by_layer, tmp_path):
     assert max(map(len, str(found).splitlines())) <= _tables.WIDTH
     assert "± over 8 batches: SAM sharpness, loss" in str(found)

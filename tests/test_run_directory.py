@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import slow
 from run_helpers import started
 
 from experiments import __main__ as command_line
@@ -102,7 +103,13 @@ def test_another_state_under_the_same_digest_is_refused(task, run):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"learning_rate": 0.2}, {"weight_decay": 0.0}, {"train_size": 99}, {"epochs": 5}],
+    [
+        {"seed": 1},
+        {"learning_rate": 0.2},
+        {"weight_decay": 0.0},
+        slow({"train_size": 99}),
+        slow({"epochs": 5}),
+    ],
     ids=str,
 )
 def test_checkpoints_and_results_know_their_configuration(change, run, finished):

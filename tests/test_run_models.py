@@ -61,6 +61,7 @@ def test_the_model_predicts_as_the_result_says(finished):
     assert predict.about["config"]["gamma"] == 0.1
 
 
+@pytest.mark.slow
 def test_it_is_the_center_with_statistics_of_its_own(finished):
     run = load_run(finished[0], trust=True)
     params, stats = final_model(run.plan, run.task, run.state)

@@ -48,6 +48,7 @@ def test_a_link_is_found_from_the_times_that_it_gives():
     np.testing.assert_allclose([found.latency, found.bandwidth], [3e-5, 2e8], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_says_why():
     with Workers([[0]]) as workers, pytest.raises(RuntimeError, match="unknown"):
         workers.prepare("step", Work("sgd", model="unknown"), 0.0)

@@ -32,6 +32,7 @@ def sharded(config):
     return OnMesh(make_mesh(MESH, config), shard=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [slow(DILOCO), slow({"algorithm": "parle"}), {"period": 2}], ids=str
 )

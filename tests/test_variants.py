@@ -106,6 +106,7 @@ def test_replicas_that_coincide_are_not_displaced():
     np.testing.assert_allclose(params, 0.8, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_average_of_entropy_sgd_is_that_of_its_anchors():
     found = path(config_of("esgd", gamma=0.5, inner_steps=3, final_average=0.5), 1)
     ends = np.asarray(found["anchor"])[2::3]  # of four loops
