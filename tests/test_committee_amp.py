@@ -172,6 +172,7 @@ SMALL = [(1, 20, 10, 0.7, 0.08), (1, 20, 10, 0.9, 0.08)]
 SMALL += [slow(3, 30, 20, 0.9, 0.05)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_units", "num", "num_patterns", "overlap", "tolerance"), SMALL)
 def test_against_counting(num_units, num, num_patterns, overlap, tolerance):
     x, y, teacher = instance(0, num_patterns, num, num_units)

@@ -89,6 +89,7 @@ def test_every_solution_is_recorded_and_none_is_repeated(done):
     }
 
 
+@pytest.mark.slow
 def test_records_of_other_settings_are_refused(done):
     other = dataclasses.replace(TINY, num_samples=4)
     with pytest.raises(store.OtherIdentityError, match=r"line 1 .*num_samples: wanted 4"):
@@ -98,6 +99,7 @@ def test_records_of_other_settings_are_refused(done):
         run.read_study(others, done)
 
 
+@pytest.mark.slow
 def test_replicas_start_apart_and_meet(done):
     (_, _, apart, _) = store.read_lines(run.path_of(done, CELL))
     learned, *_ = make_patterns(TINY.task_of(CELL), 0)

@@ -38,6 +38,7 @@ def reports():
     return {"flat": report(1.0), "sharp": report(3.0), "near": report(1.02)}
 
 
+@pytest.mark.slow
 def test_differences_are_paired(reports):
     """The same examples raise both solutions: the difference is known better than the numbers."""
     found = flatness.compare({"near": reports["near"], "flat": reports["flat"]})

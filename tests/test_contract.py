@@ -197,6 +197,7 @@ def test_schedules(name, argument):
 STACKED_CASES = [name for name, case in CASES.items() if "replica_axis" in case.arguments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", only(["pull_to_center", "diloco", "parle"], STACKED_CASES))
 @pytest.mark.claim("docs/optax.md", "gives what `replica_axis` gives")
 def test_axis_name(name):

@@ -26,6 +26,7 @@ def noisy(**options):
     return flatjax.esgd(optax.piecewise_constant_schedule(0.5, {1: 0.25}), 0.0, **options)
 
 
+@pytest.mark.slow
 def test_standard_deviation_of_the_noise():
     """Eps sqrt(2 eta'), at each learning rate; new at each step, leaf and weight."""
     zeros = {"w": jnp.zeros((300, 400)), "b": jnp.zeros(120_000)}

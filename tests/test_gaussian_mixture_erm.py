@@ -36,6 +36,7 @@ def check_rows(loss, selected):
     assert np.all(np.abs(np.subtract(solve_rows(loss, selected), expected)) < tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["square", slow("logistic")])
 def test_reference_values(name):
     check_rows(getattr(losses, name)(), rows(2, name))

@@ -78,6 +78,7 @@ def test_it_vanishes_without_weight_and_falls(around_hebb):
     np.testing.assert_allclose(found.phi[:, 6], found.phi[:, 7], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_typical_weights_of_no_beta_are_random_at_their_overlap(around_hebb):
     found = around_hebb
     m = OVERLAP / np.sqrt(2)  # that of the Hebb rule is 1 / sqrt(1 + delta / alpha)

@@ -89,6 +89,7 @@ def test_momentum_crosses_flat_directions(batches):
     assert found.temperature_sem < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [slow(1), 2, slow(3)])
 def test_powers_of_a_weight(power):
     """w^2k has coefficient 1 / 2k."""

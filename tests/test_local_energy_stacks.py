@@ -97,6 +97,7 @@ def test_stacked_convolutions():
     np.testing.assert_allclose(together.draws["loss"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stream_is_passed_over_once():
     passes = []
 

@@ -91,6 +91,7 @@ def test_without_a_gamma_replicas_meet(name, kind, steps):
         assert collapse.center < 0.08
 
 
+@pytest.mark.slow
 def test_independent_replicas_are_reported():
     images, labels = digits()
     tx = optax.sgd(0.1, momentum=0.9, nesterov=True)

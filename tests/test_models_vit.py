@@ -86,6 +86,7 @@ def torch_variables(width=192, depth=9, heads=3, patch=4, positions=65, classes=
     return {"params": params | layers}
 
 
+@pytest.mark.slow
 @pytest.mark.claim("README.md", "give the logits of their PyTorch counterparts")
 def test_logits_are_those_of_torch():
     model, variables = models.VisionTransformer(), torch_variables()

@@ -174,6 +174,7 @@ def test_again_and_bit_for_bit(name):
     assert any(map(np.any, map(np.not_equal, other, jax.tree.leaves(plain(name)))))
 
 
+@pytest.mark.slow
 @each_case_if_slow
 @pytest.mark.claim("docs/faq.md", "what is float32 stays float32")
 def test_in_x64_what_is_float32_stays_so(name):

@@ -98,6 +98,7 @@ def test_the_compiler_keeps_the_conditional(placed, conditionals):
     assert compiled.count(" conditional(") == conditionals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap", [lambda x: _cpu.after(jnp.cos(x), x), lambda x: _cpu.once(x, jnp.array(1))]
 )

@@ -108,6 +108,7 @@ def test_bootstrapped_intervals_cover_the_truth():
     assert 175 <= hits <= 199
 
 
+@pytest.mark.slow
 def test_tolerated_noise_has_the_error_of_weight_noise(found):
     measure = flatness.weight_noise(
         eval_fn,
@@ -149,6 +150,7 @@ def test_what_is_no_report_is_refused_by_name(tmp_path):
         flatness.Report.load(tmp_path / "other.json")
 
 
+@pytest.mark.slow
 def test_missing_packages_are_named(found, monkeypatch):
     calls = {"pandas": found.to_pandas, "matplotlib.pyplot": found.plot}
     calls["tqdm"] = lambda: small(progress=True)
@@ -158,6 +160,7 @@ def test_missing_packages_are_named(found, monkeypatch):
             call()
 
 
+@pytest.mark.slow
 def test_a_data_frame_has_a_line_for_each_number(found, monkeypatch):
     pandas = type(sys)("pandas")
     pandas.DataFrame = list
@@ -203,6 +206,7 @@ def test_costs_of_levels_are_those_of_the_docstring():
     assert Cost(10, 1, 1, 8).passes(4) == 10 + 3 * 3 + 8
 
 
+@pytest.mark.slow
 def test_loaders_and_one_batch(found):
     row = small(lambda: iter(BATCHES))["sam_sharpness"]
     assert row.value == pytest.approx(found["sam_sharpness"].value)
