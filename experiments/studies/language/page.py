@@ -1,7 +1,7 @@
 """The draft of the study's chapter in docs/results."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,12 @@ def page(study: Language, records: Records) -> str:
         "![Held-out bits along training, and flatness](../../experiments/figures/language.png)",
         "## Held-out bits per byte",
         "Differences are paired over seeds, with 95% intervals of Student's t. ± is the standard "
-        "error over\nseeds.",
+        "error over\nseeds; one seed has none.",
         bits_table(study, records),
-        "**Nothing was tuned.** All arms have the learning rate of AdamW, although averages of "
-        "several workers\nallow larger ones. The pull of rSGD grows from 0.1% to 63% of a step. "
-        "DiLoCo has the outer learning\nrate (0.7) and momentum (0.9) of its paper for all K; "
-        "together they lengthen the way of the workers\nup to seven times, at K = 1 in every step.",
+        "**Nothing was tuned.** All arms have the learning rate of AdamW; larger ones were not "
+        "tried for several\nworkers. The pull of rSGD grows from 0.1% to 63% of a step. "
+        "DiLoCo has the outer learning rate (0.7) and\nmomentum (0.9) of its paper for all K; "
+        "together they lengthen the way of the workers up to seven times,\nat K = 1 in every step.",
         "## Messages and flatness",
         "A message holds all weights (of data-parallel AdamW: a gradient). The rise is the one of "
         f"the training\nloss under noise of strength {study.base.measures.sigmas[-1]:g}, in bits.",
@@ -112,6 +112,12 @@ def summary(study: Language, records: Records) -> list[str]:
     return lines
 
 
+def with_sem(values: Sequence[float]) -> str:
+    """Shows a mean with its standard error, which one seed does not have."""
+    mean, sem = mean_and_sem(values)
+    return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ± {sem:.3f}"
+
+
 def _mean_rise(units: Mapping[int, Mapping[str, Any]]) -> float:
     return float(np.mean([unit["flatness"][-1]["rise_bits"][-1] for unit in units.values()]))
 
@@ -121,7 +127,7 @@ def bits_table(study: Language, records: Records) -> str:
     lines = [["arm", "steps", "bits per byte", "minus AdamW", f"minus {STEPS}"]]
     for arm in records:
         bits = list(bits_of(records, arm).values())
-        cells = [arm, str(study.steps_of(arm)), "{:.3f} ± {:.3f}".format(*mean_and_sem(bits))]
+        cells = [arm, str(study.steps_of(arm)), with_sem(bits)]
         for reference in (TOKENS, STEPS):
             found = difference(records, arm, reference)
             cells.append("" if found is None else _shown(found))
@@ -138,12 +144,12 @@ def flat_table(study: Language, records: Records) -> str:
         ends = [unit["curve"][-1] for unit in units.values()]
         flat = [unit["flatness"][-1] for unit in units.values()]
         distances = [end["relative_distance"] for end in ends if "relative_distance" in end]
-        rise = mean_and_sem([one["rise_bits"][-1] for one in flat])
+        rise = with_sem([one["rise_bits"][-1] for one in flat])
         lines.append(
             [
                 *(arm, str(couplings * study.workers(arm)), f"{megabytes(study, arm, units):.0f}"),
                 f"{np.mean(distances):.2g}" if distances else "",
-                "{:.3f} ± {:.3f}".format(*rise),
+                rise,
             ]
         )
     return markdown_table(lines)

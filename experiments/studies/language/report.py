@@ -1,6 +1,7 @@
 """The table and the picture of the study, drawn from records."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,19 +47,25 @@ def table(study: Language, rows: list[dict[str, Any]]) -> str:
     sigma = study.base.measures.sigmas[-1]
     rise = f"rise at sigma {sigma:g}, bits"
     header = ["arm", "seeds", "steps", "million tokens", "bits a byte", "messages", "MB a worker"]
-    lines = [[*header, "distance", rise, "coefficient", "CPU s"]]
+    lines = [[*header, "distance", rise, "rough coefficient", "CPU s"]]
     for row in rows:
         shown = lambda value, form: "" if value is None else format(value, form)
         lines.append(
             [
                 *(row["arm"], str(row["seeds"]), str(row["steps"]), f"{row['tokens'] / 1e6:.2f}"),
-                "{:.3f} ± {:.3f}".format(*row["bits"]),
+                _with_sem(row, "bits"),
                 *(str(row["messages"]), f"{row['megabytes']:.1f}", shown(row["distance"], ".2g")),
-                "{:.3f} ± {:.3f}".format(*row["rise_bits"]),
+                _with_sem(row, "rise_bits"),
                 *(shown(row["coefficient"], ".0f"), f"{row['cpu_seconds'][0]:.0f}"),
             ]
         )
     return markdown_table(lines)
+
+
+def _with_sem(row: Mapping[str, Any], name: str) -> str:
+    """Shows a mean with its standard error, which one seed does not have."""
+    mean, sem = row[name]
+    return f"{mean:.3f}" if row["seeds"] == 1 else f"{mean:.3f} ± {sem:.3f}"
 
 
 def meetings(records: Records) -> Meetings:
