@@ -36,8 +36,8 @@ def page(study: Language, records: Records) -> str:
         "```sh\npython -m experiments language --out experiments/results/language\n"
         "python -m experiments language --report-only --out experiments/results/language\n```",
         "![Held-out bits along training, and flatness](../../experiments/figures/language.png)",
-        "Dotted lines on the left are single workers. Lines on the right lead from half of the steps "
-        "to the end,\nwhich has the mark.",
+        "Dotted lines on the left are single workers. Lines on the right lead from half of the "
+        "steps to the end,\nwhich has the mark.",
         "## Held-out bits per byte",
         "Differences are paired over seeds, with 95% intervals of Student's t. ± is the standard "
         "error over\nseeds; one seed has none.",
