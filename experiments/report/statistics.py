@@ -50,7 +50,7 @@ def mean_and_sem(values: ArrayLike) -> tuple[float, float]:
     return round(float(np.mean(values)), 4), round(float(standard_error(values)), 4)
 
 
-def with_error(mean: float, sem: float, count: int, *, sign: str = "") -> str:
+def with_error(mean: float, sem: float, count: int, *, sign: str = "", digits: int = 2) -> str:
     """Formats a mean and its standard error; a single value has no error.
 
     Args:
@@ -58,13 +58,14 @@ def with_error(mean: float, sem: float, count: int, *, sign: str = "") -> str:
       sem: standard error of the mean.
       count: number of averaged values.
       sign: "+" also shows the sign of positive means.
+      digits: digits after the point.
 
     Examples:
       >>> with_error(2.0, 0.25, 5), with_error(2.0, 0.0, 1)
       ('2.00 ± 0.25', '2.00')
     """
-    shown = f"{mean:{sign}.2f}"
-    return f"{shown} ± {sem:.2f}" if count > 1 else shown
+    shown = f"{mean:{sign}.{digits}f}"
+    return f"{shown} ± {sem:.{digits}f}" if count > 1 else shown
 
 
 def paired_difference(

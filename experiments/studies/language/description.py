@@ -83,3 +83,8 @@ class Language(Study):
         if self.workers(arm) == 1:
             return None
         return getattr(algorithm, "period", getattr(algorithm, "inner_steps", 1))
+
+    def couplings(self, arm: str) -> int:
+        """Returns how often each worker sends a message; 0 for one worker."""
+        period = self.period(arm)
+        return 0 if period is None else self.steps_of(arm) // period

@@ -1,12 +1,12 @@
 """The draft of the study's chapter in docs/results."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from experiments.report.statistics import mean_and_sem, paired_difference
+from experiments.report.statistics import mean_and_sem, paired_difference, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
 from flatjax.flatness import kendall_tau
@@ -21,9 +21,7 @@ _TEMPERATURE = re.compile(r"temperature ([\d.]+) instead of 1")
 
 def megabytes(study: Language, arm: str, units: Mapping[int, Mapping[str, Any]]) -> float:
     """Returns what each worker sends in a run; 0 for one worker."""
-    period = study.period(arm)
-    couplings = 0 if period is None else study.steps_of(arm) // period
-    return couplings * BYTES * next(iter(units.values()))["num_weights"] / 1e6
+    return study.couplings(arm) * BYTES * next(iter(units.values()))["num_weights"] / 1e6
 
 
 def page(study: Language, records: Records) -> str:
@@ -114,12 +112,6 @@ def summary(study: Language, records: Records) -> list[str]:
     return lines
 
 
-def with_sem(values: Sequence[float]) -> str:
-    """Shows a mean with its standard error, which one seed does not have."""
-    mean, sem = mean_and_sem(values)
-    return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ± {sem:.3f}"
-
-
 def _mean_rise(units: Mapping[int, Mapping[str, Any]]) -> float:
     return float(np.mean([unit["flatness"][-1]["rise_bits"][-1] for unit in units.values()]))
 
@@ -129,7 +121,11 @@ def bits_table(study: Language, records: Records) -> str:
     lines = [["arm", "steps", "bits per byte", "minus AdamW", f"minus {STEPS}"]]
     for arm in records:
         bits = list(bits_of(records, arm).values())
-        cells = [arm, str(study.steps_of(arm)), with_sem(bits)]
+        cells = [
+            arm,
+            str(study.steps_of(arm)),
+            with_error(*mean_and_sem(bits), len(bits), digits=3),
+        ]
         for reference in (TOKENS, STEPS):
             found = difference(records, arm, reference)
             cells.append("" if found is None else _shown(found))
@@ -141,17 +137,19 @@ def flat_table(study: Language, records: Records) -> str:
     """Tabulates messages of all workers, the distance of replicas, and flatness."""
     lines = [["arm", "messages", "MB a worker", "distance", "rise, bits"]]
     for arm, units in records.items():
-        period = study.period(arm)
-        couplings = 0 if period is None else study.steps_of(arm) // period
         ends = [unit["curve"][-1] for unit in units.values()]
         flat = [unit["flatness"][-1] for unit in units.values()]
         distances = [end["relative_distance"] for end in ends if "relative_distance" in end]
-        rise = with_sem([one["rise_bits"][-1] for one in flat])
+        rises = mean_and_sem([one["rise_bits"][-1] for one in flat])
         lines.append(
             [
-                *(arm, str(couplings * study.workers(arm)), f"{megabytes(study, arm, units):.0f}"),
+                *(
+                    arm,
+                    str(study.couplings(arm) * study.workers(arm)),
+                    f"{megabytes(study, arm, units):.0f}",
+                ),
                 f"{np.mean(distances):.2g}" if distances else "",
-                rise,
+                with_error(*rises, len(flat), digits=3),
             ]
         )
     return markdown_table(lines)

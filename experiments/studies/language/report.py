@@ -1,14 +1,13 @@
 """The table and the picture of the study, drawn from records."""
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from experiments.report import store
 from experiments.report.meeting import Meetings
-from experiments.report.statistics import mean_and_sem
+from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
 from experiments.studies.language.page import Records, megabytes, page
@@ -21,15 +20,13 @@ def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
     for arm, units in records.items():
         ends = [unit["curve"][-1] for unit in units.values()]
         flat = [unit["flatness"][-1] for unit in units.values()]
-        period, step = study.period(arm), ends[0]["step"]
-        couplings = 0 if period is None else step // period
         row = {
             "arm": arm,
             "seeds": len(units),
-            "steps": step,
+            "steps": study.steps_of(arm),
             "tokens": ends[0]["tokens"],
             "bits": mean_and_sem([unit["final"]["bits"] for unit in units.values()]),
-            "messages": couplings * study.workers(arm),
+            "messages": study.couplings(arm) * study.workers(arm),
             "megabytes": megabytes(study, arm, units),
             "rise_bits": mean_and_sem([one["rise_bits"][-1] for one in flat]),
             "cpu_seconds": mean_and_sem([unit["cpu_seconds"] for unit in units.values()]),
@@ -53,19 +50,13 @@ def table(study: Language, rows: list[dict[str, Any]]) -> str:
         lines.append(
             [
                 *(row["arm"], str(row["seeds"]), str(row["steps"]), f"{row['tokens'] / 1e6:.2f}"),
-                _with_sem(row, "bits"),
+                with_error(*row["bits"], row["seeds"], digits=3),
                 *(str(row["messages"]), f"{row['megabytes']:.1f}", shown(row["distance"], ".2g")),
-                _with_sem(row, "rise_bits"),
+                with_error(*row["rise_bits"], row["seeds"], digits=3),
                 *(shown(row["coefficient"], ".0f"), f"{row['cpu_seconds'][0]:.0f}"),
             ]
         )
     return markdown_table(lines)
-
-
-def _with_sem(row: Mapping[str, Any], name: str) -> str:
-    """Shows a mean with its standard error, which one seed does not have."""
-    mean, sem = row[name]
-    return f"{mean:.3f}" if row["seeds"] == 1 else f"{mean:.3f} ± {sem:.3f}"
 
 
 def meetings(records: Records) -> Meetings:
