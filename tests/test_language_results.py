@@ -14,6 +14,7 @@ from experiments.configs.language import STUDY
 from experiments.report import store
 from experiments.studies.language import run
 from experiments.studies.language.page import page
+from experiments.studies.language.tuned import read_tuned
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "language.md"
 RECORDS = store.RESULTS / "language"
@@ -120,7 +121,7 @@ def test_the_draft_agrees_with_the_records(tmp_path):
             identity = run.identity_of(study, arm, seed, 1000) | {"data": {"examples": 1000}}
             path = run.path_of(tmp_path, arm, seed)
             store.cached(path, identity, lambda arm=arm, seed=seed: fake(arm, seed))
-    text = page(study, run.read_study(study, tmp_path))
+    text = page(study, run.read_study(study, tmp_path), read_tuned(study, tmp_path))
     check(text, tmp_path, study)
     with pytest.raises(AssertionError):
         check(text.replace("| rSGD, K=16 ", "| rSGD, K=64 ", 1), tmp_path, study)
@@ -129,7 +130,8 @@ def test_the_draft_agrees_with_the_records(tmp_path):
 @pytest.mark.skipif(not PAGE.exists(), reason="the study has not been run")
 def test_the_chapter_agrees_with_the_records():
     text = PAGE.read_text()
-    assert text == page(STUDY, run.read_study(STUDY, RECORDS))
+    tuned = read_tuned(STUDY, RECORDS)
+    assert text == page(STUDY, run.read_study(STUDY, RECORDS), tuned)
     check(text, RECORDS)
 
 

@@ -4,8 +4,9 @@ import dataclasses
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import language as configs
-from experiments.studies.language.report import meetings, report
+from experiments.studies.language.report import meetings, report, report_tuned, tuned_meetings
 from experiments.studies.language.run import read_study, run_study
+from experiments.studies.language.tuned import read_tuned, run_tuned
 from experiments.studies.study import chosen
 
 
@@ -22,9 +23,17 @@ class Language(InParts):
     Example: python -m experiments language --small
     """
 
+    tuned: bool = False
+    """Choose settings for the primary arms on validation data, and run these arms with them on
+    fresh seeds, in the folder `tuned` of the output directory. The next report without this option
+    adds them to the chapter."""
+
     def parts(self) -> Parts:
-        """The study."""
+        """The study, or its tuned part."""
         study = configs.SMALL if self.small else configs.STUDY
         arms = chosen(self.algorithms, study.arms, "algorithms")
         part = dataclasses.replace(study, arms=arms)
-        return Parts("language", study, part, run_study, read_study, report, meetings, "run")
+        functions = (run_study, read_study, report, meetings)
+        if self.tuned:
+            functions = (run_tuned, read_tuned, report_tuned, tuned_meetings)
+        return Parts("language", study, part, *functions, "run")

@@ -7,6 +7,7 @@ cost:      48 units. A gradient of 4 x 128 tokens takes 0.16 CPU s on one busy c
            70,000 of these. Held-out bits of 128 sequences take 4 CPU s, final bits 12, local energy
            11 and compilation 15 to 35: 1.8 hours. A learning coefficient takes about 100 CPU s: 0.9
            hours for seed 0
+           With --tuned: about 20 candidates and 15 runs of four minutes, 2.2 hours
 order:     the arms of the primary comparison with seed 0, then with seeds 1 and 2; then all others,
            seed by seed. A unit takes six to eight minutes, and its record is kept
 
@@ -20,7 +21,7 @@ step.
 import dataclasses
 
 from experiments.engine.config import TrainConfig
-from experiments.studies.language.description import Coefficient, Language
+from experiments.studies.language.description import Coefficient, Language, Tuning
 
 # The pull of a step, 1 - exp(-learning rate x gamma), grows from 0.1% to 63%.
 RSGD = {"algorithm": "rsgd", "replicas": 4, "common_init": True, "gamma": 1.0, "gamma_factor": 1e3}
@@ -39,6 +40,19 @@ ARMS = {
     **{f"DiLoCo, y=1, K={k}": DILOCO | {"replicas": 1, "period": k, "steps": 4} for k in (16, 64)},
     **{f"Parle, y=1, K={k}": PARLE | ALONE | {"inner_steps": k} for k in (16, 64)},
 }
+
+RATES = {"learning_rate": (1e-3, 2e-3, 4e-3)}
+
+# The primary arms have tuned settings in a second part. `pull` is that of rSGD's first coupling.
+TUNING = Tuning(
+    axes={
+        "AdamW": RATES,
+        "AdamW, S steps": RATES,
+        "AdamW, batch x 4": RATES,
+        "DiLoCo, K=16": RATES | {"outer_learning_rate": (0.35, 0.7, 1.4)},
+        "rSGD, K=16": RATES | {"pull": (1e-4, 1e-3, 1e-2)},
+    }
+)
 
 STUDY = Language(
     base=TrainConfig.of(
@@ -64,6 +78,7 @@ STUDY = Language(
     seeds=(0, 1, 2),
     points=6,
     primary=("AdamW", "AdamW, S steps", "AdamW, batch x 4", "DiLoCo, K=16", "rSGD, K=16"),
+    tuning=TUNING,
 )
 
 SMALL = dataclasses.replace(
@@ -87,4 +102,5 @@ SMALL = dataclasses.replace(
     points=4,
     flat_points=1,
     coefficient=Coefficient(seeds=()),
+    tuning=Tuning(axes={"AdamW": RATES, "DiLoCo, K=16": RATES}, final_seeds=(10,)),
 )

@@ -30,18 +30,38 @@ class Coefficient:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The search for settings of the primary arms, and the runs with these.
+
+    Attributes:
+      axes: arm -> setting -> the values that are tried first, which are the powers of one ratio.
+        Settings are searched in this order; one that has not had its turn has its middle value.
+      seeds: seeds of each candidate.
+      final_seeds: seeds of the runs with the chosen settings.
+      validation: part of the training sequences on which candidates are compared.
+    """
+
+    axes: Mapping[str, Mapping[str, Sequence[float]]] = dataclasses.field(default_factory=dict)
+    seeds: Sequence[int] = (1000,)
+    final_seeds: Sequence[int] = (10, 11, 12)
+    validation: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
 class Language(Study):
     """The study; see `experiments.configs.language`.
 
     Attributes:
       base: settings that all runs share.
-      arms: label -> changes; `steps` there multiplies the steps, `batch` the batch size.
+      arms: label -> changes; `steps` there multiplies the steps, `batch` the batch size, and `pull`
+        is the learning rate times gamma.
       steps: S, sequential steps of an arm without `steps`.
       seeds: seeds of every arm.
       primary: arms that are run first, see `units`.
       points: number of evenly spaced measurements of held-out bits along training.
       flat_points: number of these at which flatness is measured, at the ends of equal parts.
       coefficient: settings of the estimate of the learning coefficient.
+      tuning: the search for settings of the primary arms.
     """
 
     arms: Mapping[str, Mapping[str, Any]]
@@ -51,6 +71,7 @@ class Language(Study):
     points: int = 8
     flat_points: int = 2
     coefficient: Coefficient = dataclasses.field(default_factory=Coefficient)
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
 
     def units(self) -> list[tuple[str, int]]:
         """Returns arms and seeds in the order in which they are run.
@@ -67,8 +88,12 @@ class Language(Study):
 
     def config(self, arm: str, num_train: int) -> TrainConfig:
         """Returns the configuration of an arm; its budget is in passes over the data."""
-        own = {name: v for name, v in self.arms[arm].items() if name not in ("steps", "batch")}
+        arm_changes = self.arms[arm]
+        own = {n: v for n, v in arm_changes.items() if n not in ("steps", "batch", "pull")}
         config = self.changed(own)
+        if "pull" in arm_changes:
+            rate = config.flat()["learning_rate"]
+            config = config.changed(gamma=arm_changes["pull"] / rate)
         config = config.changed(batch_size=config.batch_size * self.arms[arm].get("batch", 1))
         gradients = self.steps_of(arm) * config.num_replicas
         return config.changed(epochs=gradients / (num_train // config.batch_size))

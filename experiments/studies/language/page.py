@@ -9,6 +9,7 @@ import numpy as np
 from experiments.report.statistics import mean_and_sem, paired_difference, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
+from experiments.studies.language.tuned import Tuned, best_of, final_of
 from flatjax.flatness import kendall_tau
 
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -24,14 +25,15 @@ def megabytes(study: Language, arm: str, units: Mapping[int, Mapping[str, Any]])
     return study.couplings(arm) * BYTES * next(iter(units.values()))["num_weights"] / 1e6
 
 
-def page(study: Language, records: Records) -> str:
+def page(study: Language, records: Records, tuned: Tuned) -> str:
     """Returns the chapter in Markdown; its sentences state numbers only."""
     sections = [
         "# A language model with few messages",
         "Four workers train one small transformer. What is lost if they exchange weights every 16 "
         "or 64\nsteps, instead of a gradient at every step?",
-        "\n".join(f"- {line}" for line in summary(study, records)),
+        "\n".join(f"- {line}" for line in summary(study, records, tuned)),
         "```sh\npython -m experiments language --out experiments/results/language\n"
+        "python -m experiments language --tuned --out experiments/results/language\n"
         "python -m experiments language --report-only --out experiments/results/language\n```",
         "![Held-out bits along training, and flatness](../../experiments/figures/language.png)",
         "Dotted lines on the left are single workers. Lines on the right lead from half of the "
@@ -40,10 +42,11 @@ def page(study: Language, records: Records) -> str:
         "Differences are paired over seeds, with 95% intervals of Student's t. ± is the standard "
         "error over\nseeds; one seed has none.",
         bits_table(study, records),
-        "**Nothing was tuned.** All arms have the learning rate of AdamW; larger ones were not "
-        "tried for several\nworkers. The pull of rSGD grows from 0.1% to 63% of a step. "
-        "DiLoCo has the outer learning rate (0.7) and\nmomentum (0.9) of its paper for all K; "
-        "together they lengthen the way of the workers up to seven times,\nat K = 1 in every step.",
+        "**Nothing was tuned for this table.** All arms have the learning rate of AdamW. The pull "
+        "of rSGD grows\nfrom 0.1% to 63% of a step. DiLoCo has the outer learning rate (0.7) and "
+        "momentum (0.9) of its paper\nfor all K; together they lengthen the way of the workers up "
+        "to seven times, at K = 1 in every step.",
+        *tuned_section(study, tuned),
         "## Messages and flatness",
         "A message holds all weights (of data-parallel AdamW: a gradient). The rise is the one of "
         f"the training\nloss under noise of strength {study.base.measures.sigmas[-1]:g}, in bits.",
@@ -77,7 +80,7 @@ def difference(records: Records, arm: str, reference: str) -> tuple[float, list[
     return mean, interval
 
 
-def summary(study: Language, records: Records) -> list[str]:
+def summary(study: Language, records: Records, tuned: Tuned) -> list[str]:
     """Returns statements on the arms that are there; they state numbers only."""
     mean = {arm: float(np.mean(list(bits_of(records, arm).values()))) for arm in records}
     done, planned = sum(map(len, records.values())), len(study.units())
@@ -109,7 +112,72 @@ def summary(study: Language, records: Records) -> list[str]:
         f"Flatness: {low} has the smallest rise under noise ({rise[low]:.3f} bits), {high} the "
         f"largest\n  ({rise[high]:.3f}). Over the arms, Kendall's τ of rise and bits is {tau:+.2f}."
     )
-    return lines
+    return tuned_summary(study, tuned) + lines
+
+
+def tuned_summary(study: Language, tuned: Tuned) -> list[str]:
+    """Returns statements on the tuned arms, if all of them are complete."""
+    seeds = study.tuning.final_seeds
+    if any(len(tuned.records.get(arm, ())) < len(seeds) for arm in study.primary):
+        return []
+    mean = {arm: np.mean(list(bits_of(tuned.records, arm).values())) for arm in study.primary}
+    lines = [
+        f"**With tuned settings**, one worker ends at {mean[TOKENS]:.2f} bits per byte after "
+        f"{study.steps_of(TOKENS)} steps, and\n  after {study.steps} at {mean[STEPS]:.2f}. Four "
+        f"workers that exchange every gradient end at {mean[DATA_PARALLEL]:.2f} after "
+        f"{study.steps}."
+    ]
+    for arm in FEW:
+        against = [difference(tuned.records, arm, ref) for ref in (DATA_PARALLEL, STEPS)]
+        lost, gained = (_shown(found) for found in against if found)
+        lines.append(
+            f"Tuned **{arm}** has {mean[arm]:.2f}. Minus every gradient: {lost}.\n"
+            f"  Minus one worker alone: {gained}."
+        )
+    return [*lines, "All other lines are about untuned arms."]
+
+
+def tuned_section(study: Language, tuned: Tuned) -> list[str]:
+    """Returns the section on the tuned arms; nothing if no search has begun."""
+    if not tuned:
+        return []
+    own = study.tuning
+    return [
+        "## Tuned settings",
+        f"Each arm has the learning rate that is best on {own.validation:.0%} of the training "
+        "sequences, after one run for\neach candidate. Then DiLoCo's outer learning rate and the "
+        "pull of rSGD's first coupling are chosen\nin the same way. A choice at an edge extends "
+        "the grid.",
+        searches_table(study, tuned),
+        "The runs with chosen settings have fresh seeds, all training sequences, and test data.",
+        tuned_table(study, tuned),
+    ]
+
+
+def searches_table(study: Language, tuned: Tuned) -> str:
+    """Tabulates all candidates whose grid has all of its values."""
+    lines = [["arm", "setting", "from", "to", "chosen", "bits, in this order"]]
+    for arm, found in tuned.searches.items():
+        for name, bits in found.tried.items():
+            shown = ", ".join(f"{bits[value]:.2f}" for value in sorted(bits))
+            edges = (f"{edge:g}" for edge in (min(bits), max(bits), best_of(bits)))
+            short = name.replace("outer_learning", "outer").replace("_", " ")
+            lines.append([arm, short, *edges, shown])
+    return markdown_table(lines)
+
+
+def tuned_table(study: Language, tuned: Tuned) -> str:
+    """Tabulates final bits of the tuned arms, and their differences."""
+    lines = [["arm", "seeds", "bits per byte", "minus every gradient", "minus one worker alone"]]
+    for arm in final_of(study, tuned.searches).arms:
+        bits = list(bits_of(tuned.records, arm).values()) if arm in tuned.records else []
+        cells = [arm, str(len(bits))]
+        cells.append(with_error(*mean_and_sem(bits), len(bits), digits=3) if bits else "")
+        for reference in (DATA_PARALLEL, STEPS):
+            found = difference(tuned.records, arm, reference)
+            cells.append("" if found is None else _shown(found))
+        lines.append(cells)
+    return markdown_table(lines)
 
 
 def _mean_rise(units: Mapping[int, Mapping[str, Any]]) -> float:

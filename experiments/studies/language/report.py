@@ -10,8 +10,15 @@ from experiments.report.meeting import Meetings
 from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
-from experiments.studies.language.page import Records, megabytes, page
+from experiments.studies.language.page import (
+    Records,
+    megabytes,
+    page,
+    searches_table,
+    tuned_table,
+)
 from experiments.studies.language.picture import draw
+from experiments.studies.language.tuned import Tuned, read_tuned
 
 
 def summarize(study: Language, records: Records) -> list[dict[str, Any]]:
@@ -73,6 +80,16 @@ def report(study: Language, records: Records, out: pathlib.Path) -> str:
     store.write_json(out / "language.json", {"rows": rows})
     text = table(study, rows)
     store.write_text(out / "language.md", text + "\n")
-    store.write_text(out / "page.md", page(study, records))
+    store.write_text(out / "page.md", page(study, records, read_tuned(study, out)))
     draw(study, records, out / "language.png")
     return text
+
+
+def tuned_meetings(tuned: Tuned) -> Meetings:
+    """Of the runs with chosen settings."""
+    return meetings(tuned.records)
+
+
+def report_tuned(study: Language, tuned: Tuned, out: pathlib.Path) -> str:
+    """Returns the tables of the searches and of the runs with chosen settings."""
+    return f"{searches_table(study, tuned)}\n\n{tuned_table(study, tuned)}"

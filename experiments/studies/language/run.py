@@ -95,9 +95,8 @@ def _run_unit(study: Language, text: Task, arm: str, seed: int) -> dict[str, Any
     state = compiled.init(hyper, seed)
     draws = functools.lru_cache(maxsize=1)(functools.partial(compiled.draw, seed))
     stops = [plan.total_steps * i // study.points for i in range(1, study.points + 1)]
-    with_flatness = stops[
-        study.points // study.flat_points - 1 :: study.points // study.flat_points
-    ]
+    every = study.points // study.flat_points if study.flat_points else 0
+    with_flatness = stops[every - 1 :: every] if every else []
     seconds, step = 0.0, 0
     curve: list[dict[str, Any]] = []
     flat: list[dict[str, Any]] = []
