@@ -37,8 +37,7 @@ def run_checks(records: Records, limit: TimeLimit, checks: dict[str, Check]) -> 
         for name, check in checks.items():
             start = time.perf_counter()
             try:
-                limit.require("check", "part")
-                with limit.measuring("check", "part"):
+                with limit.part("check", "part"):
                     found = {"passed": True, "found": check()}
             except TimeIsUp:
                 limit.unfinished += 1
