@@ -12,6 +12,7 @@ from experiments.report import store
 from experiments.studies.matched_flatness import run
 from experiments.studies.matched_flatness.description import OUTCOMES, PREDICTORS
 from experiments.studies.matched_flatness.report import is_used, rank_network, report, summarize
+from experiments.studies.solutions import path_of
 from flatjax.flatness import kendall_tau
 
 STUDY = configs.STUDY
@@ -67,7 +68,7 @@ def done(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_solution_is_recorded_and_none_is_repeated(done):
-    path = run.path_of(done, "MLP", "SGD")
+    path = path_of(done, "MLP", "SGD")
     records = store.read_lines(path, must_be_sealed=True)
     assert [(r["settings"], r["seed"]) for r in records] == TINY.runs("MLP", "SGD")
     assert all(set(record["predictors"]) >= set(PREDICTORS) for record in records)

@@ -1,8 +1,10 @@
 """Notebooks: sources run, reduced; executed copies agree with them and end in a conclusion."""
 
+import importlib.metadata
 import json
 import pathlib
 import runpy
+import sys
 
 import jupytext
 import matplotlib
@@ -24,6 +26,13 @@ def test_sources_run(source, monkeypatch):
         runpy.run_path(str(source), run_name="__main__")
     assert pyplot.get_fignums()
     pyplot.close("all")
+
+
+def test_no_notebook_shadows_a_package():
+    # Python looks for imports of a script in the script's folder first.
+    packages = sys.stdlib_module_names | importlib.metadata.packages_distributions().keys()
+    assert {"json", "optax"} <= packages
+    assert not packages & {source.stem for source in SOURCES}
 
 
 @each_source

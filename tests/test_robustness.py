@@ -15,6 +15,7 @@ from experiments.studies.contest.run import path_of as contest_path
 from experiments.studies.robustness import run
 from experiments.studies.robustness.description import OUTCOMES, PREDICTORS, Group
 from experiments.studies.robustness.report import count, rank_group, report
+from experiments.studies.solutions import path_of
 from flatjax.flatness import kendall_tau
 
 # --- ranks ----------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def done(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_solution_is_recorded_and_none_is_repeated(done):
-    path = run.path_of(done, "noisy", "sgd")
+    path = path_of(done, "noisy", "sgd")
     records = store.read_lines(path, must_be_sealed=True)
     keys = [(r["settings"]["learning_rate"], r["seed"]) for r in records]
     assert keys == [(0.1, 3000), (0.1, 3001), (0.05, 3000)]

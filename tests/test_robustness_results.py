@@ -15,7 +15,8 @@ from experiments.report.ranking import Tau
 from experiments.report.statistics import mean_and_sem, with_error
 from experiments.studies.robustness.description import OUTCOMES, PREDICTORS
 from experiments.studies.robustness.report import is_used, rank_group, tau_cell
-from experiments.studies.robustness.run import path_of, read_study
+from experiments.studies.robustness.run import read_study
+from experiments.studies.solutions import path_of
 from flatjax.flatness import kendall_tau
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "robustness.md"

@@ -10,7 +10,7 @@ from experiments.benchmarks import device
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import store
 from experiments.slot import bundle as bundles
-from experiments.slot import checks, queue
+from experiments.slot import checks, library_checks, queue
 from experiments.slot.records import FILES, Records
 from experiments.slot.run import check_records
 from flatjax import data
@@ -122,6 +122,6 @@ def test_speeds_that_do_not_fit_are_left():
 
 
 def test_reference_values_are_those_of_a_cpu():
-    found = store.read_json(checks.REFERENCE)
+    found = store.read_json(library_checks.REFERENCE)
     assert found["device"] == "cpu"
     assert json.dumps(found["found"])

@@ -25,7 +25,7 @@ from experiments.studies.flatness.description import Effort
 from experiments.studies.flatness_study import run as flatness_study
 from experiments.studies.flatness_study.description import FlatnessStudy
 from experiments.studies.runs import unit_file
-from experiments.studies.units import run_units
+from experiments.studies.units import lacking, run_units
 
 BASE = TrainConfig.of(
     dataset="digits",
@@ -92,6 +92,17 @@ def test_what_would_not_fit_is_not_begun():
         limit.begin("c")  # unknown, it may be as long as the longest
 
 
+def test_a_part_is_measured_and_starts_only_if_it_fits():
+    clock = Clock()
+    limit = TimeLimit(100, clock=clock)
+    with limit.part("a", "finish"):  # unknown: it fits
+        clock.time = 40
+    assert limit.expected("a", "finish") == 40
+    clock.time = 51
+    with pytest.raises(TimeIsUp), limit.part("a", "finish"):  # 1.25 x 40 s of 49
+        pytest.fail("it has started")
+
+
 def test_a_unit_stops_before_the_chunk_that_would_not_fit():
     clock = Clock()
     limit = TimeLimit(100, clock=clock)
@@ -117,6 +128,18 @@ def test_without_a_limit_nothing_stops():
     limit.note("a", "start", 1e9)
     assert not limit.begin("a").is_up(0.1)
     assert limit.exit_status == 0
+
+
+def test_runs_without_a_record_are_those_whose_whole_key_no_record_has():
+    runs = [((0.1, 2), 0), ((0.1, 2), 1), ((0.3, 2), 0)]
+    key_of = lambda run: {"settings": {"x": run[0]}, "seed": run[1]}
+    records = [
+        {"error": 3.0, "seed": 1, "settings": {"x": [0.1, 2]}},  # a list, as read from a file
+        {"error": 4.0, "seed": 1, "settings": {"x": [0.3, 2]}},  # of another study
+    ]
+    assert lacking(records, runs, key_of) == [runs[0], runs[2]]
+    assert lacking([], runs, key_of) == runs
+    assert lacking(records, [], key_of) == []
 
 
 def test_units_that_fit_come_after_one_that_does_not():

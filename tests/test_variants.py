@@ -143,6 +143,8 @@ def test_old_configurations_stay_as_they_are():
         ({"algorithm": "rsgd", "distance": 0.3, "gamma": 1.0}, "distance excludes gamma"),
         ({"algorithm": "rsgd", "distance": 1.5}, "distance must be"),
         ({"algorithm": "rsgd", "ascent": 0.0}, "ascent must be > 0"),
+        ({"algorithm": "rsgd", "common_init": True}, "gamma must be given with common_init"),
+        ({"algorithm": "parle", "common_init": True, "gamma": 1.0}, "replica_gamma must be given"),
         ({"algorithm": "fork", "fork_at": 1.0}, "fork_at must be"),
         ({"algorithm": "fork", "schedule": "constant"}, "schedule is not a setting of fork"),
         ({"algorithm": "sgd", "final_average": 0.5}, "final_average is not a setting of sgd"),
@@ -151,6 +153,19 @@ def test_old_configurations_stay_as_they_are():
 def test_bad_settings_are_refused_by_name(settings, named):
     with pytest.raises(ValueError, match=named):
         TrainConfig.of(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algorithm": "rsgd", "distance": 0.3},
+        {"algorithm": "rsgd", "gamma": 1.0},
+        {"algorithm": "rsgd", "replicas": 1},
+        {"algorithm": "parle", "replica_gamma": 1.0},
+    ],
+)
+def test_replicas_may_start_together_if_their_coupling_is_not_measured(settings):
+    assert TrainConfig.of(common_init=True, **settings).algorithm.common_init
 
 
 @pytest.mark.slow

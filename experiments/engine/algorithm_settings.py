@@ -61,12 +61,17 @@ class _Replicas(_Settings):
 class _Replicated(_Replicas, _Coupled):
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_measured = self.gamma is None and getattr(self, "distance", None) is None
-        if self.common_init and self.replicas > 1 and is_measured:
+        name, start = self.replica_coupling
+        if self.common_init and self.replicas > 1 and start is None:
             raise ValueError(
-                "gamma must be given with common_init: replicas that start together have no "
+                f"{name} must be given with common_init: replicas that start together have no "
                 "coupling energy that could balance the loss."
             )
+
+    @property
+    def replica_coupling(self) -> tuple[str, float | None]:
+        """Name and value of the setting that couples replicas; None if it is measured."""
+        return "gamma", self.gamma
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,11 @@ class Rsgd(_Replicated):
         if self.distance is not None and (self.gamma is not None or self.delayed):
             raise ValueError("distance excludes gamma and delayed: leave them out.")
 
+    @property
+    def replica_coupling(self) -> tuple[str, float | None]:
+        """Name and value of the coupling: a limit of the distance replaces gamma."""
+        return super().replica_coupling if self.distance is None else ("distance", self.distance)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rsam(_Sam, Rsgd):
@@ -181,6 +191,11 @@ class Parle(_InnerLoop, _Replicated):
     name = "parle"
     replica_gamma: float | None = None
     """Initial coupling of the anchors to their center; measured by default."""
+
+    @property
+    def replica_coupling(self) -> tuple[str, float | None]:
+        """Name and value of the coupling: gamma only holds each replica to its anchor."""
+        return "replica_gamma", self.replica_gamma
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

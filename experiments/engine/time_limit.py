@@ -118,6 +118,17 @@ class TimeLimit:
         yield
         self.note(kind, part, self.now() - start)
 
+    @contextlib.contextmanager
+    def part(self, kind: Hashable, part: str) -> Iterator[None]:
+        """Runs the body if this part fits, and records its duration.
+
+        Raises:
+          TimeIsUp: it does not fit.
+        """
+        self.require(kind, part)
+        with self.measuring(kind, part):
+            yield
+
     def begin(self, kind: Hashable) -> "Pace":
         """Starts a unit.
 

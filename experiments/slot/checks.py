@@ -1,57 +1,33 @@
-"""Checks of the library on the present device.
+"""All checks on the present device, and the records of their results.
 
-Each returns numbers, or raises AssertionError.
-
-They are small: most of their time is compilation. Products are taken in full float32, so that the
-values of a CPU (`reference.json`) can be compared with.
+Each check returns numbers, or raises AssertionError. They are small: most of their time is
+compilation. Products are computed in full float32, so that their values can be compared with values
+from a CPU.
 """
 
-import functools
-import pathlib
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
-import flatjax
-from experiments.engine import programs
-from experiments.engine.config import TrainConfig
-from experiments.engine.loop import Run
-from experiments.engine.plan import hyper_of, make_plan
-from experiments.engine.steps import arrays_of
-from experiments.engine.task import Task, make_task
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
-from experiments.engine.train import train
-from experiments.report import store
+from experiments.slot import library_checks, training_checks
 from experiments.slot.records import Records
-from flatjax import _cpu, flatness, models
 
-REFERENCE = pathlib.Path(__file__).with_name("reference.json")
 Check = Callable[[], dict[str, Any]]
 
-# 64 images, two replicas: numbers do not matter here, only that they agree.
-TINY = TrainConfig.of(
-    algorithm="rsgd",
-    replicas=2,
-    gamma=0.1,
-    dataset="digits",
-    model="small_convnet",
-    model_options=("features=(4, 8)", "hidden=(16,)"),
-    train_size=64,
-    held_out_size=64,
-    batch_size=16,
-    epochs=4,
-    validation=0.0,
-    sigmas=(0.1,),
-    local_energy_samples=2,
-    local_energy_examples=64,
-)
+CHECKS: dict[str, Check] = {
+    "contract of the transformations": library_checks.contract,
+    "placements agree": library_checks.placements,
+    "convolutions and normal numbers of the platform": library_checks.lowerings,
+    "bfloat16 with float32 coupling": training_checks.half_precision,
+    "local energy and Hessian as on a CPU": library_checks.reference_values,
+    "resume": training_checks.resume,
+    "memory of y = 3": training_checks.memory,
+    "no recompilation": training_checks.compilations,
+    "no transfer between steps": training_checks.transfers,
+}
 
 
 def run_checks(records: Records, limit: TimeLimit, checks: dict[str, Check]) -> int:
@@ -61,8 +37,7 @@ def run_checks(records: Records, limit: TimeLimit, checks: dict[str, Check]) -> 
         for name, check in checks.items():
             start = time.perf_counter()
             try:
-                limit.require("check", "part")
-                with limit.measuring("check", "part"):
+                with limit.part("check", "part"):
                     found = {"passed": True, "found": check()}
             except TimeIsUp:
                 limit.unfinished += 1
@@ -73,284 +48,3 @@ def run_checks(records: Records, limit: TimeLimit, checks: dict[str, Check]) -> 
             seconds = round(time.perf_counter() - start, 2)
             records.add("checks", check=name, seconds=seconds, **found)
     return failures
-
-
-# --- transformations ----------------------------------------------------------------------------
-
-
-def contract() -> dict[str, Any]:
-    """Each transformation converges, keeps types and shapes, compiles once."""
-    found = {}
-    for name, tx in _transformations().items():
-        for dtype in (jnp.float32, jnp.bfloat16):
-            params = {"w": jnp.linspace(1.0, 2.0, 6, dtype=dtype).reshape(2, 3)}
-            state = tx.init(params)
-            loss = lambda p: jnp.sum(p["w"].astype(jnp.float32) ** 2)
-
-            @jax.jit
-            def step(params, state, tx=tx, loss=loss):
-                value, grads = jax.value_and_grad(loss)(params)
-                updates, state = tx.update(grads, state, params, value=value, unknown=0)
-                return optax.apply_updates(params, updates), state
-
-            first, now = float(loss(params)), params
-            like = jax.tree.map(jnp.copy, state)
-            for _ in range(30):
-                now, state = step(now, state)
-            chex.assert_trees_all_equal_shapes_and_dtypes(now, params)
-            chex.assert_trees_all_equal_shapes_and_dtypes(state, like)
-            assert step._cache_size() == 1, f"{name} was compiled {step._cache_size()} times"
-            last = float(loss(flatjax.eval_params(state, now)))
-            assert last < 0.5 * first, f"{name}: the loss went from {first} to {last}"
-            found[f"{name}, {jnp.dtype(dtype).name}"] = last / first
-    return found
-
-
-def _transformations() -> dict[str, optax.GradientTransformationExtraArgs]:
-    stacked: dict[str, Any] = {"gamma": 0.1, "replica_axis": 0}
-    key = jax.random.key(1)
-    made = {
-        "replicated_sgd": flatjax.replicated_sgd(0.05, **stacked),
-        "replicated_sgd, force": flatjax.replicated_sgd(0.05, **stacked, decoupled=False),
-        "esgd": flatjax.esgd(0.05, 0.1, key=key),
-        "parle": flatjax.parle(0.05, 0.1, 0.1, key=key, replica_axis=0),
-        "sam": flatjax.sam(optax.sgd(0.05), 0.05, replica_axis=0),
-        "average_params": optax.chain(optax.sgd(0.05), flatjax.average_params(decay=0.5)),
-    }
-    return {name: optax.with_extra_args_support(tx) for name, tx in made.items()}
-
-
-# --- networks -----------------------------------------------------------------------------------
-
-
-def _network(model: str = "small_convnet", **options: Any) -> tuple[Any, Any, Any, Any]:
-    """A network, weights, images and labels, the same on every machine."""
-    module = models.create(model, 10, **options)
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(32, 8, 8, 1)).astype(np.float32))
-    labels = jnp.asarray(rng.integers(0, 10, 32), jnp.int32)
-    shapes = jax.eval_shape(lambda key: module.init(key, images, train=False), jax.random.key(0))
-    draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape).astype(np.float32)) * 0.3
-    return module, jax.tree.map(draw, shapes["params"]), images, labels
-
-
-def placements() -> dict[str, float]:
-    """Gradients agree: vmapped, unrolled, automatic, on a mesh of one device."""
-    module, params, images, labels = _network()
-    scales = jnp.array([1.0, 0.9, 1.1])
-    stack = jax.tree.map(lambda leaf: jnp.einsum("a,...->a...", scales, leaf), params)
-
-    def loss(params):
-        logits = module.apply({"params": params}, images, train=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    mesh = flatjax.replica_mesh(3, jax.devices()[:1])
-    options: dict[str, dict[str, Any]] = {
-        "unroll": {"placement": "unroll"},
-        "vmap": {"placement": "vmap"},
-        "auto": {},
-        "mesh": {"placement": "mesh", "mesh": mesh},
-    }
-    found = {
-        name: jax.jit(flatjax.map_replicas(jax.grad(loss), **own))(stack)
-        for name, own in options.items()
-    }
-    return {name: _check_close(own, found["unroll"], 1e-4) for name, own in found.items()}
-
-
-def _check_close(found, expected, tolerance) -> float:
-    """The largest difference, in units of the largest number of each leaf."""
-    worst = 0.0
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        worst = max(worst, float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-12)))
-    assert worst < tolerance, f"values differ by {worst:.2g} of the largest one"
-    return worst
-
-
-def lowerings() -> dict[str, Any]:
-    """Programs for the device hold the operations that are fast there.
-
-    Elsewhere than on a CPU, normal numbers are JAX's own.
-
-    On a GPU a convolution of few channels is a product of patches.
-    """
-    key, images, kernel = jax.random.key(0), jnp.ones((2, 6, 6, 2)), jnp.ones((3, 3, 2, 3))
-    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    ours = lambda x, k: _cpu.conv_general_dilated(x, k, (1, 1), "SAME", **layout)
-    theirs = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", **layout)
-    total = lambda fn: jax.grad(lambda x, k: jnp.sum(jnp.sin(fn(x, k))), argnums=(0, 1))
-    text = lambda fn, *args: jax.jit(fn).lower(*args).as_text()
-    count = lambda shown: shown.count("stablehlo.convolution(")
-    convolutions = [count(text(total(fn), images, kernel)) for fn in (ours, theirs)]
-    rounds = [
-        text(draw, key).count("stablehlo.xor")
-        for draw in (lambda key: _cpu.normal(key, 9), lambda key: jax.random.normal(key, (9,)))
-    ]
-    if jax.default_backend() != "cpu":
-        expected = 0 if jax.default_backend() == "gpu" else convolutions[1]
-        assert convolutions[0] == expected, convolutions
-        assert rounds[0] == rounds[1], rounds
-    np.testing.assert_allclose(
-        jax.jit(lambda key: _cpu.normal(key, 999))(key),
-        jax.random.normal(key, (999,)),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-    return {"convolutions, ours and JAX's": convolutions, "rounds, ours and JAX's": rounds}
-
-
-def half_precision() -> dict[str, Any]:
-    """A network in bfloat16 has a state in float32, and learns."""
-    options = (*TINY.network.model_options, "dtype=bfloat16")
-    found = {}
-    for name, config in (("float32", TINY), ("bfloat16", TINY.changed(model_options=options))):
-        task = make_task(config)
-        run = Run(make_plan(config, task), config, task)
-        losses = run.take_steps(4)
-        state = (run.state.params, run.state.opt_state)
-        floats = [
-            leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)
-        ]
-        assert all(leaf.dtype == jnp.float32 for leaf in floats), "the state is not float32"
-        found[name] = float(losses.mean())
-    np.testing.assert_allclose(found["bfloat16"], found["float32"], rtol=0.05)
-    return found
-
-
-# --- measures, next to the values of a CPU ------------------------------------------------------
-
-
-def measured() -> dict[str, list[float]]:
-    """Local energy and Hessian of two fixed networks."""
-    found = {}
-    for name, options in (("mlp", {"hidden": (8,)}), ("small_convnet", {"features": (4, 8)})):
-        module, params, images, labels = _network(name, **options)
-        batch = {"image": images, "label": labels}
-
-        def loss(params, batch, module=module):
-            logits = module.apply({"params": params}, batch["image"], train=False)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-
-        def sums(params, batch, module=module, loss=loss):
-            logits = module.apply({"params": params}, batch["image"], train=False)
-            error = jnp.sum(logits.argmax(-1) != batch["label"])
-            count = len(batch["label"])
-            return {"loss": count * loss(params, batch), "error": error, "count": count}
-
-        measure = flatness.local_energy(jax.jit(sums), sigmas=(0.1, 0.3), num_samples=8)
-        energy = measure(params, [batch], jax.random.key(0))
-        found[f"{name}, local energy of the loss"] = energy.mean["loss"].tolist()
-        hessian = flatness.hessian_operator(jax.jit(sums))
-        top = flatness.top_eigenvalues(hessian, num=2, num_matvecs=12)
-        found[f"{name}, eigenvalues"] = top(params, [batch], jax.random.key(1)).values.tolist()
-    return found
-
-
-def reference_values() -> dict[str, float]:
-    """Local energy and Hessian are those of a CPU, to 1%."""
-    found, expected = measured(), store.read_json(REFERENCE)["found"]
-    return {name: _check_close(found[name], expected[name], 0.01) for name in expected}
-
-
-# --- runs ---------------------------------------------------------------------------------------
-
-
-def _run(config: TrainConfig = TINY) -> tuple[Task, Any]:
-    task = make_task(config)
-    return task, make_plan(config, task)
-
-
-def resume() -> dict[str, Any]:
-    """A run that stops for want of time ends where it would have ended."""
-    # An epoch of dense layers is one program everywhere: the clock ticks as often on all devices.
-    config = TINY.changed(model="mlp", model_options=("hidden=(16,)",))
-    task, _ = _run(config)
-    expected = train(config, task, progress=False)
-    calls = 0
-    with tempfile.TemporaryDirectory() as folder:
-        while True:
-            calls += 1
-            assert calls < 20, "the run does not come to an end"
-            limit = TimeLimit(5, clock=functools.partial(next, iter(range(10**6))))
-            try:
-                result = train(config, task, directory=folder, progress=False, limit=limit)
-                break
-            except TimeIsUp:
-                pass
-    assert calls > 1, "the run was not interrupted"
-    np.testing.assert_allclose(result["test_loss"], expected["test_loss"], rtol=1e-3)
-    return {"calls": calls, "test losses": [result["test_loss"], expected["test_loss"]]}
-
-
-def memory() -> dict[str, Any]:
-    """Three replicas take three times the memory of one, and no more."""
-    found = {}
-    for replicas in (1, 3):
-        config = TINY.changed(replicas=replicas)
-        task, plan = _run(config)
-        compiled, hyper = programs.programs_of(plan), plan.placement.put(hyper_of(config))
-        state = compiled.init(hyper, 0)
-        args = (hyper, state, task.device_train, compiled.draw(0, 0))
-        analysis = compiled.step.lower(*args).compile().memory_analysis()
-        state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-        found[replicas] = {
-            "state": state_bytes,
-            "alias": analysis.alias_size_in_bytes,
-            "temporary": analysis.temp_size_in_bytes,
-        }
-        # The old state is donated: the new one takes its place.
-        assert analysis.alias_size_in_bytes >= 0.95 * state_bytes, found[replicas]
-    one, three = found[1], found[3]
-    assert abs(three["state"] / (3 * one["state"]) - 1) < 0.01, found
-    assert three["temporary"] < 3.6 * one["temporary"] + 2**20, found
-    return {f"y = {replicas}": own for replicas, own in found.items()}
-
-
-def compilations() -> dict[str, int]:
-    """Runs that differ in seed and hyperparameters, and epochs, share one program."""
-    task, plan = _run()
-    for changes in ({"seed": 1}, {"learning_rate": 0.01, "gamma": 0.5}):
-        run = Run(plan, TINY.changed(**changes), task)
-        for _ in range(2):
-            run.take_steps(plan.steps_per_epoch)
-    compiled = programs.programs_of(plan)
-    own = "steps" if programs.loops_on_device(plan) else "step"
-    size = getattr(compiled, own)._cache_size()
-    assert size == 1, f"{own} was compiled {size} times"
-    return {own: size}
-
-
-def transfers() -> dict[str, Any]:
-    """An epoch is one program without transfers, and has one state."""
-    config = TINY.changed(augment=("flip", "crop"))
-    task, plan = _run(config)
-    compiled, hyper = programs.programs_of(plan), plan.placement.put(hyper_of(config))
-    state, draw = compiled.init(hyper, 0), compiled.draw(0, 0)
-    steps = jax.device_put(jnp.int32(plan.steps_per_epoch))
-    jax.block_until_ready((state, draw, task.device_train))
-    with jax.transfer_guard("disallow"):
-        new, losses = compiled.steps(hyper, state, task.device_train, draw, steps)
-        jax.block_until_ready(losses)
-    kept = [leaf for leaf in jax.tree.leaves(arrays_of(state)) if not leaf.is_deleted()]
-    assert not kept, f"{len(kept)} arrays of the old state were not donated"
-    assert int(new.step) == plan.steps_per_epoch
-    return {"steps in one program": plan.steps_per_epoch}
-
-
-CHECKS: dict[str, Check] = {
-    "contract of the transformations": contract,
-    "placements agree": placements,
-    "convolutions and normal numbers of the platform": lowerings,
-    "bfloat16 with float32 coupling": half_precision,
-    "local energy and Hessian as on a CPU": reference_values,
-    "resume": resume,
-    "memory of y = 3": memory,
-    "no recompilation": compilations,
-    "no transfer between steps": transfers,
-}
-
-
-if __name__ == "__main__":  # writes the values to compare with; on a CPU
-    with jax.default_matmul_precision("highest"):
-        store.write_json(REFERENCE, {"device": jax.default_backend(), "found": measured()})

@@ -127,8 +127,7 @@ class _Runner:
                 self._task = make_task(config)
             models = self._trained(unit, config)
             seconds = time.perf_counter() - start
-            limit.require(unit.key, "finish")
-            with limit.measuring(unit.key, "finish"):
+            with limit.part(unit.key, "finish"):
                 runs = list(_results(models, unit))
         except TimeIsUp as reason:
             limit.unfinished += 1

@@ -4,11 +4,13 @@ Units are in the order of their value: a command that stops early has done the m
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
-from experiments.report import lock
+from experiments.report import lock, store
+
+Run = TypeVar("Run")
 
 
 def run_units(
@@ -41,3 +43,25 @@ def run_units(
             f"Time limit: {limit.unfinished} units are left; the same command continues.",
             file=sys.stderr,
         )
+
+
+def lacking(
+    records: Iterable[Mapping[str, Any]],
+    runs: Iterable[Run],
+    key_of: Callable[[Run], Mapping[str, Any]],
+) -> list[Run]:
+    """Lists the runs of which there is no record.
+
+    Args:
+      records: records of runs, with more fields than their keys.
+      runs: all runs.
+      key_of: fields by which a record is that of a run; they are the same for all runs.
+
+    Examples:
+      >>> lacking([{"seed": 0, "error": 3.5}], [0, 1], lambda seed: {"seed": seed})
+      [1]
+    """
+    keys = [(run, key_of(run)) for run in runs]
+    fields = list(keys[0][1]) if keys else []
+    there = {store.digest({name: record[name] for name in fields}) for record in records}
+    return [run for run, key in keys if store.digest(key) not in there]

@@ -16,6 +16,7 @@ from experiments.studies.committee.description import CommitteeStudy, Solver
 from experiments.studies.committee.measures import error_of, eval_fn, floats, unit_overlap
 from experiments.studies.committee.solvers import solve
 from experiments.studies.committee.task import make_patterns
+from experiments.studies.units import lacking
 from flatjax import committee, flatness
 
 
@@ -37,9 +38,7 @@ def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True
 def _missing(study, chosen, path, wanted, progress):
     """Yields the keys of missing records, with a progress bar."""
     known = records.read(study, chosen, path, dataset_fingerprint(study.task.dataset))
-    is_known = lambda keys: any(keys.items() <= record.items() for record in known)
-    missing = [keys for keys in wanted if not is_known(keys)]
-    return tqdm.tqdm(missing, desc=path.stem, disable=not progress)
+    return tqdm.tqdm(lacking(known, wanted, dict), desc=path.stem, disable=not progress)
 
 
 def _append(study, solver, path, record):

@@ -23,7 +23,7 @@ from experiments.studies.committee.measures import error_of, eval_fn, floats, un
 from experiments.studies.committee.solvers import train
 from experiments.studies.committee.task import Patterns, make_patterns
 from experiments.studies.committee_flatness.description import Cell, CommitteeFlatness
-from experiments.studies.units import run_units
+from experiments.studies.units import lacking, run_units
 from flatjax import flatness
 
 Records = list[dict[str, Any]]
@@ -113,20 +113,18 @@ def _run_cell(study, cell, out, progress, limit):
     path, solvers = path_of(out, cell), study.solvers_of(cell)
     energy = flatness.local_energy(eval_fn, sigmas=study.sigmas, num_samples=study.num_samples)
     with store.claimed(path):
-        done = {(record["solver"], record["subset"]) for record in read_records(study, cell, out)}
         # Solvers are the outer loop: each of them compiles a program.
-        runs = [(label, subset) for label in solvers for subset in study.subsets]
-        missing = [run for run in runs if run not in done]
+        runs = [{"solver": label, "subset": one} for label in solvers for one in study.subsets]
+        missing = lacking(read_records(study, cell, out), runs, dict)
         patterns = functools.cache(functools.partial(make_patterns, study.task_of(cell)))
-        for label, subset in (bar := tqdm.tqdm(missing, desc=path.stem, disable=not progress)):
+        for run in (bar := tqdm.tqdm(missing, desc=path.stem, disable=not progress)):
+            label, subset = run.values()
             bar.set_postfix_str(label)
-            limit.require(cell, "finish")
-            with limit.measuring(cell, "finish"):
+            with limit.part(cell, "finish"):
                 learned, _, test = patterns(subset)
                 found = _solution(study, solvers[label], label, subset, learned, test, energy)
-            keys = {"solver": label, "subset": subset}
             identity = _identity(study, cell, label)
-            store.append_line(path, store.signed(keys | found | identity))
+            store.append_line(path, store.signed(run | found | identity))
 
 
 def _solution(

@@ -24,7 +24,7 @@ from experiments.studies.contest.description import Contest
 from experiments.studies.contest.outcomes import Measures
 from experiments.studies.contest.search import Search, search, without_search
 from experiments.studies.runs import seeds_of_data, train_in_units, validation_errors
-from experiments.studies.units import run_units
+from experiments.studies.units import lacking, run_units
 
 Records = list[dict[str, Any]]
 
@@ -124,8 +124,7 @@ def _run_part(contest, setting, contestant, out, options):
         while (found := read()[0]).missing:
             _validate(contest, setting, contestant, path, found, options)
         found, tested = read()
-        done = {record["seed"] for record in tested}
-        seeds = [seed for seed in contest.seeds_of_test(setting) if seed not in done]
+        seeds = lacking(tested, contest.seeds_of_test(setting), lambda seed: {"seed": seed})
         if seeds:
             _test(contest, setting, contestant, path, found, seeds, options)
 
@@ -174,8 +173,7 @@ def _test(contest, setting, contestant, path, found, seeds, options):
         measures = measures or Measures(contest.outcomes, unit.models[0].task)
         for position, model in zip(unit.positions, unit.models, strict=True):
             keys = {"part": "test", "candidate": found.chosen, "seed": seeds[position]}
-            limit.require(config, "finish")
-            with limit.measuring(config, "finish"):
+            with limit.part(config, "finish"):
                 tuned_on = tasks[seeds[position]]
                 outcomes = _outcomes(measures, model, tuned_on, follow, position)
             _append(contest, path, config, unit, keys, settings, outcomes)

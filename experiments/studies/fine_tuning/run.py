@@ -23,7 +23,7 @@ from experiments.studies.fine_tuning.description import FineTuning
 from experiments.studies.fine_tuning.methods import make_run
 from experiments.studies.fine_tuning.outcomes import Measures
 from experiments.studies.fine_tuning.task import Tasks
-from experiments.studies.units import run_units
+from experiments.studies.units import lacking, run_units
 
 Records = list[dict[str, Any]]
 
@@ -131,11 +131,9 @@ class _Runner:
                     keys = {"part": "validation", "candidate": candidate, "seed": seed}
                     self._run(mode, arm, path, keys, found.candidates[candidate])
             found, tested = read_records(study, mode, arm, self._out)
-            done = {record["seed"] for record in tested}
-            for seed in study.seeds_of_test:
-                if seed not in done:
-                    keys = {"part": "test", "candidate": found.chosen, "seed": seed}
-                    self._run(mode, arm, path, keys, found.candidates[found.chosen])
+            for seed in lacking(tested, study.seeds_of_test, lambda seed: {"seed": seed}):
+                keys = {"part": "test", "candidate": found.chosen, "seed": seed}
+                self._run(mode, arm, path, keys, found.candidates[found.chosen])
         return read_records(study, mode, arm, self._out)[1]
 
     def _run(self, mode, arm, path, keys, settings):
@@ -144,8 +142,7 @@ class _Runner:
         whole = {name: value for name, value in settings.items() if isinstance(value, int)}
         fixed = shared["fixed"] | whole
         program = self._programs(mode, tuple(fixed.items()), shared["gradients"])
-        self._limit.require(kind, "unit")
-        with self._limit.measuring(kind, "unit"):
+        with self._limit.part(kind, "unit"):
             task, seed = self._tasks.of(keys["seed"]), jax.random.key(keys["seed"])
             numbers = {n: jnp.float32(v) for n, v in settings.items() if n not in whole}
             stack = program(numbers, jax.random.fold_in(seed, 1), task.pretrained, task.train)

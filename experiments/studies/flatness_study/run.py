@@ -132,8 +132,7 @@ def _run_block(study, task, algorithm, batch_size, measures, progress, part):
     )
     there = len(part.rows())
     for (settings, seed), run in list(zip(runs, trained, strict=True))[there:]:
-        part.limit.require(task, "finish")
-        with part.limit.measuring(task, "finish"):
+        with part.limit.part(task, "finish"):
             factors = {"algorithm": algorithm, "batch_size": batch_size, **settings}
             part.append({"factors": factors, "seed": seed} | _measured(measures[task], run))
     return part.rows()

@@ -45,8 +45,7 @@ def run_study(
         path = path_of(out, arm, seed)
         if path.exists():
             return store.read_cached(path, identity)
-        limit.require(arm, "unit")
-        with limit.measuring(arm, "unit"):
+        with limit.part(arm, "unit"):
             return store.cached(path, identity, make)
 
     pairs = ((one, functools.partial(unit, *one)) for one in study.units())

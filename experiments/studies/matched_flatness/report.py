@@ -17,8 +17,7 @@ from experiments.studies.matched_flatness.description import (
     PREDICTORS,
     MatchedFlatness,
 )
-from experiments.studies.matched_flatness.run import Results
-from experiments.studies.solutions import Records
+from experiments.studies.solutions import Records, Results
 
 # Kinds of coefficients, see `rank`: pairs are always on the same data.
 KINDS = {

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,13 +13,9 @@ from experiments.engine.task import dataset_digest
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance
 from experiments.report.statistics import rounded
-from experiments.report.store import slug
 from experiments.studies.matched_flatness.description import MatchedFlatness
 from experiments.studies.predictors import Predictors
-from experiments.studies.solutions import Records, read_solutions, run_solutions
-from experiments.studies.units import run_units
-
-Results = dict[str, dict[str, Records]]
+from experiments.studies.solutions import Part, Results, read_parts, run_parts
 
 
 def run_study(
@@ -28,65 +25,27 @@ def run_study(
     progress: bool = True,
     limit: TimeLimit | None = None,
 ) -> None:
-    """Trains and measures solutions of which `out` has no record yet.
-
-    Args:
-      study: the study.
-      out: directory; each network has its own, with a file for each algorithm.
-      progress: show progress bars.
-      limit: limit of the wall time; it counts the files that are left.
-
-    Raises:
-      ValueError: a file in `out` is damaged, or belongs to another study.
-    """
-    limit = limit or TimeLimit()
+    """Trains and measures solutions of which `out` has no record; see `run_parts`."""
     predictors: dict[str, Predictors] = {}
-
-    def unit(network, algorithm):
-        run_solutions(
-            path_of(out, network, algorithm),
-            study.config(network, algorithm),
-            study.runs(network, algorithm),
-            _identity(study, network, algorithm),
-            functools.partial(_measured, predictors, network),
-            kind=network,
-            progress=progress,
-            limit=limit,
-        )
-
-    units = [
-        ((network, algorithm), functools.partial(unit, network, algorithm))
-        for network in study.networks
-        for algorithm in study.algorithms
-    ]
-    for _ in run_units(units, limit):
-        pass
-
-
-def path_of(out: pathlib.Path, network: str, algorithm: str) -> pathlib.Path:
-    """Returns the file of a network and algorithm."""
-    return out / slug(network) / f"{slug(algorithm)}.jsonl"
+    measure = functools.partial(_measured, predictors)
+    run_parts(_parts(study), out, measure, progress=progress, limit=limit)
 
 
 def read_study(study: MatchedFlatness, out: pathlib.Path) -> Results:
     """Reads network -> algorithm -> records, where all of its runs are there."""
-    results: Results = {}
+    return read_parts(_parts(study), out)
+
+
+def _parts(study: MatchedFlatness) -> Iterator[Part]:
     for network in study.networks:
         for algorithm in study.algorithms:
-            runs, identity = study.runs(network, algorithm), _identity(study, network, algorithm)
-            records = read_solutions(path_of(out, network, algorithm), runs, identity)
-            if len(records) == len(runs):
-                results.setdefault(network, {})[algorithm] = records
-    return results
-
-
-def _identity(study, network, algorithm) -> dict[str, Any]:
-    """Everything on which a record depends except its own settings and seed."""
-    return {
-        "config": study.config(network, algorithm).to_json(),
-        "data": dataset_digest(study.base.data.dataset),
-        "revision": provenance.TRAINING,
-    }
+            config = study.config(network, algorithm)
+            identity = {
+                "config": config.to_json(),
+                "data": dataset_digest(study.base.data.dataset),
+                "revision": provenance.TRAINING,
+            }
+            yield Part(network, algorithm, config, study.runs(network, algorithm), identity)
 
 
 def _measured(predictors: dict[str, Predictors], network: str, model: Trained) -> dict[str, Any]:

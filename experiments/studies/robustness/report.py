@@ -20,9 +20,7 @@ from experiments.studies.robustness.description import (
     Robustness,
 )
 from experiments.studies.robustness.picture import draw
-from experiments.studies.solutions import Records
-
-Results = dict[str, dict[str, Records]]
+from experiments.studies.solutions import Records, Results
 
 # Columns of the table of algorithms that are no rises.
 QUALITIES = {"test_error": "test error %", "train_error": "train error %"}
