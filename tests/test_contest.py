@@ -1,6 +1,7 @@
 """The second contest: its runs are recorded, continued, refused where they belong elsewhere."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -212,6 +213,18 @@ def test_workers_share_the_gradients_of_a_run(workers):
             "messages": steps // period,
         }
     assert set(stage.primary) | {stage.baseline} == set(counted)
+
+
+def test_stages_with_one_directory_share_files_only_of_equal_runs():
+    """All stages may write to one directory; a shared file must be of the same search and runs."""
+    found = {}
+    for stage in STAGES.values():
+        for setting in stage.settings:
+            for name, one in stage.contestants.items():
+                path = run.path_of(pathlib.Path(), setting, name)
+                config = dataclasses.replace(stage, lengths=dict.fromkeys(stage.settings, 1)).config
+                runs = config(setting, name, "validation"), one, stage.trials, stage.rounds
+                assert found.setdefault(path, runs) == runs, path
 
 
 def test_each_stage_has_a_small_form():

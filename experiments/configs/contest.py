@@ -206,20 +206,24 @@ def _workers(number: int, gradients: int = 4096) -> Contest:
     setting, single = f"MLP, 2k, clean, {gradients} gradients", ladder.STUDY.base.batch_size
     epochs = lambda steps, batch: steps / (2000 // batch)
     steps, batch = gradients // number, number * single
-    large, shares = f"sgd, batch x {number}", {"replicas": number}
+    # Labels hold the number of workers: both stages share a setting, and so the files of its runs.
+    large, y, shares = f"sgd, batch x {number}", f"y={number}", {"replicas": number}
     start: dict[str, Range] = {"common_init": Choice((False, True))}
     rsgd = CONTESTANTS["rsgd"].space | start
     parle = _SGD | {"gamma": (1e-4, 100.0), "replica_gamma": (1e-4, 100.0)} | start
     replicated = {
         **{
-            f"local sgd, K={k}": Contestant(_LOCAL | shares | {"period": k}, _SGD) for k in (16, 64)
+            f"local sgd, {y}, K={k}": Contestant(_LOCAL | shares | {"period": k}, _SGD)
+            for k in (16, 64)
         },
         **{
-            f"rsgd, K={k}": Contestant({"algorithm": "rsgd", "period": k} | shares, rsgd)
+            f"rsgd, {y}, K={k}": Contestant({"algorithm": "rsgd", "period": k} | shares, rsgd)
             for k in (1, 16, 64)
         },
         **{
-            f"parle, K={k}": Contestant({"algorithm": "parle", "inner_steps": k} | shares, parle)
+            f"parle, {y}, K={k}": Contestant(
+                {"algorithm": "parle", "inner_steps": k} | shares, parle
+            )
             for k in (1, 16, 64)
         },
     }
@@ -277,7 +281,7 @@ def _small(stage: Contest, **changes: Any) -> Contest:
 def _small_workers(number: int) -> Contest:
     """Makes the small form of workers: 32 steps, few contestants."""
     stage = _workers(number, gradients=32 * number)
-    names = (stage.baseline, "sgd", "rsgd, K=16")
+    names = (stage.baseline, "sgd", f"rsgd, y={number}, K=16")
     contestants = {name: stage.contestants[name] for name in names}
     return _small(stage, settings=stage.settings, contestants=contestants)
 

@@ -98,24 +98,12 @@ def meetings(results: Results) -> Meetings:
 def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, Any]:
     """Outcomes of a contestant in a setting: means and standard errors."""
     row: dict[str, Any] = {"setting": setting, "contestant": name, "seeds": len(part.records)}
-    row |= {key: mean_and_sem(part.column(key)) for key in (*QUALITIES, "temperature")}
+    row |= {"diverged": part.diverged} if part.diverged else {}
+    row |= {key: _mean(part.column(key)) for key in (*QUALITIES, "temperature")}
     if part.search is None:
         return row
     first, search = part.records[0], part.search
-    energies = np.array([_numbers(record.get("local_energy")) for record in part.records])
-    row |= {key: mean_and_sem(part.column(key)) for key in ("train_error", "train_loss")}
-    row["local_energy"] = dict(
-        zip(
-            (f"{sigma:g}" for sigma in contest.outcomes.sigmas),
-            (mean_and_sem(column) for column in energies.T),
-            strict=True,
-        )
-    )
-    row["tolerance"] = {rise: _median(part, rise) for rise in first.get("tolerance", {})}
-    row["rises"] = {
-        change: {key: mean_and_sem(part.rise(change, key)) for key in ("error", "loss")}
-        for change in first.get("rises", {})
-    }
+    row |= {} if part.diverged else _robustness(contest, part)
     return row | {
         "gradient_evaluations": first["gradient_evaluations"],
         **communication(contest, setting, name, first),
@@ -124,6 +112,27 @@ def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, 
         "candidates": len(search.candidates),
         "extended": [f"{field} ({end})" for field, end in search.extended],
         "random": sensitivity(search.first_errors),
+    }
+
+
+def _mean(values) -> tuple[float, float] | None:
+    """Mean and standard error; None if a run diverged and has no such outcome."""
+    return mean_and_sem(values) if np.isfinite(values).all() else None
+
+
+def _robustness(contest, part) -> dict[str, Any]:
+    """Training error and what noise, rounding and pruning change; no run has diverged."""
+    first = part.records[0]
+    energies = np.array([_numbers(record["local_energy"]) for record in part.records])
+    sigmas = (f"{sigma:g}" for sigma in contest.outcomes.sigmas)
+    return {
+        **{key: mean_and_sem(part.column(key)) for key in ("train_error", "train_loss")},
+        "local_energy": dict(zip(sigmas, map(mean_and_sem, energies.T), strict=True)),
+        "tolerance": {rise: _median(part, rise) for rise in first["tolerance"]},
+        "rises": {
+            change: {key: mean_and_sem(part.rise(change, key)) for key in ("error", "loss")}
+            for change in first["rises"]
+        },
     }
 
 
@@ -161,7 +170,7 @@ def _drawn(errors) -> list[int]:
 
 
 def _numbers(values) -> list[float]:
-    return [or_nan(value) for value in values or ()]
+    return [or_nan(value) for value in values]
 
 
 def _median(part, rise) -> float | None:
@@ -170,7 +179,7 @@ def _median(part, rise) -> float | None:
     Noise beyond the grid is only known to be larger, and a median allows that.
     None where the median itself is beyond the grid.
     """
-    values = [record.get("tolerance", {}).get(rise) for record in part.records]
+    values = [record["tolerance"][rise] for record in part.records]
     median = float(np.median([np.inf if value is None else value for value in values]))
     return round(median, 4) if np.isfinite(median) else None
 
@@ -196,7 +205,10 @@ def difference_table(rows: list[dict[str, Any]], least: dict[str, float]) -> str
 
 
 def outcome_table(contest: Contest, outcomes: list[dict[str, Any]]) -> str:
-    """Quality, training error and flatness."""
+    """Quality, training error and flatness.
+
+    Runs that diverged count as errors of 100%; then the other cells are empty.
+    """
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
     rise = f"{contest.outcomes.noise_rises[-1]:g}"
     lines = [
@@ -209,6 +221,7 @@ def outcome_table(contest: Contest, outcomes: list[dict[str, Any]]) -> str:
     for row in outcomes:
         line = [row["setting"], row["contestant"]]
         line += [_shown(row[key], 2 if "%" in name else 4) for key, name in QUALITIES.items()]
+        line[2] += f" ({row['diverged']} diverged)" if "diverged" in row else ""
         line += [_shown(row.get(key), 2) for key in TESTED]
         line += [_shown(row.get("local_energy", {}).get(sigma), 2)]
         tolerance = row.get("tolerance", {})
