@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.configs.contest import COUPLING, STUDY
+from experiments.configs.contest import COUPLING, STAGES, STUDY
 from experiments.report.statistics import expected_best
 from experiments.studies.contest.description import Contestant
 from experiments.studies.contest.search import edges_of, search, without_search
@@ -69,6 +69,29 @@ def test_one_extension_is_enough_where_the_optimum_is_inside_it():
     found, _, _ = searched(STUDY, "sgd", distance(learning_rate=0.06, weight_decay=0.35))
     assert found.extended == [("weight_decay", "high")]
     assert 0.2 <= found.candidates[found.chosen]["weight_decay"] <= 1
+
+
+@pytest.mark.parametrize("stage", ["main", "paper", "variants", "workers-4"])
+def test_runs_accept_all_that_a_search_may_try(stage):
+    """A choice at an end of a range extends it, and no run may refuse what is tried there."""
+    stage = STAGES[stage]
+    stage = dataclasses.replace(
+        stage,
+        lengths=dict.fromkeys(stage.settings, 1),
+        rounds=((stage.trials, 1),),
+        edge=0.25,
+        extension_trials=2,
+    )
+    setting = next(iter(stage.settings))
+    for label, one in stage.contestants.items():
+        config = stage.config(setting, label, "validation")
+        ranges = [field for field, part in one.space.items() if not isinstance(part, Choice)]
+        for field, sign in itertools.product(ranges, (-1, 1)):
+            found, _, _ = searched(stage, label, lambda s, _, f=field, sign=sign: sign * s[f])
+            is_last = (field, "high" if sign < 0 else "low") in one.last_ends
+            assert any(field == own for own, _ in found.extended) != is_last
+            for candidate in found.candidates:
+                config.changed(**candidate)
 
 
 def test_the_lower_end_of_gamma_is_zero():

@@ -51,7 +51,8 @@ variants   Can the algorithms be better? Eight variants on the MLP with 2,000 im
            longer means; or the average of its anchors in the last quarter. SAM has the average of
            its weights in the last quarter. fork is one network for half of the gradients, and then
            three at a constant rate, averaged at the end (SWAP). rSGD has a limit of the distance of
-           its replicas in place of gamma, which falls linearly to 0. Or its gradients are taken
+           its replicas in place of gamma, which falls linearly to 0 (the upper end of its range,
+           0.8, is not extended: independent replicas are 0.82 apart). Or its gradients are taken
            uphill, further away from the center (`experiments/engine/ascent.py`). All comparisons
            are exploratory: the test seeds are not fresh for the other algorithms. At most two
            variants will be tried on the conv net: the best ones among those that are better than
@@ -188,7 +189,12 @@ VARIANTS = dataclasses.replace(
             {"algorithm": "sam", "final_average": 0.75}, CONTESTANTS["sam"].space
         ),
         "fork": Contestant({"algorithm": "fork"}, _SGD),
-        "rsgd, distance": Contestant({"algorithm": "rsgd"}, _SGD | {"distance": (0.02, 0.8)}),
+        "rsgd, distance": Contestant(
+            {"algorithm": "rsgd"},
+            _SGD | {"distance": (0.02, 0.8)},
+            # Three independent replicas are sqrt(2/3) = 0.82 apart: more is no limit.
+            last_ends=(("distance", "high"),),
+        ),
         "rsgd, ascent": Contestant(
             {"algorithm": "rsgd"}, {**CONTESTANTS["rsgd"].space, "ascent": (0.005, 0.5)}
         ),
