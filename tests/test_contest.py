@@ -215,6 +215,32 @@ def test_workers_share_the_gradients_of_a_run(workers):
     assert set(stage.primary) | {stage.baseline} == set(counted)
 
 
+def test_a_fork_sends_messages_until_it_parts_and_once_more():
+    stage = STAGES["variants"]
+    setting = "MLP, 2k, 20% noise"
+    config = stage.config(setting, "fork", "test")
+    gradients = Plan(config, None, 2000, OneDevice()).gradient_evaluations
+    record = {"settings": stage.candidates("fork")[0], "gradient_evaluations": gradients}
+    assert communication(stage, setting, "fork", record) == {
+        "workers": 3,
+        "sequential_gradients": 1240,
+        "messages": 620 + 1,
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "main"])
+def test_the_average_of_the_baseline_forgets_its_first_weights(name):
+    """Its weight on them is at most that of the main stage's shortest run of the MLP."""
+    stage = STAGES[name]
+    for setting in stage.settings:
+        if setting in stage.lengths:
+            config = run.config_of(stage, setting, stage.baseline, "test")
+            size = config.data.train_size
+            steps = Plan(config, None, size, OneDevice()).total_steps
+            if config.network.model == "mlp":
+                assert config.algorithm.ema_decay**steps < 0.03
+
+
 def test_stages_with_one_directory_share_files_only_of_equal_runs():
     """All stages may write to one directory; a shared file must be of the same search and runs."""
     found = {}

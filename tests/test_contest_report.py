@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import scipy.stats
 from contest_records import records_in
+from matplotlib.textpath import TextPath
 
 from experiments import __main__ as command_line
 from experiments.configs import contest as configs
 from experiments.configs.contest import STUDY
-from experiments.report import store
+from experiments.report import plots, store
 from experiments.report.statistics import holm, holm_levels
 from experiments.studies.contest import run
+from experiments.studies.contest.map import label_width
 from experiments.studies.contest.report import reach_table, read_contest, report
 from experiments.studies.contest.results import comparisons
 from experiments.studies.contest.search import search
@@ -226,6 +228,15 @@ def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
     before = json.loads((fake / "contest.json").read_text())["comparisons"]
     sizes = {one["family_size"] for one in of(found["comparisons"], "test_loss")}
     assert sizes == {one["family_size"] for one in of(before, "test_loss")}
+
+
+def test_labels_of_settings_end_before_the_cells():
+    for stage in configs.STAGES.values():
+        inches = [
+            TextPath((0, 0), label, size=plots.SMALLEST).get_extents().width / 72
+            for label in stage.settings
+        ]
+        assert max(inches) < label_width(list(stage.settings))
 
 
 def test_who_reaches_a_reference_is_decided_by_the_corrected_interval(fake):

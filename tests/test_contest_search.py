@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.configs.contest import COUPLING, STAGES, STUDY
+from experiments.engine.placement import OneDevice
+from experiments.engine.plan import Plan
 from experiments.report.statistics import expected_best
+from experiments.studies import runs
 from experiments.studies.contest.description import Contestant
 from experiments.studies.contest.search import edges_of, search, without_search
 from experiments.studies.halving import halve
@@ -152,6 +155,19 @@ def test_settings_that_shape_a_program_make_programs_of_their_own():
     settings = [{"learning_rate": r, "warmup": w} for r, w in zip(rates, warmups, strict=True)]
     assert _groups(settings) == {(("warmup", 0.0),): [0, 1], (("warmup", 0.1),): [2]}
     assert _groups([{"learning_rate": 0.1}]) == {(): [0]}
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_unit_ends_within_twenty_minutes(stage, monkeypatch):
+    """At 7 ms a gradient. Networks that are trained one after another have a unit each."""
+    monkeypatch.setattr(runs, "loops_on_device", lambda plan: plan.config.network.model == "mlp")
+    stage = dataclasses.replace(STAGES[stage], lengths=dict.fromkeys(STAGES[stage].settings, 3))
+    for setting, name in itertools.product(stage.settings, stage.contestants):
+        config = stage.config(setting, name, "validation")
+        plan = Plan(config, None, config.data.train_size, OneDevice())
+        size = runs._runs_per_unit(plan)
+        assert size == 1 or size * plan.gradient_evaluations * 7e-3 <= 20 * 60
+        assert (size > 1) == (plan.config.network.model == "mlp")
 
 
 def test_choices_are_equally_likely():

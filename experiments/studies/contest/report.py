@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.engine.algorithms import ALGORITHMS
+from experiments.engine.algorithm_settings import Fork
+from experiments.engine.algorithms import ALGORITHMS, first_averaged
 from experiments.report import store
 from experiments.report.meeting import Meetings
 from experiments.report.statistics import expected_best, mean_and_sem, or_nan
@@ -141,13 +142,16 @@ def communication(
 ) -> dict[str, int]:
     """Counts workers, sequential gradients, and messages of each worker.
 
-    A worker is a replica, or a part of a batch that is larger than others.
+    A worker is a replica, or a part of a batch that is larger than others. The networks of a fork
+    are one until they part, and meet once more, at the end.
     """
     config = contest.config(setting, name, "test").changed(**record["settings"])
     workers = config.num_replicas * config.batch_size // contest.base.batch_size
     gradients = record["gradient_evaluations"] // config.num_replicas
     period = ALGORITHMS[config.algorithm.name].gradients_per_cycle(config)
     messages = gradients // period if workers > 1 else 0
+    if isinstance(config.algorithm, Fork):
+        messages = first_averaged(config, gradients) + 1
     return {"workers": workers, "sequential_gradients": gradients, "messages": messages}
 
 
@@ -257,7 +261,7 @@ def communication_table(outcomes: list[dict[str, Any]]) -> str:
 
 
 def reach_table(contest: Contest, rows: list[dict[str, Any]]) -> str:
-    """Says whose corrected interval ends below the margin; empty if there is none."""
+    """Says whose corrected interval ends below the margin; empty if none is compared."""
     if contest.margin is None:
         return ""
     first = contest.references[0]
@@ -271,7 +275,7 @@ def reach_table(contest: Contest, rows: list[dict[str, Any]]) -> str:
             name, difference, low, high = row["reference"], -difference, -high, -low
         shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
         lines.append([row["setting"], name, shown, "yes" if high < contest.margin else "no"])
-    return markdown_table(lines)
+    return markdown_table(lines) if lines[1:] else ""
 
 
 def choice_table(outcomes: list[dict[str, Any]]) -> str:
