@@ -215,6 +215,21 @@ def test_workers_share_the_gradients_of_a_run(workers):
     assert set(stage.primary) | {stage.baseline} == set(counted)
 
 
+def test_primary_comparisons_are_on_seeds_that_no_earlier_stage_has_seen():
+    """Stages whose comparisons are exploratory use the seeds of the main stage again."""
+    seeds_of = lambda name: {
+        seed for one in STAGES[name].settings for seed in STAGES[name].seeds_of_test(one)
+    }
+    main, paper, workers = (seeds_of(name) for name in ("main", "paper", "workers-4"))
+    assert not main & paper
+    assert not (main | paper) & workers
+    assert seeds_of("workers-16") == workers  # they share the runs of small-batch SGD
+    assert min(main | paper | workers) >= 1000
+    for name in ("coupling", "variants"):
+        assert not STAGES[name].primary
+        assert seeds_of(name) <= main
+
+
 def test_a_fork_sends_messages_until_it_parts_and_once_more():
     stage = STAGES["variants"]
     setting = "MLP, 2k, 20% noise"
