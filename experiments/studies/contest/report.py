@@ -261,7 +261,7 @@ def communication_table(outcomes: list[dict[str, Any]]) -> str:
 
 
 def reach_table(contest: Contest, rows: list[dict[str, Any]]) -> str:
-    """Says whose corrected interval ends below the margin; empty if none is compared."""
+    """Says whose corrected interval ends below the margin; may be empty."""
     if contest.margin is None:
         return ""
     first = contest.references[0]
