@@ -122,7 +122,7 @@ def _mean(values) -> tuple[float, float] | None:
 
 
 def _robustness(contest, part) -> dict[str, Any]:
-    """Training error and what noise, rounding and pruning change; no run has diverged."""
+    """Training error, and rises by noise, rounding and pruning; no run diverged."""
     first = part.records[0]
     energies = np.array([_numbers(record["local_energy"]) for record in part.records])
     sigmas = (f"{sigma:g}" for sigma in contest.outcomes.sigmas)
