@@ -95,8 +95,18 @@ def test_records_of_other_settings_are_refused(done):
     with pytest.raises(store.OtherIdentityError, match=r"line 1 .*num_samples: wanted 4"):
         run.read_study(other, done)
     others = dataclasses.replace(TINY, solvers={"SGD": TINY.solvers["SGD"]})
-    with pytest.raises(store.OtherIdentityError, match=r"line 2 .*no solver 'rSGD 0'"):
+    with pytest.raises(store.OtherIdentityError, match=r"line \d .*no solver 'rSGD 0'"):
         run.read_study(others, done)
+
+
+@pytest.mark.slow
+def test_a_part_of_the_algorithms_continues_in_the_same_file(done):
+    """`--algorithms SGD` after others have been run: nothing is missing, nothing is refused."""
+    before = run.path_of(done, CELL).read_bytes()
+    run.run_study(
+        dataclasses.replace(TINY, solvers={"SGD": TINY.solvers["SGD"]}), done, progress=False
+    )
+    assert run.path_of(done, CELL).read_bytes() == before
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The second contest: its runs are recorded, continued, refused where they belong elsewhere."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -212,6 +213,59 @@ def test_workers_share_the_gradients_of_a_run(workers):
             "messages": steps // period,
         }
     assert set(stage.primary) | {stage.baseline} == set(counted)
+
+
+def test_primary_comparisons_are_on_seeds_that_no_earlier_stage_has_seen():
+    """Stages whose comparisons are exploratory use the seeds of the main stage again."""
+    seeds_of = lambda name: {
+        seed for one in STAGES[name].settings for seed in STAGES[name].seeds_of_test(one)
+    }
+    main, paper, workers = (seeds_of(name) for name in ("main", "paper", "workers-4"))
+    assert not main & paper
+    assert not (main | paper) & workers
+    assert seeds_of("workers-16") == workers  # they share the runs of small-batch SGD
+    assert min(main | paper | workers) >= 1000
+    for name in ("coupling", "variants"):
+        assert not STAGES[name].primary
+        assert seeds_of(name) <= main
+
+
+def test_a_fork_sends_messages_until_it_parts_and_once_more():
+    stage = STAGES["variants"]
+    setting = "MLP, 2k, 20% noise"
+    config = stage.config(setting, "fork", "test")
+    gradients = Plan(config, None, 2000, OneDevice()).gradient_evaluations
+    record = {"settings": stage.candidates("fork")[0], "gradient_evaluations": gradients}
+    assert communication(stage, setting, "fork", record) == {
+        "workers": 3,
+        "sequential_gradients": 1240,
+        "messages": 620 + 1,
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "main"])
+def test_the_average_of_the_baseline_forgets_its_first_weights(name):
+    """Its weight on them is at most that of the main stage's shortest run of the MLP."""
+    stage = STAGES[name]
+    for setting in stage.settings:
+        if setting in stage.lengths:
+            config = run.config_of(stage, setting, stage.baseline, "test")
+            size = config.data.train_size
+            steps = Plan(config, None, size, OneDevice()).total_steps
+            if config.network.model == "mlp":
+                assert config.algorithm.ema_decay**steps < 0.03
+
+
+def test_stages_with_one_directory_share_files_only_of_equal_runs():
+    """All stages may write to one directory; a shared file must be of the same search and runs."""
+    found = {}
+    for stage in STAGES.values():
+        for setting in stage.settings:
+            for name, one in stage.contestants.items():
+                path = run.path_of(pathlib.Path(), setting, name)
+                config = dataclasses.replace(stage, lengths=dict.fromkeys(stage.settings, 1)).config
+                runs = config(setting, name, "validation"), one, stage.trials, stage.rounds
+                assert found.setdefault(path, runs) == runs, path
 
 
 def test_each_stage_has_a_small_form():

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import scipy.stats
 from contest_records import records_in
+from matplotlib.textpath import TextPath
 
 from experiments import __main__ as command_line
 from experiments.configs import contest as configs
 from experiments.configs.contest import STUDY
-from experiments.report import store
+from experiments.report import plots, store
 from experiments.report.statistics import holm, holm_levels
 from experiments.studies.contest import run
+from experiments.studies.contest.map import label_width
 from experiments.studies.contest.report import reach_table, read_contest, report
 from experiments.studies.contest.results import comparisons
 from experiments.studies.contest.search import search
@@ -191,6 +193,50 @@ def test_the_tables_say_what_the_records_say(fake):
     assert "> 0.5" in text  # noise beyond the grid
     assert text.count("## ") == 7
     assert (fake / "map.png").stat().st_size > 10_000
+
+
+def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
+    shutil.copytree(fake, tmp_path, dirs_exist_ok=True)
+    path = run.path_of(tmp_path, SETTINGS[0], "rsgd")
+    *others, last = store.read_lines(path)
+    kept = ("part", "candidate", "seed", "settings", "config", "data", "gradient_evaluations")
+    qualities = ("test_loss", "scaled_loss", "temperature", "calibration_error", "brier_score")
+    last = {name: last[name] for name in kept} | dict.fromkeys(qualities) | {"test_error": 100.0}
+    store.write_lines(path, [*others, last])
+    text = report(FAKE, read_contest(FAKE, tmp_path), tmp_path)
+    found = store.read_json(tmp_path / "contest.json")
+    (row,) = [
+        one
+        for one in found["outcomes"]
+        if (one["setting"], one["contestant"]) == (SETTINGS[0], "rsgd")
+    ]
+    errors = [record["test_error"] for record in records_in(tmp_path, SETTINGS[0], "rsgd").values()]
+    assert row["test_error"][0] == pytest.approx(np.mean(errors), abs=1e-4)
+    assert row["diverged"] == 1
+    assert row["test_loss"] is None
+    assert "tolerance" not in row
+    assert "(1 diverged)" in text
+    assert "nan" not in text
+    of = lambda rows, quantity: [
+        one
+        for one in rows
+        if one["setting"] == SETTINGS[0] and one["quantity"] == quantity
+        if one["reference"] == "sgd"
+    ]
+    names = lambda quantity: {one["contestant"] for one in of(found["comparisons"], quantity)}
+    assert names("test_error") - names("test_loss") == {"rsgd"}
+    before = json.loads((fake / "contest.json").read_text())["comparisons"]
+    sizes = {one["family_size"] for one in of(found["comparisons"], "test_loss")}
+    assert sizes == {one["family_size"] for one in of(before, "test_loss")}
+
+
+def test_labels_of_settings_end_before_the_cells():
+    for stage in configs.STAGES.values():
+        inches = [
+            TextPath((0, 0), label, size=plots.SMALLEST).get_extents().width / 72
+            for label in stage.settings
+        ]
+        assert max(inches) < label_width(list(stage.settings))
 
 
 def test_who_reaches_a_reference_is_decided_by_the_corrected_interval(fake):

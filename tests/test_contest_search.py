@@ -6,8 +6,11 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.configs.contest import COUPLING, STUDY
+from experiments.configs.contest import COUPLING, STAGES, STUDY
+from experiments.engine.placement import OneDevice
+from experiments.engine.plan import Plan
 from experiments.report.statistics import expected_best
+from experiments.studies import runs
 from experiments.studies.contest.description import Contestant
 from experiments.studies.contest.search import edges_of, search, without_search
 from experiments.studies.halving import halve
@@ -71,6 +74,29 @@ def test_one_extension_is_enough_where_the_optimum_is_inside_it():
     assert 0.2 <= found.candidates[found.chosen]["weight_decay"] <= 1
 
 
+@pytest.mark.parametrize("stage", ["main", "paper", "variants", "workers-4"])
+def test_runs_accept_all_that_a_search_may_try(stage):
+    """A choice at an end of a range extends it, and no run may refuse what is tried there."""
+    stage = STAGES[stage]
+    stage = dataclasses.replace(
+        stage,
+        lengths=dict.fromkeys(stage.settings, 1),
+        rounds=((stage.trials, 1),),
+        edge=0.25,
+        extension_trials=2,
+    )
+    setting = next(iter(stage.settings))
+    for label, one in stage.contestants.items():
+        config = stage.config(setting, label, "validation")
+        ranges = [field for field, part in one.space.items() if not isinstance(part, Choice)]
+        for field, sign in itertools.product(ranges, (-1, 1)):
+            found, _, _ = searched(stage, label, lambda s, _, f=field, sign=sign: sign * s[f])
+            is_last = (field, "high" if sign < 0 else "low") in one.last_ends
+            assert any(field == own for own, _ in found.extended) != is_last
+            for candidate in found.candidates:
+                config.changed(**candidate)
+
+
 def test_the_lower_end_of_gamma_is_zero():
     error_of = lambda settings, seed: 20 + settings["gamma"] ** 0.1
     found, _, _ = searched(STUDY, "rsgd", error_of)
@@ -129,6 +155,19 @@ def test_settings_that_shape_a_program_make_programs_of_their_own():
     settings = [{"learning_rate": r, "warmup": w} for r, w in zip(rates, warmups, strict=True)]
     assert _groups(settings) == {(("warmup", 0.0),): [0, 1], (("warmup", 0.1),): [2]}
     assert _groups([{"learning_rate": 0.1}]) == {(): [0]}
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_unit_ends_within_twenty_minutes(stage, monkeypatch):
+    """At 7 ms a gradient. Networks that are trained one after another have a unit each."""
+    monkeypatch.setattr(runs, "loops_on_device", lambda plan: plan.config.network.model == "mlp")
+    stage = dataclasses.replace(STAGES[stage], lengths=dict.fromkeys(STAGES[stage].settings, 3))
+    for setting, name in itertools.product(stage.settings, stage.contestants):
+        config = stage.config(setting, name, "validation")
+        plan = Plan(config, None, config.data.train_size, OneDevice())
+        size = runs._runs_per_unit(plan)
+        assert size == 1 or size * plan.gradient_evaluations * 7e-3 <= 20 * 60
+        assert (size > 1) == (plan.config.network.model == "mlp")
 
 
 def test_choices_are_equally_likely():

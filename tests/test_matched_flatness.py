@@ -2,12 +2,16 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from experiments import __main__ as command_line
 from experiments.configs import matched_flatness as configs
 from experiments.engine.config import TrainConfig
+from experiments.engine.population import Trained
+from experiments.engine.task import make_tasks
 from experiments.report import store
 from experiments.studies.matched_flatness import run
 from experiments.studies.matched_flatness.description import OUTCOMES, PREDICTORS
@@ -82,6 +86,27 @@ def test_every_solution_is_recorded_and_none_is_repeated(done):
     assert len(store.read_lines(path)) == 4
     with pytest.raises(store.OtherIdentityError, match=r"sgd\.jsonl, line 1 .*config\.sigmas"):
         run.read_study(dataclasses.replace(TINY, sigma=0.4), done)
+
+
+def test_the_training_error_is_that_on_all_training_images():
+    """Only the local energy is measured on fewer of them."""
+    config = TINY.config("MLP", "SGD")
+    (task,) = make_tasks(config, [4000])
+    network = task.objective.network
+    params = network.init(jax.random.key(0), task.held_out_batches[0]["image"])["params"]
+    found = run._measured({}, "MLP", Trained(task, params, {}, 0.0))
+    (whole,) = task.batches(task.train)
+    logits = np.asarray(task.objective.logits(params, {}, whole), float)
+    labels = np.asarray(whole["label"])
+    assert len(labels) == 100 > TINY.base.measures.local_energy_examples
+    wrong = logits.argmax(axis=-1) != labels
+    assert wrong.mean() != wrong[:50].mean()
+    assert found["train_error"] == pytest.approx(100 * wrong.mean())
+    losses = scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(100), labels]
+    assert found["predictors"]["train_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    two = np.sort(logits, axis=-1)[:, -2:]
+    margins = (two[:, 1] - two[:, 0]) / logits.std(axis=-1)
+    assert found["predictors"]["narrowness"] == pytest.approx(-np.median(margins), rel=1e-4)
 
 
 @pytest.mark.slow

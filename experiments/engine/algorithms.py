@@ -50,7 +50,7 @@ def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) 
     peak, own = hyper["learning_rate"], config.optimizer
     if isinstance(config.algorithm, Swa | Fork):
         # High until the end, so that the averaged weights differ.
-        return optax.linear_schedule(peak, peak / 2, _first_averaged(config, total_steps))
+        return optax.linear_schedule(peak, peak / 2, first_averaged(config, total_steps))
     if own.schedule == "constant":
         schedule = optax.constant_schedule(peak)
     elif own.schedule == "milestones":
@@ -65,7 +65,7 @@ def learning_rate_schedule(config: TrainConfig, hyper: Hyper, total_steps: int) 
     return lambda step: growth(step) * schedule(step)
 
 
-def _first_averaged(config: TrainConfig[Swa | Fork], total_steps: int) -> int:
+def first_averaged(config: TrainConfig[Swa | Fork], total_steps: int) -> int:
     """Returns the step from which weights are averaged, or replicas are independent."""
     own = config.algorithm
     return round((own.average_start if isinstance(own, Swa) else own.fork_at) * total_steps)
@@ -118,7 +118,7 @@ def _sharpness_aware(
 
 
 def _swa(config: TrainConfig[Swa], hyper: Hyper, total_steps: int):
-    start = _first_averaged(config, total_steps)
+    start = first_averaged(config, total_steps)
     return optax.chain(_sgd(config, hyper, total_steps), flatjax.average_params(start=start))
 
 
@@ -141,7 +141,7 @@ def _averaged(
 
 
 def _fork(config: TrainConfig[Fork], hyper: Hyper, total_steps: int):
-    fork = _first_averaged(config, total_steps)
+    fork = first_averaged(config, total_steps)
     gamma = lambda step: jnp.where(step < fork, jnp.inf, 0.0)
     pull = flatjax.pull_to_center(gamma, 1.0, replica_axis=0)
     return optax.chain(_sgd(config, hyper, total_steps), pull)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.engine.config import TrainConfig
-from experiments.engine.plan import HYPERPARAMETERS
+from experiments.engine.plan import HYPERPARAMETERS, Plan
 from experiments.engine.population import Population, Trained, Watch, meeting_record
 from experiments.engine.population_files import Nested, PopulationFile
 from experiments.engine.programs import loops_on_device
@@ -19,6 +19,9 @@ from experiments.report import provenance
 # Networks without convolutions are trained in parallel. The others are trained one after another:
 # their units have one run each.
 RUNS_PER_UNIT = 24
+# A unit ends within 20 minutes. The slowest gradient (Entropy-SGD of the MLP with batches of 32, on
+# a core that is shared) takes 7 ms.
+GRADIENTS_PER_UNIT = 150_000
 
 
 class Unit(NamedTuple):
@@ -74,7 +77,7 @@ def train_in_units(
     tasks = make_tasks(config, data_seeds)
     for shape, group in _groups(settings).items():
         population = Population(config.changed(**dict(shape)), tasks)
-        size = RUNS_PER_UNIT if loops_on_device(population.plan) else 1
+        size = _runs_per_unit(population.plan)
         for start in range(0, len(group), size):
             unit = group[start : start + size]
             file = unit_file(checkpoint, config, [(settings[one], seeds[one]) for one in unit])
@@ -120,6 +123,12 @@ def validation_errors(model: Trained) -> dict[str, Any]:
         "train_loss": model.train_loss if np.isfinite(model.train_loss) else None,
         **meeting_record(model),
     }
+
+
+def _runs_per_unit(plan: Plan) -> int:
+    if not loops_on_device(plan):
+        return 1
+    return max(1, min(RUNS_PER_UNIT, GRADIENTS_PER_UNIT // plan.gradient_evaluations))
 
 
 def _groups(settings) -> dict[tuple[tuple[str, Any], ...], list[int]]:

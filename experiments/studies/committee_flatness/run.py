@@ -61,15 +61,27 @@ def path_of(out: pathlib.Path, cell: Cell) -> pathlib.Path:
     return out / f"p-{cell[0]}-noise-{cell[1]:g}.jsonl"
 
 
-def read_records(study: CommitteeFlatness, cell: Cell, out: pathlib.Path) -> Records:
+def read_records(
+    study: CommitteeFlatness, cell: Cell, out: pathlib.Path, *, is_part: bool = False
+) -> Records:
     """Reads the records of a cell.
+
+    Args:
+      study: the study.
+      cell: the cell.
+      out: directory with a file for each cell.
+      is_part: whether the study has a part of the algorithms, so that records of others are left
+        out instead of refused.
 
     Raises:
       ValueError: a record is damaged, or has other settings; the message names file and line.
     """
     path, solvers = path_of(out, cell), study.solvers_of(cell)
-    found = store.read_lines(path, must_be_sealed=True)
-    for number, record in enumerate(found, start=1):
+    found = []
+    for number, record in enumerate(store.read_lines(path, must_be_sealed=True), start=1):
+        if is_part and record["solver"].rsplit(" ", 1)[0] not in study.solvers:
+            continue
+        found.append(record)
         place = f"{path}, line {number}"
         if record["solver"] not in solvers:
             raise store.OtherIdentityError(
@@ -113,9 +125,10 @@ def _run_cell(study, cell, out, progress, limit):
     path, solvers = path_of(out, cell), study.solvers_of(cell)
     energy = flatness.local_energy(eval_fn, sigmas=study.sigmas, num_samples=study.num_samples)
     with store.claimed(path):
+        known = read_records(study, cell, out, is_part=True)
         # Solvers are the outer loop: each of them compiles a program.
         runs = [{"solver": label, "subset": one} for label in solvers for one in study.subsets]
-        missing = lacking(read_records(study, cell, out), runs, dict)
+        missing = lacking(known, runs, dict)
         patterns = functools.cache(functools.partial(make_patterns, study.task_of(cell)))
         for run in (bar := tqdm.tqdm(missing, desc=path.stem, disable=not progress)):
             label, subset = run.values()

@@ -18,11 +18,14 @@ class Contestant:
       space: field -> least and largest value tried, or a choice.
       choice_of: another contestant. If given, there is no search: the settings are those that it
         chose, and `fixed` takes precedence over them.
+      last_ends: ends of ranges, as (field, "low" or "high"), that are never extended: values beyond
+        them change nothing, or are refused.
     """
 
     fixed: Mapping[str, Any]
     space: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     choice_of: str | None = None
+    last_ends: Sequence[tuple[str, str]] = ()
 
     @property
     def algorithm(self) -> str:

@@ -14,6 +14,7 @@ PANELS = {
     "test_loss": ("test loss × 100", 100.0, 1),
 }
 LABEL_WIDTH, ROW_HEIGHT, NOTE_HEIGHT = 1.55, 0.36, 0.5  # inches
+LETTER_WIDTH = 0.0625  # inches, of the smallest text
 
 
 def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
@@ -52,16 +53,22 @@ def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -
             panel.set_axis_off()
 
 
+def label_width(settings: Sequence[str]) -> float:
+    """Inches for the labels of the settings."""
+    return max(LABEL_WIDTH, *(LETTER_WIDTH * len(setting) for setting in settings))
+
+
 def _draw_panel(panel, quantity, settings, columns, cells, contest):
     title, factor, digits = PANELS[quantity]
-    panel.set_xlim(-LABEL_WIDTH / _column_width(columns), len(columns))
+    width = label_width(settings)
+    left = -width / ((plots.WIDTH - width) / max(len(columns), 1))
+    panel.set_xlim(left, len(columns))
     panel.set_ylim(len(settings), -1)
     panel.set_title(title)
     for x, (reference, name) in enumerate(columns):
         heading = f"{_name(name)} −\n{_name(reference)}"
         panel.text(x + 0.5, -0.5, heading, ha="center", va="center", fontsize=plots.SMALLEST)
     for y, setting in enumerate(settings):
-        left = -LABEL_WIDTH / _column_width(columns)
         panel.text(left, y + 0.5, setting, va="center", fontsize=plots.SMALLEST)
         for x, (reference, name) in enumerate(columns):
             row = cells.get((quantity, reference, name, setting))
@@ -83,10 +90,6 @@ def _draw_cell(panel, x, y, row, factor, digits, is_primary):
     half = f"± {(high - low) / 2:.{digits}f}"  # Student's interval is symmetric
     panel.text(x + 0.5, y + 0.31, shown(mean), fontweight=weight, **middle)
     panel.text(x + 0.5, y + 0.72, half, fontsize=plots.SMALLEST, color="0.3", **middle)
-
-
-def _column_width(columns) -> float:
-    return (plots.WIDTH - LABEL_WIDTH) / max(len(columns), 1)
 
 
 def _name(label) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.engine.algorithms import ALGORITHMS
+from experiments.engine.algorithm_settings import Fork
+from experiments.engine.algorithms import ALGORITHMS, first_averaged
 from experiments.report import store
 from experiments.report.meeting import Meetings
 from experiments.report.statistics import expected_best, mean_and_sem, or_nan
@@ -98,24 +99,12 @@ def meetings(results: Results) -> Meetings:
 def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, Any]:
     """Outcomes of a contestant in a setting: means and standard errors."""
     row: dict[str, Any] = {"setting": setting, "contestant": name, "seeds": len(part.records)}
-    row |= {key: mean_and_sem(part.column(key)) for key in (*QUALITIES, "temperature")}
+    row |= {"diverged": part.diverged} if part.diverged else {}
+    row |= {key: _mean(part.column(key)) for key in (*QUALITIES, "temperature")}
     if part.search is None:
         return row
     first, search = part.records[0], part.search
-    energies = np.array([_numbers(record.get("local_energy")) for record in part.records])
-    row |= {key: mean_and_sem(part.column(key)) for key in ("train_error", "train_loss")}
-    row["local_energy"] = dict(
-        zip(
-            (f"{sigma:g}" for sigma in contest.outcomes.sigmas),
-            (mean_and_sem(column) for column in energies.T),
-            strict=True,
-        )
-    )
-    row["tolerance"] = {rise: _median(part, rise) for rise in first.get("tolerance", {})}
-    row["rises"] = {
-        change: {key: mean_and_sem(part.rise(change, key)) for key in ("error", "loss")}
-        for change in first.get("rises", {})
-    }
+    row |= {} if part.diverged else _robustness(contest, part)
     return row | {
         "gradient_evaluations": first["gradient_evaluations"],
         **communication(contest, setting, name, first),
@@ -127,18 +116,42 @@ def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, 
     }
 
 
+def _mean(values) -> tuple[float, float] | None:
+    """Mean and standard error; None if a run diverged and has no such outcome."""
+    return mean_and_sem(values) if np.isfinite(values).all() else None
+
+
+def _robustness(contest, part) -> dict[str, Any]:
+    """Training error, and rises by noise, rounding and pruning; no run diverged."""
+    first = part.records[0]
+    energies = np.array([_numbers(record["local_energy"]) for record in part.records])
+    sigmas = (f"{sigma:g}" for sigma in contest.outcomes.sigmas)
+    return {
+        **{key: mean_and_sem(part.column(key)) for key in ("train_error", "train_loss")},
+        "local_energy": dict(zip(sigmas, map(mean_and_sem, energies.T), strict=True)),
+        "tolerance": {rise: _median(part, rise) for rise in first["tolerance"]},
+        "rises": {
+            change: {key: mean_and_sem(part.rise(change, key)) for key in ("error", "loss")}
+            for change in first["rises"]
+        },
+    }
+
+
 def communication(
     contest: Contest, setting: str, name: str, record: dict[str, Any]
 ) -> dict[str, int]:
     """Counts workers, sequential gradients, and messages of each worker.
 
-    A worker is a replica, or a part of a batch that is larger than others.
+    A worker is a replica, or a part of a batch that is larger than others. The networks of a fork
+    are one until they part, and meet once more, at the end.
     """
     config = contest.config(setting, name, "test").changed(**record["settings"])
     workers = config.num_replicas * config.batch_size // contest.base.batch_size
     gradients = record["gradient_evaluations"] // config.num_replicas
     period = ALGORITHMS[config.algorithm.name].gradients_per_cycle(config)
     messages = gradients // period if workers > 1 else 0
+    if isinstance(config.algorithm, Fork):
+        messages = first_averaged(config, gradients) + 1
     return {"workers": workers, "sequential_gradients": gradients, "messages": messages}
 
 
@@ -161,7 +174,7 @@ def _drawn(errors) -> list[int]:
 
 
 def _numbers(values) -> list[float]:
-    return [or_nan(value) for value in values or ()]
+    return [or_nan(value) for value in values]
 
 
 def _median(part, rise) -> float | None:
@@ -170,7 +183,7 @@ def _median(part, rise) -> float | None:
     Noise beyond the grid is only known to be larger, and a median allows that.
     None where the median itself is beyond the grid.
     """
-    values = [record.get("tolerance", {}).get(rise) for record in part.records]
+    values = [record["tolerance"][rise] for record in part.records]
     median = float(np.median([np.inf if value is None else value for value in values]))
     return round(median, 4) if np.isfinite(median) else None
 
@@ -196,7 +209,10 @@ def difference_table(rows: list[dict[str, Any]], least: dict[str, float]) -> str
 
 
 def outcome_table(contest: Contest, outcomes: list[dict[str, Any]]) -> str:
-    """Quality, training error and flatness."""
+    """Quality, training error and flatness.
+
+    Runs that diverged count as errors of 100%; then the other cells are empty.
+    """
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
     rise = f"{contest.outcomes.noise_rises[-1]:g}"
     lines = [
@@ -209,6 +225,7 @@ def outcome_table(contest: Contest, outcomes: list[dict[str, Any]]) -> str:
     for row in outcomes:
         line = [row["setting"], row["contestant"]]
         line += [_shown(row[key], 2 if "%" in name else 4) for key, name in QUALITIES.items()]
+        line[2] += f" ({row['diverged']} diverged)" if "diverged" in row else ""
         line += [_shown(row.get(key), 2) for key in TESTED]
         line += [_shown(row.get("local_energy", {}).get(sigma), 2)]
         tolerance = row.get("tolerance", {})
@@ -244,7 +261,7 @@ def communication_table(outcomes: list[dict[str, Any]]) -> str:
 
 
 def reach_table(contest: Contest, rows: list[dict[str, Any]]) -> str:
-    """Says whose corrected interval ends below the margin; empty if there is none."""
+    """Says whose corrected interval ends below the margin; may be empty."""
     if contest.margin is None:
         return ""
     first = contest.references[0]
@@ -258,7 +275,7 @@ def reach_table(contest: Contest, rows: list[dict[str, Any]]) -> str:
             name, difference, low, high = row["reference"], -difference, -high, -low
         shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
         lines.append([row["setting"], name, shown, "yes" if high < contest.margin else "no"])
-    return markdown_table(lines)
+    return markdown_table(lines) if lines[1:] else ""
 
 
 def choice_table(outcomes: list[dict[str, Any]]) -> str:

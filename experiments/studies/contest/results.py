@@ -33,6 +33,11 @@ class Part(NamedTuple):
     search: Search | None
     records: Records
 
+    @property
+    def diverged(self) -> int:
+        """The number of runs that diverged: they have a test error of 100%, and no loss."""
+        return sum(record["test_loss"] is None for record in self.records)
+
     def column(self, name: str) -> np.ndarray:
         """One outcome of all seeds; NaN where a run diverged."""
         return np.array([or_nan(record.get(name)) for record in self.records])
@@ -82,7 +87,8 @@ def comparisons(
     """All paired differences of interest, with 95% and corrected intervals.
 
     The protocol fixes the primary family and its size: hypotheses whose records are
-    missing count as p = 1. Every other family is of one quantity and one reference.
+    missing count as p = 1. Every other family is of one quantity and one reference. A run that
+    diverged has no loss: differences of its losses count in their families, and are left out.
 
     Args:
       study: who is compared.
@@ -106,7 +112,7 @@ def comparisons(
     planned = len(study.primary) * len(settings)
     for family, rows in families.items():
         _correct(rows, planned if family == PRIMARY else len(rows), results)
-    return [row for rows in families.values() for row in rows]
+    return [row for rows in families.values() for row in rows if np.isfinite(row["difference"])]
 
 
 def _compared_with(study, reference, parts) -> Sequence[str]:

@@ -56,6 +56,8 @@ def search(study: Tuned, contestant: str, errors: Errors) -> Search:
             return Search(candidates, missing, None, [], extended, first_errors)
         chosen = candidates[field[0]]
         edges = edges_of(study, chosen, ranges)
+        last = study.contestants[contestant].last_ends
+        edges = [one for one in edges if one not in last]
         edges = [one for one in edges if one[1] != "zero" or one not in extended]
         if not edges or number == study.extensions:
             break

@@ -49,7 +49,10 @@ def _parts(study: MatchedFlatness) -> Iterator[Part]:
 
 
 def _measured(predictors: dict[str, Predictors], network: str, model: Trained) -> dict[str, Any]:
-    """Measures a solution on its own training images, unless it diverged."""
+    """Measures a solution on its own training images, unless it diverged.
+
+    All of them count, except for the local energy, which may be measured on fewer.
+    """
     task, own = model.task, (model.params, model.batch_stats)
     found = task.evaluate(*own)
     if not np.isfinite(found["loss"]):
@@ -60,14 +63,16 @@ def _measured(predictors: dict[str, Predictors], network: str, model: Trained) -
     energy = task.objective.local_energy(
         model.params, task.train_batches, jax.random.key(0), model.batch_stats
     )
-    numbers = predictors[network](*own, task.train_batches)
+    whole = task.batches(task.train)
+    train = task.evaluate(*own, whole)
+    numbers = predictors[network](*own, whole)
     return {
         "test_error": 100 * float(found["error"]),
         "test_loss": float(found["loss"]),
-        "train_error": rounded(100 * energy.reference["error"]),
+        "train_error": rounded(100 * train["error"]),
         "predictors": numbers
         | {
             "local_energy": rounded(100 * energy.mean["error"][0]),
-            "train_loss": rounded(energy.reference["loss"]),
+            "train_loss": rounded(train["loss"]),
         },
     }
