@@ -105,9 +105,9 @@ def test_layers_take_it():
         nn.Conv(3, (3, 3), strides=2, dtype=jnp.bfloat16, **options)
         for options in ({}, {"conv_general_dilated_cls": models.conv_general_dilated_cls})
     ]
-    variables = layers[0].init(jax.random.key(0), images)
+    variables = jax.jit(layers[0].init)(jax.random.key(0), images)
     loss = lambda layer: lambda v: jnp.sum(layer.apply(v, images).astype(jnp.float32) ** 2)
-    expected, found = (jax.grad(loss(layer))(variables) for layer in layers)
+    expected, found = (jax.jit(jax.grad(loss(layer)))(variables) for layer in layers)
     chex.assert_type(jax.tree.leaves((found, expected)), jnp.float32)
     chex.assert_trees_all_close(found, expected, rtol=0.05, atol=0.05)
 

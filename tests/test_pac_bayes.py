@@ -10,9 +10,9 @@ from fast import slow
 from flatjax.flatness import local_energy, pac_bayes_sigma
 
 KEY = jax.random.key(0)
-CURVATURE = jnp.linspace(0.5, 8.0, 40)
-WEIGHTS = jnp.linspace(-2.0, 1.0, 40)
-BATCHES = [jnp.zeros(4), jnp.zeros(2)]
+CURVATURE = np.linspace(0.5, 8.0, 40, dtype=np.float32)
+WEIGHTS = np.linspace(-2.0, 1.0, 40, dtype=np.float32)
+BATCHES = [np.zeros(4, np.float32), np.zeros(2, np.float32)]
 
 
 def parabola_around(center):
