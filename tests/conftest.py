@@ -70,7 +70,7 @@ def pytest_collection():
         gc.enable()
 
 
-COMPILE_MUCH = ("committee", "gaussian_mixture", "flatness", "models")
+COMPILE_MUCH = ("committee", "data", "flatness", "gaussian_mixture", "models")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -72,7 +72,7 @@ def solution():
     return params, [{"x": x[a : a + 100], "label": label[a : a + 100]} for a in (0, 100)]
 
 
-@pytest.mark.parametrize("noise", ["multiplicative", "additive"])
+@pytest.mark.parametrize("noise", ["multiplicative", slow("additive")])
 def test_the_local_energy_at_sigma_is_the_target(solution, noise):
     measure = pac_bayes_sigma(network, target_rise=0.1, num_samples=20, noise=noise, rtol=0.005)
     found = measure(*solution, KEY)
