@@ -150,7 +150,7 @@ def partition(tx, trained):
 
 @pytest.mark.parametrize(
     ("name", "wrapper"),
-    slow_variants(partition) + only([("replicated_sgd", masked)], [(name, masked) for name in BASIC]),
+    slow_variants(partition) + only([("sam", masked)], [(name, masked) for name in BASIC]),
 )
 @pytest.mark.claim("docs/optax.md", "frozen leaves stay")
 def test_frozen_leaves(name, wrapper):
