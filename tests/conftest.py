@@ -8,13 +8,16 @@ FLATJAX_TEST_DEFAULTS=1 leaves the flags and the number of devices as users have
 and all optimizations. Tests that need more devices (`devices`) are then skipped.
 """
 
+import functools
 import gc
+import itertools
 import os
 import tempfile
 
 import jax
 import jaxlib
 import pytest
+from jax._src.interpreters import mlir
 
 if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
     FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
@@ -25,6 +28,25 @@ if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
     jax.config.update("jax_num_cpu_devices", 8)
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # lowering takes a tenth less
     jax.config.update("jax_traceback_in_locations_limit", 0)
+    # Without a folder for it, the key of each program would be computed all the same.
+    has_folder = jax.config.jax_compilation_cache_dir is not None
+    jax.config.update("jax_enable_compilation_cache", has_folder)
+
+
+def share_contexts(programs=100):
+    """Lower so many programs in the same context of MLIR, which jax makes anew for each program.
+
+    Making one registers some thousand operations: about 8 ms, a third of the time of a small
+    program. A context keeps the constants of its programs, so that it is replaced at times. This
+    is a private function of jax, and tests pass without it.
+    """
+    make, numbers = mlir.make_ir_context, itertools.count()
+    contexts = functools.lru_cache(maxsize=1)(lambda _: make())
+    mlir.make_ir_context = lambda: contexts(next(numbers) // programs)
+
+
+if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1" and hasattr(mlir, "make_ir_context"):
+    share_contexts()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,7 +70,7 @@ def pytest_collection():
         gc.enable()
 
 
-COMPILE_MUCH = ("committee", "gaussian_mixture", "flatness", "models")
+COMPILE_MUCH = ("committee", "data", "flatness", "gaussian_mixture", "models")
 
 
 @pytest.hookimpl(tryfirst=True)

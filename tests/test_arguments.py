@@ -67,7 +67,7 @@ def around_first_unit(sample):
     return lambda key: sample(key, X, Y, **given)
 
 
-TREE = jnp.zeros(2)
+TREE = np.zeros(2, np.float32)
 SEEDED = {
     "esgd": lambda key: flatjax.esgd(0.1, 0.1, key=key).init(TREE).key,
     "langevin_noise": lambda key: flatjax.langevin_noise(key, TREE, 0.1, 0.1),

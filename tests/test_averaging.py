@@ -45,7 +45,7 @@ def test_training_is_not_changed():
 )
 def test_equal_average(start, period):
     """Of the points at start, start + K, ...; before them, the present point."""
-    found, path = averages(start=start, period=period), run(SGD)[0]
+    found, path = jax.tree.map(np.asarray, (averages(start=start, period=period), run(SGD)[0]))
     for t in range(STEPS):
         chosen = path if t < start else jax.tree.map(lambda leaf: leaf[start::period], path)
         first, last = (t, t + 1) if t < start else (0, (t - start) // period + 1)

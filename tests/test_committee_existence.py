@@ -115,7 +115,8 @@ def exist_in_the_plane(x, y, num_units):
     return bool((votes[np.array(list(rows))].sum(axis=1) * y > 0).all(axis=1).any())
 
 
-@pytest.mark.parametrize("solver", ["amp", slow("expectation_propagation")])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["amp", "expectation_propagation"])
 def test_random_committees_converge_only_where_there_are_any(solver):
     rng, outcomes = np.random.default_rng(0), []
     for _ in range(12):

@@ -12,7 +12,7 @@ from flatjax.flatness import _report_plots, _tables
 
 matplotlib.use("Agg")
 
-BATCHES = list(jnp.asarray(np.random.default_rng(0).normal(size=(10, 6, 4)), jnp.float32))
+BATCHES = list(np.random.default_rng(0).normal(size=(10, 6, 4)).astype(np.float32))
 MEASURES = ["local_energy", "weight_noise", "sam_sharpness", "trace"]
 
 

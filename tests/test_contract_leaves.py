@@ -6,6 +6,7 @@ from typing import Any
 import equinox
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from contract import (
     CASES,
@@ -36,7 +37,7 @@ def three_steps(tx, params):
     return run(params)
 
 
-OTHERS = {"count": jnp.full(2, 2**25 + 1), "flag": jnp.array([True, False])}
+OTHERS = {"count": np.full(2, 2**25 + 1, np.int32), "flag": np.array([True, False])}
 OTHERS |= {"key": jax.random.split(jax.random.key(0))}
 
 

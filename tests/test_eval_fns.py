@@ -87,12 +87,13 @@ class Deterministic(nn.Module):
 
 def test_linen_modules_are_in_evaluation_mode():
     network = Network()
-    variables = network.init(jax.random.key(0), X, train=False)
-    stats = jax.tree.map(lambda leaf: leaf + 0.5, variables["batch_stats"])
-    logits = network.apply({"params": variables["params"], "batch_stats": stats}, X, train=False)
+    init, apply = (jax.jit(f, static_argnames="train") for f in (network.init, network.apply))
+    variables = init(jax.random.key(0), X, train=False)
+    stats = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.5), variables["batch_stats"])
+    logits = apply({"params": variables["params"], "batch_stats": stats}, X, train=False)
     loss, error = cross_entropy(np.asarray(logits), LABELS, np.ones(6))
     for apply_fn in (network, network.apply):
-        eval_fn = flatness.classification(apply_fn)
+        eval_fn = jax.jit(flatness.classification(apply_fn))
         for state in (stats, {"batch_stats": stats}):
             sums = eval_fn(variables["params"], (X, LABELS), state)
             assert float(sums["loss"]) == pytest.approx(loss, rel=1e-5)

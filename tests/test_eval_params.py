@@ -13,18 +13,26 @@ from flax import nnx
 
 import flatjax
 
-PARAMS = {"a": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}, "z": jnp.array([2.0, -1.0])}
+PARAMS = {
+    "a": {"w": np.float32([[0, 1, 2], [3, 4, 5]]), "b": np.ones(3, np.float32)},
+    "z": np.float32([2, -1]),
+}
 ESGD = {"inner_steps": 4, "noise_scale": 0.0}
 
 
 def train(tx, params=PARAMS, steps=6):
     """The parameters and the state after some steps: in the middle of the second loop."""
     tx = optax.with_extra_args_support(tx)
-    state, update = tx.init(params), jax.jit(tx.update)
-    for _ in range(steps):
+
+    @jax.jit
+    def step(params, state):
         grads = jax.tree.map(lambda w: 0.3 * w, params)
-        updates, state = update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for _ in range(steps):
+        params, state = step(params, state)
     return params, state
 
 
@@ -139,11 +147,11 @@ def test_sgd_is_evaluated_where_it_is():
 
 
 def test_center():
-    replicas = jax.tree.map(lambda w: jnp.stack([w, 2 * w + 1]), PARAMS)
+    replicas = jax.tree.map(lambda w: np.stack([w, 2 * np.asarray(w) + 1]), PARAMS)
     tx = flatjax.parle(0.1, 0.5, 1.0, replica_axis=0, **ESGD)
     params, state = train(tx, replicas)
     center = flatjax.eval_params(state, params, replica_axis=0)
-    expected = jax.tree.map(lambda anchor: anchor.mean(axis=0), state.anchor)
+    expected = jax.tree.map(lambda anchor: np.asarray(anchor).mean(axis=0), state.anchor)
     jax.tree.map(np.testing.assert_allclose, center, expected)
     assert_trees_all_equal(flatjax.eval_params(state, params), state.anchor)
     named = lambda params: flatjax.eval_params((), params, axis_name="replica")

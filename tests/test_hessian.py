@@ -45,6 +45,11 @@ def mean_loss(params, batches, *state):
 @pytest.fixture(scope="module")
 def problem():
     """48 weights, 58 examples in three batches of 20."""
+    return draw_problem()
+
+
+@jax.jit
+def draw_problem():
     keys = jax.random.split(jax.random.key(1), 5)
     params = {
         "in": {
@@ -67,9 +72,9 @@ def dense(problem):
     flat, unravel = ravel_pytree(params)
     hessian = jax.jit(jax.hessian(lambda v: mean_loss(unravel(v), batches)))(flat)
 
-    data = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+    data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
     jacobian = jax.jit(jax.jacobian(lambda v: predict(unravel(v), data)))(flat)
-    p = np.asarray(jax.nn.softmax(predict(params, data)))
+    p = np.asarray(jax.jit(lambda: jax.nn.softmax(predict(params, data)))())
     of_softmax = np.eye(3) * p[:, None] - p[:, :, None] * p[:, None]
     of_outputs = np.asarray(data["weight"])[:, None, None] * of_softmax
     gauss_newton = np.einsum("ikm,ikl,iln->mn", jacobian, of_outputs, jacobian) / 58

@@ -18,8 +18,8 @@ def quadratic(params, batch):
     return {"loss": loss * len(batch), "count": len(batch)}
 
 
-PARAMS = {"w": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array(3.0)}
-BATCHES = [jnp.zeros(4), jnp.zeros(2)]
+PARAMS = {"w": np.float32([1.0, -2.0, 0.5]), "b": np.float32(3.0)}
+BATCHES = [np.zeros(4, np.float32), np.zeros(2, np.float32)]
 
 
 @pytest.mark.parametrize("noise", ["multiplicative", slow("additive")])

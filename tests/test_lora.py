@@ -17,7 +17,6 @@ PARAMS = {
     "conv": {"kernel": RNG.normal(size=(3, 3, 2, 4)).astype(np.float32)},
     "steps": np.arange(3),
 }
-PARAMS = jax.tree.map(jnp.asarray, PARAMS)
 
 
 def trained(y, rank=2):

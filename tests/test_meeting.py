@@ -204,9 +204,9 @@ def test_refuses(make, message):
 
 
 STACK = {
-    "w": jnp.asarray(np.random.default_rng(0).normal(size=(3, 40))),
-    "near": jnp.asarray(np.random.default_rng(1).normal(1.0, 0.01, size=(3, 5))),
-    "zero": jnp.asarray(np.zeros((3, 2))),
+    "w": np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32),
+    "near": np.random.default_rng(1).normal(1.0, 0.01, size=(3, 5)).astype(np.float32),
+    "zero": np.zeros((3, 2), np.float32),
 }
 
 
@@ -235,7 +235,7 @@ def test_limit_distance_against_loops(axes):
         return params
 
     run = two_steps if "replica_axis" in axes else jax.vmap(two_steps, axis_name="replica")
-    for name, leaf in run(STACK).items():
+    for name, leaf in jax.jit(run)(STACK).items():
         expected = by_loops(by_loops(STACK[name], 0.5), 0.4)
         np.testing.assert_allclose(leaf, expected, atol=1e-6)
 

@@ -49,7 +49,7 @@ def ours(images, kernel, strides, padding):
         (7, (7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)), 40),
         (4, (6, 6), (2, 4), (1, 2), "VALID", 2),
         slow(2, (9, 8), (7, 7), (2, 2), ((3, 3), (3, 3)), 2),
-        (3, (5, 5), (3, 3), (2, 1), ((0, 2), (1, 0)), 40),
+        slow(3, (5, 5), (3, 3), (2, 1), ((0, 2), (1, 0)), 40),
         slow(4, (6, 7), (1, 1), (2, 2), "SAME", 2),
         slow(4, (6, 7), (1, 1), (1, 1), ((0, 0), (0, 0)), 2),
         slow(16, (6, 5), (3, 3), (1, 1), "SAME", 40),
@@ -105,9 +105,9 @@ def test_layers_take_it():
         nn.Conv(3, (3, 3), strides=2, dtype=jnp.bfloat16, **options)
         for options in ({}, {"conv_general_dilated_cls": models.conv_general_dilated_cls})
     ]
-    variables = layers[0].init(jax.random.key(0), images)
+    variables = jax.jit(layers[0].init)(jax.random.key(0), images)
     loss = lambda layer: lambda v: jnp.sum(layer.apply(v, images).astype(jnp.float32) ** 2)
-    expected, found = (jax.grad(loss(layer))(variables) for layer in layers)
+    expected, found = (jax.jit(jax.grad(loss(layer)))(variables) for layer in layers)
     chex.assert_type(jax.tree.leaves((found, expected)), jnp.float32)
     chex.assert_trees_all_close(found, expected, rtol=0.05, atol=0.05)
 

@@ -39,7 +39,7 @@ def variables_of(module, **mode):
     init = functools.partial(module.init, **mode)
     leaves = jax.eval_shape(init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
     draw = np.random.default_rng(0).uniform
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(0.1, 1, leaf.shape), leaf.dtype), leaves)
+    return jax.tree.map(lambda leaf: draw(0.1, 1, leaf.shape).astype(leaf.dtype), leaves)
 
 
 MLP = variables_of(models.MLP(hidden=(6,), num_classes=3), train=False)

@@ -28,7 +28,7 @@ def test_keys_of_both_styles(make, size):
 
 def test_stacked_keys():
     keys = jax.random.split(jax.random.key(0), 3)
-    found = jax.vmap(lambda key: normal(key, 9))(keys)
+    found = jax.jit(jax.vmap(lambda key: normal(key, 9)))(keys)
     np.testing.assert_array_equal(found, [jax.random.normal(key, (9,)) for key in keys])
 
 

@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 EFFORT = LEVELS["quick"]
 BLOCK = {"a": jnp.array([[1.0, -0.5], [2.0, 0.25]]), "b": jnp.array([[0.5, 3.0]])}
 # Batches of unequal sizes, and what their examples weigh.
-BATCHES = [jnp.array([1.0, 3.0, 2.0]), jnp.array([2.0]), *jnp.arange(1.0, 13.0).reshape(6, 2)]
+BATCHES = [np.float32([1, 3, 2]), np.float32([2]), *np.float32(np.arange(1, 13)).reshape(6, 2)]
 
 
 def eval_fn(params, batch):

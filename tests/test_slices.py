@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt
 KEY = jax.random.key(0)
 
 
+@jax.jit
 def convnet_params():
     keys = jax.random.split(jax.random.key(1), 3)
     scale = jnp.geomspace(0.1, 10, 7)

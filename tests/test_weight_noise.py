@@ -26,7 +26,7 @@ MEASURE = weight_noise(
     parabola, sigmas=SIGMAS, target_rise=[0.05, 0.5, 50.0], num_samples=20, noise="additive"
 )
 ENERGY = local_energy(parabola, sigmas=SIGMAS, num_samples=20, noise="additive")
-POINT = jnp.zeros(40)
+POINT = np.zeros(40, np.float32)
 
 
 def test_a_parabola_has_no_error_of_interpolation():
