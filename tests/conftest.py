@@ -15,6 +15,7 @@ import tempfile
 import jax
 import jaxlib
 import pytest
+from hypothesis.internal.conjecture import providers
 
 if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
     FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
@@ -25,6 +26,11 @@ if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
     jax.config.update("jax_num_cpu_devices", 8)
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # lowering takes a tenth less
     jax.config.update("jax_traceback_in_locations_limit", 0)
+
+
+# Hypothesis draws some numbers from the sources of all modules that are imported: it parses them,
+# 20 seconds of each run, and examples depend on which tests a worker ran before.
+providers._get_local_constants = lambda: providers._local_constants
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +51,7 @@ def pytest_collection():
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # traces are many short-lived objects
         gc.enable()
 
 
