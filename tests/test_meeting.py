@@ -67,7 +67,8 @@ TRANSFORMATIONS = {
     "rsgd_every_tenth": functools.partial(flatjax.replicated_sgd, period=10),
     "parle": flatjax.parle,
 }
-LONG = [(name, kind, 300) for name in TRANSFORMATIONS for kind in RATES]
+LONG = [(name, kind, 300) for name in ("rsgd", "parle") for kind in RATES]
+LONG += [("rsgd_in_gradient", "constant", 300), ("rsgd_every_tenth", "cosine", 300)]
 # Ten times as long, of one seed: a step of Parle takes three times one of Replicated-SGD.
 LONG += [("rsgd", kind, 3000) for kind in RATES] + [("parle", kind, 1000) for kind in RATES]
 
