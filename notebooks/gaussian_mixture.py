@@ -52,7 +52,7 @@ MIXTURE = {"alpha": 1.0, "delta": 1.0}
 
 # %%
 LOGISTIC = losses.logistic()
-ridges = np.geomspace(1e-2, 1e2, 8 if REDUCED else 40)
+ridges = np.geomspace(1e-2, 1e2, 2 if REDUCED else 40)
 simulated_ridges = np.geomspace(1e-2, 1e2, 2 if REDUCED else 5)
 
 

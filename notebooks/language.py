@@ -49,7 +49,7 @@ library = pathlib.Path(sysconfig.get_paths()["stdlib"])
 files = sorted(path.name for path in library.glob("*.py"))[: 20 if REDUCED else 150]
 text = data.from_text(library, files=files, context=CONTEXT)
 train = data.to_device(text.train)
-chosen = np.random.default_rng(0).permutation(len(text.test))[:256]
+chosen = np.random.default_rng(0).permutation(len(text.test))[: 64 if REDUCED else 256]
 held_out = data.eval_batches(text.test[chosen], None, 64)
 print(f"{len(files)} files, {text.train.tokens.size / 1e6:.1f} million bytes for training")
 

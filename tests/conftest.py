@@ -8,16 +8,14 @@ FLATJAX_TEST_DEFAULTS=1 leaves the flags and the number of devices as users have
 and all optimizations. Tests that need more devices (`devices`) are then skipped.
 """
 
-import functools
 import gc
-import itertools
 import os
 import tempfile
 
 import jax
 import jaxlib
 import pytest
-from jax._src.interpreters import mlir
+from private import read_no_sources, share_contexts
 
 if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
     FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
@@ -31,22 +29,9 @@ if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1":
     # Without a folder for it, the key of each program would be computed all the same.
     has_folder = jax.config.jax_compilation_cache_dir is not None
     jax.config.update("jax_enable_compilation_cache", has_folder)
-
-
-def share_contexts(programs=100):
-    """Lower so many programs in the same context of MLIR, which jax makes anew for each program.
-
-    Making one registers some thousand operations: about 8 ms, a third of the time of a small
-    program. A context keeps the constants of its programs, so that it is replaced at times. This
-    is a private function of jax, and tests pass without it.
-    """
-    make, numbers = mlir.make_ir_context, itertools.count()
-    contexts = functools.lru_cache(maxsize=1)(lambda _: make())
-    mlir.make_ir_context = lambda: contexts(next(numbers) // programs)
-
-
-if os.environ.get("FLATJAX_TEST_DEFAULTS", "0") != "1" and hasattr(mlir, "make_ir_context"):
     share_contexts()
+
+read_no_sources()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,6 +52,7 @@ def pytest_collection():
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # traces are many short-lived objects
         gc.enable()
 
 

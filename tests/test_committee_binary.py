@@ -58,9 +58,7 @@ def test_replica_entropy_vanishes_at_the_published_capacity():
     assert scipy.optimize.brentq(replica_entropy, 0.8, 0.87) == pytest.approx(0.833, abs=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "gaussian"), [slow(0.25, True), slow(0.25, False), slow(0.5, False), slow(0.5, True)]
-)
+@pytest.mark.parametrize(("alpha", "gaussian"), [slow(0.25, False), slow(0.5, True)])
 def test_entropy_of_perceptrons_against_replicas(alpha, gaussian):
     entropies = []
     for seed in range(10):
@@ -157,7 +155,7 @@ def test_ties_are_counted_as_positive(sign):
 
 @pytest.mark.parametrize(
     ("num_inputs", "num_patterns", "gaussian"),
-    [slow(13, 60, False), slow(16, 60, True), slow(51, 120, False)],
+    [slow(13, 60, False), slow(16, 60, True)],
 )
 def test_an_impossible_entropy_has_not_converged(num_inputs, num_patterns, gaussian):
     """Far beyond capacity there are no weights: whatever the messages say, they do not say so."""

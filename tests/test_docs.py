@@ -209,7 +209,7 @@ def test_saved_models_are_merged_by_the_command_and_the_program(capsys, monkeypa
     ]
     for command in train:
         assert main([*command, "--no-progress", "--local-energy-samples", "2"]) == 0
-    assert main([*measure, "--level", "quick", "--no-progress"]) == 0
+    assert main([*measure, "--level", "quick", "--samples", "2", "--no-progress"]) == 0
     printed = capsys.readouterr().out
     assert "The barrier between runs/12 and runs/8: error " in printed
     assert "The soup of runs/8, runs/12: error " in printed

@@ -122,7 +122,7 @@ def test_sam_takes_both_gradients_on_one_batch(algorithm):
 
     # A single replica is its own center.
     center = jax.tree.map(lambda leaf: leaf.mean(0), params)
-    expected = jax.vmap(step, in_axes=(0, None, 0))(params, center, batches)
+    expected = jax.jit(jax.vmap(step, in_axes=(0, None, 0)))(params, center, batches)
     run.take_steps(2)
     np.testing.assert_allclose(_flat(run.state.params), _flat(expected), atol=1e-6)
 
@@ -265,7 +265,7 @@ def test_a_complete_run_is_not_repeated(tmp_path):
 @pytest.mark.claim("docs/faq.md", "test_killed_runs_resume_to_the_same_bits")
 def test_killed_runs_resume_to_the_same_bits(tmp_path):
     options = ("features=(4,)", "hidden=(4,)", "batch_norm=True")
-    config = faults.config_of("parle", replicas=2, epochs=6, model_options=options)
+    config = faults.config_of("parle", replicas=2, epochs=4, model_options=options)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     faults.finish(config, straight)
     delays = random.Random(0)
@@ -275,7 +275,7 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
     faults.finish(config, killed)
     assert faults.differences(straight, killed) == (0, 0)
     result = store.read_json(killed / "result.json")
-    result["history"][2]["train_loss"] += 1e-6
+    result["history"][1]["train_loss"] += 1e-6
     store.write_json(killed / "result.json", result)
     assert faults.differences(straight, killed) == (0, 1)
 

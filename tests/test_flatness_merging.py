@@ -143,7 +143,9 @@ def test_files_of_other_kinds_of_networks_are_measured(kind, tmp_path, capsys):
         options = ("width=8", "depth=1", "heads=1", "context=6")
         network = models.create("transformer", 256, width=8, depth=1, heads=1, context=6)
         inputs = np.zeros((1, 6), np.int32)
-    every = [network.init(jax.random.key(i), inputs, train=False)["params"] for i in (0, 1)]
+    init = jax.jit(lambda key: network.init(key, inputs, train=False)["params"])
+    apply = jax.jit(lambda params, inputs: network.apply({"params": params}, inputs, train=False))
+    every = [init(jax.random.key(i)) for i in (0, 1)]
     for number, params in enumerate(every):
         np.savez(tmp_path / f"{number}.npz", **flatten_dict(params, sep="/"))
     files = [str(tmp_path / f"{number}.npz") for number in (0, 1)]
@@ -155,11 +157,11 @@ def test_files_of_other_kinds_of_networks_are_measured(kind, tmp_path, capsys):
     for params, one in zip(every, found["runs"], strict=True):
         if kind == "regression":
             split = numbers()
-            outputs = network.apply({"params": params}, split.test.image, train=False)
+            outputs = np.asarray(apply(params, split.test.image))
             error = np.mean(((outputs - split.test.label) / split.train.label.std(0)) ** 2)
         else:
             tokens = data.load_text(dataset).test.tokens.astype(np.int32)
-            logits = network.apply({"params": params}, tokens[:, :-1], train=False)
+            logits = np.asarray(apply(params, tokens[:, :-1]))
             error = np.mean(np.argmax(logits, -1) != tokens[:, 1:])
         assert one["test_error"] == pytest.approx(100 * float(error), rel=1e-3)
     assert found["merged"]["barriers"]["1.npz"]["loss"] >= 0

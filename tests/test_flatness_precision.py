@@ -1,7 +1,5 @@
 """Every measure in half precision: norms, perturbations and sums are those of float32."""
 
-import itertools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -84,7 +82,9 @@ SUMMED = [name for name in MEASURES if name != "local_entropy"]
     ("dtype", "name"),
     only(
         [("float16", "slices"), ("bfloat16", "trace")],
-        itertools.product(["float16", "bfloat16"], SUMMED),
+        # Sums that are exact in bfloat16 were taken in float32, where float16 does not overflow.
+        [("float16", name) for name in ("slices", "local_energy", "worst_case", "density")]
+        + [("bfloat16", name) for name in SUMMED],
     ),
 )
 def test_sums_of_half_precision_over_many_batches(dtype, name):

@@ -126,7 +126,7 @@ def test_norm_and_ridge_are_two_sides_of_one_solution():
     np.testing.assert_allclose(by_norm[:8], by_ridge[:8], rtol=1e-6)
 
 
-@each_loss_if_slow
+@pytest.mark.parametrize("name", ["logistic", "hinge"])  # the square has a prox in closed form
 @pytest.mark.slow
 def test_derivatives_are_those_of_the_solution(name):
     loss = getattr(losses, name)()

@@ -90,7 +90,7 @@ def test_the_small_chapter_draws_the_local_entropy(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_curves_are_drawn_without_simulations(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "DISTANCES", 5)
+    monkeypatch.setattr(figures, "DISTANCES", 2)
     (path,) = figures.draw(configs.SMALL.theory, [], tmp_path)
     assert path.stat().st_size > 20_000
 

@@ -33,6 +33,7 @@ NAMES = {
 def test_reference_values(name):
     selected = rows(3, *NAMES[name])
     assert len(selected) in (2, 21, 54)
+    selected = selected[:: 3 if len(selected) == 54 else 1]
     # The training error without any weight on it is that of a vanishing beta.
     beta = [
         1e-9 if row["quantity"] == "err_0" else float(row["params"]["beta"]) for row in selected

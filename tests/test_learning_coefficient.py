@@ -116,7 +116,9 @@ def test_the_formula_of_reduced_rank_regression():
         assert coefficient_networks.aoyagi((m, h, n), r)[0] == pytest.approx(two_layers(m, h, n, r))
 
 
-@pytest.mark.parametrize("name", only(["24 weights"], list(coefficient_networks.SIZES)[:4]))
+@pytest.mark.parametrize(
+    "name", only(["24 weights"], ["24 weights", "200 weights, weak spring", "300 weights, deep"])
+)
 def test_linear_networks(name):
     """The short form of `python -m experiments.benchmarks.coefficient_networks`."""
     found = coefficient_networks.Networks(sweeps=500).measure(coefficient_networks.SIZES[name])

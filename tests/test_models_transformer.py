@@ -12,7 +12,7 @@ import optax
 import pytest
 from contract import CASES, COVERING, train
 from fast import only
-from placements import PLACEMENTS, placed
+from placements import placed
 
 import flatjax
 from flatjax import models
@@ -222,7 +222,8 @@ def one_by_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("placement", only(["4x2"], PLACEMENTS))
+# One of each kind; `test_placement` has all of them.
+@pytest.mark.parametrize("placement", ["unroll", "vmap", "4x2", "auto_mesh"])
 def test_every_placement_gives_the_same(placement):
     mapped = flatjax.map_replicas(jax.value_and_grad(loss), **placed(placement))
     found = jax.jit(mapped)(stacked_params(), BATCHES)

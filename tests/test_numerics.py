@@ -89,14 +89,9 @@ def measure(make, key):
 HESSIAN = functools.partial(flatness.hessian_operator, eval_fn)
 SGD = {"learning_rate": 0.1, "momentum": 0.9}
 AUGMENT = data.compose(data.random_flip, data.random_crop(1), data.autoaugment(), data.cutout(2))
+# Without `replicated_sgd` and `esgd`: `parle` has their parts.
 CASES = {
     "augmentation": lambda key: jax.jit(AUGMENT)(key, IMAGES),
-    "rsgd": lambda key: train(
-        lambda _: flatjax.replicated_sgd(**SGD, gamma=0.1, replica_axis=0), key, (2,)
-    ),
-    "esgd": lambda key: train(
-        lambda key: flatjax.esgd(**SGD, gamma=0.1, inner_steps=2, key=key), key
-    ),
     "parle": lambda key: train(
         lambda key: flatjax.parle(
             **SGD, gamma=0.1, replica_gamma=0.1, inner_steps=2, key=key, replica_axis=0
@@ -155,7 +150,7 @@ def test_strict_switches_and_old_keys_change_no_bit(name):
     assert_same(found, plain(name))
 
 
-# `parle` has the parts of `rsgd` and `esgd`; the other measures are made of what these are.
+# The other measures are made of what these are.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",

@@ -119,9 +119,11 @@ def test_an_interrupted_run_ends_in_the_same_bits_and_is_measured(
 def test_sums_are_those_of_tokens(text):
     task = make_task(TEXT.changed(dataset=text, held_out_size=10))
     network = task.objective.network
-    params = network.init(jax.random.key(1), np.zeros((1, 8), np.int32))["params"]
+    init = jax.jit(lambda key: network.init(key, np.zeros((1, 8), np.int32))["params"])
+    params = init(jax.random.key(1))
     tokens = task.held_out.tokens.astype(np.int32)
-    logits = np.asarray(network.logits({"params": params}, tokens[:, :-1]))
+    of_tokens = jax.jit(lambda params: network.logits({"params": params}, tokens[:, :-1]))
+    logits = np.asarray(of_tokens(params))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
     found = task.evaluate(params, {})
     assert found["loss"] == pytest.approx(float(np.mean(losses)), rel=1e-5)

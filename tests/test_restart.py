@@ -61,7 +61,7 @@ def measured(run):
 
 @pytest.mark.parametrize(
     ("own", "y", "mesh"),
-    [slow({}, 3, None), slow({}, 8, "replica=4"), slow(PARLE, 8, None), slow(DILOCO, 2, None)],
+    [slow({}, 3, None), slow({}, 8, "replica=4"), slow(PARLE, 5, None), slow(DILOCO, 2, None)],
     ids=str,
 )
 def test_the_center_does_not_jump_and_the_run_ends(own, y, mesh, tmp_path):
