@@ -1,15 +1,14 @@
 """A transformer on Python's standard library: few messages, and flatness.
 
 command:   python -m experiments language
-hardware:  one CPU core, just under six hours; two processes may share the directory
-reaches:   not run yet
-cost:      48 units. A gradient of 4 x 128 tokens takes 0.16 CPU s on one busy core: 3.1 hours for
-           70,000 of these. Held-out bits of 128 sequences take 4 CPU s, final bits 12, local energy
-           11 and compilation 15 to 35: 1.8 hours. A learning coefficient takes about 100 CPU s: 0.9
-           hours for seed 0
+hardware:  one CPU core, about four hours; two processes may share the directory
+reaches:   docs/results/language.md; the tuned part has not been run yet
+cost:      48 units. A gradient of 4 x 128 tokens takes 0.1 to 0.16 CPU s, and there are 70,000 of
+           these. Held-out bits of 128 sequences take 4 CPU s, final bits 12, local energy 11 and
+           compilation 15 to 35. A learning coefficient takes about 100 CPU s, for seed 0 alone
            With --tuned: about 20 candidates and 15 runs of four minutes, 2.2 hours
 order:     the arms of the primary comparison with seed 0, then with seeds 1 and 2; then all others,
-           seed by seed. A unit takes six to eight minutes, and its record is kept
+           seed by seed. A unit takes four to five minutes, and its record is kept
 
 The data are the bytes of the .py files; a tenth of the files is held out. The network is a
 decoder-only transformer with 1.0 million parameters and context 128. Four replicas take S
