@@ -1,6 +1,6 @@
-"""Changes of private functions of other packages, which take a fifth of the tests' time.
+"""Replaces private functions of other packages, whose work takes a sixth of the tests' time.
 
-Tests pass without them. A package that no longer has such a function is left as it is.
+Tests pass without this. A package that no longer has such a function is left as it is.
 """
 
 import functools
