@@ -171,8 +171,11 @@ def test_the_section_agrees_with_the_records(tmp_path):
     ]
     assert rows[-1][-1] == shown
     assert {row[0] for row in rows} == {*ALL}
+    assert "not complete" not in text
     del found.records["AdamW"][10]
     assert tuned_summary(STUDY, found) == []
+    text = "\n\n".join(tuned_section(STUDY, found)).replace("\n", " ")
+    assert "5 of 5 searches have ended, and 14 of 15 runs with chosen settings." in text
 
 
 def test_without_records_there_is_no_section(tmp_path):

@@ -141,7 +141,20 @@ def tuned_section(study: Language, tuned: Tuned) -> list[str]:
     """Returns the section on the tuned arms; nothing if no search has begun."""
     if not tuned:
         return []
-    own = study.tuning
+    own, parts = study.tuning, []
+    found = sum(search.choice is not None for search in tuned.searches.values())
+    done, planned = sum(map(len, tuned.records.values())), len(own.axes) * len(own.final_seeds)
+    if done < planned:
+        parts = [
+            f"**This part is not complete:** {found} of {len(own.axes)} searches have ended, and "
+            f"{done} of {planned}\nruns with chosen settings."
+        ]
+    if tuned.records:
+        parts += [
+            "The runs with chosen settings have fresh seeds, all training sequences, and test "
+            "data.",
+            tuned_table(study, tuned),
+        ]
     return [
         "## Tuned settings",
         f"Each arm has the learning rate that is best on {own.validation:.0%} of the training "
@@ -149,8 +162,7 @@ def tuned_section(study: Language, tuned: Tuned) -> list[str]:
         "pull of rSGD's first coupling are chosen\nin the same way. A choice at an edge extends "
         "the grid.",
         searches_table(study, tuned),
-        "The runs with chosen settings have fresh seeds, all training sequences, and test data.",
-        tuned_table(study, tuned),
+        *parts,
     ]
 
 
