@@ -92,14 +92,7 @@ def summary(study: Language, records: Records, tuned: Tuned) -> list[str]:
             f"{mean[DATA_PARALLEL]:.2f} after {study.steps}. One worker alone is at "
             f"{mean[STEPS]:.2f} after {study.steps}."
         )
-    for arm in FEW:
-        against = {ref: difference(records, arm, ref) for ref in (DATA_PARALLEL, STEPS)}
-        if all(against.values()):
-            lost, gained = (_shown(found) for found in against.values() if found)
-            lines.append(
-                f"**{arm}** has {mean[arm]:.2f}. Minus every gradient: {lost}.\n"
-                f"  Minus one worker alone: {gained}."
-            )
+    lines += few_messages(records)
     for name in ("DiLoCo", "rSGD", "Parle"):
         found = [mean.get(f"{name}, K={k}") for k in (1, 16, 64)]
         if None not in found:
@@ -115,6 +108,21 @@ def summary(study: Language, records: Records, tuned: Tuned) -> list[str]:
     return tuned_summary(study, tuned) + lines
 
 
+def few_messages(records: Records, prefix: str = "") -> list[str]:
+    """Returns a statement on each arm with few messages whose differences are known."""
+    lines = []
+    for arm in FEW:
+        against = {ref: difference(records, arm, ref) for ref in (DATA_PARALLEL, STEPS)}
+        if all(against.values()):
+            mean = float(np.mean(list(bits_of(records, arm).values())))
+            lost, gained = (_shown(found) for found in against.values() if found)
+            lines.append(
+                f"{prefix}**{arm}** has {mean:.2f}. Minus every gradient: {lost}.\n"
+                f"  Minus one worker alone: {gained}."
+            )
+    return lines
+
+
 def tuned_summary(study: Language, tuned: Tuned) -> list[str]:
     """Returns statements on the tuned arms, if all of them are complete."""
     seeds = study.tuning.final_seeds
@@ -127,13 +135,7 @@ def tuned_summary(study: Language, tuned: Tuned) -> list[str]:
         f"workers that exchange every gradient end at {mean[DATA_PARALLEL]:.2f} after "
         f"{study.steps}."
     ]
-    for arm in FEW:
-        against = [difference(tuned.records, arm, ref) for ref in (DATA_PARALLEL, STEPS)]
-        lost, gained = (_shown(found) for found in against if found)
-        lines.append(
-            f"Tuned **{arm}** has {mean[arm]:.2f}. Minus every gradient: {lost}.\n"
-            f"  Minus one worker alone: {gained}."
-        )
+    lines += few_messages(tuned.records, "Tuned ")
     return [*lines, "All other lines are about untuned arms."]
 
 

@@ -92,18 +92,15 @@ def candidates_of(study: Language, arm: str, choices: Sequence[Choice]) -> Langu
     own = study.tuning
     base = study.base.changed(validation=own.validation, evaluate_on="validation")
     arms = {label(arm, choice): study.arms[arm] | dict(choice) for choice in choices}
-    part = dataclasses.replace(study, base=base, arms=arms, seeds=own.seeds, primary=())
-    return _without_flatness(dataclasses.replace(part, points=1))
+    part = dataclasses.replace(study, base=base, points=1, flat_points=0)
+    return _other_runs(part, arms, own.seeds)
 
 
 def final_of(study: Language, searches: Mapping[str, Search]) -> Language:
     """Returns the study of arms with chosen settings: fresh seeds, test data."""
     chosen = {arm: found.choice for arm, found in searches.items() if found.choice is not None}
     arms = {arm: study.arms[arm] | dict(choice) for arm, choice in chosen.items()}
-    own = dataclasses.replace(study.coefficient, seeds=())
-    return dataclasses.replace(
-        study, arms=arms, seeds=study.tuning.final_seeds, coefficient=own, primary=()
-    )
+    return _other_runs(study, arms, study.tuning.final_seeds)
 
 
 def label(arm: str, choice: Choice) -> str:
@@ -166,6 +163,7 @@ def _search(study: Language, arm: str, out: pathlib.Path) -> Search:
     return found
 
 
-def _without_flatness(study: Language) -> Language:
+def _other_runs(study: Language, arms, seeds: Sequence[int]) -> Language:
+    """Replaces arms and seeds; learning coefficients are not measured."""
     own = dataclasses.replace(study.coefficient, seeds=())
-    return dataclasses.replace(study, flat_points=0, coefficient=own)
+    return dataclasses.replace(study, arms=arms, seeds=seeds, coefficient=own, primary=())
