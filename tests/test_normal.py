@@ -47,6 +47,16 @@ def test_it_is_written_out_for_a_cpu():
     assert "rng_bit_generator" in lowered(jax.random.key(0, impl="rbg"), "cpu")
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_uniform_numbers_are_made_first(stacked):
+    """The compiler does not know that the conditional between the passes is always taken."""
+    draw = lambda key: normal(key, 1000)
+    key = jax.random.key(0)
+    placed = (jax.vmap(draw), jax.random.split(key, 2)) if stacked else (draw, key)
+    compiled = jax.jit(placed[0]).lower(placed[1]).compile().as_text()
+    assert compiled.count(" conditional(") == 1
+
+
 def test_what_is_not_written_out_is_left_to_jax():
     same(jax.random.key(0, impl="rbg"), 9)
     with jax.enable_x64(True):

@@ -48,7 +48,8 @@ def tasks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sam", slow("rsam"), slow("parle")])
-def test_runs_are_those_of_the_trainer(tasks, algorithm):
+def test_runs_are_those_of_the_trainer(tasks, algorithm, monkeypatch):
+    monkeypatch.setattr(programs, "train_together", lambda: True)
     config, varied = changed(BASE, OWN, algorithm=algorithm), settings_of(algorithm)
     found = Population(config, tasks).train(varied, [3, 4], [0, 1], progress=False)
     for settings, seed, task, run in zip(varied, [3, 4], tasks, found, strict=True):
@@ -63,9 +64,9 @@ def test_runs_are_those_of_the_trainer(tasks, algorithm):
 def test_side_by_side_and_in_turn_are_the_same(tasks, monkeypatch):
     varied = settings_of("rsgd")
     losses = []
-    for loops in (True, False):
+    for together in (True, False):
         seen = {}
-        monkeypatch.setattr(programs, "loops_on_device", lambda plan, loops=loops: loops)
+        monkeypatch.setattr(programs, "train_together", lambda together=together: together)
         found = Population(BASE, tasks).train(
             varied,
             [3, 4],

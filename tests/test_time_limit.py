@@ -168,9 +168,9 @@ def test_a_run_ends_where_it_would_have_ended(loops, seconds, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loops", [True, False])
-def test_a_population_ends_where_it_would_have_ended(loops, tmp_path, monkeypatch):
-    monkeypatch.setattr(programs, "loops_on_device", lambda plan: loops)
+@pytest.mark.parametrize("together", [True, False])
+def test_a_population_ends_where_it_would_have_ended(together, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "train_together", lambda: together)
     config = BASE.changed(algorithm="esgd", gamma=0.1)
     tasks = make_tasks(config, [0, 1])
     settings, runs = [{"learning_rate": 0.02}, {"learning_rate": 0.1}], ([3, 4], [0, 1])

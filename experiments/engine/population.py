@@ -85,8 +85,8 @@ class Population:
     """Runs of one algorithm that differ in hyperparameters, in seeds and in data.
 
     The hyperparameters (see `plan`) are arguments of the compiled program, so a search of a hundred
-    candidates compiles once. Networks without convolutions are trained in parallel (`jax.vmap`).
-    Networks with convolutions are trained one after another, which is faster on a CPU.
+    candidates compiles once. Accelerators train all runs in parallel (`jax.vmap`), and CPUs train
+    them one after another, which is faster there (see `programs.train_together`).
 
     Attributes:
       plan: the static part of all runs.
@@ -140,7 +140,7 @@ class Population:
                 raise ValueError(f"settings must hold hyperparameters only, got {dict(own)}.")
         hypers = [hyper_of(config) for config in configs]
         runs = list(zip(hypers, seeds, [self.tasks[task] for task in tasks], strict=True))
-        is_together = programs.loops_on_device(self.plan)
+        is_together = programs.train_together()
         train = _train_together if is_together else _train_in_turn
         return train(self.plan, runs, progress, watch, _Saved(self.plan, len(runs), limit, file))
 

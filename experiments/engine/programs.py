@@ -66,3 +66,11 @@ def loops_on_device(plan: Plan) -> bool:
     train = plan.objective.problem.split_struct(plan.examples_shape)
     step = functools.partial(steps.train_next, plan)
     return not models.contains_convolution(step, hyper, state, train, draw)
+
+
+def train_together() -> bool:
+    """Whether a population trains all runs in one program, or one run after another."""
+    # The weights of a single network stay in the caches of a CPU. For the MLP 784-256-256-10 and
+    # batches of 32, one core takes 0.27 ms for a step of SGD alone, and 0.47 for each of 20
+    # networks together. Networks of a hundredth of the size take as long alone as together.
+    return jax.default_backend() != "cpu"

@@ -11,16 +11,14 @@ from experiments.engine.config import TrainConfig
 from experiments.engine.plan import HYPERPARAMETERS, Plan
 from experiments.engine.population import Population, Trained, Watch, meeting_record
 from experiments.engine.population_files import Nested, PopulationFile
-from experiments.engine.programs import loops_on_device
+from experiments.engine.programs import train_together
 from experiments.engine.task import make_tasks
 from experiments.engine.time_limit import TimeLimit
 from experiments.report import provenance
 
-# Networks without convolutions are trained in parallel. The others are trained one after another:
-# their units have one run each.
+# Where runs are trained one after another, each of them is a unit. Where they are trained in
+# parallel, a unit ends within 20 minutes if a gradient of one run takes 7 ms.
 RUNS_PER_UNIT = 24
-# A unit ends within 20 minutes. The slowest gradient (Entropy-SGD of the MLP with batches of 32, on
-# a core that is shared) takes 7 ms.
 GRADIENTS_PER_UNIT = 150_000
 
 
@@ -126,7 +124,7 @@ def validation_errors(model: Trained) -> dict[str, Any]:
 
 
 def _runs_per_unit(plan: Plan) -> int:
-    if not loops_on_device(plan):
+    if not train_together():
         return 1
     return max(1, min(RUNS_PER_UNIT, GRADIENTS_PER_UNIT // plan.gradient_evaluations))
 

@@ -1,4 +1,4 @@
-"""The normal numbers of JAX, drawn in a third of the time on a CPU."""
+"""The normal numbers of JAX, drawn faster on a CPU."""
 
 import math
 
@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+
+from flatjax._cpu._order import once
 
 # Threefry-2x32 with 20 rounds: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 PARITY = 0x1BD11BDA
@@ -17,11 +19,13 @@ def normal(key: chex.PRNGKey, size: int, dtype: DTypeLike = float) -> jax.Array:
     """Draws the numbers of `jax.random.normal(key, (size,), dtype)`.
 
     On a CPU, JAX runs the rounds of its generator as a loop over arrays and stores each round in
-    memory. Written out, the rounds are one pass over memory, in a third of the time. This holds if
-    a single array is made: every operation with which the compiler fuses the draw repeats it (see
-    `once`). If several operations use a small draw inside a loop, as in the chains of committees
-    and mixtures, JAX's own function is 1.3 times as fast. For other platforms, generators and
-    dtypes this calls JAX's own function. It can be removed when `jax.random.normal` draws a million
+    memory. Here the rounds are written out, and make uniform numbers in one pass over memory. A
+    second pass makes them normal (`once`), because a fused pass takes 1.4 times as long as both. A
+    core takes 0.7 of JAX's time for a million numbers, and half of it for ten million. This holds
+    if a single array is made: operations with which the compiler fuses the second pass repeat it.
+    If several operations use a small draw inside a loop, as in the chains of committees and
+    mixtures, JAX's own function is 1.3 times as fast. For other platforms, generators and dtypes
+    this calls JAX's own function. It can be removed when `jax.random.normal` draws a million
     numbers as fast.
 
     Args:
@@ -63,6 +67,7 @@ def _written_out(key, size):
     fraction = jax.lax.bitcast_convert_type(((high ^ low) >> 9) | one, jnp.float32) - 1
     least = np.nextafter(np.float32(-1), np.float32(0))
     uniform = jnp.maximum(least, fraction * (1 - least) + least)
+    uniform = once(uniform, (words[0] >> 1).astype(jnp.int32))  # 31 bits are no negative number
     return np.float32(math.sqrt(2)) * jax.lax.erf_inv(uniform)
 
 
