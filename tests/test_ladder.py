@@ -64,6 +64,16 @@ def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
     assert store.read_lines(path) == records
 
 
+@pytest.mark.parametrize("named", [("wide",), ()])
+def test_only_the_named_settings_run(named, tmp_path, monkeypatch):
+    ladder = dataclasses.replace(TINY, settings={"MLP": {"epochs": 1}, "wide": {"epochs": 2}})
+    started = []
+    one = lambda ladder, path, setting, length, progress: started.append((length, setting))
+    monkeypatch.setattr(run, "_run_length", one)
+    run.run_ladder(ladder, tmp_path / "sgd.jsonl", settings=named)
+    assert started == [(n, label) for n in TINY.lengths for label in named or ladder.settings]
+
+
 def test_candidates_with_more_seeds_come_first():
     records = [record(0, 0, 9.0), record(1, 0, 5.0), record(0, 1, 7.0), record(2, 0, 4.0)]
     assert ranking(records) == [0, 2, 1]
@@ -91,4 +101,6 @@ def test_the_protocol_is_the_one_that_was_fixed():
 def test_the_command_says_what_is_missing(tmp_path, capsys):
     assert command_line.main(["ladder", "--report-only", "--out", str(tmp_path / "none")]) == 1
     assert "holds no run of this ladder" in capsys.readouterr().err
+    assert command_line.main(["ladder", "--settings", "MLP", "--out", str(tmp_path / "none")]) == 1
+    assert "settings must hold labels of ['MLP, 500, clean'" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -8,6 +8,7 @@ from experiments.configs import ladder as configs
 from experiments.report.meeting import warn_of
 from experiments.studies.ladder.report import meetings, report
 from experiments.studies.ladder.run import read_records, run_ladder
+from experiments.studies.study import chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Ladder:
     """Run one setting, two lengths and three candidates, in two minutes, to see how it works."""
     report_only: bool = False
     """Report the existing runs, and train nothing."""
+    settings: tuple[str, ...] = ()
+    """Labels of the settings to run now, for example "MLP, 2k, clean"; all by default."""
     out: pathlib.Path | None = None
     """Output directory; runs/ladder by default."""
     progress: bool = True
@@ -36,7 +39,8 @@ class Ladder:
         path = out / "sgd.jsonl"
         ladder = configs.SMALL if self.small else configs.STUDY
         if not self.report_only:
-            run_ladder(ladder, path, progress=self.progress)
+            settings = chosen(self.settings, ladder.settings, "settings")
+            run_ladder(ladder, path, settings=settings, progress=self.progress)
         records = read_records(ladder, path)
         if not records:
             raise ValueError(f"out ({out}) holds no run of this ladder yet.")

@@ -5,7 +5,7 @@ command continues from the records.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.engine.task import dataset_fingerprint
@@ -16,18 +16,25 @@ from experiments.studies.ladder.ranking import best, records_of
 from experiments.studies.runs import train_in_units, validation_errors
 
 
-def run_ladder(ladder: Ladder, path: pathlib.Path, *, progress: bool = True) -> None:
+def run_ladder(
+    ladder: Ladder,
+    path: pathlib.Path,
+    *,
+    settings: Iterable[str] | None = None,
+    progress: bool = True,
+) -> None:
     """Runs what `path` has no record of: the shortest lengths of all settings first.
 
     Args:
       ladder: the description of the study.
       path: a file of JSON lines, one for each run.
+      settings: labels of the settings to run; all by default.
       progress: show progress bars.
     """
     data = dataset_fingerprint(ladder.base.data.dataset)
     with store.claimed(path):
         for length in ladder.lengths:
-            for setting in ladder.settings:
+            for setting in settings or ladder.settings:
                 if is_decided(ladder, read_records(ladder, path, data), setting, length):
                     continue
                 _run_length(ladder, path, setting, length, progress)
