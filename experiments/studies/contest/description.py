@@ -46,7 +46,7 @@ class Outcomes:
       examples: how many test examples rises under rounding and pruning are measured on, and how
         many training examples those under noise.
       watched: how often the baseline is looked at while it trains, to stop it early.
-      ema_decay: of the average of the baseline's weights.
+      ema_decay: network -> decay of the average of the baseline's weights.
     """
 
     sigmas: Sequence[float]
@@ -56,7 +56,7 @@ class Outcomes:
     sparsity: Sequence[float]
     examples: int
     watched: int
-    ema_decay: float
+    ema_decay: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)

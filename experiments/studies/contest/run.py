@@ -108,7 +108,8 @@ def config_of(contest: Contest, setting: str, contestant: str, part: str) -> Tra
     """
     config = contest.config(setting, contestant, part)
     if part == "test" and contestant == contest.baseline:
-        config = config.changed(algorithm="ema", ema_decay=contest.outcomes.ema_decay)
+        decay = contest.outcomes.ema_decay[config.network.model]
+        config = config.changed(algorithm="ema", ema_decay=decay)
     return config
 
 
