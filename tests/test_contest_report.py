@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from contest_records import records_in
 from matplotlib.textpath import TextPath
+from pages import rows_below
 
 from experiments import __main__ as command_line
 from experiments.configs import contest as configs
@@ -195,6 +196,43 @@ def test_the_tables_say_what_the_records_say(fake):
     assert (fake / "map.png").stat().st_size > 10_000
 
 
+def test_tables_of_a_page_have_a_row_for_each_setting(fake):
+    text = (fake / "page.md").read_text() + "\n"
+    under = lambda title: rows_below(text[text.index(f"## {title}\n") :], "| setting")
+
+    def column(setting, name, key="test_error"):
+        return np.array([r[key] for _, r in sorted(records_in(fake, setting, name).items())])
+
+    def difference(setting, name, other, factor, digits, key="test_error"):
+        d = factor * (column(setting, name, key) - column(setting, other, key))
+        half = scipy.stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+        return f"{d.mean():+.{digits}f}", f"{half:.{digits}f}", d.mean() - half
+
+    assert [cells[0] for cells in under("Test error %")] == list(SETTINGS)
+    for setting, seeds, *means, least in under("Test error %"):
+        names = ("sgd", "sam", "swa", "rsgd", "esgd", "sgd, ema", "sgd, stopped early")
+        assert means == [f"{column(setting, name).mean():.2f}" for name in names]
+        assert int(seeds) == len(column(setting, "sgd"))
+        assert float(least) > 0
+    for setting, esgd, _, rsgd, _ in under("Primary"):
+        for name, cell in (("esgd", esgd), ("rsgd", rsgd)):
+            mean, _, low = difference(setting, name, "sgd", 1, 2)
+            assert cell.startswith(f"{mean} [{low:+.2f}, ")
+    for setting, *cells in under("Test error minus other references"):
+        pairs = [("esgd", "sam"), ("rsgd", "sam"), ("esgd", "swa"), ("rsgd", "swa")]
+        shown = [difference(setting, *pair, 1, 2) for pair in pairs]
+        assert cells == [f"{mean} ± {half}" for mean, half, _ in shown]
+    for setting, *cells in under("Test loss × 100 minus SGD"):
+        mean, half, _ = difference(setting, "sam", "sgd", 100, 1, "test_loss")
+        assert cells[0] == f"{mean} ± {half}"
+    for setting, *cells in under("Rise of the test error, 3 bits, tensor"):
+        rises = [
+            r["rises"]["3 bits, tensor"]["error"] for r in records_in(fake, setting, "sgd").values()
+        ]
+        assert cells[0].startswith(f"{np.mean(rises):.1f} ± ")
+    assert {cells[1] for cells in under("Chosen settings")} == {"SGD", "SAM", "SWA", "rSGD", "eSGD"}
+
+
 def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
     shutil.copytree(fake, tmp_path, dirs_exist_ok=True)
     path = run.path_of(tmp_path, SETTINGS[0], "rsgd")
@@ -216,7 +254,7 @@ def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
     assert row["test_loss"] is None
     assert "tolerance" not in row
     assert "(1 diverged)" in text
-    assert "nan" not in text
+    assert "nan" not in text + (tmp_path / "page.md").read_text()
     of = lambda rows, quantity: [
         one
         for one in rows

@@ -13,6 +13,7 @@ from experiments.report.statistics import expected_best, mean_and_sem, or_nan
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
 from experiments.studies.contest.map import draw
+from experiments.studies.contest.page import page_tables
 from experiments.studies.contest.results import (
     PRIMARY,
     Part,
@@ -33,7 +34,7 @@ QUALITIES = {
 }
 # Numbers of random candidates whose best is reported.
 DRAWN = (2, 4, 8)
-# Contestants whose differences fit into the width of the map.
+# Contestants whose differences fit into the width of the map, and into tables of a page.
 MOST_IN_MAP = 8
 TESTED = {"train_error": "train error %"}
 
@@ -41,8 +42,9 @@ TESTED = {"train_error": "train error %"}
 def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     """Writes the numbers, tables and map; returns the tables.
 
-    The files of the main stage are contest.json, contest.md and map.png. Those of other stages
-    begin with their names. A stage with many contestants has no map.
+    The files of the main stage are contest.json, contest.md, map.png, and page.md with a row for
+    each setting. Those of other stages begin with their names. A stage with many contestants has no
+    map and no page.
     """
     rows = comparisons(contest, results, contest.settings)
     least = least_differences(contest, results)
@@ -82,6 +84,9 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     store.write_text(out / f"{contest.name}.md", text + "\n")
     if len(contest.contestants) <= MOST_IN_MAP:
         prefix = "" if contest.name == "contest" else f"{contest.name}-"
+        tables = page_tables(contest, rows, outcomes, least)
+        page = "\n\n".join(f"## {title}\n\n{table}" for title, table in tables.items())
+        store.write_text(out / f"{prefix}page.md", page + "\n")
         draw(contest, rows, out / f"{prefix}map.png")
     return text
 
