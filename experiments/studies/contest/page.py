@@ -1,0 +1,160 @@
+"""Tables of a contest for a page: a row for each setting, a column for each algorithm."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.report.plots import NAMES
+from experiments.report.tables import markdown_table
+from experiments.studies.contest.description import Contest
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Quantity -> title, factor and digits of its differences.
+DIFFERENCES = {
+    "test_error": ("Test error", 1, 2),
+    "test_loss": ("Test loss × 100", 100, 1),
+    "scaled_loss": ("Scaled loss × 100", 100, 1),
+}
+RISES = ("3 bits, tensor", "3 bits, channel", "90% pruned")
+OF_RANDOM = ("median", "best of 4")
+
+
+def page_tables(
+    contest: Contest, rows: Rows, outcomes: Rows, least: Mapping[str, float]
+) -> dict[str, str]:
+    """Makes the tables.
+
+    Args:
+      contest: its settings, and who is compared.
+      rows: the differences, see `experiments.studies.contest.results.comparisons`.
+      outcomes: the outcomes, see `experiments.studies.contest.report.summary`.
+      least: setting -> least difference that the primary tests detect.
+
+    Returns:
+      Title -> table in Markdown. The number after ± is the standard error of a mean, and half of
+      the 95% interval of a difference.
+    """
+    settings = [one for one in contest.settings if any(o["setting"] == one for o in outcomes)]
+    of = {(one["setting"], one["contestant"]): one for one in outcomes}
+    names = list(dict.fromkeys(one["contestant"] for one in outcomes))
+    searched = [name for name in names if name in contest.contestants]
+    cells = {
+        (row["quantity"], row["reference"], row["contestant"], row["setting"]): row for row in rows
+    }
+
+    def table(header: Iterable[str], line: Callable[[str], Iterable[str]]) -> str:
+        lines = [["setting", *header]]
+        return markdown_table([*lines, *([setting, *line(setting)] for setting in settings)])
+
+    def differences(quantity: str, pairs: Sequence[tuple[str, str]], is_named: bool) -> str:
+        _, factor, digits = DIFFERENCES[quantity]
+        header = [_short(a) + (f" - {_short(b)}" if is_named else "") for a, b in pairs]
+        find = lambda a, b, setting: cells.get((quantity, b, a, setting))
+        show = lambda setting: [_difference(find(*pair, setting), factor, digits) for pair in pairs]
+        return table(header, show)
+
+    def numbers(show: Callable[[Mapping[str, Any]], str], who: Sequence[str]) -> str:
+        one = lambda setting, name: show(of[setting, name]) if (setting, name) in of else ""
+        return table(map(_short, who), lambda setting: [one(setting, name) for name in who])
+
+    base = contest.baseline
+    others = [name for name in names if name != base]
+    pairs = [(name, other) for other in contest.references for name in contest.primary]
+    titles = {quantity: title for quantity, (title, *_) in DIFFERENCES.items()}
+    found = {
+        "Primary": _primary(contest, cells, table),
+        "Test error %": _errors(of, names, least, table),
+        f"Test error minus {_short(base)}": differences(
+            "test_error", [(one, base) for one in others if one not in contest.primary], False
+        ),
+        "Test error minus other references": differences("test_error", pairs, True),
+    }
+    for quantity in ("test_loss", "scaled_loss"):
+        compared = [(one, base) for one in others]
+        found[f"{titles[quantity]} minus {_short(base)}"] = differences(quantity, compared, False)
+    sigma = f"{contest.outcomes.sigmas[-2]:g}"
+    energy = lambda row: _shown(row.get("local_energy", {}).get(sigma), 2)
+    found[f"Local energy %, σ={sigma}"] = numbers(energy, searched)
+    for rise in RISES:
+        show = lambda row, rise=rise: _shown(row.get("rises", {}).get(rise, {}).get("error"), 1)
+        found[f"Rise of the test error, {rise}"] = numbers(show, searched)
+    for name in OF_RANDOM:
+        show = lambda row, name=name: _plain(row.get("random", {}).get(name))
+        found[f"Random settings, {name}"] = numbers(show, searched)
+    found["Chosen settings"] = _choices(outcomes)
+    return found
+
+
+def _primary(contest, cells, table) -> str:
+    minus = f" - {_short(contest.baseline)}"
+    header = [text for name in contest.primary for text in (_short(name) + minus, "p")]
+
+    def line(setting):
+        shown = []
+        for name in contest.primary:
+            row = cells.get(("test_error", contest.baseline, name, setting))
+            if row is None:
+                shown += ["", ""]
+                continue
+            low, high = row["interval"]
+            shown += [
+                f"{row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                f"{row['p_corrected']:.2g}",
+            ]
+        return shown
+
+    return table(header, line)
+
+
+def _errors(of, names, least, table) -> str:
+    def line(setting):
+        own = [of.get((setting, name)) for name in names]
+        means = ["" if one is None else f"{one['test_error'][0]:.2f}" for one in own]
+        seeds = str(of[setting, names[0]]["seeds"])
+        return [seeds, *means, f"{least[setting]:.2f}" if setting in least else ""]
+
+    return table(["seeds", *map(_short, names), "detectable"], line)
+
+
+def _choices(outcomes) -> str:
+    fields = ("learning_rate", "weight_decay")
+    lines = [["setting", "algorithm", *(field.replace("_", " ") for field in fields), "others"]]
+    for row in outcomes:
+        if "settings" in row:
+            common = [f"{row['settings'][field]:g}" for field in fields]
+            rest = [
+                f"{_OTHERS.get(field, field)} {value:g}"
+                for field, value in row["settings"].items()
+                if field not in fields
+            ]
+            lines.append([row["setting"], _short(row["contestant"]), *common, ", ".join(rest)])
+    return markdown_table(lines)
+
+
+_OTHERS = {
+    "sam_rho": "ρ",
+    "gamma": "γ",
+    "noise_scale": "ε",
+    "averaging_decay": "α",
+    "inner_steps": "L",
+}
+
+
+def _difference(row, factor, digits) -> str:
+    if row is None:
+        return ""
+    low, high = (factor * end for end in row["interval"])
+    return f"{factor * row['difference']:+.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def _short(name: str) -> str:
+    """The name; of what was recorded along the baseline's runs, without the baseline's."""
+    return NAMES.get(name, name.rpartition(", ")[2])
+
+
+def _shown(value, digits) -> str:
+    return "" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
+
+
+def _plain(value) -> str:
+    return "" if value is None else f"{value:.2f}"
