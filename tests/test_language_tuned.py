@@ -40,10 +40,34 @@ def test_grids_grow_until_the_choice_is_inside(best, tried):
 
 def test_settings_are_searched_in_their_order():
     axes = {"rate": (1.0, 2.0, 4.0), "pull": (0.1, 1.0, 10.0)}
-    found, bits = whole_search(axes, lambda rate, pull: (rate - 4) ** 2 + (pull - 0.1) ** 2)
+    asked = []
+
+    def bits_of(rate, pull):
+        asked.append((rate, pull))
+        return (rate - 4) ** 2 + (pull - 0.1) ** 2
+
+    found, _ = whole_search(axes, bits_of)
     assert found.choice == (("rate", 4.0), ("pull", 0.1))
-    assert {dict(key)["pull"] for key in bits if dict(key)["rate"] != 4} == {1.0}
+    first = [(rate, 1.0) for rate in (1.0, 2.0, 4.0, 8.0)]
+    assert asked[:4] == first
+    assert {rate for rate, _ in asked[4:7]} == {4.0}
     assert [*found.tried] == ["rate", "pull"]
+
+
+def test_settings_are_searched_until_none_changes():
+    """The best rate depends on the pull."""
+    axes = {"rate": (1.0, 2.0, 4.0), "pull": (1.0, 2.0, 4.0)}
+
+    def bits_of(rate, pull):
+        x, y = math.log2(rate), math.log2(pull)
+        return 0.1 * (x - y - 1) ** 2 + (y - 3) ** 2
+
+    found, bits = whole_search(axes, bits_of)
+    choice = dict(found.choice)
+    assert choice == {"rate": 16.0, "pull": 8.0}
+    for name, own in found.tried.items():
+        assert own == {value: bits[tuple((choice | {name: value}).items())] for value in own}
+        assert min(own) < choice[name] == tuned.best_of(own) < max(own)
 
 
 def test_runs_that_diverge_are_never_chosen():
@@ -172,7 +196,7 @@ def test_the_section_agrees_with_the_records(tmp_path):
     assert rows[-1][-1] == shown
     assert {row[0] for row in rows} == {*ALL}
     assert "not complete" not in text
-    del found.records["AdamW"][10]
+    del found.records["AdamW"][20]
     assert tuned_summary(STUDY, found) == []
     text = "\n\n".join(tuned_section(STUDY, found)).replace("\n", " ")
     assert "5 of 5 searches have ended, and 14 of 15 runs with chosen settings." in text

@@ -35,7 +35,8 @@ class Tuning:
 
     Attributes:
       axes: arm -> setting -> the values that are tried first, which are the powers of one ratio.
-        Settings are searched in this order; one that has not had its turn has its middle value.
+        Settings are searched in this order, again until none changes; one that has not had its
+        turn has its middle value.
       seeds: seeds of each candidate.
       final_seeds: seeds of the runs with the chosen settings.
       validation: part of the training sequences on which candidates are compared.
@@ -43,7 +44,7 @@ class Tuning:
 
     axes: Mapping[str, Mapping[str, Sequence[float]]] = dataclasses.field(default_factory=dict)
     seeds: Sequence[int] = (1000,)
-    final_seeds: Sequence[int] = (10, 11, 12)
+    final_seeds: Sequence[int] = (20, 21, 22)
     validation: float = 0.02
 
 

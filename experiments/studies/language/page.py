@@ -160,9 +160,9 @@ def tuned_section(study: Language, tuned: Tuned) -> list[str]:
     return [
         "## Tuned settings",
         f"Each arm has the learning rate that is best on {own.validation:.0%} of the training "
-        "sequences, after one run for\neach candidate. Then DiLoCo's outer learning rate and the "
-        "pull of rSGD's first coupling are chosen\nin the same way. A choice at an edge extends "
-        "the grid.",
+        "sequences, after one run for\neach candidate. DiLoCo's outer learning rate and the "
+        "pull of rSGD's first coupling are chosen in the\nsame way, in turn with the learning "
+        "rate until neither changes. A choice at an edge extends the grid.",
         searches_table(study, tuned),
         *parts,
     ]

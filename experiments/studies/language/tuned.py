@@ -1,7 +1,7 @@
 """The primary arms again, with settings that validation data choose for each.
 
-Settings are searched one after another on a grid of powers. While the best value is at an edge, the
-grid has one more value there.
+Settings are searched one after another on a grid of powers, again and again until none changes.
+While the best value is at an edge, the grid has one more value there.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ class Search(NamedTuple):
     Attributes:
       choice: the chosen settings; None while candidates are missing.
       missing: candidates that the search needs next.
-      tried: setting -> value -> bits, of the settings whose candidates are complete.
+      tried: setting -> value -> bits, of the settings whose candidates are complete; the last ones
+        of each setting.
     """
 
     choice: Choice | None
@@ -62,24 +63,34 @@ def search(axes: Mapping[str, Sequence[float]], bits: Mapping[Choice, float]) ->
       (('rate', 2.0),)
     """
     current = {name: values[len(values) // 2] for name, values in axes.items()}
+    before: dict[str, float] = {}
     tried: dict[str, dict[float, float]] = {}
-    for name, first in axes.items():
-        values, ratio = list(first), first[1] / first[0]
-        while True:
-            keys = {value: tuple((current | {name: value}).items()) for value in values}
-            missing = [key for key in keys.values() if key not in bits]
+    while current != before:
+        before = dict(current)
+        for name, first in axes.items():
+            missing, found = _search_axis(current, name, first, bits)
             if missing:
                 return Search(None, missing, tried)
-            found = {value: bits[key] for value, key in keys.items()}
-            best = best_of(found)
-            if best == values[-1]:
-                values.append(best * ratio)
-            elif best == values[0]:
-                values.insert(0, best / ratio)
-            else:
-                break
-        current[name], tried[name] = best, found
+            current[name], tried[name] = best_of(found), found
     return Search(tuple(current.items()), [], tried)
+
+
+def _search_axis(current, name, first, bits) -> tuple[list[Choice], dict[float, float]]:
+    """Grows the grid of a setting until its best value is inside: missing candidates, and bits."""
+    values, ratio = list(first), first[1] / first[0]
+    best = current[name]
+    while True:
+        # A value that was chosen before is on the grid, too, and not at its edge.
+        while best >= values[-1]:
+            values.append(values[-1] * ratio)
+        while best <= values[0]:
+            values.insert(0, values[0] / ratio)
+        keys = {value: tuple((current | {name: value}).items()) for value in values}
+        if missing := [key for key in keys.values() if key not in bits]:
+            return missing, {}
+        found = {value: bits[key] for value, key in keys.items()}
+        if values[0] < (best := best_of(found)) < values[-1]:
+            return [], found
 
 
 def best_of(bits: Mapping[float, float]) -> float:
