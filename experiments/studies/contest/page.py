@@ -1,5 +1,6 @@
 """Tables of a contest for a page: a row for each setting, a column for each algorithm."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,36 +43,37 @@ def page_tables(
         (row["quantity"], row["reference"], row["contestant"], row["setting"]): row for row in rows
     }
 
+    base, short = contest.baseline, functools.partial(_short, contest)
+
     def table(header: Iterable[str], line: Callable[[str], Iterable[str]]) -> str:
         lines = [["setting", *header]]
         return markdown_table([*lines, *([setting, *line(setting)] for setting in settings)])
 
     def differences(quantity: str, pairs: Sequence[tuple[str, str]], is_named: bool) -> str:
         _, factor, digits = DIFFERENCES[quantity]
-        header = [_short(a) + (f" - {_short(b)}" if is_named else "") for a, b in pairs]
+        header = [short(a) + (f" - {short(b)}" if is_named else "") for a, b in pairs]
         find = lambda a, b, setting: cells.get((quantity, b, a, setting))
         show = lambda setting: [_difference(find(*pair, setting), factor, digits) for pair in pairs]
         return table(header, show)
 
     def numbers(show: Callable[[Mapping[str, Any]], str], who: Sequence[str]) -> str:
         one = lambda setting, name: show(of[setting, name]) if (setting, name) in of else ""
-        return table(map(_short, who), lambda setting: [one(setting, name) for name in who])
+        return table(map(short, who), lambda setting: [one(setting, name) for name in who])
 
-    base = contest.baseline
     others = [name for name in names if name != base]
     pairs = [(name, other) for other in contest.references for name in contest.primary]
     titles = {quantity: title for quantity, (title, *_) in DIFFERENCES.items()}
-    found = {
-        "Primary": _primary(contest, cells, table),
-        "Test error %": _errors(of, names, least, table),
-        f"Test error minus {_short(base)}": differences(
-            "test_error", [(one, base) for one in others if one not in contest.primary], False
-        ),
-        "Test error minus other references": differences("test_error", pairs, True),
-    }
+    found = {}
+    if contest.primary:
+        found["Primary"] = _primary(contest, cells, table)
+    found["Test error %"] = _errors(contest, of, names, least, table)
+    exploratory = [(one, base) for one in others if one not in contest.primary]
+    found[f"Test error minus {short(base)}"] = differences("test_error", exploratory, False)
+    if pairs:
+        found["Test error minus other references"] = differences("test_error", pairs, True)
     for quantity in ("test_loss", "scaled_loss"):
         compared = [(one, base) for one in others]
-        found[f"{titles[quantity]} minus {_short(base)}"] = differences(quantity, compared, False)
+        found[f"{titles[quantity]} minus {short(base)}"] = differences(quantity, compared, False)
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
     energy = lambda row: _shown(row.get("local_energy", {}).get(sigma), 2)
     found[f"Local energy %, σ={sigma}"] = numbers(energy, searched)
@@ -81,13 +83,14 @@ def page_tables(
     for name in OF_RANDOM:
         show = lambda row, name=name: _plain(row.get("random", {}).get(name))
         found[f"Random settings, {name}"] = numbers(show, searched)
-    found["Chosen settings"] = _choices(outcomes)
+    found["Chosen settings"] = _choices(contest, outcomes)
     return found
 
 
 def _primary(contest, cells, table) -> str:
-    minus = f" - {_short(contest.baseline)}"
-    header = [text for name in contest.primary for text in (_short(name) + minus, "p")]
+    short = functools.partial(_short, contest)
+    minus = f" - {short(contest.baseline)}"
+    header = [text for name in contest.primary for text in (short(name) + minus, "p")]
 
     def line(setting):
         shown = []
@@ -106,28 +109,31 @@ def _primary(contest, cells, table) -> str:
     return table(header, line)
 
 
-def _errors(of, names, least, table) -> str:
+def _errors(contest, of, names, least, table) -> str:
     def line(setting):
         own = [of.get((setting, name)) for name in names]
         means = ["" if one is None else f"{one['test_error'][0]:.2f}" for one in own]
         seeds = str(of[setting, names[0]]["seeds"])
         return [seeds, *means, f"{least[setting]:.2f}" if setting in least else ""]
 
-    return table(["seeds", *map(_short, names), "detectable"], line)
+    return table(["seeds", *(_short(contest, name) for name in names), "detectable"], line)
 
 
-def _choices(outcomes) -> str:
+def _choices(contest, outcomes) -> str:
     fields = ("learning_rate", "weight_decay")
     lines = [["setting", "algorithm", *(field.replace("_", " ") for field in fields), "others"]]
     for row in outcomes:
         if "settings" in row:
-            common = [f"{row['settings'][field]:g}" for field in fields]
+            own = row["settings"]
+            common = [f"{own[field]:g}" if field in own else "" for field in fields]
             rest = [
                 f"{_OTHERS.get(field, field)} {value:g}"
-                for field, value in row["settings"].items()
+                for field, value in own.items()
                 if field not in fields
             ]
-            lines.append([row["setting"], _short(row["contestant"]), *common, ", ".join(rest)])
+            lines.append(
+                [row["setting"], _short(contest, row["contestant"]), *common, ", ".join(rest)]
+            )
     return markdown_table(lines)
 
 
@@ -147,9 +153,11 @@ def _difference(row, factor, digits) -> str:
     return f"{factor * row['difference']:+.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def _short(name: str) -> str:
+def _short(contest: Contest, name: str) -> str:
     """The name; of what was recorded along the baseline's runs, without the baseline's."""
-    return NAMES.get(name, name.rpartition(", ")[2])
+    if name not in contest.contestants:
+        return name.removeprefix(f"{contest.baseline}, ")
+    return NAMES.get(name, name)
 
 
 def _shown(value, digits) -> str:
