@@ -258,14 +258,14 @@ def test_bytes_sent(dtype, scale_bytes):
     options = {} if dtype == "float32" else {"communication_dtype": dtype}
     tx = flatjax.pull_to_center(jnp.inf, 1.0, outer=NESTEROV, replica_axis=0, **options)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), PARAMS)
-    state = jax.eval_shape(tx.init, params)
     spread = NamedSharding(mesh_of(REPLICAS), P("replica"))
     shared = NamedSharding(spread.mesh, P())
-    shardings = jax.tree.map(
-        lambda leaf: spread if leaf.shape[:1] == (REPLICAS,) else shared, (params, state)
-    )
     step = lambda params, state: tx.update(jax.tree.map(jnp.tanh, params), state, params)
     with jax.set_mesh(spread.mesh), jax.enable_x64(False):
+        state = jax.eval_shape(tx.init, params)
+        shardings = jax.tree.map(
+            lambda leaf: spread if leaf.shape[:1] == (REPLICAS,) else shared, (params, state)
+        )
         step = jax.jit(step, in_shardings=shardings, out_shardings=shardings)
         program = step.lower(params, state).compile().as_text()
     leaves = jax.tree.leaves(params)

@@ -40,7 +40,7 @@ def flatjax_draw(key: chex.PRNGKey, shape: tuple[int, ...], dtype: DTypeLike) ->
     """Draws the numbers of `jax.random.normal` before its last product.
 
     Their variance is 1/2. The initializer multiplies them by the square root of two and by its
-    scale. XLA merges the two products, as it does with JAX's own function.
+    scale, in the order of JAX's own function.
     """
     least = np.nextafter(np.array(-1, dtype), np.array(0, dtype))
     return jax.lax.erf_inv(jax.random.uniform(key, shape, dtype, least, 1))
@@ -63,8 +63,10 @@ def he_normal(fan: str) -> Initializer:
 
     def init(key, shape, dtype=jnp.float32):
         variance = jnp.array(2 / (math.prod(shape[:-2]) * shape[axis]), dtype)
-        normal = np.array(math.sqrt(2), dtype) * flatjax_draw(key, tuple(shape), dtype)
-        return normal * jnp.sqrt(variance)
+        numbers, root = flatjax_draw(key, tuple(shape), dtype), np.array(math.sqrt(2), dtype)
+        if jax.__version_info__ < (0, 12):  # the order of flax's products
+            return root * numbers * jnp.sqrt(variance)
+        return root * jnp.sqrt(variance) * numbers
 
     return init
 

@@ -1,4 +1,4 @@
-"""Tables of a contest for a page: a row for each setting, a column for each algorithm."""
+"""Tables of a contest for a page: settings by algorithms."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,7 +154,7 @@ def _difference(row, factor, digits) -> str:
 
 
 def _short(contest: Contest, name: str) -> str:
-    """The name; of what was recorded along the baseline's runs, without the baseline's."""
+    """The name, without the baseline's for what was recorded along its runs."""
     if name not in contest.contestants:
         return name.removeprefix(f"{contest.baseline}, ")
     return NAMES.get(name, name)

@@ -76,7 +76,10 @@ def search(axes: Mapping[str, Sequence[float]], bits: Mapping[Choice, float]) ->
 
 
 def _search_axis(current, name, first, bits) -> tuple[list[Choice], dict[float, float]]:
-    """Grows the grid of a setting until its best value is inside: missing candidates, and bits."""
+    """Grows the grid of a setting until its best value is inside.
+
+    Returns the candidates that are missing, or else the bits of all values.
+    """
     values, ratio = list(first), first[1] / first[0]
     best = current[name]
     while True:
