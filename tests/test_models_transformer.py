@@ -225,6 +225,8 @@ def one_by_one():
 # One of each kind; `test_placement` has all of them.
 @pytest.mark.parametrize("placement", ["unroll", "vmap", "4x2", "auto_mesh"])
 def test_every_placement_gives_the_same(placement):
+    if jax.__version_info__[:3] == (0, 12, 0) and placement in ("4x2", "auto_mesh"):
+        pytest.skip("jax 0.12.0 cannot differentiate erf inside shard_map")
     mapped = flatjax.map_replicas(jax.value_and_grad(loss), **placed(placement))
     found = jax.jit(mapped)(stacked_params(), BATCHES)
     chex.assert_trees_all_close(found, one_by_one(), rtol=1e-4, atol=1e-5)
