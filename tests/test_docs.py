@@ -15,6 +15,7 @@ from flax import linen
 from pages import rows_below
 
 import flatjax
+import flatjax.flatness
 from experiments.__main__ import main
 from experiments.engine import processes
 
