@@ -254,7 +254,10 @@ def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
     assert row["test_loss"] is None
     assert "tolerance" not in row
     assert "(1 diverged)" in text
-    assert "nan" not in text + (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text()
+    assert "nan" not in text + page
+    assert f"| {np.mean(errors):.2f} *" in page
+    assert page.count("*") == 1
     of = lambda rows, quantity: [
         one
         for one in rows

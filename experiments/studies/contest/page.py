@@ -33,7 +33,7 @@ def page_tables(
 
     Returns:
       Title -> table in Markdown. The number after ± is the standard error of a mean, and half of
-      the 95% interval of a difference.
+      the 95% interval of a difference. Errors with a star include runs that diverged, as 100%.
     """
     settings = [one for one in contest.settings if any(o["setting"] == one for o in outcomes)]
     of = {(one["setting"], one["contestant"]): one for one in outcomes}
@@ -112,7 +112,8 @@ def _primary(contest, cells, table) -> str:
 def _errors(contest, of, names, least, table) -> str:
     def line(setting):
         own = [of.get((setting, name)) for name in names]
-        means = ["" if one is None else f"{one['test_error'][0]:.2f}" for one in own]
+        star = lambda one: " *" if one.get("diverged") else ""
+        means = ["" if one is None else f"{one['test_error'][0]:.2f}{star(one)}" for one in own]
         seeds = str(of[setting, names[0]]["seeds"])
         return [seeds, *means, f"{least[setting]:.2f}" if setting in least else ""]
 
