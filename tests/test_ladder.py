@@ -84,11 +84,18 @@ def test_candidates_with_more_seeds_come_first():
 
 def test_a_longer_length_is_run_where_tripling_paid():
     ladder = dataclasses.replace(TINY, lengths=(1, 3, 10))
-    gain = [record(0, 0, 8.0), record(0, 0, 7.0, length=3)]
-    none = [record(0, 0, 8.0), record(0, 0, 7.95, length=3)]
-    assert not run.is_decided(ladder, gain, "MLP", 10)
+    complete = lambda error, length: [
+        record(0, 0, error, length=length),
+        record(1, 0, 9.0, length=length),
+        record(0, 1, error, length=length),
+    ]
+    shorter = complete(8.0, 1)
+    assert not run.is_decided(ladder, shorter + complete(7.0, 3), "MLP", 10)
+    none = shorter + complete(7.95, 3)
     assert run.is_decided(ladder, none, "MLP", 10)
     assert not run.is_decided(ladder, none, "MLP", 3)
+    assert not run.is_decided(ladder, none[:-1], "MLP", 10)  # a run is missing
+    assert not run.is_decided(ladder, none[1:], "MLP", 10)
 
 
 def test_the_protocol_is_the_one_that_was_fixed():

@@ -78,14 +78,14 @@ def read_records(
 
 
 def is_decided(ladder: Ladder, records: list[dict[str, Any]], setting: str, length: int) -> bool:
-    """Whether the two lengths before this one differ by less than the least gain."""
+    """Whether the two lengths before this one are complete and gain too little."""
     position = list(ladder.lengths).index(length)
     if position < 2:
         return False
     lengths = ladder.lengths[position - 2 : position]
-    shorter, longer = (best(records, setting, at) for at in lengths)
-    if shorter is None or longer is None:
+    if any(_missing(ladder, records, setting, at) for at in lengths):
         return False
+    shorter, longer = (best(records, setting, at) for at in lengths)
     return shorter["error"] - longer["error"] < ladder.least_gain
 
 
