@@ -87,7 +87,12 @@ from experiments.studies.spaces import Choice, Range
 
 # Setting -> multiple of the ladder's shortest length, from experiments/results/ladder. A setting
 # that the ladder has not decided is missing here, and is refused.
-LENGTHS: dict[str, int] = {"MLP, 2k, 20% noise": 1, "MLP, 500, clean": 1, "MLP, 10k, clean": 1}
+LENGTHS: dict[str, int] = {
+    "MLP, 500, clean": 1,
+    "MLP, 10k, clean": 1,
+    "MLP, 500, 20% noise": 1,
+    "MLP, 2k, 20% noise": 1,
+}
 
 _SGD: dict[str, Range] = {"learning_rate": (0.01, 0.3), "weight_decay": (2e-4, 0.2)}
 
