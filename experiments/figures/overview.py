@@ -25,7 +25,7 @@ TASK_STYLES = (
     {"marker": "s", "color": "#CC79A7"},
     {"marker": "^", "color": "#7F7F7F"},
 )
-FAR = 3.0  # points; what is further from SGD would compress all others
+FAR = 3.0  # points; what is further from SGD, or less certain, would compress all others
 SPREAD = 0.6  # of the height of a row, taken by its points
 TIGHT = {"handletextpad": 0, "columnspacing": 0.8, "borderpad": 0}
 SETTING_HEIGHT, MEASURE_HEIGHT, FRAME_HEIGHT = 0.4, 0.32, 1.4  # inches
@@ -65,7 +65,8 @@ def _draw_differences(panel, contest, rows, settings):
     height_of = lambda row: (
         settings.index(row["setting"]) + _shift(names.index(row["contestant"]), len(names))
     )
-    far = [row for row in rows if not abs(row["difference"]) < FAR]
+    half_of = lambda row: np.ptp(row["corrected_interval"]) / 2
+    far = [row for row in rows if not max(abs(row["difference"]), half_of(row)) < FAR]
     for name in names:
         own = [row for row in rows if row["contestant"] == name and row not in far]
         values = [row["difference"] for row in own]
@@ -76,7 +77,8 @@ def _draw_differences(panel, contest, rows, settings):
     for row in far:
         side = {"transform": panel.get_yaxis_transform(), "ha": "right", "va": "center"}
         color = plots.COLORS[row["contestant"]]
-        panel.text(1, height_of(row), f"{row['difference']:+.1f} →", color=color, **side)
+        shown = f"{row['difference']:+.1f} ± {half_of(row):.1f} →"
+        panel.text(1, height_of(row), shown, color=color, **side)
     _frame(panel, [setting.replace(", ", ",\n", 1) for setting in settings])
     panel.set_title("Which algorithm tests better?")
     panel.set_xlabel("← better: test error minus tuned SGD's")
