@@ -1,7 +1,9 @@
 """The second contest: where entropic algorithms win. Its rules came first.
 
 command:   python -m experiments contest [--settings LABEL ...] [--algorithms LABEL ...]
-hardware:  2 CPU cores, tens of hours, in units of minutes; --small takes two or three minutes
+hardware:  2 CPU cores, in units of seconds to a minute. A setting of the MLP with 500 or 2,000
+           images takes 20 minutes of one core, and one with 10,000 takes 50 (AMD EPYC 9005: a run
+           of SGD takes 1 to 3 s, one of eSGD 5 to 12). --small takes two or three minutes
 
 Protocol
 1. Settings: the settings of `experiments.configs.ladder`: Fashion-MNIST with 500, 2,000 or 10,000
@@ -41,7 +43,7 @@ and settings of the same study, each in a separate description. `STAGES` has the
 coupling   Does the coupling matter? rSGD with gamma = 0 (independent replicas, averaged at the end)
            and with gamma = 1e6 (one network after the first step), at rSGD's other choices. There
            is no search: both run once, on the seeds of the test. All comparisons are exploratory.
-           About 20 minutes of one core for a setting.
+           Three minutes of one core for a setting.
 paper      The paper's own claim. All algorithms have weight decay 5e-4, as in the paper, and its
            choices of everything but the learning rate, or the library's defaults where the paper
            names none. Learning rates are tuned: 8 candidates on 2 seeds, 3 on 5, 2 on 10. The MLP
@@ -62,8 +64,7 @@ variants   Can the algorithms be better? Eight variants on the MLP with 2,000 im
            (`experiments/engine/ascent.py`). All comparisons are exploratory: the test seeds are not
            fresh for the other algorithms. At most two variants will be tried on the conv net: the
            best ones among those that are better than SGD, SAM and eSGD by their corrected
-           intervals. Four to five hours of one core for a setting of the shortest length: 40
-           minutes for a variant of eSGD, 25 for the others (24 s and 14 s a run).
+           intervals. About an hour of one core for a setting of the shortest length.
 workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so that a run takes 1,024
            sequential gradients. Local SGD has K = 16 and 64 steps between messages (K = 1 is the
            large batch). rSGD and Parle have K = 1, 16 and 64, and replicas that start together or
@@ -73,8 +74,7 @@ workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so tha
            Small-batch SGD takes 4,096 steps. A method reaches it if the corrected interval of its
            difference to it ends below +0.3 points. One worker alone, with 1,024 steps, is a
            control. Along the large batch's test runs, its weights are averaged with a decay of
-           0.999 for each gradient of 32 images. About two and a half hours of one core: 10 s a run
-           of SGD, 15 of replicas.
+           0.999 for each gradient of 32 images. About half an hour of one core.
 workers-16 The same with y = 16 and 256 sequential gradients. It shares the runs of small-batch SGD.
 """
 
