@@ -122,7 +122,8 @@ def test_every_correction_is_holms_over_its_family(reported):
     rows = json.loads((reported / "contest.json").read_text())["comparisons"]
     for family in {row["family"] for row in rows}:
         own = [row for row in rows if row["family"] == family]
-        size = 20 if family == "primary" else len(own)
+        size = 20 if family == "primary" else own[0]["family_size"]
+        assert size >= len(own)  # more, where the loss of a run that diverged is not known
         p = np.append([row["p"] for row in own], np.ones(size - len(own)))
         np.testing.assert_allclose([r["p_corrected"] for r in own], holm(p)[: len(own)], rtol=1e-6)
         for row in own:  # coloured exactly where the correction rejects
@@ -139,6 +140,9 @@ def test_every_outcome_comes_from_the_records(reported):
         records = list(records_in(reported, row["setting"], row["contestant"]).values())
         for name in ("test_error", "test_loss", "scaled_loss", "calibration_error"):
             values = [record[name] for record in records]
+            if None in values:  # a run diverged
+                assert row[name] is None
+                continue
             mean, sem = row[name]
             assert mean == pytest.approx(np.mean(values), abs=1e-4)
             assert sem == pytest.approx(np.std(values, ddof=1) / np.sqrt(len(values)), abs=1e-4)
@@ -209,10 +213,9 @@ def test_tables_of_a_page_have_a_row_for_each_setting(fake):
         return f"{d.mean():+.{digits}f}", f"{half:.{digits}f}", d.mean() - half
 
     assert [cells[0] for cells in under("Test error %")] == list(SETTINGS)
-    for setting, seeds, *means, least in under("Test error %"):
+    for setting, *means, least in under("Test error %"):
         names = ("sgd", "sam", "swa", "rsgd", "esgd", "sgd, ema", "sgd, stopped early")
         assert means == [f"{column(setting, name).mean():.2f}" for name in names]
-        assert int(seeds) == len(column(setting, "sgd"))
         assert float(least) > 0
     for setting, esgd, _, rsgd, _ in under("Primary"):
         for name, cell in (("esgd", esgd), ("rsgd", rsgd)):

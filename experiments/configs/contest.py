@@ -2,8 +2,8 @@
 
 command:   python -m experiments contest [--settings LABEL ...] [--algorithms LABEL ...]
 hardware:  2 CPU cores, in units of seconds to a minute. A setting of the MLP with 500 or 2,000
-           images takes 20 minutes of one core, and one with 10,000 takes 50 (AMD EPYC 9005: a run
-           of SGD takes 1 to 3 s, one of eSGD 5 to 12). --small takes two or three minutes
+           images takes 20 minutes of one core (AMD EPYC 9005), and one with 10,000 takes 50.
+           --small takes two or three minutes
 
 Protocol
 1. Settings: the settings of `experiments.configs.ladder`: Fashion-MNIST with 500, 2,000 or 10,000

@@ -26,6 +26,7 @@ TASK_STYLES = (
     {"marker": "^", "color": "#7F7F7F"},
 )
 FAR = 3.0  # points; what is further from SGD, or less certain, would compress all others
+ROOM = 0.4  # of the width of the panel
 SPREAD = 0.6  # of the height of a row, taken by its points
 TIGHT = {"handletextpad": 0, "columnspacing": 0.8, "borderpad": 0}
 SETTING_HEIGHT, MEASURE_HEIGHT, FRAME_HEIGHT = 0.4, 0.32, 1.4  # inches
@@ -74,6 +75,9 @@ def _draw_differences(panel, contest, rows, settings):
         style = {"color": plots.COLORS[name], "marker": plots.MARKERS[name]}
         heights = [height_of(row) for row in own]
         _draw_points(panel, values, intervals, heights, plots.NAMES[name], style)
+    if far:  # room for what is written
+        low, high = panel.get_xlim()
+        panel.set_xlim(low, high + ROOM * (high - low))
     for row in far:
         side = {"transform": panel.get_yaxis_transform(), "ha": "right", "va": "center"}
         color = plots.COLORS[row["contestant"]]

@@ -72,7 +72,7 @@ def page_tables(
     if pairs:
         found["Test error minus other references"] = differences("test_error", pairs, True)
     for quantity in ("test_loss", "scaled_loss"):
-        compared = [(one, base) for one in others]
+        compared = [(one, base) for one in searched if one != base]
         found[f"{titles[quantity]} minus {short(base)}"] = differences(quantity, compared, False)
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
     energy = lambda row: _shown(row.get("local_energy", {}).get(sigma), 2)
@@ -114,15 +114,14 @@ def _errors(contest, of, names, least, table) -> str:
         own = [of.get((setting, name)) for name in names]
         star = lambda one: " *" if one.get("diverged") else ""
         means = ["" if one is None else f"{one['test_error'][0]:.2f}{star(one)}" for one in own]
-        seeds = str(of[setting, names[0]]["seeds"])
-        return [seeds, *means, f"{least[setting]:.2f}" if setting in least else ""]
+        return [*means, f"{least[setting]:.2f}" if setting in least else ""]
 
-    return table(["seeds", *(_short(contest, name) for name in names), "detectable"], line)
+    return table([*(_short(contest, name) for name in names), "least"], line)
 
 
 def _choices(contest, outcomes) -> str:
     fields = ("learning_rate", "weight_decay")
-    lines = [["setting", "algorithm", *(field.replace("_", " ") for field in fields), "others"]]
+    lines = [["setting", "algorithm", *(field.split("_")[1] for field in fields), "others"]]
     for row in outcomes:
         if "settings" in row:
             own = row["settings"]
@@ -157,7 +156,7 @@ def _difference(row, factor, digits) -> str:
 def _short(contest: Contest, name: str) -> str:
     """The name, without the baseline's for what was recorded along its runs."""
     if name not in contest.contestants:
-        return name.removeprefix(f"{contest.baseline}, ")
+        return name.removeprefix(f"{contest.baseline}, ").replace("stopped early", "stopped")
     return NAMES.get(name, name)
 
 
