@@ -9,6 +9,7 @@ from contest_records import records_in
 from pages import rows_below
 
 from experiments.configs.contest import LENGTHS, STUDY
+from experiments.configs.ladder import STUDY as STUDY_LADDER
 from experiments.report import store
 from experiments.studies.contest import results as contest_results
 from experiments.studies.contest.page import page_tables
@@ -172,6 +173,19 @@ def test_choices_at_the_ends_of_lists():
     of = lambda last: f"in {NUMBERS[sum(last)]} of {NUMBERS[len(chosen)]}"
     assert f"{of([one['averaging_decay'] == 0.5 for one in chosen])} settings (α = 0.5" in WORDS
     assert f"{of([one['inner_steps'] == 20 for one in chosen])} (L = 20" in WORDS
+
+
+def test_lengths_are_those_of_the_ladder():
+    """The shortest at which the next one gains less than 0.1 points."""
+    rows = store.read_json(store.RESULTS / "ladder" / "ladder.json")["rows"]
+    error = {(row["setting"], row["length"]): row["error"] for row in rows}
+    for setting, length in LENGTHS.items():
+        assert length == 1
+        assert error[setting, 1] - error[setting, 3] < STUDY_LADDER.least_gain
+    first, second, third = (error["MLP, 2k, clean", length] for length in (1, 3, 10))
+    assert f"SGD gains {first - second:.2f} points from 60 to 180 epochs" in WORDS
+    assert f"and {second - third:.2f} from 180 to 600" in WORDS
+    assert min(first - second, second - third) >= STUDY_LADDER.least_gain
 
 
 def test_limits_of_the_coupling():
