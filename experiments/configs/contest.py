@@ -83,6 +83,7 @@ from typing import Any
 
 from experiments.configs import ladder
 from experiments.studies.contest.description import Contest, Contestant, Outcomes
+from experiments.studies.reproduce.description import as_published
 from experiments.studies.spaces import Choice, Range
 
 # Setting -> multiple of the ladder's shortest length, from experiments/results/ladder. A setting
@@ -156,6 +157,8 @@ COUPLING = dataclasses.replace(
     name="coupling",
 )
 
+_RATE: dict[str, Range] = {"learning_rate": (0.01, 0.3)}
+_PUBLISHED = as_published(STUDY.base.changed(weight_decay=5e-4))
 _NOISE = {"clean": 0.0, "20% noise": 0.2, "40% noise": 0.4}
 PAPER = dataclasses.replace(
     STUDY,
@@ -166,20 +169,9 @@ PAPER = dataclasses.replace(
     },
     lengths={f"MLP, 2k, {labels}, decay 5e-4": 1 for labels in _NOISE},
     contestants={
-        "sgd": Contestant({"algorithm": "sgd"}, {"learning_rate": (0.01, 0.3)}),
-        "sam": Contestant({"algorithm": "sam"}, {"learning_rate": (0.01, 0.3)}),
-        "swa": Contestant({"algorithm": "swa"}, {"learning_rate": (0.01, 0.3)}),
-        "rsgd": Contestant({"algorithm": "rsgd"}, {"learning_rate": (0.01, 0.3)}),
-        "esgd": Contestant({"algorithm": "esgd"}, {"learning_rate": (0.01, 0.3)}),
-        # The authors' loss is a mean over replicas, and their learning rate y times the nominal
-        # one, which also multiplies the decay (`experiments.studies.reproduce.description`).
-        "rsgd, as published": Contestant(
-            {"algorithm": "rsgd", "decoupled": False, "weight_decay": 3 * 5e-4},
-            {"learning_rate": (0.01, 0.3)},
-        ),
-        "esgd, as published": Contestant(
-            {"algorithm": "esgd", "decoupled": False}, {"learning_rate": (0.01, 0.3)}
-        ),
+        **{name: Contestant({"algorithm": name}, _RATE) for name in CONTESTANTS},
+        "rsgd, as published": Contestant(_PUBLISHED["rSGD, as published"], _RATE),
+        "esgd, as published": Contestant(_PUBLISHED["eSGD, as published"], _RATE),
     },
     trials=8,
     rounds=((8, 2), (3, 5), (2, 10)),
@@ -277,7 +269,10 @@ def _workers(number: int, gradients: int = 4096) -> Contest:
         first_test_seed=2100,
         test_seeds={"mlp": 20},
         # A step of the large batch is `number` gradients: the average spans as many images.
-        outcomes=dataclasses.replace(STUDY.outcomes, ema_decay={"mlp": round(0.999**number, 4)}),
+        outcomes=dataclasses.replace(
+            STUDY.outcomes,
+            ema_decay={"mlp": round(STUDY.outcomes.ema_decay["mlp"] ** number, 4)},
+        ),
         baseline=large,
         references=("sgd",),
         margin=0.3,

@@ -75,10 +75,10 @@ def page_tables(
         compared = [(one, base) for one in searched if one != base]
         found[f"{titles[quantity]} minus {short(base)}"] = differences(quantity, compared, False)
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
-    energy = lambda row: _shown(row.get("local_energy", {}).get(sigma), 2)
+    energy = lambda row: with_sem(row.get("local_energy", {}).get(sigma), 2)
     found[f"Local energy %, σ={sigma}"] = numbers(energy, searched)
     for rise in RISES:
-        show = lambda row, rise=rise: _shown(row.get("rises", {}).get(rise, {}).get("error"), 1)
+        show = lambda row, rise=rise: with_sem(row.get("rises", {}).get(rise, {}).get("error"), 1)
         found[f"Rise of the test error, {rise}"] = numbers(show, searched)
     for name in OF_RANDOM:
         show = lambda row, name=name: _plain(row.get("random", {}).get(name))
@@ -160,7 +160,8 @@ def _short(contest: Contest, name: str) -> str:
     return NAMES.get(name, name)
 
 
-def _shown(value, digits) -> str:
+def with_sem(value: Sequence[float] | None, digits: int) -> str:
+    """A mean with its standard error; empty if there is none."""
     return "" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
 
 

@@ -13,7 +13,7 @@ from experiments.report.statistics import expected_best, mean_and_sem, or_nan
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
 from experiments.studies.contest.map import draw
-from experiments.studies.contest.page import page_tables
+from experiments.studies.contest.page import page_tables, with_sem
 from experiments.studies.contest.results import (
     PRIMARY,
     Part,
@@ -229,10 +229,10 @@ def outcome_table(contest: Contest, outcomes: list[dict[str, Any]]) -> str:
     ]
     for row in outcomes:
         line = [row["setting"], row["contestant"]]
-        line += [_shown(row[key], 2 if "%" in name else 4) for key, name in QUALITIES.items()]
+        line += [with_sem(row[key], 2 if "%" in name else 4) for key, name in QUALITIES.items()]
         line[2] += f" ({row['diverged']} diverged)" if "diverged" in row else ""
-        line += [_shown(row.get(key), 2) for key in TESTED]
-        line += [_shown(row.get("local_energy", {}).get(sigma), 2)]
+        line += [with_sem(row.get(key), 2) for key in TESTED]
+        line += [with_sem(row.get("local_energy", {}).get(sigma), 2)]
         tolerance = row.get("tolerance", {})
         beyond = f"> {contest.outcomes.sigmas[-1]:g}" if rise in tolerance else ""
         noise = tolerance.get(rise)
@@ -248,7 +248,7 @@ def rise_table(outcomes: list[dict[str, Any]]) -> str:
     changes = list(rows[0]["rises"])
     lines = [["setting", "algorithm", *changes]]
     for row in rows:
-        shown = [_shown(row["rises"][change]["error"], 2) for change in changes]
+        shown = [with_sem(row["rises"][change]["error"], 2) for change in changes]
         lines.append([row["setting"], row["contestant"], *shown])
     return markdown_table(lines)
 
@@ -260,7 +260,7 @@ def communication_table(outcomes: list[dict[str, Any]]) -> str:
     for row in outcomes:
         if "workers" in row:
             counts = [str(row[key]) for key in ("workers", "sequential_gradients", "messages")]
-            error = _shown(row["test_error"], 2)
+            error = with_sem(row["test_error"], 2)
             lines.append([row["setting"], row["contestant"], *counts, error])
     return markdown_table(lines)
 
@@ -308,7 +308,3 @@ def sensitivity_table(outcomes: list[dict[str, Any]]) -> str:
 
 def _fields(settings) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
-
-
-def _shown(value, digits) -> str:
-    return "" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
