@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 
 import numpy as np
@@ -20,7 +19,7 @@ from experiments.report.statistics import holm, holm_levels
 from experiments.studies.contest import run
 from experiments.studies.contest.map import label_width
 from experiments.studies.contest.report import reach_table, read_contest, report
-from experiments.studies.contest.results import comparisons
+from experiments.studies.contest.results import reaches
 from experiments.studies.contest.search import search
 
 STORED = store.RESULTS / "contest"
@@ -283,23 +282,41 @@ def test_labels_of_settings_end_before_the_cells():
         assert max(inches) < label_width(list(stage.settings))
 
 
-def test_who_reaches_a_reference_is_decided_by_the_corrected_interval(fake):
-    """The baseline is among them; its comparison with the reference is stored the other way."""
+def test_who_reaches_a_reference_is_tested_against_the_margin(fake):
+    """All others are tested together, what was recorded along the baseline's runs too."""
     stage = dataclasses.replace(FAKE, references=("sam",), margin=0.3)
-    text = reach_table(stage, comparisons(stage, read_contest(stage, fake), stage.settings))
-    setting = SETTINGS[0]
-    column = lambda name: np.array(
-        [record["test_error"] for _, record in sorted(records_in(fake, setting, name).items())]
-    )
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    found = {name: cells for at, name, *cells in rows if at == setting}
-    assert set(found) == {"sgd", "swa", "rsgd", "esgd"}
-    for name, (shown, reaches) in found.items():
-        mean, low, high = (float(one) for one in re.findall(r"[-+][0-9.]+", shown))
-        assert mean == pytest.approx((column(name) - column("sam")).mean(), abs=0.006)
-        assert low < mean < high
-        assert reaches == ("yes" if high < 0.3 else "no")
-    assert reach_table(FAKE, []) == ""
+    rows = reaches(stage, read_contest(stage, fake))
+    for setting in SETTINGS:
+        own = {row["contestant"]: row for row in rows if row["setting"] == setting}
+        assert set(own) == {"sgd", "swa", "rsgd", "esgd", "sgd, ema", "sgd, stopped early"}
+        error_of = lambda name, at=setting: np.array(
+            [record["test_error"] for _, record in sorted(records_in(fake, at, name).items())]
+        )
+        p = []
+        for name, row in own.items():
+            gap = error_of(name) - error_of("sam")
+            assert row["difference"] == pytest.approx(gap.mean())
+            t = (gap.mean() - 0.3) / (gap.std(ddof=1) / np.sqrt(len(gap)))
+            p.append(scipy.stats.t.cdf(t, len(gap) - 1))
+        np.testing.assert_allclose([row["p"] for row in own.values()], p, rtol=1e-6)
+        for row, corrected in zip(own.values(), holm(p), strict=True):
+            assert row["p_corrected"] == pytest.approx(corrected)
+            assert row["reaches"] == (corrected < 0.05)
+    assert {row["reaches"] for row in rows} == {True, False}
+    assert reach_table(rows).count("| yes") == sum(row["reaches"] for row in rows)
+    assert reach_table(reaches(FAKE, read_contest(FAKE, fake))) == ""
+
+
+def test_missing_contestants_count_among_those_who_may_reach(fake):
+    """As p = 1: an incomplete stage claims no more than the complete one."""
+    stage = dataclasses.replace(FAKE, references=("sam",), margin=0.3)
+    results = read_contest(stage, fake)
+    del results[SETTINGS[0]]["swa"], results[SETTINGS[1]]
+    rows = reaches(stage, results)
+    p = [row["p"] for row in rows]
+    assert {row["family_size"] for row in rows} == {6}
+    assert len(p) == 5
+    np.testing.assert_allclose([row["p_corrected"] for row in rows], holm([*p, 1.0])[:-1])
 
 
 @pytest.mark.slow

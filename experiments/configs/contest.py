@@ -71,10 +71,11 @@ workers-4  Replicas as workers: y = 4 share 4,096 gradients of 32 images, so tha
            apart, which is tuned. The large batch is one network with batches of y x 32, with or
            without a warm-up of a tenth of the run. All are tuned: 12 candidates on 2 seeds, 3 on 5.
            On 20 fresh seeds from 2,100, the differences to the large batch are primary (8, Holm).
-           Small-batch SGD takes 4,096 steps. A method reaches it if the corrected interval of its
-           difference to it ends below +0.3 points. One worker alone, with 1,024 steps, is a
-           control. Along the large batch's test runs, its weights are averaged with a decay of
-           0.999 for each gradient of 32 images. About half an hour of one core.
+           Small-batch SGD takes 4,096 steps. A method reaches it if it is less than 0.3 points
+           worse (one-sided t-tests; Holm's method corrects those of all methods, the large batch
+           included). One worker alone, with 1,024 steps, is a control. Along the large batch's test
+           runs, its weights are averaged with a decay of 0.999 for each gradient of 32 images.
+           About half an hour of one core.
 workers-16 The same with y = 16 and 256 sequential gradients. It shares the runs of small-batch SGD.
 """
 

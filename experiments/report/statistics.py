@@ -88,6 +88,27 @@ def paired_difference(
     return mean, [float(end) for end in test.confidence_interval(confidence)], float(test.pvalue)
 
 
+def p_below(values: ArrayLike, baseline: ArrayLike, margin: float) -> float:
+    """Tests whether a mean difference is below a margin (paired, one-sided).
+
+    Args:
+      values: one outcome of each seed.
+      baseline: the same of the seeds of a reference.
+      margin: the largest difference that is tolerated.
+
+    Returns:
+      The p-value of the hypothesis that the mean difference is `margin` or more.
+
+    Examples:
+      >>> round(p_below([2.0, 4.0, 3.0, 5.0], [2.1, 3.9, 3.0, 5.1], 0.3), 3)
+      0.003
+    """
+    differences = np.round(np.subtract(values, baseline), 9)
+    if np.ptp(differences) == 0:
+        return float(differences[0] >= margin)
+    return float(scipy.stats.ttest_1samp(differences, margin, alternative="less").pvalue)
+
+
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Corrects p-values for the number of tests, by Holm's step-down method.
 

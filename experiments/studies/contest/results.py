@@ -11,6 +11,7 @@ from experiments.report.statistics import (
     holm_levels,
     least_detectable,
     or_nan,
+    p_below,
     paired_difference,
 )
 from experiments.studies.contest.description import Contest, Tuned
@@ -150,6 +151,29 @@ def _correct(rows, size, results) -> None:
         row["family_size"] = size
         row["p_corrected"] = float(corrected)
         row["corrected_interval"] = paired_difference(*columns, confidence=1 - level)[1]
+
+
+def reaches(contest: Contest, results: Results) -> list[dict[str, Any]]:
+    """Who is at most `margin` points worse than the first reference.
+
+    All others are tested in each setting, what was recorded along the baseline's runs too. Holm's
+    method corrects the one-sided tests of a setting; contestants without records count as p = 1.
+    """
+    if contest.margin is None:
+        return []
+    reference, rows = contest.references[0], []
+    for setting, parts in results.items():
+        if reference not in parts:
+            continue
+        others = [name for name in parts if name != reference]
+        own = [_difference(parts, setting, name, reference, "test_error") for name in others]
+        errors = parts[reference].column("test_error")
+        p = [p_below(parts[name].column("test_error"), errors, contest.margin) for name in others]
+        missing = [1.0 for name in contest.contestants if name not in parts]
+        for row, one, corrected in zip(own, p, holm(p + missing).tolist(), strict=False):
+            changes = {"p": one, "p_corrected": corrected, "reaches": corrected < LEVEL}
+            rows.append(row | changes | {"family_size": len(p) + len(missing)})
+    return rows
 
 
 def least_differences(contest: Contest, results: Results) -> dict[str, float]:
