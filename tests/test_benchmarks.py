@@ -1,6 +1,7 @@
 """The suite of benchmarks runs, and its record is what the tables and the picture are made of."""
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from experiments.configs.deep import row_of
 from experiments.report.store import read_json
 
 SITUATIONS = ("alone", "loop", "replicas")
+RECORDS = suite.Suite().out.parent
+PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "results" / "speed.md").read_text()
 
 
 @pytest.mark.slow
@@ -50,6 +53,39 @@ def test_the_record_is_whole(tmp_path):
     assert (tmp_path / "suite.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("name", ["suite", "suite_zen5"])
+def test_tables_of_the_page_are_those_of_the_records(name):
+    found = {part: one["found"] for part, one in read_json(RECORDS / f"{name}.json").items()}
+    steps_of_both = steps.table(found["steps"]).split("\n\n")
+    assert all(table in PAGE for table in steps_of_both)
+    local = found["local-energy"]
+    for ratio in local["mlp"]["ratios"]:
+        cells = " | ".join(f"{one['ratios'][ratio]:.2f}" for one in local.values())
+        assert re.search(rf"{re.escape(ratio)} *\| {re.escape(cells)}", PAGE)
+    assert all(table in PAGE for table in convolution.table(found["convolution"]).split("\n\n"))
+
+
+@pytest.mark.parametrize("name", ["", "_zen5"])
+def test_ratios_with_memory_kept_are_those_of_the_records(name):
+    found = read_json(RECORDS / f"steps_with_memory_kept{name}.json")["steps"]["found"]
+    kept = {f"{model}, memory kept": one for model, one in found.items()}
+    assert steps.table(kept).split("\n\n")[0] in PAGE
+
+
+def test_claims_of_the_page_hold_in_the_records():
+    """Both machines count where the page says so."""
+    both = [
+        read_json(RECORDS / f"{name}.json")["steps"]["found"] for name in ("suite", "suite_zen5")
+    ]
+    ratio = lambda network, name: [found[network]["ratios"][name] for found in both]
+    for network in ("small_convnet", "resnet18"):
+        assert max(ratio(network, "rSGD y=3 / 3 plain")) < 1
+    assert max(ratio("mlp", "plain: JAX / PyTorch")) < 1
+    assert min(ratio("resnet18", "plain: JAX / PyTorch")) > 1
+    kept = read_json(RECORDS / "steps_with_memory_kept_zen5.json")["steps"]["found"]
+    assert kept["small_convnet"]["ratios"]["plain: JAX / PyTorch"] <= 1
+
+
 def test_the_first_round_of_a_race_does_not_count():
     calls = []
     times = race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
@@ -68,6 +104,5 @@ def test_the_initialisation_of_a_run_is_timed():
 
 def test_the_table_of_initialisations_is_that_of_the_record():
     record = read_json(initialization.Initialization().out)["found"]
-    page = (pathlib.Path(__file__).parents[1] / "docs" / "results" / "speed.md").read_text()
-    assert initialization.table(record) in page
+    assert initialization.table(record) in PAGE
     assert record["cifar10-pyramidnet"]["compile"] < 30

@@ -128,28 +128,23 @@ def _torch_step(images, kernel, sensitivity, stride) -> Callable[[], None]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Formats milliseconds, and the cost of loops and replicas, as Markdown."""
-    alone = [
-        name for name in ("XLA", "flatjax", "PyTorch") if f"{name}, alone" in rows[0]["seconds"]
-    ]
-    lines = [["pixels", "kernel", "channels", "stride", *(f"{name}, ms" for name in alone)]]
-    lines[0] += [
-        f"{name}, in a loop of 3 / 3" if situation == "loop" else f"{name}, vmap over 3 / 3"
-        for situation in ("loop", "replicas")
-        for name in ("XLA", "flatjax")
-    ]
+    """Formats milliseconds, and below them costs of loops and replicas, as Markdown."""
+    names = ("XLA", "flatjax", "PyTorch")
+    alone = [name for name in names if f"{name}, alone" in rows[0]["seconds"]]
+    many = [(name, what) for what in ("loop", "replicas") for name in ("XLA", "flatjax")]
+    layer = ["pixels", "kernel", "channels", "stride"]
+    times = [[*layer, *(f"{name}, ms" for name in alone)]]
+    shown = {"loop": "loop", "replicas": "vmap"}
+    ratios = [[*layer, *(f"{name}, {shown[what]}" for name, what in many)]]
     for row in rows:
         side, inputs, outputs, stride, size = row["layer"]
         seconds = row["seconds"]
-        line = [f"{side} x {side}", f"{size} x {size}", f"{inputs} to {outputs}", f"{stride}"]
-        line += [f"{1e3 * seconds[f'{name}, alone']:.1f}" for name in alone]
-        line += [
-            f"{seconds[f'{name}, {situation}'] / (REPLICAS * seconds[f'{name}, alone']):.2f}"
-            for situation in ("loop", "replicas")
-            for name in ("XLA", "flatjax")
-        ]
-        lines.append(line)
-    return markdown_table(lines)
+        one = lambda name, seconds=seconds: seconds[f"{name}, alone"]
+        cells = [f"{side} x {side}", f"{size} x {size}", f"{inputs} to {outputs}", f"{stride}"]
+        times.append([*cells, *(f"{1e3 * one(name):.1f}" for name in alone)])
+        relative = [seconds[f"{name}, {what}"] / (REPLICAS * one(name)) for name, what in many]
+        ratios.append([*cells, *(f"{ratio:.2f}" for ratio in relative)])
+    return f"{markdown_table(times)}\n\n{markdown_table(ratios)}"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ def describe_machine() -> str:
 def processor() -> str:
     """Returns the name of the processor, from Linux or else from Python.
 
+    Virtual machines may hide the model: a name without digits is followed by the numbers of its
+    family and model, as in "AMD EPYC, family 26, model 2".
+
     Examples:
       >>> len(processor()) > 0
       True
@@ -28,8 +31,25 @@ def processor() -> str:
         text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         text = ""
-    named = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return next(iter(named), "") or platform.processor() or platform.machine()
+    return processor_in(text) or platform.processor() or platform.machine()
+
+
+def processor_in(cpuinfo: str) -> str:
+    r"""Reads the name of a processor from the text of /proc/cpuinfo; may be empty.
+
+    Examples:
+      >>> processor_in("cpu family: 26\nmodel: 2\nmodel name: AMD EPYC")
+      'AMD EPYC, family 26, model 2'
+    """
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        field, _, value = line.partition(":")
+        fields.setdefault(field.strip(), value.strip())
+    name = fields.get("model name", "")
+    if not name or any(letter.isdigit() for letter in name):
+        return name
+    numbers = {"family": fields.get("cpu family"), "model": fields.get("model")}
+    return ", ".join([name, *(f"{key} {number}" for key, number in numbers.items() if number)])
 
 
 def available_cores() -> list[int]:
