@@ -49,8 +49,11 @@ def test_it_halves_and_continues_from_its_records(tmp_path, monkeypatch):
         assert best(records, "MLP", length)["seeds"] == 2
     assert {r["config"]["epochs"] for r in records} == {1.0, 2.0}
     assert records[0]["settings"] == TINY.candidates()[records[0]["candidate"]]
-    text = report(records, path.parent)
-    assert text.count("| MLP ") == 2
+    text = report(TINY, records, path.parent)
+    assert text.count("| MLP ") == 3
+    stored = json.loads((path.parent / "ladder.json").read_text())
+    assert stored["lengths"] == {"MLP": run.decided_length(TINY, records, "MLP")}
+    assert stored["lengths"]["MLP"] in TINY.lengths
     assert json.loads((path.parent / "ladder.json").read_text())["rows"][0]["length"] == 1
 
     base = TINY.base.changed(momentum=0.5)
@@ -89,13 +92,27 @@ def test_a_longer_length_is_run_where_tripling_paid():
         record(1, 0, 9.0, length=length),
         record(0, 1, error, length=length),
     ]
+    decided = lambda records: run.decided_length(ladder, records, "MLP")
     shorter = complete(8.0, 1)
-    assert not run.is_decided(ladder, shorter + complete(7.0, 3), "MLP", 10)
+    assert decided(shorter) is None
+    assert decided(shorter + complete(7.0, 3)) is None
     none = shorter + complete(7.95, 3)
-    assert run.is_decided(ladder, none, "MLP", 10)
-    assert not run.is_decided(ladder, none, "MLP", 3)
-    assert not run.is_decided(ladder, none[:-1], "MLP", 10)  # a run is missing
-    assert not run.is_decided(ladder, none[1:], "MLP", 10)
+    assert decided(none) == 1
+    assert decided(none[:-1]) is None  # a run is missing
+    assert decided(none[1:]) is None
+    later = shorter + complete(7.0, 3) + complete(6.95, 10)
+    assert decided(later) == 3
+    assert decided(later[:-1]) is None
+
+
+def test_the_longest_length_is_used_where_none_ends_the_ladder():
+    ladder = dataclasses.replace(TINY, lengths=(1, 3))
+    complete = lambda error, length: [
+        record(0, 0, error, length=length),
+        record(1, 0, 9.0, length=length),
+        record(0, 1, error, length=length),
+    ]
+    assert run.decided_length(ladder, complete(8.0, 1) + complete(7.0, 3), "MLP") == 3
 
 
 def test_the_protocol_is_the_one_that_was_fixed():

@@ -44,6 +44,6 @@ class Ladder:
         records = read_records(ladder, path)
         if not records:
             raise ValueError(f"out ({out}) holds no run of this ladder yet.")
-        print(report(records, out))
+        print(report(ladder, records, out))
         warn_of(meetings(ladder, records))
         return 0

@@ -2,16 +2,17 @@
 
 command:   python -m experiments contest [--settings LABEL ...] [--algorithms LABEL ...]
 hardware:  2 CPU cores, in units of seconds to a minute. A setting of the MLP with 500 or 2,000
-           images takes 20 minutes of one core (AMD EPYC 9005), and one with 10,000 takes 50.
-           --small takes two or three minutes
+           images takes 20 minutes of one core (AMD EPYC 9005), one with 10,000 takes 50, and one of
+           ten times the length 150. --small takes two or three minutes
 
 Protocol
 1. Settings: the settings of `experiments.configs.ladder`: Fashion-MNIST with 500, 2,000 or 10,000
    training images for the MLP and 500 or 2,000 for the conv net, with clean labels and with 20%
    label noise. Batches of 32.
 2. Length: the shortest at which tripling the epochs gains SGD less than 0.1 points of validation
-   error (`python -m experiments ladder`); `LENGTHS` holds it. All algorithms take the same number
-   of gradients (SAM two, L for a step of the anchor, rSGD's replicas share them).
+   error (`python -m experiments ladder`), or else the longest that was tried; `LENGTHS` holds it.
+   All algorithms take the same number of gradients (SAM two, L for a step of the anchor, rSGD's
+   replicas share them).
 3. Tuning, on validation data, by cumulative halving. 16 candidates, log-uniform (Halton) in the
    spaces below, run on 2 seeds, the best 5 on 5 seeds, and the best 2 on 10. Each seed has its own
    subset, label noise and validation set. The candidate of least mean error is chosen. The other
@@ -91,6 +92,7 @@ from experiments.studies.spaces import Choice, Range
 # that the ladder has not decided is missing here, and is refused.
 LENGTHS: dict[str, int] = {
     "MLP, 500, clean": 1,
+    "MLP, 2k, clean": 10,
     "MLP, 10k, clean": 1,
     "MLP, 500, 20% noise": 1,
     "MLP, 2k, 20% noise": 1,

@@ -15,7 +15,9 @@ Protocol, fixed before the first run
    at every length.
 4. A longer length is run only if the shorter one has not ended the ladder. A setting uses the
    shortest length at which tripling the epochs lowers the mean validation error of the best
-   candidate (10 seeds) by less than 0.1 points.
+   candidate (10 seeds) by less than 0.1 points. If no length does, it uses the
+   longest one. This sentence was added after the ladder of the MLP, and before any test of the
+   setting that needs it (2,000 clean images).
 5. Seeds are for pilots and tuning (below 1,000). Test errors are not looked at.
 """
 

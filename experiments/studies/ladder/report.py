@@ -1,4 +1,4 @@
-"""The best candidate of each setting and length, as a table."""
+"""The best candidates of each setting and length, and the decided lengths."""
 
 import pathlib
 from typing import Any
@@ -9,6 +9,7 @@ from experiments.report.statistics import with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.ladder.description import Ladder
 from experiments.studies.ladder.ranking import Records, best
+from experiments.studies.ladder.run import decided_length
 
 
 def summarize(records: Records) -> list[dict[str, Any]]:
@@ -39,10 +40,17 @@ def meetings(ladder: Ladder, records: Records) -> Meetings:
     return {ladder.base.algorithm.name: own}
 
 
-def report(records: Records, out: pathlib.Path) -> str:
-    """Writes ladder.json and ladder.md; returns the table."""
+def report(ladder: Ladder, records: Records, out: pathlib.Path) -> str:
+    """Writes ladder.json and ladder.md; returns the tables."""
     rows = summarize(records)
-    store.write_json(out / "ladder.json", {"rows": rows})
-    text = table(rows)
+    settings = dict.fromkeys(row["setting"] for row in rows)
+    lengths = {setting: decided_length(ladder, records, setting) for setting in settings}
+    store.write_json(out / "ladder.json", {"rows": rows, "lengths": lengths})
+    lines = [["setting", "decided length"]]
+    lines += [
+        [setting, "none yet" if length is None else f"x {length}"]
+        for setting, length in lengths.items()
+    ]
+    text = f"{table(rows)}\n\n{markdown_table(lines)}"
     store.write_text(out / "ladder.md", text + "\n")
     return text

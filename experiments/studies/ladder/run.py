@@ -4,6 +4,7 @@ The records of a unit of runs are written, with what they belong to, when it is 
 command continues from the records.
 """
 
+import itertools
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,9 +36,8 @@ def run_ladder(
     with store.claimed(path):
         for length in ladder.lengths:
             for setting in settings or ladder.settings:
-                if is_decided(ladder, read_records(ladder, path, data), setting, length):
-                    continue
-                _run_length(ladder, path, setting, length, progress)
+                if decided_length(ladder, read_records(ladder, path, data), setting) is None:
+                    _run_length(ladder, path, setting, length, progress)
 
 
 def read_records(
@@ -77,16 +77,18 @@ def read_records(
     return records
 
 
-def is_decided(ladder: Ladder, records: list[dict[str, Any]], setting: str, length: int) -> bool:
-    """Whether the two lengths before this one are complete and gain too little."""
-    position = list(ladder.lengths).index(length)
-    if position < 2:
-        return False
-    lengths = ladder.lengths[position - 2 : position]
-    if any(_missing(ladder, records, setting, at) for at in lengths):
-        return False
-    shorter, longer = (best(records, setting, at) for at in lengths)
-    return shorter["error"] - longer["error"] < ladder.least_gain
+def decided_length(ladder: Ladder, records: list[dict[str, Any]], setting: str) -> int | None:
+    """The shortest length that a longer one hardly betters, or else the longest.
+
+    None if the lengths that would decide are not complete.
+    """
+    for shorter, longer in itertools.pairwise(ladder.lengths):
+        if any(_missing(ladder, records, setting, length) for length in (shorter, longer)):
+            return None
+        before, after = (best(records, setting, length) for length in (shorter, longer))
+        if before["error"] - after["error"] < ladder.least_gain:
+            return shorter
+    return ladder.lengths[-1]
 
 
 def _run_length(ladder, path, setting, length, progress):
