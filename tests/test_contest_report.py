@@ -18,8 +18,9 @@ from experiments.report import plots, store
 from experiments.report.statistics import holm, holm_levels
 from experiments.studies.contest import run
 from experiments.studies.contest.map import label_width
-from experiments.studies.contest.report import reach_table, read_contest, report
-from experiments.studies.contest.results import reaches
+from experiments.studies.contest.page import contestant_tables
+from experiments.studies.contest.report import reach_table, read_contest, report, summary
+from experiments.studies.contest.results import comparisons, reaches
 from experiments.studies.contest.search import search
 
 STORED = store.RESULTS / "contest"
@@ -305,6 +306,44 @@ def test_who_reaches_a_reference_is_tested_against_the_margin(fake):
     assert {row["reaches"] for row in rows} == {True, False}
     assert reach_table(rows).count("| yes") == sum(row["reaches"] for row in rows)
     assert reach_table(reaches(FAKE, read_contest(FAKE, fake))) == ""
+
+
+def test_a_stage_with_many_contestants_has_a_row_for_each_of_them(fake):
+    stage = dataclasses.replace(FAKE, references=("sam",), margin=0.3)
+    results = read_contest(stage, fake)
+    rows = comparisons(stage, results, stage.settings)
+    outcomes = [
+        summary(stage, setting, name, part)
+        for setting, parts in results.items()
+        for name, part in parts.items()
+    ]
+    reached = reaches(stage, results)
+    tables = contestant_tables(stage, rows, outcomes, reached)
+    assert set(tables) == {*SETTINGS, "Chosen settings"}
+    header, _, *lines = tables[SETTINGS[0]].splitlines()
+    cells = lambda line: [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells(header) == [
+        *("algorithm", "sequential gradients", "messages", "test error %"),
+        *("minus SGD", "minus SAM", "reaches SAM"),
+    ]
+    own = {name: cells for name, *cells in map(cells, lines)}
+    assert list(own) == ["SGD", "SAM", "SWA", "rSGD", "eSGD", "ema", "stopped"]
+    errors = {
+        name: np.array([r["test_error"] for r in records_in(fake, SETTINGS[0], name).values()])
+        for name in ("sgd", "sam", "esgd")
+    }
+    gaps = [errors["esgd"] - errors[name] for name in ("sgd", "sam")]
+    half = [scipy.stats.t.ppf(0.975, 5) * gap.std(ddof=1) / np.sqrt(6) for gap in gaps]
+    shown = [f"{gap.mean():+.2f} ± {one:.2f}" for gap, one in zip(gaps, half, strict=True)]
+    verdict = next(
+        row["reaches"]
+        for row in reached
+        if (row["setting"], row["contestant"]) == (SETTINGS[0], "esgd")
+    )
+    mean = f"{errors['esgd'].mean():.2f}"
+    assert own["eSGD"] == ["1", "0", mean, *shown, "yes" if verdict else "no"]
+    header, *_ = contestant_tables(stage, rows, outcomes)[SETTINGS[0]].splitlines()
+    assert cells(header) == ["algorithm", "test error %", "minus SGD", "minus SAM"]
 
 
 def test_missing_contestants_count_among_those_who_may_reach(fake):

@@ -1,4 +1,4 @@
-"""Tables of a contest for a page: settings by algorithms."""
+"""Tables of a contest for a page: settings by algorithms, or many contestants."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +18,8 @@ DIFFERENCES = {
 }
 RISES = ("3 bits, tensor", "3 bits, channel", "90% pruned")
 OF_RANDOM = ("median", "best of 4")
+# Of workers.
+COUNTS = ("sequential_gradients", "messages")
 
 
 def page_tables(
@@ -85,6 +87,50 @@ def page_tables(
         found[f"Random settings, {name}"] = numbers(show, searched)
     found["Chosen settings"] = _choices(contest, outcomes)
     return found
+
+
+def contestant_tables(
+    contest: Contest, rows: Rows, outcomes: Rows, reached: Rows = ()
+) -> dict[str, str]:
+    """Makes the tables of a stage with many contestants: a row for each of them.
+
+    Args:
+      contest: its settings, and who is compared.
+      rows: the differences.
+      outcomes: the outcomes.
+      reached: who reaches the first reference, see `experiments.studies.contest.results.reaches`.
+
+    Returns:
+      Title -> table in Markdown. Numbers after ± are half of the 95% interval of a difference. Counts
+      of gradients and messages are in the tables if `reached` is.
+    """
+    short, references = functools.partial(_short, contest), (contest.baseline, *contest.references)
+    find = {(row["setting"], row["contestant"], row["reference"]): row for row in _errors_in(rows)}
+    verdicts = {(row["setting"], row["contestant"]): row["reaches"] for row in reached}
+    found = {}
+    for setting in dict.fromkeys(one["setting"] for one in outcomes):
+        counts = COUNTS if reached else ()
+        lines = [["algorithm", *(count.replace("_", " ") for count in counts), "test error %"]]
+        lines[0] += [f"minus {short(reference)}" for reference in references]
+        lines[0] += [f"reaches {short(contest.references[0])}"] if reached else []
+        for one in outcomes:
+            if one["setting"] != setting:
+                continue
+            name = one["contestant"]
+            star = " *" if one.get("diverged") else ""
+            line = [short(name), *(str(one.get(count, "")) for count in counts)]
+            line.append(f"{one['test_error'][0]:.2f}{star}")
+            line += [_difference(find.get((setting, name, other)), 1, 2) for other in references]
+            if reached:
+                line.append({True: "yes", False: "no"}.get(verdicts.get((setting, name)), ""))
+            lines.append(line)
+        found[setting] = markdown_table(lines)
+    found["Chosen settings"] = _choices(contest, outcomes)
+    return found
+
+
+def _errors_in(rows: Rows) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["quantity"] == "test_error"]
 
 
 def _primary(contest, cells, table) -> str:
@@ -157,7 +203,8 @@ def _short(contest: Contest, name: str) -> str:
     """The name, without the baseline's for what was recorded along its runs."""
     if name not in contest.contestants:
         return name.removeprefix(f"{contest.baseline}, ").replace("stopped early", "stopped")
-    return NAMES.get(name, name)
+    algorithm, comma, variant = name.partition(",")
+    return f"{NAMES.get(algorithm, algorithm)}{comma}{variant}"
 
 
 def with_sem(value: Sequence[float] | None, digits: int) -> str:

@@ -13,7 +13,7 @@ from experiments.report.statistics import expected_best, mean_and_sem, or_nan
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
 from experiments.studies.contest.map import draw
-from experiments.studies.contest.page import page_tables, with_sem
+from experiments.studies.contest.page import contestant_tables, page_tables, with_sem
 from experiments.studies.contest.results import (
     PRIMARY,
     Part,
@@ -45,7 +45,7 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
 
     The files of the main stage are contest.json, contest.md, map.png, and page.md with a row for
     each setting. Those of other stages begin with their names. A stage with many contestants has no
-    map and no page.
+    map, and the tables of its page have a row for each contestant.
     """
     rows = comparisons(contest, results, contest.settings)
     least, reached = least_differences(contest, results), reaches(contest, results)
@@ -84,12 +84,14 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     }
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
     store.write_text(out / f"{contest.name}.md", text + "\n")
+    prefix = "" if contest.name == "contest" else f"{contest.name}-"
     if len(contest.contestants) <= MOST_IN_MAP:
-        prefix = "" if contest.name == "contest" else f"{contest.name}-"
         tables = page_tables(contest, rows, outcomes, least)
-        page = "\n\n".join(f"## {title}\n\n{table}" for title, table in tables.items())
-        store.write_text(out / f"{prefix}page.md", page + "\n")
         draw(contest, rows, out / f"{prefix}map.png")
+    else:
+        tables = contestant_tables(contest, rows, outcomes, reached)
+    page = "\n\n".join(f"## {title}\n\n{table}" for title, table in tables.items())
+    store.write_text(out / f"{prefix}page.md", page + "\n")
     return text
 
 
