@@ -101,8 +101,8 @@ def contestant_tables(
       reached: who reaches the first reference, see `experiments.studies.contest.results.reaches`.
 
     Returns:
-      Title -> table in Markdown. Numbers after ± are half of the 95% interval of a difference. Counts
-      of gradients and messages are in the tables if `reached` is.
+      Title -> table in Markdown. The number after ± is half of the 95% interval of a difference.
+      Counts of gradients and messages are in the tables if `reached` is.
     """
     short, references = functools.partial(_short, contest), (contest.baseline, *contest.references)
     find = {(row["setting"], row["contestant"], row["reference"]): row for row in _errors_in(rows)}
