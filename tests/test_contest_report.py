@@ -323,8 +323,8 @@ def test_a_stage_with_many_contestants_has_a_row_for_each_of_them(fake):
     header, _, *lines = tables[SETTINGS[0]].splitlines()
     cells = lambda line: [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells(header) == [
-        *("algorithm", "sequential gradients", "messages", "test error %"),
-        *("minus SGD", "minus SAM", "reaches SAM"),
+        *("algorithm", "test error %", "minus SGD", "minus SAM"),
+        *("sequential gradients", "messages", "reaches SAM"),
     ]
     own = {name: cells for name, *cells in map(cells, lines)}
     assert list(own) == ["SGD", "SAM", "SWA", "rSGD", "eSGD", "ema", "stopped"]
@@ -341,9 +341,12 @@ def test_a_stage_with_many_contestants_has_a_row_for_each_of_them(fake):
         if (row["setting"], row["contestant"]) == (SETTINGS[0], "esgd")
     )
     mean = f"{errors['esgd'].mean():.2f}"
-    assert own["eSGD"] == ["1", "0", mean, *shown, "yes" if verdict else "no"]
-    header, *_ = contestant_tables(stage, rows, outcomes)[SETTINGS[0]].splitlines()
-    assert cells(header) == ["algorithm", "test error %", "minus SGD", "minus SAM"]
+    assert own["eSGD"] == [mean, *shown, "1", "0", "yes" if verdict else "no"]
+    header, _, *lines = contestant_tables(stage, rows, outcomes)[SETTINGS[0]].splitlines()
+    assert cells(header)[-2:] == ["test loss", "local energy %, σ=0.3"]
+    own = {name: cells for name, *cells in map(cells, lines)}
+    assert own["eSGD"] == [mean, *shown, f"{errors['esgd'].mean() / 40:.3f}", "3.00"]
+    assert own["ema"][-1] == ""
 
 
 def test_missing_contestants_count_among_those_who_may_reach(fake):

@@ -102,31 +102,41 @@ def contestant_tables(
 
     Returns:
       Title -> table in Markdown. The number after ± is half of the 95% interval of a difference.
-      Counts of gradients and messages are in the tables if `reached` is.
+      The last columns are test loss and local energy. If `reached` is there, they are counts of
+      gradients and messages, and who reaches the reference.
     """
     short, references = functools.partial(_short, contest), (contest.baseline, *contest.references)
     find = {(row["setting"], row["contestant"], row["reference"]): row for row in _errors_in(rows)}
     verdicts = {(row["setting"], row["contestant"]): row["reaches"] for row in reached}
-    found = {}
-    for setting in dict.fromkeys(one["setting"] for one in outcomes):
-        counts = COUNTS if reached else ()
-        lines = [["algorithm", *(count.replace("_", " ") for count in counts), "test error %"]]
-        lines[0] += [f"minus {short(reference)}" for reference in references]
-        lines[0] += [f"reaches {short(contest.references[0])}"] if reached else []
-        for one in outcomes:
-            if one["setting"] != setting:
-                continue
-            name = one["contestant"]
-            star = " *" if one.get("diverged") else ""
-            line = [short(name), *(str(one.get(count, "")) for count in counts)]
-            line.append(f"{one['test_error'][0]:.2f}{star}")
-            line += [_difference(find.get((setting, name, other)), 1, 2) for other in references]
-            if reached:
-                line.append({True: "yes", False: "no"}.get(verdicts.get((setting, name)), ""))
-            lines.append(line)
-        found[setting] = markdown_table(lines)
-    found["Chosen settings"] = _choices(contest, outcomes)
-    return found
+    sigma = f"{contest.outcomes.sigmas[-2]:g}"
+    header = ["algorithm", "test error %", *(f"minus {short(one)}" for one in references)]
+    if reached:
+        header += [*map(_spaced, COUNTS), f"reaches {short(contest.references[0])}"]
+    else:
+        header += ["test loss", f"local energy %, σ={sigma}"]
+
+    def line(one):
+        setting, name = one["setting"], one["contestant"]
+        star = " *" if one.get("diverged") else ""
+        differences = [find.get((setting, name, other)) for other in references]
+        shown = [short(name), f"{one['test_error'][0]:.2f}{star}"]
+        shown += [_difference(row, 1, 2) for row in differences]
+        if reached:
+            verdict = {True: "yes", False: "no"}.get(verdicts.get((setting, name)), "")
+            return [*shown, *(str(one.get(count, "")) for count in COUNTS), verdict]
+        of = lambda value, digits: "" if value is None else f"{value[0]:.{digits}f}"
+        energy = one.get("local_energy", {}).get(sigma)
+        return [*shown, of(one["test_loss"], 3), of(energy, 2)]
+
+    found = {
+        setting: markdown_table([header, *(line(o) for o in outcomes if o["setting"] == setting)])
+        for setting in dict.fromkeys(one["setting"] for one in outcomes)
+    }
+    return found | {"Chosen settings": _choices(contest, outcomes)}
+
+
+def _spaced(field: str) -> str:
+    return field.replace("_", " ")
 
 
 def _errors_in(rows: Rows) -> list[Mapping[str, Any]]:
