@@ -308,7 +308,7 @@ def test_who_reaches_a_reference_is_tested_against_the_margin(fake):
     assert reach_table(reaches(FAKE, read_contest(FAKE, fake))) == ""
 
 
-def test_a_stage_with_many_contestants_has_a_row_for_each_of_them(fake):
+def test_the_page_of_a_later_stage_has_a_row_for_each_contestant(fake):
     stage = dataclasses.replace(FAKE, references=("sam",), margin=0.3)
     results = read_contest(stage, fake)
     rows = comparisons(stage, results, stage.settings)
@@ -323,7 +323,7 @@ def test_a_stage_with_many_contestants_has_a_row_for_each_of_them(fake):
     header, _, *lines = tables[SETTINGS[0]].splitlines()
     cells = lambda line: [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells(header) == [
-        *("algorithm", "test error %", "minus SGD", "minus SAM"),
+        *("algorithm", "test error %", "minus SGD", "p", "minus SAM"),
         *("sequential gradients", "messages", "reaches SAM"),
     ]
     own = {name: cells for name, *cells in map(cells, lines)}
@@ -341,8 +341,16 @@ def test_a_stage_with_many_contestants_has_a_row_for_each_of_them(fake):
         if (row["setting"], row["contestant"]) == (SETTINGS[0], "esgd")
     )
     mean = f"{errors['esgd'].mean():.2f}"
+    (p,) = [
+        row["p_corrected"]
+        for row in rows
+        if (row["setting"], row["contestant"], row["family"]) == (SETTINGS[0], "esgd", "primary")
+    ]
+    shown.insert(1, f"{p:.2g}")
     assert own["eSGD"] == [mean, *shown, "1", "0", "yes" if verdict else "no"]
+    stage = dataclasses.replace(stage, primary=())
     header, _, *lines = contestant_tables(stage, rows, outcomes)[SETTINGS[0]].splitlines()
+    del shown[1]
     assert cells(header)[-2:] == ["test loss", "local energy %, σ=0.3"]
     own = {name: cells for name, *cells in map(cells, lines)}
     assert own["eSGD"] == [mean, *shown, f"{errors['esgd'].mean() / 40:.3f}", "3.00"]

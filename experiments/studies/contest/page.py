@@ -1,4 +1,4 @@
-"""Tables of a contest for a page: settings by algorithms, or many contestants."""
+"""Tables of a contest for a page: a row for each setting, or for each contestant."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,7 +92,7 @@ def page_tables(
 def contestant_tables(
     contest: Contest, rows: Rows, outcomes: Rows, reached: Rows = ()
 ) -> dict[str, str]:
-    """Makes the tables of a stage with many contestants: a row for each of them.
+    """Makes the tables of a later stage: a row for each contestant.
 
     Args:
       contest: its settings, and who is compared.
@@ -101,15 +101,17 @@ def contestant_tables(
       reached: who reaches the first reference, see `experiments.studies.contest.results.reaches`.
 
     Returns:
-      Title -> table in Markdown. The number after ± is half of the 95% interval of a difference.
-      The last columns are test loss and local energy. If `reached` is there, they are counts of
-      gradients and messages, and who reaches the reference.
+      Title -> table in Markdown. The number after ± is half of the 95% interval of a difference. p
+      values are those of primary differences to the baseline, corrected. The last columns are test
+      loss and local energy. If `reached` is there, they are counts of gradients and messages, and
+      who reaches the reference.
     """
     short, references = functools.partial(_short, contest), (contest.baseline, *contest.references)
     find = {(row["setting"], row["contestant"], row["reference"]): row for row in _errors_in(rows)}
     verdicts = {(row["setting"], row["contestant"]): row["reaches"] for row in reached}
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
     header = ["algorithm", "test error %", *(f"minus {short(one)}" for one in references)]
+    header[3:3] = ["p"] if contest.primary else []
     if reached:
         header += [*map(_spaced, COUNTS), f"reaches {short(contest.references[0])}"]
     else:
@@ -121,6 +123,9 @@ def contestant_tables(
         differences = [find.get((setting, name, other)) for other in references]
         shown = [short(name), f"{one['test_error'][0]:.2f}{star}"]
         shown += [_difference(row, 1, 2) for row in differences]
+        if contest.primary:
+            is_primary = name in contest.primary and differences[0] is not None
+            shown.insert(3, f"{differences[0]['p_corrected']:.2g}" if is_primary else "")
         if reached:
             verdict = {True: "yes", False: "no"}.get(verdicts.get((setting, name)), "")
             return [*shown, *(str(one.get(count, "")) for count in COUNTS), verdict]

@@ -35,7 +35,7 @@ QUALITIES = {
 }
 # Numbers of random candidates whose best is reported.
 DRAWN = (2, 4, 8)
-# Contestants whose differences fit into the width of the map, and into tables of a page.
+# Contestants whose differences fit into the width of the map.
 MOST_IN_MAP = 8
 TESTED = {"train_error": "train error %"}
 
@@ -44,8 +44,8 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     """Writes the numbers, tables and map; returns the tables.
 
     The files of the main stage are contest.json, contest.md, map.png, and page.md with a row for
-    each setting. Those of other stages begin with their names. A stage with many contestants has no
-    map, and the tables of its page have a row for each contestant.
+    each setting. Those of other stages begin with their names, and the tables of their pages have a
+    row for each contestant. A stage with many contestants has no map.
     """
     rows = comparisons(contest, results, contest.settings)
     least, reached = least_differences(contest, results), reaches(contest, results)
@@ -84,12 +84,14 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     }
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
     store.write_text(out / f"{contest.name}.md", text + "\n")
-    prefix = "" if contest.name == "contest" else f"{contest.name}-"
-    if len(contest.contestants) <= MOST_IN_MAP:
+    is_main = contest.name == "contest"
+    prefix = "" if is_main else f"{contest.name}-"
+    if is_main:
         tables = page_tables(contest, rows, outcomes, least)
-        draw(contest, rows, out / f"{prefix}map.png")
     else:
         tables = contestant_tables(contest, rows, outcomes, reached)
+    if len(contest.contestants) <= MOST_IN_MAP:
+        draw(contest, rows, out / f"{prefix}map.png")
     page = "\n\n".join(f"## {title}\n\n{table}" for title, table in tables.items())
     store.write_text(out / f"{prefix}page.md", page + "\n")
     return text

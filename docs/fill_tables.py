@@ -1,0 +1,70 @@
+"""Puts the tables of the second contest into the pages of its results.
+
+`python docs/fill_tables.py` after `python -m experiments contest --report-only`, whose tables are
+in files named page.md. On a page, a table follows the paragraph that begins with its title in bold.
+"""
+
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES, REPORTS = ROOT / "docs" / "results", ROOT / "experiments" / "results" / "contest"
+# Page and heading of a section (the whole page if empty) -> the report that has its tables.
+SECTIONS = {
+    ("second_contest.md", ""): "page.md",
+}
+
+
+def tables_of(report: str) -> dict[str, str]:
+    r"""Returns title -> table of a report.
+
+    Examples:
+      >>> tables_of("## One\n\n| a |\n\n## Two\n\n| b |\n")
+      {'One': '| a |', 'Two': '| b |'}
+    """
+    parts = re.split(r"^## (.*)\n", report, flags=re.MULTILINE)[1:]
+    return {title: table.strip() for title, table in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def filled(text: str, heading: str, tables: Mapping[str, str]) -> str:
+    r"""Returns the text of a page with the tables of a report in one of its sections.
+
+    Raises:
+      ValueError: the page has no such heading, or no place for a table; the message names it.
+
+    Examples:
+      >>> print(filled("**Sums.** In %.\n\n| old |\n\nEnd", "", {"Sums": "| new |"}))
+      **Sums.** In %.
+      <BLANKLINE>
+      | new |
+      <BLANKLINE>
+      End
+    """
+    start = text.find(f"{heading}\n") if heading else 0
+    if start < 0:
+        raise ValueError(f"The page has no section {heading!r}.")
+    end = text.find("\n## ", start + len(heading)) if heading else len(text)
+    end = len(text) if end < 0 else end
+    section = f"{text[start:end]}\n"
+    for title, table in tables.items():
+        paragraph = rf"^\*\*{re.escape(title)}\.\*\*.*\n(?:.+\n)*\n"
+        place = re.compile(rf"({paragraph})(?:\|.*\n)*", re.MULTILINE)
+        if not place.search(section):
+            raise ValueError(f"Section {heading!r} has no paragraph that begins with **{title}.**")
+        section = place.sub(lambda found, new=table: f"{found[1]}{new}\n", section)
+    return text[:start] + section.rstrip("\n") + "\n" + text[end:]
+
+
+def main() -> int:
+    """Fills all pages."""
+    for (page, heading), report in SECTIONS.items():
+        path = PAGES / page
+        tables = tables_of((REPORTS / report).read_text(encoding="utf-8"))
+        path.write_text(filled(path.read_text(encoding="utf-8"), heading, tables), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
