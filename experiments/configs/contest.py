@@ -97,6 +97,7 @@ LENGTHS: dict[str, int] = {
     "MLP, 500, 20% noise": 1,
     "MLP, 2k, 20% noise": 1,
     "MLP, 10k, 20% noise": 1,
+    "conv net, 2k, 20% noise": 1,
 }
 
 _SGD: dict[str, Range] = {"learning_rate": (0.01, 0.3), "weight_decay": (2e-4, 0.2)}
