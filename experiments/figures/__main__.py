@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from experiments.benchmarks import scaling_report, suite_figure
 from experiments.configs.committee import STUDY as COMMITTEES
+from experiments.configs.contest import PAPER
 from experiments.configs.contest import STUDY as CONTEST
 from experiments.configs.fine_tuning import STUDY as FINE_TUNING
 from experiments.configs.language import STUDY as LANGUAGE
@@ -14,6 +15,7 @@ from experiments.report.ranking import Tau
 from experiments.report.store import FIGURES, RESULTS, read_json
 from experiments.studies.committee import binary, records
 from experiments.studies.committee import report as committee_report
+from experiments.studies.contest import forest as contest_forest
 from experiments.studies.contest import map as contest_map
 from experiments.studies.fine_tuning import report as fine_tuning_report
 from experiments.studies.fine_tuning import run as fine_tuning
@@ -37,6 +39,11 @@ def _overview(path: pathlib.Path) -> None:
 def _second_contest(path: pathlib.Path) -> None:
     rows = read_json(RESULTS / "contest" / "contest.json")["comparisons"]
     contest_map.draw(CONTEST, rows, path)
+
+
+def _contest_paper(path: pathlib.Path) -> None:
+    rows = read_json(RESULTS / "contest" / "paper.json")["comparisons"]
+    contest_forest.draw(PAPER, rows, path)
 
 
 def _first_contest(path: pathlib.Path) -> None:
@@ -96,6 +103,7 @@ def _mixture(name: str) -> Callable[[pathlib.Path], None]:
 PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
     "overview": _overview,
     "second_contest": _second_contest,
+    "contest_paper": _contest_paper,
     "contest": _first_contest,
     "flatness_study": _flatness_study,
     "robustness": _robustness,

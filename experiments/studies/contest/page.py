@@ -45,7 +45,7 @@ def page_tables(
         (row["quantity"], row["reference"], row["contestant"], row["setting"]): row for row in rows
     }
 
-    base, short = contest.baseline, functools.partial(_short, contest)
+    base, short = contest.baseline, functools.partial(short_name, contest)
 
     def table(header: Iterable[str], line: Callable[[str], Iterable[str]]) -> str:
         lines = [["setting", *header]]
@@ -102,20 +102,21 @@ def contestant_tables(
 
     Returns:
       Title -> table in Markdown. The number after ± is half of the 95% interval of a difference. p
-      values are those of primary differences to the baseline, corrected. The last columns are test
-      loss and local energy. If `reached` is there, they are counts of gradients and messages, and
-      who reaches the reference.
+      values are those of primary differences to the baseline, corrected. The last column is the
+      local energy at the second largest noise. If `reached` is there, the last columns are counts
+      of gradients and messages, and who reaches the reference.
     """
-    short, references = functools.partial(_short, contest), (contest.baseline, *contest.references)
+    short = functools.partial(short_name, contest)
+    references = (contest.baseline, *contest.references)
     find = {(row["setting"], row["contestant"], row["reference"]): row for row in _errors_in(rows)}
     verdicts = {(row["setting"], row["contestant"]): row["reaches"] for row in reached}
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
-    header = ["algorithm", "test error %", *(f"minus {short(one)}" for one in references)]
+    header = ["algorithm", "error %", *(f"minus {short(one)}" for one in references)]
     header[3:3] = ["p"] if contest.primary else []
     if reached:
         header += [*map(_spaced, COUNTS), f"reaches {short(contest.references[0])}"]
     else:
-        header += ["test loss", f"local energy %, σ={sigma}"]
+        header += ["energy %"]
 
     def line(one):
         setting, name = one["setting"], one["contestant"]
@@ -129,9 +130,8 @@ def contestant_tables(
         if reached:
             verdict = {True: "yes", False: "no"}.get(verdicts.get((setting, name)), "")
             return [*shown, *(str(one.get(count, "")) for count in COUNTS), verdict]
-        of = lambda value, digits: "" if value is None else f"{value[0]:.{digits}f}"
         energy = one.get("local_energy", {}).get(sigma)
-        return [*shown, of(one["test_loss"], 3), of(energy, 2)]
+        return [*shown, "" if energy is None else f"{energy[0]:.2f}"]
 
     found = {
         setting: markdown_table([header, *(line(o) for o in outcomes if o["setting"] == setting)])
@@ -149,7 +149,7 @@ def _errors_in(rows: Rows) -> list[Mapping[str, Any]]:
 
 
 def _primary(contest, cells, table) -> str:
-    short = functools.partial(_short, contest)
+    short = functools.partial(short_name, contest)
     minus = f" - {short(contest.baseline)}"
     header = [text for name in contest.primary for text in (short(name) + minus, "p")]
 
@@ -177,7 +177,7 @@ def _errors(contest, of, names, least, table) -> str:
         means = ["" if one is None else f"{one['test_error'][0]:.2f}{star(one)}" for one in own]
         return [*means, f"{least[setting]:.2f}" if setting in least else ""]
 
-    return table([*(_short(contest, name) for name in names), "least"], line)
+    return table([*(short_name(contest, name) for name in names), "least"], line)
 
 
 def _choices(contest, outcomes) -> str:
@@ -193,7 +193,7 @@ def _choices(contest, outcomes) -> str:
                 if field not in fields
             ]
             lines.append(
-                [row["setting"], _short(contest, row["contestant"]), *common, ", ".join(rest)]
+                [row["setting"], short_name(contest, row["contestant"]), *common, ", ".join(rest)]
             )
     return markdown_table(lines)
 
@@ -214,7 +214,7 @@ def _difference(row, factor, digits) -> str:
     return f"{factor * row['difference']:+.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def _short(contest: Contest, name: str) -> str:
+def short_name(contest: Contest, name: str) -> str:
     """The name, without the baseline's for what was recorded along its runs."""
     if name not in contest.contestants:
         return name.removeprefix(f"{contest.baseline}, ").replace("stopped early", "stopped")
