@@ -14,6 +14,7 @@ PAGES, REPORTS = ROOT / "docs" / "results", ROOT / "experiments" / "results" / "
 # Page and heading of a section (the whole page if empty) -> the report that has its tables.
 SECTIONS = {
     ("second_contest.md", ""): "page.md",
+    ("contest_stages.md", "## Fixed weight decay"): "paper-page.md",
 }
 
 
@@ -50,10 +51,12 @@ def filled(text: str, heading: str, tables: Mapping[str, str]) -> str:
     section = f"{text[start:end]}\n"
     for title, table in tables.items():
         paragraph = rf"^\*\*{re.escape(title)}\.\*\*.*\n(?:.+\n)*\n"
-        place = re.compile(rf"({paragraph})(?:\|.*\n)*", re.MULTILINE)
+        place = re.compile(rf"({paragraph})((?:\|.*\n)*)", re.MULTILINE)
         if not place.search(section):
             raise ValueError(f"Section {heading!r} has no paragraph that begins with **{title}.**")
-        section = place.sub(lambda found, new=table: f"{found[1]}{new}\n", section)
+        section = place.sub(
+            lambda found, new=table: f"{found[1]}{new}\n" + ("" if found[2] else "\n"), section
+        )
     return text[:start] + section.rstrip("\n") + "\n" + text[end:]
 
 

@@ -351,7 +351,7 @@ def test_the_page_of_a_later_stage_has_a_row_for_each_contestant(fake):
     stage = dataclasses.replace(stage, primary=())
     header, _, *lines = contestant_tables(stage, rows, outcomes)[SETTINGS[0]].splitlines()
     del shown[1]
-    assert cells(header)[-1] == "energy %"
+    assert cells(header)[-1] == "energy"
     own = {name: cells for name, *cells in map(cells, lines)}
     assert own["eSGD"] == [mean, *shown, "3.00"]
     assert own["ema"][-1] == ""

@@ -18,6 +18,8 @@ all networks.
 
 **Losses.** Nothing follows yet.
 
+More words.
+
 ## Two
 
 **Errors.** Of others.
@@ -31,7 +33,7 @@ def test_tables_replace_those_of_their_section():
     assert tables == {"Errors": "| new |", "Losses": "| loss |"}
     text = SCRIPT["filled"](PAGE, "## One", tables)
     assert "**Errors.** In %, of\nall networks.\n\n| new |\n\n**Losses.**" in text
-    assert "**Losses.** Nothing follows yet.\n\n| loss |\n" in text
+    assert "**Losses.** Nothing follows yet.\n\n| loss |\n\nMore words.\n" in text
     assert text.endswith(PAGE[PAGE.index("## Two") :])
     assert SCRIPT["filled"](text, "## One", tables) == text
     text = SCRIPT["filled"](PAGE, "## Two", {"Errors": "| new |"})

@@ -7,7 +7,7 @@ import pytest
 from contest_records import records_in
 from pages import rows_below
 
-from experiments.configs.contest import STUDY
+from experiments.configs.contest import PAPER, STUDY
 from experiments.report import store
 from experiments.report.statistics import paired_difference
 from experiments.studies.reproduce import slots
@@ -78,6 +78,32 @@ def test_contest():
             for name in STUDY.primary
         )
     assert all(ends[NOISY, "esgd", other][1] < 0 for other in ("sam", "swa"))
+
+
+@pytest.mark.claim("README.md", "at one weight decay for all, as in the paper")
+def test_fixed_weight_decay():
+    found = row("at one weight decay for all")
+    clean, noisy, noisier = PAPER.settings
+    to = lambda other, name, setting: difference(
+        errors_in_contest(setting, name), errors_in_contest(setting, other)
+    )
+    by = {(name, s): to("sgd", name, s) for name in PAPER.primary for s in PAPER.settings}
+    said = f"Replicated-SGD {by['rsgd', noisier]}, Entropy-SGD {by['esgd', noisier]}"
+    assert f"40% wrong labels: both **better**, {said}" in found
+    assert f"20%: both **better**, {by['rsgd', noisy]} and {by['esgd', noisy]}" in found
+    assert f"Entropy-SGD **better**, {by['esgd', clean]}" in found
+    small = [to("sgd, small rates", name, noisier).split()[0] for name in ("rsgd", "esgd")]
+    assert " and ".join(small).replace("-", "") + " with 40%" in found
+    rows = store.read_json(store.RESULTS / "contest" / "paper.json")["comparisons"]
+    ends = {
+        (one["setting"], one["contestant"]): one["corrected_interval"]
+        for one in rows
+        if one["family"] == "primary"
+    }
+    assert len(ends) == 6
+    low, high = ends.pop((clean, "rsgd"))
+    assert low < 0 < high
+    assert all(high < 0 for _, high in ends.values())
 
 
 @pytest.mark.claim("README.md", "library's defaults, untuned, on CIFAR-10")

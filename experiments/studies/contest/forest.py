@@ -1,4 +1,4 @@
-"""The picture of a later stage: differences to the baseline, a row for each contestant."""
+"""The picture of a later stage: a row for each contestant."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ WIDEST = 4.0
 
 
 def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws a panel for each setting: test errors minus the baseline's, with 95% intervals.
+    """Draws test errors minus the baseline's, a panel for each setting.
 
-    A point is filled if the corrected interval excludes 0. Intervals that are more than four times
-    as wide as the median one are cut at the edge of the panel.
+    Lines are 95% intervals. A point is filled if the corrected interval excludes 0. Intervals that
+    are more than four times as wide as the median one are cut at the edge of the panel.
 
     Args:
       contest: its baseline, and the order of settings and contestants.
@@ -33,11 +33,13 @@ def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -
     compared = dict.fromkeys(row["contestant"] for row in own)
     names = [name for name in contest.contestants if name in compared]
     names += [name for name in compared if name not in names]  # along the baseline's runs
+    last = {setting.rpartition(",")[2] for setting in settings}
+    end = f",{min(last)}" if len(last) == 1 < len(settings) else ""  # what all labels share
     height = MARGINS + ROW_HEIGHT * len(names)
     with plots.drawing(path, 1, len(settings), height=height, squeeze=False) as (_, axes):
         for panel, setting in zip(axes[0], settings, strict=True):
             _draw_panel(panel, [row for row in own if row["setting"] == setting], names)
-            panel.set_title(setting, fontsize=plots.SMALLEST)
+            panel.set_title(setting.removesuffix(end), fontsize=plots.SMALLEST)
             panel.set_xlabel(f"test error − {short_name(contest, contest.baseline)}, points")
             panel.set_yticks(range(len(names)))
             panel.set_yticklabels([])

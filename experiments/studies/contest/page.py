@@ -116,7 +116,7 @@ def contestant_tables(
     if reached:
         header += [*map(_spaced, COUNTS), f"reaches {short(contest.references[0])}"]
     else:
-        header += ["energy %"]
+        header += ["energy"]
 
     def line(one):
         setting, name = one["setting"], one["contestant"]
