@@ -46,6 +46,7 @@ def test_theory_and_simulation():
     assert f"{within:.0%} of {len(pairs)} test errors" in row("theory and simulation")
 
 
+@pytest.mark.claim("README.md", "they do where images are few and labels wrong")
 @pytest.mark.claim("README.md", "20% wrong labels: **better**")
 def test_contest():
     errors = errors_in_contest
@@ -80,6 +81,7 @@ def test_contest():
     assert all(ends[NOISY, "esgd", other][1] < 0 for other in ("sam", "swa"))
 
 
+@pytest.mark.claim("README.md", "With wrong labels and one weight decay for all, as in the paper")
 @pytest.mark.claim("README.md", "at one weight decay for all, as in the paper")
 def test_fixed_weight_decay():
     found = row("at one weight decay for all")
