@@ -15,6 +15,7 @@ PAGES, REPORTS = ROOT / "docs" / "results", ROOT / "experiments" / "results" / "
 SECTIONS = {
     ("second_contest.md", ""): "page.md",
     ("contest_stages.md", "## Fixed weight decay"): "paper-page.md",
+    ("contest_stages.md", "## Variants"): "variants-page.md",
 }
 
 

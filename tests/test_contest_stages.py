@@ -8,7 +8,7 @@ import scipy.stats
 from contest_records import records_in
 from pages import rows_below
 
-from experiments.configs.contest import PAPER, STAGES
+from experiments.configs.contest import PAPER, STAGES, STUDY, VARIANTS
 from experiments.report import store
 from experiments.studies.contest import results as contest_results
 from experiments.studies.contest.page import contestant_tables
@@ -18,7 +18,7 @@ TEXT = (ROOT / "docs" / "results" / "contest_stages.md").read_text()
 WORDS = " ".join(TEXT.split())
 RECORDS = store.RESULTS / "contest"
 # Stages whose reports are on the page.
-REPORTED = ("paper",)
+REPORTED = ("paper", "variants")
 CLEAN, NOISY, NOISIER = PAPER.settings
 
 
@@ -57,13 +57,13 @@ def test_the_reports_follow_from_the_records(stage):
 
 @pytest.mark.parametrize("stage", REPORTED)
 def test_the_tables_are_those_of_the_reports(stage):
+    """`test_fill_tables` compares them with the page."""
     stored = store.read_json(RECORDS / f"{stage}.json")
     tables = contestant_tables(
         STAGES[stage], stored["comparisons"], stored["outcomes"], stored.get("reaches", ())
     )
-    for title, table in tables.items():
-        after = TEXT[TEXT.index(f"**{title}.**") :]
-        assert after[after.index("\n\n") + 2 :].startswith(table + "\n\n"), title
+    text = "\n\n".join(f"## {title}\n\n{table}" for title, table in tables.items())
+    assert (RECORDS / f"{stage}-page.md").read_text() == f"{text}\n"
 
 
 def test_errors_of_the_tables_come_from_the_records():
@@ -156,3 +156,30 @@ def test_a_tuned_weight_decay_gives_sgd_as_much():
     assert f"it tests at {tuned:.2f} in the second contest" in WORDS
     assert f"Replicated-SGD tests at {fixed:.2f} here" in WORDS
     assert abs(tuned - fixed) < 0.3
+
+
+def test_variants():
+    compared = comparisons_of("variants")
+    setting = "MLP, 2k, 20% noise"
+    of = lambda name, other: compared[setting, name, other, "test_error"]
+    ends = lambda name, other: of(name, other)["corrected_interval"]
+    names = [
+        name
+        for name in VARIANTS.contestants
+        if name not in STUDY.contestants and (setting, name, "sgd", "test_error") in compared
+    ]
+    assert len(names) == 7
+    assert "rsgd, ascent" not in names
+    for name in names:
+        assert ends(name, "esgd")[1] > 0, name  # none is better than Entropy-SGD
+    own = [of(name, "esgd")["difference"] for name in names if name.startswith("esgd")]
+    assert len(own) == 4
+    assert f"within {max(map(abs, own)):.2f} points of it" in WORDS
+    averaged = of("sam, averaged", "sam")
+    assert f"last weights by {-averaged['difference']:.2f}" in WORDS
+    assert averaged["corrected_interval"][1] < 0
+    assert ends("sam, averaged", "esgd")[0] > 0
+    mean = lambda name: errors(setting, name, 1000).mean()
+    for name in ("fork", "rsgd, distance"):
+        assert ends(name, "sgd")[1] > 0
+        assert mean(name) > mean("rsgd")
