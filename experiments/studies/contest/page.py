@@ -108,13 +108,15 @@ def contestant_tables(
     """
     short = functools.partial(short_name, contest)
     references = (contest.baseline, *contest.references)
-    find = {(row["setting"], row["contestant"], row["reference"]): row for row in _errors_in(rows)}
+    errors = [row for row in rows if row["quantity"] == "test_error"]
+    find = {(row["setting"], row["contestant"], row["reference"]): row for row in errors}
     verdicts = {(row["setting"], row["contestant"]): row["reaches"] for row in reached}
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
     header = ["algorithm", "error %", *(f"minus {short(one)}" for one in references)]
     header[3:3] = ["p"] if contest.primary else []
     if reached:
-        header += [*map(_spaced, COUNTS), f"reaches {short(contest.references[0])}"]
+        counts = [count.replace("_", " ") for count in COUNTS]
+        header += [*counts, f"reaches {short(contest.references[0])}"]
     else:
         header += ["energy"]
 
@@ -138,14 +140,6 @@ def contestant_tables(
         for setting in dict.fromkeys(one["setting"] for one in outcomes)
     }
     return found | {"Chosen settings": _choices(contest, outcomes)}
-
-
-def _spaced(field: str) -> str:
-    return field.replace("_", " ")
-
-
-def _errors_in(rows: Rows) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["quantity"] == "test_error"]
 
 
 def _primary(contest, cells, table) -> str:
