@@ -17,7 +17,7 @@ from experiments.configs.contest import STUDY
 from experiments.report import plots, store
 from experiments.report.statistics import holm, holm_levels
 from experiments.studies.contest import run
-from experiments.studies.contest.map import label_width
+from experiments.studies.contest.map import LABEL_WIDTH
 from experiments.studies.contest.page import contestant_tables
 from experiments.studies.contest.report import reach_table, read_contest, report, summary
 from experiments.studies.contest.results import comparisons, reaches
@@ -187,7 +187,7 @@ def test_a_stage_without_a_search_is_reported(fake, tmp_path):
     found = [row for row in rows if row["contestant"] == "rsgd gamma 0"]
     assert {row["reference"] for row in found} == {"sgd", "rsgd"}
     assert not any(row["family"] == "primary" for row in rows)
-    assert (out / "coupling-map.png").exists()
+    assert (out / "coupling-forest.png").exists()
 
 
 def test_the_tables_say_what_the_records_say(fake):
@@ -275,12 +275,11 @@ def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
 
 
 def test_labels_of_settings_end_before_the_cells():
-    for stage in configs.STAGES.values():
-        inches = [
-            TextPath((0, 0), label, size=plots.SMALLEST).get_extents().width / 72
-            for label in stage.settings
-        ]
-        assert max(inches) < label_width(list(stage.settings))
+    inches = [
+        TextPath((0, 0), label, size=plots.SMALLEST).get_extents().width / 72
+        for label in STUDY.settings
+    ]
+    assert max(inches) < LABEL_WIDTH
 
 
 def test_who_reaches_a_reference_is_tested_against_the_margin(fake):

@@ -17,7 +17,8 @@ class Contest(InParts):
     The protocol, the settings and the search spaces are in experiments/configs/contest.py. Writes a
     file of JSON lines for each setting and algorithm, with one line for each run. If it is stopped,
     the same command continues from them. Several processes may share a directory. Prints tables and
-    writes contest.json, contest.md and map.png, or coupling.json and so on for another stage.
+    writes contest.json, contest.md and map.png, or coupling.json, coupling-forest.png and so on for
+    another stage.
 
     Example: python -m experiments contest --small
     """

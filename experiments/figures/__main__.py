@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from experiments.benchmarks import scaling_report, suite_figure
 from experiments.configs.committee import STUDY as COMMITTEES
-from experiments.configs.contest import PAPER
+from experiments.configs.contest import STAGES
 from experiments.configs.contest import STUDY as CONTEST
 from experiments.configs.fine_tuning import STUDY as FINE_TUNING
 from experiments.configs.language import STUDY as LANGUAGE
@@ -41,9 +41,12 @@ def _second_contest(path: pathlib.Path) -> None:
     contest_map.draw(CONTEST, rows, path)
 
 
-def _contest_paper(path: pathlib.Path) -> None:
-    rows = read_json(RESULTS / "contest" / "paper.json")["comparisons"]
-    contest_forest.draw(PAPER, rows, path)
+def _stage(name: str) -> Callable[[pathlib.Path], None]:
+    def draw(path: pathlib.Path) -> None:
+        rows = read_json(RESULTS / "contest" / f"{name}.json")["comparisons"]
+        contest_forest.draw(STAGES[name], rows, path)
+
+    return draw
 
 
 def _first_contest(path: pathlib.Path) -> None:
@@ -103,7 +106,7 @@ def _mixture(name: str) -> Callable[[pathlib.Path], None]:
 PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
     "overview": _overview,
     "second_contest": _second_contest,
-    "contest_paper": _contest_paper,
+    **{f"contest_{name}": _stage(name) for name in ("paper", "variants")},
     "contest": _first_contest,
     "flatness_study": _flatness_study,
     "robustness": _robustness,

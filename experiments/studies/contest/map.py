@@ -14,7 +14,6 @@ PANELS = {
     "test_loss": ("test loss × 100", 100.0, 1),
 }
 LABEL_WIDTH, ROW_HEIGHT, NOTE_HEIGHT = 1.55, 0.36, 0.5  # inches
-LETTER_WIDTH = 0.0625  # inches, of the smallest text
 
 
 def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
@@ -53,15 +52,9 @@ def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -
             panel.set_axis_off()
 
 
-def label_width(settings: Sequence[str]) -> float:
-    """Inches for the labels of the settings."""
-    return max(LABEL_WIDTH, *(LETTER_WIDTH * len(setting) for setting in settings))
-
-
 def _draw_panel(panel, quantity, settings, columns, cells, contest):
     title, factor, digits = PANELS[quantity]
-    width = label_width(settings)
-    left = -width / ((plots.WIDTH - width) / max(len(columns), 1))
+    left = -LABEL_WIDTH / ((plots.WIDTH - LABEL_WIDTH) / max(len(columns), 1))
     panel.set_xlim(left, len(columns))
     panel.set_ylim(len(settings), -1)
     panel.set_title(title)

@@ -1,6 +1,7 @@
 """Tables of a contest for a page: a row for each setting, or for each contestant."""
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -212,8 +213,8 @@ def short_name(contest: Contest, name: str) -> str:
     """The name, without the baseline's for what was recorded along its runs."""
     if name not in contest.contestants:
         return name.removeprefix(f"{contest.baseline}, ").replace("stopped early", "stopped")
-    algorithm, comma, variant = name.partition(",")
-    return f"{NAMES.get(algorithm, algorithm)}{comma}{variant}"
+    algorithm = re.split(r"[ ,]", name)[0]
+    return NAMES.get(algorithm, algorithm) + name.removeprefix(algorithm)
 
 
 def with_sem(value: Sequence[float] | None, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""What a contest reports: a map of differences on one page, and tables."""
+"""What a contest reports: differences, their tables, and a picture of them."""
 
 import pathlib
 from typing import Any
@@ -11,8 +11,9 @@ from experiments.report import store
 from experiments.report.meeting import Meetings
 from experiments.report.statistics import expected_best, mean_and_sem, or_nan
 from experiments.report.tables import markdown_table
+from experiments.studies.contest import forest
+from experiments.studies.contest import map as contest_map
 from experiments.studies.contest.description import Contest
-from experiments.studies.contest.map import draw
 from experiments.studies.contest.page import contestant_tables, page_tables, with_sem
 from experiments.studies.contest.results import (
     PRIMARY,
@@ -35,17 +36,15 @@ QUALITIES = {
 }
 # Numbers of random candidates whose best is reported.
 DRAWN = (2, 4, 8)
-# Contestants whose differences fit into the width of the map.
-MOST_IN_MAP = 8
 TESTED = {"train_error": "train error %"}
 
 
 def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
-    """Writes the numbers, tables and map; returns the tables.
+    """Writes the numbers, tables and a picture; returns the tables.
 
-    The files of the main stage are contest.json, contest.md, map.png, and page.md with a row for
-    each setting. Those of other stages begin with their names, and the tables of their pages have a
-    row for each contestant. A stage with many contestants has no map.
+    The files of the main stage are contest.json, contest.md, and for the page, with a row for each
+    setting, page.md and map.png. Those of a later stage begin with its name. The tables of its page
+    and its picture, forest.png, have a row for each contestant.
     """
     rows = comparisons(contest, results, contest.settings)
     least, reached = least_differences(contest, results), reaches(contest, results)
@@ -84,14 +83,12 @@ def report(contest: Contest, results: Results, out: pathlib.Path) -> str:
     }
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
     store.write_text(out / f"{contest.name}.md", text + "\n")
-    is_main = contest.name == "contest"
-    prefix = "" if is_main else f"{contest.name}-"
-    if is_main:
-        tables = page_tables(contest, rows, outcomes, least)
+    if contest.name == "contest":
+        prefix, tables = "", page_tables(contest, rows, outcomes, least)
+        contest_map.draw(contest, rows, out / "map.png")
     else:
-        tables = contestant_tables(contest, rows, outcomes, reached)
-    if len(contest.contestants) <= MOST_IN_MAP:
-        draw(contest, rows, out / f"{prefix}map.png")
+        prefix, tables = f"{contest.name}-", contestant_tables(contest, rows, outcomes, reached)
+        forest.draw(contest, rows, out / f"{prefix}forest.png")
     page = "\n\n".join(f"## {title}\n\n{table}" for title, table in tables.items())
     store.write_text(out / f"{prefix}page.md", page + "\n")
     return text
