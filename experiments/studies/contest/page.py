@@ -19,8 +19,7 @@ DIFFERENCES = {
 }
 RISES = ("3 bits, tensor", "3 bits, channel", "90% pruned")
 OF_RANDOM = ("median", "best of 4")
-# Of workers.
-COUNTS = ("sequential_gradients", "messages")
+_WORD = re.compile(rf"\b({'|'.join(NAMES)})\b")
 
 
 def page_tables(
@@ -104,8 +103,8 @@ def contestant_tables(
     Returns:
       Title -> table in Markdown. The number after ± is half of the 95% interval of a difference. p
       values are those of primary differences to the baseline, corrected. The last column is the
-      local energy at the second largest noise. If `reached` is there, the last columns are counts
-      of gradients and messages, and who reaches the reference.
+      local energy at the second largest noise. If `reached` is there, the last columns are the
+      number of messages, and who reaches the reference.
     """
     short = functools.partial(short_name, contest)
     references = (contest.baseline, *contest.references)
@@ -113,13 +112,10 @@ def contestant_tables(
     find = {(row["setting"], row["contestant"], row["reference"]): row for row in errors}
     verdicts = {(row["setting"], row["contestant"]): row["reaches"] for row in reached}
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
-    header = ["algorithm", "error %", *(f"minus {short(one)}" for one in references)]
+    subtracted = (short(one).rpartition(", ")[2] for one in references)
+    header = ["algorithm", "error %", *(f"minus {one}" for one in subtracted)]
     header[3:3] = ["p"] if contest.primary else []
-    if reached:
-        counts = [count.replace("_", " ") for count in COUNTS]
-        header += [*counts, f"reaches {short(contest.references[0])}"]
-    else:
-        header += ["energy"]
+    header += ["messages", "reaches"] if reached else ["energy"]
 
     def line(one):
         setting, name = one["setting"], one["contestant"]
@@ -132,7 +128,7 @@ def contestant_tables(
             shown.insert(3, f"{differences[0]['p_corrected']:.2g}" if is_primary else "")
         if reached:
             verdict = {True: "yes", False: "no"}.get(verdicts.get((setting, name)), "")
-            return [*shown, *(str(one.get(count, "")) for count in COUNTS), verdict]
+            return [*shown, str(one.get("messages", "")), verdict]
         energy = one.get("local_energy", {}).get(sigma)
         return [*shown, "" if energy is None else f"{energy[0]:.2f}"]
 
@@ -210,11 +206,13 @@ def _difference(row, factor, digits) -> str:
 
 
 def short_name(contest: Contest, name: str) -> str:
-    """The name, without the baseline's for what was recorded along its runs."""
+    """The name, without what its stage makes clear.
+
+    That is the number of workers, and the baseline of what was recorded along its runs.
+    """
     if name not in contest.contestants:
         return name.removeprefix(f"{contest.baseline}, ").replace("stopped early", "stopped")
-    algorithm = re.split(r"[ ,]", name)[0]
-    return NAMES.get(algorithm, algorithm) + name.removeprefix(algorithm)
+    return _WORD.sub(lambda word: NAMES[word[0]], re.sub(r" y=\d+,", "", name))
 
 
 def with_sem(value: Sequence[float] | None, digits: int) -> str:
