@@ -162,3 +162,26 @@ def test_choices_from_single_runs_are_uncertain():
     units = units_in(RECORDS)
     bits = [np.mean([u["final"]["bits"] for u in units[arm].values()]) for arm in ARMS[2:]]
     assert f"DiLoCo has {bits[0]:.2f} and rSGD {bits[1]:.2f}." in PAGE.read_text()
+
+
+@pytest.mark.claim("experiments/RESULTS.md", "The tuned Replicated-SGD averages")
+def test_the_tuned_replicas_are_averaged_at_each_message():
+    """Points of the curve follow a message. A larger pull gives the same bits."""
+    folder = RECORDS / "tuned"
+    units = [
+        json.loads(path.read_text())["value"]
+        for path in (folder / "final" / store.slug("rSGD, K=16")).glob("seed-*.json")
+    ]
+    points = [point for unit in units for point in unit["curve"]]
+    assert len(points) == 18
+    assert all(point["step"] % 16 == 0 and point["relative_distance"] < 1e-7 for point in points)
+    assert "**The tuned rSGD is local SGD.**" in PAGE.read_text()
+    ends = [
+        json.loads(next(path.glob("*.json")).read_text())["value"]["final"]["bits"]
+        for pull in (1, 10)
+        for path in folder.glob(f"search/rsgd*learning_rate=0.002-pull={pull}")
+    ]
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
+    once = [point["relative_distance"] for point in units_in(RECORDS)["rSGD, K=16"][0]["curve"]]
+    assert max(once) > 0.05  # untuned, they are apart

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import numpy as np
+import scipy.stats
 import pytest
 from pages import rows_below
 
@@ -43,17 +44,24 @@ def test_summary_of_the_small_network():
     means = {label: errors(label).mean() for label in LABELS}
     assert f"SGD has a test error of {means['SGD']:.2f} %" in words
     worse = [means[label] - means["SGD"] for label in ("eSGD", "rSGD")]
-    assert f"test worse than SGD there, by {worse[0]:.2f} and {worse[1]:.2f} points" in words
+    assert f"Entropy-SGD tests worse than SGD there, by {worse[0]:.2f} points" in words
+    p = [scipy.stats.ttest_rel(errors(label), errors("SGD")).pvalue for label in ("eSGD", "rSGD")]
+    assert p[0] < 0.001
+    assert f"is behind by {worse[1]:.2f}, which may be chance (p = {p[1]:.3f})" in words
+    assert p[1] > 0.05
     reported = {label: float(value.split()[0]) for label, value in row_of(ROW).reported.items()}
     better = [reported["SGD"] - reported[label] for label in ("eSGD", "rSGD")]
     assert f"that they test better, by {better[0]:.1f} and {better[1]:.1f} points" in words
     paper, its_error = map(float, row_of(ROW).reported["SGD"].split(" ± "))
     own_error = errors("SGD").std(ddof=1) / np.sqrt(len(errors("SGD")))
     assert abs(means["SGD"] - paper) < 2 * np.hypot(its_error, own_error)
-    energy = lambda label: np.mean(
-        [run["local_energy"][2] for run in slots.best_record(ROW, label)["runs"]]
-    )
-    assert max(energy("eSGD"), energy("rSGD")) < energy("SGD")
+    runs = lambda label: slots.best_record(ROW, label)["runs"]
+    energy = {label: np.array([run["local_energy"][2] for run in runs(label)]) for label in LABELS}
+    for label in ("eSGD", "rSGD"):
+        assert scipy.stats.ttest_rel(energy[label], energy["SGD"]).pvalue > 0.05
+    assert scipy.stats.ttest_rel(energy["SWA"], energy["SGD"]).pvalue < 0.01
+    assert min(LABELS, key=lambda label: energy[label].mean()) == "SWA"
+    assert scipy.stats.ttest_rel(errors("SWA"), errors("SGD")).pvalue > 0.05
 
 
 def test_candidates_of_the_recipe():
