@@ -214,8 +214,8 @@ def validation_errors(setting, name):
     found = {}
     for line in lines_of(setting, name):
         if line["part"] == "validation":
-            settings, own = found.setdefault(line["candidate"], (line["settings"], {}))
-            own[line["seed"]] = line["validation_error"]
+            found.setdefault(line["candidate"], (line["settings"], {}))
+            found[line["candidate"]][1][line["seed"]] = line["validation_error"]
     return list(found.values())
 
 

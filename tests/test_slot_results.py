@@ -4,8 +4,8 @@ import pathlib
 import re
 
 import numpy as np
-import scipy.stats
 import pytest
+import scipy.stats
 from pages import rows_below
 
 from experiments.configs.deep import row_of

@@ -120,6 +120,7 @@ def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, 
         "ties": [search.candidates[tie] for tie in search.ties],
         "candidates": len(search.candidates),
         "extended": [f"{field} ({end})" for field, end in search.extended],
+        "at_edge": [f"{field} ({end})" for field, end in search.edges],
         "random": sensitivity(search.first_errors),
     }
 
@@ -284,13 +285,16 @@ def reach_table(rows: list[dict[str, Any]]) -> str:
 
 
 def choice_table(outcomes: list[dict[str, Any]]) -> str:
-    """What was chosen, what tied with it, and which ranges were extended."""
-    lines = [["setting", "algorithm", "chosen", "tied with", "candidates", "extended"]]
+    """What was chosen, what tied with it, and the edges of the ranges."""
+    lines = [
+        ["setting", "algorithm", "chosen", "tied with", "candidates", "extended", "at an edge"]
+    ]
     for row in outcomes:
         if "settings" in row:
             ties = "; ".join(_fields(tie) for tie in row["ties"])
             line = [row["setting"], row["contestant"], _fields(row["settings"]), ties]
-            lines.append([*line, str(row["candidates"]), ", ".join(row["extended"])])
+            line += [str(row["candidates"]), ", ".join(row["extended"]), ", ".join(row["at_edge"])]
+            lines.append(line)
     return markdown_table(lines)
 
 

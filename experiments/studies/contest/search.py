@@ -23,6 +23,7 @@ class Search(NamedTuple):
       chosen: the candidate of least mean error, once the search is complete.
       ties: other candidates of the last round within one standard error of the paired difference.
       extended: the ranges that were extended, in turn: field and end ("low", "high" or "zero").
+      edges: the ends near which the choice still lies, after all extensions that are allowed.
       first_errors: mean validation error of each candidate of the first round, before extensions;
         none while that round is incomplete.
     """
@@ -32,6 +33,7 @@ class Search(NamedTuple):
     chosen: int | None
     ties: list[int]
     extended: list[tuple[str, str]]
+    edges: list[tuple[str, str]]
     first_errors: list[float]
 
 
@@ -53,7 +55,7 @@ def search(study: Tuned, contestant: str, errors: Errors) -> Search:
         field, missing = halve(errors, range(len(candidates)), rounds)
         first_errors = first_errors or _first_errors(study, errors)
         if missing:
-            return Search(candidates, missing, None, [], extended, first_errors)
+            return Search(candidates, missing, None, [], extended, [], first_errors)
         chosen = candidates[field[0]]
         edges = edges_of(study, chosen, ranges)
         last = study.contestants[contestant].last_ends
@@ -66,7 +68,7 @@ def search(study: Tuned, contestant: str, errors: Errors) -> Search:
         ranges |= {name: _longer(study, ranges[name], end) for name, end in edges}
         extended += edges
     ties = _ties(errors, field, study.rounds[-1])
-    return Search(candidates, [], field[0], ties, extended, first_errors)
+    return Search(candidates, [], field[0], ties, extended, edges, first_errors)
 
 
 def without_search(contestant: Contestant, of: Search) -> Search:
@@ -76,10 +78,10 @@ def without_search(contestant: Contestant, of: Search) -> Search:
     no candidate.
     """
     if of.chosen is None:
-        return Search([], [], None, [], [], [])
+        return Search([], [], None, [], [], [], [])
     chosen = of.candidates[of.chosen]
     fixed = {name: value for name, value in contestant.fixed.items() if name in chosen}
-    return Search([chosen | fixed], [], 0, [], [], [])
+    return Search([chosen | fixed], [], 0, [], [], [], [])
 
 
 def _first_errors(study, errors) -> list[float]:

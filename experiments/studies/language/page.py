@@ -76,8 +76,8 @@ def _caveats(records: Records, tuned: Tuned) -> list[str]:
     distances = [point["relative_distance"] for unit in units for point in unit["curve"]]
     if max(distances) < ROUNDING:
         caveats.append(
-            "**The tuned rSGD is local SGD.** With the pull that it chose, each message averages the "
-            "workers completely.\nDiLoCo does the same with an outer rate of 1 and no momentum."
+            "**The tuned rSGD is local SGD.** With the pull that it chose, each message averages "
+            "the workers completely.\nDiLoCo does the same with an outer rate of 1 and no momentum."
         )
     return caveats
 
