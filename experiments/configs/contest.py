@@ -100,6 +100,7 @@ LENGTHS: dict[str, int] = {
     "MLP, 500, 20% noise": 1,
     "MLP, 2k, 20% noise": 1,
     "MLP, 10k, 20% noise": 1,
+    "conv net, 2k, clean": 1,
     "conv net, 2k, 20% noise": 1,
 }
 
