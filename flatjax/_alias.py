@@ -52,7 +52,7 @@ def esgd(
       momentum: momentum of the inner SGD, reset at each outer step (see `reset_inner`); None
         switches it off.
       nesterov: whether inner and outer momentum are Nesterov's.
-      weight_decay: factor of the weight decay that the inner SGD adds to the gradient.
+      weight_decay: factor of the weight decay that the inner SGD adds to the gradient; a number.
       decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
         all if None.
       outer_learning_rate: learning rate of the anchor; a number or a schedule of the count of
@@ -81,7 +81,7 @@ def esgd(
       The transformation. It must be the last of a chain.
 
     Raises:
-      ValueError: as `entropy_sgd`.
+      ValueError: as `entropy_sgd`, or a schedule of the weight decay together with `reset_inner`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, flatjax
@@ -104,6 +104,8 @@ def esgd(
     """
     outer_learning_rate = _checks.check_schedule("outer_learning_rate", outer_learning_rate)
     gamma = _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum, nesterov)
+    if reset_inner:
+        _refuse_schedule("weight_decay", weight_decay)
     weight_decay = _checks.check_schedule("weight_decay", weight_decay)
     return entropy_sgd(
         optax.sgd(
@@ -175,7 +177,7 @@ def parle(
         `replicated_sgd`.
       momentum: momentum of the inner SGD, reset at each outer step; None switches it off.
       nesterov: whether inner and outer momentum are Nesterov's.
-      weight_decay: factor of the weight decay that the inner SGD adds to the gradient.
+      weight_decay: factor of the weight decay that the inner SGD adds to the gradient; a number.
       decay_mask: pytree of bools (or a function of params returning one): the leaves that decay;
         all if None.
       outer_momentum: momentum of the anchors; None switches it off.
@@ -201,7 +203,7 @@ def parle(
       `replica_center(eval_params(state, params), ...)`.
 
     Raises:
-      ValueError: as `entropy_sgd` and `couple_replicas`.
+      ValueError: as `entropy_sgd` and `couple_replicas`, or a schedule of the weight decay.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, flatjax
@@ -223,7 +225,8 @@ def parle(
       of the anchors).
     """
     learning_rate = _checks.check_schedule("learning_rate", learning_rate)
-    weight_decay = _checks.check_schedule("weight_decay", weight_decay)
+    _refuse_schedule("weight_decay", weight_decay)
+    weight_decay = _checks.check_scalar("weight_decay", weight_decay)
     _checks.check_count("inner_steps", inner_steps)
     outer_learning_rate = learning_rate
     if callable(learning_rate):
@@ -234,7 +237,7 @@ def parle(
         replica_gamma = _strength.meeting(
             outer_learning_rate,
             loops,
-            momentum=None if decoupled else outer_momentum or 0.0,
+            momentum=None if decoupled else _strength.or_0(outer_momentum),
             nesterov=nesterov,
         )
     elif replica_gamma is None or steps is not None:
@@ -279,8 +282,17 @@ def _anchor_gamma(gamma, steps, learning_rate, inner_steps, decoupled, momentum,
         most = None if decoupled else 0.5 * _strength.stability_limit(momentum, nesterov)
         return _strength.anchoring(learning_rate, steps, inner_steps, most)
     if not decoupled:
-        _strength.check_stability(gamma, learning_rate, 1, momentum, nesterov)
+        _strength.check_stability(gamma, learning_rate, 1, momentum, nesterov, inner_steps)
     return gamma
+
+
+def _refuse_schedule(name, value):
+    if callable(value):
+        raise ValueError(
+            f"{name} must be a number, got a schedule: each loop starts the inner optimizer anew, "
+            "and its schedules, too. Pass the schedule to optax.inject_hyperparams, which counts "
+            "all updates."
+        )
 
 
 def _inner_sgd(momentum, nesterov, weight_decay, decay_mask):

@@ -6,15 +6,31 @@ import jax.numpy as jnp
 import optax
 
 from flatjax import _masks, _precision, _vectors
-from flatjax._center import replica_distance
+from flatjax._averaging import AverageParamsState
+from flatjax._center import replica_center, replica_distance
 from flatjax._couple_replicas import CoupleReplicasState
 from flatjax._entropy_sgd import EntropySGDState
 from flatjax._eval_params import eval_params
+from flatjax._limit_distance import LimitDistanceState
 from flatjax._outer import OuterPullState
 from flatjax._pull_to_center import PullToCenterState
 from flatjax._states import find_states
 
 _MOST_STEPS = 100
+_COUPLED = (CoupleReplicasState, PullToCenterState, LimitDistanceState, OuterPullState)
+
+_OFF_ANCHOR = (
+    "tx must leave the parameters on the anchor of entropy_sgd, esgd or parle when it moves: put "
+    "it last in the chain, after what scales or clips gradients."
+)
+_OFF_AVERAGE = (
+    "tx must begin the average of average_params at the parameters: put it last in the chain, "
+    "after all that changes the updates."
+)
+_APART = (
+    "tx must not drive replicas apart, but it does when the gradient is 0: put couple_replicas "
+    "first in the chain, before the learning rate, and pull_to_center and limit_distance last."
+)
 
 
 def check_chain(
@@ -23,9 +39,10 @@ def check_chain(
     """Raises if a transformation of flatjax has the wrong place in a chain.
 
     `entropy_sgd` replaces the parameters. A transformation after it (a scale, a clip) moves them
-    away from its anchor. `couple_replicas` adds a force to the gradient: if it comes after the
-    learning rate, it drives replicas apart, and so does `pull_to_center` before the learning rate.
-    Such chains train without an error, because no transformation sees the others. This function
+    away from its anchor. `average_params` averages what reaches it: it must see the last update.
+    `couple_replicas` adds a force to the gradient: if it comes after the learning rate, it drives
+    replicas apart, and so do `pull_to_center` and `limit_distance` before the learning rate. Such
+    chains train without an error, because no transformation sees the others. This function
     therefore tries the whole optimizer for some steps on random numbers. Call it once, before
     training.
 
@@ -36,7 +53,8 @@ def check_chain(
         not checked.
 
     Raises:
-      ValueError: the parameters leave the anchor when it moves, or coupled replicas move apart.
+      ValueError: the parameters leave the anchor when it moves, an average begins elsewhere, or
+        coupled replicas move apart.
 
     Examples:
       >>> import jax.numpy as jnp, optax, flatjax
@@ -50,7 +68,7 @@ def check_chain(
 
     See Also:
       `per_replica` (norms of each replica), `couple_replicas` (comes first in a chain),
-      `pull_to_center` (comes last).
+      `pull_to_center` and `limit_distance` (come last), `average_params` (comes behind them).
     """
     tx = optax.with_extra_args_support(tx)
     start, grads = (_random(seed, params) for seed in (0, 1))
@@ -60,10 +78,11 @@ def check_chain(
         updates, state = tx.update(grads, state, params, value=1.0, grad_fn=lambda *_: grads)
         return optax.apply_updates(params, updates), state
 
-    _check_anchor(step, start, tx.init(start), grads)
+    _check_points(step, start, tx.init(start), grads, EntropySGDState, "anchor", _OFF_ANCHOR)
+    _check_points(step, start, tx.init(start), grads, AverageParamsState, "average", _OFF_AVERAGE)
     if replica_axis is not None:
         still = jax.tree.map(jnp.zeros_like, grads)
-        _check_coupling(step, start, tx.init(start), still, replica_axis)
+        _check_coupling(step, start, tx.init, still, replica_axis)
 
 
 def _random(seed: int, params: optax.Params) -> chex.ArrayTree:
@@ -78,38 +97,40 @@ def _random(seed: int, params: optax.Params) -> chex.ArrayTree:
     return jax.tree.map(zero, numbers, params, is_leaf=is_none)
 
 
-def _check_anchor(step, params, state, grads):
-    """Checks that the parameters are on the anchor when it has moved."""
-    if not find_states(state, EntropySGDState):
+def _check_points(step, params, state, grads, kind, which, message):
+    """Checks that the parameters are on the points of a state when these have moved."""
+    points = lambda state: [getattr(found, which) for found in find_states(state, kind)]
+    if not points(state):
         return
-    anchors = lambda state: [found.anchor for found in find_states(state, EntropySGDState)]
     for _ in range(_MOST_STEPS):
-        before = anchors(state)
+        before = points(state)
         params, state = step(params, state, grads)
-        moved = _distance(anchors(state), before)
+        moved = _distance(points(state), before)
         if moved > 0:
             rounding = 1e-6 * float(_precision.norm(_masks.moving(params, None)))
-            off = _distance(eval_params(state, params, which="anchor"), params)
+            off = _distance(eval_params(state, params, which=which), params)
             if off > 1e-3 * moved + rounding:
-                raise ValueError(
-                    "tx must leave the parameters on the anchor of entropy_sgd, esgd or parle when "
-                    "it moves: put it last in the chain, after what scales or clips gradients."
-                )
+                raise ValueError(message)
             return
 
 
-def _check_coupling(step, params, state, still, replica_axis):
-    """Checks that coupled replicas approach each other when there is no gradient."""
-    if not find_states(state, CoupleReplicasState, PullToCenterState, OuterPullState):
+def _check_coupling(step, params, init, still, replica_axis):
+    """Checks that coupled replicas approach each other when there is no gradient.
+
+    Noise drives them apart, too. It does so for replicas that start together, and is subtracted.
+    """
+    if not find_states(init(params), *_COUPLED):
         return
-    before = replica_distance(params, replica_axis=replica_axis)
+    distance = lambda params: float(replica_distance(params, replica_axis=replica_axis))
+    limit = (1 + 1e-5) * distance(params)
+    center = replica_center(params, replica_axis=replica_axis, keepdims=True)
+    together = jax.tree.map(lambda leaf, mean: jnp.broadcast_to(mean, leaf.shape), params, center)
+    own, other = (params, init(params)), (together, init(together))
     for _ in range(_MOST_STEPS):
-        params, state = step(params, state, still)
-    if replica_distance(params, replica_axis=replica_axis) > (1 + 1e-5) * before:
-        raise ValueError(
-            "tx must not drive replicas apart, but it does when the gradient is 0: put "
-            "couple_replicas first in the chain, before the learning rate, and pull_to_center last."
-        )
+        own, other = step(*own, still), step(*other, still)
+    apart = own[0], _precision.difference(own[0], other[0])
+    if min(map(distance, apart)) > limit:
+        raise ValueError(_APART)
 
 
 def _distance(tree, other):

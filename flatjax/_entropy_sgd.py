@@ -117,7 +117,7 @@ def entropy_sgd(
         moves the anchor onto the mean.
       inner: optimizer of the inner loop *without* its learning rate, for example
         `optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9, nesterov=True))` or
-        `optax.scale_by_adam()`. See `reset_inner`.
+        `optax.scale_by_adam()`. With `reset_inner`, its schedules begin anew in each loop.
       gamma: coupling :math:`\gamma_t` to the anchor; a number, a schedule of the count of *outer*
         steps, or `flatjax.schedules.BalancedScoping`.
       inner_learning_rate: :math:`\eta'`; a number or a schedule of the count of gradients.

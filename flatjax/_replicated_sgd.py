@@ -97,7 +97,7 @@ def replicated_sgd(
         gamma = _strength.meeting(
             learning_rate,
             steps,
-            momentum=None if decoupled else momentum or 0.0,
+            momentum=None if decoupled else _strength.or_0(momentum),
             nesterov=nesterov,
             period=period,
         )

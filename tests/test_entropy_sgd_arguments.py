@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from test_entropy_sgd import PARAMS, STACK
@@ -81,6 +82,7 @@ BAD = [
     ({"noise_scale": -1e-4}, ValueError, "noise_scale must be"),
     ({"noise_scale": float("inf")}, ValueError, "noise_scale must be"),
     ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
+    ({"weight_decay": lambda count: 0.1}, ValueError, "weight_decay must be a number, got a sched"),
     ({"key": 0.5}, TypeError, "key must be"),
     ({"key": None}, TypeError, "key must be"),
     ({"decoupled": 0.1}, TypeError, "decoupled must be True or False"),
@@ -115,3 +117,23 @@ def test_more_is_refused():
     tx = flatjax.esgd(0.1, 0.1, opaque_mode=True)
     with pytest.raises(ValueError, match="grad_fn must be passed"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("is_injected", [True, False])
+def test_a_schedule_of_the_weight_decay_counts_all_steps(is_injected):
+    """It begins at step 10; a loop has five steps."""
+    decay = lambda count: jnp.where(count < 10, 0.0, 1.0)
+    make = functools.partial(flatjax.esgd, momentum=None, noise_scale=0.0, averaging_decay=0.0)
+    if is_injected:
+        static = ("inner_steps", "key", "steps")
+        tx = optax.inject_hyperparams(make, static_args=static)(
+            learning_rate=0.1, gamma=0.0, weight_decay=decay
+        )
+    else:
+        tx = make(0.1, 0.0, weight_decay=decay, reset_inner=False)
+    params = jnp.array([1.0])
+    state = tx.init(params)
+    for _ in range(15):
+        updates, state = tx.update(jnp.zeros(1), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, 0.9**5, rtol=1e-5)

@@ -139,6 +139,56 @@ def test_the_force_stays_below_half_of_its_limit(momentum, nesterov):
     assert 2 * 0.1 * largest == pytest.approx(0.5 * stability_limit(momentum, nesterov), rel=1e-5)
 
 
+RISING = {
+    "warmup": optax.warmup_cosine_decay_schedule(1e-8, 0.05, 20, 400),
+    "restarts": optax.sgdr_schedule(
+        [
+            {"init_value": 1e-6, "peak_value": 0.05, "decay_steps": 100, "warmup_steps": 3}
+            for _ in range(4)
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("rate", RISING)
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(flatjax.replicated_sgd, replica_axis=0),
+        functools.partial(flatjax.esgd, noise_scale=0.0, weight_decay=0.0),
+        functools.partial(flatjax.parle, noise_scale=0.0, weight_decay=0.0, replica_axis=0),
+    ],
+    ids=["rsgd", "esgd", "parle"],
+)
+def test_replicas_stay_near_where_the_learning_rate_rises(make, rate, decoupled):
+    """Two parabolas with minima at 0 and 2: no replica needs to leave [-2, 5] by much."""
+    tx = make(RISING[rate], steps=400, decoupled=decoupled)
+    minima = jnp.array([[0.0], [2.0]])
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(params - minima, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), jnp.max(jnp.abs(params))
+
+    params = jnp.array([[5.0], [-2.0]])
+    _, largest = jax.lax.scan(step, (params, tx.init(params)), length=400)
+    assert float(jnp.max(largest)) < 6
+
+
+@pytest.mark.parametrize("rate", RISING)
+def test_the_force_refers_to_the_learning_rates_that_it_meets(rate):
+    """Equation (3) by a loop over all steps; the schedule looks at a part of them."""
+    gamma, b = meeting(RISING[rate], 400, momentum=0.9), 0.9
+    plain = meeting(1.0, 400, momentum=0.9)
+    for count in range(0, 400, 7):
+        ahead = [b**k * float(RISING[rate](count + k)) for k in range(100)]
+        product = float(gamma(count)) * max(ahead)
+        assert (1 - 1e-5) * float(plain(count)) <= product <= 2 * float(plain(count))
+        assert product <= stability_limit(0.9)
+
+
 def test_limits_of_stability():
     assert stability_limit() == stability_limit(0.0, nesterov=False) == 2
     assert stability_limit(0.9, nesterov=False) == pytest.approx(3.8)
@@ -164,6 +214,32 @@ FORCE = {"replica_axis": 0, "decoupled": False}
 def test_a_force_that_diverges_is_refused(make):
     with pytest.raises(ValueError, match=r"learning_rate \* gamma is .* above the"):
         make()
+
+
+def test_a_force_that_meets_a_rising_learning_rate_is_reported():
+    rising = optax.linear_schedule(1e-4, 0.5, 10)
+    gamma = lambda count: 0.5 / rising(count)  # at each step below the limit
+    with pytest.warns(UserWarning, match=r"learning_rate \* gamma is .* above the 1\.36"):
+        flatjax.replicated_sgd(rising, gamma, **FORCE)
+
+
+@pytest.mark.parametrize(
+    ("make", "counts"),
+    [(flatjax.replicated_sgd, ["period"]), (flatjax.esgd, ["inner_steps", "key"])],
+)
+def test_a_traced_momentum(make, counts):
+    """optax.inject_hyperparams traces all numbers that are not static."""
+    tx = optax.inject_hyperparams(make, static_args=("replica_axis", "steps", *counts))
+    own = tx(learning_rate=0.1, gamma=0.1, replica_axis=0, decoupled=False)
+    expected = make(0.1, 0.1, replica_axis=0, decoupled=False)
+    params, grads = STACK["w"], STACK["w"] / 2
+    found, _ = jax.jit(own.update)(grads, own.init(params), params)
+    again, _ = jax.jit(expected.update)(grads, expected.init(params), params)
+    np.testing.assert_allclose(found, again, rtol=1e-6)
+    own = tx(learning_rate=0.1, steps=10, replica_axis=0, decoupled=False)
+    state = own.init(params)
+    with pytest.raises(ValueError, match="momentum must be a number here, got a traced value"):
+        jax.jit(own.update)(grads, state, params)
 
 
 def test_a_schedule_that_diverges_is_reported():

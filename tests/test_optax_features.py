@@ -107,6 +107,9 @@ RIGHT = {
     "clipped": optax.chain(optax.clip(0.5), flatjax.esgd(RATE, 0.1, **ESGD)),
     "averaged": optax.chain(flatjax.esgd(RATE, 0.1, **ESGD), flatjax.average_params()),
     "parle": flatjax.parle(RATE, 0.1, 1.0, replica_axis=0),
+    "noisy": flatjax.parle(RATE, steps=1000, noise_scale=0.1, replica_axis=0),
+    "limit": optax.chain(optax.sgd(RATE), flatjax.limit_distance(0.1, replica_axis=0)),
+    "average from 5": optax.chain(optax.sgd(RATE), flatjax.average_params(start=5, decay=0.9)),
     "rsgd": rsgd(1.0),
     "adamw": FEATURES["adamw"](1.0),
     "partitioned": optax.partition(
@@ -122,6 +125,11 @@ WRONG = {
     ),
     "force behind": (optax.chain(optax.sgd(RATE), couple(1.0)), "replicas apart"),
     "pull before": (optax.chain(pull(1.0), optax.sgd(RATE)), "replicas apart"),
+    "limit before": (
+        optax.chain(flatjax.limit_distance(0.1, replica_axis=0), optax.sgd(RATE)),
+        "replicas apart",
+    ),
+    "average before": (optax.chain(flatjax.average_params(), optax.sgd(RATE)), "begin the average"),
 }
 
 
