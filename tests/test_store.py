@@ -121,6 +121,10 @@ def test_records_say_what_made_them(tmp_path):
     assert store.read_json(path) == RECORD
     store.write_json(path, RECORD | {store.MADE_BY: None})  # an old one, converted
     assert json.loads(path.read_text())["made_by"] is None
+    store.write_json(path, RECORD)  # nothing new: left alone
+    assert json.loads(path.read_text())["made_by"] is None
+    store.write_json(path, {"other": 1})
+    assert json.loads(path.read_text())["made_by"] == made_by
     lines = tmp_path / "records.jsonl"
     store.append_line(lines, store.signed(RECORD))
     assert json.loads(lines.read_text())["made_by"] == made_by

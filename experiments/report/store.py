@@ -175,8 +175,19 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON object with digest and program, as a whole or not at all."""
-    write_text(path, json.dumps(sealed(signed(record)), indent=1) + "\n")
+    """Writes a JSON object with digest and program, as a whole or not at all.
+
+    A file that holds the same is left alone, with the program that made it.
+    """
+    if MADE_BY in record or not _holds(path, record):
+        write_text(path, json.dumps(sealed(signed(record)), indent=1) + "\n")
+
+
+def _holds(path: pathlib.Path, record: Mapping[str, Any]) -> bool:
+    try:
+        return read_json(path, must_be_sealed=True) == json.loads(json.dumps(record))
+    except (OSError, DamagedFileError):
+        return False
 
 
 def read_json(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, Any]:
