@@ -87,6 +87,9 @@ def test_the_paper_is_right_where_labels_are_wrong():
             assert row["p_corrected"] < 1e-10
         for other in ("sam", "swa"):
             assert compared[setting, "rsgd", other, "test_error"]["corrected_interval"][1] < 0
+            gaps = errors(setting, f"{other}, small rates", 2000) - errors(setting, "rsgd", 2000)
+            assert gaps.mean() > 0
+            assert scipy.stats.ttest_1samp(gaps, 0).pvalue < 1e-6
         assert paper_gain(setting, "rsgd", "sgd, stopped early") > 1
 
 
@@ -124,6 +127,25 @@ def test_smaller_learning_rates_of_sgd():
         for setting in (NOISY, NOISIER)
     ]
     assert f"It chose {chosen[0]:.4f} and {chosen[1]:.4f}" in WORDS
+
+
+def test_smaller_learning_rates_of_sam_and_swa():
+    of_sam = [("sam", "sam, small rates")] * 2
+    left = [
+        min(paper_gain(setting, "rsgd", name) for name in names)
+        for setting, names in zip((NOISY, NOISIER), of_sam, strict=True)
+    ]
+    assert f"it is behind by {left[0]:.2f} and {left[1]:.2f} points" in WORDS
+    for setting in (NOISY, NOISIER):
+        best = max(of_sam[0], key=lambda name, setting=setting: paper_gain(setting, name))
+        gaps = errors(setting, "esgd", 2000) - errors(setting, best, 2000)
+        assert gaps.mean() > 0.5
+        assert scipy.stats.ttest_1samp(gaps, 0).pvalue < 1e-6
+    for name in ("sam", "swa"):
+        assert paper_gain(NOISIER, f"{name}, small rates", name) > 5
+        tried = {line["settings"]["learning_rate"] for line in lines_of(NOISIER, name)}
+        chosen = records_in(RECORDS, NOISIER, name)[2000]["settings"]["learning_rate"]
+        assert (f"{min(tried):.3f}", f"{chosen:.2f}") == ("0.013", "0.07")
 
 
 def test_the_published_forms():
