@@ -165,7 +165,7 @@ def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> 
         check_count("replica_axis", replica_axis, minimum=0)
 
 
-def check_communication_dtype(dtype: DTypeLike | None) -> None:
+def check_communication_dtype(dtype: DTypeLike | None, name: str = "communication_dtype") -> None:
     """Raises unless the dtype is None, floating point or int8."""
     if dtype is None:
         return
@@ -174,9 +174,7 @@ def check_communication_dtype(dtype: DTypeLike | None) -> None:
     except TypeError:
         is_known = False
     if not is_known:
-        raise ValueError(
-            f"communication_dtype must be None, a floating-point dtype or int8, got {dtype!r}."
-        )
+        raise ValueError(f"{name} must be None, a floating-point dtype or int8, got {dtype!r}.")
 
 
 def check_updates(updates: Any, params: Any) -> None:
