@@ -124,6 +124,12 @@ def check_count(name: str, value: Any, *, minimum: int = 1, maximum: float = LAR
     return count
 
 
+def check_optional_count(name: str, value: Any, *, minimum: int = 1) -> None:
+    """Raises unless `value` is None or an int that `check_count` accepts."""
+    if value is not None:
+        check_count(name, value, minimum=minimum)
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raises unless `value` is one of `choices`."""
     if value not in choices:

@@ -81,6 +81,8 @@ BAD = [
     ({"noise_scale": -1e-4}, ValueError, "noise_scale must be"),
     ({"noise_scale": float("inf")}, ValueError, "noise_scale must be"),
     ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
+    ({"replica_axis": -1}, ValueError, "replica_axis must be >= 0"),
+    ({"replica_axis": "x"}, TypeError, "replica_axis must be an int, got 'x'"),
     ({"key": 0.5}, TypeError, "key must be"),
     ({"key": None}, TypeError, "key must be"),
     ({"decoupled": 0.1}, TypeError, "decoupled must be True or False"),
