@@ -90,9 +90,9 @@ def replica_center(
 def _whole_mean(leaf, axis_name, replica_axis):
     """Averages integers exactly, rounded down.
 
-    The sum of the integers may overflow. With w_a = y q_a + r_a, the mean is the sum of the
-    quotients q_a plus that of the remainders r_a divided by y. Sums that wrap around do no harm,
-    because the mean itself fits.
+    The sum of the integers may overflow. With quotients q_a and remainders r_a of w_a / y, the
+    mean is sum_a q_a + floor(sum_a r_a / y). The first sum may wrap around without harm, because
+    the mean itself fits.
     """
     size = 1 if replica_axis is None else leaf.shape[replica_axis]
     size *= 1 if axis_name is None else jax.lax.axis_size(axis_name)

@@ -114,7 +114,7 @@ def _weights_of(size: int, num_replicas: int) -> np.ndarray:
 
 
 def _mean_of_neighbours(leaf, weights, axis):
-    """Computes eq. (1) for an array; integers are copied from the nearest, keys are new."""
+    """Computes eq. (1); integers are copied from the nearest, random keys are new."""
     take = lambda b: jax.lax.index_in_dim(leaf, b, axis, keepdims=False)
     if is_typed(leaf):
         return jnp.stack([_fold_in(take(int(b)), a) for a, b in enumerate(weights.argmax(1))], axis)
