@@ -88,18 +88,26 @@ def replica_center(
 
 
 def _whole_mean(leaf, axis_name, replica_axis):
-    """Averages integers, rounded down; subtracts the minimum to keep sums small."""
-    least, size = leaf.astype(int) if leaf.dtype == bool else leaf, 1
-    if replica_axis is not None:
-        least, size = jnp.min(least, replica_axis, keepdims=True), leaf.shape[replica_axis]
-    if axis_name is not None:
-        least, size = jax.lax.pmin(least, axis_name), size * jax.lax.axis_size(axis_name)
-    excess = leaf - least
-    if replica_axis is not None:
-        excess = jnp.sum(excess, replica_axis, keepdims=True)
-    if axis_name is not None:
-        excess = jax.lax.psum(excess, axis_name)
-    return (least + excess // size).astype(leaf.dtype)
+    """Averages integers exactly, rounded down.
+
+    The sum of the integers may overflow. With quotients q_a and remainders r_a of w_a / y, the
+    mean is sum_a q_a + floor(sum_a r_a / y). The first sum may wrap around without harm, because
+    the mean itself fits.
+    """
+    size = 1 if replica_axis is None else leaf.shape[replica_axis]
+    size *= 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    is_wide = leaf.dtype.itemsize >= 4
+    is_unsigned = jnp.issubdtype(leaf.dtype, jnp.unsignedinteger)
+    # In 8 bits, y and the sum of the remainders may not fit.
+    whole = leaf if is_wide else leaf.astype(jnp.uint32 if is_unsigned else jnp.int32)
+
+    def total(numbers):
+        if replica_axis is not None:
+            numbers = jnp.sum(numbers, replica_axis, keepdims=True)
+        return numbers if axis_name is None else jax.lax.psum(numbers, axis_name)
+
+    mean = total(whole // size) + total(whole % size) // size
+    return mean.astype(leaf.dtype)
 
 
 def _first(keys, axis_name, replica_axis):

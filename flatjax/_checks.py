@@ -124,6 +124,12 @@ def check_count(name: str, value: Any, *, minimum: int = 1, maximum: float = LAR
     return count
 
 
+def check_optional_count(name: str, value: Any, *, minimum: int = 1) -> None:
+    """Raises unless `value` is None or an int that `check_count` accepts."""
+    if value is not None:
+        check_count(name, value, minimum=minimum)
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raises unless `value` is one of `choices`."""
     if value not in choices:
@@ -165,7 +171,7 @@ def check_replica_placement(axis_name: str | None, replica_axis: int | None) -> 
         check_count("replica_axis", replica_axis, minimum=0)
 
 
-def check_communication_dtype(dtype: DTypeLike | None) -> None:
+def check_communication_dtype(dtype: DTypeLike | None, name: str = "communication_dtype") -> None:
     """Raises unless the dtype is None, floating point or int8."""
     if dtype is None:
         return
@@ -174,9 +180,7 @@ def check_communication_dtype(dtype: DTypeLike | None) -> None:
     except TypeError:
         is_known = False
     if not is_known:
-        raise ValueError(
-            f"communication_dtype must be None, a floating-point dtype or int8, got {dtype!r}."
-        )
+        raise ValueError(f"{name} must be None, a floating-point dtype or int8, got {dtype!r}.")
 
 
 def check_updates(updates: Any, params: Any) -> None:

@@ -13,11 +13,12 @@ from flatjax._batches import Batches, repeatable
 from flatjax._center import mean_over_replicas, replica_center, replica_distance
 from flatjax._couple_replicas import CoupleReplicasState
 from flatjax._evaluation import EvalFn, evaluate
+from flatjax._limit_distance import LimitDistanceState
 from flatjax._masks import Mask
 from flatjax._outer import OuterPullState
 from flatjax._pull_to_center import PullToCenterState
 from flatjax._replicas import stacked_size, unstack_replicas
-from flatjax._states import find_state
+from flatjax._states import find_state, find_states
 
 
 def coupling_diagnostics(
@@ -33,7 +34,8 @@ def coupling_diagnostics(
 
     Args:
       params: the replicas' parameters.
-      state: an optimizer state with one `couple_replicas` or `pull_to_center` in it, at any depth.
+      state: an optimizer state with a `couple_replicas`, `pull_to_center` or `limit_distance` in
+        it, at any depth.
       learning_rate: the current learning rate.
       axis_name: see `couple_replicas`.
       replica_axis: see `couple_replicas`.
@@ -45,7 +47,8 @@ def coupling_diagnostics(
       is the mean squared distance :math:`D` to the center. `relative_distance` is
       :math:`\sqrt{D / \langle \lVert w_a \rVert^2 \rangle}`: 0 if replicas coincide, and
       :math:`\sqrt{1 - 1/y}` if they are independent. `coupling_energy` is
-      :math:`\frac{\gamma}{2} D`, one replica's share.
+      :math:`\frac{\gamma}{2} D`, one replica's share. The dict has only the two distances if the
+      state has no gamma (`limit_distance`) or several (`diloco` with `fragments`).
 
     Raises:
       ValueError: the state has no coupling, neither `axis_name` nor `replica_axis` is given, or
@@ -69,15 +72,22 @@ def coupling_diagnostics(
       `check_collapsed` (compares center and replicas at the end), `replica_distance` (the distance
       alone).
     """
-    gamma = find_state(state, CoupleReplicasState, PullToCenterState, OuterPullState).gamma
+    with_gamma = (CoupleReplicasState, PullToCenterState, OuterPullState)
+    couplings = find_states(state, *with_gamma)
+    if not couplings and not find_states(state, LimitDistanceState):
+        find_state(state, *with_gamma, LimitDistanceState)  # raises
     learning_rate = _checks.check_scalar("learning_rate", learning_rate)
     where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
     distance = replica_distance(params, **where, mask=mask)
+    relative = relative_distance(params, **where, mask=mask)
+    if len(couplings) != 1:
+        return {"replica_distance": distance, "relative_distance": relative}
+    gamma = couplings[0].gamma
     return {
         "gamma": gamma,
         "lr_gamma": learning_rate * gamma,
         "replica_distance": distance,
-        "relative_distance": relative_distance(params, **where, mask=mask),
+        "relative_distance": relative,
         "coupling_energy": 0.5 * gamma * distance,
     }
 

@@ -189,9 +189,11 @@ def entropy_sgd(
         "averaging_decay", averaging_decay, maximum=1.0, exclusive_maximum=True
     )
     noise_scale = _checks.check_scalar("noise_scale", noise_scale)
-    _check_arguments(inner_steps, key, decoupled, opaque_mode, reset_inner, num_replicas)
+    _check_arguments(inner_steps, key, decoupled, opaque_mode, reset_inner)
     if outer_scaling not in OUTER_SCALINGS:
         raise ValueError(f"outer_scaling must be one of {OUTER_SCALINGS}, got {outer_scaling!r}.")
+    _checks.check_optional_count("num_replicas", num_replicas)
+    _checks.check_optional_count("replica_axis", replica_axis, minimum=0)
     scoping = as_scoping(gamma)
     inner = optax.with_extra_args_support(inner)
     outer = optax.with_extra_args_support(outer)
@@ -340,11 +342,9 @@ def _measure(moved, anchor, mask, extra_args, axis_name, replica_axis):
     return value, _center.mean_over_replicas(squared / (stacked or 1), **where)
 
 
-def _check_arguments(inner_steps, key, decoupled, opaque_mode, reset_inner, num_replicas):
+def _check_arguments(inner_steps, key, decoupled, opaque_mode, reset_inner):
     _checks.check_count("inner_steps", inner_steps)
     _checks.check_key("key", key)
     _checks.check_flag("decoupled", decoupled)
     _checks.check_flag("opaque_mode", opaque_mode)
     _checks.check_flag("reset_inner", reset_inner)
-    if num_replicas is not None:
-        _checks.check_count("num_replicas", num_replicas)

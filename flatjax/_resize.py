@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from flatjax import _checks, _replicas
+from flatjax._keys import is_typed
 from flatjax._masks import is_weight
 from flatjax._precision import at_least_float32
 
@@ -45,6 +46,11 @@ def resize_replicas(
     replica axis. The center of the replicas does not move and keeps its velocity, so its loss does
     not jump. The center of `diloco` (see `OuterPullState`), which the replicas share, does not
     change. Counts and schedules continue.
+
+    Integers and bools are copied from the nearest old replica. Stacked random keys
+    (`jax.random.key`) have no mean either. The new replica a gets
+    `jax.random.fold_in(nearest_key, a)`, so that no two replicas draw the same numbers. Old-style
+    keys (`jax.random.PRNGKey`) are integers here, and are copied.
 
     Merged replicas are closer together than the old ones. Copies stay equal until they see
     different batches or noise.
@@ -108,8 +114,10 @@ def _weights_of(size: int, num_replicas: int) -> np.ndarray:
 
 
 def _mean_of_neighbours(leaf, weights, axis):
-    """Computes eq. (1) for an array; integers are copied from the nearest."""
+    """Computes eq. (1); integers are copied from the nearest, random keys are new."""
     take = lambda b: jax.lax.index_in_dim(leaf, b, axis, keepdims=False)
+    if is_typed(leaf):
+        return jnp.stack([_fold_in(take(int(b)), a) for a, b in enumerate(weights.argmax(1))], axis)
     rows = []
     for row in weights:
         nearest = int(row.argmax())
@@ -120,6 +128,12 @@ def _mean_of_neighbours(leaf, weights, axis):
             base = base + float(row[b]) * (take(b) - at_least_float32(take(nearest)))
         rows.append(base.astype(leaf.dtype))
     return jnp.stack(rows, axis)
+
+
+def _fold_in(keys, number):
+    """Folds a number into each key of an array."""
+    fold_in = lambda key: jax.random.fold_in(key, number)
+    return jax.vmap(fold_in)(keys.ravel()).reshape(keys.shape)
 
 
 def _named(tree: chex.ArrayTree):

@@ -140,6 +140,10 @@ class BalancedScoping:
     Attributes:
       growth: g, a schedule that starts at 1.
 
+    Raises:
+      TypeError: growth is not a function.
+      ValueError: growth does not start at 1.
+
     Examples:
       >>> import jax.numpy as jnp, flatjax
       >>> gamma = flatjax.schedules.BalancedScoping(flatjax.schedules.scoping(1.0, steps=100))
@@ -157,6 +161,13 @@ class BalancedScoping:
     def __init__(self, growth: optax.Schedule):
         if not callable(growth):
             raise TypeError(f"growth must be a schedule, a function of a count; got {growth!r}.")
+        with jax.ensure_compile_time_eval():
+            start = growth(jnp.zeros([], jnp.int32))
+        if not isinstance(start, jax.core.Tracer) and not np.allclose(start, 1, rtol=1e-4):
+            raise ValueError(
+                f"growth must start at 1, got {float(start):g} at count 0: gamma_0 is measured. "
+                "With schedules.scoping, pass 1.0 as the first gamma."
+            )
         self.growth = growth
 
     def init(self) -> BalancedScopingState:

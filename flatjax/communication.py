@@ -29,7 +29,9 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike
 
+from flatjax import _checks
 from flatjax._center import leaf_center
+from flatjax._replicas import stacked_size
 
 __all__ = ["displacement", "mean"]
 
@@ -47,10 +49,15 @@ def displacement(
       leaf: the weights :math:`w_a`.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
-      dtype: dtype of the messages; None takes the mean in at least float32.
+      dtype: dtype of the messages: floating-point or int8. None takes the mean in at least
+        float32.
 
     Returns:
       :math:`d_a`, like `leaf`, in at least float32.
+
+    Raises:
+      ValueError: neither `axis_name` nor `replica_axis` is given, the array has no such axis, or
+        `dtype` is neither floating-point nor int8.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -62,7 +69,7 @@ def displacement(
     See Also:
       `mean` (the center alone), `flatjax.couple_replicas` (sends such messages).
     """
-    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
+    where = _checked(leaf, axis_name, replica_axis, dtype)
     if dtype is None:
         return leaf - leaf_center(leaf, **where)
     # eq. (1)
@@ -82,10 +89,15 @@ def mean(
       leaf: the values of each replica: weights, or displacements from a point that all know.
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
-      dtype: dtype of the messages; None takes the mean in at least float32.
+      dtype: dtype of the messages: floating-point or int8. None takes the mean in at least
+        float32.
 
     Returns:
       :math:`\frac{1}{y} \sum_b q_b`, in at least float32. A stacked axis is kept with size 1.
+
+    Raises:
+      ValueError: neither `axis_name` nor `replica_axis` is given, the array has no such axis, or
+        `dtype` is neither floating-point nor int8.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -96,10 +108,19 @@ def mean(
     See Also:
       `displacement` (from this mean), `flatjax.replica_center` (for a whole pytree).
     """
-    where: dict[str, Any] = {"axis_name": axis_name, "replica_axis": replica_axis}
+    where = _checked(leaf, axis_name, replica_axis, dtype)
     if dtype is None:
         return leaf_center(leaf, **where)
     return _of_parts(lambda part: _exchange(part, **where, dtype=dtype)[1], leaf)
+
+
+def _checked(leaf, axis_name, replica_axis, dtype) -> dict[str, Any]:
+    """Checks the arguments, and returns where the replicas are."""
+    _checks.check_replica_placement(axis_name, replica_axis)
+    _checks.check_communication_dtype(dtype, "dtype")
+    if replica_axis is not None:
+        stacked_size(leaf, replica_axis, "leaf")
+    return {"axis_name": axis_name, "replica_axis": replica_axis}
 
 
 def _of_parts(fn, leaf):

@@ -172,14 +172,14 @@ def compressed(factors: Any, rank: int, *, replica_axis: int = 0) -> Any:
 
     Args:
       factors: stacked factors of y replicas, of rank R.
-      rank: r, at most y R.
+      rank: r, at most y R, and at most the inputs and the outputs of each kernel.
       replica_axis: the axis along which they are stacked.
 
     Returns:
       Factors of one network.
 
     Raises:
-      ValueError: `rank` is below 1 or above y R.
+      ValueError: `rank` is below 1 or above its largest value.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -198,8 +198,13 @@ def compressed(factors: Any, rank: int, *, replica_axis: int = 0) -> Any:
 
     def compress(own):
         a, b = map(at_least_float32, _joined(own, replica_axis))
-        if rank > a.shape[1]:
-            raise ValueError(f"rank must be at most {a.shape[1]}, got {rank}.")
+        largest = min(*a.shape, b.shape[1])
+        if rank > largest:
+            shape = (a.shape[0], b.shape[1])
+            raise ValueError(
+                f"rank must be at most {largest} for {size} replicas of a kernel {shape}, got "
+                f"{rank}."
+            )
         # a b = q_a (r_a r_b^T) q_b^T with a small matrix in the middle.
         (q_a, r_a), (q_b, r_b) = jnp.linalg.qr(a), jnp.linalg.qr(b.T)
         u, s, vt = jnp.linalg.svd(r_a @ r_b.T / size, full_matrices=False)

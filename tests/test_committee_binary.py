@@ -277,6 +277,7 @@ def test_impossible_labels_are_not_solved():
         ({"x": np.ones(4)}, "x must have shape"),
         ({"y": np.ones(2)}, "y must have shape"),
         ({"y": np.zeros(3)}, "y must hold labels"),
+        ({"x": np.full((3, 4), np.nan)}, "x must be finite"),
         ({"num_units": 2}, "num_units must be odd"),
         ({"max_iterations": 0}, "max_iterations must be"),
         ({"damping": 1.0}, "damping must be"),

@@ -97,6 +97,24 @@ def test_norms_are_measured_in_single_precision(dtype):
     np.testing.assert_array_equal(to_sphere(weights).astype(jnp.float32), 1)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.arange(40) % 2}, r"y must hold labels -1 and 1, got \[0 1\]"),
+        ({"y": np.ones((40, 1))}, r"y must have shape \(40,\), .* got \(40, 1\)"),
+        ({"x": X[0]}, r"x must have shape \(P, N\)"),
+        ({"x": np.full_like(X, np.nan)}, "x must be finite"),
+    ],
+)
+def test_patterns_and_labels_that_have_no_error(change, message):
+    arguments = {"x": X, "y": np.ones(40)} | change
+    with pytest.raises(ValueError, match=message):
+        error(np.ones((3, 12)), **arguments)
+    if "finite" not in message and "hold" not in message:
+        with pytest.raises(ValueError, match=message):
+            jax.jit(error)(np.ones((3, 12)), **arguments)
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="num_units must be odd, got 4"):
         Committee(4)

@@ -187,6 +187,23 @@ def test_dtypes_that_are_refused(dtype):
         flatjax.couple_replicas(1.0, replica_axis=0, communication_dtype=dtype)
 
 
+@pytest.mark.parametrize("fn", [communication.displacement, communication.mean])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "axis_name or replica_axis must be given"),
+        ({"dtype": "bfloat16"}, "axis_name or replica_axis must be given"),
+        ({"replica_axis": -1}, "replica_axis must be >= 0"),
+        ({"replica_axis": 2}, r"leaf must carry a replica axis 2, got shape \(2, 2\)"),
+        ({"replica_axis": 0, "dtype": "int16"}, "^dtype must be None, .* or int8, got 'int16'"),
+        ({"replica_axis": 0, "dtype": "much"}, "^dtype must be"),
+    ],
+)
+def test_arguments_of_messages_that_are_refused(fn, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fn(jnp.array([[0.0, 1.0], [2.0, 5.0]]), **arguments)
+
+
 # ---------------------------------------------------------------------------------- what is sent
 
 

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from devices import devices
 from fast import slow
@@ -65,6 +66,37 @@ def test_automatic_gamma_refuses():
         tx.init(jax.tree.map(jnp.ones_like, STACK))
     with pytest.raises(ValueError, match="value"):
         tx.update(STACK, tx.init(STACK), STACK)
+
+
+PARTS = [{"a": True, "b": False}, {"a": False, "b": True}]
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        flatjax.limit_distance(0.5, replica_axis=0),
+        optax.chain(*[flatjax.limit_distance(0.5, replica_axis=0, mask=part) for part in PARTS]),
+        flatjax.diloco(optax.sgd(0.1), optax.sgd(0.7), 4, replica_axis=0, fragments=PARTS),
+    ],
+    ids=["limit", "limits", "fragments"],
+)
+def test_diagnostics_without_one_gamma_are_distances(tx):
+    params = {"a": jnp.array([[1.0], [-1.0], [3.0]]), "b": jnp.zeros((3, 2))}
+    find = jax.jit(functools.partial(flatjax.coupling_diagnostics, replica_axis=0))
+    found = find(params, tx.init(params), 0.1)
+    # The center is 1 and 0. Squared distances are 0, 4, 4, squared norms 1, 1, 9.
+    expected = {"replica_distance": 8 / 3, "relative_distance": (8 / 11) ** 0.5}
+    assert jax.tree.map(float, found) == pytest.approx(expected)
+
+
+def test_diagnostics_of_a_limit_next_to_a_coupling_have_its_gamma():
+    tx = optax.chain(
+        flatjax.couple_replicas(0.5, replica_axis=0), flatjax.limit_distance(0.5, replica_axis=0)
+    )
+    params = jnp.array([[0.0], [2.0]])
+    _, state = tx.update(params, tx.init(params), params)
+    found = flatjax.coupling_diagnostics(params, state, 0.1, replica_axis=0)
+    assert float(found["gamma"]) == 0.5
 
 
 @pytest.mark.parametrize("form", ["couple_replicas", "pull_to_center"])

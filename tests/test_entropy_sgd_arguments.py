@@ -77,6 +77,8 @@ BAD = [
     ({"inner_steps": 0}, ValueError, "inner_steps must be"),
     ({"inner_steps": 2.5}, TypeError, "inner_steps must be"),
     ({"inner_steps": jnp.array(5)}, TypeError, "inner_steps.*static_args"),
+    ({"replica_axis": -1}, ValueError, "replica_axis must be >= 0"),
+    ({"replica_axis": "x"}, TypeError, "replica_axis must be an int, got 'x'"),
     ({"averaging_decay": 1.0}, ValueError, "averaging_decay must be"),
     ({"averaging_decay": -0.1}, ValueError, "averaging_decay must be"),
     ({"noise_scale": -1e-4}, ValueError, "noise_scale must be"),

@@ -36,6 +36,20 @@ def test_simulations_go_on_where_they_stopped(tmp_path):
     assert simulations.read_simulations(path) == {point.name: second}
 
 
+def test_the_revision_of_one_point_refuses_its_records_alone(tmp_path, monkeypatch):
+    path = tmp_path / "simulations.jsonl"
+    point, _ = make_point(seeds=2)
+    simulations.simulate_points([point], path, progress=False)
+    monkeypatch.setitem(simulations.provenance.LATER_SIMULATIONS, "another curve", 7)
+    assert len(simulations.read_simulations(path)[point.name]) == 2
+    monkeypatch.setitem(simulations.provenance.LATER_SIMULATIONS, "a curve", 7)
+    with pytest.raises(ValueError, match=r"line 1 .*revision: wanted 7, found 1"):
+        simulations.read_simulations(path)
+    path.unlink()
+    simulations.simulate_points([point], path, progress=False)
+    assert len(simulations.read_simulations(path)[point.name]) == 2
+
+
 def test_points_have_keys_of_their_own():
     point, _ = make_point(2)
     other = simulations.Point("another curve", *list(vars(point).values())[1:])

@@ -160,6 +160,25 @@ def test_the_key_of_training_is_that_of_all_noise():
     assert not np.allclose(run(first, 0), run(first, 1))
 
 
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey, int])
+@pytest.mark.parametrize("noise", ["thermal", "optax"])
+def test_the_key_of_training_is_that_of_the_noise_in_a_chain(noise, make_key):
+    def weights(own_seed, seed, impl="threefry2x32"):
+        own_key = jax.random.key(own_seed, impl=impl)
+        noises = {
+            "thermal": simulate.add_thermal_noise(0.05, 5.0, own_key),
+            "optax": optax.add_noise(0.05, 0.5, own_key),
+        }
+        tx = optax.chain(optax.sgd(0.05), noises[noise])
+        options = {"lam": 1.0, "num_steps": 3, "key": make_key(seed)}
+        return simulate.train(patterns_of(10, 5), losses.square(), tx, **options).weights
+
+    first = weights(0, 1)
+    np.testing.assert_array_equal(weights(5, 1), first)
+    np.testing.assert_array_equal(weights(0, 1, impl="rbg"), first)
+    assert np.abs(weights(0, 2) - first).min() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

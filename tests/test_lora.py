@@ -141,5 +141,13 @@ def test_only_what_the_mask_marks_is_adapted():
     )
     assert factors["dense"] == {"bias": None, "kernel": None}
     assert factors["conv"]["kernel"].a.shape == (18, 2)
-    with pytest.raises(ValueError, match="rank must be at most 4, got 5"):
+    with pytest.raises(ValueError, match=r"rank must be at most 4 for 2 replicas .*, got 5"):
         lora.compressed(jax.tree.map(lambda w: jnp.stack([w, w]), factors), 5)
+
+
+def test_a_kernel_has_no_rank_above_its_size():
+    """Two replicas of rank 2 have products of rank 4, but two outputs allow rank 2."""
+    factors = {"w": lora.Factors(jnp.ones((2, 5, 2)), jnp.ones((2, 2, 2)))}
+    assert lora.compressed(factors, 2)["w"].a.shape == (5, 2)
+    with pytest.raises(ValueError, match=r"at most 2 for 2 replicas of a kernel \(5, 2\), got 3"):
+        lora.compressed(factors, 3)

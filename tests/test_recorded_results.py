@@ -158,6 +158,27 @@ def test_the_first_contest_chose_at_the_edge_of_weight_decay():
         assert f"({largest:.4f})" in words_of("small_networks")
 
 
+def test_algorithms_of_the_mixtures():
+    """The table of replicas, from the points with the fewest features."""
+    path = ROOT / "results" / "gaussian-mixture" / "comparison.json"
+    stored = json.loads(path.read_text())["rows"]
+    points = {
+        "by replicated gradient descent (y = 3)": ("replicated GD, y=3", 0.1, "test_error"),
+        "by Replicated-SGD (y = 7)": ("replicated SGD, y=7", 0.1, "test_error"),
+        "barycenter of three replicas at γ = 1, β = 1": (
+            *("coupled Langevin dynamics, y=3, beta=1", 1.0),
+            "barycenter_test_error",
+        ),
+        "by Entropy-SGD": ("Entropy-SGD, gamma=0.1", 0.3, "barycenter_test_error"),
+    }
+    rows = rows_of((CHAPTERS / "mixtures.md").read_text())
+    for words, point in points.items():
+        ((_, *cells),) = [row for row in rows if words in row[0]]
+        named = [row for row in stored if (row["curve"], row["x"], row["quantity"]) == point]
+        found = min(named, key=lambda row: row["params"]["num_features"])
+        assert cells == [f"{found['theory']:.4f}", f"{found['mean']:.4f} ± {found['sem']:.4f}"]
+
+
 REPORTS = {
     "small_networks": "first-contest/contest.md",
     "flatness": "flatness-study/flatness_study.md",

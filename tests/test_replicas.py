@@ -107,6 +107,50 @@ def test_center_of_what_is_no_weight(place):
     assert key == COUNTERS["key"][0]
 
 
+WHOLE = [jnp.int8, jnp.int16, jnp.int32, jnp.uint8, jnp.uint16, jnp.uint32, jnp.int4, jnp.uint4]
+
+
+def whole_numbers(dtype, num_replicas):
+    """Columns of numbers of all replicas: extremes, halves, and random numbers."""
+    low, high = int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max)
+    columns = [[low] * num_replicas, [high] * num_replicas]
+    columns += [[low, *[high] * (num_replicas - 1)], [high, *[low] * (num_replicas - 1)]]
+    columns += [[(low, high)[a % 2] for a in range(num_replicas)]]
+    rng = np.random.default_rng(num_replicas)
+    columns += rng.integers(low, high, (50, num_replicas), endpoint=True).tolist()
+    return np.array(columns).T  # (y, number of columns), in int64
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 3, 7, 300])
+@pytest.mark.parametrize("dtype", WHOLE, ids=[jnp.dtype(dtype).name for dtype in WHOLE])
+def test_center_of_integers_is_that_of_python(dtype, num_replicas):
+    numbers = whole_numbers(dtype, num_replicas)
+    expected = [sum(column) // num_replicas for column in numbers.T.tolist()]
+    stack = jnp.asarray(numbers.astype(jnp.dtype(dtype)))
+
+    def check(center):
+        assert center.dtype == dtype
+        assert np.asarray(center).astype(np.int64).tolist() == expected
+
+    check(flatjax.replica_center(stack, replica_axis=0))
+    check(flatjax.replica_center(stack, replica_axis=0, keepdims=True)[0])
+    check(flatjax.replica_center(stack.T, replica_axis=1, keepdims=True)[:, 0])
+    named = functools.partial(flatjax.replica_center, axis_name="replica")
+    check(jax.vmap(named, axis_name="replica")(stack)[-1])
+    if num_replicas % 3 == 0:
+        blocks = stack.reshape(3, num_replicas // 3, -1)
+        both = functools.partial(named, replica_axis=0)
+        check(jax.vmap(both, axis_name="replica")(blocks)[-1])
+
+
+def test_center_of_integers_of_64_bits():
+    numbers = whole_numbers(jnp.int64, 3)
+    with jax.enable_x64(True):
+        center = flatjax.replica_center(jnp.asarray(numbers), replica_axis=0)
+        assert center.dtype == jnp.int64
+        assert center.tolist() == [sum(column) // 3 for column in numbers.T.tolist()]
+
+
 def test_distance_of_the_weights_that_are_marked():
     params = COUNTERS | {"w": jnp.array([0.0, 2.0, 4.0]), "bn": jnp.array([0.0, 200.0, 400.0])}
     distance = lambda **mask: float(flatjax.replica_distance(params, replica_axis=0, **mask))

@@ -151,6 +151,34 @@ def test_another_axis_other_dtypes_and_what_is_no_float():
     )
 
 
+@pytest.mark.parametrize("num_replicas", [1, 2, 3, 8])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_random_keys_of_new_replicas_are_new(num_replicas, axis):
+    """By hand: of the nearest old replica, with the number of the new one folded in."""
+    keys = jax.random.split(jax.random.key(0), (Y, 2))
+    params = {"w": jnp.ones((Y, Y)), "keys": jnp.moveaxis(keys, 0, axis)}
+    tx = flatjax.replicated_sgd(0.1, gamma=0.1, replica_axis=axis)
+    resize = functools.partial(flatjax.resize_replicas, tx.init, replica_axis=axis)
+    found, state = resize(tx.init(params), params, num_replicas)
+    found_keys = jnp.moveaxis(found["keys"], axis, 0)
+    for a, row in enumerate(WEIGHTS[num_replicas]):
+        nearest = keys[np.argmax(row)]
+        for own, old in zip(found_keys[a], nearest, strict=True):
+            assert own == jax.random.fold_in(old, a)
+    every = jnp.concatenate([keys, found_keys]).ravel()
+    assert len(np.unique(jax.random.key_data(every), axis=0)) == len(every)
+    tx.update(found, state, found)
+
+
+def test_random_keys_in_a_state_are_new():
+    """Stacked ones; a key that the replicas share stays."""
+    noise = optax.add_noise(0.1, 0.5, jax.random.key(0))
+    for tx, number in ((flatjax.per_replica(noise), 6), (noise, 1)):
+        _, state = flatjax.resize_replicas(tx.init, tx.init(STACK), STACK, 6)
+        keys = np.atleast_2d(jax.random.key_data(state.rng_key))
+        assert len(np.unique(keys, axis=0)) == number
+
+
 def test_the_same_number_changes_nothing():
     tx, params, state = trained("diloco")
     assert flatjax.resize_replicas(tx.init, state, params, Y) == (params, state)

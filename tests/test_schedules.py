@@ -133,6 +133,12 @@ def test_balanced_scoping_of_coinciding_replicas_stays_at_zero():
 def test_balanced_scoping_refuses():
     with pytest.raises(TypeError, match=r"growth.*1\.0"):
         schedules.BalancedScoping(1.0)
+    for start in (5.0, 0.0, float("nan")):
+        with pytest.raises(ValueError, match=f"growth must start at 1, got {start:g} at count 0"):
+            schedules.BalancedScoping(lambda count, start=start: start + count)
+    with pytest.raises(ValueError, match="growth must start at 1, got 5"):
+        schedules.BalancedScoping(schedules.scoping(5.0, 4))
+    jax.jit(lambda: schedules.BalancedScoping(schedules.scoping(1.0, 4)).init())()
     gamma = schedules.BalancedScoping(schedules.scoping(1.0, 4))
     with pytest.raises(ValueError, match="distance"):
         gamma.update(gamma.init(), value=1.0)

@@ -16,13 +16,26 @@ from flatjax import _version
 
 TRAINING = 1  # runs of `train`, `compare`, `tune` and `reproduce`; contest, ladder, flatness study
 COMMITTEE = 1  # the study of committees
-SIMULATIONS = 1  # points of the Gaussian mixture and of binary weights
+SIMULATIONS = 1  # points of the Gaussian mixture and of binary weights, except these:
+# Start of a point's name -> its revision. Revision 2: each sample has its own thermal noise.
+LATER_SIMULATIONS = {"coupled Langevin dynamics": 2}
 
 EXPLANATION = (
     "The revision counts the changes of the program that change numbers: "
     "experiments/report/provenance.py"
 )
 _ROOT = pathlib.Path(__file__).parents[2]
+
+
+def of_simulation(point: str) -> int:
+    """Returns the revision of the simulations of a point.
+
+    Examples:
+      >>> of_simulation("Hebb: {}"), of_simulation("coupled Langevin dynamics, y=3: {}")
+      (1, 2)
+    """
+    later = [number for start, number in LATER_SIMULATIONS.items() if point.startswith(start)]
+    return max([SIMULATIONS, *later])
 
 
 def made_by() -> dict[str, Any]:

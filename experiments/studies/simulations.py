@@ -76,7 +76,7 @@ def _simulate_missing(points, path, progress):
         values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
         run = {"seed": seed, "values": values}
         run["seconds"] = round(time.perf_counter() - start, 2)
-        about = {"point": point.name, "revision": provenance.SIMULATIONS}
+        about = {"point": point.name, "revision": provenance.of_simulation(point.name)}
         store.append_line(path, store.signed(about | run))
         done.setdefault(point.name, []).append(run)
     return done
@@ -91,7 +91,7 @@ def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     done: dict[str, dict[int, dict[str, Any]]] = {}
     for number, run in enumerate(store.read_lines(path), start=1):
         found = {"revision": run.pop("revision", 1)}
-        wanted = {"revision": provenance.SIMULATIONS}
+        wanted = {"revision": provenance.of_simulation(run["point"])}
         store.check_identity(wanted, found, f"{path}, line {number}")
         done.setdefault(run.pop("point"), {}).setdefault(run["seed"], run)
     return {name: list(runs.values()) for name, runs in done.items()}

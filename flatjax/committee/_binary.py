@@ -76,8 +76,9 @@ def binary_bp(
       The weights. The function can be vmapped.
 
     Raises:
-      ValueError: shapes do not fit, labels are not -1 and 1, a number is even or too small, or the
-        damping is out of its range.
+      ValueError: shapes do not fit, x is not finite, labels are not -1 and 1, a number is even or
+        too small, or the damping is out of its range. Values are not checked under `jax.jit` or
+        `jax.vmap`.
       TypeError: a number of units or iterations is not an int, or key is not a key.
 
     Examples:

@@ -29,9 +29,9 @@ def check_damping(damping: float) -> None:
 
 
 def check_patterns(x: Any, y: Any) -> None:
-    """Raises if x does not hold patterns (P, N) or y not a label for each.
+    """Raises if x does not hold finite patterns (P, N) or y not a label for each.
 
-    Either array may be traced.
+    Either array may be traced; then only its shape is checked.
     """
     if np.ndim(x) != 2 or not np.size(x):
         raise ValueError(f"x must have shape (P, N), got {np.shape(x)}.")
@@ -40,6 +40,8 @@ def check_patterns(x: Any, y: Any) -> None:
         raise ValueError(f"y must have shape {expected}, as x has patterns, got {np.shape(y)}.")
     if not is_traced(y) and not np.all(np.abs(y) == 1):
         raise ValueError(f"y must hold labels -1 and 1, got {np.unique(y)[:5]}.")
+    if not is_traced(x) and not np.all(np.isfinite(x)):
+        raise ValueError("x must be finite, got NaN or infinity.")
 
 
 def check_inputs(x: Any, least: int = 2) -> None:
@@ -137,10 +139,8 @@ def signed_patterns(x: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 
 def signed(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """Returns labels times patterns; raises if a pattern is 0 or not finite."""
+    """Returns labels times patterns; raises if a pattern is 0."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if not np.all(np.isfinite(x)):
-        raise ValueError("x must be finite, got NaN or infinity.")
     if not np.all(np.any(x != 0, axis=1)):
         raise ValueError("x must hold no pattern that is 0 everywhere: it has no class.")
     return y[:, None] * x

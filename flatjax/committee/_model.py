@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from flatjax._precision import at_least_float32
-from flatjax.committee._checks import check_units
+from flatjax.committee._checks import check_patterns, check_units
 
 
 class Committee(nn.Module):
@@ -120,6 +120,10 @@ def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     Returns:
       Shape (...).
 
+    Raises:
+      ValueError: shapes of x and y do not fit, x is not finite, or labels are not -1 and 1. Values
+        are not checked under `jax.jit` or `jax.vmap`.
+
     Examples:
       >>> x = jax.random.normal(jax.random.key(0), (100, 20))
       >>> weights = jax.random.normal(jax.random.key(1), (3, 20))
@@ -130,6 +134,7 @@ def error(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     See Also:
       `fields` (the fields that decide), `Committee` (the network).
     """
+    check_patterns(x, y)
     votes = jnp.where(fields(weights, x) < 0, -1, 1).sum(-1)
     return jnp.mean(votes * y <= 0, axis=-1)
 

@@ -304,8 +304,6 @@ def _check(x, y, reference, overlap) -> tuple[dict[str, jax.Array], jax.Array, n
     x, y, reference = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
     check_patterns(x, y)
     check_inputs(x)
-    if not np.all(np.isfinite(x)):
-        raise ValueError("x must be finite, got NaN or infinity.")
     if reference.ndim != 2 or reference.shape[1] != x.shape[1] or reference.shape[0] % 2 == 0:
         raise ValueError(
             f"reference must have shape (K, {x.shape[1]}), K odd, got {reference.shape}."

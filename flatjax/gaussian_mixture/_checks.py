@@ -24,7 +24,7 @@ def check_numbers(
       The value; as a NumPy array of float64 if it is not traced.
 
     Raises:
-      ValueError: a value is out of range; the message names the parameter.
+      ValueError: a value is out of range, or there is none; the message names the parameter.
       TypeError: the value is not a number or an array of numbers.
     """
     if is_traced(value):
@@ -32,6 +32,8 @@ def check_numbers(
     values = _checks.real_array(name, value)
     if np.asarray(value).dtype == bool:
         raise TypeError(f"{name} must be real numbers, got {value!r}.")
+    if not values.size:
+        raise ValueError(f"{name} must not be empty, got shape {values.shape}.")
     valid = is_valid(values)
     if not valid.all():
         raise ValueError(f"{name} must be {expected}, got {values[~valid].flat[0]}.")

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from flatjax import _checks
 from flatjax._float64 import in_float64
 from flatjax._keys import as_key
-from flatjax.gaussian_mixture._checks import check_mixture
+from flatjax.gaussian_mixture._checks import check_mixture, check_numbers
 from flatjax.gaussian_mixture._quadrature import upper_tail
 
 
@@ -118,7 +118,7 @@ def generalization_error(
 
     Args:
       m: overlap with the signal.
-      q: squared norm over N.
+      q: squared norm over N; not negative. NaN gives NaN.
       bias: b.
       delta: variance of the noise.
       rho: probability of the class 1.
@@ -137,6 +137,7 @@ def generalization_error(
       `overlaps` (of a classifier with the centers), `erm` (computes both).
     """
     check_mixture(delta=delta, rho=rho)
+    check_numbers("q", q, lambda values: ~(values < 0), ">= 0")
     return classifier_error(m, q, bias, delta, rho)
 
 

@@ -34,14 +34,15 @@ class ThermalNoiseState(NamedTuple):
 
     Attributes:
       count: number of steps so far.
-      key: numbers of the random key. It never changes; the step is folded in.
+      key: numbers of the random key, or the key that `train` put there. It never changes; the
+        step is folded in.
 
     See Also:
       `add_thermal_noise` (its transformation).
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
-    key: tuple[jax.Array, ...]
+    key: tuple[jax.Array, ...] | chex.PRNGKey
 
 
 def add_thermal_noise(
@@ -142,7 +143,8 @@ def train(
       lam: ridge; 0 for none.
       num_steps: gradients of each replica.
       key: random key, or a seed, of the initial weights, the batches and the noise. It replaces
-        the keys in the state of `tx`.
+        the keys in the state of `tx`: all new-style keys, as in `optax.add_noise`, and the keys of
+        `add_thermal_noise`, `entropy_sgd`, `esgd` and `parle`.
       num_replicas: y.
       batch_size: patterns of a batch, drawn with replacement; the default is all patterns.
       init_scale: standard deviation of the initial weights.
@@ -179,7 +181,7 @@ def train(
     _checks.check_scalar("average_from", average_from, maximum=1.0, exclusive_maximum=True)
     return _train(
         patterns,
-        _keys.as_key("key", key),
+        _keys.from_numbers("key", _keys.as_key("key", key), None),
         lam,
         init_scale,
         loss=loss,
@@ -231,12 +233,15 @@ def _train(
 
 def _reseed(opt_state, key):
     """Replaces every PRNG key of an optimizer's state by a new one."""
-    is_noisy = lambda node: isinstance(node, EntropySGDState)
+    # Their keys are stored as numbers, which look like counts.
+    is_noisy = lambda node: isinstance(node, EntropySGDState | ThermalNoiseState)
     nodes, treedef = jax.tree.flatten(opt_state, is_leaf=is_noisy)
 
     def fresh(i, node):
         own = jax.random.fold_in(key, i)
-        if is_noisy(node):  # which holds the numbers of its key
+        if isinstance(node, ThermalNoiseState):
+            return node._replace(key=own)
+        if isinstance(node, EntropySGDState):
             inner, outer = jax.random.split(own)
             inner, outer = _reseed(node.inner_state, inner), _reseed(node.outer_state, outer)
             return node._replace(key=own, inner_state=inner, outer_state=outer)
