@@ -7,6 +7,9 @@ their weights (1 by default). Then
   \mathrm{count} = \sum_i m_i, \quad
   \mathrm{loss} = \sum_i m_i \, \ell(z_i, y_i), \quad
   \mathrm{error} = \sum_i m_i \, [\arg\max z_i \ne y_i] \tag{1}
+
+An example whose largest logit is NaN or infinite counts as an error, so that the error of a network
+that diverged is 1. (Single logits may be -inf: these classes are excluded.)
 """
 
 from collections.abc import Callable, Mapping
@@ -255,9 +258,11 @@ def _cross_entropy(logits, wanted, weights) -> dict[str, jax.Array]:
         counts = _weights(weights, logits[..., 0])
         label = wanted.argmax(-1)
         losses = optax.losses.softmax_cross_entropy(logits, wanted.astype(logits.dtype))
+    # The largest of logits with a NaN is NaN; argmax would return its position.
+    is_right = (logits.argmax(-1) == label) & jnp.isfinite(logits.max(-1))
     return {
         "loss": jnp.sum(jnp.where(counts != 0, counts * losses, 0.0)),
-        "error": jnp.sum(counts * (logits.argmax(-1) != label)),
+        "error": jnp.sum(counts * ~is_right),
         "count": jnp.sum(counts),
     }
 
