@@ -3,6 +3,9 @@ r"""Calibration: how far a classifier's predicted probabilities can be trusted.
 A network that was trained until it fits its data is often overconfident. Its loss on new data then
 depends as much on the scale of its logits as on what it has learned. `fit_temperature` finds the
 scale of the logits that fits validation data best. The loss at this scale says what was learned.
+
+Labels count from 0. A label that is no class is an error; if the labels are traced, the result is
+NaN. Remove examples without a label first: no label marks an example that is left out.
 """
 
 import jax
@@ -32,7 +35,7 @@ def fit_temperature(
 
     Args:
       logits: scores of the classes, (n, C), of any scale.
-      labels: the classes, integers of shape (n,).
+      labels: the classes, integers from 0 to C - 1, of shape (n,).
       bounds: the smallest and the largest temperature allowed. The smallest is the result if every
         example is classified correctly. The largest is the result if the logits carry no
         information.
@@ -41,8 +44,8 @@ def fit_temperature(
       The temperature, a scalar of float32 at least. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels have other dtypes or shapes, or bounds are not
-        0 < least < largest < inf.
+      TypeError, ValueError: logits or labels have other dtypes or shapes, a label is no class, or
+        bounds are not 0 < least < largest < inf.
 
     Examples:
       The logits claim a probability of 98%, but only three of four examples are correct:
@@ -97,14 +100,15 @@ def expected_calibration_error(
 
     Args:
       logits: scores of the classes, (n, C).
-      labels: the classes, integers of shape (n,).
+      labels: the classes, integers from 0 to C - 1, of shape (n,).
       num_bins: the number of bins, at most n.
 
     Returns:
       A scalar in [0, 1]. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels have other dtypes or shapes; num_bins < 1 or > n.
+      TypeError, ValueError: logits or labels have other dtypes or shapes, a label is no class, or
+        num_bins < 1 or > n.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -141,13 +145,13 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Args:
       logits: scores of the classes, (n, C).
-      labels: the classes, integers of shape (n,).
+      labels: the classes, integers from 0 to C - 1, of shape (n,).
 
     Returns:
       A scalar. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels have other dtypes or shapes.
+      TypeError, ValueError: logits or labels have other dtypes or shapes, or a label is no class.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -165,6 +169,7 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def _check(logits, labels) -> tuple[jax.Array, jax.Array]:
     """Checks logits and labels of n examples; logits become float32 at least."""
+    given = labels
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}.")
@@ -177,4 +182,16 @@ def _check(logits, labels) -> tuple[jax.Array, jax.Array]:
             f"labels must be of shape {logits.shape[:1]}, one for each row of logits, got "
             f"{labels.shape}."
         )
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    num_classes = logits.shape[1]
+    if isinstance(given, jax.core.Tracer):
+        is_class = (labels >= 0) & (labels < num_classes)
+        return jnp.where(is_class[:, None], logits, jnp.nan), labels
+    given = np.asarray(given)
+    outside = given[(given < 0) | (given >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"labels must be in [0, {num_classes - 1}] for logits of {num_classes} classes, got "
+            f"{outside[0]}. Labels count from 0: subtract 1 if yours count from 1."
+        )
+    return logits, labels

@@ -150,6 +150,27 @@ def test_what_is_no_classification_is_refused_by_name(logits, labels, named):
             getattr(calibration, name)(logits, labels)
 
 
+@pytest.mark.parametrize("name", calibration.__all__)
+@pytest.mark.parametrize("label", [-1, -100, 2])
+def test_labels_that_are_no_class(name, label):
+    fn = getattr(calibration, name)
+    fn = functools.partial(fn, num_bins=2) if name == "expected_calibration_error" else fn
+    logits, labels = np.eye(2)[[0, 1, 1]], np.array([0, label, 1])
+    message = rf"labels must be in \[0, 1\] for .* got {label}\. Labels count from 0"
+    for given in (labels, jnp.asarray(labels), labels.astype(np.int8)):
+        with pytest.raises(ValueError, match=message):
+            fn(logits, given)
+        with pytest.raises(ValueError, match=message):  # only the logits are traced
+            jax.jit(lambda logits, given=given: fn(logits, given))(logits)
+    assert np.isnan(jax.jit(fn)(logits, labels))
+    right = np.array([0, 1, 1])
+    np.testing.assert_allclose(jax.jit(fn)(logits, right), fn(logits, right), rtol=1e-6)
+    many = jnp.stack([labels, right])
+    np.testing.assert_array_equal(
+        np.isnan(jax.vmap(functools.partial(fn, logits))(many)), [True, False]
+    )
+
+
 def test_bad_options_are_refused_by_name():
     given = (jnp.zeros((3, 2)), jnp.zeros(3, int))
     for bounds in [(1.0, 0.5), (0.0, 1.0), (1.0,), (1.0, np.inf), None, "ab"]:

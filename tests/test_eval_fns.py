@@ -92,6 +92,21 @@ def test_logits_that_are_not_finite_are_errors():
     assert float(sums["error"]) == wrong.sum()
 
 
+@pytest.mark.parametrize("label", [-1, -99, -101, 3, 200])
+def test_labels_that_are_no_class_are_no_numbers(label):
+    labels = LABELS.copy()
+    labels[2] = label
+    sums = flatness.classification(linear)(W, (X, labels))
+    assert np.isnan([sums["loss"], sums["error"]]).all()
+    padded = flatness.classification(linear)(W, (X, labels, WEIGHTS))  # of weight 0
+    expected = cross_entropy(X @ W, LABELS, WEIGHTS)
+    np.testing.assert_allclose([padded["loss"], padded["error"]], expected, rtol=1e-5)
+    tokens = flatness.language_model(linear)(W, (X[None], labels[None]))
+    assert np.isnan([tokens["loss"], tokens["error"]]).all()
+    with pytest.raises(ValueError, match=r"finite sums.*labels \(classes count from 0\)"):
+        flatness.report(flatness.classification(linear), W, [(X, labels)], 0)
+
+
 class Network(nn.Module):
     """With dropout and batch norm, which act unless told not to."""
 
