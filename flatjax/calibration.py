@@ -94,9 +94,11 @@ def expected_calibration_error(
     In bin b, acc is the accuracy and conf the mean confidence: the probability of the predicted
     class. The examples are sorted by confidence and cut into bins of (nearly) equal numbers. Bins
     of equal width would put nearly all examples of an accurate network into one bin, and a handful
-    into the others [Nguyen & O'Connor, 2015; Nixon et al., 2019]. In a finite sample the error is
-    above 0 even for a calibrated network, by about :math:`\sqrt{\mathrm{bins} / n}` times the
-    spread of the outcomes. Compare errors only at equal n.
+    into the others [Nguyen & O'Connor, 2015; Nixon et al., 2019]. Examples of equal confidence may
+    lie in two bins; each then counts with the mean accuracy of all of them, so that the order of
+    the examples does not matter. In a finite sample the error is above 0 even for a calibrated
+    network, by about :math:`\sqrt{\mathrm{bins} / n}` times the spread of the outcomes. Compare
+    errors only at equal n.
 
     Args:
       logits: scores of the classes, (n, C).
@@ -127,9 +129,16 @@ def expected_calibration_error(
     if num_bins > number:
         raise ValueError(f"num_bins must be at most the {number} examples, got {num_bins}.")
     confidence = jax.nn.softmax(logits, axis=-1).max(axis=-1)
-    excess = confidence - (logits.argmax(axis=-1) == labels)
+    order = jnp.argsort(confidence)
+    confidence, is_right = confidence[order], (logits.argmax(axis=-1) == labels)[order]
+    is_tied = confidence[1:] == confidence[:-1]
+    group = jnp.append(0, jnp.cumsum(~is_tied))  # of equal confidence
+    count, right = (
+        jax.ops.segment_sum(values, group, number, indices_are_sorted=True)[group]
+        for values in (jnp.ones_like(confidence), is_right.astype(confidence.dtype))
+    )
+    excess = confidence - right / count
     bin_of = np.arange(number) * num_bins // number
-    excess = excess[jnp.argsort(confidence)]
     totals = jax.ops.segment_sum(excess, bin_of, num_bins, indices_are_sorted=True)
     return jnp.abs(totals).sum() / number  # eq. (2)
 

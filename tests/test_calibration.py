@@ -97,6 +97,48 @@ def test_calibration_error_against_a_loop(num_bins):
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
+def error_by_a_loop(logits, labels, num_bins):
+    """Of an example, the mean over all that have its confidence."""
+    z = np.asarray(logits, np.float64)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    confidence, right = p.max(axis=1).round(6), p.argmax(axis=1) == labels
+    excess = []
+    for one in sorted(confidence):
+        same = [r for c, r in zip(confidence, right, strict=True) if c == one]
+        excess.append(one - sum(same) / len(same))
+    bins = np.arange(len(excess)) * num_bins // len(excess)
+    return sum(abs(sum(e for e, b in zip(excess, bins, strict=True) if b == k)) for k in range(99))
+
+
+@pytest.mark.parametrize("num_bins", [1, 4, 15])
+def test_the_order_of_ties_does_not_matter(num_bins):
+    rng = np.random.default_rng(0)
+    confidence = rng.choice([0.6, 0.75, 0.9, 0.97], size=60)
+    confidence[:10] = np.linspace(0.55, 0.59, 10)  # these have none
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=-1)).astype(np.float32)
+    labels = (rng.random(60) > confidence).astype(int)
+    find = jax.jit(functools.partial(calibration.expected_calibration_error, num_bins=num_bins))
+    found = find(logits, labels)
+    expected = error_by_a_loop(logits, labels, num_bins) / 60
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for order in (np.argsort(labels), np.argsort(-labels), rng.permutation(60)):
+        assert find(logits[order], labels[order]) == found
+    # A network of one confidence, which is its accuracy.
+    logits, labels = np.tile(logits[:1], (20, 1)), np.zeros(20, int)
+    accuracy = np.exp(logits[0, 0])
+    assert find(logits, labels) == pytest.approx(1 - accuracy, rel=1e-5)
+
+
+def test_without_ties_each_example_has_its_own_outcome():
+    logits, labels = sample(1.0, n=100)
+    confidence = np.asarray(jax.nn.softmax(logits).max(axis=1), float)
+    assert len(np.unique(confidence)) == 100
+    excess = confidence - np.asarray(logits.argmax(axis=1) == labels)
+    parts = excess[np.argsort(confidence)].reshape(20, 5)
+    found = calibration.expected_calibration_error(logits, labels, num_bins=20)
+    np.testing.assert_allclose(found, np.abs(parts.sum(axis=1)).sum() / 100, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_calibrated_probabilities_have_little_calibration_error():
     logits, labels = sample(1.0, n=20_000)
