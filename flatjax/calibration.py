@@ -38,7 +38,7 @@ def fit_temperature(
       labels: the classes, integers from 0 to C - 1, of shape (n,).
       bounds: the smallest and the largest temperature allowed. The smallest is the result if every
         example is classified correctly. The largest is the result if the logits carry no
-        information.
+        information, also if those of each example are equal.
 
     Returns:
       The temperature, a scalar of float32 at least. May be jitted, and vmapped over networks.
@@ -68,13 +68,15 @@ def fit_temperature(
         )
     # Scores relative to the right class: their expectation is the derivative of eq. (1) by 1 / T.
     relative = logits - jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    is_constant = ~relative.any()  # every temperature has the same loss
 
     def halve(_, interval):
         low, high = interval
         middle = (low + high) / 2
         probabilities = jax.nn.softmax(relative * jnp.exp(-middle), axis=-1)
         is_too_sure = jnp.sum(probabilities * relative) > 0
-        return jnp.where(is_too_sure, middle, low), jnp.where(is_too_sure, high, middle)
+        is_above = is_too_sure | is_constant
+        return jnp.where(is_above, middle, low), jnp.where(is_above, high, middle)
 
     low, high = jnp.log(jnp.asarray(ends, logits.dtype))
     steps = jnp.finfo(logits.dtype).nmant + 8  # halve an interval of about 10 down to one ulp

@@ -63,6 +63,11 @@ def test_temperatures_at_the_bounds():
     np.testing.assert_allclose(find(sure, jnp.array([0, 1])), 0.01, rtol=1e-4)
     np.testing.assert_allclose(find(sure, jnp.array([1, 0])), 100, rtol=1e-4)
     np.testing.assert_allclose(find(sure, jnp.array([1, 0]), bounds=(0.5, 2)), 2, rtol=1e-4)
+    for none in (jnp.zeros((4, 3)), jnp.array([[2.0] * 3, [-1.0] * 3])):  # no information
+        labels = jnp.arange(len(none)) % 3
+        np.testing.assert_allclose(find(none, labels), 100, rtol=1e-4)
+    far = 1e6 * sure  # the derivative is zero already at a temperature of 1
+    np.testing.assert_allclose(find(far, jnp.array([0, 1])), 0.01, rtol=1e-4)
     assert np.isnan(find(sure.at[0, 0].set(jnp.nan), jnp.array([0, 1])))
 
 
