@@ -125,7 +125,7 @@ def report(
 
     Raises:
       ValueError: an unknown measure or level; an error that `check_eval_fn` finds; no batches, or
-        an iterator; no quantity called `loss`; a block without weights.
+        an iterator; no quantity called `loss`; a mask or a block without weights.
       TypeError: parameters, key or `eval_fn` have a wrong type.
       ImportError: `progress=True` without tqdm.
 
