@@ -65,6 +65,12 @@ def size_of(params: chex.ArrayTree, mask: Mask) -> int:
     return _vectors.size(_inputs.weights(params, mask))
 
 
+def paths_of(tree: chex.ArrayTree) -> list[str]:
+    """Returns the paths of the leaves, such as "dense/kernel"."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+
+
 def _frozen(params, *masks) -> FrozenMask:
     """Returns the mask of the leaves that all given masks mark."""
     moving = [
