@@ -60,6 +60,21 @@ def _greedy_by_hand(solutions):
     return tuple(sorted(members)), loss(points[members].mean(0))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", range(3))
+def test_a_greedy_soup_never_takes_a_network_that_diverged(value, place):
+    solutions = [at(0.9, -1), at(0.8, 1.2)]
+    expected = flatness.soup(well, greedy="loss")(solutions, BATCHES)
+    assert expected.members == (0, 1)
+    solutions.insert(place, at(value))
+    found = flatness.soup(well, greedy="loss")(solutions, BATCHES)
+    assert found.members == tuple(i for i in range(3) if i != place)
+    assert found.values == expected.values
+    assert not np.isfinite(found.alone["loss"][place])
+    with pytest.raises(ValueError, match=r"solutions must have a finite 'loss'.*nan"):
+        flatness.soup(well, greedy="loss")([at(np.nan), at(value)], BATCHES)
+
+
 class Normed(nn.Module):
     """A network with batch norm."""
 
@@ -107,6 +122,19 @@ def test_statistics_are_measured_at_every_point():
     np.testing.assert_allclose(soup.alone["variance"], 1, atol=0.05)
     expected = again(soup.params, stats)[0]
     jax.tree.map(np.testing.assert_allclose, soup.state[0], expected)
+
+
+def test_a_barrier_compiles_nothing_at_later_calls(caplog):
+    eval_fn = lambda params, batch: well(params, batch)  # which no other test has compiled
+    measure = flatness.barrier(eval_fn, num_points=3)
+    programs = []
+    with jax.log_compiles():
+        for x in (1.0, 2.0, 3.0):
+            caplog.clear()
+            measure(at(-1.0), at(x), BATCHES)
+            programs.append([r for r in caplog.messages if r.startswith("Compiling")])
+    assert programs[0]
+    assert programs[1:] == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Measures how flat a solution is by many measures, in one call."""
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +13,10 @@ from flatjax._evaluation import EvalFn
 from flatjax._keys import is_typed
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs
-from flatjax.flatness._blocks import masks_of, size_of
+from flatjax.flatness._blocks import masks_of, paths_of, size_of
 from flatjax.flatness._check_eval_fn import check_eval_fn
 from flatjax.flatness._effort import MEASURES, NEEDS_ERROR, Effort, cost_of, effort_of
+from flatjax.flatness._kept import kept
 from flatjax.flatness._measurements import Measurements
 from flatjax.flatness._passes import Passes
 from flatjax.flatness._progress import Progress
@@ -125,7 +125,7 @@ def report(
 
     Raises:
       ValueError: an unknown measure or level; an error that `check_eval_fn` finds; no batches, or
-        an iterator; no quantity called `loss`; a block without weights.
+        an iterator; no quantity called `loss`; a mask or a block without weights.
       TypeError: parameters, key or `eval_fn` have a wrong type.
       ImportError: `progress=True` without tqdm.
 
@@ -174,6 +174,8 @@ def report(
         seconds=time.perf_counter() - start,
         key=np.asarray(jax.random.key_data(key) if is_typed(key) else key).tolist(),
         fingerprint=passes.fingerprint,
+        leaves=paths_of(params),
+        moving={name: paths_of(_inputs.weights(params, one)) for name, one in masks.items()},
         results=results,
     )
 
@@ -191,12 +193,5 @@ def _names(measures, effort: Effort, quantities) -> tuple[str, ...]:
     return tuple(name for name in MEASURES if name in given)
 
 
-def _measurements(*given: Any) -> Measurements:
-    """Returns the measures of a block, which may be compiled already."""
-    try:
-        return _kept(*given)
-    except TypeError:  # an argument cannot be hashed
-        return Measurements(*given)
-
-
-_kept = functools.lru_cache(maxsize=32)(Measurements)
+# The measures of a block, which may be compiled already.
+_measurements = kept(maxsize=32)(Measurements)
