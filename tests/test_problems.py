@@ -206,3 +206,12 @@ def test_names_of_texts_are_no_functions():
     assert not datasets.is_function("text:notes")
     assert not datasets.is_function("tfds_text,context=3:wiki40b")
     assert datasets.is_function("texts:make")
+
+
+def test_a_network_of_nan_is_right_nowhere():
+    """The argmax of NaN is class 0."""
+    task = make_task(TrainConfig.of(algorithm="sgd", dataset="digits"))
+    logits = np.full((3, 10), np.nan)
+    logits[2] = np.eye(10)[4]
+    batch = {"label": np.array([0, 0, 4]), "weight": np.ones(3)}
+    assert float(task.objective.problem.sums(logits, batch)["error"]) == 2

@@ -157,9 +157,11 @@ def _cross_entropy(logits, label, smoothing):
 
 def _sums_of_classes(logits, label, weight) -> Batch:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    # The argmax of NaN is class 0: a network that diverged would be right there.
+    is_wrong = (logits.argmax(-1) != label) | ~jnp.isfinite(logits.max(-1))
     return {
         "loss": jnp.sum(weight * losses),
-        "error": jnp.sum(weight * (logits.argmax(-1) != label)),
+        "error": jnp.sum(weight * is_wrong),
         "count": jnp.sum(weight),
     }
 
