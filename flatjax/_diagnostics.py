@@ -102,7 +102,8 @@ class Collapse(NamedTuple):
     """Says whether replicas have become one network.
 
     Attributes:
-      has_met: whether the center is as good as the replicas, up to the tolerance.
+      has_met: whether the center is as good as the replicas, up to the tolerance. It is False if
+        the center or a replica is not finite.
       center: the quantity at the center.
       replicas: the mean of the quantity over the replicas.
       relative_distance: relative distance of the replicas; 0 if they coincide.
@@ -149,7 +150,8 @@ def check_collapsed(
       ValueError: an unknown quantity, a negative tolerance, or a state without `center_state`.
 
     Warns:
-      UserWarning: the center is worse than the replicas by more than the tolerance.
+      UserWarning: the center is worse than the replicas by more than the tolerance. Or a replica
+        or the center has a weight, or a value of the quantity, that is NaN or infinite.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -177,15 +179,25 @@ def check_collapsed(
         return float(found[quantity])
 
     replicas = unstack_replicas((params, state), replica_axis)
-    mean = sum(measure(*replica) for replica in replicas) / len(replicas)
-    center = measure(replica_center(params, replica_axis=replica_axis), center_state or ())
+    networks = {f"replica {i}": replica for i, replica in enumerate(replicas)}
+    networks["center"] = replica_center(params, replica_axis=replica_axis), center_state or ()
+    values = {name: measure(*network) for name, network in networks.items()}
+    diverged = [name for name, (own, _) in networks.items() if not _is_finite((own, values[name]))]
+    center = values.pop("center")
+    mean = sum(values.values()) / len(replicas)
     found = Collapse(
-        has_met=center <= mean + tolerance,
+        has_met=not diverged and center <= mean + tolerance,
         center=center,
         replicas=mean,
         relative_distance=float(relative_distance(params, replica_axis=replica_axis)),
     )
-    if not found.has_met:
+    if diverged:
+        warnings.warn(
+            f"replicas have not met: weights or {quantity} are NaN or infinite for "
+            f"{', '.join(diverged)}. Training has diverged: lower the learning rate.",
+            stacklevel=2,
+        )
+    elif not found.has_met:
         warnings.warn(
             f"replicas have not met: {quantity} is {center:.4g} at the center, but {mean:.4g} in "
             f"the mean of the replicas, at relative distance {found.relative_distance:.2g}. "
@@ -194,3 +206,13 @@ def check_collapsed(
             stacklevel=2,
         )
     return found
+
+
+def _is_finite(tree: chex.ArrayTree) -> bool:
+    """Whether all floats in a tree are finite."""
+    return bool(_are_finite([leaf for leaf in jax.tree.leaves(tree) if _masks.is_weight(leaf)]))
+
+
+@jax.jit
+def _are_finite(leaves):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

@@ -3,6 +3,9 @@ r"""Calibration: how far a classifier's predicted probabilities can be trusted.
 A network that was trained until it fits its data is often overconfident. Its loss on new data then
 depends as much on the scale of its logits as on what it has learned. `fit_temperature` finds the
 scale of the logits that fits validation data best. The loss at this scale says what was learned.
+
+Labels count from 0. A label that is no class is an error; if the labels are traced, the result is
+NaN. Remove examples without a label first: no label marks an example that is left out.
 """
 
 import jax
@@ -32,17 +35,17 @@ def fit_temperature(
 
     Args:
       logits: scores of the classes, (n, C), of any scale.
-      labels: the classes, integers of shape (n,).
+      labels: the classes, integers from 0 to C - 1, of shape (n,).
       bounds: the smallest and the largest temperature allowed. The smallest is the result if every
         example is classified correctly. The largest is the result if the logits carry no
-        information.
+        information, also if those of each example are equal.
 
     Returns:
       The temperature, a scalar of float32 at least. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels have other dtypes or shapes, or bounds are not
-        0 < least < largest < inf.
+      TypeError, ValueError: logits or labels have other dtypes or shapes, a label is no class, or
+        bounds are not 0 < least < largest < inf.
 
     Examples:
       The logits claim a probability of 98%, but only three of four examples are correct:
@@ -65,13 +68,15 @@ def fit_temperature(
         )
     # Scores relative to the right class: their expectation is the derivative of eq. (1) by 1 / T.
     relative = logits - jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    is_constant = ~relative.any()  # every temperature has the same loss
 
     def halve(_, interval):
         low, high = interval
         middle = (low + high) / 2
         probabilities = jax.nn.softmax(relative * jnp.exp(-middle), axis=-1)
         is_too_sure = jnp.sum(probabilities * relative) > 0
-        return jnp.where(is_too_sure, middle, low), jnp.where(is_too_sure, high, middle)
+        is_above = is_too_sure | is_constant
+        return jnp.where(is_above, middle, low), jnp.where(is_above, high, middle)
 
     low, high = jnp.log(jnp.asarray(ends, logits.dtype))
     steps = jnp.finfo(logits.dtype).nmant + 8  # halve an interval of about 10 down to one ulp
@@ -91,20 +96,23 @@ def expected_calibration_error(
     In bin b, acc is the accuracy and conf the mean confidence: the probability of the predicted
     class. The examples are sorted by confidence and cut into bins of (nearly) equal numbers. Bins
     of equal width would put nearly all examples of an accurate network into one bin, and a handful
-    into the others [Nguyen & O'Connor, 2015; Nixon et al., 2019]. In a finite sample the error is
-    above 0 even for a calibrated network, by about :math:`\sqrt{\mathrm{bins} / n}` times the
-    spread of the outcomes. Compare errors only at equal n.
+    into the others [Nguyen & O'Connor, 2015; Nixon et al., 2019]. Examples of equal confidence may
+    lie in two bins; each then counts with the mean accuracy of all of them, so that the order of
+    the examples does not matter. In a finite sample the error is above 0 even for a calibrated
+    network, by about :math:`\sqrt{\mathrm{bins} / n}` times the spread of the outcomes. Compare
+    errors only at equal n.
 
     Args:
       logits: scores of the classes, (n, C).
-      labels: the classes, integers of shape (n,).
+      labels: the classes, integers from 0 to C - 1, of shape (n,).
       num_bins: the number of bins, at most n.
 
     Returns:
       A scalar in [0, 1]. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels have other dtypes or shapes; num_bins < 1 or > n.
+      TypeError, ValueError: logits or labels have other dtypes or shapes, a label is no class, or
+        num_bins < 1 or > n.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -123,9 +131,16 @@ def expected_calibration_error(
     if num_bins > number:
         raise ValueError(f"num_bins must be at most the {number} examples, got {num_bins}.")
     confidence = jax.nn.softmax(logits, axis=-1).max(axis=-1)
-    excess = confidence - (logits.argmax(axis=-1) == labels)
+    order = jnp.argsort(confidence)
+    confidence, is_right = confidence[order], (logits.argmax(axis=-1) == labels)[order]
+    is_tied = confidence[1:] == confidence[:-1]
+    group = jnp.append(0, jnp.cumsum(~is_tied))  # of equal confidence
+    count, right = (
+        jax.ops.segment_sum(values, group, number, indices_are_sorted=True)[group]
+        for values in (jnp.ones_like(confidence), is_right.astype(confidence.dtype))
+    )
+    excess = confidence - right / count
     bin_of = np.arange(number) * num_bins // number
-    excess = excess[jnp.argsort(confidence)]
     totals = jax.ops.segment_sum(excess, bin_of, num_bins, indices_are_sorted=True)
     return jnp.abs(totals).sum() / number  # eq. (2)
 
@@ -141,13 +156,13 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Args:
       logits: scores of the classes, (n, C).
-      labels: the classes, integers of shape (n,).
+      labels: the classes, integers from 0 to C - 1, of shape (n,).
 
     Returns:
       A scalar. May be jitted, and vmapped over networks.
 
     Raises:
-      TypeError, ValueError: logits or labels have other dtypes or shapes.
+      TypeError, ValueError: logits or labels have other dtypes or shapes, or a label is no class.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -165,6 +180,7 @@ def brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def _check(logits, labels) -> tuple[jax.Array, jax.Array]:
     """Checks logits and labels of n examples; logits become float32 at least."""
+    given = labels
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}.")
@@ -177,4 +193,16 @@ def _check(logits, labels) -> tuple[jax.Array, jax.Array]:
             f"labels must be of shape {logits.shape[:1]}, one for each row of logits, got "
             f"{labels.shape}."
         )
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    num_classes = logits.shape[1]
+    if isinstance(given, jax.core.Tracer):
+        is_class = (labels >= 0) & (labels < num_classes)
+        return jnp.where(is_class[:, None], logits, jnp.nan), labels
+    given = np.asarray(given)
+    outside = given[(given < 0) | (given >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"labels must be in [0, {num_classes - 1}] for logits of {num_classes} classes, got "
+            f"{outside[0]}. Labels count from 0: subtract 1 if yours count from 1."
+        )
+    return logits, labels

@@ -63,6 +63,11 @@ def test_temperatures_at_the_bounds():
     np.testing.assert_allclose(find(sure, jnp.array([0, 1])), 0.01, rtol=1e-4)
     np.testing.assert_allclose(find(sure, jnp.array([1, 0])), 100, rtol=1e-4)
     np.testing.assert_allclose(find(sure, jnp.array([1, 0]), bounds=(0.5, 2)), 2, rtol=1e-4)
+    for none in (jnp.zeros((4, 3)), jnp.array([[2.0] * 3, [-1.0] * 3])):  # no information
+        labels = jnp.arange(len(none)) % 3
+        np.testing.assert_allclose(find(none, labels), 100, rtol=1e-4)
+    far = 1e6 * sure  # the derivative is zero already at a temperature of 1
+    np.testing.assert_allclose(find(far, jnp.array([0, 1])), 0.01, rtol=1e-4)
     assert np.isnan(find(sure.at[0, 0].set(jnp.nan), jnp.array([0, 1])))
 
 
@@ -95,6 +100,48 @@ def test_calibration_error_against_a_loop(num_bins):
     # Bins of unequal size are cut at other places: by one example each.
     tolerance = 1e-5 if len(rows) % num_bins == 0 else 2 * num_bins / len(rows)
     np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+def error_by_a_loop(logits, labels, num_bins):
+    """Of an example, the mean over all that have its confidence."""
+    z = np.asarray(logits, np.float64)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    confidence, right = p.max(axis=1).round(6), p.argmax(axis=1) == labels
+    excess = []
+    for one in sorted(confidence):
+        same = [r for c, r in zip(confidence, right, strict=True) if c == one]
+        excess.append(one - sum(same) / len(same))
+    bins = np.arange(len(excess)) * num_bins // len(excess)
+    return sum(abs(sum(e for e, b in zip(excess, bins, strict=True) if b == k)) for k in range(99))
+
+
+@pytest.mark.parametrize("num_bins", [1, 4, 15])
+def test_the_order_of_ties_does_not_matter(num_bins):
+    rng = np.random.default_rng(0)
+    confidence = rng.choice([0.6, 0.75, 0.9, 0.97], size=60)
+    confidence[:10] = np.linspace(0.55, 0.59, 10)  # these have none
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=-1)).astype(np.float32)
+    labels = (rng.random(60) > confidence).astype(int)
+    find = jax.jit(functools.partial(calibration.expected_calibration_error, num_bins=num_bins))
+    found = find(logits, labels)
+    expected = error_by_a_loop(logits, labels, num_bins) / 60
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for order in (np.argsort(labels), np.argsort(-labels), rng.permutation(60)):
+        assert find(logits[order], labels[order]) == found
+    # A network of one confidence, which is its accuracy.
+    logits, labels = np.tile(logits[:1], (20, 1)), np.zeros(20, int)
+    accuracy = np.exp(logits[0, 0])
+    assert find(logits, labels) == pytest.approx(1 - accuracy, rel=1e-5)
+
+
+def test_without_ties_each_example_has_its_own_outcome():
+    logits, labels = sample(1.0, n=100)
+    confidence = np.asarray(jax.nn.softmax(logits).max(axis=1), float)
+    assert len(np.unique(confidence)) == 100
+    excess = confidence - np.asarray(logits.argmax(axis=1) == labels)
+    parts = excess[np.argsort(confidence)].reshape(20, 5)
+    found = calibration.expected_calibration_error(logits, labels, num_bins=20)
+    np.testing.assert_allclose(found, np.abs(parts.sum(axis=1)).sum() / 100, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -148,6 +195,27 @@ def test_what_is_no_classification_is_refused_by_name(logits, labels, named):
     for name in calibration.__all__:
         with pytest.raises((TypeError, ValueError), match=rf"^{named} must be"):
             getattr(calibration, name)(logits, labels)
+
+
+@pytest.mark.parametrize("name", calibration.__all__)
+@pytest.mark.parametrize("label", [-1, -100, 2])
+def test_labels_that_are_no_class(name, label):
+    fn = getattr(calibration, name)
+    fn = functools.partial(fn, num_bins=2) if name == "expected_calibration_error" else fn
+    logits, labels = np.eye(2)[[0, 1, 1]], np.array([0, label, 1])
+    message = rf"labels must be in \[0, 1\] for .* got {label}\. Labels count from 0"
+    for given in (labels, jnp.asarray(labels), labels.astype(np.int8)):
+        with pytest.raises(ValueError, match=message):
+            fn(logits, given)
+        with pytest.raises(ValueError, match=message):  # only the logits are traced
+            jax.jit(lambda logits, given=given: fn(logits, given))(logits)
+    assert np.isnan(jax.jit(fn)(logits, labels))
+    right = np.array([0, 1, 1])
+    np.testing.assert_allclose(jax.jit(fn)(logits, right), fn(logits, right), rtol=1e-6)
+    many = jnp.stack([labels, right])
+    np.testing.assert_array_equal(
+        np.isnan(jax.vmap(functools.partial(fn, logits))(many)), [True, False]
+    )
 
 
 def test_bad_options_are_refused_by_name():

@@ -154,6 +154,41 @@ def test_what_cannot_be_compared_is_refused_by_name(reports):
         flatness.compare({"a": flat, "b": flat}, confidence=1.0)
 
 
+def of_leaves(mask=None, blocks=None, **more):
+    params = {"first": {"w": jnp.ones(4)}, "second": {"w": jnp.ones(4)}} | more
+    both = lambda params, batch: eval_fn([params["first"]["w"], params["second"]["w"]], batch)
+    options = {"level": "quick", "measures": ["sam_sharpness"], "mask": mask, "blocks": blocks}
+    return flatness.report(both, params, BATCHES, 0, **options)
+
+
+def test_different_masks_of_the_same_leaves_cannot_be_compared(tmp_path):
+    first = lambda params: {"first": True, "second": False}
+    plain, masked, named = of_leaves(), of_leaves(first), of_leaves(blocks={"part": first})
+    assert plain.leaves == plain.moving["all"] == ["first/w", "second/w"]
+    assert masked.moving == {"all": ["first/w"]}
+    message = r"same mask; in the block 'all', the leaf 'second/w' moves for 'a' but not for 'b'"
+    with pytest.raises(ValueError, match=message):
+        flatness.compare({"a": plain, "b": masked})
+    with pytest.raises(ValueError, match=message):
+        flatness.compare({"b": masked, "a": plain})
+    second = of_leaves(blocks={"part": {"first": False, "second": True}})
+    with pytest.raises(ValueError, match=r"in the block 'part', the leaf 'first/w'"):
+        flatness.compare({"a": named, "b": second})
+    # One mask in two forms, blocks of one report alone, and networks with other leaves.
+    same = of_leaves({"first": {"w": True}, "second": False})
+    other = of_leaves(lambda params: {"first": True, "second": False, "third": False}, third=0)
+    for pair in ((masked, same), (plain, named), (plain, of_leaves(True)), (plain, other)):
+        assert flatness.compare(dict(zip("ab", pair, strict=True))).differences
+    masked.save(tmp_path / "masked.json")
+    loaded = flatness.Report.load(tmp_path / "masked.json")
+    with pytest.raises(ValueError, match="same mask"):
+        flatness.compare({"a": plain, "b": loaded})
+    early = {
+        name: value for name, value in masked.to_dict().items() if name not in ("leaves", "moving")
+    }
+    assert flatness.compare({"a": plain, "b": flatness.Report.from_dict(early)}).differences
+
+
 def test_fingerprints_tell_data_apart(reports):
     other = flatness.report(
         eval_fn, jnp.ones((2, 4)), BATCHES[::-1], 0, level="quick", measures=["sam_sharpness"]

@@ -66,6 +66,47 @@ def test_labels_of_pixels_and_ignored_ones():
     assert float(sums["error"]) == error
 
 
+def test_logits_that_are_not_finite_are_errors():
+    """The argmax would be class 0. Classes may be excluded by -inf."""
+    rows = [
+        ([1.0, 0.0, 0.0], False),
+        ([np.nan, 0.0, 0.0], True),
+        ([1.0, 0.0, np.nan], True),
+        ([np.inf, 0.0, 0.0], True),
+        ([-np.inf, -np.inf, -np.inf], True),
+        ([1.0, -np.inf, 0.0], False),
+        ([np.nan, np.nan, np.nan], True),
+    ]
+    logits, wrong = (np.array(part) for part in zip(*rows, strict=True))
+    labels = np.zeros(len(rows), int)
+    given = lambda params, x: x
+    for targets in (labels, np.eye(3)[labels]):
+        sums = flatness.classification(given)(None, (logits, targets))
+        assert float(sums["error"]) == wrong.sum()
+        assert np.isnan(sums["loss"])
+    weights = np.where(wrong, 0.0, 1.0)  # padding
+    sums = flatness.classification(given)(None, (logits, labels, weights))
+    assert float(sums["error"]) == 0
+    assert np.isfinite(sums["loss"])
+    sums = flatness.language_model(given)(None, (logits[None], labels[None]))
+    assert float(sums["error"]) == wrong.sum()
+
+
+@pytest.mark.parametrize("label", [-1, -99, -101, 3, 200])
+def test_labels_that_are_no_class_are_no_numbers(label):
+    labels = LABELS.copy()
+    labels[2] = label
+    sums = flatness.classification(linear)(W, (X, labels))
+    assert np.isnan([sums["loss"], sums["error"]]).all()
+    padded = flatness.classification(linear)(W, (X, labels, WEIGHTS))  # of weight 0
+    expected = cross_entropy(X @ W, LABELS, WEIGHTS)
+    np.testing.assert_allclose([padded["loss"], padded["error"]], expected, rtol=1e-5)
+    tokens = flatness.language_model(linear)(W, (X[None], labels[None]))
+    assert np.isnan([tokens["loss"], tokens["error"]]).all()
+    with pytest.raises(ValueError, match=r"finite sums.*labels \(classes count from 0\)"):
+        flatness.report(flatness.classification(linear), W, [(X, labels)], 0)
+
+
 class Network(nn.Module):
     """With dropout and batch norm, which act unless told not to."""
 

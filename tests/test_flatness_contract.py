@@ -74,6 +74,27 @@ def test_complex_weights_are_refused_by_name(name):
         plain(name)(PARAMS | {"z": jnp.array([1j])}, BATCHES, KEY)
 
 
+@every
+def test_weights_that_are_all_masked_are_refused_by_name(name):
+    """All measures would be 0 or fail: the network would look flat."""
+    message = "params must hold weights that move, got none.*mask"
+    none = {"w": False, "b": False}
+    for mask in (none, lambda params: none, {"w": False, "b": False, "count": True}):
+        params = PARAMS | ({"count": COUNT} if isinstance(mask, dict) and "count" in mask else {})
+        with pytest.raises(ValueError, match=message):
+            MEASURES[name](eval_fn, mask)(params, BATCHES, KEY)
+
+
+def test_masks_of_stacks_and_of_reports_must_mark_weights():
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), PARAMS)
+    none = {"w": False, "b": False}
+    with pytest.raises(ValueError, match="params must hold weights that move"):
+        flatness.local_energy(eval_fn, mask=none, stacked=True)(stack, BATCHES, KEY)
+    for measure in ("quantization", "trace"):
+        with pytest.raises(ValueError, match="params must hold weights that move"):
+            flatness.report(eval_fn, PARAMS, BATCHES, KEY, mask=none, measures=[measure])
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 

@@ -101,6 +101,38 @@ def test_independent_replicas_are_reported():
     assert 0.7 < found.relative_distance < 0.85
 
 
+def squares(params, batch):
+    return {"error": len(batch) * jnp.sum(params["w"] ** 2), "count": len(batch)}
+
+
+INFINITE = {
+    "a replica": ([[1.0, 2.0], [jnp.nan, 0.0], [1.0, 1.0]], "for replica 1, center"),
+    "all": (jnp.full((3, 2), jnp.inf), "for replica 0, replica 1, replica 2, center"),
+    "a value": ([[1e20, 0.0], [1.0, 1.0], [1.0, 1.0]], "for replica 0, center"),
+    "the center": ([[3e38, 0.0], [3e38, 0.0], [1.0, 1.0]], "center"),
+}
+
+
+@pytest.mark.parametrize("name", INFINITE)
+def test_networks_that_are_not_finite_have_not_met(name):
+    stack, named = INFINITE[name]
+    params = {"w": jnp.asarray(stack), "steps": jnp.arange(3)}
+    message = rf"weights or error are NaN or infinite .*{named}\. Training has diverged"
+    with pytest.warns(UserWarning, match=message):
+        found = flatjax.check_collapsed(squares, params, [jnp.ones(2)])
+    assert found.has_met is False
+
+
+def test_classifiers_that_diverged_have_not_met():
+    """Their errors are finite, and equal."""
+    classifier = flatjax.flatness.classification(lambda params, x: x @ params)
+    batches = [(jnp.ones((4, 3)), jnp.zeros(4, int))]
+    with pytest.warns(UserWarning, match="for replica 0, replica 1, center"):
+        found = flatjax.check_collapsed(classifier, jnp.full((2, 3, 2), jnp.nan), batches)
+    assert found[:3] == (False, 1.0, 1.0)
+    assert flatjax.check_collapsed(classifier, jnp.ones((2, 3, 2)), batches).has_met is True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "steps"), [("cosine", 300), ("constant", 1000)])
 def test_esgd_without_a_gamma_learns(kind, steps):

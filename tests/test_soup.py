@@ -60,6 +60,21 @@ def _greedy_by_hand(solutions):
     return tuple(sorted(members)), loss(points[members].mean(0))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", range(3))
+def test_a_greedy_soup_never_takes_a_network_that_diverged(value, place):
+    solutions = [at(0.9, -1), at(0.8, 1.2)]
+    expected = flatness.soup(well, greedy="loss")(solutions, BATCHES)
+    assert expected.members == (0, 1)
+    solutions.insert(place, at(value))
+    found = flatness.soup(well, greedy="loss")(solutions, BATCHES)
+    assert found.members == tuple(i for i in range(3) if i != place)
+    assert found.values == expected.values
+    assert not np.isfinite(found.alone["loss"][place])
+    with pytest.raises(ValueError, match=r"solutions must have a finite 'loss'.*nan"):
+        flatness.soup(well, greedy="loss")([at(np.nan), at(value)], BATCHES)
+
+
 class Normed(nn.Module):
     """A network with batch norm."""
 

@@ -1,6 +1,5 @@
 """The noise that a network tolerates, where it is known, and its standard error."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -97,7 +96,11 @@ def test_unknown_quantity():
 
 
 def test_a_mask_keeps_weights():
-    measure = weight_noise(parabola, num_samples=2, noise="additive", mask=lambda params: False)
-    found = measure(POINT, BATCHES, jax.random.key(0))
-    assert np.isnan(found.tolerance).all()
-    np.testing.assert_array_equal(found.energy.mean["error"], 0)
+    both = lambda params, batch: parabola(params["moves"] + params["stays"], batch)
+    mask = lambda params: {"moves": True, "stays": False}
+    measure = weight_noise(
+        both, sigmas=SIGMAS, target_rise=[0.5], num_samples=20, noise="additive", mask=mask
+    )
+    found = measure({"moves": POINT, "stays": POINT}, BATCHES, 3)
+    expected = MEASURE(POINT, BATCHES, 3).tolerance[1]
+    np.testing.assert_allclose(found.tolerance, [expected], rtol=1e-6)

@@ -38,9 +38,11 @@ def masks_of(
     """Makes the masks of all weights that move and of the requested blocks.
 
     Raises:
-      ValueError: a block holds no weights that move, or is named like the block of all weights.
+      ValueError: no weights move, of the mask or of a block, or a block is named like the block of
+        all weights.
       TypeError: `blocks` is neither a mapping nor "layers".
     """
+    _inputs.measured(params, mask)  # raises if no weight moves
     every = None if mask is None else _frozen(params, mask)
     masks: dict[str, Mask] = {ALL: every}
     if blocks is None:
@@ -61,6 +63,12 @@ def masks_of(
 def size_of(params: chex.ArrayTree, mask: Mask) -> int:
     """Counts the weights that move."""
     return _vectors.size(_inputs.weights(params, mask))
+
+
+def paths_of(tree: chex.ArrayTree) -> list[str]:
+    """Returns the paths of the leaves, such as "dense/kernel"."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
 
 
 def _frozen(params, *masks) -> FrozenMask:

@@ -16,6 +16,7 @@ from flatjax.flatness import _inputs
 
 # A function (weights that may change, one setting) -> new weights.
 Change = Callable[[chex.ArrayTree, Any], chex.ArrayTree]
+REMEDY = "By default leaves with fewer than two axes are not changed; mask=True changes all."
 
 
 class Changes(NamedTuple):
@@ -75,13 +76,8 @@ def make_changes(eval_fn: EvalFn, change: Change, mask: Mask) -> Callable[..., C
         return {name: np.asarray(mean, dtype=float) for name, mean in means.items()}
 
     def changes(params, batches, state, settings: Sequence[Any] | Callable[..., Sequence[Any]]):
-        params, data = _inputs.measured(params, mask), _inputs.repeatable(batches)
+        params, data = _inputs.measured(params, mask, remedy=REMEDY), _inputs.repeatable(batches)
         weights = _inputs.weights(params, mask)
-        if not jax.tree.leaves(weights):
-            raise ValueError(
-                "mask must mark at least one leaf of weights that may change, got none. By default "
-                "leaves with fewer than two axes are not changed; mask=True changes all."
-            )
         reference = values(params, data, state)
         found, distances = [], []
         for setting in settings(weights) if callable(settings) else settings:

@@ -70,7 +70,8 @@ def check_eval_fn(
         if not np.isfinite(total):
             raise ValueError(
                 f"eval_fn must return finite sums, got {name!r} = {total} for the first batch. "
-                "Check the parameters, and logarithms and divisions in eval_fn."
+                "Check the parameters, the labels (classes count from 0), and logarithms and "
+                "divisions in eval_fn."
             )
     size = _num_examples(batch)
     if size is not None and size > 1:

@@ -191,8 +191,8 @@ def compare(
 
     Raises:
       ValueError: fewer than two reports; reports with different keys, data or levels, or without a
-        common number; a confidence that is not between 0 and 1. Or a barrier has another name, or
-        the soup another number of solutions.
+        common number; different masks of parameters that have the same leaves; a confidence that is
+        not between 0 and 1. Or a barrier has another name, or the soup another number of solutions.
       TypeError: a value is not a report, not a barrier, or not a soup.
 
     Examples:
@@ -272,6 +272,18 @@ def _check_same(first_name: str, first: Report, name: str, one: Report) -> None:
             raise ValueError(
                 f"reports must be measured with the same key, batches and level; the {kind} of "
                 f"{name!r} differs from that of {first_name!r}. Measure them again with one {kind}."
+            )
+    if first.leaves != one.leaves:  # different networks
+        return
+    for block in first.moving.keys() & one.moving.keys():
+        here, there = set(first.moving[block]), set(one.moving[block])
+        if here != there:
+            path = min(here ^ there)
+            mover, other = (first_name, name) if path in here else (name, first_name)
+            raise ValueError(
+                f"reports must be measured with the same mask; in the block {block!r}, the leaf "
+                f"{path!r} moves for {mover!r} but not for {other!r}. Measure them again with one "
+                "mask."
             )
 
 

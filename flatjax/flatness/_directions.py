@@ -79,7 +79,7 @@ def random_direction(
       The direction, a pytree like `params`, in at least float32.
 
     Raises:
-      ValueError: the normalization is unknown.
+      ValueError: the normalization is unknown, or no weight moves.
 
     Examples:
       >>> import jax, jax.numpy as jnp

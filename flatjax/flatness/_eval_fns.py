@@ -7,6 +7,9 @@ their weights (1 by default). Then
   \mathrm{count} = \sum_i m_i, \quad
   \mathrm{loss} = \sum_i m_i \, \ell(z_i, y_i), \quad
   \mathrm{error} = \sum_i m_i \, [\arg\max z_i \ne y_i] \tag{1}
+
+An example whose largest logit is NaN or infinite counts as an error, so that the error of a network
+that diverged is 1. (Single logits may be -inf: these classes are excluded.)
 """
 
 from collections.abc import Callable, Mapping
@@ -71,7 +74,8 @@ def classification(
         ... that is in the mapping.
       targets: name or function of the labels, in the same way. Labels are integers of shape (B,
         ...), or probabilities (B, ..., C). The default is the second element of a pair, or "label",
-        "labels", "targets", "y", ... Integers of -100 do not count.
+        "labels", "targets", "y", ... Integers count from 0; those of -100 are ignored. If another
+        integer is no class and has a weight, loss and error are NaN.
       weights: name or function of the labels' weights, in the same way. They have the shape of the
         labels; 0 marks padding. The default is the third element of a triple, or "weight",
         "weights" or "mask" if the mapping has one, or 1.
@@ -189,9 +193,10 @@ def language_model(
       inputs: name of the tokens in a batch that is a mapping, or a function of the batch. The
         default is the batch itself, the first element of a pair, or "tokens", "input_ids",
         "inputs", ...
-      targets: name or function of the targets (B, T); targets of -100 do not count. The default is
-        the second element of a pair, "targets" or "target". It is not "labels", which in many
-        libraries are the unshifted tokens.
+      targets: name or function of the targets (B, T); targets of -100 are ignored. If another
+        target is no token and has a weight, loss and error are NaN. The default is the second
+        element of a pair, "targets" or "target". It is not "labels", which in many libraries are
+        the unshifted tokens.
       weights: name or function of the tokens' weights, (B, T); 0 marks padding. The default is
         "attention_mask", "weight", "weights" or "mask", if the mapping has one.
       **options: further arguments of `apply_fn`.
@@ -249,17 +254,20 @@ def _cross_entropy(logits, wanted, weights) -> dict[str, jax.Array]:
     if is_integer:
         wanted = wanted.astype(jnp.int32)
         counts = _weights(weights, wanted) * (wanted != IGNORED)
-        label = jnp.maximum(wanted, 0)
+        is_class = (wanted >= 0) & (wanted < logits.shape[-1])
+        label = jnp.where(is_class, wanted, 0)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
     else:
         counts = _weights(weights, logits[..., 0])
-        label = wanted.argmax(-1)
+        label, is_class = wanted.argmax(-1), True
         losses = optax.losses.softmax_cross_entropy(logits, wanted.astype(logits.dtype))
-    return {
-        "loss": jnp.sum(jnp.where(counts != 0, counts * losses, 0.0)),
-        "error": jnp.sum(counts * (logits.argmax(-1) != label)),
-        "count": jnp.sum(counts),
-    }
+    # The largest of logits with a NaN is NaN; argmax would return its position.
+    is_right = (logits.argmax(-1) == label) & jnp.isfinite(logits.max(-1))
+    # A label that is no class has neither a loss nor an error; padding may have any label.
+    total = lambda values: jnp.sum(
+        jnp.where(counts != 0, counts * jnp.where(is_class, values, jnp.nan), 0.0)
+    )
+    return {"loss": total(losses), "error": total(~is_right), "count": jnp.sum(counts)}
 
 
 def _weights(weights, like) -> jax.Array:

@@ -113,8 +113,8 @@ def fine_tuning(
     Raises:
       TypeError: `tx` is no optimizer. When called: state is passed instead of the key.
       ValueError: steps are empty, not positive whole numbers, or not ascending, or `second_batches`
-        is an iterator. When called: there are no batches, `batches` is an iterator, or `eval_fn`
-        does not return `quantity`.
+        is an iterator. When called: there are no batches, `batches` is an iterator, `eval_fn` does
+        not return `quantity`, or no weight moves.
 
     Examples:
       The first task has its minimum at 0 and the second at 1. A step goes half of the way:

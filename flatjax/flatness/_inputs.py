@@ -2,7 +2,8 @@
 
 Every measure reads its parameters by `measured` and `weights`: the leaves that it moves are real
 numbers in at least float32. In half precision a perturbation below 2^-8 of a weight would be
-rounded away, and the network would look flat. Errors name the argument and the remedy.
+rounded away, and the network would look flat. It would also look flat if a mask marked no weight,
+which `measured` refuses. Errors name the argument and the remedy.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _checks, _masks
+from flatjax import _checks, _masks, _vectors
 from flatjax._batches import Batches, Data, repeatable
 from flatjax._keys import as_key, is_typed
 from flatjax._masks import Mask
@@ -32,19 +33,23 @@ __all__ = [
 ]
 
 
-def measured(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.ArrayTree:
+def measured(
+    params: chex.ArrayTree, mask: Mask, name: str = "params", remedy: str = ""
+) -> chex.ArrayTree:
     """Converts the weights that move to at least float32; other leaves are unchanged.
 
     Args:
       params: the parameters.
       mask: leaves marked False do not move.
       name: name of the argument, for error messages.
+      remedy: a sentence that says what to do if no weight moves.
 
     Returns:
       A pytree like `params`.
 
     Raises:
       TypeError: no leaf has real numbers, or a leaf that moves is complex.
+      ValueError: no weight moves.
     """
     moving = weights(params, mask, name)
     if not any(is_real(leaf) for leaf in jax.tree.leaves(params)):
@@ -52,6 +57,11 @@ def measured(params: chex.ArrayTree, mask: Mask, name: str = "params") -> chex.A
         raise TypeError(
             f"{name} must be a pytree with weights, real floating-point arrays; got leaves "
             f"{', '.join(kinds) or 'none'}."
+        )
+    if not _vectors.size(moving):
+        remedy = remedy or "Mark some of them in mask."
+        raise ValueError(
+            f"{name} must hold weights that move, got none: all are masked or empty. {remedy}"
         )
     return _masks.merge(jax.tree.map(at_least_float32, moving), params)
 

@@ -176,7 +176,8 @@ def local_energy(
       ValueError: sigmas that are empty or not positive and finite. num_samples < 2, or odd or < 4
         if antithetic, or < 10 draws (pairs) with target_sem. max_samples < num_samples. An unknown
         kind of noise. One of update_stats and stats_batches without the other. When called: no
-        batches, an unknown quantity, or target_sem with batches that can be iterated only once.
+        batches, no weights that move, an unknown quantity, or target_sem with batches that can be
+        iterated only once.
 
     Examples:
       A parabola, for which the rise is :math:`\sigma^2 \lVert w \rVert^2`:

@@ -67,8 +67,6 @@ class Minibatches:
         """Checks a solution and its data, and reads them once."""
         params, data = _inputs.measured(params, self._mask), _inputs.repeatable(batches)
         first = next(iter(data))
-        if not _vectors.size(_inputs.weights(params, self._mask)):
-            raise ValueError("params must hold weights that move, got none: all are masked.")
         totals = _sums.zeros(jax.eval_shape(self.at_solution, params, first, state))
         num_batches, shapes = 0, set()
         for batch in data:

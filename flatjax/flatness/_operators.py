@@ -88,8 +88,8 @@ def hessian_operator(eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = No
       `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) there are no batches, `batches` is an iterator, or `eval_fn` does
-        not return `quantity` and `"count"`.
+      ValueError: (when called) there are no batches, `batches` is an iterator, `eval_fn` does not
+        return `quantity` and `"count"`, or no weight moves.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -151,8 +151,8 @@ def gauss_newton_operator(
       `flatjax.flatness.trace`.
 
     Raises:
-      ValueError: (when called) there are no batches, `batches` is an iterator, or `loss_fn` does
-        not return `quantity` and `"count"`.
+      ValueError: (when called) there are no batches, `batches` is an iterator, `loss_fn` does not
+        return `quantity` and `"count"`, or no weight moves.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -107,7 +107,8 @@ def pac_bayes_sigma(
     Raises:
       ValueError: target_rise or rtol is not positive and finite, bounds are not
         0 < low < high < inf, num_samples < 2, or the kind of noise is unknown. When called: there
-        are no batches, `batches` is an iterator, or `eval_fn` does not return `quantity`.
+        are no batches, `batches` is an iterator, `eval_fn` does not return `quantity`, or no weight
+        moves.
 
     Examples:
       A parabola of a hundred weights at its minimum, where the rise is :math:`100 \sigma^2`:

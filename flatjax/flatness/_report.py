@@ -14,7 +14,7 @@ from flatjax._evaluation import EvalFn
 from flatjax._keys import is_typed
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs
-from flatjax.flatness._blocks import masks_of, size_of
+from flatjax.flatness._blocks import masks_of, paths_of, size_of
 from flatjax.flatness._check_eval_fn import check_eval_fn
 from flatjax.flatness._effort import MEASURES, NEEDS_ERROR, Effort, cost_of, effort_of
 from flatjax.flatness._measurements import Measurements
@@ -125,7 +125,7 @@ def report(
 
     Raises:
       ValueError: an unknown measure or level; an error that `check_eval_fn` finds; no batches, or
-        an iterator; no quantity called `loss`; a block without weights.
+        an iterator; no quantity called `loss`; a mask or a block without weights.
       TypeError: parameters, key or `eval_fn` have a wrong type.
       ImportError: `progress=True` without tqdm.
 
@@ -174,6 +174,8 @@ def report(
         seconds=time.perf_counter() - start,
         key=np.asarray(jax.random.key_data(key) if is_typed(key) else key).tolist(),
         fingerprint=passes.fingerprint,
+        leaves=paths_of(params),
+        moving={name: paths_of(_inputs.weights(params, one)) for name, one in masks.items()},
         results=results,
     )
 

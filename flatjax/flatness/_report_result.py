@@ -34,6 +34,8 @@ class Report:
       seconds: duration of the measurement.
       key: data of the random key.
       fingerprint: SHA-256 of the data.
+      leaves: paths of the leaves of the parameters; empty if an early version saved the report.
+      moving: {block: paths of the leaves that move}; empty in the same case.
       results: {block: {measure: its result}}, such as a `LocalEnergy`; empty if the report was
         loaded.
     """
@@ -48,6 +50,8 @@ class Report:
     seconds: float
     key: list[int]
     fingerprint: str
+    leaves: list[str] = dataclasses.field(default_factory=list)
+    moving: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     results: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: tuple[str, str, str] | str) -> Row:

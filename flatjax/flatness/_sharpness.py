@@ -104,7 +104,7 @@ def sam_sharpness(
     Raises:
       TypeError: (when called) state is passed instead of the key.
       ValueError: rho is not positive and finite. When called: there are no batches, `batches` is an
-        iterator, or `eval_fn` does not return `quantity`.
+        iterator, `eval_fn` does not return `quantity`, or no weight moves.
 
     Examples:
       A parabola :math:`w^2 / 2` at 1, where the rise is :math:`(1 + \rho)^2 / 2 - 1 / 2`:
@@ -189,8 +189,8 @@ def worst_case_sharpness(
 
     Raises:
       ValueError: rho or step_size is not positive and finite, steps < 1 or num_restarts < 1. When
-        called: there are no batches, `batches` is an iterator, or `eval_fn` does not return
-        `quantity`.
+        called: there are no batches, `batches` is an iterator, `eval_fn` does not return
+        `quantity`, or no weight moves.
 
     Examples:
       The rise of a quadratic at its minimum is half its largest curvature times rho squared:

@@ -75,8 +75,9 @@ def soup(
     r"""Makes a function that averages the weights of several solutions.
 
     A *greedy* soup starts with the solution of the lowest value, and tries the others in the order
-    of their values. It adds each one if the value of the mean does not rise. Choose by examples
-    that are used for neither training nor testing.
+    of their values. It adds each one if the value of the mean does not rise. It never takes a
+    solution whose own value is NaN or infinite. Choose by examples that are used for neither
+    training nor testing.
 
     Cost: an evaluation of the batches (and call of `state_fn`) for each solution, and one more. A
     greedy soup needs twice as many as there are solutions.
@@ -94,7 +95,7 @@ def soup(
 
     Raises:
       ValueError: (when called) there are no solutions or no batches, the solutions differ in
-        structure, or `greedy` is not the name of a value.
+        structure, or `greedy` is not the name of a value that is finite for one solution.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -138,7 +139,13 @@ def soup(
             raise ValueError(
                 f"greedy must be a name of eval_fn's values, {sorted(alone)}, got {greedy!r}."
             )
-        first, *others = sorted(range(len(solutions)), key=lambda i: alone[greedy][i])
+        value_of = alone[greedy]
+        finite = np.flatnonzero(np.isfinite(value_of)).tolist()
+        if not finite:
+            raise ValueError(
+                f"solutions must have a finite {greedy!r}, one of them at least, got {value_of}."
+            )
+        first, *others = sorted(finite, key=lambda i: value_of[i])
         best = mean_of((first,))
         for i in others:
             larger = mean_of(tuple(sorted((*best.members, i))))

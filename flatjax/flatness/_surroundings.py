@@ -63,8 +63,6 @@ class Landscape:
         """Checks a solution and its data."""
         params, data = _inputs.measured(params, self._mask), _inputs.repeatable(batches)
         num_weights = _vectors.size(_inputs.weights(params, self._mask))
-        if not num_weights:
-            raise ValueError("params must hold weights that move, got none: all are masked.")
         one_by_one = _cpu.prefers_unrolled(self._energy, params, next(iter(data)), *state)
         batches = tuple(data) if data.in_memory and len(data) == 1 else data
         return Surroundings(params, batches, state, num_weights, one_by_one)

@@ -99,7 +99,7 @@ def weight_noise(
     Raises:
       ValueError: sigmas that are empty, not ascending or not positive and finite; target_rise that
         is empty or not positive and finite; num_samples < 2; an unknown kind of noise. When called:
-        no batches, or an unknown quantity.
+        no batches, no weights that move, or an unknown quantity.
 
     Examples:
       A parabola of a hundred weights at its minimum, where the rise is :math:`100 \sigma^2`:
