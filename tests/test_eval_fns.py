@@ -103,7 +103,7 @@ def test_labels_that_are_no_class_are_no_numbers(label):
     np.testing.assert_allclose([padded["loss"], padded["error"]], expected, rtol=1e-5)
     tokens = flatness.language_model(linear)(W, (X[None], labels[None]))
     assert np.isnan([tokens["loss"], tokens["error"]]).all()
-    with pytest.raises(ValueError, match=r"finite sums.*labels \(classes count from 0\)"):
+    with pytest.raises(ValueError, match=r"finite sums.*labels outside of 0 to C - 1"):
         flatness.report(flatness.classification(linear), W, [(X, labels)], 0)
 
 
