@@ -27,7 +27,7 @@ _tested: dict[tuple[int, ...], Any] = {}  # where a function is -> a weak refere
 
 
 class Comparison(NamedTuple):
-    """The values of a batch of two examples in turn, and those of the two examples alone.
+    """The values of a batch that repeats two examples, and of these alone.
 
     Attributes:
       size: the number of examples.
@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
     scale: Values
 
     def is_near(self, name: str, factor: float = 1.0) -> bool:
-        """Whether `factor` times the mean over the batch is the mean of the single examples."""
+        """Whether `factor` times the batch's mean is the mean of its examples."""
         over = lambda values: values[name] / _like(values["count"], values[name])
         with np.errstate(all="ignore"):
             difference = np.abs(factor * over(self.together) - over(self.added))
@@ -50,9 +50,10 @@ class Comparison(NamedTuple):
 
 
 class Pair:
-    """The first two examples of a batch: alone, and in turn in a batch of the same size.
+    """The first two examples of a batch, alone and in a batch of its size.
 
-    Only one more program is compiled, for a single example.
+    The second batch repeats the two examples in turn. Only one more program is compiled, for
+    a single example.
 
     Args:
       eval_fn: see `flatjax.evaluate`.
@@ -138,7 +139,7 @@ def check_once(
 
 
 def sums(eval_fn: Fn) -> Fn:
-    """Marks a function that returns sums by construction, which `check_once` does not test."""
+    """Marks a function that returns sums by construction, and needs no test."""
     place, reference = _reference(eval_fn)
     if reference is not None:
         _tested[place] = reference
@@ -189,7 +190,7 @@ def _is_local(tree) -> bool:
 
 
 def _reference(fn) -> tuple[tuple[int, ...], Any]:
-    """Returns where a function is, and a weak reference to it; None if it allows none."""
+    """Returns where a function is, and a weak reference or None."""
     while isinstance(fn, _Jitted):  # made again for each measure
         fn = fn.__wrapped__
     is_method = inspect.ismethod(fn)  # a new object each time that it is read
