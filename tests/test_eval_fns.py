@@ -259,6 +259,27 @@ def test_mistakes_are_found_and_cured(name):
             flatness.report(wrong, jnp.array(0.0), [BATCH], 0)
 
 
+def test_wrong_signatures_say_how_it_is_called():
+    called = r"eval_fn is called as eval_fn\(params, batch, \*state\), here with one batch and no "
+    right = lambda p, b: {"loss": losses(p, b).sum(), "count": len(b)}
+    wrong = {
+        "three": (lambda p, x, y: right(p, x), (), TypeError, "missing 1 required"),
+        "swapped": (lambda b, p: right(p["w"], b), (), TypeError, "It raised TypeError"),
+        "no state": (lambda p, b: right(p, b), (0,), TypeError, "takes 2 positional"),
+        "a key": (lambda p, b: right(p, b["x"]), (), (TypeError, ValueError), "It raised"),
+    }
+    for one, state, kind, named in wrong.values():
+        where = called.replace("no ", "1 ") if state else called
+        with pytest.raises(kind, match=f"{where}.*{named}") as caught:
+            flatness.check_eval_fn(one, jnp.array(0.0), [BATCH], *state)
+        assert caught.value.__cause__ is not None
+    network = flatness.classification(Network())
+    variables = Network().init(jax.random.key(0), X, train=False)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), variables)
+    with pytest.raises(ValueError, match=r"replicas, pass their flatjax\.replica_center"):
+        flatness.check_eval_fn(network, stack["params"], [(X, LABELS)], stack["batch_stats"])
+
+
 def test_what_is_right_passes():
     right = lambda p, b: {"loss": losses(p, b).sum(), "count": len(b)}
     assert flatness.check_eval_fn(right, jnp.array(0.0), [BATCH]) == {"loss": 7.0}

@@ -39,8 +39,8 @@ def check_eval_fn(
       {name: mean over the first batch}.
 
     Raises:
-      TypeError: `eval_fn` is no function, or returns no dict.
-      ValueError: it returns no `"count"`, or has another of the errors above.
+      TypeError: `eval_fn` is no function, has a wrong signature, or returns no dict.
+      ValueError: it raises an error, returns no `"count"`, or has another of the errors above.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -58,7 +58,7 @@ def check_eval_fn(
     _evaluation.check_eval_fn(eval_fn)
     batch = next(iter(repeatable(batches)))
     eval_fn = jax.jit(eval_fn)
-    sums = _scalars(eval_fn(params, batch, *state))
+    sums = _scalars(_call(eval_fn, params, batch, state))
     count = sums.pop("count")
     if not count > 0:
         raise ValueError(
@@ -81,6 +81,24 @@ def check_finite(name: str, sums: Sequence[float] | np.ndarray) -> None:
             "Check the parameters, logarithms and divisions in eval_fn, and the batch: NaN among "
             "the inputs, or labels outside of 0 to C - 1 for C classes."
         )
+
+
+def _call(eval_fn, params, batch, state) -> Any:
+    """Calls `eval_fn` for the first time; errors say how it is called."""
+    try:
+        return eval_fn(params, batch, *state)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        given = f"{len(state)} further inputs" if state else "no further inputs"
+        stack = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+        is_stack = len(stack) == 1 and stack != {()}
+        center = " If params are stacked replicas, pass their flatjax.replica_center."
+        raise kind(
+            "eval_fn is called as eval_fn(params, batch, *state), here with one batch and "
+            f"{given} as state. It raised {type(error).__name__}: {error}{center * is_stack}"
+        ) from error
 
 
 def _scalars(found: Any) -> dict[str, float]:
