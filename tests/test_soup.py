@@ -124,6 +124,19 @@ def test_statistics_are_measured_at_every_point():
     jax.tree.map(np.testing.assert_allclose, soup.state[0], expected)
 
 
+def test_a_barrier_compiles_nothing_at_later_calls(caplog):
+    eval_fn = lambda params, batch: well(params, batch)  # which no other test has compiled
+    measure = flatness.barrier(eval_fn, num_points=3)
+    programs = []
+    with jax.log_compiles():
+        for x in (1.0, 2.0, 3.0):
+            caplog.clear()
+            measure(at(-1.0), at(x), BATCHES)
+            programs.append([r for r in caplog.messages if r.startswith("Compiling")])
+    assert programs[0]
+    assert programs[1:] == [[], []]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -92,7 +92,8 @@ def barrier(
     connected. Networks that were trained separately usually have a barrier. One reason is that
     their hidden units are in a different order.
 
-    Cost: `num_points` evaluations of the batches.
+    Cost: `num_points` evaluations of the batches. Nothing is recompiled for other solutions of the
+    same shapes.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`, see

@@ -171,7 +171,7 @@ def compare(
     barriers: Mapping[str, Barrier] | None = None,
     soup: Soup | None = None,
 ) -> Comparison:
-    """Compares solutions that were measured with the same key, batches and level.
+    """Compares solutions measured with the same key, batches, level and mask.
 
     Noise, random vectors and batches are then the same for all solutions, so differences have
     smaller errors than the numbers themselves. Each interval holds for a single number: of twenty

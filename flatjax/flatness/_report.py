@@ -1,6 +1,5 @@
 """Measures how flat a solution is by many measures, in one call."""
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from flatjax.flatness import _inputs
 from flatjax.flatness._blocks import masks_of, paths_of, size_of
 from flatjax.flatness._check_eval_fn import check_eval_fn
 from flatjax.flatness._effort import MEASURES, NEEDS_ERROR, Effort, cost_of, effort_of
+from flatjax.flatness._kept import kept
 from flatjax.flatness._measurements import Measurements
 from flatjax.flatness._passes import Passes
 from flatjax.flatness._progress import Progress
@@ -194,12 +194,5 @@ def _names(measures, effort: Effort, quantities) -> tuple[str, ...]:
     return tuple(name for name in MEASURES if name in given)
 
 
-def _measurements(*given: Any) -> Measurements:
-    """Returns the measures of a block, which may be compiled already."""
-    try:
-        return _kept(*given)
-    except TypeError:  # an argument cannot be hashed
-        return Measurements(*given)
-
-
-_kept = functools.lru_cache(maxsize=32)(Measurements)
+# The measures of a block, which may be compiled already.
+_measurements = kept(maxsize=32)(Measurements)

@@ -1,6 +1,5 @@
 """Sharpness: the rise of the loss at the worst point nearby."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
 from flatjax._masks import Mask
 from flatjax._vectors import normal_like
 from flatjax.flatness import _inputs, _tables
+from flatjax.flatness._kept import kept
 from flatjax.flatness._quantities import check_quantity, differentiable
 
 
@@ -263,19 +263,14 @@ def worst_case_sharpness(
     return measure
 
 
+@kept(maxsize=8)
 def _gradient_of_mean(eval_fn, quantity, mask):
     """Makes gradient(params, data, state) -> (gradient of a mean, {name: mean}).
 
     The gradient is taken with respect to the weights that move. Measures of one `eval_fn` share it,
     because it takes longest to compile.
     """
-    try:
-        return _kept_gradient(eval_fn, quantity, mask)
-    except TypeError:  # the mask cannot be hashed
-        return _make_gradient(eval_fn, quantity, mask)
 
-
-def _make_gradient(eval_fn, quantity, mask):
     @jax.jit  # traced once, and not for the shapes of each pass's sums
     def differentiate(params, batch, state):
         def total(weights):
@@ -304,9 +299,6 @@ def _make_gradient(eval_fn, quantity, mask):
         return grads, _to_numpy(values)
 
     return gradient
-
-
-_kept_gradient = functools.lru_cache(maxsize=8)(_make_gradient)
 
 
 def _ascent(rho, adaptive, mask):

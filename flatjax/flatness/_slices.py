@@ -282,16 +282,6 @@ def _values_at(eval_fn, state_fn):
     check_eval_fn(eval_fn)
     eval_fn = jax.jit(eval_fn)
 
-    @jax.jit
-    def move(origin, directions, coordinates):
-        def move_leaf(w, *ds):
-            if not jnp.issubdtype(w.dtype, jnp.inexact):
-                return w
-            step = sum(a * d for a, d in zip(coordinates, ds, strict=True))
-            return (w + step).astype(w.dtype)
-
-        return jax.tree.map(move_leaf, origin, *directions)
-
     def measured(tree, name):  # complex leaves move too, and are wide enough
         return _inputs.measured(tree, lambda tree: jax.tree.map(_inputs.is_real, tree), name)
 
@@ -301,7 +291,7 @@ def _values_at(eval_fn, state_fn):
         directions = [measured(direction, "direction") for direction in directions]
 
         def evaluate_at(coordinates):
-            params = move(origin, directions, coordinates)
+            params = _move(origin, directions, coordinates)
             state_there = state if state_fn is None else state_fn(params, *state)
             return evaluate(eval_fn, params, data, *state_there)
 
@@ -309,6 +299,17 @@ def _values_at(eval_fn, state_fn):
         return {name: np.array([m[name] for m in means], dtype=float) for name in means[0]}
 
     return values_at
+
+
+@jax.jit  # once for all slices: a barrier makes a new slice at each call
+def _move(origin, directions, coordinates):
+    def move_leaf(w, *ds):
+        if not jnp.issubdtype(w.dtype, jnp.inexact):
+            return w
+        step = sum(a * d for a, d in zip(coordinates, ds, strict=True))
+        return (w + step).astype(w.dtype)
+
+    return jax.tree.map(move_leaf, origin, *directions)
 
 
 def _extremes(title, values, *axes) -> _tables.Table:
