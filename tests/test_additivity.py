@@ -75,6 +75,7 @@ CALLS = {
     "learning_coefficient": lambda f: flatness.learning_coefficient(f, num_steps=10)(
         W, BATCHES, KEY
     ),
+    "slice_1d": lambda f: flatness.slice_1d(f, [0.0, 1.0])(W, X[:5, :3], BATCHES),
     "fine_tuning": lambda f: flatness.fine_tuning(f, BATCHES, optax.sgd(0.1), steps=[1])(
         W, BATCHES
     ),
