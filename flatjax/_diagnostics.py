@@ -177,7 +177,7 @@ def check_collapsed(
         if quantity not in found:
             raise ValueError(
                 f"quantity must be one of the sums that eval_fn returns, {sorted(found)}, got "
-                f"{quantity!r}. Return the sum {quantity!r} too, or name another by quantity."
+                f"{quantity!r}. Return the sum {quantity!r} too, or pass another name as quantity."
             )
         return float(found[quantity])
 

@@ -91,13 +91,13 @@ def _call(eval_fn, params, batch, state) -> Any:
         raise
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        given = f"{len(state)} further inputs" if state else "no further inputs"
         stack = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
         is_stack = len(stack) == 1 and stack != {()}
         center = " If params are stacked replicas, pass their flatjax.replica_center."
         raise kind(
-            "eval_fn is called as eval_fn(params, batch, *state), here with one batch and "
-            f"{given} as state. It raised {type(error).__name__}: {error}{center * is_stack}"
+            "eval_fn is called as eval_fn(params, batch, *state), here with "
+            f"{2 + len(state)} arguments. It raised {type(error).__name__}: "
+            f"{error}{center * is_stack}"
         ) from error
 
 

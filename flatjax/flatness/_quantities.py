@@ -24,7 +24,7 @@ def check_quantity(
         returned = ", ".join(map(repr, sorted(names))) or "no sum"
         raise ValueError(
             f"{argument} must be one of the sums that {source} returns, {returned}, got "
-            f"{quantity!r}. Return the sum {quantity!r} too, or name another by {argument}."
+            f"{quantity!r}. Return the sum {quantity!r} too, or pass another name as {argument}."
         )
 
 
