@@ -138,8 +138,8 @@ def with_statistics(params):
 # ## The five lines
 #
 # Three replicas share the gradients: each makes a third of the steps, on its own batches. From the
-# number of steps, `replicated_sgd` chooses a coupling that needs no tuning: the replicas are free at
-# first and meet by the end.
+# number of steps, `replicated_sgd` chooses a coupling that needs no tuning: the replicas are free
+# at first and meet by the end.
 
 
 # %%

@@ -226,7 +226,7 @@ def test_loaders_and_one_batch(found):
         ({"measures": []}, "measures must name"),
         (
             {"loss": "nll"},
-            r"^loss must be one of the sums .* Return the sum 'nll' too, or pass another name as loss",
+            r"^loss must be one of the sums .* Return the sum 'nll' too, or pass another name",
         ),
         ({"blocks": {"none": {"a": False, "b": False}}}, r"blocks\['none'\] must mark weights"),
         ({"blocks": {"all": None}}, "blocks must not be named 'all'"),
