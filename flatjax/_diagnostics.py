@@ -185,7 +185,10 @@ def check_collapsed(
     def measure(params, state):
         found = evaluate(eval_fn, params, data, *state)
         if quantity not in found:
-            raise ValueError(f"quantity must be one of {sorted(found)}, got {quantity!r}.")
+            raise ValueError(
+                f"quantity must be one of the sums that eval_fn returns, {sorted(found)}, got "
+                f"{quantity!r}. Return the sum {quantity!r} too, or pass another name as quantity."
+            )
         return float(found[quantity])
 
     replicas = unstack_replicas((params, state), replica_axis)

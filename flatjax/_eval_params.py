@@ -59,6 +59,7 @@ def eval_params(
       Averages are in at least float32; everything else has the dtypes of `params`.
 
     Raises:
+      TypeError: `params` is an optimizer state.
       ValueError: the state holds no average (or anchor) although `which` asks for it, or more than
         one for the same weights; it belongs to other parameters; or `which` is unknown.
 
@@ -82,6 +83,7 @@ def eval_params(
     """
     if which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}.")
+    _check_order("eval_params", params)
     points = params
     if which in ("auto", "anchor"):
         anchors = [found.anchor for found in find_states(state, EntropySGDState)]
@@ -113,6 +115,7 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
       delayed force of `couple_replicas` (or displacement of `pull_to_center`) is 0.
 
     Raises:
+      TypeError: `params` is an optimizer state.
       ValueError: the state belongs to other parameters.
 
     Examples:
@@ -127,6 +130,7 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
     See Also:
       `eval_params` (the other direction).
     """
+    _check_order("set_params", params)
 
     def replace(node):
         if isinstance(node, EntropySGDState):
@@ -155,6 +159,22 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
         optax.contrib.SAMState,
     )
     return jax.tree.map(replace, state, is_leaf=lambda node: isinstance(node, kinds))
+
+
+def _check_order(caller: str, params: Any) -> None:
+    """Raises if an optimizer state is given as the parameters."""
+    found = next(filter(_is_state, jax.tree.leaves(params, is_leaf=_is_state)), None)
+    if found is not None:
+        raise TypeError(
+            f"params must be the parameters, got an optimizer state, {type(found).__name__}: call "
+            f"{caller}(state, params)."
+        )
+
+
+def _is_state(node):
+    kind = type(node)
+    is_known = kind.__module__.split(".")[0] in ("optax", "flatjax")
+    return isinstance(node, tuple) and is_known and kind.__name__.endswith("State")
 
 
 def _restart(state, params):

@@ -12,7 +12,7 @@ from typing import Any
 import chex
 import jax
 
-from flatjax import _sums
+from flatjax import _additivity, _sums
 from flatjax._batches import Batches, Data
 
 EvalFn = Callable[..., dict[str, jax.Array]]
@@ -30,6 +30,12 @@ def evaluate(
     half precision loses nothing but the rounding of each batch's sum, and counts are exact beyond
     2^31.
 
+    Nothing is left out: if a sum is NaN or infinite for one batch, so is its mean. Print the loss
+    next to the error, which `flatness.classification` counts as 1 for an image with NaN pixels.
+
+    The first call of each `eval_fn` checks that it returns sums and not means. It costs one more
+    evaluation of a batch, and two of a single example.
+
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`; jit it. If it
         computes in half precision, it should sum in float32.
@@ -44,7 +50,7 @@ def evaluate(
 
     Raises:
       TypeError: `eval_fn` is no function or returns no dict, or `batches` is a single batch.
-      ValueError: `batches` is empty, or `eval_fn` returns no `"count"`.
+      ValueError: `batches` is empty, or `eval_fn` returns no `"count"`, or means instead of sums.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax
@@ -62,6 +68,8 @@ def evaluate(
     totals = None
     for batch in Data(batches):
         sums = check_sums(eval_fn(params, batch, *state))
+        if totals is None and not _additivity.is_traced(sums):
+            _additivity.check_once(eval_fn, params, batch, state)
         totals = _add(totals, _sums.on_device(dict(sums)))
     return _means(totals)
 

@@ -20,6 +20,7 @@ from flatjax.data._arrays import is_mapped
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(256, size=(12, 5, 4, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 3
+NAMES = np.array(["cat", "dog", "pig"])
 VECTORS = RANDOM.normal(3.0, [0.1, 1.0, 100.0], size=(12, 3))
 
 
@@ -62,6 +63,18 @@ def test_names_count_the_classes():
     assert from_arrays((IMAGES, LABELS), 3, num_classes=7).num_classes == 7
 
 
+def test_classes_without_training_examples_are_warned_of():
+    with pytest.warns(UserWarning, match=r"no training example has label 0 \(of 4 classes\)"):
+        assert from_arrays((IMAGES, LABELS + 1), 3).num_classes == 4
+    gaps = LABELS * 10
+    with pytest.warns(UserWarning, match=r"label 1, 2, 3, 4, 5 and 13 more \(of 21 classes\)"):
+        from_arrays((IMAGES, gaps), (IMAGES, gaps))
+    with pytest.warns(UserWarning, match=r"has label 3 \(of 4 classes\)"):
+        from_arrays((IMAGES, LABELS), (IMAGES[:1], [3]))
+    for options in ({"num_classes": 4}, {"class_names": "abcd"}):  # intended
+        assert from_arrays((IMAGES, LABELS + 1), 3, **options).num_classes == 4
+
+
 def with_nan(array):
     return np.where(np.arange(len(array))[:, None] == 7, np.nan, array)
 
@@ -77,6 +90,15 @@ def with_nan(array):
         ((IMAGES, LABELS[:5]), {}, ValueError, "image and label must have the same length"),
         ((IMAGES, np.eye(3)[LABELS]), {}, ValueError, r"train labels must have shape.*argmax"),
         ((IMAGES, LABELS / 2), {}, TypeError, "train labels must be integers, got float64"),
+        ((IMAGES, LABELS / 2), {}, TypeError, "task='regression', in a command .* npz,task="),
+        (
+            (IMAGES, LABELS / 1),
+            {},
+            TypeError,
+            r"integers, got float64\(12,\): pass y.astype\(int\)",
+        ),
+        ((IMAGES, LABELS > 0), {}, TypeError, r"pass y.astype\(int\)"),
+        ((IMAGES, NAMES[LABELS]), {}, TypeError, r"got <U3\(12,\): .*np.unique\(y, return_inv"),
         ((IMAGES, LABELS - 1), {}, ValueError, "train labels must be counted from 0, got -1 to 1"),
         (IMAGES, {}, TypeError, "train must be a pair of images and labels, got ndarray"),
         ((IMAGES, LABELS), {"num_classes": 2}, ValueError, "labels must be below num_classes=2"),

@@ -155,7 +155,8 @@ def test_images_of_another_size_are_named_and_counted(pets):
     write(folder, {"train/dog/c.png": picture((5, 4, 3)), "train/dog/d.png": picture((8, 8, 3))})
     expected = (
         r"pets: 2 of 7 images are refused: train/dog/c\.png \(5x4 pixels high and wide, the first "
-        r"image has 6x4: pass `size` to scale all images\); train/dog/d\.png \(8x8"
+        r"image has 6x4: pass `size` to scale all images \(folder,size=32:PATH\)\); "
+        r"train/dog/d\.png \(8x8"
     )
     with pytest.raises(ValueError, match=expected):
         read(folder)

@@ -103,7 +103,7 @@ def test_labels_that_are_no_class_are_no_numbers(label):
     np.testing.assert_allclose([padded["loss"], padded["error"]], expected, rtol=1e-5)
     tokens = flatness.language_model(linear)(W, (X[None], labels[None]))
     assert np.isnan([tokens["loss"], tokens["error"]]).all()
-    with pytest.raises(ValueError, match=r"finite sums.*labels \(classes count from 0\)"):
+    with pytest.raises(ValueError, match=r"finite sums.*labels outside of 0 to C - 1"):
         flatness.report(flatness.classification(linear), W, [(X, labels)], 0)
 
 
@@ -257,6 +257,27 @@ def test_mistakes_are_found_and_cured(name):
     if name == "a mean":
         with pytest.raises(ValueError, match=named):
             flatness.report(wrong, jnp.array(0.0), [BATCH], 0)
+
+
+def test_wrong_signatures_say_how_it_is_called():
+    called = r"eval_fn is called as eval_fn\(params, batch, \*state\), here with 2 arguments"
+    right = lambda p, b: {"loss": losses(p, b).sum(), "count": len(b)}
+    wrong = {
+        "three": (lambda p, x, y: right(p, x), (), TypeError, "missing 1 required"),
+        "swapped": (lambda b, p: right(p["w"], b), (), TypeError, "It raised TypeError"),
+        "no state": (lambda p, b: right(p, b), (0,), TypeError, "takes 2 positional"),
+        "a key": (lambda p, b: right(p, b["x"]), (), (TypeError, ValueError), "It raised"),
+    }
+    for one, state, kind, named in wrong.values():
+        where = called.replace("2", "3") if state else called
+        with pytest.raises(kind, match=f"{where}.*{named}") as caught:
+            flatness.check_eval_fn(one, jnp.array(0.0), [BATCH], *state)
+        assert caught.value.__cause__ is not None
+    network = flatness.classification(Network())
+    variables = Network().init(jax.random.key(0), X, train=False)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), variables)
+    with pytest.raises(ValueError, match=r"replicas, pass their flatjax\.replica_center"):
+        flatness.check_eval_fn(network, stack["params"], [(X, LABELS)], stack["batch_stats"])
 
 
 def test_what_is_right_passes():

@@ -53,6 +53,17 @@ def test_the_anchor_is_not_where_training_is():
     assert not np.allclose(anchor["z"], params["z"])
 
 
+def test_swapped_arguments_are_refused():
+    for tx in (esgd(), optax.sgd(0.1), optax.adam(0.1), flatjax.average_params(start=0)):
+        state = tx.init(PARAMS)
+        with pytest.raises(
+            TypeError, match=r"got an optimizer state, \w+State: call eval_params\("
+        ):
+            flatjax.eval_params(PARAMS, state)
+        with pytest.raises(TypeError, match=r"call set_params\(state, params\)"):
+            flatjax.set_params(PARAMS, state)
+
+
 NESTED = {
     "chain": optax.chain(optax.identity(), esgd()),
     "multi_steps": optax.MultiSteps(esgd(), every_k_schedule=1),

@@ -305,7 +305,8 @@ def test_masked_leaves_leave_the_matrix(problem, dense, kind):
 
 def test_state_is_passed_on_and_nothing_is_recompiled_for_other_solutions(problem):
     params, batches = problem
-    operator_fn = hessian_operator(chex.assert_max_traces(eval_fn, n=1))
+    # One for products, and two to check that it returns sums.
+    operator_fn = hessian_operator(chex.assert_max_traces(eval_fn, n=3))
     measure = top_eigenvalues(operator_fn, num_matvecs=40)
     first = measure(params, batches, KEY, jnp.array(0.0))
     trace(operator_fn, num_samples=2)(params, batches, KEY, jnp.array(0.0))

@@ -142,7 +142,7 @@ def test_state_is_passed_on_and_not_perturbed():
 
 
 def test_nothing_is_recompiled_for_other_sigmas_draws_or_solutions():
-    @chex.assert_max_traces(n=1)
+    @chex.assert_max_traces(n=3)  # two to check that it returns sums
     def eval_fn(params, batch):
         return {"loss": jnp.sum(params**2) * len(batch), "count": len(batch)}
 
@@ -214,8 +214,9 @@ def test_antithetic_pairs():
 
 @pytest.mark.slow
 def test_draws_are_added_until_the_error_is_small():
-    # For the shapes of the sums, and for batches of two shapes; none for each of five blocks.
-    eval_fn = chex.assert_max_traces(quadratic, n=3)
+    # For the shapes of the sums, for batches of two shapes, and two to check that it returns sums;
+    # none for each of five blocks.
+    eval_fn = chex.assert_max_traces(quadratic, n=5)
     options = {"sigmas": [0.01, 0.1, 0.5], "quantity": "loss"}
     plain = local_energy(quadratic, sigmas=options["sigmas"], num_samples=95)(PARAMS, BATCHES, KEY)
     target = 1.05 * plain.draws["loss"][1, :40].std(ddof=1) / np.sqrt(40)

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+import flatjax
 from flatjax import flatness
 from flatjax.flatness import _report_plots, _rows, _tables
 from flatjax.flatness._effort import LEVELS, MEASURES, Cost, cost_of
@@ -223,7 +224,10 @@ def test_loaders_and_one_batch(found):
         ({"level": "slow"}, "level must be"),
         ({"measures": ["flat"]}, "measures must"),
         ({"measures": []}, "measures must name"),
-        ({"loss": "nll"}, "quantity must be one of"),
+        (
+            {"loss": "nll"},
+            r"^loss must be one of the sums .* Return the sum 'nll' too, or pass another name",
+        ),
         ({"blocks": {"none": {"a": False, "b": False}}}, r"blocks\['none'\] must mark weights"),
         ({"blocks": {"all": None}}, "blocks must not be named 'all'"),
         ({"blocks": 3}, "blocks must be"),
@@ -232,6 +236,25 @@ def test_loaders_and_one_batch(found):
 def test_bad_arguments_are_refused_by_name(options, named):
     with pytest.raises((ValueError, TypeError), match=named):
         small(**options)
+
+
+def test_a_batch_that_is_not_finite_is_named():
+    """Also if it is not the first: its error is a number."""
+    classifier = flatness.classification(lambda params, x: x @ params)
+    x, labels = np.ones((4, 3), np.float32), np.zeros(4, int)
+    of_nan = x.copy()
+    of_nan[1, 2] = np.nan
+    for batch in ((of_nan, labels), (x, labels + 2)):
+        options = {"level": "quick", "measures": ["sam_sharpness"]}
+        params, batches = np.ones((3, 2), np.float32), [(x, labels)] * 2 + [batch] * 2
+        message = r"= nan for batch number 2, counted from 0\. .*NaN among the inputs, or labels"
+        with pytest.raises(ValueError, match=message):
+            flatness.report(classifier, params, batches, 0, **options)
+        with pytest.raises(ValueError, match="for the first batch"):
+            flatness.report(classifier, params, batches[::-1], 0, **options)
+        means = flatjax.evaluate(classifier, params, batches)
+        assert np.isnan(means["loss"])
+    assert np.isnan(means["error"])  # of labels that are no class
 
 
 @pytest.mark.slow

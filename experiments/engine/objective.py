@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import flatjax
 from experiments.engine.datasets import Examples
 from experiments.engine.problems import Problem
-from flatjax import flatness
+from flatjax import _additivity, flatness
 from flatjax.models._network import Network
 
 
@@ -108,10 +108,11 @@ class Objective:
     @functools.cached_property
     def eval_fn(self) -> flatjax.EvalFn:
         """A function (params, batch, batch_stats) -> sums of loss and error."""
-        sums = self.problem.sums
-        return jax.jit(
-            lambda params, batch, batch_stats: sums(self.logits(params, batch_stats, batch), batch)
-        )
+
+        def eval_fn(params, batch, batch_stats):
+            return self.problem.sums(self.logits(params, batch_stats, batch), batch)
+
+        return jax.jit(_additivity.sums(eval_fn))
 
     @functools.cached_property
     def ensemble_eval_fn(self) -> flatjax.EvalFn:
@@ -124,7 +125,7 @@ class Objective:
             ]
             return self.problem.sums(self.problem.mean_outputs(outputs), batch)
 
-        return jax.jit(eval_fn)
+        return jax.jit(_additivity.sums(eval_fn))
 
     @functools.cached_property
     def local_energy(self) -> Callable[..., flatness.LocalEnergy]:

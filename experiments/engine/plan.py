@@ -58,8 +58,8 @@ class Plan:
         config = self.config
         if config.batch_size > self.num_examples:
             raise ValueError(
-                f"batch_size must be at most the {self.num_examples} training examples, "
-                f"got {config.batch_size}."
+                f"batch_size (--batch-size) must be at most the {self.num_examples} training "
+                f"examples, got {config.batch_size}."
             )
         if self.total_steps == 0:
             raise ValueError(

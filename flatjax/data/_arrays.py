@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ _NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
+_SHOWN = 5  # labels in a warning
 
 
 def from_arrays(
@@ -55,6 +57,10 @@ def from_arrays(
       ValueError: shapes are not listed above, do not fit together, or seem to have channels first;
         or values are not finite.
 
+    Warns:
+      UserWarning: no training example has some label below the largest one, and neither
+        `num_classes` nor `class_names` is given. The labels may start at 1.
+
     Examples:
       >>> rng = np.random.default_rng(0)
       >>> x, y = rng.normal(size=(100, 5)), np.arange(100) % 3
@@ -76,9 +82,11 @@ def from_arrays(
     names = None if class_names is None else tuple(map(str, class_names))
     if is_regression and num_classes is None:
         num_classes = first.label.shape[1]
+    elif num_classes is None and names is not None:
+        num_classes = len(names)
     elif num_classes is None:
-        largest = max(int(split.label.max()) for split in splits)
-        num_classes = largest + 1 if names is None else len(names)
+        num_classes = 1 + max(int(split.label.max()) for split in splits)
+        _warn_of_empty_classes(splits[0].label, num_classes)
     check_count("num_classes", num_classes, minimum=1)
     return Dataset(name, *splits, num_classes=num_classes, class_names=names)
 
@@ -260,9 +268,35 @@ def _label(name: str, values: Any) -> np.ndarray:
             "for one-hot labels pass .argmax(axis=1)"
         )
     if not np.issubdtype(label.dtype, np.integer):
-        raise TypeError(
-            f"{name} must be integers, got {described(label)}; targets need task='regression'"
-        )
+        raise TypeError(f"{name} must be integers, got {described(label)}: {_remedy(label)}")
     if label.size and not 0 <= int(label.min()) <= int(label.max()) < 2**31:
         raise ValueError(f"{name} must be counted from 0, got {label.min()} to {label.max()}")
     return label.astype(np.int32)
+
+
+def _remedy(label: np.ndarray) -> str:
+    """Says what to do with labels that are no integers."""
+    if label.dtype.kind in "USO":
+        return (
+            "number the names by names, y = np.unique(y, return_inverse=True), and pass them as "
+            "class_names=names (in a file: the array class_names)"
+        )
+    is_whole = label.dtype.kind == "f" and np.array_equal(label, np.round(label))
+    if label.dtype.kind == "b" or is_whole:
+        return "pass y.astype(int)"
+    return "targets need task='regression', in a command --dataset npz,task=regression:PATH"
+
+
+def _warn_of_empty_classes(label: np.ndarray, num_classes: int) -> None:
+    """Warns if no training example has some label."""
+    found = np.unique(label)
+    missing = num_classes - len(found)
+    if missing:
+        first = np.setdiff1d(np.arange(min(num_classes, len(found) + _SHOWN)), found)[:_SHOWN]
+        shown = ", ".join(map(str, first)) + (f" and {missing - _SHOWN} more" * (missing > _SHOWN))
+        warnings.warn(
+            f"no training example has label {shown} (of {num_classes} classes). Labels are counted "
+            "from 0: subtract 1 if they start at 1. If classes are meant to be empty, pass "
+            "num_classes or class_names.",
+            stacklevel=3,
+        )

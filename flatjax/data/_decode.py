@@ -95,7 +95,7 @@ def read_image(path: Path, size: tuple[int, int], channels: int, resize: bool) -
         elif (found := _shown_size(image)) != size:
             raise ValueError(
                 f"{found[0]}x{found[1]} pixels high and wide, the first image has "
-                f"{size[0]}x{size[1]}: pass `size` to scale all images"
+                f"{size[0]}x{size[1]}: pass `size` to scale all images (folder,size=32:PATH)"
             )
         if is_turned:
             PIL.ImageOps.exif_transpose(image, in_place=True)

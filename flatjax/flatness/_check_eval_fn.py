@@ -1,18 +1,16 @@
 """Finds errors in an `eval_fn` before it is used, and says how to fix them."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import chex
 import jax
 import numpy as np
 
-from flatjax import _evaluation
+from flatjax import _additivity, _evaluation
 from flatjax._batches import Batches, repeatable
 from flatjax._evaluation import EvalFn
-
-# Half precision rounds: largest difference between sums over two examples and single examples.
-TOLERANCE = 0.02
 
 
 def check_eval_fn(
@@ -41,8 +39,8 @@ def check_eval_fn(
       {name: mean over the first batch}.
 
     Raises:
-      TypeError: `eval_fn` is no function, or returns no dict.
-      ValueError: it returns no `"count"`, or has another of the errors above.
+      TypeError: `eval_fn` is no function, has a wrong signature, or returns no dict.
+      ValueError: it raises an error, returns no `"count"`, or has another of the errors above.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -60,23 +58,47 @@ def check_eval_fn(
     _evaluation.check_eval_fn(eval_fn)
     batch = next(iter(repeatable(batches)))
     eval_fn = jax.jit(eval_fn)
-    sums = _scalars(eval_fn(params, batch, *state))
+    sums = _scalars(_call(eval_fn, params, batch, state))
     count = sums.pop("count")
     if not count > 0:
         raise ValueError(
             f"eval_fn must return the number of examples as 'count', above 0, got {count:g}."
         )
     for name, total in sums.items():
-        if not np.isfinite(total):
-            raise ValueError(
-                f"eval_fn must return finite sums, got {name!r} = {total} for the first batch. "
-                "Check the parameters, the labels (classes count from 0), and logarithms and "
-                "divisions in eval_fn."
-            )
-    size = _num_examples(batch)
-    if size is not None and size > 1:
-        _check_additivity(eval_fn, params, batch, size, state)
+        check_finite(name, [total])
+    _check_additivity(eval_fn, params, batch, state)
     return {name: total / count for name, total in sums.items()}
+
+
+def check_finite(name: str, sums: Sequence[float] | np.ndarray) -> None:
+    """Raises unless the sums called `name` over the first batches are finite."""
+    wrong = np.flatnonzero(~np.isfinite(sums))
+    if wrong.size:
+        first = int(wrong[0])
+        where = f"batch number {first}, counted from 0" if first else "the first batch"
+        raise ValueError(
+            f"eval_fn must return finite sums, got {name!r} = {sums[first]} for {where}. "
+            "Check the parameters, logarithms and divisions in eval_fn, and the batch: NaN among "
+            "the inputs, or labels outside of 0 to C - 1 for C classes."
+        )
+
+
+def _call(eval_fn, params, batch, state) -> Any:
+    """Calls `eval_fn` for the first time; errors say how it is called."""
+    try:
+        return eval_fn(params, batch, *state)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        stack = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+        is_stack = len(stack) == 1 and stack != {()}
+        center = " If params are stacked replicas, pass their flatjax.replica_center."
+        raise kind(
+            "eval_fn is called as eval_fn(params, batch, *state), here with "
+            f"{2 + len(state)} arguments. It raised {type(error).__name__}: "
+            f"{error}{center * is_stack}"
+        ) from error
 
 
 def _scalars(found: Any) -> dict[str, float]:
@@ -95,57 +117,27 @@ def _scalars(found: Any) -> dict[str, float]:
     return {name: float(total) for name, total in sums.items()}
 
 
-def _num_examples(batch: Any) -> int | None:
-    """Returns the size of a batch's common leading axis; None if there is none."""
-    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    return None if len(sizes) != 1 or sizes == {()} else int(sizes.pop()[0])
-
-
-def _check_additivity(eval_fn, params, batch, size, state) -> None:
-    """Raises unless the sums over a batch equal the sums over its single examples.
-
-    The batch repeats the first two examples in turn. It has the size of the original batch, so
-    that only one more program is compiled, for a single example.
-    """
-    rows = np.arange(size) % 2
-    sums_of = lambda rows: {
-        name: float(total)
-        for name, total in eval_fn(
-            params, jax.tree.map(lambda leaf: leaf[rows], batch), *state
-        ).items()
-    }
-    try:
-        together, first, second = (sums_of(one) for one in (rows, np.array([0]), np.array([1])))
-    except Exception:  # the eval_fn accepts only one batch size: nothing can be tested
+def _check_additivity(eval_fn, params, batch, state) -> None:
+    """Raises unless the sums over a batch equal the sums over its single examples."""
+    pair = _additivity.Pair(eval_fn, batch, state)
+    found = pair.compare(params)
+    if found is None:
         return
-    total = lambda a, b: np.sum(rows == 0) * a + np.sum(rows == 1) * b
-    added = {name: float(total(first[name], second[name])) for name in together}
-    count = together["count"]
-    if not np.isclose(count, added["count"]):
+    count, added = (float(sums["count"]) for sums in (found.together, found.added))
+    if not np.isclose(count, added):
         raise ValueError(
             "eval_fn must return the number of examples of the batch as 'count'; it counts "
-            f"{count:g} for {size} examples, and {added['count']:g} if they are evaluated one by "
+            f"{count:g} for {found.size} examples, and {added:g} if they are evaluated one by "
             "one. Return their number, such as len(labels), and sums instead of means."
         )
-    scale = {name: float(total(abs(first[name]), abs(second[name]))) for name in together}
-    near = lambda value, wanted, scale: abs(value - wanted) <= TOLERANCE * scale
-    means = [
-        name
-        for name, value in together.items()
-        if name != "count" and scale[name] and near(value, added[name] / size, scale[name] / size)
-    ]
-    if means:
-        named = ", ".join(map(repr, means))
-        raise ValueError(
-            "eval_fn must return sums over the examples of a batch, but "
-            f"{named} {'is their mean' if len(means) == 1 else 'are their means'}: return "
-            "jnp.sum(losses), or count * mean."
-        )
-    mixed = [name for name in added if not near(together[name], added[name], scale[name])]
+    pair.check_sums(params, found)
+    _additivity.sums(eval_fn)
+    mixed = [name for name in found.added if not found.is_near(name)]
     if mixed:
+        together, added = (sums[mixed[0]] for sums in (found.together, found.added))
         warnings.warn(
-            f"eval_fn: the {mixed[0]!r} of {size} examples together is {together[mixed[0]]:.4g}, "
-            f"and {added[mixed[0]]:.4g} if they are evaluated one by one. Is batch norm in "
+            f"eval_fn: the {mixed[0]!r} of {found.size} examples together is {together:.4g}, "
+            f"and {added:.4g} if they are evaluated one by one. Is batch norm in "
             "training mode, or dropout on? Pass train=False or use_running_average=True.",
             stacklevel=4,
         )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flatjax import _additivity
 from flatjax._evaluation import EvalFn
 from flatjax.flatness._apply import evaluation_mode
 
@@ -110,7 +111,7 @@ def classification(
         logits = _float(apply(params, examples.inputs, *state))
         return _cross_entropy(logits, _given(examples, "classification"), examples.weights)
 
-    return jax.jit(eval_fn)
+    return jax.jit(_additivity.sums(eval_fn))
 
 
 def regression(
@@ -170,7 +171,7 @@ def regression(
         count = _weights(examples.weights, losses)
         return {"loss": jnp.sum(count * losses), "count": jnp.sum(count)}
 
-    return jax.jit(eval_fn)
+    return jax.jit(_additivity.sums(eval_fn))
 
 
 def language_model(
@@ -234,7 +235,7 @@ def language_model(
             counts = None if counts is None else jnp.asarray(counts)[:, 1:]
         return _cross_entropy(logits, wanted, counts)
 
-    return jax.jit(eval_fn)
+    return jax.jit(_additivity.sums(eval_fn))
 
 
 TOKEN_WEIGHTS = ("attention_mask", *WEIGHTS)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _cpu, _masks, _sums, _vectors
+from flatjax import _additivity, _cpu, _masks, _sums, _vectors
 from flatjax._evaluation import EvalFn, check_eval_fn, check_sums
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs, _quantities
@@ -67,6 +67,7 @@ class Minibatches:
         """Checks a solution and its data, and reads them once."""
         params, data = _inputs.measured(params, self._mask), _inputs.repeatable(batches)
         first = next(iter(data))
+        _additivity.check_once(self._eval_fn, params, first, state, compiled=True)
         totals = _sums.zeros(jax.eval_shape(self.at_solution, params, first, state))
         num_batches, shapes = 0, set()
         for batch in data:

@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax import _masks, _sums
+from flatjax import _additivity, _masks, _sums
 from flatjax._evaluation import EvalFn, check_eval_fn
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs
@@ -115,7 +115,7 @@ def hessian_operator(eval_fn: EvalFn, *, quantity: str = "loss", mask: Mask = No
         _, product, count = jax.jvp(gradient, (weights,), (vector,), has_aux=True)
         return product, count
 
-    return _operator(product, mask)
+    return _operator(product, mask, eval_fn)
 
 
 def gauss_newton_operator(
@@ -181,10 +181,13 @@ def gauss_newton_operator(
         _, curved, count = jax.jvp(gradient, (outputs,), (tangent,), has_aux=True)
         return *pull_back(curved), count
 
-    return _operator(product, mask)
+    def eval_fn(params, batch, *state):
+        return loss_fn(predict_fn(params, batch, *state), batch)
+
+    return _operator(product, mask, eval_fn, "loss_fn")
 
 
-def _operator(product, mask):
+def _operator(product, mask, eval_fn, source="eval_fn"):
     """Makes the Operator that sums product(vector, to_params, weights, batch, state)."""
 
     def total(vector, params, batch, state):
@@ -207,7 +210,9 @@ def _operator(product, mask):
         params = _inputs.measured(params, mask)
         data = _inputs.repeatable(batches)
         like = _inputs.weights(params, mask)
-        zeros = _sums.zeros(jax.eval_shape(total, like, params, next(iter(data)), state))
+        first = next(iter(data))
+        _additivity.check_once(eval_fn, params, first, state, source, compiled=True)
+        zeros = _sums.zeros(jax.eval_shape(total, like, params, first, state))
 
         def matvec(vector):
             totals = zeros

@@ -21,6 +21,7 @@ import numpy as np
 from flatjax._batches import Batches, Data, repeatable
 from flatjax._evaluation import EvalFn, check_sums
 from flatjax._keys import is_typed
+from flatjax.flatness._check_eval_fn import check_finite
 
 BY_BATCH = "by batch: "
 
@@ -36,6 +37,9 @@ class Passes:
       reference: {name: mean at the solution}.
       num_examples: the sum of counts.
       shares: each batch's share of the examples, (K,).
+
+    Raises:
+      ValueError: a sum at the solution is NaN or infinite for some batch.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Passes:
             found.append(check_sums(eval_fn(params, batch, *state)))
         sums = {name: np.array([float(one[name]) for one in found]) for name in found[0]}
         counts = sums.pop("count")
+        for name, of_batches in sums.items():
+            check_finite(name, of_batches)
         self.num_batches, self.num_examples = len(counts), float(counts.sum())
         self.shares = counts / counts.sum()
         self.reference = {name: float(s.sum() / counts.sum()) for name, s in sums.items()}

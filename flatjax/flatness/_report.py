@@ -124,8 +124,9 @@ def report(
       A `Report`.
 
     Raises:
-      ValueError: an unknown measure or level; an error that `check_eval_fn` finds; no batches, or
-        an iterator; no quantity called `loss`; a mask or a block without weights.
+      ValueError: an unknown measure or level; an error that `check_eval_fn` finds; a batch whose
+        sum is NaN or infinite; no batches, or an iterator; no quantity called `loss`; a mask or a
+        block without weights.
       TypeError: parameters, key or `eval_fn` have a wrong type.
       ImportError: `progress=True` without tqdm.
 
@@ -149,7 +150,7 @@ def report(
     check_eval_fn(eval_fn, params, batches, *state)
     bar = Progress()
     passes = Passes(jax.jit(eval_fn), params, batches, state, bar.tick)
-    check_quantity(loss, passes.reference)
+    check_quantity(loss, passes.reference, argument="loss")
     quantities = sorted(passes.reference, key=lambda name: (name != "error", name))
     names = _names(measures, effort, quantities)
     masks = masks_of(params, mask, blocks)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax import _masks, _replicas, _sums, _vectors
+from flatjax import _additivity, _masks, _replicas, _sums, _vectors
 from flatjax._evaluation import EvalFn, check_eval_fn, check_sums
 from flatjax._masks import Mask
 from flatjax._placement import map_replicas
@@ -204,6 +204,8 @@ def _make_means(eval_fn, num_slots, statistics, stacked):
         return accumulate(totals, slot, _move(params, direction, sigma), batch, *state)
 
     def zeros(params, batch, state):
+        one = jax.tree.map(lambda x: x[0], (params, state)) if stacked else (params, state)
+        _additivity.check_once(eval_fn, one[0], batch, one[1], compiled=True)
         return _zeros(jax.eval_shape(evaluate, params, batch, *state), num_slots)
 
     def network_by_network(params, data, state, perturbations):

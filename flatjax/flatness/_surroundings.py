@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from flatjax import _cpu, _masks, _sums, _vectors
+from flatjax import _additivity, _cpu, _masks, _sums, _vectors
 from flatjax._evaluation import EvalFn, check_eval_fn
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs, _quantities, priors
@@ -63,7 +63,9 @@ class Landscape:
         """Checks a solution and its data."""
         params, data = _inputs.measured(params, self._mask), _inputs.repeatable(batches)
         num_weights = _vectors.size(_inputs.weights(params, self._mask))
-        one_by_one = _cpu.prefers_unrolled(self._energy, params, next(iter(data)), *state)
+        first = next(iter(data))
+        _additivity.check_once(self._eval_fn, params, first, state, compiled=True)
+        one_by_one = _cpu.prefers_unrolled(self._energy, params, first, *state)
         batches = tuple(data) if data.in_memory and len(data) == 1 else data
         return Surroundings(params, batches, state, num_weights, one_by_one)
 
