@@ -23,6 +23,7 @@ from experiments.engine.run_directory import RunDirectory, read_config
 from experiments.engine.steps import State, arrays_of
 from experiments.engine.task import Task, make_task
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
+from flatjax.models._fingerprint import differs, warn_of_change
 from flatjax.models._network import foreign_module
 
 
@@ -83,7 +84,8 @@ def train(
         pace = limit.begin(plan)
         run = Run(plan, config, task)
         return _train(run, progress, evaluate_epochs, None, log, limit, pace)
-    files = RunDirectory(directory, config, task.fingerprint)
+    about = {"data": task.fingerprint, "network": task.network_fingerprint}
+    files = RunDirectory(directory, config, **about)
     if (result := files.read_result()) is not None:
         return result
     with files.claimed():
@@ -180,6 +182,8 @@ def load_run(directory: pathlib.Path, *, trust: bool = False) -> Loaded:
     Raises:
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: a file is damaged, or a module that is not trusted would be imported.
+
+    Warns if a network of the user has changed since.
     """
     config = trusted_config(directory, trust)
     task = make_task(config)
@@ -189,6 +193,9 @@ def load_run(directory: pathlib.Path, *, trust: bool = False) -> Loaded:
     saved = files.restore(like)
     if saved is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
+    now = task.network_fingerprint
+    if saved.network and now and differs(saved.network, now):
+        warn_of_change(config.network.model, directory)
     return Loaded(config, plan, task, State(**saved.state))
 
 
