@@ -62,7 +62,7 @@ class Train(Generic[A]):
     checkpoint_seconds: float = 20.0
     """Save at the first end of an epoch after this many seconds."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar on a terminal."""
     json: bool = False
     """Print the result as one line of JSON, for other programs."""
     log: tuple[LoggerName, ...] = ()

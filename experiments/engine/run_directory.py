@@ -77,7 +77,8 @@ class RunDirectory:
       of_any_revision: whether to read results of a program that computes other numbers.
 
     Raises:
-      ValueError: the directory holds a run of another configuration; the message names the fields.
+      ValueError: the directory holds a run of another configuration, of which something was saved;
+        the message names the fields.
     """
 
     def __init__(
@@ -102,10 +103,18 @@ class RunDirectory:
         path = self.path / "config.json"
         return not path.exists() or store.is_sealed(path)
 
+    @property
+    def _is_begun(self) -> bool:
+        """Whether anything is saved that a run of another configuration must not replace."""
+        has_files = any((self.path / name).exists() for name in ("result.json", "model"))
+        return has_files or any((self.path / "checkpoints").glob("*"))
+
     def _check_same_run(self) -> None:
         path = self.path / "config.json"
         if path.exists():
-            self._check_identity({"config": read_config(path).to_json()})
+            found = read_config(path)  # a damaged one is refused
+            if self._is_begun:
+                self._check_identity({"config": found.to_json()})
 
     def _check_identity(self, found, of: str = ""):
         """Refuses files of another run."""
@@ -128,7 +137,7 @@ class RunDirectory:
             self._raise_together(claim)
             self._check_same_run()
             path = self.path / "config.json"
-            if processes.is_main() and not path.exists():
+            if processes.is_main() and not (path.exists() and self._is_begun):
                 store.write_json(path, self._identity["config"])
             yield
 

@@ -1,4 +1,7 @@
-"""The identity of a run: files of another run are refused, and the message says what differs."""
+"""The identity of a run: files of another run are refused.
+
+The message says what differs.
+"""
 
 import pathlib
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+")
 def fingerprint_of(
     network: Network, image_shape: Sequence[int], input_dtype: str, *, training: bool
 ) -> dict[str, str]:
-    """Computes the fingerprint of a network, and names the versions that it belongs to.
+    """Computes the fingerprint of a network, with the versions of the libraries.
 
     Nothing is compiled. The fingerprint is the same in all processes and on all devices, if the
     network does not ask for them.
@@ -93,7 +93,7 @@ def _operations(function: Any, *arguments: Any) -> str:
 
 
 def _of_jaxpr(closed: ClosedJaxpr | Jaxpr, known: dict[int, Any]) -> str:
-    """Computes a digest of a jaxpr; variables count by their order, not by their names.
+    """Computes a digest of a jaxpr; variables count by order, not by name.
 
     Args:
       closed: the jaxpr, with or without constants.

@@ -261,7 +261,7 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
 def _fingerprint(
     network: Network, model: str, image_shape: Sequence[int], input_dtype: str
 ) -> dict[str, str]:
-    """Returns the fingerprint of the predictions of a foreign network; flatjax's has none."""
+    """Returns the fingerprint of a foreign network; flatjax's own have none."""
     if foreign_module(model) is None:
         return {}
     return fingerprint_of(network, image_shape, input_dtype, training=False)
