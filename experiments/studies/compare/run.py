@@ -6,13 +6,13 @@ import pathlib
 import sys
 from typing import Any
 
-import tqdm
-
+from experiments.engine.plan import make_plan
 from experiments.engine.run_directory import RunDirectory
 from experiments.engine.task import Task, is_task_of, make_task
 from experiments.engine.time_limit import TimeLimit
 from experiments.engine.train import train
-from experiments.report.store import slug
+from experiments.report import bars
+from experiments.report.store import OtherIdentityError, slug
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.report import report
 from experiments.studies.units import run_units
@@ -27,7 +27,6 @@ def compare(
     limit: TimeLimit | None = None,
 ) -> int:
     """Runs a comparison (see `run_study`) and reports it; returns the exit status."""
-    out.mkdir(parents=True, exist_ok=True)
     limit = limit or TimeLimit()
     results, failures = run_study(
         study, out, progress=progress, report_only=report_only, limit=limit
@@ -61,14 +60,19 @@ def run_study(
     Returns:
       label -> results, one for each seed; and a message for each run that failed, which does not
       stop the others.
+
+    Raises:
+      ValueError: a mistake stops every run, or `out` holds another study; the first message.
     """
     results: dict[str, list[dict[str, Any]]] = {label: [] for label in study.runs}
     failures = []
     configs = study.configs()
     tasks = _Tasks(study)
+    if not report_only:
+        _check(configs, tasks)
     # Seeds are the outer loop: a study that stops early has all algorithms, with fewer seeds.
     runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
-    bar = tqdm.tqdm(runs, desc="runs", unit="run", disable=not progress)
+    bar = bars.bar(runs, progress=progress, desc="runs", unit="run")
 
     def unit(seed, label):
         bar.set_postfix_str(f"{label}, seed {seed}")
@@ -79,6 +83,8 @@ def run_study(
         try:
             task = tasks[label]
             return train(config, task, directory=directory, progress=progress, limit=limit)
+        except OtherIdentityError:  # as of the other runs: one message is enough
+            raise
         except (RuntimeError, ValueError, OSError) as error:
             failures.append(f"{label}, seed {seed}: {error}")
             return None
@@ -88,6 +94,19 @@ def run_study(
         if result is not None:
             results[label].append(result)
     return results, failures
+
+
+def _check(configs, tasks):
+    """Makes data, network and plans before anything is written; raises if no run is possible."""
+    problems = []
+    for label, config in configs.items():
+        task = tasks[label]
+        try:
+            make_plan(config, task)
+        except ValueError as problem:
+            problems.append(problem)
+    if problems and len(problems) == len(configs):
+        raise problems[0]
 
 
 class _Tasks:
