@@ -39,7 +39,12 @@ def test_vectors_are_compared_and_tuned_below_runs(home, capsys):
     """Of fewer examples than the study's batch and the subset of its search."""
     task = ["--dataset", "npz:../task.npz", "--seeds", "1", "--epochs", "2", "--only", "SGD"]
     assert main(["compare", *task]) == 0
-    assert "npz:../task.npz, mlp, test" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "npz:../task.npz, mlp, test" in said
+    assert main(["compare", *task]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again[:-1] == said.splitlines()
+    assert again[-1].endswith("holds all runs, which are complete: nothing was trained.")
     assert main(["tune", *task]) == 0
     assert sorted(path.name for path in home.parent.iterdir()) == ["home", "images.npz", "task.npz"]
     names = {command: f"{command}-npz-..-task.npz-epochs-2" for command in ("compare", "tune")}

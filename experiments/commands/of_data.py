@@ -1,4 +1,4 @@
-"""The options of `compare` and `tune`: a data set with its study, and changes of the study."""
+"""The common options of `compare` and `tune`: data, and changes of the study."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Fits a comparison to data and networks of the user, for which it was not written."""
+"""Fits a comparison to data and networks of the user."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,9 @@ def tuning_base(study: Comparison) -> TrainConfig:
 
 
 def fitted(study: Comparison, *, for_tuning: bool = False) -> Comparison:
-    """Fits a study to its data: the network of vectors is an MLP, and batches are small enough.
+    """Fits network, batches and the subset of the search to the data of a study.
+
+    The network of vectors is an MLP. Batches and subset are at most all training examples.
 
     Args:
       study: a study of other data, whose base names the new data.

@@ -28,6 +28,8 @@ def compare(
 ) -> int:
     """Runs a comparison (see `run_study`) and reports it; returns the exit status."""
     limit = limit or TimeLimit()
+    directories = [_directory(out, *run) for run in _runs(study)]
+    was_complete = all((path / "result.json").exists() for path in directories)
     results, failures = run_study(
         study, out, progress=progress, report_only=report_only, limit=limit
     )
@@ -35,6 +37,8 @@ def compare(
         failures.append(f"{out} holds no complete run of this study yet")
     if any(results.values()):
         print(report(study, results, out))
+    if was_complete and not failures and not report_only:
+        print(f"{out} holds all runs, which are complete: nothing was trained.")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else limit.exit_status
@@ -70,13 +74,11 @@ def run_study(
     tasks = _Tasks(study)
     if not report_only:
         _check(configs, tasks)
-    # Seeds are the outer loop: a study that stops early has all algorithms, with fewer seeds.
-    runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
-    bar = bars.bar(runs, progress=progress, desc="runs", unit="run")
+    bar = bars.bar(_runs(study), progress=progress, desc="runs", unit="run")
 
     def unit(seed, label):
         bar.set_postfix_str(f"{label}, seed {seed}")
-        directory = out / slug(label) / f"seed-{seed}"
+        directory = _directory(out, seed, label)
         config = dataclasses.replace(configs[label], seed=seed)
         if report_only:
             return RunDirectory(directory, config).read_result()
@@ -96,8 +98,18 @@ def run_study(
     return results, failures
 
 
+def _runs(study):
+    """Lists the runs as seed and label."""
+    # Seeds are the outer loop: a study that stops early has all algorithms, with fewer seeds.
+    return [(seed, label) for seed in range(study.seeds) for label in study.runs]
+
+
+def _directory(out, seed, label):
+    return out / slug(label) / f"seed-{seed}"
+
+
 def _check(configs, tasks):
-    """Makes data, network and plans before anything is written; raises if no run is possible."""
+    """Makes data, network and plans; raises if no run is possible."""
     problems = []
     for label, config in configs.items():
         task = tasks[label]
