@@ -107,7 +107,7 @@ class Faults:
             finish(config, straight)
             *early, last = MOMENTS
             moments = [*early * self.rounds, last]
-            for moment in tqdm.tqdm(moments, desc=algorithm, unit="kill"):
+            for moment in tqdm.tqdm(moments, desc=algorithm, unit="kill", disable=None):
                 kill(config, killed, moment, delays)
             finish(config, killed)
             arrays, numbers = differences(straight, killed)

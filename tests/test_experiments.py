@@ -217,7 +217,7 @@ def test_divergence_stops_with_step_and_quantity(model, tmp_path):
 )
 def test_a_directory_belongs_to_one_run(tmp_path, change):
     with RunDirectory(tmp_path, replace(algorithm="rsgd")).claimed():
-        pass
+        (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     (name,) = change
     with pytest.raises(ValueError, match=f"{name}: wanted .*, found"):
         RunDirectory(tmp_path, replace(**{"algorithm": "rsgd"} | change))
@@ -228,6 +228,7 @@ def test_fields_newer_than_a_run_have_their_defaults(tmp_path):
     fields = config.to_json()
     del fields["period"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     RunDirectory(tmp_path, config)
     with pytest.raises(ValueError, match="period: wanted 2, found 1"):
         RunDirectory(tmp_path, replace(config, period=2))

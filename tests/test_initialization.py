@@ -82,7 +82,7 @@ def assert_equal_inits(found, expected, keys):
 def test_groups_have_the_bits_of_the_plain_initialisation(name):
     network = Network(MODULES[name])
     keys = [jax.random.key(seed) for seed in range(2)]
-    assert_equal_inits(network.init, network._init, keys)
+    assert_equal_inits(network.init, network.plain_init, keys)
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_groups_have_the_bits_of_the_plain_initialisation(name):
 def test_other_keys_are_taken(make_key):
     network = Network(MODULES["densenet"])
     key = jax.random.PRNGKey(3) if make_key == "PRNGKey" else jax.random.key(3, impl=make_key)
-    assert_equal_inits(network.init, network._init, [key])
+    assert_equal_inits(network.init, network.plain_init, [key])
 
 
 @pytest.mark.parametrize("fan", ["fan_in", "fan_out"])

@@ -129,7 +129,7 @@ def test_directories_that_are_refused_stay_as_they_are(damage, tmp_path, capsys)
     else:
         config = CONFIG.changed(algorithm="sgd").to_json()
         config |= {"a_field_of_2031": 1} if damage == "a future field" else {"epochs": 2.0}
-        path.mkdir()
+        (path / "checkpoints" / "9").mkdir(parents=True)
         write_json(path / "config.json", config)
     before = [(file, file.read_bytes()) for file in tmp_path.rglob("*") if file.is_file()]
     assert command_line.main(["train", "--algorithm", "sgd", "--out", str(path)]) == 1

@@ -63,6 +63,7 @@ def test_the_files_of_another_run_stay(tmp_path, capsys):
     other = dataclasses.replace(CONFIG, seed=1)
     open_logger("tensorboard", tmp_path, other).close()
     (tmp_path / "config.json").write_text(json.dumps(other.to_json()))
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     before = [(path, path.read_bytes()) for path in (tmp_path / "tensorboard").iterdir()]
     command = ["train", "--out", str(tmp_path), "--log", "tensorboard", *CONFIG.to_arguments()]
     assert command_line.main(command) == 1

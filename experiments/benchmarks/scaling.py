@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import scipy.optimize
-import tqdm
 
 from experiments.benchmarks import scaling_report
 from experiments.benchmarks.machine import available_cores, describe_machine
 from experiments.benchmarks.scaling_worker import Work, Workers
 from experiments.engine import console
+from experiments.report import bars
 from experiments.report.store import FIGURES, RESULTS, read_json, write_json
 from experiments.studies.scale import cost_model, machines
 
@@ -73,7 +73,7 @@ class Scaling:
     draw: bool = False
     """Print and draw the results in --out, and measure nothing."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars on a terminal."""
     out: pathlib.Path | None = None
     """JSON file for the result; experiments/results/benchmarks/scaling.json by default, or in
     runs/scaling with --quick."""
@@ -254,7 +254,7 @@ class Scaling:
         return {name: np.array([row[name] for row in times]) for name in calls}
 
     def _bar(self, values, description):
-        return tqdm.tqdm(values, desc=description, disable=not self.progress, leave=False)
+        return bars.bar(values, progress=self.progress, desc=description, leave=False)
 
 
 def quartiles(ratios: np.ndarray) -> list[float]:

@@ -40,7 +40,7 @@ class Committee:
     out: pathlib.Path | None = None
     """Output directory; runs/committee-<dataset> or runs/committee-binary by default."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars on a terminal."""
 
     def run(self) -> int:
         """Trains, measures, reports."""

@@ -28,7 +28,8 @@ class Flatness:
     """
 
     runs: tyro.conf.Positional[tuple[pathlib.Path, ...]] = ()
-    """Directories that train or compare wrote."""
+    """Directories of runs: directories that train wrote, or those below the directory of compare or
+    tune, such as runs/compare-digits/sgd/seed-0."""
     model: str | None = None
     """A network that was trained elsewhere: package.module:Name of a linen module (its code is
     run), or a name of flatjax.models."""

@@ -34,7 +34,7 @@ class GaussianMixture:
     out: pathlib.Path | None = None
     """Output directory; runs/gaussian-mixture by default."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar on a terminal."""
 
     def run(self) -> int:
         """Simulates, compares and draws."""

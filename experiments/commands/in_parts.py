@@ -54,7 +54,7 @@ class InParts(Limited, abc.ABC):
     out: pathlib.Path | None = None
     """Output directory, which several processes may share; runs/<command> by default."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars on a terminal."""
 
     @abc.abstractmethod
     def parts(self) -> "Parts":

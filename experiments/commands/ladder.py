@@ -31,7 +31,7 @@ class Ladder:
     out: pathlib.Path | None = None
     """Output directory; runs/ladder by default."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars on a terminal."""
 
     def run(self) -> int:
         """Runs and reports."""

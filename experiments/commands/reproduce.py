@@ -48,7 +48,7 @@ class Reproduce(Limited):
     """For --table: speed that your accelerator sustains, in 10^12 operations per second. The
     default is a recorded speed of a ResNet-18 step if a slot has measured one, otherwise 20."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars on a terminal."""
 
     def run(self) -> int:
         """Runs and reports; 1 if a run failed."""

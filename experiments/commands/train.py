@@ -62,7 +62,7 @@ class Train(Generic[A]):
     checkpoint_seconds: float = 20.0
     """Save at the first end of an epoch after this many seconds."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar on a terminal."""
     json: bool = False
     """Print the result as one line of JSON, for other programs."""
     log: tuple[LoggerName, ...] = ()
@@ -99,6 +99,7 @@ class Train(Generic[A]):
         mesh = self.mesh or ("auto" if jax.process_count() > 1 else None)
         if self.shard and mesh is None:
             raise ValueError("shard needs --mesh, for example --mesh replica=2,data=2.")
+        was_complete = (out / "result.json").exists()
         result = train(
             c,
             placement=None if mesh is None else OnMesh(make_mesh(mesh, c), self.shard),
@@ -110,6 +111,9 @@ class Train(Generic[A]):
         )
         if not processes.is_main():
             return 0
+        if was_complete:
+            said = f"{out} holds this run, which is complete: nothing was trained."
+            print(said, file=sys.stderr if self.json else sys.stdout)
         if self.json:
             print(json.dumps({name: result[name] for name in _SHOWN}))
         else:

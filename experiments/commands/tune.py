@@ -4,35 +4,33 @@ import dataclasses
 import pathlib
 
 from experiments.commands.in_parts import require_at_least
-from experiments.configs.comparisons import study_of
+from experiments.commands.of_data import OfData
 from experiments.studies.study import chosen
 from experiments.studies.tune import report, tune
 
 
 @dataclasses.dataclass(frozen=True)
-class Tune:
+class Tune(OfData):
     """Choose each algorithm's settings by a grid search on validation data.
 
     The grids are in experiments/configs/. Copy the best candidates there by hand.
     """
 
-    dataset: str = "digits"
-    """A data set, as for compare, or a row, as for reproduce."""
     only: tuple[str, ...] = ()
     """Labels of the algorithms to search; by default all that have a grid."""
     seeds: int = 2
     """Number of runs of each candidate."""
     out: pathlib.Path | None = None
-    """Output directory; runs/tune-<dataset> by default."""
+    """Output directory; runs/tune-<dataset> by default, with what was changed."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars on a terminal."""
 
     def run(self) -> int:
         """Searches and prints the candidates, the best first."""
         require_at_least(1, seeds=self.seeds)
-        study = study_of(self.dataset)
+        study = self.study(for_tuning=True)
         labels = tuple(chosen(self.only, study.grids))
-        out = pathlib.Path("runs", f"tune-{self.dataset}") if self.out is None else self.out
+        out = self.out or self.directory("tune")
         found = tune(study, out, labels=labels, seeds=self.seeds, progress=self.progress)
         print(report(found))
         return 0

@@ -17,7 +17,7 @@ COMPARISONS: Mapping[str, Comparison] = {
 def study_of(dataset: str) -> Comparison:
     """Returns the study of a data set, "communication", or a row of the table.
 
-    Data sets without their own study use the study of Fashion-MNIST.
+    Data sets without their own study use the study of Fashion-MNIST; it must be fitted to them.
     """
     if dataset in COMPARISONS:
         return COMPARISONS[dataset]

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -58,10 +59,22 @@ def open_logger(name: LoggerName, directory: pathlib.Path, config: TrainConfig) 
     Raises:
       ImportError: the package is not installed; the message says which extra has it.
     """
-    try:
-        return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[name](directory, config)
-    except ImportError as error:
-        raise ImportError(f"log: {name} needs pip install 'flatjax[{name}]' ({error}).") from error
+    require((name,))
+    return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[name](directory, config)
+
+
+def require(names: Sequence[LoggerName]) -> None:
+    """Imports the packages of loggers, before anything is written.
+
+    Raises:
+      ImportError: a package is not installed; the message says which extra has it.
+    """
+    for name in names:
+        try:
+            importlib.import_module({"tensorboard": "tensorboardX", "wandb": "wandb"}[name])
+        except ImportError as error:
+            message = f"log: {name} needs pip install 'flatjax[{name}]' ({error})."
+            raise ImportError(message) from error
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -17,6 +17,7 @@ import flatjax
 from experiments.engine.datasets import Examples
 from experiments.engine.problems import Problem
 from flatjax import _additivity, flatness
+from flatjax.models._fingerprint import fingerprint_of
 from flatjax.models._network import Network
 
 
@@ -39,6 +40,13 @@ class Objective:
     micro_batches: int
     sigmas: tuple[float, ...]
     local_energy_samples: int
+
+    @functools.cached_property
+    def network_fingerprint(self) -> dict[str, str]:
+        """Identifies what the network computes, in training and in evaluation."""
+        problem = self.problem
+        shape, dtype = problem.input_shape, problem.input_dtype
+        return fingerprint_of(self.network, shape, dtype, training=True)
 
     # --- training -------------------------------------------------------------------------------
 

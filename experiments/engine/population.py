@@ -9,7 +9,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 import flatjax
 from experiments.engine import evaluate, programs, steps
@@ -19,6 +18,7 @@ from experiments.engine.plan import Plan, hyper_of, make_plan
 from experiments.engine.population_files import Nested, PopulationFile, leaves_of, with_leaves
 from experiments.engine.task import Task
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
+from experiments.report import bars
 from experiments.report.meeting import Meeting
 from flatjax._cpu import compiled_once
 
@@ -186,9 +186,7 @@ def _train_together(plan, runs, progress, watch, saved) -> list[Trained]:
             watch.restore(arrays.get("watch", {}))
     name = plan.config.algorithm.name
     options = {"total": len(lengths), "initial": first, "desc": name}
-    for epoch in tqdm.tqdm(
-        range(first, len(lengths)), **options, disable=not progress, leave=False
-    ):
+    for epoch in bars.bar(range(first, len(lengths)), progress=progress, **options, leave=False):
         state, losses = compiled.epoch(hyper, state, train, seeds, epoch, lengths[epoch])
         for run in range(len(runs)) if watch else ():
             read = functools.partial(take, steps.arrays_of(state), run)
@@ -235,7 +233,7 @@ def _train_in_turn(plan, runs, progress, watch, saved) -> list[Trained]:
     if watch and "watch" in arrays:
         watch.restore(arrays["watch"])
     name = plan.config.algorithm.name
-    bar = tqdm.tqdm(runs[len(done) :], desc=name, disable=not progress, leave=False)
+    bar = bars.bar(runs[len(done) :], progress=progress, desc=name, leave=False)
     for number, run in enumerate(bar, start=len(done)):
         start = (position["epoch"], arrays) if number == position["run"] else (0, {})
         done.append(_train_alone(plan, *run, start, _Turn(number, len(runs), done, watch, saved)))

@@ -79,7 +79,8 @@ def go_on_from(run: Run, directory: pathlib.Path) -> None:
     config = read_config(directory / "config.json")
     _checked(with_replicas(config, run.config.num_replicas), run.config)
     plan = make_plan(config, run.task)
-    saved = RunDirectory(directory, config, run.task.fingerprint).restore(_spread(plan, run.plan))
+    about = {"data": run.task.fingerprint, "network": run.task.network_fingerprint}
+    saved = RunDirectory(directory, config, **about).restore(_spread(plan, run.plan))
     if saved is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
     run.go_on(_resized(saved, plan, run, str(directory)))

@@ -6,10 +6,10 @@ processes write checkpoints.
 config.json     the configuration of the run; a directory holds one run
 metrics.jsonl   one line for each epoch, for people and plots
 checkpoints/    the last states, by orbax; "about" in each holds the configuration, the data's
-                fingerprint, the program's revision, version and commit, the history, the losses of
-                the epoch so far and the state's digest
-model/          the final model, for `flatjax.models.load`, with the configuration and the data's
-                fingerprint
+                fingerprint (and that of a network of the user), the program's revision, version and
+                commit, the history, the losses of the epoch so far and the state's digest
+model/          the final model, for `flatjax.models.load`, with the configuration and these
+                fingerprints
 result.json     written last: it marks a complete run
 run.lock        exists while a process trains there
 
@@ -18,8 +18,6 @@ Directories of earlier versions, without digests, are read and continued unchang
 
 import contextlib
 import errno
-import io
-import logging
 import os
 import pathlib
 import shutil
@@ -33,8 +31,12 @@ import orbax.checkpoint as ocp
 from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
 from experiments.engine.earlier_versions import as_now, as_saved, converted
+from experiments.engine.quiet import quiet
+from experiments.engine.run_identity import check_identity
 from experiments.report import lock, provenance, store
 from flatjax import models
+
+_IDENTITY = ("data", "network", "revision")  # of a result, in addition to its configuration
 
 
 class Saved(NamedTuple):
@@ -48,6 +50,7 @@ class Saved(NamedTuple):
       gradients: gradient evaluations of all replicas so far; None if the number of replicas never
         changed.
       origin: the run that this one continues with another number of replicas; see `restart`.
+      network: fingerprint of a network of the user; see `Task.network_fingerprint`.
     """
 
     state: Any
@@ -56,6 +59,7 @@ class Saved(NamedTuple):
     position: dict[str, Any] | None = None
     gradients: int | None = None
     origin: dict[str, Any] | None = None
+    network: dict[str, str] | None = None
 
 
 class RunDirectory:
@@ -68,10 +72,13 @@ class RunDirectory:
       path: the directory; `claimed` makes it.
       config: configuration of the run.
       data: fingerprint of the data, see `Task.fingerprint`; not compared if None.
+      network: fingerprint of a network of the user, see `Task.network_fingerprint`; not compared if
+        None.
       of_any_revision: whether to read results of a program that computes other numbers.
 
     Raises:
-      ValueError: the directory holds a run of another configuration; the message names the fields.
+      ValueError: the directory holds a run of another configuration, of which something was saved;
+        the message names the fields.
     """
 
     def __init__(
@@ -80,11 +87,13 @@ class RunDirectory:
         config: TrainConfig,
         data: Mapping[str, Any] | None = None,
         *,
+        network: Mapping[str, str] | None = None,
         of_any_revision: bool = False,
     ):
         self.path = pathlib.Path(path).absolute()
         self._identity = {"config": config.to_json(), "revision": provenance.TRAINING}
         self._identity |= {} if data is None else {"data": data}
+        self._identity |= {} if network is None else {"network": network}
         self._of_any_revision = of_any_revision
         self._check_same_run()
 
@@ -94,24 +103,23 @@ class RunDirectory:
         path = self.path / "config.json"
         return not path.exists() or store.is_sealed(path)
 
+    @property
+    def _is_begun(self) -> bool:
+        """Whether anything is saved that a run of another configuration must not replace."""
+        has_files = any((self.path / name).exists() for name in ("result.json", "model"))
+        return has_files or any((self.path / "checkpoints").glob("*"))
+
     def _check_same_run(self) -> None:
         path = self.path / "config.json"
         if path.exists():
-            self._check_identity({"config": read_config(path).to_json()})
+            found = read_config(path)  # a damaged one is refused
+            if self._is_begun:
+                self._check_identity({"config": found.to_json()})
 
     def _check_identity(self, found, of: str = ""):
-        """Refuses files of another run; missing newer fields count as defaults."""
-        found = found | {"config": TrainConfig.from_json(converted(found["config"])).to_json()}
-        known = found.keys() - ({"revision"} if self._of_any_revision else set())
-        wanted = {name: value for name, value in self._identity.items() if name in known}
-        if lines := store.differences(wanted, found):
-            lines = [line.removeprefix("config.") for line in lines]
-            raise store.OtherIdentityError(
-                f"{self.path}{of} holds a run of another configuration ({store.listed(lines)}). A "
-                "run resumes with the configuration and the revision it was started with: choose "
-                "another directory, or delete this one. With another number of replicas it "
-                "continues by --resume DIRECTORY --replicas N."
-            )
+        """Refuses files of another run."""
+        place, any_revision = f"{self.path}{of}", self._of_any_revision
+        check_identity(self._identity, found, place, of_any_revision=any_revision)
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -129,7 +137,7 @@ class RunDirectory:
             self._raise_together(claim)
             self._check_same_run()
             path = self.path / "config.json"
-            if processes.is_main() and not path.exists():
+            if processes.is_main() and not (path.exists() and self._is_begun):
                 store.write_json(path, self._identity["config"])
             yield
 
@@ -179,7 +187,7 @@ class RunDirectory:
             state=ocp.args.StandardSave(state),
             about=ocp.args.JsonSave(store.sealed(store.signed(about))),
         )
-        with _quiet(), self._manager() as manager:
+        with quiet(), self._manager() as manager:
             manager.save(step, args=items)
 
     def _check_can_save(self, state):
@@ -201,7 +209,7 @@ class RunDirectory:
         """
         if not (self.path / "checkpoints").exists():
             return None
-        with _quiet(), self._manager() as manager:
+        with quiet(), self._manager() as manager:
             step = manager.latest_step()
             if step is None:
                 return None
@@ -237,7 +245,7 @@ class RunDirectory:
             raise store.DamagedFileError(
                 f"its values are damaged (digest {found}, {about['state']} was saved)"
             )
-        names = ("losses", "history", "position", "gradients", "origin")
+        names = ("losses", "history", "position", "gradients", "origin", "network")
         return Saved(restored, *map(about.get, names))
 
     # --- the final model ------------------------------------------------------------------------
@@ -308,20 +316,7 @@ class RunDirectory:
         if not {"config", "history", "test_error"} <= result.keys():
             raise store.DamagedFileError(f"{path} is damaged: it holds no result. Delete it.")
         self._check_identity({"revision": 1} | result, of="/result.json")
-        return {name: value for name, value in result.items() if name not in ("data", "revision")}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides the log and the tracebacks of orbax's threads: one error is raised."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        log.setLevel(level)
+        return {name: value for name, value in result.items() if name not in _IDENTITY}
 
 
 def read_result(directory: pathlib.Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from experiments.engine.problems import Regression, make_problem
 from experiments.engine.settings import Data
 from experiments.report import store
 from flatjax import data
-from flatjax.models._network import make_network
+from flatjax.models._network import foreign_module, make_network
 
 STATISTICS_BATCHES = 20
 
@@ -61,6 +61,12 @@ class Task:
         splits = {"train": self.train, "held_out": self.held_out}
         found = {name: fingerprints.of_split(split) for name, split in splits.items()}
         return found if self.stream is None else found | {"examples_in_a_pass": self.num_train}
+
+    @property
+    def network_fingerprint(self) -> dict[str, str] | None:
+        """Identifies what a network of the user computes; None for flatjax's own."""
+        is_own = foreign_module(self.config.network.model) is None
+        return None if is_own else self.objective.network_fingerprint
 
     def description(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, Any]:
         """Returns the arguments of `flatjax.models.save` for a model of this task."""

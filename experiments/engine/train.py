@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import numpy as np
-import tqdm
 
 from experiments.engine import datasets, evaluate, interruption, loggers, processes, restart
 from experiments.engine.config import TrainConfig
@@ -23,7 +22,11 @@ from experiments.engine.run_directory import RunDirectory, read_config
 from experiments.engine.steps import State, arrays_of
 from experiments.engine.task import Task, make_task
 from experiments.engine.time_limit import TimeIsUp, TimeLimit
+from experiments.report import bars
+from flatjax.models._fingerprint import differs, warn_of_change
 from flatjax.models._network import foreign_module
+
+_SHOWN_RUNS = 5  # in a message
 
 
 def train(
@@ -83,9 +86,11 @@ def train(
         pace = limit.begin(plan)
         run = Run(plan, config, task)
         return _train(run, progress, evaluate_epochs, None, log, limit, pace)
-    files = RunDirectory(directory, config, task.fingerprint)
+    about = {"data": task.fingerprint, "network": task.network_fingerprint}
+    files = RunDirectory(directory, config, **about)
     if (result := files.read_result()) is not None:
         return result
+    loggers.require(log if processes.is_main() else ())
     with files.claimed():
         # Another process may have ended the run before this one claimed the directory.
         if (result := files.read_result()) is not None:
@@ -144,12 +149,12 @@ def _train(run, progress, evaluate_epochs, checkpoint_seconds, log, limit, pace)
 
 
 def _bar(run, progress):
-    return tqdm.tqdm(
+    return bars.bar(
+        progress=progress and processes.is_main(),
         total=run.plan.total_steps,
         initial=run.step,
         desc=f"{run.config.algorithm.name}, seed {run.config.seed}",
         unit="step",
-        disable=not (progress and processes.is_main()),
         leave=False,
     )
 
@@ -180,6 +185,8 @@ def load_run(directory: pathlib.Path, *, trust: bool = False) -> Loaded:
     Raises:
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: a file is damaged, or a module that is not trusted would be imported.
+
+    Warns if a network of the user has changed since.
     """
     config = trusted_config(directory, trust)
     task = make_task(config)
@@ -189,6 +196,9 @@ def load_run(directory: pathlib.Path, *, trust: bool = False) -> Loaded:
     saved = files.restore(like)
     if saved is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet.")
+    now = task.network_fingerprint
+    if saved.network and now and differs(saved.network, now):
+        warn_of_change(config.network.model, directory)
     return Loaded(config, plan, task, State(**saved.state))
 
 
@@ -230,10 +240,7 @@ def trusted_config(directory: pathlib.Path, trust: bool) -> TrainConfig:
       ValueError: the configuration is damaged, or names a module that is not trusted.
     """
     if not (directory / "config.json").exists():
-        raise FileNotFoundError(
-            f"{directory} holds no run (no config.json): give a directory that "
-            "`python -m experiments train` or `compare` wrote."
-        )
+        raise FileNotFoundError(f"{directory} holds no run (no config.json): {_hint(directory)}")
     config = read_config(directory / "config.json")
     for what, name in (("model", config.network.model), ("dataset", config.data.dataset)):
         is_module = what == "model" or datasets.is_function(name)
@@ -243,3 +250,14 @@ def trusted_config(directory: pathlib.Path, trust: bool) -> TrainConfig:
                 f"module {module} would be imported and run. If you trust it, pass --trust."
             )
     return config
+
+
+def _hint(directory: pathlib.Path) -> str:
+    """Names the runs below a directory, such as the directory of a comparison."""
+    levels = ("*", "*/*", "*/*/*")
+    found = [path.parent for level in levels for path in directory.glob(f"{level}/config.json")]
+    if not found:
+        return "give the directory of a run, which `python -m experiments train` wrote."
+    shown = " ".join(map(str, sorted(found)[:_SHOWN_RUNS]))
+    more = len(found) - _SHOWN_RUNS
+    return f"did you mean {shown}{f' (and {more} more)' if more > 0 else ''}?"

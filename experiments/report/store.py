@@ -153,8 +153,8 @@ def check_identity(wanted: Any, found: Any, place: str) -> None:
         found = {"revision": 1} | found
     if lines := differences(wanted, found):
         raise OtherIdentityError(
-            f"{place} belongs to other settings ({listed(lines)}). Choose another directory, or "
-            "delete this file to make it again."
+            f"{place} belongs to other settings ({listed(lines)}). Choose another directory "
+            "(--out DIRECTORY), or delete this file to make it again."
         )
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import chex
 import jax
 import numpy as np
-import tqdm
 
-from experiments.report import provenance, store
+from experiments.report import bars, provenance, store
 from experiments.report.statistics import standard_error
 
 
@@ -69,7 +68,7 @@ def _simulate_missing(points, path, progress):
     wanted = [(seed, point) for point in points for seed in range(point.seeds)]
     known = {(name, run["seed"]) for name, runs in done.items() for run in runs}
     missing = [(seed, point) for seed, point in wanted if (point.name, seed) not in known]
-    bar = tqdm.tqdm(missing, desc="simulations", disable=not progress)
+    bar = bars.bar(missing, progress=progress, desc="simulations")
     for seed, point in bar:
         bar.set_postfix_str(point.curve)
         start = time.perf_counter()

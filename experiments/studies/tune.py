@@ -4,17 +4,16 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import tqdm
-
 from experiments.engine.loop import TrainingDivergedError
+from experiments.engine.plan import make_plan
 from experiments.engine.task import Task, make_task
 from experiments.engine.train import train
+from experiments.report import bars
 from experiments.report.meeting import meeting_of, not_met
 from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.store import slug, write_json
 from experiments.studies.compare.description import Comparison
-
-VALIDATION = 0.1
+from experiments.studies.compare.own_data import tuning_base
 
 
 def tune(
@@ -38,22 +37,31 @@ def tune(
     Returns:
       label -> candidates, best first: their settings and validation error (mean, standard error).
       A candidate that diverged has None and is last.
+
+    Raises:
+      ValueError: the data or the model do not fit the study; nothing was trained or written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    validation = study.base.data.validation or VALIDATION
-    base = study.changed({"validation": validation, "evaluate_on": "validation"}, study.tuning)
+    base = tuning_base(study)
     task = make_task(base)
+    for label in labels or study.grids:
+        for candidate in study.candidates(label):
+            make_plan(_config(study, base, label, candidate), task)
+    out.mkdir(parents=True, exist_ok=True)
     return {
         label: _tune_one(label, study, base, task, out, seeds, progress)
         for label in labels or study.grids
     }
 
 
+def _config(study, base, label, candidate):
+    return base.changed(**(study.runs[label] | study.tuning | candidate))
+
+
 def _tune_one(label, study, base, task: Task, out, seeds, progress):
     found = []
     directory = out / slug(label)
-    for candidate in tqdm.tqdm(study.candidates(label), desc=label, disable=not progress):
-        config = base.changed(**(study.runs[label] | study.tuning | candidate))
+    for candidate in bars.bar(study.candidates(label), progress=progress, desc=label):
+        config = _config(study, base, label, candidate)
         name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
         try:
             results = [

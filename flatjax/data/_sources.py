@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util
 import json
 import os
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # prepared. Without TensorFlow, their sources need not be downloaded first.
 TFDS_NAMES = ("cifar10", "cifar100", "emnist", "kmnist", "mnist", "svhn_cropped")
 
+_NAMES = ("digits", "fashion_mnist", "tiny_imagenet", *TFDS_NAMES)
 _DIGITS_TEST_EXAMPLES = 500
 _READ_CHUNK = 1000  # bounds the decoded examples held as Python objects
 
@@ -130,7 +132,9 @@ def _tfds_builder(
     name: str, data_dir: str | os.PathLike[str] | None
 ) -> tfds.core.GeneratorBasedBuilder:
     """Returns the installed builder of this name."""
-    known = (
+    close = difflib.get_close_matches(str(name), _NAMES, 1)
+    known = f"did you mean {close[0]!r}? " if close else ""
+    known += (
         "expected 'digits', 'fashion_mnist', 'tiny_imagenet', 'folder:PATH', 'npz:PATH', "
         f"'npy:FOLDER', one of {', '.join(map(repr, TFDS_NAMES))}, or 'name' or 'name/config' "
         "of another image-classification set of TensorFlow Datasets "

@@ -1,5 +1,6 @@
 """Makes networks by name, for configurations."""
 
+import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +62,11 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
       `save` (writes a trained model), `CONSTRUCTORS` (the names).
     """
     if name not in CONSTRUCTORS:
-        raise ValueError(f"name must be one of {', '.join(sorted(CONSTRUCTORS))}; got {name!r}.")
+        close = difflib.get_close_matches(name, CONSTRUCTORS, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"name must be one of {', '.join(sorted(CONSTRUCTORS))}; got {name!r}.{hint}"
+        )
     constructor = CONSTRUCTORS[name]
     known = [key for key in inspect.signature(constructor).parameters if key not in _NOT_OPTIONS]
     unknown = [key for key in options if key not in known]

@@ -61,10 +61,10 @@ class Network:
 
     def init(self, key: chex.PRNGKey, images: jax.Array) -> dict[str, chex.ArrayTree]:
         """Makes the variables: `params`, and `batch_stats` if the network has any."""
-        return init_in_groups(self._init, key, images)
+        return init_in_groups(self.plain_init, key, images)
 
     @functools.cached_property
-    def _init(self) -> Any:
+    def plain_init(self) -> Any:
         """The initialisation of linen, jitted, so that it is traced once for a shape."""
         mode: dict[str, Any] = {} if self._mode is None else {self._mode: not _MODES[self._mode]}
         return jax.jit(lambda key, images: dict(self.module.init(key, images, **mode)))

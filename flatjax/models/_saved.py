@@ -1,7 +1,8 @@
 """Trained models on disk: a folder with arrays and a readable description.
 
-model.json   network and options, normalization of the images, names of classes; the SHA-256 sum
-             of the arrays, and a digest of the description itself
+model.json   network and options, normalization of the images, names of classes; a fingerprint of
+             a network that is not one of flatjax's; the SHA-256 sum of the arrays, and a digest of
+             the description itself
 arrays.npz   the arrays by their paths: params/Dense_0/kernel, batch_stats/BatchNorm_0/mean, ...
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from flatjax._checks import check_choice
 from flatjax._normalization import Normalization
+from flatjax.models._fingerprint import differs, fingerprint_of, warn_of_change
 from flatjax.models._network import Network, foreign_module, make_network
 
 DESCRIPTION, ARRAYS = "model.json", "arrays.npz"
@@ -165,6 +167,7 @@ def save(
         "target_normalization": target_normalization and dataclasses.asdict(target_normalization),
         "class_names": None if class_names is None else list(class_names),
         "about": dict(about or {}),
+        "fingerprint": _fingerprint(network, model, image_shape, input_dtype),
         "dtypes": {name: array.dtype.name for name, array in arrays.items()},
         "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
     }
@@ -186,7 +189,8 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
         runs its code.
 
     Returns:
-      `(predict, params, state)`: `predict(params, state, images)` gives logits.
+      `(predict, params, state)`: `predict(params, state, images)` gives logits. Warns if a network
+      that is not one of flatjax's now computes something else than when it was saved.
 
     Raises:
       FileNotFoundError: there is no model.
@@ -228,6 +232,11 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
     network = make_network(
         description["model"], description["options"], num_classes, image_shape, input_dtype
     )
+    before = description.get("fingerprint")
+    if before and differs(
+        before, _fingerprint(network, description["model"], image_shape, input_dtype)
+    ):
+        warn_of_change(description["model"], folder)
     arrays = _read_arrays(folder / ARRAYS, description)
     example = jax.ShapeDtypeStruct((1, *image_shape), input_dtype)
     _check_arrays(arrays, network, example, f"{folder / ARRAYS}")
@@ -247,6 +256,15 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> LoadedModel:
         target_normalization=None if targets is None else Normalization(**targets),
     )
     return LoadedModel(predict, variables.pop("params"), variables)
+
+
+def _fingerprint(
+    network: Network, model: str, image_shape: Sequence[int], input_dtype: str
+) -> dict[str, str]:
+    """Returns the fingerprint of a foreign network; flatjax's own have none."""
+    if foreign_module(model) is None:
+        return {}
+    return fingerprint_of(network, image_shape, input_dtype, training=False)
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

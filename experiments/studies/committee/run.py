@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from experiments.engine.task import dataset_fingerprint
-from experiments.report import store
+from experiments.report import bars, store
 from experiments.studies.committee import records
 from experiments.studies.committee.description import CommitteeStudy, Solver
 from experiments.studies.committee.measures import error_of, eval_fn, floats, unit_overlap
@@ -38,7 +37,7 @@ def run_study(study: CommitteeStudy, out: pathlib.Path, *, progress: bool = True
 def _missing(study, chosen, path, wanted, progress):
     """Yields the keys of missing records, with a progress bar."""
     known = records.read(study, chosen, path, dataset_fingerprint(study.task.dataset))
-    return tqdm.tqdm(lacking(known, wanted, dict), desc=path.stem, disable=not progress)
+    return bars.bar(lacking(known, wanted, dict), progress=progress, desc=path.stem)
 
 
 def _append(study, solver, path, record):

@@ -12,12 +12,11 @@ from typing import Any
 import chex
 import jax
 import numpy as np
-import tqdm
 
 import flatjax
 from experiments.engine.task import dataset_digest
 from experiments.engine.time_limit import TimeLimit
-from experiments.report import provenance, store
+from experiments.report import bars, provenance, store
 from experiments.studies.committee import records as committee_records
 from experiments.studies.committee.measures import error_of, eval_fn, floats, unit_overlap
 from experiments.studies.committee.solvers import train
@@ -130,7 +129,7 @@ def _run_cell(study, cell, out, progress, limit):
         runs = [{"solver": label, "subset": one} for label in solvers for one in study.subsets]
         missing = lacking(known, runs, dict)
         patterns = functools.cache(functools.partial(make_patterns, study.task_of(cell)))
-        for run in (bar := tqdm.tqdm(missing, desc=path.stem, disable=not progress)):
+        for run in (bar := bars.bar(missing, progress=progress, desc=path.stem)):
             label, subset = run.values()
             bar.set_postfix_str(label)
             with limit.part(cell, "finish"):

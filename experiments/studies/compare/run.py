@@ -6,13 +6,13 @@ import pathlib
 import sys
 from typing import Any
 
-import tqdm
-
+from experiments.engine.plan import make_plan
 from experiments.engine.run_directory import RunDirectory
 from experiments.engine.task import Task, is_task_of, make_task
 from experiments.engine.time_limit import TimeLimit
 from experiments.engine.train import train
-from experiments.report.store import slug
+from experiments.report import bars
+from experiments.report.store import OtherIdentityError, slug
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.report import report
 from experiments.studies.units import run_units
@@ -27,8 +27,9 @@ def compare(
     limit: TimeLimit | None = None,
 ) -> int:
     """Runs a comparison (see `run_study`) and reports it; returns the exit status."""
-    out.mkdir(parents=True, exist_ok=True)
     limit = limit or TimeLimit()
+    directories = [_directory(out, *run) for run in _runs(study)]
+    was_complete = all((path / "result.json").exists() for path in directories)
     results, failures = run_study(
         study, out, progress=progress, report_only=report_only, limit=limit
     )
@@ -36,6 +37,8 @@ def compare(
         failures.append(f"{out} holds no complete run of this study yet")
     if any(results.values()):
         print(report(study, results, out))
+    if was_complete and not failures and not report_only:
+        print(f"{out} holds all runs, which are complete: nothing was trained.")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else limit.exit_status
@@ -61,24 +64,29 @@ def run_study(
     Returns:
       label -> results, one for each seed; and a message for each run that failed, which does not
       stop the others.
+
+    Raises:
+      ValueError: a mistake stops every run, or `out` holds another study; the first message.
     """
     results: dict[str, list[dict[str, Any]]] = {label: [] for label in study.runs}
     failures = []
     configs = study.configs()
     tasks = _Tasks(study)
-    # Seeds are the outer loop: a study that stops early has all algorithms, with fewer seeds.
-    runs = [(seed, label) for seed in range(study.seeds) for label in study.runs]
-    bar = tqdm.tqdm(runs, desc="runs", unit="run", disable=not progress)
+    if not report_only:
+        _check(configs, tasks)
+    bar = bars.bar(_runs(study), progress=progress, desc="runs", unit="run")
 
     def unit(seed, label):
         bar.set_postfix_str(f"{label}, seed {seed}")
-        directory = out / slug(label) / f"seed-{seed}"
+        directory = _directory(out, seed, label)
         config = dataclasses.replace(configs[label], seed=seed)
         if report_only:
             return RunDirectory(directory, config).read_result()
         try:
             task = tasks[label]
             return train(config, task, directory=directory, progress=progress, limit=limit)
+        except OtherIdentityError:  # as of the other runs: one message is enough
+            raise
         except (RuntimeError, ValueError, OSError) as error:
             failures.append(f"{label}, seed {seed}: {error}")
             return None
@@ -88,6 +96,29 @@ def run_study(
         if result is not None:
             results[label].append(result)
     return results, failures
+
+
+def _runs(study):
+    """Lists the runs as seed and label."""
+    # Seeds are the outer loop: a study that stops early has all algorithms, with fewer seeds.
+    return [(seed, label) for seed in range(study.seeds) for label in study.runs]
+
+
+def _directory(out, seed, label):
+    return out / slug(label) / f"seed-{seed}"
+
+
+def _check(configs, tasks):
+    """Makes data, network and plans; raises if no run is possible."""
+    problems = []
+    for label, config in configs.items():
+        task = tasks[label]
+        try:
+            make_plan(config, task)
+        except ValueError as problem:
+            problems.append(problem)
+    if problems and len(problems) == len(configs):
+        raise problems[0]
 
 
 class _Tasks:
