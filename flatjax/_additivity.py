@@ -192,7 +192,7 @@ def _is_local(tree) -> bool:
 def _reference(fn) -> tuple[tuple[int, ...], Any]:
     """Returns where a function is, and a weak reference or None."""
     while isinstance(fn, _Jitted):  # made again for each measure
-        fn = fn.__wrapped__
+        fn = getattr(fn, "__wrapped__")  # noqa: B009  # the type has no hints
     is_method = inspect.ismethod(fn)  # a new object each time that it is read
     place = (id(fn.__self__), id(fn.__func__)) if is_method else (id(fn),)
     drop = lambda _: _tested.pop(place, None)

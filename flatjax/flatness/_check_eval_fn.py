@@ -123,11 +123,11 @@ def _check_additivity(eval_fn, params, batch, state) -> None:
     found = pair.compare(params)
     if found is None:
         return
-    count, added = (float(sums["count"]) for sums in (found.together, found.added))
-    if not np.isclose(count, added):
+    count, of_single = (float(sums["count"]) for sums in (found.together, found.added))
+    if not np.isclose(count, of_single):
         raise ValueError(
             "eval_fn must return the number of examples of the batch as 'count'; it counts "
-            f"{count:g} for {found.size} examples, and {added:g} if they are evaluated one by "
+            f"{count:g} for {found.size} examples, and {of_single:g} if they are evaluated one by "
             "one. Return their number, such as len(labels), and sums instead of means."
         )
     pair.check_sums(params, found)

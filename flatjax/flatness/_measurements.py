@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from flatjax import _masks
+from flatjax import _additivity, _masks
 from flatjax._evaluation import EvalFn
 from flatjax._masks import Mask
 from flatjax.flatness import _inputs
@@ -54,7 +54,8 @@ class Measurements:
         mask: Mask,
         block: str,
     ):
-        self.eval_fn, self.labelled = eval_fn, by_batch(eval_fn, num_batches)
+        # `report` has checked that eval_fn returns sums.
+        self.eval_fn, self.labelled = _additivity.sums(eval_fn), by_batch(eval_fn, num_batches)
         self.quantities, self.main, self.loss = quantities, quantities[0], loss
         self.effort, self.mask, self.block = effort, mask, block
         self._made: dict[str, Callable[..., Any]] = {}
