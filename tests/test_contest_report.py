@@ -8,87 +8,23 @@ import numpy as np
 import pytest
 import scipy.stats
 from contest_records import records_in
-from matplotlib.textpath import TextPath
-from pages import rows_below
+from made_up_contest import FAKE, LENGTHS, SETTINGS, Writer, outcomes_of, report_in
 
 from experiments import __main__ as command_line
 from experiments.configs import contest as configs
 from experiments.configs.contest import STUDY
-from experiments.report import plots, store
+from experiments.report import store
 from experiments.report.statistics import holm, holm_levels
 from experiments.studies.contest import run
-from experiments.studies.contest.map import LABEL_WIDTH
-from experiments.studies.contest.page import contestant_tables, short_name
-from experiments.studies.contest.report import reach_table, read_contest, report, summary
-from experiments.studies.contest.results import comparisons, reaches
-from experiments.studies.contest.search import search
+from experiments.studies.contest.report import reach_table, read_contest, report
+from experiments.studies.contest.results import reaches
 
 STORED = store.RESULTS / "contest"
-SETTINGS = ("MLP, 500, clean", "conv net, 2k, 20% noise")
-LENGTHS = dict(zip(SETTINGS, (3, 1), strict=True))
-FAKE = dataclasses.replace(STUDY, lengths=LENGTHS, test_seeds={"mlp": 6, "small_convnet": 4})
-FAKE = dataclasses.replace(
-    FAKE, base=STUDY.base.changed(dataset="digits"), trials=4, rounds=((4, 1), (2, 2))
-)
-
-
-class Writer:
-    """Writes records of one setting and contestant as runs would, without training."""
-
-    def __init__(self, contest, setting, name, out):
-        self.contest, self.setting, self.name = contest, setting, name
-        self.path = run.path_of(out, setting, name)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.errors, self.candidates = {}, []
-
-    def write(self, part, candidate, seed, outcomes):
-        """Adds the record of one run."""
-        config = run.config_of(self.contest, self.setting, self.name, part).to_json()
-        keys = {"part": part, "candidate": candidate, "seed": seed}
-        about = {"settings": self.candidates[candidate], "config": config}
-        about |= {"data": run._data(self.contest), "gradient_evaluations": 1}
-        store.append_line(self.path, keys | outcomes | about)
-
-    def search(self, error_of):
-        """Adds the records of a search with these errors of the seeds; what it chose."""
-        while (found := search(self.contest, self.name, self.errors)).missing:
-            self.candidates = found.candidates
-            new = {(candidate, seed): error_of(seed) for candidate, seed in found.missing}
-            for (candidate, seed), error in new.items():
-                self.write("validation", candidate, seed, {"validation_error": error})
-            self.errors |= new
-        return found.chosen
-
-
-def outcomes_of(error, rise):
-    quality = dict.fromkeys(("calibration_error", "brier_score", "temperature"), 1.0)
-    quality |= {"test_error": error, "test_loss": error / 40, "scaled_loss": 0.5}
-    flat = {"train_error": 1.0, "train_loss": 0.1, "local_energy": [1.0, 2.0, 3.0, 4.0]}
-    rises = {"3 bits, tensor": {"error": rise, "loss": 0.2}}
-    besides = {"ema": quality, "stopped early": quality}
-    more = {"rises": rises, "tolerance": {"1": 0.1, "5": None}, "besides": besides}
-    return quality | flat | more
-
-
-def write_contest(contest, out):
-    """Records of a whole contest; the later a contestant comes, the better it is."""
-    rng = np.random.default_rng(0)
-    for setting in contest.lengths:
-        hard = rng.normal(20, 2, 2000)  # of each seed, common to all contestants
-        for shift, name in enumerate(contest.contestants):
-            writer = Writer(contest, setting, name, out)
-            chosen = writer.search(lambda seed, hard=hard: hard[seed] + rng.normal(0, 1))
-            for seed in contest.seeds_of_test(setting):
-                error = hard[seed] - 0.2 * shift + rng.normal(0, 0.3)
-                writer.write("test", chosen, seed, outcomes_of(error, rng.normal(5, 1)))
 
 
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory):
-    out = tmp_path_factory.mktemp("contest")
-    write_contest(FAKE, out)
-    report(FAKE, read_contest(FAKE, out), out)
-    return out
+    return report_in(tmp_path_factory.mktemp("contest"))
 
 
 @pytest.fixture(params=["made up", "stored"])
@@ -200,42 +136,6 @@ def test_the_tables_say_what_the_records_say(fake):
     assert (fake / "map.png").stat().st_size > 10_000
 
 
-def test_tables_of_a_page_have_a_row_for_each_setting(fake):
-    text = (fake / "page.md").read_text() + "\n"
-    under = lambda title: rows_below(text[text.index(f"## {title}\n") :], "| setting")
-
-    def column(setting, name, key="test_error"):
-        return np.array([r[key] for _, r in sorted(records_in(fake, setting, name).items())])
-
-    def difference(setting, name, other, factor, digits, key="test_error"):
-        d = factor * (column(setting, name, key) - column(setting, other, key))
-        half = scipy.stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
-        return f"{d.mean():+.{digits}f}", f"{half:.{digits}f}", d.mean() - half
-
-    assert [cells[0] for cells in under("Test error %")] == list(SETTINGS)
-    for setting, *means, least in under("Test error %"):
-        names = ("sgd", "sam", "swa", "rsgd", "esgd", "sgd, ema", "sgd, stopped early")
-        assert means == [f"{column(setting, name).mean():.2f}" for name in names]
-        assert float(least) > 0
-    for setting, esgd, _, rsgd, _ in under("Primary"):
-        for name, cell in (("esgd", esgd), ("rsgd", rsgd)):
-            mean, _, low = difference(setting, name, "sgd", 1, 2)
-            assert cell.startswith(f"{mean} [{low:+.2f}, ")
-    for setting, *cells in under("Test error minus other references"):
-        pairs = [("esgd", "sam"), ("rsgd", "sam"), ("esgd", "swa"), ("rsgd", "swa")]
-        shown = [difference(setting, *pair, 1, 2) for pair in pairs]
-        assert cells == [f"{mean} ± {half}" for mean, half, _ in shown]
-    for setting, *cells in under("Test loss × 100 minus SGD"):
-        mean, half, _ = difference(setting, "sam", "sgd", 100, 1, "test_loss")
-        assert cells[0] == f"{mean} ± {half}"
-    for setting, *cells in under("Rise of the test error, 3 bits, tensor"):
-        rises = [
-            r["rises"]["3 bits, tensor"]["error"] for r in records_in(fake, setting, "sgd").values()
-        ]
-        assert cells[0].startswith(f"{np.mean(rises):.1f} ± ")
-    assert {cells[1] for cells in under("Chosen settings")} == {"SGD", "SAM", "SWA", "rSGD", "eSGD"}
-
-
 def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
     shutil.copytree(fake, tmp_path, dirs_exist_ok=True)
     path = run.path_of(tmp_path, SETTINGS[0], "rsgd")
@@ -274,14 +174,6 @@ def test_a_run_that_diverged_has_an_error_and_no_other_number(fake, tmp_path):
     assert sizes == {one["family_size"] for one in of(before, "test_loss")}
 
 
-def test_labels_of_settings_end_before_the_cells():
-    inches = [
-        TextPath((0, 0), label, size=plots.SMALLEST).get_extents().width / 72
-        for label in STUDY.settings
-    ]
-    assert max(inches) < LABEL_WIDTH
-
-
 def test_who_reaches_a_reference_is_tested_against_the_margin(fake):
     """All others are tested together, what was recorded along the baseline's runs too."""
     stage = dataclasses.replace(FAKE, references=("sam",), margin=0.3)
@@ -305,68 +197,6 @@ def test_who_reaches_a_reference_is_tested_against_the_margin(fake):
     assert {row["reaches"] for row in rows} == {True, False}
     assert reach_table(rows).count("| yes") == sum(row["reaches"] for row in rows)
     assert reach_table(reaches(FAKE, read_contest(FAKE, fake))) == ""
-
-
-def test_the_page_of_a_later_stage_has_a_row_for_each_contestant(fake):
-    stage = dataclasses.replace(FAKE, references=("sam",), margin=0.3)
-    results = read_contest(stage, fake)
-    rows = comparisons(stage, results, stage.settings)
-    outcomes = [
-        summary(stage, setting, name, part)
-        for setting, parts in results.items()
-        for name, part in parts.items()
-    ]
-    reached = reaches(stage, results)
-    tables = contestant_tables(stage, rows, outcomes, reached)
-    assert set(tables) == {*SETTINGS, "Chosen settings"}
-    header, _, *lines = tables[SETTINGS[0]].splitlines()
-    cells = lambda line: [cell.strip() for cell in line.split("|")[1:-1]]
-    expected = ["algorithm", "error %", "minus SGD", "p", "minus SAM", "messages", "reaches"]
-    assert cells(header) == expected
-    own = {name: cells for name, *cells in map(cells, lines)}
-    assert list(own) == ["SGD", "SAM", "SWA", "rSGD", "eSGD", "ema", "stopped"]
-    errors = {
-        name: np.array([r["test_error"] for r in records_in(fake, SETTINGS[0], name).values()])
-        for name in ("sgd", "sam", "esgd")
-    }
-    gaps = [errors["esgd"] - errors[name] for name in ("sgd", "sam")]
-    half = [scipy.stats.t.ppf(0.975, 5) * gap.std(ddof=1) / np.sqrt(6) for gap in gaps]
-    shown = [f"{gap.mean():+.2f} ± {one:.2f}" for gap, one in zip(gaps, half, strict=True)]
-    verdict = next(
-        row["reaches"]
-        for row in reached
-        if (row["setting"], row["contestant"]) == (SETTINGS[0], "esgd")
-    )
-    mean = f"{errors['esgd'].mean():.2f}"
-    (p,) = [
-        row["p_corrected"]
-        for row in rows
-        if (row["setting"], row["contestant"], row["family"]) == (SETTINGS[0], "esgd", "primary")
-    ]
-    shown.insert(1, f"{p:.2g}")
-    assert own["eSGD"] == [mean, *shown, "0", "yes" if verdict else "no"]
-    stage = dataclasses.replace(stage, primary=())
-    header, _, *lines = contestant_tables(stage, rows, outcomes)[SETTINGS[0]].splitlines()
-    del shown[1]
-    assert cells(header)[-1] == "energy"
-    own = {name: cells for name, *cells in map(cells, lines)}
-    assert own["eSGD"] == [mean, *shown, "3.00"]
-    assert own["ema"][-1] == ""
-
-
-@pytest.mark.parametrize(
-    ("stage", "name", "expected"),
-    [
-        ("workers-16", "parle, y=16, K=64", "Parle, K=64"),
-        ("workers-16", "local sgd, y=16, K=16", "local SGD, K=16"),
-        ("workers-4", "sgd, batch x 4", "SGD, batch x 4"),
-        ("workers-4", "sgd, batch x 4, ema", "ema"),
-        ("coupling", "rsgd gamma 0", "rSGD gamma 0"),
-        ("main", "sgd, stopped early", "stopped"),
-    ],
-)
-def test_short_names(stage, name, expected):
-    assert short_name(configs.STAGES[stage], name) == expected
 
 
 def test_missing_contestants_count_among_those_who_may_reach(fake):

@@ -91,7 +91,7 @@ def test_settings_change_all_runs_and_the_directory():
         (["--dataset", "fashion-mnist"], "did you mean 'fashion_mnist'?"),
         (["--dataset", "npz:none.npz"], "none.npz"),
         (["--model", "small_convent"], "Did you mean 'small_convnet'?"),
-        (["--batch-size", "5000"], "batch_size must be at most the"),
+        (["--batch-size", "5000"], "must be at most the 1167 training examples"),
         (["--epochs", "0.001"], "epochs must pay for at least"),
     ],
 )

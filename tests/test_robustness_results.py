@@ -120,30 +120,6 @@ def test_entropy_sgd_and_rounding():
     assert f"part of this, {min(ahead('no change')):.2f} points or more" in WORDS
 
 
-def test_rounding_and_pruning_in_the_other_settings():
-    """By means over the runs that did not diverge."""
-    outcomes = store.read_json(CONTEST / "contest.json")["outcomes"]
-    settings = list(dict.fromkeys(one["setting"] for one in outcomes))
-    number = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    ahead, best = (
-        dict.fromkeys(("3 bits, tensor", "3 bits, channel", "90% pruned"), 0) for _ in "ab"
-    )
-    for setting in settings:
-        for change in ahead:
-            mean = {}
-            for name in ALGORITHMS:
-                ended = [r for r in records_in(CONTEST, setting, name).values() if r["test_loss"]]
-                errors = [r["test_error"] + r["rises"][change]["error"] for r in ended]
-                mean[name] = np.mean(errors)
-            ahead[change] += mean["esgd"] < mean["sgd"]
-            best[change] += min(mean, key=mean.get) == "esgd"
-    assert f"The contest has {number[len(settings)]} complete settings" in WORDS
-    whole, channel, pruned = (number[count] for count in ahead.values())
-    of = number[best["3 bits, tensor"]]
-    assert f"ahead of SGD in {whole} of them, and best of the five algorithms in {of}." in WORDS
-    assert f"it is ahead of SGD in {channel}, after pruning 90% in {pruned}." in WORDS
-
-
 # --- the algorithms -------------------------------------------------------------------------------
 
 
