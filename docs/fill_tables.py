@@ -16,6 +16,7 @@ SECTIONS = {
     ("second_contest.md", ""): "page.md",
     ("contest_stages.md", "## Fixed weight decay"): "paper-page.md",
     ("contest_stages.md", "## Variants"): "variants-page.md",
+    ("contest_stages.md", "## Four workers"): "workers-4-page.md",
 }
 
 

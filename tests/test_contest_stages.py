@@ -18,7 +18,7 @@ TEXT = (ROOT / "docs" / "results" / "contest_stages.md").read_text()
 WORDS = " ".join(TEXT.split())
 RECORDS = store.RESULTS / "contest"
 # Stages whose reports are on the page.
-REPORTED = ("paper", "variants")
+REPORTED = ("paper", "variants", "workers-4")
 CLEAN, NOISY, NOISIER = PAPER.settings
 
 
@@ -197,6 +197,42 @@ def test_a_tuned_weight_decay_gives_sgd_as_much():
     assert f"it tests at {tuned:.2f} in the second contest" in WORDS
     assert f"Replicated-SGD tests at {fixed:.2f} here" in WORDS
     assert abs(tuned - fixed) < 0.3
+
+
+def test_four_workers():
+    stage, (setting,) = STAGES["workers-4"], STAGES["workers-4"].settings
+    stored = store.read_json(RECORDS / "workers-4.json")
+    reached = {row["contestant"]: row["reaches"] for row in stored["reaches"]}
+    assert [name for name, does in reached.items() if not does] == [
+        "parle, y=4, K=16",
+        "parle, y=4, K=64",
+    ]
+    assert reached["sgd, steps / 4"]
+    assert reached["sgd, batch x 4"]
+    compared = comparisons_of("workers-4")
+    ends = {
+        name: compared[setting, name, "sgd, batch x 4", "test_error"]["corrected_interval"]
+        for name in stage.primary
+    }
+    assert len(ends) == 8
+    assert all(high > 0 for _, high in ends.values())  # none is better than the large batch
+    tested = lambda name: [
+        records_in(RECORDS, setting, name)[seed]["test_error"] for seed in range(2100, 2120)
+    ]
+    for name in ("local sgd", "rsgd"):
+        gaps = np.subtract(tested(f"{name}, y=4, K=64"), tested("sgd, batch x 4"))
+        low, high = scipy.stats.t.interval(
+            0.95, 19, loc=gaps.mean(), scale=gaps.std(ddof=1) / np.sqrt(20)
+        )
+        assert low < 0 < high
+    outcomes = {one["contestant"]: one for one in stored["outcomes"]}
+    assert outcomes["rsgd, y=4, K=64"]["messages"] == 1024 // 64
+    assert outcomes["sgd"]["sequential_gradients"] == 4096
+    # The large batch and one worker alone against SGD, by loops over the records.
+    for name in ("sgd, steps / 4", "sgd, batch x 4"):
+        gaps = np.subtract(tested(name), tested("sgd"))
+        t = (gaps.mean() - 0.3) / (gaps.std(ddof=1) / np.sqrt(20))
+        assert scipy.stats.t.cdf(t, 19) * len(reached) < 0.05
 
 
 def test_variants():

@@ -173,7 +173,9 @@ def _errors(contest, of, names, least, table) -> str:
 
 def _choices(contest, outcomes) -> str:
     fields = ("learning_rate", "weight_decay")
-    lines = [["setting", "algorithm", *(field.split("_")[1] for field in fields), "others"]]
+    has_settings = len({row["setting"] for row in outcomes}) > 1
+    lines = [["algorithm", *(field.split("_")[1] for field in fields), "others"]]
+    lines[0][:0] = ["setting"] * has_settings
     for row in outcomes:
         if "settings" in row:
             own = row["settings"]
@@ -183,15 +185,16 @@ def _choices(contest, outcomes) -> str:
                 for field, value in own.items()
                 if field not in fields
             ]
-            lines.append(
-                [row["setting"], short_name(contest, row["contestant"]), *common, ", ".join(rest)]
-            )
+            line = [short_name(contest, row["contestant"]), *common, ", ".join(rest)]
+            lines.append([row["setting"], *line] if has_settings else line)
     return markdown_table(lines)
 
 
 _OTHERS = {
     "sam_rho": "ρ",
     "gamma": "γ",
+    "replica_gamma": "γ_r",
+    "common_init": "common start",
     "noise_scale": "ε",
     "averaging_decay": "α",
     "inner_steps": "L",
