@@ -33,8 +33,8 @@ def evaluate(
     Nothing is left out: if a sum is NaN or infinite for one batch, so is its mean. Print the loss
     next to the error, which `flatness.classification` counts as 1 for an image with NaN pixels.
 
-    The first call of each `eval_fn` checks that it returns sums and not means. It costs one more
-    evaluation of a batch, and two of a single example.
+    The first call of each `eval_fn` checks that it returns sums, and warns of means. It costs one
+    more evaluation of a batch, and two of a single example.
 
     Args:
       eval_fn: `eval_fn(params, batch, *state) -> {"count": n, name: sum, ...}`; jit it. If it
@@ -50,7 +50,7 @@ def evaluate(
 
     Raises:
       TypeError: `eval_fn` is no function or returns no dict, or `batches` is a single batch.
-      ValueError: `batches` is empty, or `eval_fn` returns no `"count"`, or means instead of sums.
+      ValueError: `batches` is empty, or `eval_fn` returns no `"count"`.
 
     Examples:
       >>> import jax.numpy as jnp, flatjax

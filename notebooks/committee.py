@@ -115,7 +115,7 @@ for name, found in solutions.items():
 overlaps = np.array([0.5, 0.99] if REDUCED else [*np.linspace(0.1, 0.9, 9), 0.95, 0.97, 0.99])
 MIDDLE = int(np.argmin(np.abs(overlaps - 0.5)))
 eval_fn = lambda weights, batch: {
-    "error": 100.0 * P * committee.error(weights, batch["x"], batch["y"]),
+    "error": 100.0 * len(batch["y"]) * committee.error(weights, batch["x"], batch["y"]),
     "count": len(batch["y"]),
 }
 sigmas = [0.1, 0.5] if REDUCED else [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9]

@@ -34,7 +34,7 @@ def make(reduce):
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("labels", [LABELS, LEARNED])
-def test_the_mean_error_is_refused(jit, labels):
+def test_the_mean_error_is_warned_of(jit, labels):
     error = lambda reduce: (
         lambda params, batch: {
             "error": reduce((batch[0] @ params).argmax(-1) != batch[1]),
@@ -43,9 +43,9 @@ def test_the_mean_error_is_refused(jit, labels):
     )
     mean, total = (error(one) for one in (jnp.mean, jnp.sum))
     mean, total = (jax.jit(mean), jax.jit(total)) if jit else (mean, total)
-    for _ in range(2):  # an error is found again
-        with pytest.raises(ValueError, match=r"'error' is their mean: return jnp\.sum\(losses\)"):
-            flatjax.evaluate(mean, W, [(X, labels)])
+    with pytest.warns(UserWarning, match=r"'error' is their mean: return jnp\.sum\(losses\)"):
+        flatjax.evaluate(mean, W, [(X, labels)])
+    flatjax.evaluate(mean, W, [(X, labels)])  # said once
     expected = np.mean((X @ W).argmax(-1) != labels)
     assert float(flatjax.evaluate(total, W, [(X, labels)])["error"]) == pytest.approx(expected)
 
@@ -83,15 +83,15 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_every_measure_refuses_means(name):
-    with pytest.raises(ValueError, match=r"eval_fn must return sums .* 'error', 'loss' are their"):
+def test_every_measure_warns_of_means(name):
+    with pytest.warns(UserWarning, match=r"eval_fn must return sums .* 'error', 'loss' are their"):
         CALLS[name](make(jnp.mean))
 
 
 def test_the_parts_of_the_gauss_newton_operator():
     loss_fn = lambda outputs, batch: {"loss": jnp.mean(outputs**2), "count": len(outputs)}
     operator = flatness.gauss_newton_operator(lambda params, batch: batch[0] @ params, loss_fn)
-    with pytest.raises(ValueError, match="loss_fn must return sums"):
+    with pytest.warns(UserWarning, match="loss_fn must return sums"):
         operator(W, BATCHES)
 
 
@@ -108,6 +108,7 @@ def test_each_function_is_tested_once_and_may_die():
     flatjax.evaluate(count, W, BATCHES)
     flatjax.evaluate(count, W, [(X, LABELS)])
     assert sizes == [25, 25, 25, 25, 100]
+    gc.collect()  # of functions of other tests
     before, reference = len(_additivity._tested), weakref.ref(count)
     del count
     gc.collect()

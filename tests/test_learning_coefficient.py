@@ -139,7 +139,8 @@ def test_a_minimum_of_the_gaussian_mixture(alpha, half):
 
     def eval_fn(weights, batch):
         fields = batch["label"] * (batch["x"] @ weights) / jnp.sqrt(d)
-        risk = loss.value(fields).sum() + ridge / 2 * weights @ weights
+        share = ridge * len(fields) / n  # of a batch
+        risk = loss.value(fields).sum() + share / 2 * weights @ weights
         return {"loss": risk, "count": len(fields)}
 
     batch = {"x": patterns.x, "label": patterns.label}

@@ -77,6 +77,7 @@ def summary(mode: str, arm: str, part: Part) -> dict[str, Any]:
             "ties": [part.search.candidates[tie] for tie in part.search.ties],
             "candidates": len(part.search.candidates),
             "extended": [f"{field} ({end})" for field, end in part.search.extended],
+            "at_edge": [f"{field} ({end})" for field, end in part.search.edges],
         }
     return row
 
