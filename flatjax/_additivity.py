@@ -6,9 +6,7 @@ error, sums and means of the errors are 0; then the network with all weights neg
 errors, is compared in the same way.
 """
 
-import inspect
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +14,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from flatjax._weak import place_of, weakly
 
 # Half precision rounds: largest difference between sums over two examples and single examples.
 TOLERANCE = 0.02
@@ -198,10 +198,8 @@ def _reference(fn) -> tuple[tuple[int, ...], Any]:
     """Returns where a function is, and a weak reference or None."""
     while isinstance(fn, _Jitted):  # made again for each measure
         fn = getattr(fn, "__wrapped__")  # noqa: B009  # the type has no hints
-    is_method = inspect.ismethod(fn)  # a new object each time that it is read
-    place = (id(fn.__self__), id(fn.__func__)) if is_method else (id(fn),)
-    drop = lambda _: _tested.pop(place, None)
+    place = place_of(fn)
     try:
-        return place, (weakref.WeakMethod if is_method else weakref.ref)(fn, drop)
+        return place, weakly(fn, lambda _: _tested.pop(place, None))
     except TypeError:
         return place, None

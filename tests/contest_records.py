@@ -4,6 +4,8 @@ import json
 
 from experiments.report import store
 
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
 
 def records_in(out, setting, contestant):
     """{seed: record} of the test, read without the code under test."""

@@ -11,9 +11,9 @@ import warnings
 
 import pytest
 from fast import slow
+from test_run_directory import CONFIG as SMALL
 
 from experiments.__main__ import main
-from experiments.engine.config import TrainConfig
 from experiments.engine.train import load_run
 from experiments.report import store
 from flatjax import models
@@ -76,17 +76,7 @@ HARMLESS = {
     ),
 }
 MODEL = "changed_net:ChangedNet"
-CONFIG = TrainConfig.of(
-    algorithm="sgd",
-    model=MODEL,
-    train_size=100,
-    batch_size=50,
-    epochs=2,
-    held_out_size=100,
-    curve_examples=50,
-    local_energy_samples=2,
-    local_energy_examples=50,
-)
+CONFIG = SMALL.changed(model=MODEL, epochs=2)
 
 
 @pytest.fixture(scope="module")

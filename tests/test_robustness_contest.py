@@ -3,7 +3,7 @@
 import pathlib
 
 import numpy as np
-from contest_records import records_in
+from contest_records import NUMBERS, records_in
 
 from experiments.report import store
 
@@ -17,7 +17,6 @@ def test_rounding_and_pruning_in_the_other_settings():
     """By means over the runs that did not diverge."""
     outcomes = store.read_json(CONTEST / "contest.json")["outcomes"]
     settings = list(dict.fromkeys(one["setting"] for one in outcomes))
-    number = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     ahead, best = (
         dict.fromkeys(("3 bits, tensor", "3 bits, channel", "90% pruned"), 0) for _ in "ab"
     )
@@ -30,8 +29,8 @@ def test_rounding_and_pruning_in_the_other_settings():
                 mean[name] = np.mean(errors)
             ahead[change] += mean["esgd"] < mean["sgd"]
             best[change] += min(mean, key=mean.get) == "esgd"
-    assert f"The contest has {number[len(settings)]} complete settings" in WORDS
-    whole, channel, pruned = (number[count] for count in ahead.values())
-    of = number[best["3 bits, tensor"]]
+    assert f"The contest has {NUMBERS[len(settings)]} complete settings" in WORDS
+    whole, channel, pruned = (NUMBERS[count] for count in ahead.values())
+    of = NUMBERS[best["3 bits, tensor"]]
     assert f"ahead of SGD in {whole} of them, and best of the five algorithms in {of}." in WORDS
     assert f"it is ahead of SGD in {channel}, after pruning 90% in {pruned}." in WORDS

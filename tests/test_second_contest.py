@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import scipy.stats
-from contest_records import records_in
+from contest_records import NUMBERS, records_in
 from pages import rows_below
 
 from experiments.configs.contest import LENGTHS, STUDY
@@ -28,7 +28,6 @@ COMPARED = {
     (one["setting"], one["contestant"], one["reference"], one["quantity"]): one
     for one in STORED["comparisons"]
 }
-NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def records_of(setting, algorithm):

@@ -7,10 +7,10 @@ stand-in, which has only a weak reference to `eval_fn`. A measure that uses the 
 """
 
 import functools
-import inspect
-import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from flatjax._weak import place_of, weakly
 
 T = TypeVar("T")
 
@@ -42,11 +42,9 @@ def kept(maxsize: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
         def cache_of(fn):
             """Returns the cache of a function; it is dropped when the function dies."""
-            is_method = inspect.ismethod(fn)  # a new object each time that it is read
-            place = (id(fn.__self__), id(fn.__func__)) if is_method else (id(fn),)
+            place = place_of(fn)
             if place not in caches:
-                drop = lambda _: caches.pop(place, None)
-                reference = (weakref.WeakMethod if is_method else weakref.ref)(fn, drop)
+                reference = weakly(fn, lambda _: caches.pop(place, None))
                 stand_in = lambda *given: reference()(*given)
                 cache = functools.lru_cache(maxsize)(functools.partial(make, stand_in))
                 caches[place] = reference, cache

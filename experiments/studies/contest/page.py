@@ -211,7 +211,8 @@ def _difference(row, factor, digits) -> str:
 def short_name(contest: Contest, name: str) -> str:
     """The name, without what its stage makes clear.
 
-    That is the number of workers, and the baseline of what was recorded along its runs.
+    It leaves out the number of workers. What was recorded along the runs of the baseline goes
+    without the name of the baseline.
     """
     if name not in contest.contestants:
         return name.removeprefix(f"{contest.baseline}, ").replace("stopped early", "stopped")
