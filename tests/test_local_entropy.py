@@ -197,6 +197,9 @@ def test_direct_sampling_of_independent_patterns(orthogonal_patterns):
     assert found.energy.shape == (2, 5500)
     assert found.num_weights == NUM_INPUTS
     volumes, errors = found.log_volume(BETAS)
+    np.testing.assert_array_equal(found.log_volume(BETAS[1])[0], volumes[:, 1:2])
+    with pytest.raises(ValueError, match="betas must be a list of finite numbers"):
+        found.log_volume([1.0, np.nan])
     for d, distance in enumerate([0.5, 1.0]):
         log_volume, log_fraction = exact(margins, distance)
         assert abs(found.log_fraction[d] - log_fraction) < 4 * found.log_fraction_sem[d]

@@ -46,6 +46,12 @@ def test_vectors_are_compared_and_tuned_below_runs(home, capsys):
     assert again[:-1] == said.splitlines()
     assert again[-1].endswith("holds all runs, which are complete: nothing was trained.")
     assert main(["tune", *task]) == 0
+    said = capsys.readouterr().out
+    assert "nothing was trained" not in said
+    assert main(["tune", *task]) == 0
+    complete, *again = capsys.readouterr().out.splitlines()
+    assert complete.endswith("holds all runs, which are complete: nothing was trained.")
+    assert again == said.splitlines()
     assert sorted(path.name for path in home.parent.iterdir()) == ["home", "images.npz", "task.npz"]
     names = {command: f"{command}-npz-..-task.npz-epochs-2" for command in ("compare", "tune")}
     assert sorted(path.name for path in (home / "runs").iterdir()) == sorted(names.values())

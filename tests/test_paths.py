@@ -95,6 +95,8 @@ def test_what_makes_no_path_is_refused_by_name():
         flatness.trajectory([jnp.array([t, 2 * t]) for t in (0.0, 1.0, 3.0)])
     with pytest.raises(ValueError, match="same structure"):
         flatness.trajectory([jnp.ones(2), jnp.ones(2), jnp.ones(3)])
+    with pytest.raises(ValueError, match="must be finite, got NaN or infinity in number 1"):
+        flatness.trajectory([jnp.ones(2), jnp.array([1.0, jnp.inf]), jnp.zeros(2)])
     with pytest.raises(ValueError, match="num_points"):
         flatness.barrier(double_well, num_points=2)
     with pytest.raises(ValueError, match="name must be one of"):

@@ -47,28 +47,40 @@ def tune(
         for candidate in study.candidates(label):
             make_plan(_config(study, base, label, candidate), task)
     out.mkdir(parents=True, exist_ok=True)
-    return {
+    was_complete = all(
+        (_directory(out, label, candidate, seed) / "result.json").exists()
+        for label in labels or study.grids
+        for candidate in study.candidates(label)
+        for seed in range(seeds)
+    )
+    found = {
         label: _tune_one(label, study, base, task, out, seeds, progress)
         for label in labels or study.grids
     }
+    if was_complete:
+        print(f"{out} holds all runs, which are complete: nothing was trained.")
+    return found
 
 
 def _config(study, base, label, candidate):
     return base.changed(**(study.runs[label] | study.tuning | candidate))
 
 
+def _directory(out, label, candidate, seed) -> pathlib.Path:
+    name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
+    return out / slug(label) / name / f"seed-{seed}"
+
+
 def _tune_one(label, study, base, task: Task, out, seeds, progress):
     found = []
-    directory = out / slug(label)
     for candidate in bars.bar(study.candidates(label), progress=progress, desc=label):
         config = _config(study, base, label, candidate)
-        name = slug("-".join(f"{field}={value}" for field, value in candidate.items()))
         try:
             results = [
                 train(
                     dataclasses.replace(config, seed=seed),
                     task,
-                    directory=directory / name / f"seed-{seed}",
+                    directory=_directory(out, label, candidate, seed),
                     progress=False,
                     evaluate_epochs=False,
                 )

@@ -44,13 +44,19 @@ class LogFraction(NamedTuple):
         r"""Computes the log-volume F at K betas, and its standard error.
 
         Args:
-          betas: inverse temperatures, (K,).
+          betas: inverse temperatures, (K,), or one.
 
         Returns:
           :math:`F(\beta) = \log \langle e^{-\beta E} \rangle` and its standard error, each (D, K).
           At large beta, the few lowest energies dominate the error, too.
+
+        Raises:
+          ValueError: betas are not a list of finite numbers.
         """
-        exponents = -np.asarray(betas, dtype=float)[:, None] * self.energy[:, None, :]
+        ladder = np.atleast_1d(_checks.real_array("betas", betas))
+        if ladder.ndim != 1 or not np.isfinite(ladder).all():
+            raise ValueError(f"betas must be a list of finite numbers, got {ladder}.")
+        exponents = -ladder[:, None] * self.energy[:, None, :]
         count = self.energy.shape[-1]
         log_mean = logsumexp(exponents, axis=-1) - np.log(count)
         ratio = np.exp(exponents - log_mean[..., None])

@@ -88,8 +88,8 @@ def trajectory(checkpoints: Sequence[chex.ArrayTree]) -> Trajectory:
       A `Trajectory`.
 
     Raises:
-      ValueError: there are fewer than three checkpoints, they differ in shape, or all are on one
-        line.
+      ValueError: there are fewer than three checkpoints, they differ in shape, one is not finite,
+        or all are on one line.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -111,6 +111,9 @@ def trajectory(checkpoints: Sequence[chex.ArrayTree]) -> Trajectory:
     for point in points:
         check_same_shapes(points[-1], point)
     weights = [_inputs.weights(_inputs.measured(p, None, "checkpoints"), None) for p in points]
+    for index, point in enumerate(weights):
+        if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(point)):
+            raise ValueError(f"checkpoints must be finite, got NaN or infinity in number {index}.")
     steps = [optax.tree.sub(w, weights[-1]) for w in weights]
     gram = np.array([[float(optax.tree.vdot(s, t)) for t in steps] for s in steps])
     values, vectors = np.linalg.eigh(gram)
