@@ -17,6 +17,7 @@ SECTIONS = {
     ("contest_stages.md", "## Fixed weight decay"): "paper-page.md",
     ("contest_stages.md", "## Variants"): "variants-page.md",
     ("contest_stages.md", "## Four workers"): "workers-4-page.md",
+    ("contest_stages.md", "## Sixteen workers"): "workers-16-page.md",
 }
 
 

@@ -4,6 +4,8 @@ import json
 
 from experiments.report import store
 
+RECORDS = store.RESULTS / "contest"
+
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -19,3 +21,25 @@ def records_in(out, setting, contestant):
     if along:
         tests = {seed: record["besides"][along] for seed, record in tests.items()}
     return tests
+
+
+def comparisons_of(stage):
+    """{(setting, contestant, reference, quantity): row} of a stage's report."""
+    rows = store.read_json(RECORDS / f"{stage}.json")["comparisons"]
+    keys = ("setting", "contestant", "reference", "quantity")
+    return {tuple(row[key] for key in keys): row for row in rows}
+
+
+def lines_of(setting, name):
+    """All records of a contestant in a setting."""
+    return store.read_lines(RECORDS / store.slug(setting) / f"{store.slug(name)}.jsonl")
+
+
+def validation_errors(setting, name):
+    """[(settings, {seed: error})] of all candidates."""
+    found = {}
+    for line in lines_of(setting, name):
+        if line["part"] == "validation":
+            found.setdefault(line["candidate"], (line["settings"], {}))
+            found[line["candidate"]][1][line["seed"]] = line["validation_error"]
+    return list(found.values())

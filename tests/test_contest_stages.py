@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 import scipy.stats
-from contest_records import records_in
+from contest_records import RECORDS, comparisons_of, lines_of, records_in, validation_errors
 from pages import rows_below
 
 from experiments.configs.contest import PAPER, STAGES, STUDY, VARIANTS
@@ -16,20 +16,9 @@ from experiments.studies.contest.page import contestant_tables
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "results" / "contest_stages.md").read_text()
 WORDS = " ".join(TEXT.split())
-RECORDS = store.RESULTS / "contest"
 # Stages whose reports are on the page.
-REPORTED = ("paper", "variants", "workers-4")
+REPORTED = ("paper", "variants", "workers-4", "workers-16")
 CLEAN, NOISY, NOISIER = PAPER.settings
-
-
-def comparisons_of(stage):
-    rows = store.read_json(RECORDS / f"{stage}.json")["comparisons"]
-    keys = ("setting", "contestant", "reference", "quantity")
-    return {tuple(row[key] for key in keys): row for row in rows}
-
-
-def lines_of(setting, name):
-    return store.read_lines(RECORDS / store.slug(setting) / f"{store.slug(name)}.jsonl")
 
 
 def errors(setting, name, first):
@@ -199,42 +188,6 @@ def test_a_tuned_weight_decay_gives_sgd_as_much():
     assert abs(tuned - fixed) < 0.3
 
 
-def test_four_workers():
-    stage, (setting,) = STAGES["workers-4"], STAGES["workers-4"].settings
-    stored = store.read_json(RECORDS / "workers-4.json")
-    reached = {row["contestant"]: row["reaches"] for row in stored["reaches"]}
-    assert [name for name, does in reached.items() if not does] == [
-        "parle, y=4, K=16",
-        "parle, y=4, K=64",
-    ]
-    assert reached["sgd, steps / 4"]
-    assert reached["sgd, batch x 4"]
-    compared = comparisons_of("workers-4")
-    ends = {
-        name: compared[setting, name, "sgd, batch x 4", "test_error"]["corrected_interval"]
-        for name in stage.primary
-    }
-    assert len(ends) == 8
-    assert all(high > 0 for _, high in ends.values())  # none is better than the large batch
-    tested = lambda name: [
-        records_in(RECORDS, setting, name)[seed]["test_error"] for seed in range(2100, 2120)
-    ]
-    for name in ("local sgd", "rsgd"):
-        gaps = np.subtract(tested(f"{name}, y=4, K=64"), tested("sgd, batch x 4"))
-        low, high = scipy.stats.t.interval(
-            0.95, 19, loc=gaps.mean(), scale=gaps.std(ddof=1) / np.sqrt(20)
-        )
-        assert low < 0 < high
-    outcomes = {one["contestant"]: one for one in stored["outcomes"]}
-    assert outcomes["rsgd, y=4, K=64"]["messages"] == 1024 // 64
-    assert outcomes["sgd"]["sequential_gradients"] == 4096
-    # The large batch and one worker alone against SGD, by loops over the records.
-    for name in ("sgd, steps / 4", "sgd, batch x 4"):
-        gaps = np.subtract(tested(name), tested("sgd"))
-        t = (gaps.mean() - 0.3) / (gaps.std(ddof=1) / np.sqrt(20))
-        assert scipy.stats.t.cdf(t, 19) * len(reached) < 0.05
-
-
 def test_variants():
     compared = comparisons_of("variants")
     setting = "MLP, 2k, 20% noise"
@@ -265,16 +218,6 @@ def test_variants():
     gaps = errors(setting, "rsgd, distance", 1000) - errors(setting, "rsgd", 1000)
     assert gaps.mean() > 0
     assert scipy.stats.ttest_1samp(gaps, 0).pvalue < 0.001
-
-
-def validation_errors(setting, name):
-    """[(settings, {seed: error})] of all candidates."""
-    found = {}
-    for line in lines_of(setting, name):
-        if line["part"] == "validation":
-            found.setdefault(line["candidate"], (line["settings"], {}))
-            found[line["candidate"]][1][line["seed"]] = line["validation_error"]
-    return list(found.values())
 
 
 def test_ascent_lowers_no_validation_error_at_equal_other_settings():
