@@ -168,7 +168,7 @@ right.set_title("while focusing, three seeds", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # **Why some curves stop.** Message passing does not converge at every distance. Points that did not
 # converge are left out: 17% to 22% of the points. They lie at the two largest distances, and for

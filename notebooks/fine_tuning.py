@@ -223,7 +223,7 @@ soup = flatness.soup(eval_fn, greedy="error")(replicas, validation)
 print(f"greedy soup of {soup.members}: {error(soup.params, 'new'):.1f} % test error")
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **Average products, not factors.** Independent replicas have different factors for similar
 #   changes. Their mean factors make a far worse network than the mean of their products.

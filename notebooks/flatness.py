@@ -211,7 +211,7 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **Wrong labels.** The local energy (τ = 0.82) and the norm of the weights (0.86) rank the
 #   solutions almost as the test error does. Both are large for networks that have memorised wrong

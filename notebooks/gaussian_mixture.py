@@ -165,7 +165,7 @@ right.legend(title="minima, λ = 0.01 to 10")
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **Theory and simulation agree.** The simulated test errors are within two standard errors of the
 #   theory.

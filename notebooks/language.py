@@ -188,7 +188,7 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **Few messages are not free here.** At equal tokens, one worker with four times the steps is far
 #   ahead of four workers. In so short a training, steps count for more than tokens.

@@ -166,7 +166,7 @@ difference = largest_difference(jax.device_get(params), one[-1])
 print(f"pmap over {len(devices)} devices; largest difference from one device {difference:.1e}")
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **The weights agree to rounding.** After 150 steps, eight devices and one device differ by
 #   2.4e-7 at most, for weights up to 0.61. `pmap` differs by 1.8e-7.

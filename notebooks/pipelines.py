@@ -234,7 +234,7 @@ axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **Order.** A force goes first in the chain. A pull and Entropy-SGD go last.
 # - **Replicas meet.** In all coupled pipelines the distance falls by orders of magnitude, and the

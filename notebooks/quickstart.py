@@ -245,7 +245,7 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **SGD** descends into the basin in which it starts. It ends in the wide minimum from 62% of the
 #   starts.

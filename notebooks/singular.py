@@ -124,7 +124,7 @@ trained.plot()
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # λ counts the directions that the data determine. Superfluous hidden units hardly raise it, and
 # the trained network has a λ far below d/2. Read the line "converged" first: an estimate whose

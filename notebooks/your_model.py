@@ -211,7 +211,7 @@ right.set(xlabel="steps", ylabel="mean squared distance to the center")
 plt.show()
 
 # %% [markdown]
-# ## What is seen
+# ## What you see
 #
 # - **Five lines** turn the script into Replicated-SGD. The center is one network, with the size of
 #   the original.

@@ -73,7 +73,7 @@ both = pytest.mark.parametrize("decoupled", [False, True], ids=["in_gradient", "
 @both
 @pytest.mark.parametrize("period", [1, slow(3)])
 @pytest.mark.parametrize("base", ["momentum", slow("sgd"), slow("adamw")])
-@pytest.mark.claim("docs/optax.md", "the base optimizer, for every replica")
+@pytest.mark.claim("docs/relations.md", "the base optimizer, for every replica")
 def test_without_gamma_it_is_the_base_optimizer(base, period, decoupled):
     tx = coupled(BASES[base], 0.0, decoupled, period=period)
     with jax.disable_jit():  # compiled, the two are fused differently, and round differently

@@ -159,7 +159,7 @@ def test_summary():
         f"{lost(low_rank, 'rSGD'):.1f}."
     ) in words
     new = {mode: column(mode, "AdamW", "new_error").mean() for mode in STUDY.modes}
-    assert f"is {new[low_rank]:.2f}%, against {new[last]:.2f}%" in words
+    assert f"is {new[low_rank]:.2f}% with LoRA and {new[last]:.2f}% with the last" in words
     soup = {
         name: column(low_rank, "soup", name).mean()
         for name in ("mean_of_factors_error", "new_error")

@@ -95,11 +95,11 @@ def check_summary(text, units, bits, planned):
         assert f"every gradient at {mean['AdamW, batch x 4']} after 384" in text
         assert f"One worker alone is at {mean['AdamW, S steps']} after 384." in text
         for arm in ("DiLoCo, K=16", "rSGD, K=16"):
-            assert f"**{arm}** has {mean[arm]}. Minus every gradient: " in text
+            assert f"**{arm}** ends at {mean[arm]}. The difference to an exchange" in text
             common = sorted({*units[arm]} & {*units["AdamW, batch x 4"]})
             of = lambda name, seeds=common: [units[name][s]["final"]["bits"] for s in seeds]
             d = np.subtract(of(arm), of("AdamW, batch x 4"))
-            assert f"Minus every gradient: {d.mean():+.3f} [" in text
+            assert f"an exchange of every gradient is {d.mean():+.3f} [" in text
     for name in ("DiLoCo", "rSGD", "Parle"):
         found = [mean.get(f"{name}, K={k}") for k in (1, 16, 64)]
         if None not in found:

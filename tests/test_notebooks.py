@@ -51,4 +51,4 @@ def test_the_executed_notebook_is_the_source(source):
 def test_notebooks_end_in_a_conclusion(source):
     last = jupytext.read(source).cells[-1]
     assert last["cell_type"] == "markdown"
-    assert "## What is seen" in last["source"]
+    assert "## What you see" in last["source"]

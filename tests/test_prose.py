@@ -12,7 +12,7 @@ def paths(pattern):
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
 
 
-FOLDERS = ("*.md", "docs/*.md", "docs/api/*.md", "docs/results/*.md", "experiments/*.md")
+FOLDERS = ("*.md", "docs/*.md", "docs/*/*.md", "experiments/*.md")
 PAGES = [path for folder in FOLDERS for path in paths(folder)]
 FILES = [
     path

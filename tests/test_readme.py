@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from fast import slow
 
 import flatjax
 from experiments import __main__ as command_line
@@ -61,12 +62,20 @@ def test_pictures_and_files_exist(page):
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+OTHER_PAGES = [
+    page
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    if page != SHEET and "-m experiments " in page.read_text()
+]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *map(slow, OTHER_PAGES)], ids=lambda page: page.stem)
 def test_commands_are_commands(page, capsys):
-    commands = re.findall(r"-m experiments ([a-z-]+)((?: --[^`\n|#]*)?)", page.read_text())
+    text = page.read_text().replace("\\\n", " ")
+    commands = re.findall(r"-m experiments ([a-z-]+)((?: --[^`\n|#]*)?)", text)
     assert commands or page.stem in ("RESULTS", "speed")  # which name benchmarks or no commands
     for command, arguments in commands:
-        if command == "--help":
+        if command == "--help" or "--resume" in arguments:  # which reads a run
             continue
         with pytest.raises(SystemExit) as stop:  # --help stops before anything runs
             command_line.main([command, *arguments.split(), "--help"])

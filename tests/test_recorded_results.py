@@ -143,7 +143,8 @@ def test_ranks_of_the_flatness_study_at_equal_training_error():
     taus = [f"{tau:+.2f}" for tau in local.values()], [f"{tau:+.2f}" for tau in partial.values()]
     shown = [[cell.split()[0] for cell in row] for row in rows]
     assert list(taus) == [row for row in shown if row in list(taus)]
-    assert f"(τ = {local['mlp-clean']:+.2f} and {local['conv-net-clean']:+.2f})" in said
+    mlp, conv_net = (f"{local[task]:+.2f}" for task in ("mlp-clean", "conv-net-clean"))
+    assert f"(τ = {mlp} for the MLP and {conv_net} for the conv net)" in said
 
 
 def test_the_first_contest_chose_at_the_edge_of_weight_decay():

@@ -5,7 +5,7 @@ hardware:  one CPU core, about four hours; two processes may share the directory
 reaches:   docs/results/language.md
 cost:      48 units. A gradient of 4 x 128 tokens takes 0.1 to 0.16 CPU s, and there are 70,000 of
            these. Held-out bits of 128 sequences take 4 CPU s, final bits 12, local energy 11 and
-           compilation 15 to 35. A learning coefficient takes about 100 CPU s, for seed 0 alone
+           compilation 15 to 35. A learning coefficient takes about 100 CPU s, for seed 0 alone.
            With --tuned: about 30 candidates and 15 runs of one to four minutes
 order:     the arms of the primary comparison with seed 0, then with seeds 1 and 2; then all others,
            seed by seed. A unit takes four to five minutes, and its record is kept

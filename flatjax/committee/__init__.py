@@ -2,8 +2,7 @@
 
 In equations, K is the number of units, N the number of inputs of a unit, and P the number of
 patterns. y is the number of replicas, sigma a label, and S the shape of the requested points. The
-argument `y`
-of the functions holds the labels.
+argument `y` of the functions holds the labels.
 """
 
 from flatjax.committee._amp import amp

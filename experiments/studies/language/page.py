@@ -34,6 +34,9 @@ def page(study: Language, records: Records, tuned: Tuned) -> str:
         "# A language model with few messages",
         "Four workers train one small transformer. What is lost if they exchange weights every 16 "
         "or 64\nsteps, instead of a gradient at every step?",
+        "An arm is an algorithm with its settings. K is the number of steps between two messages. "
+        f"S = {study.steps} is the\nnumber of steps of four workers, and y = 1 is a single worker. "
+        '"Batch x 4" sends a gradient at every step.',
         _listed(opening),
         "```sh\npython -m experiments language --out experiments/results/language\n"
         "python -m experiments language --tuned --out experiments/results/language\n"
@@ -47,14 +50,16 @@ def page(study: Language, records: Records, tuned: Tuned) -> str:
         bits_table(study, records),
         "**Nothing was tuned for this table.** All arms have the learning rate of AdamW. The pull "
         "of rSGD grows\nfrom 0.1% to 63% of a step. DiLoCo has the outer learning rate (0.7) and "
-        "momentum (0.9) of its paper\nfor all K; together they lengthen the way of the workers up "
-        "to seven times, at K = 1 in every step.",
+        "momentum (0.9) of its paper\nfor all K. Together they make the displacement of the "
+        "workers up to seven times as large, at K = 1 in every step.",
         *([_listed(untuned_lines)] if tuned_lines else []),
         *tuned_section(study, tuned),
         *(_caveats(records, tuned) if tuned_lines and set(FEW) <= records.keys() else []),
         "## Messages and flatness",
-        "A message holds all weights (of data-parallel AdamW: a gradient). The rise is the one of "
-        f"the training\nloss under noise of strength {study.base.measures.sigmas[-1]:g}, in bits.",
+        'A message holds all weights; in data-parallel AdamW it is a gradient. "MB a worker" is '
+        'what each worker\nsends in a run. "Distance" is the relative distance of the workers '
+        'from their center at the end. "Rise" is\nthe rise of the training loss under noise of '
+        f"strength {study.base.measures.sigmas[-1]:g}.",
         flat_table(study, records),
         coefficient_text(records),
         "## Appendix: methods",
@@ -149,8 +154,8 @@ def few_messages(records: Records, prefix: str = "") -> list[str]:
             mean = float(np.mean(list(bits_of(records, arm).values())))
             lost, gained = (_shown(found) for found in against.values() if found)
             lines.append(
-                f"{prefix}**{arm}** has {mean:.2f}. Minus every gradient: {lost}.\n"
-                f"  Minus one worker alone: {gained}."
+                f"{prefix}**{arm}** ends at {mean:.2f}. The difference to an exchange of every "
+                f"gradient is {lost},\n  and to one worker alone (S steps) {gained}."
             )
     return lines
 
