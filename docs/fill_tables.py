@@ -1,7 +1,7 @@
-"""Puts the tables of the second contest into the pages of its results.
+"""Puts the tables of reports into the pages of results.
 
-`python docs/fill_tables.py` after `python -m experiments contest --report-only`, whose tables are
-in files named page.md. On a page, a table follows the paragraph that begins with its title in bold.
+`python docs/fill_tables.py` after a report, for example `python -m experiments contest
+--report-only`. On a page, a table follows the paragraph that begins with its title in bold.
 """
 
 import pathlib
@@ -10,14 +10,15 @@ import sys
 from collections.abc import Mapping
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES, REPORTS = ROOT / "docs" / "results", ROOT / "experiments" / "results" / "contest"
-# Page and heading of a section (the whole page if empty) -> the report that has its tables.
-SECTIONS = {
-    ("second_contest.md", ""): "page.md",
-    ("contest_stages.md", "## Fixed weight decay"): "paper-page.md",
-    ("contest_stages.md", "## Variants"): "variants-page.md",
-    ("contest_stages.md", "## Four workers"): "workers-4-page.md",
-    ("contest_stages.md", "## Sixteen workers"): "workers-16-page.md",
+PAGES, REPORTS = ROOT / "docs" / "results", ROOT / "experiments" / "results"
+# Page and heading of a section (the whole page if empty) -> the report that has its tables, and
+# the titles of those that it takes: all if there are none.
+SECTIONS: Mapping[tuple[str, str], tuple[str, *tuple[str, ...]]] = {
+    ("second_contest.md", ""): ("contest/page.md",),
+    ("contest_stages.md", "## Fixed weight decay"): ("contest/paper-page.md",),
+    ("contest_stages.md", "## Variants"): ("contest/variants-page.md",),
+    ("contest_stages.md", "## Four workers"): ("contest/workers-4-page.md",),
+    ("contest_stages.md", "## Sixteen workers"): ("contest/workers-16-page.md",),
 }
 
 
@@ -30,6 +31,13 @@ def tables_of(report: str) -> dict[str, str]:
     """
     parts = re.split(r"^## (.*)\n", report, flags=re.MULTILINE)[1:]
     return {title: table.strip() for title, table in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def tables_for(section: tuple[str, str]) -> dict[str, str]:
+    """Reads the tables of a section."""
+    report, *titles = SECTIONS[section]
+    tables = tables_of((REPORTS / report).read_text(encoding="utf-8"))
+    return {title: tables[title] for title in titles or tables}
 
 
 def filled(text: str, heading: str, tables: Mapping[str, str]) -> str:
@@ -65,10 +73,10 @@ def filled(text: str, heading: str, tables: Mapping[str, str]) -> str:
 
 def main() -> int:
     """Fills all pages."""
-    for (page, heading), report in SECTIONS.items():
+    for page, heading in SECTIONS:
         path = PAGES / page
-        tables = tables_of((REPORTS / report).read_text(encoding="utf-8"))
-        path.write_text(filled(path.read_text(encoding="utf-8"), heading, tables), encoding="utf-8")
+        text = filled(path.read_text(encoding="utf-8"), heading, tables_for((page, heading)))
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

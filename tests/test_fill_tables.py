@@ -48,7 +48,7 @@ def test_what_has_no_place_is_named():
 
 
 def test_the_pages_are_filled():
-    for (page, heading), report in SCRIPT["SECTIONS"].items():
-        tables = SCRIPT["tables_of"]((SCRIPT["REPORTS"] / report).read_text())
+    for page, heading in SCRIPT["SECTIONS"]:
+        tables = SCRIPT["tables_for"]((page, heading))
         text = (SCRIPT["PAGES"] / page).read_text()
         assert SCRIPT["filled"](text, heading, tables) == text, page

@@ -180,7 +180,9 @@ def test_the_report_says_what_the_records_say(tmp_path):
     stored = store.read_json(tmp_path / "matched_flatness.json")["taus"]
     assert list(stored) == ["MLP"]
     tau = stored["MLP"]["within"]["norm"]["test_error"]
+    assert f"| {tau['value']:+.2f}* ± {tau['sem']:.2f} |" in text
+    tau = stored["MLP"]["within"]["local_energy"]["test_error"]
     low, high = tau["interval"]
-    assert f"{tau['value']:+.2f}* [{low:+.2f}, {high:+.2f}]" in text
+    assert f"| MLP     | 100/100 | {tau['value']:+.2f}* [{low:+.2f}, {high:+.2f}] |" in text
     assert "| conv net | SGD       | 1/1 " in text
     assert (tmp_path / "matched_flatness.png").stat().st_size > 10_000

@@ -17,9 +17,9 @@ from experiments.studies.committee_flatness.run import Records
 Results = Mapping[Cell, Records]
 # Name of an analysis -> its heading.
 ANALYSES = {
-    "matched": "τ of local energy and test error within subsets, at matched training error",
-    "partial": "Partial τ within subsets, given the training error, all solutions",
-    "all": "τ within subsets, all solutions",
+    "matched": "At matched training error",
+    "partial": "Given the training error",
+    "all": "All solutions",
 }
 
 
@@ -33,7 +33,7 @@ def report(study: CommitteeFlatness, results: Results, out: pathlib.Path) -> str
     ]
     store.write_json(out / "committee_flatness.json", {"taus": as_json, "algorithms": rows})
     sections = [f"## {title}\n\n{tau_table(study, taus, name)}" for name, title in ANALYSES.items()]
-    sections.append(f"## Algorithms, medians\n\n{algorithm_table(rows)}")
+    sections.append(f"## Algorithms\n\n{algorithm_table(rows)}")
     text = "\n\n".join(sections)
     store.write_text(out / "committee_flatness.md", text + "\n")
     draw(study, taus, out / "committee_flatness.png")
@@ -190,7 +190,7 @@ def draw(
             panel.set(xlabel="training patterns, P", xscale="log", xticks=study.sizes)
             panel.xaxis.set_major_formatter("{x:g}")
             panel.minorticks_off()
-            panel.set_title(name)
+            panel.set_title(ANALYSES[name])
         panels[0].set_ylabel("τ of local energy and test error")
         handles, labels = panels[-1].get_legend_handles_labels()
         plots.legend_below(figure, handles, labels, len(study.noises))

@@ -20,10 +20,7 @@ from experiments.studies.matched_flatness.description import (
 from experiments.studies.solutions import Records, Results
 
 # Kinds of coefficients, see `rank`: pairs are always on the same data.
-KINDS = {
-    "within": "τ at matched training error, within data samples",
-    "partial within": "Partial τ, given training loss, norm and margins",
-}
+KINDS = {"within": "τ", "partial within": "Partial τ"}
 
 
 def report(study: MatchedFlatness, results: Results, out: pathlib.Path) -> str:
@@ -42,15 +39,15 @@ def report(study: MatchedFlatness, results: Results, out: pathlib.Path) -> str:
         for network, found in taus.items()
     }
     store.write_json(out / "matched_flatness.json", {"taus": as_json, "algorithms": rows})
-    sections = [algorithm_table(rows)]
+    sections = {}
     if taus:
-        sections += [
-            f"## {title}: {shown}\n\n{tau_table(taus, kind, outcome)}"
-            for outcome, shown in OUTCOMES.items()
-            for kind, title in KINDS.items()
-        ]
+        sections["Local energy and test error"] = planned_table(taus, rows)
+        for outcome, shown in OUTCOMES.items():
+            for kind, title in KINDS.items():
+                sections[f"{title}, {shown}"] = tau_table(taus, kind, outcome)
         draw(taus, out / "matched_flatness.png")
-    text = "\n\n".join(sections)
+    sections["Algorithms"] = algorithm_table(rows)
+    text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items())
     store.write_text(out / "matched_flatness.md", text + "\n")
     return text
 
@@ -122,15 +119,29 @@ def algorithm_table(rows: list[dict[str, Any]]) -> str:
     return markdown_table(lines)
 
 
+def planned_table(taus: Mapping[str, Taus], rows: list[dict[str, Any]]) -> str:
+    """Tabulates the planned coefficients; a star marks those that are clear."""
+    lines = [["network", "ranked", *KINDS.values()]]
+    for network, found in taus.items():
+        own = [row for row in rows if row["network"] == network]
+        ranked = f"{sum(row['ranked'] for row in own)}/{sum(row['runs'] for row in own)}"
+        shown = []
+        for kind in KINDS:
+            tau = found[kind]["local_energy"]["test_error"]
+            low, high = tau.interval
+            shown.append(f"{tau.value:+.2f}{'*' if tau.is_clear else ''} [{low:+.2f}, {high:+.2f}]")
+        lines.append([network, ranked, *shown])
+    return markdown_table(lines)
+
+
 def tau_table(taus: Mapping[str, Taus], kind: str, outcome: str) -> str:
-    """Tabulates a kind of coefficient; a star marks those that are clear."""
+    """Tabulates a kind of coefficient with standard errors; a star marks those that are clear."""
     lines = [["predictor", *taus]]
     for name, title in PREDICTORS.items():
         line = [title]
         for found in taus.values():
             tau = found[kind][name][outcome]
-            low, high = tau.interval
-            shown = f"{tau.value:+.2f}{'*' if tau.is_clear else ''} [{low:+.2f}, {high:+.2f}]"
+            shown = f"{tau.value:+.2f}{'*' if tau.is_clear else ''} ± {tau.sem:.2f}"
             line.append(shown if np.isfinite(tau.value) else "")
         lines.append(line)
     return markdown_table(lines)
@@ -150,7 +161,7 @@ def draw(taus: Mapping[str, Taus], path: pathlib.Path) -> None:
                 panel.plot([tau.value for tau in rows], at, "o", ms=4, color=color, label=network)
             panel.axvline(0, color="0.6", lw=0.8)
             panel.set(xlabel="τ with the test error")
-            panel.set_title(title.split(",")[0])
+            panel.set_title(title)
         panels[0].set_yticks(heights, PREDICTORS.values())
         panels[0].invert_yaxis()
         handles, labels = panels[0].get_legend_handles_labels()
