@@ -15,6 +15,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from flatjax import _checks
 from flatjax.flatness import _barrier, _optional, _report_plots, _rows, _soup, _tables
 from flatjax.flatness._barrier import Barrier
@@ -38,7 +40,7 @@ class Difference(NamedTuple):
       high: upper end of the interval.
       flatter: name of the flatter of the two; None if the interval contains 0 or is missing.
       relative: (low, difference, high), each divided by the sum of the two sizes, in [-1, 1]. It is
-        positive if the solution is sharper than the first.
+        positive if the solution is sharper than the first. Ends are NaN without an interval.
 
     See Also:
       `compare` (makes them), `Comparison` (holds them).
@@ -305,7 +307,14 @@ def _difference(first_name, first: Row, name, other: Row, confidence) -> Differe
         flatter = first_name if sharper * value > 0 else name
     size = abs(first.value) + abs(other.value)
     ends = sorted(sharper * end for end in (low, high))
-    scale = lambda x: max(-1.0, min(1.0, x / size)) if size > 0 else 0.0
+    scale = lambda x: _relative(x, size)
     relative = scale(ends[0]), scale(sharper * value), scale(ends[1])  # eq. (1)
     found = first.measure, first.label, first.setting, value, sem, low, high, flatter, relative
     return Difference(name, first.block, *found)
+
+
+def _relative(x: float, size: float) -> float:
+    """Divides by the sum of two sizes, within -1 and 1; NaN stays NaN."""
+    if math.isinf(x):
+        return math.copysign(1.0, x)
+    return float(np.clip(x / size, -1.0, 1.0)) if size != 0 else 0.0
