@@ -20,7 +20,7 @@ import numpy as np
 from flatjax import _checks
 from flatjax.flatness import _barrier, _optional, _report_plots, _rows, _soup, _tables
 from flatjax.flatness._barrier import Barrier
-from flatjax.flatness._report_result import Report
+from flatjax.flatness._report_result import Report, plain
 from flatjax.flatness._rows import Row
 from flatjax.flatness._soup import Soup
 
@@ -128,19 +128,20 @@ class Comparison:
         return self.table().html()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the differences as JSON-compatible values; NaN becomes None."""
-        clean = lambda value: None if isinstance(value, float) and math.isnan(value) else value
+        """Returns all as JSON-compatible values; NaN becomes None, and infinity "inf"."""
         differences = [
-            {name: clean(value) for name, value in d._asdict().items() if name != "relative"}
+            {name: value for name, value in d._asdict().items() if name != "relative"}
             for d in self.differences
         ]
-        return {
-            "solutions": list(self.reports),
-            "confidence": self.confidence,
-            "differences": differences,
-            "barriers": {name: dict(one.height) for name, one in self.barriers.items()},
-            "soup": None if self.soup is None else _soup.as_dict(self.soup, list(self.reports)),
-        }
+        return plain(
+            {
+                "solutions": list(self.reports),
+                "confidence": self.confidence,
+                "differences": differences,
+                "barriers": {name: one.height for name, one in self.barriers.items()},
+                "soup": None if self.soup is None else _soup.as_dict(self.soup, list(self.reports)),
+            }
+        )
 
     def to_pandas(self) -> Any:
         """Returns a `pandas.DataFrame` with a line for each difference.
