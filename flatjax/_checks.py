@@ -198,3 +198,13 @@ def check_updates(updates: Any, params: Any) -> None:
                 f"updates{jax.tree_util.keystr(path)} must have the shape of params, "
                 f"{np.shape(param)}, got {np.shape(update)}."
             )
+
+
+def check_class_names(
+    class_names: Sequence[str] | None, num_classes: int, of: str = "class"
+) -> None:
+    """Raises unless there is one name for each class, or there are none."""
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(
+            f"class_names must be {num_classes}, one for each {of}, got {len(class_names)}"
+        )

@@ -1,6 +1,7 @@
 """`flatness.compare`: paired differences, and a picture of which solution is flatter."""
 
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import matplotlib
@@ -73,6 +74,32 @@ def test_noise_that_is_tolerated_counts_the_other_way(reports):
     (difference,) = flatness.compare({"flat": reports["flat"], "more": more}).differences
     assert difference.flatter == "more"
     assert difference.relative[1] < 0
+
+
+def test_numbers_that_are_not_finite_have_no_false_ratio(reports):
+    """A finite number is the flatter one of an infinite pair; NaN is neither flat nor sharp."""
+    row = reports["flat"]["sam_sharpness"]
+
+    def compared(first, other):
+        rows = {
+            name: row._replace(value=value, sem=np.nan, units=np.full_like(row.units, value))
+            for name, value in (("first", first), ("other", other))
+        }
+        given = {name: dataclasses.replace(reports["flat"], rows=(r,)) for name, r in rows.items()}
+        far = flatness.Barrier(np.arange(2), {}, {"loss": np.nan}, 1.0)
+        return flatness.compare(given, barriers={"other": far})
+
+    relative = lambda *values: compared(*values).differences[0].relative
+    found = json.loads(json.dumps(compared(np.inf, 0.1).to_dict(), allow_nan=False))
+    assert found["differences"][0]["value"] == "-inf"
+    assert found["barriers"]["other"]["loss"] is None
+    np.testing.assert_equal(relative(np.inf, 0.1), (np.nan, -1, np.nan))
+    np.testing.assert_equal(relative(0.1, np.inf), (np.nan, 1, np.nan))
+    np.testing.assert_equal(relative(np.nan, 0.1), (np.nan, np.nan, np.nan))
+    one = lambda value: row._replace(value=value, units=np.array([value]), weights=np.ones(1))
+    alone = [dataclasses.replace(reports["flat"], rows=(one(v),)) for v in (1.0, 3.0)]
+    (difference,) = flatness.compare({"a": alone[0], "b": alone[1]}).differences
+    np.testing.assert_equal(difference.relative, (np.nan, 0.5, np.nan))
 
 
 def test_a_comparison_is_printed_and_drawn(reports):

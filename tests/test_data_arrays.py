@@ -87,6 +87,7 @@ def with_nan(array):
         ((with_nan(VECTORS), LABELS), {}, ValueError, "train images must be finite.*image 7 is"),
         ((VECTORS * 1e200, LABELS), {}, ValueError, "train images must be finite"),
         ((np.zeros((12, 3, 8, 8)), LABELS), {}, ValueError, "channels last.*moveaxis"),
+        ((np.zeros((12, 1, 8, 8)), LABELS), {}, ValueError, "channels last.*moveaxis"),
         ((IMAGES, LABELS[:5]), {}, ValueError, "image and label must have the same length"),
         ((IMAGES, np.eye(3)[LABELS]), {}, ValueError, r"train labels must have shape.*argmax"),
         ((IMAGES, LABELS / 2), {}, TypeError, "train labels must be integers, got float64"),

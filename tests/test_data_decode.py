@@ -62,6 +62,30 @@ def test_sixteen_bits_are_scaled(tmp_path, ending):
     np.testing.assert_array_equal(found, np.rint(values / 65535 * 255))
 
 
+@pytest.mark.parametrize("largest", [1023, 65535])
+def test_grey_maps_of_sixteen_bits_are_scaled(tmp_path, largest):
+    values = np.random.default_rng(2).integers(largest, size=(4, 6), dtype=np.uint16)
+    content = b"P5 6 4 %d\n" % largest + values.astype(">u2").tobytes()
+    (tmp_path / "image.pgm").write_bytes(content)
+    found = read(tmp_path / "image.pgm", channels=1)[..., 0]
+    np.testing.assert_allclose(found, 255.0 * values / largest, atol=0.51)
+
+
+def test_a_transparent_value_of_sixteen_bits_shows_white(tmp_path):
+    values = np.array([[0, 257], [258, 65535]], np.uint16)
+    path = saved(tmp_path, values, transparency=257)
+    found = read(path, size=(2, 2), channels=1)[..., 0]
+    np.testing.assert_array_equal(found, [[0, 255], [1, 255]])
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 300])
+def test_an_orientation_that_means_nothing_turns_nothing(tmp_path, orientation):
+    exif = PIL.Image.fromarray(COLOURS).getexif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, COLOURS, exif=exif)
+    np.testing.assert_array_equal(decode_files(tmp_path, [path.name], None, 3)[0], COLOURS)
+
+
 def test_palettes_become_colours(tmp_path):
     image = PIL.Image.fromarray(COLOURS).quantize(4)
     expected = np.asarray(image.convert("RGB"))

@@ -159,8 +159,9 @@ def test_a_loader_that_gives_other_batches_again_is_found_out():
         (shuffled, {"num_batches": 0}, TypeError, "num_batches must be given"),
         (BATCHES, {"num_batches": -1}, ValueError, "num_batches must be"),
         (BATCHES, {"num_classes": 0}, ValueError, "test labels must be below num_classes=0"),
+        (BATCHES, {"class_names": ("a",)}, ValueError, "class_names must be 2, one for each"),
     ],
-    ids=["iterator", "number", "no length", "negative length", "no classes"],
+    ids=["iterator", "number", "no length", "negative length", "no classes", "no name"],
 )
 def test_other_streams_are_refused(batches, options, error, message):
     with pytest.raises(error, match=message):

@@ -90,6 +90,19 @@ def test_files_are_divided_whatever_other_files_there_are(folder):
     assert "13" * 20 not in decoded(only.train) + decoded(only.test)
 
 
+def test_hidden_files_are_read_only_by_their_paths(folder):
+    before = data.from_text(folder, context=20, test=0.2)
+    (folder / ".git").mkdir()
+    for name in (".git/a", ".DS_Store"):
+        (folder / name).write_bytes(b"\xff" * 500)
+    after = data.from_text(folder, context=20, test=0.2)
+    for split in ("train", "test"):
+        tokens = (getattr(text, split).tokens for text in (before, after))
+        np.testing.assert_array_equal(*tokens)
+    named = data.from_text(folder, context=20, test=0.5, files=[".DS_Store", ".git/a"])
+    assert {*np.unique(named.train.tokens)} == {ord("\n"), 255}
+
+
 def test_folders_train_and_test_are_kept(folder):
     for part, letter in (("train", "a"), ("test", "b")):
         (folder / part).mkdir()

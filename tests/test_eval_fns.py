@@ -92,6 +92,21 @@ def test_logits_that_are_not_finite_are_errors():
     assert float(sums["error"]) == wrong.sum()
 
 
+def test_a_class_that_is_excluded_has_no_loss_if_its_probability_is_0():
+    logits = np.array([[1.0, -np.inf, 0.5]])
+    eval_fn = flatness.classification(lambda params, x: params + x)
+    expected = eval_fn(np.zeros(3), (logits, np.array([2])))["loss"]
+    of_soft = lambda params: eval_fn(params, (logits, np.array([[0.0, 0.0, 1.0]])))["loss"]
+    value, slope = jax.value_and_grad(of_soft)(jnp.zeros(3))
+    assert float(value) == pytest.approx(float(expected))
+    np.testing.assert_allclose(slope, [jax.nn.sigmoid(0.5), 0, -jax.nn.sigmoid(0.5)], rtol=1e-6)
+    assert of_soft(np.zeros(3)) < np.inf
+    excluded = eval_fn(np.zeros(3), (logits, np.array([[0.0, 0.5, 0.5]])))["loss"]
+    assert float(excluded) == np.inf
+    with pytest.raises(ValueError, match=r"or floats with the shape of the logits.*int32\(1, 3\)"):
+        eval_fn(np.zeros(3), (logits, np.array([[0, 0, 1]])))
+
+
 @pytest.mark.parametrize("label", [-1, -99, -101, 3, 200])
 def test_labels_that_are_no_class_are_no_numbers(label):
     labels = LABELS.copy()

@@ -200,6 +200,8 @@ def test_direct_sampling_of_independent_patterns(orthogonal_patterns):
     np.testing.assert_array_equal(found.log_volume(BETAS[1])[0], volumes[:, 1:2])
     with pytest.raises(ValueError, match="betas must be a list of finite numbers"):
         found.log_volume([1.0, np.nan])
+    overflow = found._replace(energy=np.array([[1.0, np.inf]]))
+    np.testing.assert_allclose(overflow.log_volume([0.0, 1.0])[0], [[0.0, -1 - np.log(2)]])
     for d, distance in enumerate([0.5, 1.0]):
         log_volume, log_fraction = exact(margins, distance)
         assert abs(found.log_fraction[d] - log_fraction) < 4 * found.log_fraction_sem[d]

@@ -203,6 +203,12 @@ def test_arrays_must_be_those_of_the_network(tmp_path, options, message):
         models.load(tmp_path)
 
 
+def test_each_class_has_a_name_or_none_has(tmp_path):
+    with pytest.raises(ValueError, match="class_names must be 3, one for each class, got 2"):
+        save_mlp(tmp_path / "model", class_names=["a", "b"])
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [

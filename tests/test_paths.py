@@ -88,6 +88,24 @@ def test_leading_directions_are_those_of_the_singular_values():
     np.testing.assert_allclose(found.explained, values[:2] ** 2 / (values**2).sum(), rtol=1e-4)
 
 
+def test_a_second_direction_of_a_small_share_is_right():
+    """In single precision its norm was 0.7 for a share of 1e-6, and a line was a plane."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(20_000, 2)))[0]
+    along = np.linspace(1, 0, 8)
+    make = lambda height: [
+        jnp.array(basis @ [x, height * np.sin(7 * x)], jnp.float32) for x in along
+    ]
+    points = make(1e-3)
+    found = flatness.trajectory(points)
+    directions = np.array(found.directions, float)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-6)
+    steps = np.array(points, float) - np.array(points[-1], float)
+    np.testing.assert_allclose(steps @ directions.T, found.coordinates, atol=1e-7)
+    assert found.explained[1] == pytest.approx(1.2e-6, rel=0.1)
+    with pytest.raises(ValueError, match="must not lie on one line"):
+        flatness.trajectory(make(0.0))
+
+
 def test_what_makes_no_path_is_refused_by_name():
     with pytest.raises(ValueError, match="three at least, got 2"):
         flatness.trajectory(path()[:2])

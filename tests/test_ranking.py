@@ -71,6 +71,14 @@ def test_a_factor_that_never_differs_alone_is_left_out():
     assert np.isnan(rank_solutions([1, 2, 3], [1, 2, 3]).granulated)
 
 
+@pytest.mark.parametrize(
+    "values", [["b", "a", "b", "a"], [None, 0.1, None, 0.1], [(1, 2), (1, 3), (1, 2), (1, 3)]]
+)
+def test_values_of_a_factor_need_no_order(values):
+    found = rank_solutions([1, 2, 3, 4], [2, 1, 3, 4], {"a": values, "b": [1, 1, 2, 2]})
+    assert found.by_factor == {"a": 0.0, "b": 1.0}
+
+
 @pytest.mark.slow
 def test_intervals_cover():
     """Nine in ten 90% intervals hold the true tau of a correlated normal pair."""

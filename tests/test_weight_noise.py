@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from flatjax.flatness import local_energy, pac_bayes_sigma, weight_noise
+from flatjax.flatness._weight_noise import tolerances
 
 CURVATURE = jnp.linspace(0.5, 8.0, 40)
 BATCHES = [jnp.zeros(4), jnp.zeros(2)]
@@ -88,6 +89,21 @@ def test_a_network_that_overflows_has_risen_beyond_any_target():
     found = measure(jnp.zeros(50), [0], 0)
     assert found.energy.mean["error"][1] == np.inf
     assert found.tolerance[0] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("huge", [1e20, np.inf])
+def test_a_draw_that_overflows_is_left_out_by_the_jackknife(huge):
+    draws = np.linspace(0.5, 1.5, 10) * np.array([[0.01], [0.04], [0.2]])
+    draws[2, 3] = huge
+    energy = ENERGY(POINT, BATCHES, 3)._replace(
+        sigma=np.array([0.1, 0.2, 0.3]), reference={"error": 0.0}
+    )
+    at = lambda draws: tolerances(energy._replace(draws={"error": draws}), "error", [0.1])
+    _, (without_one,) = at(draws)
+    expected = [at(np.delete(draws, s, axis=1))[0].item() for s in range(10)]
+    np.testing.assert_allclose(without_one, expected)
+    assert without_one[3] > 0.24
+    np.testing.assert_allclose(np.delete(without_one, 3), 0.2)
 
 
 def test_unknown_quantity():

@@ -231,7 +231,7 @@ def pseudo_reinforcement(num_iterations: int) -> tuple[Schedule, Schedule]:
 
     Raises:
       ValueError: num_iterations is below 1.
-      TypeError: num_iterations is not an int, key is no key.
+      TypeError: num_iterations is not an int.
 
     Examples:
       >>> gamma, num_replicas = pseudo_reinforcement(100)

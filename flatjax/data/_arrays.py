@@ -226,7 +226,7 @@ def _image(name: str, values: Any) -> np.ndarray:
         raise ValueError(
             f"{name} must have shape (N, H, W, C), (N, H, W) or (N, D), got {image.shape}"
         )
-    if image.ndim == 4 and image.shape[1] == 3 and image.shape[2] == image.shape[3] > 4:
+    if image.ndim == 4 and image.shape[1] in (1, 3) and image.shape[2] == image.shape[3] > 4:
         raise ValueError(
             f"{name} must have their channels last, got {image.shape}: "
             "pass np.moveaxis(images, 1, -1)"

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from flatjax._checks import described
+from flatjax._checks import check_class_names, described
 
 _IMAGE_SHAPES = {"uint8": ("(N, H, W, C)", 4), "float32": ("(N, H, W, C)", 4)}
 _LABEL_SHAPES = {"int32": ("(N,)", 1), "float32": ("(N, D)", 2)}
@@ -135,11 +135,7 @@ class Dataset:
             raise ValueError("train and test must both have classes, or both have targets")
         for name in ("train", "test"):
             check_labels(name, getattr(self, name), self.num_classes)
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(
-                f"class_names must be {self.num_classes}, one for each class, "
-                f"got {len(self.class_names)}"
-            )
+        check_class_names(self.class_names, self.num_classes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ import tqdm
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112  # the tag of EXIF; Pillow turns TIFF files, and no others, by itself
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations; above 8 they mean nothing
 _CHUNK = 64  # images that a thread takes at once
 _SHOWN_PROBLEMS = 5
 _SHOW_PROGRESS_AFTER = 5.0  # seconds
@@ -107,9 +108,12 @@ def read_image(path: Path, size: tuple[int, int], channels: int, resize: bool) -
 
 def _as_shown(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     """Converts an image to 8 bits a channel, on a white background if transparent."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip values above 255
+    is_grey_map = image.mode == "I" and image.format == "PPM"  # which Pillow scales to 16 bits
+    if image.mode.startswith("I;16") or is_grey_map:
+        # Pillow's own conversion would clip values above 255, and forget which is transparent.
         values = np.asarray(image).astype(np.uint32)
-        image = PIL.Image.fromarray(((255 * values + 32767) // 65535).astype(np.uint8))
+        shown = np.where(values == image.info.get("transparency"), 65535, values)
+        image = PIL.Image.fromarray(((255 * shown + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(f"pixels of 32 bits, mode {image.mode}: their range is not known")
     if image.has_transparency_data:
@@ -127,5 +131,5 @@ def _size_of(path: Path) -> tuple[int, int]:
 
 def _shown_size(image: PIL.Image.Image) -> tuple[int, int]:
     """Returns height and width after rotation by the EXIF orientation."""
-    lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
+    lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
     return image.size if lies else image.size[::-1]

@@ -20,7 +20,7 @@ from flatjax.data._subsets import split_validation
 ENDINGS = ("jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
-_VERSION = 1  # version of the decoding: a new one invalidates all caches
+_VERSION = 2  # version of the decoding: a new one invalidates all caches
 
 
 class _File(NamedTuple):

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
-from flatjax._checks import check_count, described
+from flatjax._checks import check_class_names, check_count, described
 from flatjax.data._arrays import make_split
 from flatjax.data._dataset import Split, check_labels
 
@@ -35,7 +35,8 @@ class Stream:
     Raises:
       TypeError: `batches` is neither an iterable nor a function, or is an iterator, which ends
         after a pass. Or its length is not known.
-      ValueError: `num_batches` is not positive, or a label of `test` is not a class.
+      ValueError: `num_batches` is not positive, a label of `test` is not a class, or the numbers of
+        names and classes differ.
 
     Examples:
       >>> import numpy as np
@@ -80,6 +81,7 @@ class Stream:
             object.__setattr__(self, "num_batches", len(self.batches))
         check_count("num_batches", self.num_batches, minimum=1)
         check_labels("test", self.test, self.num_classes)
+        check_class_names(self.class_names, self.num_classes)
 
     def read(self, position: Mapping[str, Any] | None = None) -> StreamReader:
         """Reads batches, pass after pass, from the start or from a position.

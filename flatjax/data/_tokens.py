@@ -12,7 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flatjax._checks import check_choice, check_count, check_flag, check_number, described
+from flatjax._checks import (
+    check_choice,
+    check_class_names,
+    check_count,
+    check_flag,
+    check_number,
+    described,
+)
 
 Unit = Literal["bytes", "characters"]
 _UNITS = ("bytes", "characters")
@@ -105,11 +112,7 @@ class TokenDataset:
             raise ValueError(
                 f"tokens must be below num_classes={self.num_classes}, got a token {largest}"
             )
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(
-                f"class_names must be {self.num_classes}, one for each token, "
-                f"got {len(self.class_names)}"
-            )
+        check_class_names(self.class_names, self.num_classes, "token")
 
 
 def from_text(
@@ -137,7 +140,8 @@ def from_text(
 
     Args:
       path: a file, or a folder, whose folders are searched as well.
-      files: of a folder, a pattern of file names (`"*.py"`), or the paths in the folder.
+      files: of a folder, a pattern of file names (`"*.py"`), or the paths in the folder. A pattern
+        leaves out hidden files and what is in hidden folders.
       unit: `"bytes"` makes a vocabulary of 256. `"characters"` (of UTF-8) makes a vocabulary of the
         characters in the training files, in the order of their code points. Its first token
         represents all other characters.
@@ -262,7 +266,8 @@ def _bytes(text: Any) -> bytes:
 def _divided(folder: Path, files: str | Sequence[str], test: float) -> list[list[Path]]:
     """The training and the test files of a folder, in the order of their paths."""
     if isinstance(files, str):
-        found = [path for path in folder.rglob(files) if path.is_file()]
+        is_hidden = lambda path: any(part[0] == "." for part in path.relative_to(folder).parts)
+        found = [path for path in folder.rglob(files) if path.is_file() and not is_hidden(path)]
     else:
         found = [folder / file for file in files]
     if not found:

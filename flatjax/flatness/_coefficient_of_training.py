@@ -60,7 +60,8 @@ def learning_coefficient_of_training(
         the end is dropped.
       inner_steps: L, as given to `esgd`.
       noise_scale: :math:`\epsilon`, as given to `esgd`.
-      discard: share of each loop that is left out at its start, in [0, 1).
+      discard: share of each loop that is left out at its start, in [0, 1). The number of losses is
+        rounded down; the loss at the anchor is always left out.
 
     Returns:
       The coefficient of each loop and its mean.

@@ -15,10 +15,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from flatjax import _checks
 from flatjax.flatness import _barrier, _optional, _report_plots, _rows, _soup, _tables
 from flatjax.flatness._barrier import Barrier
-from flatjax.flatness._report_result import Report
+from flatjax.flatness._report_result import Report, plain
 from flatjax.flatness._rows import Row
 from flatjax.flatness._soup import Soup
 
@@ -38,7 +40,7 @@ class Difference(NamedTuple):
       high: upper end of the interval.
       flatter: name of the flatter of the two; None if the interval contains 0 or is missing.
       relative: (low, difference, high), each divided by the sum of the two sizes, in [-1, 1]. It is
-        positive if the solution is sharper than the first.
+        positive if the solution is sharper than the first. Ends are NaN without an interval.
 
     See Also:
       `compare` (makes them), `Comparison` (holds them).
@@ -126,19 +128,20 @@ class Comparison:
         return self.table().html()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the differences as JSON-compatible values; NaN becomes None."""
-        clean = lambda value: None if isinstance(value, float) and math.isnan(value) else value
+        """Returns all as JSON-compatible values; NaN becomes None, and infinity "inf"."""
         differences = [
-            {name: clean(value) for name, value in d._asdict().items() if name != "relative"}
+            {name: value for name, value in d._asdict().items() if name != "relative"}
             for d in self.differences
         ]
-        return {
-            "solutions": list(self.reports),
-            "confidence": self.confidence,
-            "differences": differences,
-            "barriers": {name: dict(one.height) for name, one in self.barriers.items()},
-            "soup": None if self.soup is None else _soup.as_dict(self.soup, list(self.reports)),
-        }
+        return plain(
+            {
+                "solutions": list(self.reports),
+                "confidence": self.confidence,
+                "differences": differences,
+                "barriers": {name: one.height for name, one in self.barriers.items()},
+                "soup": None if self.soup is None else _soup.as_dict(self.soup, list(self.reports)),
+            }
+        )
 
     def to_pandas(self) -> Any:
         """Returns a `pandas.DataFrame` with a line for each difference.
@@ -305,7 +308,14 @@ def _difference(first_name, first: Row, name, other: Row, confidence) -> Differe
         flatter = first_name if sharper * value > 0 else name
     size = abs(first.value) + abs(other.value)
     ends = sorted(sharper * end for end in (low, high))
-    scale = lambda x: max(-1.0, min(1.0, x / size)) if size > 0 else 0.0
+    scale = lambda x: _relative(x, size)
     relative = scale(ends[0]), scale(sharper * value), scale(ends[1])  # eq. (1)
     found = first.measure, first.label, first.setting, value, sem, low, high, flatter, relative
     return Difference(name, first.block, *found)
+
+
+def _relative(x: float, size: float) -> float:
+    """Divides by the sum of two sizes, within -1 and 1; NaN stays NaN."""
+    if math.isinf(x):
+        return math.copysign(1.0, x)
+    return float(np.clip(x / size, -1.0, 1.0)) if size != 0 else 0.0

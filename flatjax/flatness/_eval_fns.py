@@ -249,7 +249,7 @@ def _cross_entropy(logits, wanted, weights) -> dict[str, jax.Array]:
     if logits.ndim < 2 or logits.shape[-1] < 2 or wanted.shape != expected:
         raise ValueError(
             "logits must have shape (B, ..., C) with two classes or more, and targets must be "
-            "integers (B, ...) or have the shape of the logits, got logits "
+            "integers (B, ...), or floats with the shape of the logits, got logits "
             f"{logits.shape} and targets {wanted.dtype}{wanted.shape}."
         )
     if is_integer:
@@ -261,7 +261,10 @@ def _cross_entropy(logits, wanted, weights) -> dict[str, jax.Array]:
     else:
         counts = _weights(weights, logits[..., 0])
         label, is_class = wanted.argmax(-1), True
-        losses = optax.losses.softmax_cross_entropy(logits, wanted.astype(logits.dtype))
+        wanted = wanted.astype(logits.dtype)
+        # A class that is excluded by -inf has no loss if its probability is 0.
+        terms = jnp.where(wanted == 0, 0.0, wanted * jax.nn.log_softmax(logits))
+        losses = -jnp.sum(terms, axis=-1)
     # The largest of logits with a NaN is NaN; argmax would return its position.
     is_right = (logits.argmax(-1) == label) & jnp.isfinite(logits.max(-1))
     # A label that is no class has neither a loss nor an error; padding may have any label.

@@ -38,8 +38,11 @@ def top_eigenvalues(
 ) -> Callable[..., Eigenvalues]:
     """Computes extreme eigenvalues and eigenvectors by Lanczos iteration.
 
-    All vectors are reorthogonalised. Cost: `num_matvecs + num` products, and memory for as many
-    vectors.
+    All vectors are reorthogonalised. An eigenvalue that occurs several times is found once, and
+    again only after the Krylov space is exhausted. With `num_matvecs` of at least the number of
+    rows, all are found.
+
+    Cost: `num_matvecs + num` products, and memory for as many vectors.
 
     Args:
       operator_fn: `hessian_operator(...)` or `gauss_newton_operator(...)`.

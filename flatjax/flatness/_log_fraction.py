@@ -56,7 +56,9 @@ class LogFraction(NamedTuple):
         ladder = np.atleast_1d(_checks.real_array("betas", betas))
         if ladder.ndim != 1 or not np.isfinite(ladder).all():
             raise ValueError(f"betas must be a list of finite numbers, got {ladder}.")
-        exponents = -ladder[:, None] * self.energy[:, None, :]
+        with np.errstate(invalid="ignore"):  # infinite energies have weight 0 except at beta = 0
+            exponents = -ladder[:, None] * self.energy[:, None, :]
+        exponents = np.where(ladder[:, None] == 0, 0.0, exponents)
         count = self.energy.shape[-1]
         log_mean = logsumexp(exponents, axis=-1) - np.log(count)
         ratio = np.exp(exponents - log_mean[..., None])

@@ -5,8 +5,9 @@ the right order only because it depends on these settings. The granulated coeffi
 compares only solutions that differ in one setting.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,7 +81,7 @@ def kendall_tau(measure: ArrayLike, error: ArrayLike) -> float:
 def rank_solutions(
     measure: ArrayLike,
     error: ArrayLike,
-    factors: Mapping[str, ArrayLike] | None = None,
+    factors: Mapping[str, ArrayLike | Sequence[Any]] | None = None,
     *,
     num_bootstrap: int = 2000,
     confidence: float = 0.95,
@@ -100,7 +101,7 @@ def rank_solutions(
     Args:
       measure: measure of each solution, shape (n,); larger means sharper.
       error: error of each solution, shape (n,), such as the test error.
-      factors: {name: value of the factor for each solution, shape (n,)}.
+      factors: {name: value of the factor for each solution, n of any kind}.
       num_bootstrap: number of bootstrap samples.
       confidence: probability content of the intervals.
       seed: seed of the bootstrap.
@@ -206,8 +207,19 @@ def _codes(factors, num):
     for name, values in factors.items():
         if len(values) != num:
             raise ValueError(f"factors[{name!r}] must have {num} values, got {len(values)}.")
-        codes[name] = np.unique(np.asarray(values), return_inverse=True)[1]
+        codes[name] = _numbered(values)
     return codes
+
+
+def _numbered(values):
+    """Numbers the different values."""
+    with contextlib.suppress(TypeError, ValueError):
+        numbers = np.unique(np.asarray(values), return_inverse=True)[1]
+        if numbers.shape == (len(values),):
+            return numbers
+    # Values that have no order, such as None and numbers, or that are lists.
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(map(repr, values)))}
+    return np.array([numbers[repr(value)] for value in values])
 
 
 def _taus_of_groups(measure, error, name, codes):

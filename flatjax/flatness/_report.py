@@ -43,7 +43,10 @@ def report(
     Every number has a standard error. If a measure draws noise, random vectors or chains, it is
     computed over these. Otherwise it is computed over the examples, by a bootstrap of the batches:
     each batch contributes its value at the perturbation (or eigenvector) that was found with all
-    batches, which is correct to first order. Give the data in at least 10 batches.
+    batches. This is correct to first order where the perturbation is a maximum: for the worst case,
+    the eigenvalue, and SAM's sharpness at its small radius. The perturbation of adaptive sharpness
+    is large and no maximum. Its own dependence on the examples is left out, so that this standard
+    error is too small. Give the data in at least 10 batches.
 
     ========================  ===========================================================
     measure                   the number

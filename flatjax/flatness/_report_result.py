@@ -117,7 +117,7 @@ class Report:
         }
         found["cost"] = self.cost._asdict()
         found["rows"] = [
-            {name: _plain(value) for name, value in row._asdict().items()} for row in self.rows
+            {name: plain(value) for name, value in row._asdict().items()} for row in self.rows
         ]
         return {"format": FORMAT, **found}
 
@@ -195,10 +195,13 @@ class Report:
         return _report_plots.plot_report(self, figure)
 
 
-def _plain(value: Any) -> Any:
-    """Converts a value to a JSON-compatible one."""
-    if isinstance(value, np.ndarray):
-        return [_plain(one) for one in value.tolist()]
+def plain(value: Any) -> Any:
+    """Converts a value to a JSON-compatible one; NaN becomes None, infinity "inf"."""
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value

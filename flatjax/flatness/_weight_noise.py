@@ -152,8 +152,11 @@ def tolerances(
 
 def _means_without_one(draws):
     """Computes the mean rises (G,) without each of the S draws (G, S), as (S, G)."""
-    total = draws.sum(axis=1, keepdims=True)
-    return ((total - draws) / (draws.shape[1] - 1)).T
+    # The others are added before and after the draw: a huge or infinite draw cannot be subtracted.
+    nothing = np.zeros_like(draws[:, :1])
+    before = np.cumsum(np.append(nothing, draws[:, :-1], axis=1), axis=1)
+    after = np.cumsum(np.append(nothing, draws[:, :0:-1], axis=1), axis=1)[:, ::-1]
+    return ((before + after) / (draws.shape[1] - 1)).T
 
 
 def _crossing(sigma, rise, target) -> float:

@@ -91,7 +91,7 @@ def sphere(params: chex.ArrayTree, noise: chex.ArrayTree, distance: chex.Numeric
       Array([1.3, 1.6], dtype=float32)
 
     See Also:
-      `relative_sphere` (a distance for each leaf), `additive` (normal noise),
+      `relative_sphere` (a distance relative to the norm of the weights), `additive` (normal noise),
       `flatjax.flatness.local_entropy` (draws from it).
     """
     scale = distance / _norm(noise)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flatjax._checks import check_choice
+from flatjax._checks import check_choice, check_class_names
 from flatjax._normalization import Normalization
 from flatjax.models._fingerprint import differs, fingerprint_of, warn_of_change
 from flatjax.models._network import Network, foreign_module, make_network
@@ -128,7 +128,8 @@ def save(
       about: further information, as JSON.
 
     Raises:
-      ValueError: the arrays do not belong to the network.
+      ValueError: the arrays do not belong to the network, or the numbers of names and classes
+        differ.
 
     Examples:
       >>> import tempfile
@@ -148,6 +149,7 @@ def save(
       `load` (reads it), `create` (makes the network).
     """
     check_choice("input_dtype", input_dtype, ("float32", "int32"))
+    check_class_names(class_names, num_classes)
     network = make_network(model, options, num_classes, image_shape, input_dtype)
     arrays = _flat({"params": params, **(state or {})})
     example = jax.ShapeDtypeStruct((1, *image_shape), input_dtype)
