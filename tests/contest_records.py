@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from experiments.report import store
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -19,3 +21,13 @@ def records_in(out, setting, contestant):
     if along:
         tests = {seed: record["besides"][along] for seed, record in tests.items()}
     return tests
+
+
+def noisy_contest(algorithm, change):
+    """Test error and its rise of the contest's 40 seeds, with 2,000 images and 20% noise."""
+    found = records_in(store.RESULTS / "contest", "MLP, 2k, 20% noise", algorithm)
+    records = [found[seed] for seed in sorted(found)]
+    assert len(records) == 40
+    error = np.array([record["test_error"] for record in records])
+    rise = np.array([record["rises"][change]["error"] for record in records])
+    return error, rise
