@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from experiments.report import store
 
 RECORDS = store.RESULTS / "contest"
@@ -43,3 +45,13 @@ def validation_errors(setting, name):
             found.setdefault(line["candidate"], (line["settings"], {}))
             found[line["candidate"]][1][line["seed"]] = line["validation_error"]
     return list(found.values())
+
+
+def noisy_contest(algorithm, change):
+    """Test error and its rise of the contest's 40 seeds, with 2,000 images and 20% noise."""
+    found = records_in(RECORDS, "MLP, 2k, 20% noise", algorithm)
+    records = [found[seed] for seed in sorted(found)]
+    assert len(records) == 40
+    error = np.array([record["test_error"] for record in records])
+    rise = np.array([record["rises"][change]["error"] for record in records])
+    return error, rise

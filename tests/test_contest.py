@@ -160,7 +160,15 @@ def test_it_reports(done):
     assert "sgd, stopped early" in text
     assert "learning rate" in text
     assert (done / "map.png").stat().st_size > 5000
-    assert store.read_json(done / "contest.json")["least_detectable"]["MLP"] >= 0
+    assert store.read_json(done / "contest.json")["least_detectable"]["MLP"] > 0
+
+
+def test_a_contestant_waits_for_a_choice_that_another_process_makes(tmp_path, capsys):
+    copy = Contestant({"algorithm": "sgd"}, choice_of="sgd")
+    pair = dataclasses.replace(TINY, contestants={"sgd": TINY.contestants["sgd"], "copy": copy})
+    with store.claimed(run.path_of(tmp_path, "MLP", "sgd")):
+        run.run_contest(pair, tmp_path, progress=False)
+    assert "1 units are left" in capsys.readouterr().err
 
 
 def test_settings_without_a_length_are_refused_by_name(tmp_path, capsys):

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 import scipy.stats
-from pages import rows_below
+from pages import rows_below, shown
 
 from experiments.configs.fine_tuning import STUDY
 from experiments.report import store
-from experiments.report.statistics import mean_and_sem, with_error
+from experiments.report.statistics import mean_and_sem
 from experiments.studies.contest.results import comparisons
 from experiments.studies.fine_tuning.run import path_of, read_study
 from experiments.studies.spaces import Choice
@@ -48,10 +48,6 @@ def mean_of_finite(values):
     """Mean and standard error with three decimals, without runs that diverged."""
     values = np.array(values, dtype=float)
     return "{:.3f} ± {:.3f}".format(*mean_and_sem(values[np.isfinite(values)]))
-
-
-def shown(values):
-    return with_error(*mean_and_sem(values), len(values))
 
 
 def difference(one, other, digits=2):

@@ -186,7 +186,7 @@ def test_measures_are_ranked(tmp_path):
         batch_sizes=(32,),
         seeds=(0, 1),
     )
-    rankings = reporting.rank_tasks(study, solutions())["MLP, clean"]
+    rankings = reporting.rank_tasks(solutions())["MLP, clean"]
     assert rankings["local_energy"].tau == 1
     assert rankings["local_energy"].granulated == 1
     assert set(rankings["local_energy"].by_factor) == {"algorithm", "learning_rate"}

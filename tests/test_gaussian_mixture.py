@@ -11,7 +11,7 @@ from gaussian_mixture_rows import rows
 
 from flatjax import gaussian_mixture as gm
 from flatjax.gaussian_mixture import losses
-from flatjax.gaussian_mixture._quadrature import gaussian_grid, inverse_mills, piecewise_grid
+from flatjax.gaussian_mixture._quadrature import gaussian_grid, piecewise_grid
 
 SETTINGS = [(1.0, 1.0, 0.5), (2.0, 0.5, 0.2), (5.0, 0.3, 0.1)]
 
@@ -172,10 +172,6 @@ def test_quadrature():
         assert np.dot(weights, np.cos(nodes)) == pytest.approx(np.exp(-0.5), abs=1e-14)
         nodes, weights = piecewise_grid(jnp.array([0.3, -20.0]))
         assert jnp.dot(weights, nodes > 0.3) == pytest.approx(scipy.stats.norm.sf(0.3), abs=1e-13)
-        x = jnp.array([-40.0, 0.0, 3.0])
-        expected = scipy.stats.norm.pdf(x[1:]) / scipy.stats.norm.cdf(x[1:])
-        np.testing.assert_allclose(inverse_mills(x)[1:], expected, rtol=1e-12)
-        assert inverse_mills(x)[0] == pytest.approx(40 + 1 / 40, rel=1e-4)
 
 
 @pytest.mark.parametrize(

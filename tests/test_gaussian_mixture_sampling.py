@@ -4,19 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussian_mixture_patterns import design_of, patterns_of
 
-from flatjax.gaussian_mixture import Sample, losses, sample, sampling
+from flatjax.gaussian_mixture import Sample, losses, sampling
 
 KEY = jax.random.key(0)
-
-
-def patterns_of(num, num_features, seed=0):
-    return sample(jax.random.key(seed), num_features, alpha=num / num_features, delta=1.0)
-
-
-def design_of(patterns):
-    label, x = np.asarray(patterns.label, float), np.asarray(patterns.x, float)
-    return label[:, None] * x / np.sqrt(x.shape[1])
 
 
 # Monte Carlo of the number of errors.

@@ -5,20 +5,12 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+from gaussian_mixture_patterns import design_of, patterns_of
 
 import flatjax
-from flatjax.gaussian_mixture import losses, sample, simulate
+from flatjax.gaussian_mixture import losses, simulate
 
 KEY = jax.random.key(0)
-
-
-def patterns_of(num, num_features, seed=0):
-    return sample(jax.random.key(seed), num_features, alpha=num / num_features, delta=1.0)
-
-
-def design_of(patterns):
-    label, x = np.asarray(patterns.label, float), np.asarray(patterns.x, float)
-    return label[:, None] * x / np.sqrt(x.shape[1])
 
 
 # Minima.

@@ -127,7 +127,6 @@ def test_the_draft_agrees_with_the_records(tmp_path):
         check(text.replace("| rSGD, K=16 ", "| rSGD, K=64 ", 1), tmp_path, study)
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason="the study has not been run")
 def test_the_chapter_agrees_with_the_records():
     text = PAGE.read_text()
     tuned = read_tuned(STUDY, RECORDS)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch_logits
 from fast import only
+from half_precision import assert_only_layers_are_half
 from torch_reference import weights
 
 from flatjax import models
@@ -178,25 +179,7 @@ def test_evaluation_needs_no_random_numbers_and_half_precision_is_close():
 
 @pytest.mark.usefixtures("few_stages")
 def test_half_precision_has_float32_variables():
-    model = TINY.clone(dtype="bfloat16")
-
-    def init_and_train(key):
-        variables = model.init(key, IMAGES, train=False)
-        out, state = model.apply(
-            variables,
-            IMAGES,
-            train=True,
-            mutable=["batch_stats", "intermediates"],
-            capture_intermediates=True,
-            rngs={"dropout": key},
-        )
-        return variables, state["batch_stats"], out, state["intermediates"]
-
-    *wide, layers = jax.eval_shape(init_and_train, jax.random.key(0))
-    dtypes = lambda tree: {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
-    del layers["__call__"]  # the logits
-    assert dtypes(layers) == {"bfloat16"}
-    assert dtypes(wide) == {"float32"}
+    assert_only_layers_are_half(TINY.clone(dtype="bfloat16"), IMAGES)
 
 
 @pytest.mark.slow

@@ -5,14 +5,13 @@ import pathlib
 
 import numpy as np
 import pytest
-import scipy.stats
-from contest_records import records_in
-from pages import rows_below
+from contest_records import noisy_contest
+from pages import rows_below, shown
 
 from experiments.configs.robustness import STUDY
 from experiments.report import store
 from experiments.report.ranking import Tau
-from experiments.report.statistics import mean_and_sem, with_error
+from experiments.report.statistics import mean_and_sem
 from experiments.studies.robustness.description import OUTCOMES, PREDICTORS
 from experiments.studies.robustness.report import is_used, rank_group, tau_cell
 from experiments.studies.robustness.run import read_study
@@ -24,7 +23,6 @@ TEXT = PAGE.read_text()
 WORDS = " ".join(TEXT.split())
 RECORDS = store.RESULTS / "robustness"
 STORED = store.read_json(RECORDS / "robustness.json")
-CONTEST = store.RESULTS / "contest"
 NOISY, CLEAN = STUDY.groups
 ALGORITHMS = ("sgd", "sam", "swa", "rsgd", "esgd")
 
@@ -37,87 +35,9 @@ def lines_of(group):
     }
 
 
-def of_contest(algorithm, change):
-    """Test error and its rise of the contest's 40 seeds."""
-    found = records_in(CONTEST, "MLP, 2k, 20% noise", algorithm)
-    records = [found[seed] for seed in sorted(found)]
-    assert len(records) == 40
-    error = np.array([record["test_error"] for record in records])
-    rise = np.array([record["rises"][change]["error"] for record in records])
-    return error, rise
-
-
-def with_interval(values):
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = values.mean()
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
-
-
-# --- the contest's 40 seeds -----------------------------------------------------------------------
-
-CHANGES = ("no change", "4 bits, tensor", "3 bits, tensor", "3 bits, channel", "3 bits, clipped")
-CHANGES += ("70% pruned", "90% pruned")
-REFERENCES = ("sgd", "sam", "swa")
-
-
-def after(algorithm, change):
-    """Test error plus its rise."""
-    if change == "no change":
-        return of_contest(algorithm, "3 bits, tensor")[0]
-    return np.add(*of_contest(algorithm, change))
-
-
-def shown(values):
-    return with_error(*mean_and_sem(values), len(values))
-
-
-def test_errors_after_a_change():
-    table = rows_below(TEXT, "| error after     | sgd ")
-    assert [cells[0] for cells in table] == list(CHANGES)
-    for change, *cells in table:
-        assert cells == [shown(after(algorithm, change)) for algorithm in ALGORITHMS]
-
-
-def test_differences_after_a_change():
-    table = rows_below(TEXT, "| error after     | minus sgd ")
-    assert [cells[0] for cells in table] == list(CHANGES)
-    for change, *cells in table:
-        own = after("esgd", change)
-        assert cells == [with_interval(own - after(other, change)) for other in REFERENCES]
-
-
-@pytest.mark.claim("README.md", "if you prune 90%, SWA and SAM are ahead")
-def test_entropy_sgd_and_rounding():
-    mean = lambda algorithm, change: after(algorithm, change).mean()
-    ahead = lambda change: [mean(other, change) - mean("esgd", change) for other in ALGORITHMS[:-1]]
-    assert all(min(ahead(change)) > 0 for change in CHANGES[:-2])
-    best = min(("sgd", "sam", "swa", "rsgd"), key=lambda name: mean(name, "90% pruned"))
-    assert best == "swa"
-    three = {name: mean(name, "3 bits, tensor") for name in ALGORITHMS}
-    readme = (PAGE.parents[2] / "README.md").read_text()
-    assert f"Entropy-SGD has {three['esgd']:.2f}%, SGD {three['sgd']:.2f}%" in readme
-    assert (
-        f"one range for each matrix: {three['esgd']:.2f}% against {three['sgd']:.2f}% for SGD"
-        in (WORDS)
-    )
-    pruned = [mean(name, "90% pruned") for name in ("esgd", "swa")]
-    assert f"No if you prune 90%: {pruned[0]:.2f}% against {pruned[1]:.2f}% for SWA" in WORDS
-    behind = [-d for d in ahead("90% pruned")[1:3]]
-    assert f"better than Entropy-SGD, by {behind[0]:.2f} and {behind[1]:.2f} points" in WORDS
-    rise = {name: mean_and_sem(of_contest(name, "3 bits, tensor")[1])[0] for name in ALGORITHMS}
-    others = sorted(rise[name] for name in ALGORITHMS[:-1])
-    cost = (
-        f"cost Entropy-SGD {rise['esgd']:.2f} points, and the other algorithms {others[0]:.2f} to"
-    )
-    assert f"{cost} {others[-1]:.2f} points" in WORDS
-    most = max(of_contest(name, "3 bits, channel")[1].mean() for name in ALGORITHMS)
-    assert f"any algorithm at most {most:.2f} points" in WORDS
-    gains = three["sgd"] - mean("sgd", "3 bits, channel"), three["sgd"] - three["esgd"]
-    assert f"this change ({gains[0]:.2f} points) than from Entropy-SGD ({gains[1]:.2f} points)" in (
-        WORDS
-    )
-    assert f"best after rounding, by {min(ahead('3 bits, channel')):.2f} points or more" in WORDS
-    assert f"part of this, {min(ahead('no change')):.2f} points or more" in WORDS
+def used_of(group):
+    """The solutions that take part in the ranks."""
+    return [r for own in lines_of(group).values() for r in own if is_used(r, STUDY.collapsed)]
 
 
 # --- the algorithms -------------------------------------------------------------------------------
@@ -133,7 +53,7 @@ def rises_of(algorithm):
     names = ("4 bits, tensor", "3 bits, tensor", "70% pruned", "90% pruned")
     records = at_the_choice(algorithm)
     return [
-        *(shown(of_contest(algorithm, name)[1]) for name in names),
+        *(shown(noisy_contest(algorithm, name)[1]) for name in names),
         shown([record["rises"]["100 steps"]["error"] for record in records]),
         shown([record["second_task"]["100 steps"] for record in records]),
     ]
@@ -179,9 +99,7 @@ def test_larger_weights_move_less():
     assert sorted(forgotten, key=forgotten.get)[:2] == ["esgd", "rsgd"]
     taus = []
     for group in (NOISY, CLEAN):
-        records = [
-            r for own in lines_of(group).values() for r in own if is_used(r, STUDY.collapsed)
-        ]
+        records = used_of(group)
         change = [r["moved"]["100 steps"] for r in records]
         taus.append(kendall_tau(change, [r["rises"]["100 steps"]["error"] for r in records]))
     assert f"(τ = {taus[0]:+.2f} and {taus[1]:+.2f})" in WORDS
@@ -241,7 +159,7 @@ def test_intervals():
 
 @pytest.mark.parametrize("group", [NOISY, CLEAN])
 def test_stored_taus_are_kendalls_of_the_records(group):
-    records = [r for own in lines_of(group).values() for r in own if is_used(r, STUDY.collapsed)]
+    records = used_of(group)
     assert len(records) == STORED["solutions"][group]["used"]
     for predictor in PREDICTORS:
         values = [record["predictors"][predictor] for record in records]
@@ -322,7 +240,7 @@ def test_forgetting_and_the_learning_coefficient():
     assert f"absolute noise ({both('all', 'learning_coefficient', 'absolute noise')})" in WORDS
     partial = []
     for group in (NOISY, CLEAN):
-        used = [r for own in lines_of(group).values() for r in own if is_used(r, STUDY.collapsed)]
+        used = used_of(group)
         coefficient = [r["predictors"]["learning_coefficient"] for r in used]
         rise = [r["rises"]["100 steps"]["error"] for r in used]
         second = [r["second_task"]["100 steps"] for r in used]

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -211,60 +210,17 @@ def test_metrics_follow_the_checkpoint(task, finished, run):
         assert metrics.read_text() == good
 
 
-def old(run):
-    """A directory as it was before there were digests: the history stood in metrics.jsonl alone."""
-    unsealed = lambda path: path.write_text(json.dumps(store.read_json(path)))
-    unsealed(run / "config.json")
-    (run / "result.json").unlink()
-    lines = store.read_lines(run / "metrics.jsonl")
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for path in (run / "checkpoints").iterdir():
-        (path / "about").rename(path / "losses")
-        (path / "losses" / "metadata").write_text('{"losses": []}')
-
-
-def test_directories_of_earlier_versions_are_continued(task, finished, run):
-    old(run)
-    shutil.rmtree(run / "checkpoints" / "8")
-    good = without_seconds(finished[1])
-    assert resume(task, run) == good
-    assert resume(task, run) == good  # complete
-    old_again = run / "metrics.jsonl"
-    assert len(store.read_lines(old_again)) == 4
-
-
-def test_keys_inside_sam_that_were_arrays_are_continued(tmp_path):
-    """As checkpoints of earlier versions hold them."""
-    config = CONFIG.changed(algorithm="esam", gamma=0.3, epochs=10, seed=3)
-    new, path = started(config), tmp_path / "run"
-    state = arrays_of(new.state)
-    inside = state["opt_state"].opt_state
-    saved = inside._replace(key=jnp.stack(inside.key))
-    before = state | {"opt_state": state["opt_state"]._replace(opt_state=saved)}
-    run = RunDirectory(path, config, new.task.fingerprint)
-    with run.claimed():
-        run.save(0, before, np.zeros((0, 1)), [])
-    about = path / "checkpoints" / "0" / "about"
-    about.rename(about.with_name("losses"))
-    about.with_name("losses").joinpath("metadata").write_text('{"losses": []}')
-    (path / "metrics.jsonl").write_text('{"step": 0}\n')
-    unsealed = store.read_json(path / "config.json")
-    (path / "config.json").write_text(json.dumps(unsealed))
-    found = RunDirectory(path, config, new.task.fingerprint).restore(state)
-    chex.assert_trees_all_equal(found.state, state)
-
-
-def test_old_histories_that_are_missing_are_named(task, run):
-    old(run)
-    (run / "metrics.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
-        resume(task, run)
-
-
 def test_a_checkpoint_must_have_its_digest(task, run):
     (run / "result.json").unlink()
     shutil.rmtree(run / "checkpoints" / "8" / "about")
     with pytest.raises(ValueError, match="checkpoints/8"):
+        resume(task, run)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_files_of_a_run_must_have_their_digests(name, task, run):
+    (run / name).write_text(json.dumps(store.read_json(run / name)))
+    with pytest.raises(ValueError, match=rf"{name} is damaged: it has no digest"):
         resume(task, run)
 
 

@@ -97,8 +97,8 @@ def test_cached_values_know_what_they_belong_to(tmp_path):
     assert "trials: wanted 2, found nothing" in str(refused.value)
     assert "seed:" not in str(refused.value)
     assert store.read_cached(path, {"config": {"epochs": 3}}) == RECORD
-    path.write_text(json.dumps([1, 2]))  # as before November 2026
-    with pytest.raises(store.DamagedFileError, match=r"experiments\.convert"):
+    path.write_text(json.dumps([1, 2]))
+    with pytest.raises(store.DamagedFileError, match="no cached value that knows its settings"):
         store.cached(path, IDENTITY, lambda: None)
 
 
@@ -119,7 +119,7 @@ def test_records_say_what_made_them(tmp_path):
     store.write_json(path, RECORD)
     assert json.loads(path.read_text())["made_by"] == made_by
     assert store.read_json(path) == RECORD
-    store.write_json(path, RECORD | {store.MADE_BY: None})  # an old one, converted
+    store.write_json(path, RECORD | {store.MADE_BY: None})  # of an unknown program
     assert json.loads(path.read_text())["made_by"] is None
     store.write_json(path, RECORD)  # nothing new: left alone
     assert json.loads(path.read_text())["made_by"] is None

@@ -32,8 +32,8 @@ def tables(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _range(quartiles, digits=2):
-    low, median, high = (f"{q:.{digits}f}" for q in quartiles)
+def _range(quartiles):
+    low, median, high = (f"{q:.2f}" for q in quartiles)
     return f"{median} ({low} to {high})"
 
 

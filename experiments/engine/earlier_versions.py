@@ -1,21 +1,13 @@
-"""Reads configurations and checkpoints of earlier versions.
+"""Reads configurations of recorded results from before November 2026.
 
-Until November 2026, a configuration held the settings of all algorithms. The settings that the run
-did not use had no effect and are dropped.
-
-Checkpoints of runs without digests hold the same numbers in other containers.
+A configuration then held the settings of all algorithms. The settings that the run did not use had
+no effect and are dropped.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
-import flatjax
 from experiments.engine.algorithm_settings import takers
-
-# --- configurations -----------------------------------------------------------------------------
 
 _OF_MILESTONES = {"milestones", "milestone_factor"}
 _OF_WARMUP = {"warmup_start"}
@@ -38,36 +30,3 @@ def converted(fields: Mapping[str, Any]) -> dict[str, Any]:
     if fields.get("warmup", 0) == 0:
         unused |= _OF_WARMUP
     return {name: value for name, value in fields.items() if name not in unused}
-
-
-# --- checkpoints --------------------------------------------------------------------------------
-
-
-def as_saved(state: Any) -> Any:
-    """Specs of the same numbers in the containers of runs without digests.
-
-    Both couplings had one state, and the numbers of a key inside SAM were an array.
-    """
-
-    def rename(node):
-        if isinstance(node, flatjax.PullToCenterState):
-            return flatjax.CoupleReplicasState(*node, ())
-        if isinstance(node, flatjax.EntropySGDState) and isinstance(node.key, tuple):
-            return node._replace(key=node.key[0].update(shape=(len(node.key),)))
-        return node
-
-    return jax.tree.map(rename, state, is_leaf=_is_renamed)
-
-
-def as_now(state: Any) -> Any:
-    """Such arrays of the numbers of a key as the scalars that they are now."""
-
-    def split(node):
-        is_array = isinstance(node, flatjax.EntropySGDState) and np.ndim(node.key) == 1
-        return node._replace(key=tuple(node.key)) if is_array else node
-
-    return jax.tree.map(split, state, is_leaf=_is_renamed)
-
-
-def _is_renamed(node):
-    return isinstance(node, flatjax.PullToCenterState | flatjax.EntropySGDState)

@@ -30,7 +30,7 @@ def final_model(plan: Plan, task: Task, state: State) -> tuple[chex.ArrayTree, c
 
 
 def held_out_errors(
-    plan: Plan, task: Task, state: State, batches: Iterable[Any] | None = None
+    plan: Plan, task: Task, state: State, batches: Iterable[Any]
 ) -> dict[str, float]:
     """Measures the error, in %, of the final model if training stopped here.
 
@@ -41,7 +41,7 @@ def held_out_errors(
       plan: the static part of the run.
       task: data of the run.
       state: a state during training, or at its end.
-      batches: batches on which the error is measured; all held-out examples by default.
+      batches: batches on which the error is measured.
     """
     params, batch_stats = final_model(plan, task, state)
     test = task.evaluate(params, batch_stats, batches)

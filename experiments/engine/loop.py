@@ -228,7 +228,7 @@ class Run:
         if self.origin is not None:
             result |= {"gradient_evaluations": self.gradients, "origin": self.origin}
         if self.files is not None:
-            self.files.write_model(*model, **self.task.description(*model))
+            self.files.write_model(*model, **self.task.description())
         return result
 
     def save(self) -> None:

@@ -12,8 +12,6 @@ model/          the final model, for `flatjax.models.load`, with the configurati
                 fingerprints
 result.json     written last: it marks a complete run
 run.lock        exists while a process trains there
-
-Directories of earlier versions, without digests, are read and continued unchanged.
 """
 
 import contextlib
@@ -30,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from experiments.engine import fingerprints, processes
 from experiments.engine.config import TrainConfig
-from experiments.engine.earlier_versions import as_now, as_saved, converted
+from experiments.engine.earlier_versions import converted
 from experiments.engine.quiet import quiet
 from experiments.engine.run_identity import check_identity
 from experiments.report import lock, provenance, store
@@ -96,12 +94,6 @@ class RunDirectory:
         self._identity |= {} if network is None else {"network": network}
         self._of_any_revision = of_any_revision
         self._check_same_run()
-
-    @property
-    def _is_sealed(self) -> bool:
-        """Whether all files must have digests; runs of earlier versions have none."""
-        path = self.path / "config.json"
-        return not path.exists() or store.is_sealed(path)
 
     @property
     def _is_begun(self) -> bool:
@@ -226,13 +218,6 @@ class RunDirectory:
 
     def _restore(self, manager, step, path, like) -> Saved:
         state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        if not (path / "about").exists() and not self._is_sealed:
-            state = ocp.args.StandardRestore(as_saved(state.item))
-            items = ocp.args.Composite(state=state, losses=ocp.args.JsonRestore())
-            found = manager.restore(step, args=items)
-            leaves = jax.tree.leaves(as_now(found["state"]))
-            restored = jax.tree.unflatten(jax.tree.structure(like), leaves)
-            return Saved(restored, found["losses"]["losses"], self._old_history(step))
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         about = {"revision": 1} | store.unsealed(about["about"], f"{path / 'about'}")
         self._check_identity(about, of=f"/checkpoints/{step}")
@@ -285,14 +270,6 @@ class RunDirectory:
         if processes.is_main():
             store.append_line(self.path / "metrics.jsonl", record)
 
-    def _old_history(self, step: int) -> list[dict[str, Any]]:
-        """Returns the lines up to a step, for old checkpoints, which do not hold them."""
-        path = self.path / "metrics.jsonl"
-        history = [line for line in store.read_lines(path) if line["step"] <= step]
-        if not history:
-            raise store.DamagedFileError(f"{path} has no line of an epoch before step {step}")
-        return history
-
     def reset_metrics(self, history: list[dict[str, Any]]) -> None:
         """Makes metrics.jsonl equal the history of the checkpoint."""
         if processes.is_main():
@@ -310,7 +287,7 @@ class RunDirectory:
           ValueError: the file is damaged, or belongs to another run.
         """
         path = self.path / "result.json"
-        result = store.read_if_there(path, must_be_sealed=self._is_sealed)
+        result = store.read_if_there(path, must_be_sealed=True)
         if result is None:
             return None
         if not {"config", "history", "test_error"} <= result.keys():
@@ -336,7 +313,7 @@ def read_config(path: pathlib.Path) -> TrainConfig:
     Raises:
       ValueError: the file is damaged or of another version; the message names it.
     """
-    fields = store.read_json(path)
+    fields = store.read_json(path, must_be_sealed=True)
     try:
         if "algorithm" not in fields:
             raise ValueError("there is no algorithm in it")

@@ -68,9 +68,8 @@ class Task:
         is_own = foreign_module(self.config.network.model) is None
         return None if is_own else self.objective.network_fingerprint
 
-    def description(self, params: chex.ArrayTree, batch_stats: chex.ArrayTree) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """Returns the arguments of `flatjax.models.save` for a model of this task."""
-        del params, batch_stats
         problem = self.objective.problem
         return {
             "model": self.config.network.model,

@@ -1,6 +1,7 @@
 """Statistics over seeds, shared by tables and pictures."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -66,6 +67,27 @@ def with_error(mean: float, sem: float, count: int, *, sign: str = "", digits: i
     """
     shown = f"{mean:{sign}.{digits}f}"
     return f"{shown} ± {sem:.{digits}f}" if count > 1 else shown
+
+
+def with_sem(pair: Sequence[float] | None, digits: int = 2) -> str:
+    """Formats a mean of several values and its standard error; empty if None.
+
+    Examples:
+      >>> with_sem((2.0, 0.25)), with_sem(None)
+      ('2.00 ± 0.25', '')
+    """
+    return "" if pair is None else with_error(*pair, count=2, digits=digits)
+
+
+def with_interval(value: float, interval: Sequence[float], digits: int = 2) -> str:
+    """Formats a difference or a coefficient with its interval, all with their signs.
+
+    Examples:
+      >>> with_interval(0.5, (-0.25, 1.25))
+      '+0.50 [-0.25, +1.25]'
+    """
+    low, high = interval
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def paired_difference(
@@ -144,16 +166,16 @@ def holm_levels(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
     return levels
 
 
-def least_detectable(differences: ArrayLike, level: float = 0.05, power: float = 0.8) -> float:
-    """Estimates the mean difference that a paired t-test finds with the given power.
+def least_detectable(differences: ArrayLike, level: float) -> float:
+    """Estimates the mean difference that a paired t-test finds with a power of 0.8.
 
     Examples:
-      >>> round(least_detectable([-1.0, 1.0] * 10), 2)
+      >>> round(least_detectable([-1.0, 1.0] * 10, 0.05), 2)
       0.68
     """
     differences = np.asarray(differences)
     freedom = len(differences) - 1
-    quantiles = scipy.stats.t.ppf([1 - level / 2, power], freedom).sum()
+    quantiles = scipy.stats.t.ppf([1 - level / 2, 0.8], freedom).sum()
     return float(quantiles * standard_error(differences))
 
 

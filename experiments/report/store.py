@@ -10,8 +10,8 @@
 - Records of a long study are lines of JSON, appended during the study, so that an interrupted study
   continues where it stopped.
 
-Files from before digests (until November 2026) are read without that check. Cached values among
-them are refused, because they have no identity; `python -m experiments.convert` adds it.
+Where digests are not required, records from before digests are read without that check: the first
+lines of the ladder have none.
 """
 
 import contextlib
@@ -203,11 +203,6 @@ def read_json(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, 
     return _parsed(path.read_bytes(), str(path), must_be_sealed=must_be_sealed)
 
 
-def is_sealed(path: pathlib.Path) -> bool:
-    """Whether a JSON object has a digest, as all newer files have."""
-    return f'"{SEAL}"' in path.read_text(encoding="utf-8", errors="replace")
-
-
 def read_if_there(path: pathlib.Path, *, must_be_sealed: bool = False) -> dict[str, Any] | None:
     """Reads a JSON object like `read_json`; returns None if the file is missing."""
     return read_json(path, must_be_sealed=must_be_sealed) if path.exists() else None
@@ -253,7 +248,7 @@ def read_cached(path: pathlib.Path, identity: Mapping[str, Any]) -> Any | None:
 
     Raises:
       OtherIdentityError: the file belongs to other settings.
-      DamagedFileError: the file is damaged, or older than identities.
+      DamagedFileError: the file is damaged, or holds no identity.
     """
     if not path.exists():
         return None
@@ -262,9 +257,8 @@ def read_cached(path: pathlib.Path, identity: Mapping[str, Any]) -> Any | None:
         found = record["identity"], record["value"]
     except (DamagedFileError, KeyError) as error:
         raise DamagedFileError(
-            f"{path} is no cached value that knows its settings ({error}). If it was recorded "
-            "before November 2026, `python -m experiments.convert` adds them; else delete it to "
-            "make it again."
+            f"{path} is no cached value that knows its settings ({error}). Delete it to make it "
+            "again."
         ) from error
     check_identity(identity, found[0], str(path))
     return found[1]

@@ -111,13 +111,20 @@ def seeds_of_data(seeds: Sequence[int], normalized_by: int | None) -> list[int]:
     return others if normalized_by is None else [normalized_by, *others]
 
 
-def validation_errors(model: Trained) -> dict[str, Any]:
-    """Returns the held-out error in % (100 for a run that diverged), losses, meeting."""
+def held_out_errors(model: Trained, name: str) -> dict[str, float | None]:
+    """Returns `<name>_error` in % (100 for a run that diverged) and `<name>_loss`."""
     found = model.task.evaluate(model.params, model.batch_stats)
     finite = bool(np.isfinite(found["loss"]))
     return {
-        "validation_error": 100 * float(found["error"]) if finite else 100.0,
-        "validation_loss": float(found["loss"]) if finite else None,
+        f"{name}_error": 100 * float(found["error"]) if finite else 100.0,
+        f"{name}_loss": float(found["loss"]) if finite else None,
+    }
+
+
+def validation_errors(model: Trained) -> dict[str, Any]:
+    """Returns the held-out error in % (100 for a run that diverged), losses, meeting."""
+    return {
+        **held_out_errors(model, "validation"),
         "train_loss": model.train_loss if np.isfinite(model.train_loss) else None,
         **meeting_record(model),
     }

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.report import bars, provenance, store
 from experiments.report.statistics import standard_error
+from experiments.studies.units import lacking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,26 +60,25 @@ def simulate_points(
     Returns:
       Name of a point -> its simulations: seed, values and seconds.
     """
-    with store.claimed(path):
-        return _simulate_missing(points, path, progress)
-
-
-def _simulate_missing(points, path, progress):
-    done = read_simulations(path)
     wanted = [(seed, point) for point in points for seed in range(point.seeds)]
-    known = {(name, run["seed"]) for name, runs in done.items() for run in runs}
-    missing = [(seed, point) for seed, point in wanted if (point.name, seed) not in known]
-    bar = bars.bar(missing, progress=progress, desc="simulations")
-    for seed, point in bar:
-        bar.set_postfix_str(point.curve)
-        start = time.perf_counter()
-        values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
-        run = {"seed": seed, "values": values}
-        run["seconds"] = round(time.perf_counter() - start, 2)
-        about = {"point": point.name, "revision": provenance.of_simulation(point.name)}
-        store.append_line(path, store.signed(about | run))
-        done.setdefault(point.name, []).append(run)
+    with store.claimed(path):
+        done = read_simulations(path)
+        known = ({"point": name, "seed": run["seed"]} for name, own in done.items() for run in own)
+        missing = lacking(known, wanted, lambda run: {"point": run[1].name, "seed": run[0]})
+        for seed, point in (bar := bars.bar(missing, progress=progress, desc="simulations")):
+            bar.set_postfix_str(point.curve)
+            run = _simulated(point, seed)
+            about = {"point": point.name, "revision": provenance.of_simulation(point.name)}
+            store.append_line(path, store.signed(about | run))
+            done.setdefault(point.name, []).append(run)
     return done
+
+
+def _simulated(point: Point, seed: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    values = {name: float(value) for name, value in point.simulate(point.key(seed)).items()}
+    seconds = round(time.perf_counter() - start, 2)
+    return {"seed": seed, "values": values, "seconds": seconds}
 
 
 def read_simulations(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:

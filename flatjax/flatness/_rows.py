@@ -25,7 +25,6 @@ import scipy.special
 from flatjax.flatness import _tables
 
 NUM_BOOTSTRAP = 2000
-SOURCES = ("draws", "random vectors", "chains", "batches")
 
 
 class Row(NamedTuple):
@@ -94,7 +93,7 @@ def row(
       label: see `Row`.
       setting: see `Row`.
       value: see `Row`.
-      source: one of `SOURCES`.
+      source: "draws", "random vectors", "chains" or "batches".
       units: values of the units, (U,); for batches, their contributions to the mean.
       weights: the batches' shares of the examples; equal by default.
       **options: other attributes of `Row`.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-from jax.scipy.special import log_ndtr, ndtr
+from jax.scipy.special import ndtr
 
 
 @functools.cache
@@ -59,14 +59,6 @@ def upper_tail(x: jax.Array) -> jax.Array:
 def log_density(x: jax.Array) -> jax.Array:
     """Computes the logarithm of the standard normal density."""
     return -(x**2) / 2 - 0.5 * np.log(2 * np.pi)
-
-
-def inverse_mills(x: jax.Array) -> jax.Array:
-    """Computes the derivative of log Phi(x) for any x.
-
-    It is the density over the distribution function.
-    """
-    return jnp.exp(log_density(x) - log_ndtr(x))
 
 
 def _fit_of_erfcx(pivot: float = 3.75, degree: int = 20) -> tuple[float, np.ndarray]:

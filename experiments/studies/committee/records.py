@@ -70,10 +70,7 @@ def read(
                 f"{place} belongs to another study: this one has no solver {label!r}."
             )
         if "identity" not in record:
-            raise store.DamagedFileError(
-                f"{place} does not know its settings. If it was recorded before November 2026, "
-                "`python -m experiments.convert` adds them; else delete the file."
-            )
+            raise store.DamagedFileError(f"{place} does not know its settings. Delete the file.")
         solver = study.solvers[label] if path.stem == "tuning" else chosen[label]
         if path.stem == "tuning":
             solver = type(solver).from_json(record["settings"])

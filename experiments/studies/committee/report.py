@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
-from experiments.report.statistics import LEAST_FOR_TAU, mean_and_sem, with_error
+from experiments.report.statistics import LEAST_FOR_TAU, mean_and_sem, or_nan, with_error
 from experiments.report.tables import markdown_table
 from experiments.studies.committee import records
 from experiments.studies.committee.description import CommitteeStudy
@@ -186,7 +186,7 @@ def draw(
             panel.sharey(panels[0][0])
         for height, (label, own) in enumerate(runs.items()):
             _draw_row(panels[0], study, own, label, height, next(iter(runs.values())))
-        _label_rows(panels[0], study, list(runs))
+        _label_rows(panels[0], list(runs))
         entropies, errors, estimates = panels[1]
         means = _mean_errors(solutions)
         for label, own in runs.items():
@@ -251,7 +251,7 @@ def _draw_mean(panel, runs, value, label, height):
     panel.plot(np.mean([value(run) for run in runs]), height, **style | {"ls": ""})
 
 
-def _label_rows(panels, study, labels):
+def _label_rows(panels, labels):
     entropy, energy, error = panels
     entropy.set_yticks(range(len(labels)), labels)
     entropy.set_ylim(len(labels) - 0.5, -0.5)
@@ -267,7 +267,7 @@ def _label_rows(panels, study, labels):
 
 
 def _draw_entropies(panel, study, runs, label):
-    phi = np.array([[np.nan if v is None else v for v in run["phi"]] for run in runs], dtype=float)
+    phi = np.array([[or_nan(value) for value in run["phi"]] for run in runs])
     good = np.array([run["converged"] for run in runs])
     mean = np.nanmean(np.where(good, phi, np.nan), axis=0)
     style = _style(label) | {"lw": 1.2, "ms": 3}

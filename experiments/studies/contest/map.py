@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.report import plots
 from experiments.studies.contest.description import Contest
+from experiments.studies.contest.results import PRIMARY
 
 BETTER, WORSE = "#B5DDF3", "#F7CF8B"  # pale, so that no algorithm's colour is taken for them
 # Quantity -> title of its panel, factor, digits.
@@ -41,7 +42,7 @@ def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -
     with plots.drawing(path, len(PANELS), 1, height=height) as (figure, panels):
         figure.get_layout_engine().set(rect=(0, NOTE_HEIGHT / height, 1, 1 - NOTE_HEIGHT / height))
         for panel, quantity in zip(panels, PANELS, strict=True):
-            _draw_panel(panel, quantity, settings, columns, cells, contest)
+            _draw_panel(panel, quantity, settings, columns, cells)
         note = (
             "Difference of means over test seeds ± half of its interval at the corrected level.\n"
             "Blue: better than the reference; orange: worse; white: the interval holds 0.\n"
@@ -52,7 +53,7 @@ def draw(contest: Contest, rows: Sequence[dict[str, Any]], path: pathlib.Path) -
             panel.set_axis_off()
 
 
-def _draw_panel(panel, quantity, settings, columns, cells, contest):
+def _draw_panel(panel, quantity, settings, columns, cells):
     title, factor, digits = PANELS[quantity]
     left = -LABEL_WIDTH / ((plots.WIDTH - LABEL_WIDTH) / max(len(columns), 1))
     panel.set_xlim(left, len(columns))
@@ -66,7 +67,7 @@ def _draw_panel(panel, quantity, settings, columns, cells, contest):
         for x, (reference, name) in enumerate(columns):
             row = cells.get((quantity, reference, name, setting))
             if row is not None:
-                is_primary = row["family"] == "primary"
+                is_primary = row["family"] == PRIMARY
                 _draw_cell(panel, x, y, row, factor, digits, is_primary)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.report.plots import NAMES
+from experiments.report.statistics import with_interval, with_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.description import Contest
 
@@ -77,7 +78,7 @@ def page_tables(
         compared = [(one, base) for one in searched if one != base]
         found[f"{titles[quantity]} minus {short(base)}"] = differences(quantity, compared, False)
     sigma = f"{contest.outcomes.sigmas[-2]:g}"
-    energy = lambda row: with_sem(row.get("local_energy", {}).get(sigma), 2)
+    energy = lambda row: with_sem(row.get("local_energy", {}).get(sigma))
     found[f"Local energy %, σ={sigma}"] = numbers(energy, searched)
     for rise in RISES:
         show = lambda row, rise=rise: with_sem(row.get("rises", {}).get(rise, {}).get("error"), 1)
@@ -151,9 +152,8 @@ def _primary(contest, cells, table) -> str:
             if row is None:
                 shown += ["", ""]
                 continue
-            low, high = row["interval"]
             shown += [
-                f"{row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                with_interval(row["difference"], row["interval"]),
                 f"{row['p_corrected']:.2g}",
             ]
         return shown
@@ -217,11 +217,6 @@ def short_name(contest: Contest, name: str) -> str:
     if name not in contest.contestants:
         return name.removeprefix(f"{contest.baseline}, ").replace("stopped early", "stopped")
     return _WORD.sub(lambda word: NAMES[word[0]], re.sub(r" y=\d+,", "", name))
-
-
-def with_sem(value: Sequence[float] | None, digits: int) -> str:
-    """A mean with its standard error; empty if there is none."""
-    return "" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
 
 
 def _plain(value) -> str:

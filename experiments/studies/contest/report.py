@@ -9,12 +9,18 @@ from experiments.engine.algorithm_settings import Fork
 from experiments.engine.algorithms import ALGORITHMS, first_averaged
 from experiments.report import store
 from experiments.report.meeting import Meetings
-from experiments.report.statistics import expected_best, mean_and_sem, or_nan
+from experiments.report.statistics import (
+    expected_best,
+    mean_and_sem,
+    or_nan,
+    with_interval,
+    with_sem,
+)
 from experiments.report.tables import markdown_table
 from experiments.studies.contest import forest
 from experiments.studies.contest import map as contest_map
 from experiments.studies.contest.description import Contest
-from experiments.studies.contest.page import contestant_tables, page_tables, with_sem
+from experiments.studies.contest.page import contestant_tables, page_tables
 from experiments.studies.contest.results import (
     PRIMARY,
     Part,
@@ -117,10 +123,7 @@ def summary(contest: Contest, setting: str, name: str, part: Part) -> dict[str, 
         "gradient_evaluations": first["gradient_evaluations"],
         **communication(contest, setting, name, first),
         "settings": first["settings"],
-        "ties": [search.candidates[tie] for tie in search.ties],
-        "candidates": len(search.candidates),
-        "extended": [f"{field} ({end})" for field, end in search.extended],
-        "at_edge": [f"{field} ({end})" for field, end in search.edges],
+        **search.summary(),
         "random": sensitivity(search.first_errors),
     }
 
@@ -209,9 +212,11 @@ def difference_table(rows: list[dict[str, Any]], least: dict[str, float]) -> str
     lines = [header]
     for row in rows:
         digits = 2 if row["quantity"] == "test_error" else 4
-        numbers = [f"{value:+.{digits}f}" for value in (row["difference"], *row["interval"])]
         line = [row["setting"], row["contestant"], row["reference"]]
-        line += [row["quantity"].replace("_", " "), "{} [{}, {}]".format(*numbers)]
+        line += [
+            row["quantity"].replace("_", " "),
+            with_interval(row["difference"], row["interval"], digits),
+        ]
         line += [f"{row['p_corrected']:.2g}"]
         lines.append(line + ([f"{least[row['setting']]:.2f}"] if least else []))
     return markdown_table(lines)
@@ -235,8 +240,8 @@ def outcome_table(contest: Contest, outcomes: list[dict[str, Any]]) -> str:
         line = [row["setting"], row["contestant"]]
         line += [with_sem(row[key], 2 if "%" in name else 4) for key, name in QUALITIES.items()]
         line[2] += f" ({row['diverged']} diverged)" if "diverged" in row else ""
-        line += [with_sem(row.get(key), 2) for key in TESTED]
-        line += [with_sem(row.get("local_energy", {}).get(sigma), 2)]
+        line += [with_sem(row.get(key)) for key in TESTED]
+        line += [with_sem(row.get("local_energy", {}).get(sigma))]
         tolerance = row.get("tolerance", {})
         beyond = f"> {contest.outcomes.sigmas[-1]:g}" if rise in tolerance else ""
         noise = tolerance.get(rise)
@@ -252,7 +257,7 @@ def rise_table(outcomes: list[dict[str, Any]]) -> str:
     changes = list(rows[0]["rises"])
     lines = [["setting", "algorithm", *changes]]
     for row in rows:
-        shown = [with_sem(row["rises"][change]["error"], 2) for change in changes]
+        shown = [with_sem(row["rises"][change]["error"]) for change in changes]
         lines.append([row["setting"], row["contestant"], *shown])
     return markdown_table(lines)
 
@@ -264,7 +269,7 @@ def communication_table(outcomes: list[dict[str, Any]]) -> str:
     for row in outcomes:
         if "workers" in row:
             counts = [str(row[key]) for key in ("workers", "sequential_gradients", "messages")]
-            error = with_sem(row["test_error"], 2)
+            error = with_sem(row["test_error"])
             lines.append([row["setting"], row["contestant"], *counts, error])
     return markdown_table(lines)
 
@@ -275,8 +280,7 @@ def reach_table(rows: list[dict[str, Any]]) -> str:
         return ""
     lines = [["setting", "algorithm", f"minus {rows[0]['reference']}", "p", "reaches it"]]
     for row in rows:
-        low, high = row["interval"]
-        shown = f"{row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        shown = with_interval(row["difference"], row["interval"])
         verdict = "yes" if row["reaches"] else "no"
         lines.append(
             [row["setting"], row["contestant"], shown, f"{row['p_corrected']:.2g}", verdict]

@@ -17,7 +17,7 @@ from experiments.engine.config import TrainConfig
 from experiments.engine.population import Watch, meeting_record
 from experiments.engine.population_files import Nested
 from experiments.engine.task import dataset_digest, make_tasks
-from experiments.engine.time_limit import TimeLimit
+from experiments.engine.time_limit import TimeIsUp, TimeLimit
 from experiments.report import provenance, store
 from experiments.report.store import slug
 from experiments.studies.contest.description import Contest
@@ -45,7 +45,8 @@ def run_contest(
         contest.
     """
     contest.require_lengths(list(contest.settings))
-    options = {"progress": progress, "limit": limit or TimeLimit()}
+    limit = limit or TimeLimit()
+    options = {"progress": progress, "limit": limit}
     units = [
         ((setting, name), functools.partial(_run_part, contest, setting, name, out, options))
         for setting in contest.settings
@@ -125,6 +126,9 @@ def _run_part(contest, setting, contestant, out, options):
         while (found := read()[0]).missing:
             _validate(contest, setting, contestant, path, found, options)
         found, tested = read()
+        if found.chosen is None:  # the other one's runs are left to another process or call
+            other = contest.contestants[contestant].choice_of
+            raise TimeIsUp(f"{contestant} waits for the choice of {other}.")
         seeds = lacking(tested, contest.seeds_of_test(setting), lambda seed: {"seed": seed})
         if seeds:
             _test(contest, setting, contestant, path, found, seeds, options)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,15 @@ class Search(NamedTuple):
     extended: list[tuple[str, str]]
     edges: list[tuple[str, str]]
     first_errors: list[float]
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what reports say of a complete search, as values for JSON."""
+        return {
+            "ties": [self.candidates[tie] for tie in self.ties],
+            "candidates": len(self.candidates),
+            "extended": [f"{field} ({end})" for field, end in self.extended],
+            "at_edge": [f"{field} ({end})" for field, end in self.edges],
+        }
 
 
 def search(study: Tuned, contestant: str, errors: Errors) -> Search:

@@ -35,8 +35,8 @@ class Mode(NamedTuple):
     center: Callable[..., chex.ArrayTree]
 
 
-def last_layers(tasks: Tasks, trained: int = 2) -> Mode:
-    """Trains the last layers; `optax.partition` freezes the others."""
+def last_layers(tasks: Tasks) -> Mode:
+    """Trains the last two layers; `optax.partition` freezes the others."""
 
     def start(key, pretrained, y):
         params = pretrained | {tasks.head: tasks.init(key)[tasks.head]}
@@ -44,7 +44,7 @@ def last_layers(tasks: Tasks, trained: int = 2) -> Mode:
 
     def transformation(tx):
         def labels(params):
-            last = sorted(params)[-trained:]
+            last = sorted(params)[-2:]
             return {name: "train" if name in last else "freeze" for name in params}
 
         return optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)

@@ -4,7 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.statistics import mean_and_sem, paired_difference, with_error
+from experiments.report.statistics import (
+    mean_and_sem,
+    paired_difference,
+    with_error,
+    with_interval,
+    with_sem,
+)
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.results import Part, Results
 from experiments.studies.fine_tuning.description import LORA, FineTuning
@@ -52,8 +58,8 @@ def flatness(mode: str, parts: Parts) -> str:
         lines.append(
             [
                 *(arm, _shown(part.column("train_error"))),
-                *("{:.3f} ± {:.3f}".format(*mean_and_sem(finite(part.column("new_loss")))),),
-                "{:.3f} ± {:.3f}".format(*mean_and_sem(finite(rises))),
+                with_sem(mean_and_sem(finite(part.column("new_loss"))), 3),
+                with_sem(mean_and_sem(finite(rises)), 3),
                 _shown(part.column("old_error_among_all")),
             ]
         )
@@ -100,5 +106,5 @@ def _shown(values: Any) -> str:
 
 
 def _difference(values: np.ndarray, baseline: np.ndarray, digits: int) -> str:
-    mean, (low, high), _ = paired_difference(values, baseline)
-    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    mean, interval, _ = paired_difference(values, baseline)
+    return with_interval(mean, interval, digits)

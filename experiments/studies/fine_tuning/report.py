@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots, store
-from experiments.report.statistics import mean_and_sem, with_error
+from experiments.report.statistics import mean_and_sem, with_error, with_sem
 from experiments.report.tables import markdown_table
 from experiments.studies.contest.report import choice_table, difference_table
-from experiments.studies.contest.results import Part, Results, comparisons
+from experiments.studies.contest.results import PRIMARY, Part, Results, comparisons
 from experiments.studies.fine_tuning.description import FineTuning
 from experiments.studies.fine_tuning.page import finite, page
 from experiments.studies.fine_tuning.run import read_validation
@@ -33,7 +33,7 @@ def report(study: FineTuning, results: Results, out: pathlib.Path) -> str:
     ]
     found = {"comparisons": rows, "outcomes": outcomes}
     store.write_json(out / "fine_tuning.json", found)
-    is_primary = lambda row: row["family"] == "primary"
+    is_primary = lambda row: row["family"] == PRIMARY
     sections = {
         "Primary: errors of the new classes, Holm's correction over all of them": (
             difference_table([row for row in rows if is_primary(row)], {})
@@ -72,13 +72,7 @@ def summary(mode: str, arm: str, part: Part) -> dict[str, Any]:
         for name in ("replicas", "distance"):
             row[name] = mean_and_sem([record["meeting"][name] for record in part.records])
     if part.search is not None:
-        row |= {
-            "settings": first["settings"],
-            "ties": [part.search.candidates[tie] for tie in part.search.ties],
-            "candidates": len(part.search.candidates),
-            "extended": [f"{field} ({end})" for field, end in part.search.extended],
-            "at_edge": [f"{field} ({end})" for field, end in part.search.edges],
-        }
+        row |= {"settings": first["settings"], **part.search.summary()}
     return row
 
 
@@ -97,8 +91,8 @@ def outcome_table(study: FineTuning, outcomes: list[dict[str, Any]]) -> str:
         lines.append(
             [
                 *(row["setting"], row["contestant"], shown("new_error"), shown("old_error")),
-                *(shown("lost"), "{:.3f} ± {:.3f}".format(*loss), shown("train_error")),
-                *("{:.3f} ± {:.3f}".format(*rise), shown("replicas")),
+                *(shown("lost"), with_sem(loss, 3), shown("train_error")),
+                *(with_sem(rise, 3), shown("replicas")),
                 shown("mean_of_factors_error"),
             ]
         )

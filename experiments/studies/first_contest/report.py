@@ -8,7 +8,13 @@ import numpy as np
 from experiments.report import plots, store
 from experiments.report.meeting import Meetings
 from experiments.report.plots import COLORS
-from experiments.report.statistics import holm, mean_and_sem, paired_difference
+from experiments.report.statistics import (
+    holm,
+    mean_and_sem,
+    paired_difference,
+    with_interval,
+    with_sem,
+)
 from experiments.report.tables import markdown_table
 from experiments.studies.first_contest.description import Contest
 
@@ -77,19 +83,19 @@ def table(rows: list[dict[str, Any]], sigma: float) -> str:
             [
                 row["setting"],
                 row["algorithm"],
-                "{:.2f} ± {:.2f}".format(*row["test_error"]),
+                with_sem(row["test_error"]),
                 _interval([row["difference"], *row["interval"]] if compared else None),
                 f"{row['p_holm']:.2g}" if compared else "",
                 *(_interval(row["against"].get(other)) for other in others),
-                "{:.2f} ± {:.2f}".format(*row["train_error"]),
-                "{:.2f} ± {:.2f}".format(*row["local_energy"]),
+                with_sem(row["train_error"]),
+                with_sem(row["local_energy"]),
             ]
         )
     return markdown_table(lines)
 
 
 def _interval(difference):
-    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference) if difference else ""
+    return with_interval(difference[0], difference[1:]) if difference else ""
 
 
 def report(contest: Contest, results: dict[str, Any], out: pathlib.Path) -> str:
@@ -141,7 +147,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
                 _draw_panel(panel, [r for r in own if r["setting"] == setting], labels[title])
                 (sgd,) = (r for r in rows if r["setting"] == setting and "p" not in r)
                 panel.set_title(f"{setting}{title}")
-                panel.set_xlabel("SGD: {:.2f} ± {:.2f} %".format(*sgd["test_error"]))
+                panel.set_xlabel(f"SGD: {with_sem(sgd['test_error'])} %")
 
 
 def _distinct(rows, name):

@@ -14,7 +14,7 @@ from experiments.report import provenance, store
 from experiments.report.statistics import mean_and_sem
 from experiments.report.store import slug
 from experiments.studies.first_contest.description import Contest
-from experiments.studies.runs import unit_file
+from experiments.studies.runs import held_out_errors, unit_file
 from experiments.studies.units import run_units
 
 
@@ -119,10 +119,12 @@ def _tune(contest, setting, algorithm, options) -> list[dict[str, Any]]:
     population = Population(config, make_tasks(config, seeds))
     runs = [(candidate, position) for candidate in candidates for position in range(len(seeds))]
     trained = _train(population, runs, seeds, options)
-    errors = np.reshape([_errors(run)["test_error"] for run in trained], (len(candidates), -1))
+    errors = [held_out_errors(run, "validation")["validation_error"] for run in trained]
     found = [
         {"settings": candidate, "validation_error": mean_and_sem(row) if all(row < 90) else None}
-        for candidate, row in zip(candidates, errors, strict=True)
+        for candidate, row in zip(
+            candidates, np.reshape(errors, (len(candidates), -1)), strict=True
+        )
     ]
     return sorted(found, key=lambda row: (row["validation_error"] or (np.inf,))[0])
 
@@ -137,7 +139,7 @@ def _test(contest, setting, algorithm, options, settings) -> dict[str, Any]:
         "settings": settings,
         "gradient_evaluations": population.plan.gradient_evaluations,
         "runs": [
-            {"seed": seed} | _errors(run) | _local_energy(run) | meeting_record(run)
+            {"seed": seed} | held_out_errors(run, "test") | _local_energy(run) | meeting_record(run)
             for seed, run in zip(seeds, trained, strict=True)
         ],
     }
@@ -154,16 +156,6 @@ def _train(population, runs, seeds, options) -> list[Trained]:
         limit=options["limit"],
         file=unit_file(options["networks"], population.config, runs),
     )
-
-
-def _errors(run: Trained) -> dict[str, float]:
-    """Returns the held-out error in %; 100 for a run that diverged."""
-    found = run.task.evaluate(run.params, run.batch_stats)
-    finite = bool(np.isfinite(found["loss"]))
-    return {
-        "test_error": 100 * float(found["error"]) if finite else 100.0,
-        "test_loss": float(found["loss"]) if finite else None,
-    }
 
 
 def _local_energy(run: Trained) -> dict[str, Any]:

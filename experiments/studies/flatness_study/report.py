@@ -9,7 +9,7 @@ from experiments.report import plots, store
 from experiments.report.meeting import Meetings
 from experiments.report.plots import COLORS
 from experiments.report.ranking import Taus, rank
-from experiments.report.statistics import LEAST_FOR_TAU, standard_error
+from experiments.report.statistics import LEAST_FOR_TAU, standard_error, with_interval
 from experiments.report.tables import markdown_table
 from experiments.studies.flatness.description import MEASURES
 from experiments.studies.flatness_study.description import FlatnessStudy
@@ -24,22 +24,31 @@ KINDS = {
 }
 
 
+def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leaves out solutions that diverged."""
+    return [row for row in rows if not row.get("diverged")]
+
+
+def _values(rows: list[dict[str, Any]], measure: str) -> np.ndarray:
+    values = np.array([row[measure] for row in rows])
+    # A minimum that tolerates more noise than was tried (NaN) is the flattest.
+    return np.nan_to_num(values, nan=0.0) if measure == "pac_bayes" else values
+
+
 def rank_tasks(
-    study: FlatnessStudy, solutions: dict[str, list[dict[str, Any]]]
+    solutions: dict[str, list[dict[str, Any]]],
 ) -> dict[str, dict[str, flatness.Ranking]]:
     """Returns task -> measure -> its ranking of the solutions of that task."""
-    found = {}
-    for task, rows in solutions.items():
-        rows = [row for row in rows if not row.get("diverged")]
+    found: dict[str, dict[str, flatness.Ranking]] = {}
+    for task, every in solutions.items():
+        rows = _finite(every)
         factors = {name: [row["factors"][name] for row in rows] for name in rows[0]["factors"]}
         factors = {name: values for name, values in factors.items() if len(set(values)) > 1}
         errors = [row["test_error"] for row in rows]
         found[task] = {}
         for measure in (*MEASURES, "train_error"):
-            values = np.array([row[measure] for row in rows])
-            # A minimum that tolerates more noise than was tried (NaN) is the flattest.
-            values = np.nan_to_num(values, nan=0.0) if measure == "pac_bayes" else values
-            found[task][measure] = flatness.rank_solutions(values, errors, factors)
+            ranking = flatness.rank_solutions(_values(rows, measure), errors, factors)
+            found[task][measure] = ranking
     return found
 
 
@@ -55,20 +64,19 @@ def table(study: FlatnessStudy, rankings: dict[str, dict[str, flatness.Ranking]]
         line = [title.format(sigma=study.effort.sigma)]
         for measures in rankings.values():
             found = measures[measure]
-            for value, (low, high) in (
-                (found.tau, found.interval),
-                (found.granulated, found.granulated_interval),
-            ):
-                is_shown = found.num_solutions >= LEAST_FOR_TAU
-                line.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if is_shown else "")
+            cells = [
+                with_interval(found.tau, found.interval),
+                with_interval(found.granulated, found.granulated_interval),
+            ]
+            line += cells if found.num_solutions >= LEAST_FOR_TAU else ["", ""]
         lines.append(line)
     return markdown_table(lines)
 
 
 def matched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Selects solutions that have learned their training images and not collapsed."""
-    rows = [row for row in rows if not row.get("diverged")]
-    return [row for row in rows if row["train_error"] <= MATCHED and row["test_error"] <= COLLAPSED]
+    is_matched = lambda row: row["train_error"] <= MATCHED and row["test_error"] <= COLLAPSED
+    return [row for row in _finite(rows) if is_matched(row)]
 
 
 def rank_matched(solutions: dict[str, list[dict[str, Any]]]) -> dict[str, Taus]:
@@ -78,11 +86,8 @@ def rank_matched(solutions: dict[str, list[dict[str, Any]]]) -> dict[str, Taus]:
         used = matched(rows)
         if len({str(row["factors"]) for row in used}) < LEAST_FOR_TAU:
             continue
-        names = [name for name in MEASURES if name != "pac_bayes"]
-        values = {name: [row[name] for row in used] for name in names}
-        values["pac_bayes"] = np.nan_to_num([row["pac_bayes"] for row in used], nan=0.0)
         found[task] = rank(
-            values,
+            {measure: _values(used, measure) for measure in MEASURES},
             {"test error": [row["test_error"] for row in used]},
             configurations=[row["factors"] for row in used],
             within=[task] * len(used),
@@ -105,8 +110,7 @@ def matched_table(
         line = [title.format(sigma=study.effort.sigma)]
         for found in taus.values():
             tau = found[kind][measure]["test error"]
-            low, high = tau.interval
-            line.append(f"{tau.value:+.2f} [{low:+.2f}, {high:+.2f}]")
+            line.append(with_interval(tau.value, tau.interval))
         lines.append(line)
     return markdown_table(lines)
 
@@ -115,8 +119,8 @@ def algorithms_table(solutions: dict[str, list[dict[str, Any]]]) -> str:
     """Tabulates medians of each algorithm's errors and local energy."""
     lines = [["task", "algorithm", "solutions", "test error %", "training error %", "loss"]]
     lines[0].append("local energy %")
-    for task, rows in solutions.items():
-        rows = [row for row in rows if not row.get("diverged")]
+    for task, every in solutions.items():
+        rows = _finite(every)
         for algorithm in dict.fromkeys(row["factors"]["algorithm"] for row in rows):
             own = [row for row in rows if row["factors"]["algorithm"] == algorithm]
             median = lambda name, own=own: np.median([row[name] for row in own])
@@ -130,7 +134,7 @@ def algorithms_table(solutions: dict[str, list[dict[str, Any]]]) -> str:
 
 def report(study: FlatnessStudy, solutions: dict[str, Any], out: pathlib.Path) -> str:
     """Writes flatness_study.json, .md and .png; returns the tables."""
-    rankings = rank_tasks(study, solutions)
+    rankings = rank_tasks(solutions)
     as_json = {
         task: {measure: found._asdict() for measure, found in measures.items()}
         for task, measures in rankings.items()
@@ -171,10 +175,10 @@ def draw(solutions: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None
     """Draws, for each task, local energy curves, and test error against local energy."""
     options = {"height": 5.8, "squeeze": False}
     with plots.drawing(path, 2, len(solutions), **options) as (figure, panels):
-        for (task, rows), curves, scatter in zip(
+        for (task, every), curves, scatter in zip(
             solutions.items(), panels[0], panels[1], strict=True
         ):
-            rows = [row for row in rows if not row.get("diverged")]
+            rows = _finite(every)
             for algorithm in dict.fromkeys(row["factors"]["algorithm"] for row in rows):
                 own = [row for row in rows if row["factors"]["algorithm"] == algorithm]
                 _draw_algorithm(curves, scatter, own, algorithm)

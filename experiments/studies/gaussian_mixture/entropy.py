@@ -60,48 +60,17 @@ def _surroundings(
     The minimum or the sample at `beta` has a ridge `lam`; the Hebb rule has none. The rule is also
     measured on the same samples, because differences are more accurate than values.
     """
-    if lam is None:
-        theory = _references.noisy_hebb_reference(overlap=noise or 1.0, **mixture)
-    elif beta is None:
-        theory = _references.erm_reference(LOGISTIC, lam=lam, **mixture)
-    else:
-        theory = _references.gibbs_reference(LOGISTIC, lam=lam, beta=beta, **mixture)
-    fit_bias = mixture["rho"] != 0.5
+    fit_bias, finite = mixture["rho"] != 0.5, np.isfinite(counting_beta)
+    theory = _theory_of(mixture, lam, beta, noise)
     rule = _references.hebb_reference(**mixture, fit_bias=fit_bias)
     of = lambda reference: local_entropy(reference, overlap=overlap, beta=counting_beta)
     around, around_rule = of(theory), of(rule)
-
-    def reference(key, patterns, hebb):
-        """Returns weights and bias."""
-        if lam is None:
-            noisy = jax.random.normal(key, hebb.shape)
-            noisy -= (noisy @ hebb) / (hebb @ hebb) * hebb
-            unit = lambda vector: vector / jnp.linalg.norm(vector)
-            c = noise or 1.0
-            return c * unit(hebb) + np.sqrt(1 - c**2) * unit(noisy), 0.0
-        if beta is None:
-            found = simulate.minimise(
-                patterns, LOGISTIC, lam=lam, fit_bias=fit_bias, tolerance=1e-5
-            )
-            return jnp.asarray(found.weights, jnp.float32), found.bias
-        chains = sampling.sample_loss(
-            key, patterns, LOGISTIC, beta=beta, lam=lam, num_chains=1, num_samples=4
-        )
-        return chains.weights[0, 0], 0.0
-
-    finite = np.isfinite(counting_beta)
-    if counting_beta <= 1:
-        sizes = {"num_samples": 60, "burn_in": 30}
-    elif finite:  # at low temperatures, sampling takes longer
-        sizes = {"num_samples": 200, "burn_in": 100}
-    else:  # a chain may keep an error or two: many chains make this rare
-        sizes = {"num_nodes": 8, "num_chains": 8, "num_samples": 100, "burn_in": 100}
 
     def run(key):
         data_key, reference_key, key = jax.random.split(key, 3)
         patterns = gm.sample(data_key, num_features, **mixture)
         hebb = np.sqrt(num_features) * jnp.mean(patterns.label[:, None] * patterns.x, axis=0)
-        weights, bias = reference(reference_key, patterns, hebb)
+        weights, bias = _reference_of(reference_key, patterns, hebb, fit_bias, lam, beta, noise)
         norm = lambda vector: np.sqrt(np.mean(np.square(vector)))
         rule_bias = float(rule.bias) / np.sqrt(float(rule.q))
         found = sampling.sample_local_entropy(
@@ -111,7 +80,7 @@ def _surroundings(
             overlap=overlap,
             bias=np.array([bias / norm(weights), rule_bias]),
             beta=counting_beta,
-            **sizes,
+            **_sizes_of(counting_beta),
         )
         if fit_bias:
             error = gm.generalization_error(
@@ -141,3 +110,39 @@ def _surroundings(
         simulate=run,
         seeds=seeds,
     )
+
+
+def _theory_of(mixture, lam, beta, noise):
+    """Returns the theory's reference."""
+    if lam is None:
+        return _references.noisy_hebb_reference(overlap=noise or 1.0, **mixture)
+    if beta is None:
+        return _references.erm_reference(LOGISTIC, lam=lam, **mixture)
+    return _references.gibbs_reference(LOGISTIC, lam=lam, beta=beta, **mixture)
+
+
+def _reference_of(key, patterns, hebb, fit_bias, lam, beta, noise):
+    """Returns weights and bias of the reference of a sample, given its Hebb rule."""
+    if lam is None:
+        noisy = jax.random.normal(key, hebb.shape)
+        noisy -= (noisy @ hebb) / (hebb @ hebb) * hebb
+        unit = lambda vector: vector / jnp.linalg.norm(vector)
+        c = noise or 1.0
+        return c * unit(hebb) + np.sqrt(1 - c**2) * unit(noisy), 0.0
+    if beta is None:
+        found = simulate.minimise(patterns, LOGISTIC, lam=lam, fit_bias=fit_bias, tolerance=1e-5)
+        return jnp.asarray(found.weights, jnp.float32), found.bias
+    chains = sampling.sample_loss(
+        key, patterns, LOGISTIC, beta=beta, lam=lam, num_chains=1, num_samples=4
+    )
+    return chains.weights[0, 0], 0.0
+
+
+def _sizes_of(counting_beta):
+    """Returns the sizes of the sampling: it takes longer at low temperatures."""
+    if counting_beta <= 1:
+        return {"num_samples": 60, "burn_in": 30}
+    if np.isfinite(counting_beta):
+        return {"num_samples": 200, "burn_in": 100}
+    # A chain may keep an error or two: many chains make this rare.
+    return {"num_nodes": 8, "num_chains": 8, "num_samples": 100, "burn_in": 100}

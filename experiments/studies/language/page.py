@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.statistics import mean_and_sem, paired_difference, with_error
+from experiments.report.statistics import (
+    mean_and_sem,
+    paired_difference,
+    with_error,
+    with_interval,
+)
 from experiments.report.tables import markdown_table
 from experiments.studies.language.description import Language
 from experiments.studies.language.tuned import Tuned, best_of, final_of
@@ -199,12 +204,12 @@ def tuned_section(study: Language, tuned: Tuned) -> list[str]:
         "sequences, after one run for\neach candidate. DiLoCo's outer learning rate and the "
         "pull of rSGD's first coupling are chosen in the\nsame way, in turn with the learning "
         "rate until neither changes. A choice at an edge extends the grid.",
-        searches_table(study, tuned),
+        searches_table(tuned),
         *parts,
     ]
 
 
-def searches_table(study: Language, tuned: Tuned) -> str:
+def searches_table(tuned: Tuned) -> str:
     """Tabulates all candidates whose grid has all of its values."""
     lines = [["arm", "setting", "from", "to", "chosen", "bits, in this order"]]
     for arm, found in tuned.searches.items():
@@ -295,5 +300,4 @@ def coefficient_text(records: Records) -> str:
 
 
 def _shown(found: tuple[float, list[float]]) -> str:
-    mean, (low, high) = found
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return with_interval(*found, digits=3)

@@ -92,4 +92,4 @@ def tuned_meetings(tuned: Tuned) -> Meetings:
 
 def report_tuned(study: Language, tuned: Tuned, out: pathlib.Path) -> str:
     """Returns the tables of the searches and of the runs with chosen settings."""
-    return f"{searches_table(study, tuned)}\n\n{tuned_table(study, tuned)}"
+    return f"{searches_table(tuned)}\n\n{tuned_table(study, tuned)}"

@@ -8,6 +8,8 @@ from experiments.engine.config import TrainConfig
 from experiments.studies.compare.description import Comparison
 from experiments.studies.study import chosen
 
+REPLICAS = 3  # y, in the paper
+
 # A small machine has time for some hundred gradients of a small network, on real images.
 REDUCED = {
     "rgb32": True,
@@ -83,24 +85,21 @@ class Row(Comparison):
         return Comparison(base=base, runs=runs, seeds=1, sigma=self.sigma)
 
 
-def algorithms(epochs: float, *, sgd: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+def algorithms(epochs: float) -> dict[str, dict[str, Any]]:
     """Returns the algorithms of a row, at equal and at y times the gradients.
 
     Args:
       epochs: epochs of the base.
-      sgd: changes of SGD alone.
     """
     return {
-        "SGD": {"algorithm": "sgd"} | dict(sgd or {}),
+        "SGD": {"algorithm": "sgd"},
         "rSGD": {"algorithm": "rsgd"},
         "eSGD": {"algorithm": "esgd"},
         "rSGD x 3": {"algorithm": "rsgd", "epochs": 3 * epochs},
     }
 
 
-def as_published(
-    base: TrainConfig, *, replicas: int = 3, epochs: float | None = None
-) -> dict[str, dict[str, Any]]:
+def as_published(base: TrainConfig, *, epochs: float | None = None) -> dict[str, dict[str, Any]]:
     """Returns the algorithms as in the authors' code, if our rows choose otherwise.
 
     - The coupling is a force in the gradient, which momentum amplifies, instead of a pull after the
@@ -114,14 +113,13 @@ def as_published(
 
     Args:
       base: base of the row.
-      replicas: y.
       epochs: number of epochs, if different from the row's.
     """
     length = {} if epochs is None else {"epochs": epochs}
-    decay = {"weight_decay": replicas * base.optimizer.weight_decay}
-    force = {"decoupled": False}
+    force, shares = {"decoupled": False}, {"replicas": REPLICAS}
+    decay = {"weight_decay": REPLICAS * base.optimizer.weight_decay}
     return {
         "SGD, as published": {"algorithm": "sgd"} | length,
-        "rSGD, as published": {"algorithm": "rsgd", "replicas": replicas} | force | decay | length,
+        "rSGD, as published": {"algorithm": "rsgd"} | shares | force | decay | length,
         "eSGD, as published": {"algorithm": "esgd"} | force | length,
     }
