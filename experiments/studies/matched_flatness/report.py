@@ -135,7 +135,7 @@ def planned_table(taus: Mapping[str, Taus], rows: list[dict[str, Any]]) -> str:
 
 
 def tau_table(taus: Mapping[str, Taus], kind: str, outcome: str) -> str:
-    """Tabulates a kind of coefficient and its errors; a star marks those that are clear."""
+    """Tabulates a kind of coefficient; a star marks those that are clear."""
     lines = [["predictor", *taus]]
     for name, title in PREDICTORS.items():
         line = [title]
