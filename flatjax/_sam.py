@@ -78,6 +78,7 @@ def sam(
         )
 
     def update_fn(updates, state, params, **extra_args):
+        _checks.check_state("cache", state.cache, params)
         _replicas.check_num_replicas(params, None, None, replica_axis)
         is_ascent, is_descent = state.steps_since_sync == 0, state.steps_since_sync == 1
         descent, adv_state = adversary.update(updates, state.adv_state, params)
