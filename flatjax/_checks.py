@@ -25,6 +25,11 @@ def check_number(
     expected: str = "a number",
 ) -> float:
     """Returns `value` as a float; raises unless it is a scalar in the bounds."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name} must be {expected} that is not traced, got {value}. Inside "
+            "optax.inject_hyperparams, list it in static_args."
+        )
     is_number = isinstance(value, numbers.Real | np.ndarray | jax.Array)
     if isinstance(value, bool) or not is_number:
         raise TypeError(f"{name} must be {expected}, got {value!r}.")
