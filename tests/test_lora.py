@@ -151,3 +151,12 @@ def test_a_kernel_has_no_rank_above_its_size():
     assert lora.compressed(factors, 2)["w"].a.shape == (5, 2)
     with pytest.raises(ValueError, match=r"at most 2 for 2 replicas of a kernel \(5, 2\), got 3"):
         lora.compressed(factors, 3)
+
+
+def test_numbers_and_arrays_of_numpy():
+    params = {"kernel": np.ones((6, 5)), "scale": 1.0}  # float64
+    with jax.enable_x64(False):
+        factors = lora.init(0, params, 2)
+        assert factors["scale"] is None
+        found = lora.merged(params, factors)
+    assert found["kernel"].dtype == factors["kernel"].a.dtype == jnp.float32
