@@ -144,6 +144,9 @@ def center(
     Returns:
       A pytree like `params`. Its change has a rank of up to y r.
 
+    Raises:
+      ValueError: the factors are not stacked, or disagree on the number of replicas.
+
     Examples:
       Two replicas whose changes are equal, with opposite signs of both factors:
 
@@ -180,7 +183,7 @@ def compressed(factors: Any, rank: int, *, replica_axis: int = 0) -> Any:
       Factors of one network.
 
     Raises:
-      ValueError: `rank` is below 1 or above its largest value.
+      ValueError: `rank` is below 1 or above its largest value, or the factors are not stacked.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -227,6 +230,11 @@ def _matrix(w: jax.Array) -> tuple[int, int]:
 
 def _joined(own: Factors, axis: int) -> tuple[jax.Array, jax.Array]:
     """A_1, ..., A_y side by side, (m, y r), and the B_a below each other, (y r, n)."""
+    if own.a.ndim != 3 or own.b.ndim != 3:
+        raise ValueError(
+            "factors must be stacked, of three axes each, got the shapes "
+            f"{own.a.shape} and {own.b.shape}: see flatjax.stack_replicas."
+        )
     a, b = jnp.moveaxis(own.a, axis, 0), jnp.moveaxis(own.b, axis, 0)
     return a.swapaxes(0, 1).reshape(a.shape[1], -1), b.reshape(-1, b.shape[-1])
 

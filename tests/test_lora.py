@@ -160,3 +160,13 @@ def test_numbers_and_arrays_of_numpy():
         assert factors["scale"] is None
         found = lora.merged(params, factors)
     assert found["kernel"].dtype == factors["kernel"].a.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "mean", [lambda f: lora.center(jnp.zeros((3, 4)), f), lambda f: lora.compressed(f, 1)]
+)
+def test_factors_of_one_network_are_no_stack(mean):
+    """Square ones agree on a number of replicas."""
+    one = lora.Factors(jnp.ones((3, 3)), jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"factors must be stacked, .* \(3, 3\) and \(3, 4\)"):
+        mean(one)
