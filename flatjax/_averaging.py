@@ -79,6 +79,7 @@ def average_params(
 
     def update_fn(updates, state, params, **extra_args):
         del extra_args
+        _checks.check_state("average", state.average, params)
         since_start = state.count - start
         averaged_before = jnp.maximum(since_start // period, 0)
         equal_weight = 1 / (averaged_before + 1).astype(float)

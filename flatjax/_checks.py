@@ -25,6 +25,11 @@ def check_number(
     expected: str = "a number",
 ) -> float:
     """Returns `value` as a float; raises unless it is a scalar in the bounds."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name} must be {expected} that is not traced, got {value}. Inside "
+            "optax.inject_hyperparams, list it in static_args."
+        )
     is_number = isinstance(value, numbers.Real | np.ndarray | jax.Array)
     if isinstance(value, bool) or not is_number:
         raise TypeError(f"{name} must be {expected}, got {value!r}.")
@@ -191,12 +196,25 @@ def check_updates(updates: Any, params: Any) -> None:
     expected: Any = jax.tree.structure(params)
     if structure != expected:
         raise ValueError(f"updates must have the structure of params, {expected}, got {structure}.")
-    leaves = jax.tree_util.tree_leaves_with_path(updates)
-    for (path, update), param in zip(leaves, jax.tree.leaves(params), strict=True):
-        if np.shape(update) != np.shape(param):
+    _check_shapes("updates", updates, params)
+
+
+def check_state(name: str, tree: Any, params: Any) -> None:
+    """Raises if a tree in a state belongs to parameters of other shapes.
+
+    Otherwise the state of one replica would be broadcast to all, without an error.
+    """
+    hint = " For another number of replicas, see flatjax.resize_replicas."
+    _check_shapes(f"state.{name}", tree, params, hint)
+
+
+def _check_shapes(name, tree, params, hint=""):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, param), leaf in zip(leaves, jax.tree.leaves(tree), strict=False):
+        if np.shape(leaf) != np.shape(param):
             raise ValueError(
-                f"updates{jax.tree_util.keystr(path)} must have the shape of params, "
-                f"{np.shape(param)}, got {np.shape(update)}."
+                f"{name}{jax.tree_util.keystr(path)} must have the shape of params, "
+                f"{np.shape(param)}, got {np.shape(leaf)}.{hint}"
             )
 
 

@@ -138,6 +138,8 @@ def couple_replicas(
 
     def update_fn(updates, state, params, **extra_args):
         coupling.check_params(params)
+        if delayed:
+            _checks.check_state("pending", state.pending, params)
         measure = functools.partial(coupling.measure, params, extra_args)
         gamma_t, gamma_state = scoping.step(state.gamma_state, measure, extra_args)
 

@@ -146,9 +146,8 @@ def check_collapsed(
       params: the replicas' parameters, stacked; for Parle, the anchors (`flatjax.eval_params`).
       batches: batches of examples: a list, or a loader that can be iterated again.
       *state: other inputs of `eval_fn`, stacked like the parameters (batch statistics).
-      center_state: the same inputs for the center, re-estimated there
-        (`flatjax.batch_stats.reestimate`);
-        must be given where `state` is.
+      center_state: a tuple of the same inputs for the center, re-estimated there
+        (`flatjax.batch_stats.reestimate`); must be given where `state` is.
       replica_axis: axis of the leaves along which replicas are stacked.
       quantity: name of the compared quantity, as `eval_fn` returns it; lower is better.
       tolerance: by how much the center may be worse than the mean of its replicas.
@@ -157,6 +156,7 @@ def check_collapsed(
       The compared values, and whether the replicas have met.
 
     Raises:
+      TypeError: `center_state` is no tuple.
       ValueError: an unknown quantity, a negative tolerance, or a state without `center_state`.
 
     Warns:
@@ -179,6 +179,11 @@ def check_collapsed(
         raise ValueError(
             "center_state must be given with state: the center needs its own statistics, see "
             "flatjax.batch_stats.reestimate."
+        )
+    if center_state is not None and not isinstance(center_state, tuple):
+        raise TypeError(
+            "center_state must be a tuple of the inputs that follow the batch, such as (stats,), "
+            f"got {_checks.described(center_state)}."
         )
     data = repeatable(batches)
 

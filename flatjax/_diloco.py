@@ -57,7 +57,8 @@ def diloco(
       axis_name: name of the vmap, pmap or mesh axis over which replicas are spread.
       replica_axis: axis of the leaves along which replicas are stacked.
       fragments: masks that divide the weights: each weight belongs to exactly one mask. With P
-        masks, the p-th (from 0) is shared :math:`\lfloor p K / P \rfloor` steps after the first.
+        masks, the p-th (from 0) is shared :math:`\lfloor p K / P \rfloor` steps after the first,
+        modulo K.
       delay: :math:`\tau` < K: the outer step uses the displacement measured :math:`\tau` steps
         ago, so that communication may take :math:`\tau` steps.
       blend: :math:`\alpha`, in [0, 1): after an outer step a replica continues from

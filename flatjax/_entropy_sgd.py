@@ -230,6 +230,7 @@ def entropy_sgd(
     def one_step(grads, state, params, is_last, extra_args):
         """Makes one step of w', and of w if it is the last step of a loop."""
         _replicas.check_num_replicas(params, num_replicas, **where)
+        _checks.check_state("anchor", state.anchor, params)
         alpha = averaging_decay
         gamma_t = scoping.current(state.gamma_state, extra_args)
         eta = at_step(inner_learning_rate, state.step)

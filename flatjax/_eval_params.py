@@ -104,7 +104,9 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
     replace them in the state too. Otherwise training returns to the old ones, or mixes them in.
 
     Counts, schedules and momenta do not change. Wrapped transformations are found in the same
-    places as by `eval_params`.
+    places as by `eval_params`. Of optax's own states, those of `contrib.sam` and
+    `contrib.schedule_free` are replaced, too. Other states that hold weights, such as those of
+    `contrib.madgrad`, do not change: make them anew by `init`.
 
     Args:
       state: the optimizer state.
@@ -149,6 +151,9 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
         if isinstance(node, optax.contrib.SAMState):
             inner = set_params(node.opt_state, params)
             return node._replace(cache=_like("cache", node.cache, params), opt_state=inner)
+        if isinstance(node, optax.contrib.ScheduleFreeState):
+            base = set_params(node.base_optimizer_state, params)
+            return node._replace(z=_like("z", node.z, params), base_optimizer_state=base)
         return node
 
     kinds = (
@@ -157,6 +162,7 @@ def set_params(state: optax.OptState, params: optax.Params) -> optax.OptState:
         CoupleReplicasState,
         OuterPullState,
         optax.contrib.SAMState,
+        optax.contrib.ScheduleFreeState,
     )
     return jax.tree.map(replace, state, is_leaf=lambda node: isinstance(node, kinds))
 

@@ -115,6 +115,7 @@ def _weights_of(size: int, num_replicas: int) -> np.ndarray:
 
 def _mean_of_neighbours(leaf, weights, axis):
     """Computes eq. (1); integers are copied from the nearest, random keys are new."""
+    leaf = jnp.asarray(leaf)  # without x64, NumPy's float64 becomes float32
     take = lambda b: jax.lax.index_in_dim(leaf, b, axis, keepdims=False)
     if is_typed(leaf):
         return jnp.stack([_fold_in(take(int(b)), a) for a, b in enumerate(weights.argmax(1))], axis)

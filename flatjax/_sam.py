@@ -1,15 +1,12 @@
 """Sharpness-aware minimisation (SAM) around any optimizer."""
 
-from collections.abc import Callable
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import SAMState
 
-from flatjax import _checks, _precision
-from flatjax._keys import is_typed
+from flatjax import _checks, _precision, _replicas
 from flatjax._masks import of_weights
 
 
@@ -26,14 +23,17 @@ def sam(
     and applies `optimizer` with this gradient [Foret et al., 2021, `arXiv:2010.01412
     <https://arxiv.org/abs/2010.01412>`_].
 
-    This is a thin adapter of `optax.contrib.sam(..., sync_period=2)`, which has six limits. It
-    refuses extra arguments such as `value`, and optimizer states with typed random keys. It gives
-    NaN on a zero gradient. It keeps the caller's parameters in its state, so they cannot be
-    donated. It restarts a schedule of rho with every pair, and takes one norm over all replicas.
+    The updates are those of `optax.contrib.sam(..., sync_period=2)`, and the state has its type.
+    Optax's own SAM has more limits. It refuses extra arguments such as `value`, and states with
+    typed random keys. In the optimizer's state, it turns infinite numbers into NaN, and flags into
+    integers. It gives NaN on a zero gradient. It keeps the caller's parameters in its state, so
+    they cannot be donated. It restarts a schedule of rho with every pair, and takes one norm over
+    all replicas.
 
     Args:
-      optimizer: the optimizer, which sees every second gradient and the extra arguments. If it
-        contains a coupling, the coupling acts on the weights before their ascent.
+      optimizer: the optimizer, which sees every second gradient and the extra arguments. Put
+        couplings and `average_params` into it. They then act on the weights w. After `sam` in a
+        chain, they would also act on the points of the ascent.
       rho: :math:`\rho`, length of the ascent, in units of the weights; a number or a schedule of
         the count of pairs.
       replica_axis: axis of the leaves along which replicas are stacked, if they are. Each replica
@@ -43,7 +43,8 @@ def sam(
       The transformation. `update` needs `params`. Evaluate after an even number of updates.
 
     Raises:
-      ValueError: rho is negative or not finite, or params are missing.
+      ValueError: rho is negative or not finite, params are missing, or leaves disagree on the
+        number of replicas.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, flatjax
@@ -62,31 +63,40 @@ def sam(
       `flatness.sam_sharpness` (the sharpness that it lowers), `esgd` (another way to flat minima).
     """
     rho = _checks.check_schedule("rho", rho)
+    _checks.check_optional_count("replica_axis", replica_axis, minimum=0)
     optimizer = optax.with_extra_args_support(optimizer)
     adversary = optax.chain(_normalize(replica_axis), optax.sgd(rho))
 
-    def wrapped(extra_args: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
-        # optax selects between states by multiplying them by 0 and 1, which typed keys do not
-        # allow. The state therefore holds the numbers of the keys.
-        def init(params):
-            return jax.tree.map(_key_numbers, optimizer.init(params))
-
-        def update(updates, numbers, params):
-            leaves, treedef = jax.tree.flatten(numbers)
-            leaves = map(_with_impl, leaves, _key_impls(optimizer.init, params))
-            state = jax.tree.unflatten(treedef, leaves)
-            updates, state = optimizer.update(updates, state, params, **extra_args)
-            return updates, jax.tree.map(_key_numbers, state)
-
-        inner = optax.GradientTransformation(init, update)
-        return optax.contrib.sam(inner, adversary, sync_period=2, reset_state=False)
-
     def init_fn(params):
         # A copy, because the state outlives donated parameters.
-        return wrapped({}).init(jax.tree.map(jnp.copy, params))
+        params = jax.tree.map(jnp.copy, params)
+        return SAMState(
+            steps_since_sync=jnp.zeros([], jnp.int32),
+            adv_state=adversary.init(params),
+            opt_state=optimizer.init(params),
+            cache=params,
+        )
 
     def update_fn(updates, state, params, **extra_args):
-        return wrapped(extra_args).update(updates, state, params)
+        _checks.check_state("cache", state.cache, params)
+        _replicas.check_num_replicas(params, None, None, replica_axis)
+        is_ascent, is_descent = state.steps_since_sync == 0, state.steps_since_sync == 1
+        descent, adv_state = adversary.update(updates, state.adv_state, params)
+        moves, opt_state = optimizer.update(updates, state.opt_state, state.cache, **extra_args)
+        back = lambda w, ascended, u: w - ascended + u
+        moves = jax.tree.map(back, state.cache, params, moves)
+        ascent = jax.tree.map(jnp.negative, descent)
+        # The updates are chosen by a product, which keeps the bits of optax's. States may hold
+        # infinite numbers and flags, which a product would turn into NaN and integers.
+        updates = jax.tree.map(lambda u, v: is_descent * u + (1 - is_descent) * v, moves, ascent)
+        choose = lambda here, there: jnp.where(is_ascent, here, there)
+        pick = lambda here, there: jax.tree.map(choose, here, there)
+        return updates, SAMState(
+            steps_since_sync=1 - state.steps_since_sync,
+            adv_state=pick(adv_state, state.adv_state),
+            opt_state=pick(state.opt_state, opt_state),
+            cache=pick(params, state.cache),
+        )
 
     return of_weights(init_fn, update_fn)
 
@@ -99,26 +109,10 @@ def _normalize(replica_axis: int | None) -> optax.GradientTransformation:
         norm = jnp.where(norm == 0, 1, norm)
         return jax.tree.map(lambda g: (g / norm).astype(g.dtype), grads)
 
-    if replica_axis is not None:
-        normalize = jax.vmap(normalize, in_axes=replica_axis, out_axes=replica_axis)
-    return optax.stateless(lambda updates, params: normalize(updates))
+    def update(grads, params):
+        del params
+        if replica_axis is None or not jax.tree.leaves(grads):  # vmap needs at least one array
+            return normalize(grads)
+        return jax.vmap(normalize, in_axes=replica_axis, out_axes=replica_axis)(grads)
 
-
-def _key_numbers(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if is_typed(leaf) else leaf
-
-
-def _with_impl(leaf: jax.Array, impl: Any) -> jax.Array:
-    return leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
-
-
-def _key_impls(init: Callable[[optax.Params], optax.OptState], params: optax.Params) -> list[Any]:
-    """Returns the generator of each typed key in the state; None elsewhere."""
-    found = []
-
-    def note(params):
-        for leaf in jax.tree.leaves(init(params)):
-            found.append(jax.random.key_impl(leaf) if is_typed(leaf) else None)
-
-    jax.eval_shape(note, params)
-    return found
+    return optax.stateless(update)

@@ -63,10 +63,12 @@ def scoping(
     if kind not in SCOPING_KINDS:
         raise ValueError(f"kind must be one of {SCOPING_KINDS}, got {kind!r}.")
 
+    log = jnp.log if isinstance(factor, jax.core.Tracer) else math.log
+
     def schedule(count):  # eq. (1)
         progress = jnp.minimum(count, steps) / steps
         if kind == "exponential":
-            return init_value * jnp.exp(math.log(factor) * progress)
+            return init_value * jnp.exp(log(factor) * progress)
         if kind == "cosine":
             progress = 0.5 * (1 - jnp.cos(jnp.pi * progress))
         return init_value * (1 + (factor - 1) * progress)

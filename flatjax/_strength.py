@@ -86,8 +86,8 @@ def meeting(
     .. math:: \gamma_t = s_t / \eta_t, \qquad s_t = \frac{a}{T} f^{\min(t, T) / T}
 
     With the defaults the replicas are free for the first half of the training and have met well
-    before its end. This holds for every learning rate, schedule and number of steps. The module's
-    docstring explains the numbers.
+    before its end. This holds for every learning rate and schedule, and from three steps on. The
+    module's docstring explains the numbers.
 
     Args:
       learning_rate: :math:`\eta_t`, the optimizer's learning rate, a number or a schedule. Where it

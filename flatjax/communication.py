@@ -70,6 +70,7 @@ def displacement(
       `mean` (the center alone), `flatjax.couple_replicas` (sends such messages).
     """
     where = _checked(leaf, axis_name, replica_axis, dtype)
+    leaf = jnp.asarray(leaf)
     if dtype is None:
         return leaf - leaf_center(leaf, **where)
     # eq. (1)
@@ -109,6 +110,7 @@ def mean(
       `displacement` (from this mean), `flatjax.replica_center` (for a whole pytree).
     """
     where = _checked(leaf, axis_name, replica_axis, dtype)
+    leaf = jnp.asarray(leaf)
     if dtype is None:
         return leaf_center(leaf, **where)
     return _of_parts(lambda part: _exchange(part, **where, dtype=dtype)[1], leaf)

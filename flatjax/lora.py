@@ -82,25 +82,26 @@ def init(key: chex.PRNGKey | int, params: chex.ArrayTree, rank: int, *, mask: Ma
     """
     _checks.check_count("rank", rank)
     if mask is None:
-        is_kernel = lambda w: w.ndim >= 2 and jnp.issubdtype(w.dtype, jnp.floating)
+        is_kernel = lambda w: jnp.ndim(w) >= 2 and jnp.issubdtype(w.dtype, jnp.floating)
         mask = jax.tree.map(is_kernel, params)
     chosen = _masks.moving(params, mask)
     leaves, structure = jax.tree.flatten(chosen)
     if not leaves:
         raise ValueError("mask must choose at least one kernel, but it chooses none.")
     for path, leaf in jax.tree.leaves_with_path(chosen):
-        largest = min(_matrix(leaf)) if leaf.ndim >= 2 else 0
+        largest = min(_matrix(leaf)) if jnp.ndim(leaf) >= 2 else 0
         if rank > largest:
             raise ValueError(
                 f"rank must be at most {largest} for params{jax.tree_util.keystr(path)} of shape "
-                f"{leaf.shape}, got {rank}: mask the leaf."
+                f"{jnp.shape(leaf)}, got {rank}: mask the leaf."
             )
     keys = jax.random.split(as_key("key", key), len(leaves))
 
     def draw(key, w):
         m, n = _matrix(w)
-        a = jax.random.normal(key, (m, rank), w.dtype) / jnp.sqrt(m).astype(w.dtype)
-        return Factors(a, jnp.zeros((rank, n), w.dtype))
+        dtype = jnp.result_type(w)  # without x64, NumPy's float64 becomes float32
+        a = jax.random.normal(key, (m, rank), dtype) / jnp.sqrt(m).astype(dtype)
+        return Factors(a, jnp.zeros((rank, n), dtype))
 
     return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
 
@@ -143,6 +144,9 @@ def center(
     Returns:
       A pytree like `params`. Its change has a rank of up to y r.
 
+    Raises:
+      ValueError: the factors are not stacked, or disagree on the number of replicas.
+
     Examples:
       Two replicas whose changes are equal, with opposite signs of both factors:
 
@@ -179,7 +183,7 @@ def compressed(factors: Any, rank: int, *, replica_axis: int = 0) -> Any:
       Factors of one network.
 
     Raises:
-      ValueError: `rank` is below 1 or above its largest value.
+      ValueError: `rank` is below 1 or above its largest value, or the factors are not stacked.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -226,6 +230,11 @@ def _matrix(w: jax.Array) -> tuple[int, int]:
 
 def _joined(own: Factors, axis: int) -> tuple[jax.Array, jax.Array]:
     """A_1, ..., A_y side by side, (m, y r), and the B_a below each other, (y r, n)."""
+    if own.a.ndim != 3 or own.b.ndim != 3:
+        raise ValueError(
+            "factors must be stacked, of three axes each, got the shapes "
+            f"{own.a.shape} and {own.b.shape}: see flatjax.stack_replicas."
+        )
     a, b = jnp.moveaxis(own.a, axis, 0), jnp.moveaxis(own.b, axis, 0)
     return a.swapaxes(0, 1).reshape(a.shape[1], -1), b.reshape(-1, b.shape[-1])
 
@@ -236,6 +245,7 @@ def _added(params, factors, product, scale):
     def add(own, w):
         if own is None:
             return w
+        w = jnp.asarray(w)
         return (w + scale * product(own).reshape(w.shape)).astype(w.dtype)
 
     is_leaf = lambda node: node is None or _is_factors(node)

@@ -46,6 +46,24 @@ def test_schedules_are_taken_where_optax_takes_them():
     flatjax.sam(optax.sgd(0.1), SCHEDULE)
 
 
+TRACED = {
+    "blend": lambda value: flatjax.diloco(
+        optax.sgd(0.1), optax.sgd(1.0), 2, replica_axis=0, blend=value
+    ),
+    "initial": lambda value: flatjax.schedules.meeting(0.1, 10, initial=value),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_traced_values_are_refused_where_numbers_are_needed(name):
+    def use(value):
+        TRACED[name](value)
+        return value
+
+    with pytest.raises(TypeError, match=f"{name} must be a number that is not traced, .*static_ar"):
+        jax.eval_shape(use, 0.5)
+
+
 COUNTS = {
     "period": lambda count: flatjax.couple_replicas(1.0, replica_axis=0, period=count),
     "inner_steps": lambda count: flatjax.esgd(0.1, 0.1, inner_steps=count),

@@ -237,3 +237,12 @@ def test_what_is_sent(place, dtype, kind, period):
         arrays = sent_in(step.lower(START, state).compile().as_text())
     assert sum(size for found, size in arrays if found == kind) >= 4 * (6 + 3)
     assert all(size <= 4 for found, size in arrays if found != kind)
+
+
+@pytest.mark.parametrize("dtype", [None, "int8", "bfloat16"])
+def test_arrays_of_numpy(dtype):
+    """Without x64, their float64 is float32."""
+    with jax.enable_x64(False):
+        for fn in (communication.displacement, communication.mean):
+            found = fn(np.ones((2, 3)), replica_axis=0, dtype=dtype)
+            assert found.dtype == jnp.float32

@@ -130,3 +130,25 @@ def test_parameters_replaced_after_init(name):
     tx = CASES[name].make()
     new = jax.tree.map(lambda w: 3 - w, PARAMS)
     assert_close(flatjax.set_params(tx.init(PARAMS), new), tx.init(new))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("couple_replicas_delayed", "pending"),
+        ("esgd_stacked", "anchor"),
+        ("parle", "anchor"),
+        ("sam", "cache"),
+        ("average_params", "average"),
+    ],
+)
+@pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1)])
+def test_states_of_another_number_of_replicas_are_refused(name, field, old, new):
+    """A restored state of one replica would be broadcast to all."""
+    tx = CASES[name].make()
+    take = lambda size: jax.tree.map(lambda leaf: leaf[:size], PARAMS)
+    state = jax.eval_shape(tx.init, take(old))
+    with pytest.raises(
+        ValueError, match=rf"(state\.{field}|updates)\['b'\] .* shape of params, \({new}, 1\)"
+    ):
+        jax.eval_shape(tx.update, take(new), state, take(new))

@@ -229,6 +229,18 @@ def test_replaced_parameters_of_other_kinds():
         np.testing.assert_array_equal(leaf, w)
 
 
+def test_replaced_parameters_of_schedule_free():
+    """Its average is computed from the parameters and from the weights z in the state."""
+    base = optax.chain(optax.sgd(0.1), flatjax.average_params())
+    _, state = train(optax.contrib.schedule_free(base, 0.1))
+    state = flatjax.set_params(state, NEW)
+    close = functools.partial(
+        jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    )
+    close(optax.contrib.schedule_free_eval_params(state, NEW), NEW)
+    assert_trees_all_equal(state.base_optimizer_state[1].average, NEW)
+
+
 def test_in_jit():
     params, state, anchor = trained()
     assert_trees_all_equal(jax.jit(flatjax.eval_params)(state, params), anchor)

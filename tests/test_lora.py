@@ -151,3 +151,22 @@ def test_a_kernel_has_no_rank_above_its_size():
     assert lora.compressed(factors, 2)["w"].a.shape == (5, 2)
     with pytest.raises(ValueError, match=r"at most 2 for 2 replicas of a kernel \(5, 2\), got 3"):
         lora.compressed(factors, 3)
+
+
+def test_numbers_and_arrays_of_numpy():
+    params = {"kernel": np.ones((6, 5)), "scale": 1.0}  # float64
+    with jax.enable_x64(False):
+        factors = lora.init(0, params, 2)
+        assert factors["scale"] is None
+        found = lora.merged(params, factors)
+    assert found["kernel"].dtype == factors["kernel"].a.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "mean", [lambda f: lora.center(jnp.zeros((3, 4)), f), lambda f: lora.compressed(f, 1)]
+)
+def test_factors_of_one_network_are_no_stack(mean):
+    """Square ones agree on a number of replicas."""
+    one = lora.Factors(jnp.ones((3, 3)), jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"factors must be stacked, .* \(3, 3\) and \(3, 4\)"):
+        mean(one)

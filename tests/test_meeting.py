@@ -284,6 +284,12 @@ def test_a_schedule_that_diverges_is_reported():
         flatjax.replicated_sgd(0.1, flatjax.schedules.scoping(1e-4, 200), **FORCE)
 
 
+def test_the_state_of_the_center_is_a_tuple():
+    stats = {"mean": jnp.ones(2)}
+    with pytest.raises(TypeError, match=r"center_state must be a tuple .* \(stats,\), got dict"):
+        flatjax.check_collapsed(eval_fn, jnp.ones(2), [], stats, center_state=stats)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

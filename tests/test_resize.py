@@ -179,6 +179,14 @@ def test_random_keys_in_a_state_are_new():
         assert len(np.unique(keys, axis=0)) == number
 
 
+def test_arrays_of_numpy():
+    """Without x64, their float64 is float32."""
+    params = {"w": np.array([[1.0], [2.0], [6.0]])}
+    with jax.enable_x64(False):
+        found, _ = flatjax.resize_replicas(lambda params: (), (), params, 2)
+    np.testing.assert_allclose(found["w"], [[4 / 3], [14 / 3]], rtol=1e-6)
+
+
 def test_the_same_number_changes_nothing():
     tx, params, state = trained("diloco")
     assert flatjax.resize_replicas(tx.init, state, params, Y) == (params, state)

@@ -1,5 +1,6 @@
 """SAM: optax's own where that works, and what it refuses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +110,36 @@ def test_replicas_ascend_on_their_own(axis):
     np.testing.assert_allclose(found, np.stack(expected, axis=axis), rtol=1e-6)
 
 
+def test_states_that_hold_infinite_numbers_and_flags():
+    """Optax's own multiplies states by 0 and 1: infinite ones become NaN, and flags integers."""
+    plateau = optax.contrib.reduce_on_plateau(patience=2)  # its best value is infinite at first
+    guarded = optax.apply_if_finite(optax.chain(optax.sgd(0.1, momentum=0.9), plateau), 3)
+    tx = flatjax.sam(guarded, RHO)
+    start = tx.init(PARAMS)
+    _, state = train(tx, value=2.0)
+    assert float(optax.tree.get(state, "best_value")) == 2.0
+    chex.assert_trees_all_equal_dtypes(start, state)
+    averaging = flatjax.diloco(optax.sgd(0.1), optax.sgd(1.0), 2, replica_axis=0)  # gamma = inf
+    stack = jax.tree.map(lambda w: np.stack([w, 2 * w]), PARAMS)
+    _, state = train(flatjax.sam(averaging, RHO, replica_axis=0), stack, grad=lambda params: params)
+    assert float(optax.tree.get(state, "gamma")) == np.inf
+
+
+def test_an_average_inside_is_that_of_the_weights():
+    grad = lambda w: w**3 - jnp.sin(w)
+    w = jnp.array([1.0, -2.0, 3.0])
+    path = [train(flatjax.sam(optax.sgd(0.05), RHO), w, 2 * t, grad)[0] for t in (1, 2, 3)]
+    tx = flatjax.sam(optax.chain(optax.sgd(0.05), flatjax.average_params()), RHO)
+    found, state = train(tx, w, 6, grad)
+    assert_trees_all_close(flatjax.eval_params(state, found), sum(path) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tree", [{}, {"n": jnp.arange(2)}])
+def test_stacks_without_weights(tree):
+    tx = flatjax.sam(optax.identity(), RHO, replica_axis=0)
+    assert_trees_all_equal(tx.update(tree, tx.init(tree), tree)[0], tree)
+
+
 def test_refuses():
     for rho in (-0.1, np.inf):
         with pytest.raises(ValueError, match="rho must be finite, >= 0"):
@@ -116,3 +147,8 @@ def test_refuses():
     tx = flatjax.sam(optax.sgd(0.1), RHO)
     with pytest.raises(ValueError, match="params must be passed"):
         tx.update(PARAMS, tx.init(PARAMS))
+    with pytest.raises(ValueError, match="replica_axis must be >= 0, got -1"):
+        flatjax.sam(optax.sgd(0.1), RHO, replica_axis=-1)
+    tx = flatjax.sam(optax.sgd(0.1), RHO, replica_axis=0)
+    with pytest.raises(ValueError, match=r"params\['b'\] must carry a replica axis 0"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)

@@ -107,6 +107,11 @@ def test_balanced_gamma_refuses(value, distance, name):
         schedules.balanced_gamma(value, distance)
 
 
+def test_scoping_of_a_traced_factor():
+    gammas = jax.vmap(lambda factor: schedules.scoping(0.5, 4, factor)(2))(jnp.array([1.0, 1e4]))
+    np.testing.assert_allclose(gammas, [0.5, 50.0], rtol=1e-5)
+
+
 def test_balanced_gamma_under_jit():
     assert float(jax.jit(schedules.balanced_gamma)(2.0, 100.0)) == pytest.approx(0.04)
 

@@ -286,7 +286,7 @@ def seed_noise(opt_state: optax.OptState, key: chex.PRNGKey) -> optax.OptState:
     """Puts the run's key into transformations that draw noise."""
     is_noisy = lambda node: isinstance(node, flatjax.EntropySGDState)
     is_sam = lambda node: isinstance(node, optax.contrib.SAMState)
-    # A key, as in checkpoints of earlier versions; its numbers inside SAM, which refuses keys.
+    # As in checkpoints of earlier versions: a key, and its numbers inside SAM.
     given = tuple(jax.random.key_data(key)) if _contains(opt_state, is_sam) else key
     replace = lambda node: node._replace(key=given) if is_noisy(node) else node
     return jax.tree.map(replace, opt_state, is_leaf=is_noisy)
