@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from experiments.benchmarks import scaling_report, suite_figure
 from experiments.configs.committee import STUDY as COMMITTEES
+from experiments.configs.committee_flatness import STUDY as COMMITTEE_FLATNESS
 from experiments.configs.contest import STAGES
 from experiments.configs.contest import STUDY as CONTEST
 from experiments.configs.fine_tuning import STUDY as FINE_TUNING
@@ -15,6 +16,7 @@ from experiments.report.ranking import Tau
 from experiments.report.store import FIGURES, RESULTS, read_json
 from experiments.studies.committee import binary, records
 from experiments.studies.committee import report as committee_report
+from experiments.studies.committee_flatness import report as committee_flatness_report
 from experiments.studies.contest import forest as contest_forest
 from experiments.studies.contest import map as contest_map
 from experiments.studies.fine_tuning import report as fine_tuning_report
@@ -89,6 +91,15 @@ def _committee(path: pathlib.Path) -> None:
     committee_report.draw(COMMITTEES, solutions, estimators, path)
 
 
+def _committee_flatness(path: pathlib.Path) -> None:
+    found = read_json(RESULTS / "committee-flatness" / "committee_flatness.json")["taus"]
+    taus = {
+        (row.pop("patterns"), row.pop("noise")): {name: Tau(**tau) for name, tau in row.items()}
+        for row in found
+    }
+    committee_flatness_report.draw(COMMITTEE_FLATNESS, taus, path)
+
+
 def _committee_binary(path: pathlib.Path) -> None:
     simulations = read_simulations(RESULTS / "committee" / "binary.jsonl")
     binary.draw(binary.tabulate(simulations), path)
@@ -114,6 +125,7 @@ PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
     "language": _language,
     "committee": _committee,
     "committee_binary": _committee_binary,
+    "committee_flatness": _committee_flatness,
     **{f"gaussian_mixture_{name}": _mixture(name) for name in mixture_figures.FIGURES},
     "deep_networks": lambda path: slots.draw_curves("cifar10-smallconvnet", path),
     "cost_model": scale_report.draw,
