@@ -112,9 +112,7 @@ def test_wrong_labels():
     assert not is_worse(NOISY, "rsgd")
 
 
-@pytest.mark.claim(
-    "docs/choosing.md", "It was not with 500 or 10,000 clean images"
-)
+@pytest.mark.claim("docs/choosing.md", "It was not with 500 or 10,000 clean images")
 def test_the_conv_net():
     assert f"Entropy-SGD is worse**, by {-gain(CONV_NOISY, 'esgd'):.2f}" in WORDS
     assert is_worse(CONV_NOISY, "esgd")
