@@ -13,7 +13,7 @@ from experiments.report import store
 from experiments.report.ranking import Tau
 from experiments.report.statistics import mean_and_sem
 from experiments.studies.robustness.description import OUTCOMES, PREDICTORS
-from experiments.studies.robustness.report import is_used, rank_group, tau_cell
+from experiments.studies.robustness.report import is_used, rank_group
 from experiments.studies.robustness.run import read_study
 from experiments.studies.solutions import path_of
 from flatjax.flatness import kendall_tau
@@ -133,7 +133,7 @@ def stored(group, kind, predictor, outcome):
 
 
 def cells(group, kind, predictor):
-    return [tau_cell(stored(group, kind, predictor, outcome)) for outcome in OUTCOMES]
+    return [stored(group, kind, predictor, outcome).shown() for outcome in OUTCOMES]
 
 
 def interval_cell(group, kind, predictor, outcome):

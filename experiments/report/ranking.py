@@ -16,7 +16,7 @@ others and one more variable z, follows from those given C [Kendall, 1942, for o
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -37,6 +37,20 @@ class Tau(NamedTuple):
     interval: tuple[float, float]
     sem: float
     is_clear: bool
+
+    def shown(self, error: Literal["", "interval", "sem"] = "") -> str:
+        """Formats the value with a star if it is clear; empty if it is not defined.
+
+        Examples:
+          >>> tau = Tau(0.512, (0.3, 0.7), 0.1, True)
+          >>> tau.shown(), tau.shown("interval"), tau.shown("sem")
+          ('+0.51*', '+0.51* [+0.30, +0.70]', '+0.51* ± 0.10')
+        """
+        if not np.isfinite(self.value):
+            return ""
+        low, high = self.interval
+        errors = {"": "", "interval": f" [{low:+.2f}, {high:+.2f}]", "sem": f" ± {self.sem:.2f}"}
+        return f"{self.value:+.2f}{'*' if self.is_clear else ''}{errors[error]}"
 
 
 # Kind of coefficient -> predictor -> outcome -> its value and error.

@@ -133,15 +133,9 @@ def tau_table(study: CommitteeFlatness, taus: Mapping[Cell, Mapping[str, Tau]], 
     lines = [["patterns", *(f"noise {noise:g}" for noise in study.noises)]]
     for size in study.sizes:
         shown = [taus.get((size, noise), {}).get(name) for noise in study.noises]
-        lines.append([str(size), *("" if tau is None else _cell(tau) for tau in shown)])
+        cells = ["" if tau is None else tau.shown("interval") for tau in shown]
+        lines.append([str(size), *cells])
     return markdown_table(lines)
-
-
-def _cell(tau: Tau) -> str:
-    if not np.isfinite(tau.value):
-        return ""
-    low, high = tau.interval
-    return f"{tau.value:+.2f}{'*' if tau.is_clear else ''} [{low:+.2f}, {high:+.2f}]"
 
 
 def algorithm_table(rows: list[dict[str, Any]]) -> str:

@@ -125,12 +125,8 @@ def planned_table(taus: Mapping[str, Taus], rows: list[dict[str, Any]]) -> str:
     for network, found in taus.items():
         own = [row for row in rows if row["network"] == network]
         ranked = f"{sum(row['ranked'] for row in own)}/{sum(row['runs'] for row in own)}"
-        shown = []
-        for kind in KINDS:
-            tau = found[kind]["local_energy"]["test_error"]
-            low, high = tau.interval
-            shown.append(f"{tau.value:+.2f}{'*' if tau.is_clear else ''} [{low:+.2f}, {high:+.2f}]")
-        lines.append([network, ranked, *shown])
+        taus_of = [found[kind]["local_energy"]["test_error"] for kind in KINDS]
+        lines.append([network, ranked, *(tau.shown("interval") for tau in taus_of)])
     return markdown_table(lines)
 
 
@@ -138,12 +134,7 @@ def tau_table(taus: Mapping[str, Taus], kind: str, outcome: str) -> str:
     """Tabulates a kind of coefficient; a star marks those that are clear."""
     lines = [["predictor", *taus]]
     for name, title in PREDICTORS.items():
-        line = [title]
-        for found in taus.values():
-            tau = found[kind][name][outcome]
-            shown = f"{tau.value:+.2f}{'*' if tau.is_clear else ''} ± {tau.sem:.2f}"
-            line.append(shown if np.isfinite(tau.value) else "")
-        lines.append(line)
+        lines.append([title, *(found[kind][name][outcome].shown("sem") for found in taus.values())])
     return markdown_table(lines)
 
 

@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.report import store
 from experiments.report.meeting import Meetings
 from experiments.report.ranking import Tau, Taus, rank
@@ -153,16 +151,6 @@ def tau_table(taus: dict[str, dict[str, Tau]]) -> str:
     """Tabulates the taus of one kind; a star marks those that are clear."""
     lines = [["predictor", *OUTCOMES]]
     for predictor, row in taus.items():
-        shown = [tau_cell(row[outcome]) for outcome in OUTCOMES]
+        shown = [row[outcome].shown() for outcome in OUTCOMES]
         lines.append([PREDICTORS[predictor], *shown])
     return markdown_table(lines)
-
-
-def tau_cell(tau: Tau) -> str:
-    """Formats a tau, with a star if it is clear.
-
-    Examples:
-      >>> tau_cell(Tau(0.512, (0.3, 0.7), 0.1, True))
-      '+0.51*'
-    """
-    return f"{tau.value:+.2f}{'*' if tau.is_clear else ''}" if np.isfinite(tau.value) else ""
