@@ -186,6 +186,13 @@ def test_the_command_reports_what_is_there(done, monkeypatch, capsys):
     monkeypatch.setattr(configs, "STUDY", TINY)
     arguments = ["committee-flatness", "--report-only", "--out"]
     assert command_line.main([*arguments, str(done)]) == 0
-    assert "| 40 " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "| 40 " in said.out
+    assert "complete" not in said.err
+    monkeypatch.setattr(configs, "STUDY", dataclasses.replace(TINY, noises=(0.1, 0.2)))
+    assert command_line.main([*arguments, str(done)]) == 0
+    said = capsys.readouterr()
+    assert "| 40 " in said.out
+    assert "what is complete. 1 of 2 cells are not: (40, 0.1)." in said.err
     assert command_line.main([*arguments, str(done / "none")]) == 1
     assert "holds no complete cell" in capsys.readouterr().err

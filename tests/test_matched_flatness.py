@@ -114,7 +114,14 @@ def test_the_command_reports_what_is_there(done, monkeypatch, capsys):
     monkeypatch.setattr(configs, "STUDY", TINY)
     arguments = ["matched-flatness", "--report-only", "--out"]
     assert command_line.main([*arguments, str(done)]) == 0
-    assert "| 4/4 " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "| 4/4 " in said.out
+    assert "complete" not in said.err
+    more = TINY.algorithms | {"SAM": {"algorithm": "sam"}}
+    spaces = TINY.spaces | {"SAM": TINY.spaces["SGD"]}
+    monkeypatch.setattr(configs, "STUDY", dataclasses.replace(TINY, algorithms=more, spaces=spaces))
+    assert command_line.main([*arguments, str(done)]) == 0
+    assert "1 of 2 parts are not: MLP, SAM." in capsys.readouterr().err
     assert command_line.main([*arguments, str(done / "none")]) == 1
     assert "holds no complete part" in capsys.readouterr().err
 

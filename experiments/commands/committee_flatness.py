@@ -36,4 +36,5 @@ class CommitteeFlatness(InParts):
             solvers=chosen(self.algorithms, study.solvers, "algorithms"),
         )
         name = "committee-flatness"
-        return Parts(name, study, part, run_study, read_study, report, meetings, "cell")
+        wanted = [(cell,) for cell in study.cells()]
+        return Parts(name, study, part, run_study, read_study, report, meetings, "cell", wanted)

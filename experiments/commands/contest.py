@@ -1,6 +1,7 @@
 """`python -m experiments contest`."""
 
 import dataclasses
+import itertools
 from typing import Literal
 
 from experiments.commands.in_parts import InParts, Parts
@@ -42,6 +43,6 @@ class Contest(InParts):
             settings=chosen(self.settings, contest.settings, "settings"),
             contestants=chosen(self.algorithms, contest.contestants, "algorithms"),
         )
-        return Parts(
-            "contest", contest, part, run_contest, read_contest, report, meetings, "setting"
-        )
+        wanted = itertools.product(contest.settings, contest.contestants)
+        functions = (run_contest, read_contest, report, meetings)
+        return Parts("contest", contest, part, *functions, "arm", wanted)

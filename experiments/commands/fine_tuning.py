@@ -1,12 +1,13 @@
 """`python -m experiments fine-tuning`."""
 
 import dataclasses
+import itertools
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import fine_tuning as configs
 from experiments.studies.contest.report import meetings
 from experiments.studies.fine_tuning.report import report
-from experiments.studies.fine_tuning.run import read_study, run_study
+from experiments.studies.fine_tuning.run import arms_of, read_study, run_study
 from experiments.studies.study import chosen
 
 
@@ -35,4 +36,6 @@ class FineTuning(InParts):
             modes=tuple(modes),
             contestants=chosen(self.algorithms, study.contestants, "algorithms"),
         )
-        return Parts("fine-tuning", study, part, run_study, read_study, report, meetings, "arm")
+        wanted = itertools.product(study.modes, arms_of(study))
+        functions = (run_study, read_study, report, meetings)
+        return Parts("fine-tuning", study, part, *functions, "arm", wanted)

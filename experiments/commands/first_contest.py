@@ -1,6 +1,7 @@
 """`python -m experiments first-contest`."""
 
 import dataclasses
+import itertools
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import first_contest as configs
@@ -31,6 +32,6 @@ class FirstContest(InParts):
             settings=chosen(self.settings, contest.settings, "settings"),
             spaces=chosen(self.algorithms, contest.spaces, "algorithms"),
         )
-        return Parts(
-            "first-contest", contest, part, run_contest, read_contest, report, meetings, "setting"
-        )
+        wanted = itertools.product(contest.settings, contest.spaces)
+        functions = (run_contest, read_contest, report, meetings)
+        return Parts("first-contest", contest, part, *functions, "arm", wanted)

@@ -1,6 +1,8 @@
 """`python -m experiments flatness-study`."""
 
 import dataclasses
+import itertools
+from typing import Any
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import flatness_study as configs
@@ -31,6 +33,12 @@ class FlatnessStudy(InParts):
             tasks=chosen(self.tasks, study.tasks, "tasks"),
             algorithms=chosen(self.algorithms, study.algorithms, "algorithms"),
         )
-        return Parts(
-            "flatness-study", study, part, run_study, read_study, report, meetings, "block"
-        )
+        wanted = itertools.product(study.tasks, study.algorithms, study.batch_sizes)
+        functions = (run_study, read_study, report, meetings)
+        return Parts("flatness-study", study, part, *functions, "block", wanted, _has)
+
+
+def _has(solutions: dict[str, list[dict[str, Any]]], block: tuple[str, str, int]) -> bool:
+    task, *own = block
+    factors = [row["factors"] for row in solutions.get(task, ())]
+    return any([one["algorithm"], one["batch_size"]] == own for one in factors)

@@ -3,7 +3,8 @@
 import abc
 import dataclasses
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from experiments.engine.time_limit import TimeLimit, parse_duration
@@ -70,9 +71,28 @@ class InParts(Limited, abc.ABC):
         if results:
             print(parts.report(parts.study, results, out))
             warn_of(parts.meetings(results))
+            if not limit.unfinished and (note := parts.incomplete(results)) is not None:
+                print(f"note: {note}", file=sys.stderr)
         elif not limit.unfinished:
             raise ValueError(f"out ({out}) holds no complete {parts.unit} of this study yet.")
         return limit.exit_status
+
+
+NAMED = 5  # units that a message names
+
+
+def holds(results: Any, unit: tuple[Any, ...]) -> bool:
+    """Whether nested mappings have a value for the keys of a unit.
+
+    Examples:
+      >>> holds({"MLP": {"SGD": []}}, ("MLP", "SGD")), holds({"MLP": {"SGD": []}}, ("MLP", "SAM"))
+      (True, False)
+    """
+    for key in unit:
+        if key not in results:
+            return False
+        results = results[key]
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +107,9 @@ class Parts:
       read: function (study, out) -> complete results.
       report: function (study, results, out) -> text.
       meetings: function of the results that returns the meetings of the replicas of all runs.
-      unit: name of one result, for the error message if there is none.
+      unit: name of one result, for messages.
+      wanted: all units of the study, each with its keys in the results.
+      has: function (results, keys of a unit) -> whether it is complete.
     """
 
     command: str
@@ -98,3 +120,17 @@ class Parts:
     report: Any
     meetings: Callable[[Any], Meetings]
     unit: str
+    wanted: Iterable[tuple[Any, ...]]
+    has: Callable[[Any, tuple[Any, ...]], bool] = holds
+
+    def incomplete(self, results: Any) -> str | None:
+        """Says which units of the study are not in the report; None if all are."""
+        wanted = list(self.wanted)
+        missing = [", ".join(map(str, unit)) for unit in wanted if not self.has(results, unit)]
+        if not missing:
+            return None
+        more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        return (
+            f"the report is of what is complete. {len(missing)} of {len(wanted)} {self.unit}s are "
+            f"not: {'; '.join(missing[:NAMED])}{more}."
+        )

@@ -1,6 +1,7 @@
 """`python -m experiments language`."""
 
 import dataclasses
+import itertools
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import language as configs
@@ -34,6 +35,7 @@ class Language(InParts):
         arms = chosen(self.algorithms, study.arms, "algorithms")
         part = dataclasses.replace(study, arms=arms)
         functions = (run_study, read_study, report, meetings)
+        wanted = [*itertools.product(study.arms, study.seeds)]
         if self.tuned:
-            functions = (run_tuned, read_tuned, report_tuned, tuned_meetings)
-        return Parts("language", study, part, *functions, "run")
+            functions, wanted = (run_tuned, read_tuned, report_tuned, tuned_meetings), []
+        return Parts("language", study, part, *functions, "run", wanted)

@@ -1,6 +1,7 @@
 """`python -m experiments matched-flatness`."""
 
 import dataclasses
+import itertools
 
 from experiments.commands.in_parts import InParts, Parts
 from experiments.configs import matched_flatness as configs
@@ -33,4 +34,5 @@ class MatchedFlatness(InParts):
             algorithms=chosen(self.algorithms, study.algorithms, "algorithms"),
         )
         name = "matched-flatness"
-        return Parts(name, study, part, run_study, read_study, report, meetings, "part")
+        wanted = itertools.product(study.networks, study.algorithms)
+        return Parts(name, study, part, run_study, read_study, report, meetings, "part", wanted)

@@ -33,4 +33,6 @@ class Robustness(InParts):
             for label, group in chosen(self.groups, study.groups, "groups").items()
         }
         part = dataclasses.replace(study, groups=groups)
-        return Parts("robustness", study, part, run_study, read_study, report, meetings, "part")
+        wanted = [(label, name) for label, group in study.groups.items() for name in group.centers]
+        functions = (run_study, read_study, report, meetings)
+        return Parts("robustness", study, part, *functions, "part", wanted)
