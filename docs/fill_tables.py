@@ -19,6 +19,7 @@ SECTIONS: Mapping[tuple[str, str], tuple[str, *tuple[str, ...]]] = {
     ("contest_stages.md", "## Variants"): ("contest/variants-page.md",),
     ("contest_stages.md", "## Four workers"): ("contest/workers-4-page.md",),
     ("contest_stages.md", "## Sixteen workers"): ("contest/workers-16-page.md",),
+    ("matched_flatness.md", ""): ("matched-flatness/matched_flatness.md",),
     ("committees.md", "## For which data do flat committees test better?"): (
         "committee-flatness/committee_flatness.md",
         "At matched training error",

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from experiments.benchmarks import scaling_report, suite_figure
 from experiments.configs.committee import STUDY as COMMITTEES
@@ -12,7 +13,7 @@ from experiments.configs.contest import STUDY as CONTEST
 from experiments.configs.fine_tuning import STUDY as FINE_TUNING
 from experiments.configs.language import STUDY as LANGUAGE
 from experiments.figures import overview
-from experiments.report.ranking import Tau
+from experiments.report.ranking import Tau, Taus
 from experiments.report.store import FIGURES, RESULTS, read_json
 from experiments.studies.committee import binary, records
 from experiments.studies.committee import report as committee_report
@@ -26,6 +27,7 @@ from experiments.studies.flatness_study import report as flatness_study_report
 from experiments.studies.gaussian_mixture import figures as mixture_figures
 from experiments.studies.language import picture as language_picture
 from experiments.studies.language import run as language
+from experiments.studies.matched_flatness import report as matched_flatness_report
 from experiments.studies.reproduce import slots
 from experiments.studies.robustness import picture as robustness_picture
 from experiments.studies.scale import report as scale_report
@@ -71,14 +73,21 @@ def _flatness_study(path: pathlib.Path) -> None:
     flatness_study_report.draw(found["solutions"], path)
 
 
+def _matched_flatness(path: pathlib.Path) -> None:
+    found = read_json(RESULTS / "matched-flatness" / "matched_flatness.json")
+    matched_flatness_report.draw(_taus(found["taus"]), path)
+
+
 def _robustness(path: pathlib.Path) -> None:
     found = read_json(RESULTS / "robustness" / "robustness.json")
+    robustness_picture.draw(found["algorithms"], _taus(found["taus"]), path)
+
+
+def _taus(stored: Mapping[str, Any]) -> dict[str, Taus]:
     read = lambda rows: {one: {k: Tau(**v) for k, v in row.items()} for one, row in rows.items()}
-    taus = {
-        group: {kind: read(rows) for kind, rows in kinds.items()}
-        for group, kinds in found["taus"].items()
+    return {
+        group: {kind: read(rows) for kind, rows in kinds.items()} for group, kinds in stored.items()
     }
-    robustness_picture.draw(found["algorithms"], taus, path)
 
 
 def _committee(path: pathlib.Path) -> None:
@@ -120,6 +129,7 @@ PICTURES: Mapping[str, Callable[[pathlib.Path], None]] = {
     **{f"contest_{name}": _stage(name) for name in ("paper", "variants")},
     "contest": _first_contest,
     "flatness_study": _flatness_study,
+    "matched_flatness": _matched_flatness,
     "robustness": _robustness,
     "fine_tuning": _fine_tuning,
     "language": _language,
