@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
+from fast import slow
 
 import flatjax
 from flatjax import flatness
@@ -109,6 +110,70 @@ def test_bootstrapped_intervals_cover_the_truth():
     assert 175 <= hits <= 199
 
 
+@jax.custom_vjp
+def tanh(x):
+    """Has a backward pass only, as many kernels."""
+    return jnp.tanh(x)
+
+
+tanh.defvjp(lambda x: (jnp.tanh(x), x), lambda x, grad: (grad * (1 - jnp.tanh(x) ** 2),))
+
+
+def of_network(params, batch):
+    outputs = tanh(batch["x"] @ params["in"] + params["bias"]) @ params["out"]
+    num = batch["weight"] * len(batch["x"])
+    return {"loss": batch["weight"] * jnp.sum((outputs - batch["y"]) ** 2), "count": num}
+
+
+@pytest.mark.claim("docs/how_flat.md", "linear effect of the examples on the perturbation")
+@pytest.mark.parametrize(
+    "mask", [None, slow({"in": True, "bias": False, "out": True})], ids=["all", "masked"]
+)
+def test_sharpness_has_the_derivative_of_each_batch_as_its_unit(mask):
+    """The first order of resampling: what the sharpness does if a batch counts 1 + h times."""
+    rng, h = np.random.default_rng(0), 1e-5
+    shapes = {"in": (3, 4), "bias": 4, "out": 4}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    batches = [
+        {"x": rng.normal(size=(num, 3)), "y": rng.normal(size=num), "weight": 1.0}
+        for num in (5, 2, 3)
+    ]
+    names = ["sam_sharpness", "adaptive_sharpness"]
+    with jax.enable_x64(True):
+        found = flatness.report(of_network, params, batches, 0, measures=names, mask=mask)
+        for name, rho in zip(names, (0.05, 0.5), strict=True):
+            adaptive = name == "adaptive_sharpness"
+            measure = flatness.sam_sharpness(of_network, rho=rho, adaptive=adaptive, mask=mask)
+
+            def at(number, weight, measure=measure):
+                weighted = list(batches)
+                weighted[number] = batches[number] | {"weight": weight}
+                return measure(params, weighted).rise["loss"]
+
+            row = found[name]
+            expected = [(at(b, 1 + h) - at(b, 1 - h)) / (2 * h) for b in range(3)]
+            np.testing.assert_allclose(row.units - row.weights * row.value, expected, rtol=1e-6)
+            np.testing.assert_allclose(row.units.sum(), row.value, rtol=1e-12)
+            assert row.value == measure(params, batches).rise["loss"]
+
+
+def test_batches_without_examples_contribute_nothing():
+    """They have no mean, but the others' standard error is known; so it is for a zero gradient."""
+    padded = lambda params, batch: {
+        "loss": 0.5 * jnp.sum(batch) * jnp.sum(params**2),
+        "count": jnp.sum(batch > 0),
+    }
+    names = ["sam_sharpness", "adaptive_sharpness", "top_eigenvalue"]
+    batches = [*np.float32([[1, 3], [2, 2], [0, 0], [4, 1]])]
+    found = flatness.report(padded, jnp.ones(2), batches, 0, level="quick", measures=names)
+    for row in found.rows:
+        assert row.sem > 0
+        assert row.units[2] == row.weights[2] == 0
+    flat = flatness.report(padded, jnp.zeros(2), batches, 0, level="quick", measures=names[:2])
+    for row in flat.rows:
+        assert row.value == row.sem == 0
+
+
 @pytest.mark.slow
 def test_tolerated_noise_has_the_error_of_weight_noise(found):
     measure = flatness.weight_noise(
@@ -184,14 +249,14 @@ def test_the_cost_is_said_beforehand_and_is_right(capsys):
         jax.debug.callback(lambda: calls.append(1))
         return eval_fn(params, batch)
 
-    measures = ["local_energy", "weight_noise", "quantization", "pruning"]
+    measures = ["local_energy", "weight_noise", "adaptive_sharpness", "quantization", "pruning"]
     options = {"level": "quick", "measures": measures, "progress": True}
     flatness.report(counted, BLOCK, BATCHES, 0, **options)
     jax.effects_barrier()
     said = capsys.readouterr().err
-    assert "31 evaluations of 8 batches; local_energy, weight_noise" in said
+    assert "32 evaluations, 3 gradients of 8 batches; local_energy, weight_noise" in said
     before = 1 + 3 + len(BATCHES)  # the check, and the pass that counts the batches
-    assert len(calls) == 31 * len(BATCHES) + before
+    assert len(calls) == (32 + 3) * len(BATCHES) + before
 
 
 def test_costs_of_levels_are_those_of_the_docstring():

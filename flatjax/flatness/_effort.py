@@ -151,8 +151,9 @@ def cost_of(measures: Iterable[str], effort: Effort) -> Cost:
     langevin = effort.num_chains * (steps + effort.num_warmup) + steps
     costs = {
         "noise": Cost(len(effort.sigmas) * effort.num_samples + 1),
-        "sam_sharpness": Cost(1, 1),
-        "adaptive_sharpness": Cost(1, 1),
+        # Two of the gradients are for the standard error.
+        "sam_sharpness": Cost(1, 3),
+        "adaptive_sharpness": Cost(1, 3),
         "worst_case_sharpness": Cost(2, effort.ascent_steps),
         "quantization": Cost(len(effort.bits) + 1),
         "pruning": Cost(len(effort.sparsity) + 1),

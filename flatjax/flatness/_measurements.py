@@ -19,11 +19,12 @@ from flatjax.flatness._hessian import spectral_density, top_eigenvalues, trace
 from flatjax.flatness._learning_coefficient import learning_coefficient
 from flatjax.flatness._local_energy import LocalEnergy, local_energy
 from flatjax.flatness._operators import OperatorFn, hessian_operator
-from flatjax.flatness._passes import BY_BATCH, Passes, by_batch
+from flatjax.flatness._passes import BY_BATCH, Passes, by_batch, weighted
 from flatjax.flatness._pruning import pruning
 from flatjax.flatness._quantization import quantization
 from flatjax.flatness._rows import Row, row
-from flatjax.flatness._sharpness import sam_sharpness, worst_case_sharpness
+from flatjax.flatness._sam_units import sam_units
+from flatjax.flatness._sharpness import worst_case_sharpness
 from flatjax.flatness._weight_noise import tolerances
 
 # An eigenvalue counts as negative if it is below minus this share of the largest one. Ritz values
@@ -151,7 +152,7 @@ class Measurements:
     def _sam(self, name, label, rho, params, passes, state):
         measure = self._compiled(
             name,
-            lambda: sam_sharpness(
+            lambda: sam_units(
                 self.labelled,
                 rho=rho,
                 adaptive=name == "adaptive_sharpness",
@@ -159,9 +160,9 @@ class Measurements:
                 mask=self.mask,
             ),
         )
-        found = measure(params, passes.labelled, None, *state)
-        label = f"{label}, {self.loss}"
-        return self._by_batch(name, label, [f"ρ = {rho:g}"], self.loss, found), found
+        found, units = measure(params, passes.labelled, *state)
+        given = f"{label}, {self.loss}", f"ρ = {rho:g}", found.rise[self.loss]
+        return [self._row(name, *given, "batches", units, passes.shares)], found
 
     def _worst_case_sharpness(self, params, passes, key, state):
         name, rho = "worst_case_sharpness", self.effort.rho
@@ -234,7 +235,7 @@ class Measurements:
         for batch in passes.plain:
             product = self._hessian(params, [batch], *state).matvec(vector)
             parts.append(float(optax.tree.vdot(vector, product)))
-        units = passes.shares * np.array(parts)
+        units = weighted(passes.shares, parts)
         rows = [
             self._row(
                 "top_eigenvalue",

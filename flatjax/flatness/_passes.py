@@ -106,6 +106,12 @@ def by_batch(eval_fn: EvalFn, num_batches: int) -> EvalFn:
     return jax.jit(labelled)
 
 
+def weighted(shares: np.ndarray, means: Sequence[float]) -> np.ndarray:
+    """Multiplies means of batches by their shares; an empty batch contributes 0."""
+    contributions = np.zeros(len(shares))
+    return np.multiply(shares, means, out=contributions, where=shares > 0)
+
+
 def _update(digest: Any, batch: chex.ArrayTree) -> None:
     for path, leaf in jax.tree.leaves_with_path(batch):
         array = np.asarray(jax.random.key_data(leaf) if is_typed(leaf) else jnp.asarray(leaf))

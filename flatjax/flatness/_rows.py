@@ -113,7 +113,9 @@ def standard_error(units: np.ndarray, weights: np.ndarray, source: str) -> float
         return np.nan
     if source != "batches":
         return float(units.std(ddof=1) / np.sqrt(num))
-    means = bootstrap_sums(units) / bootstrap_sums(weights)
+    sums, of_weights = bootstrap_sums(units), bootstrap_sums(weights)
+    has_examples = of_weights > 0  # not if only batches of padding are drawn
+    means = sums[has_examples] / of_weights[has_examples]
     return float(means.std() * np.sqrt(num / (num - 1)))
 
 

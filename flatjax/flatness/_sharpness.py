@@ -5,17 +5,16 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flatjax import _checks, _masks, _sums, _vectors
+from flatjax import _checks, _masks, _vectors
 from flatjax._evaluation import EvalFn, check_eval_fn, evaluate
 from flatjax._masks import Mask
 from flatjax._vectors import normal_like
 from flatjax.flatness import _inputs, _tables
-from flatjax.flatness._kept import kept
-from flatjax.flatness._quantities import check_quantity, differentiable
+from flatjax.flatness._ascent import ascent, gradient_of_mean, to_numpy
+from flatjax.flatness._quantities import check_quantity
 
 
 @_tables.printed
@@ -122,22 +121,33 @@ def sam_sharpness(
     """
     _checks.check_scalar("rho", rho, exclusive_minimum=True)
     check_eval_fn(eval_fn)
-    gradient = _gradient_of_mean(eval_fn, quantity, mask)
-    ascend = _ascent(rho, adaptive, mask)
-    eval_fn = jax.jit(eval_fn)
+    step = sam_step(eval_fn, rho, adaptive, quantity, mask)
 
     def measure(
         params: chex.ArrayTree, batches: _inputs.Batches, key: Any = None, *state: Any
     ) -> SamSharpness:
         _inputs.check_unused_key(key)
         params, data = _inputs.measured(params, mask), _inputs.repeatable(batches)
+        return step(params, data, state)[0]
+
+    return measure
+
+
+def sam_step(eval_fn, rho, adaptive, quantity, mask):
+    """Makes step(w, data, state) -> (sharpness, perturbed weights, gradient at w)."""
+    gradient = gradient_of_mean(eval_fn, quantity, mask)
+    ascend = ascent(rho, adaptive, mask)
+    eval_fn = jax.jit(eval_fn)
+
+    def step(params, data, state):
         grads, reference = gradient(params, data, state)
         zeros = optax.tree.zeros_like(grads)
         _, perturbed, norm = ascend(params, zeros, grads, rho, zeros)  # eq. (1)
-        values = _to_numpy(evaluate(eval_fn, perturbed, data, *state))
-        return SamSharpness(_difference(values, reference), reference, np.asarray(norm, float))
+        values = to_numpy(evaluate(eval_fn, perturbed, data, *state))
+        found = SamSharpness(_difference(values, reference), reference, np.asarray(norm, float))
+        return found, perturbed, grads
 
-    return measure
+    return step
 
 
 def worst_case_sharpness(
@@ -213,8 +223,8 @@ def worst_case_sharpness(
     _checks.check_count("steps", steps)
     _checks.check_count("num_restarts", num_restarts)
     check_eval_fn(eval_fn)
-    gradient = _gradient_of_mean(eval_fn, quantity, mask)
-    ascend = _ascent(rho, adaptive, mask)
+    gradient = gradient_of_mean(eval_fn, quantity, mask)
+    ascend = ascent(rho, adaptive, mask)
     eval_fn = jax.jit(eval_fn)
 
     @jax.jit
@@ -235,14 +245,14 @@ def worst_case_sharpness(
             grads, values = gradient(point, data, state)
             yield point, values
             u, point, _ = ascend(params, u, grads, step_size * rho, direction)
-        yield point, _to_numpy(evaluate(eval_fn, point, data, *state))
+        yield point, to_numpy(evaluate(eval_fn, point, data, *state))
 
     def measure(
         params: chex.ArrayTree, batches: _inputs.Batches, key: chex.PRNGKey, *state: Any
     ) -> WorstCaseSharpness:
         params, data = _inputs.measured(params, mask), _inputs.repeatable(batches)
         key = _inputs.random_key(key)
-        reference = _to_numpy(evaluate(eval_fn, params, data, *state))
+        reference = to_numpy(evaluate(eval_fn, params, data, *state))
         check_quantity(quantity, reference)
         worst, worst_point, restart_rises = reference, params, np.zeros(num_restarts)
         for restart in range(num_restarts):
@@ -263,68 +273,6 @@ def worst_case_sharpness(
     return measure
 
 
-@kept(maxsize=8)
-def _gradient_of_mean(eval_fn, quantity, mask):
-    """Makes gradient(params, data, state) -> (gradient of a mean, {name: mean}).
-
-    The gradient is taken with respect to the weights that move. Measures of one `eval_fn` share it,
-    because it takes longest to compile.
-    """
-
-    @jax.jit  # traced once, and not for the shapes of each pass's sums
-    def differentiate(params, batch, state):
-        def total(weights):
-            sums = eval_fn(_masks.merge(weights, params), batch, *state)
-            return differentiable(sums, quantity), dict(sums)
-
-        return jax.grad(total, has_aux=True)(_inputs.weights(params, mask))
-
-    @jax.jit
-    def accumulate(totals, params, batch, *state):
-        return _sums.add(totals, differentiate(params, batch, state))
-
-    @jax.jit
-    def means(totals):
-        grads, sums = totals
-        count = sums.pop("count")
-        mean = lambda total: _sums.mean(total, count)
-        return jax.tree.map(mean, (grads, sums), is_leaf=_sums.is_sum)
-
-    def gradient(params, data, state):
-        shapes = jax.eval_shape(differentiate, params, next(iter(data)), state)
-        totals = _sums.zeros(shapes)
-        for batch in data:
-            totals = accumulate(totals, params, batch, *state)
-        grads, values = means(totals)
-        return grads, _to_numpy(values)
-
-    return gradient
-
-
-def _ascent(rho, adaptive, mask):
-    """Makes ascend(w, u, g, step, fallback) -> (u', w + W u', ||W g||).
-
-    One step moves u = W^-1 delta. u, g and `fallback`, the direction that replaces g where it is
-    zero, are pytrees of the weights that move.
-    """
-
-    def scale(w, x):
-        return jnp.abs(w) * x if adaptive else x
-
-    @jax.jit
-    def ascend(params, u, grads, step, fallback):
-        scaled = jax.tree.map(scale, _inputs.weights(params, mask), grads)
-        unit, norm = _vectors.unit(scaled)
-        unit = optax.tree.where(norm == 0, fallback, unit)
-        u = optax.tree.add_scale(u, step, unit)  # eq. (3)
-        u_norm = optax.tree.norm(u)
-        u = optax.tree.scale(jnp.where(u_norm > rho, rho / u_norm, 1.0), u)
-        point = _masks.map_moving(lambda w, x: w + scale(w, x), params, u)
-        return u, point, norm
-
-    return ascend
-
-
 def _of_rises(title, rise, reference) -> _tables.Table:
     """Makes a table with a line for each quantity."""
     values = {
@@ -332,10 +280,6 @@ def _of_rises(title, rise, reference) -> _tables.Table:
         "rise": [_tables.number(rise[name]) for name in reference],
     }
     return _tables.of_quantities([title], "quantity", [*reference], values)
-
-
-def _to_numpy(values):
-    return {name: np.asarray(value, dtype=float) for name, value in values.items()}
 
 
 def _difference(values, reference):
