@@ -227,7 +227,7 @@ def test_fields_newer_than_a_run_have_their_defaults(tmp_path):
     config = replace(algorithm="rsgd")
     fields = config.to_json()
     del fields["period"]
-    (tmp_path / "config.json").write_text(json.dumps(fields))
+    store.write_json(tmp_path / "config.json", fields)
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     RunDirectory(tmp_path, config)
     with pytest.raises(ValueError, match="period: wanted 2, found 1"):

@@ -167,8 +167,8 @@ def check(text, units):
     assert f"every gradient end at {mean['AdamW, batch x 4']} after 384." in text
     for arm in FEW:
         lost, gained = minus(arm, "AdamW, batch x 4"), minus(arm, "AdamW, S steps")
-        expected = f"**{arm}** has {mean[arm]}. Minus every gradient: {lost}."
-        assert f"{expected} Minus one worker alone: {gained}." in text
+        expected = f"**{arm}** ends at {mean[arm]}. The difference to an exchange of every gradient"
+        assert f"{expected} is {lost}, and to one worker alone (S steps) {gained}." in text
     rows = rows_below(text, "| arm              | seeds")
     assert [row[0] for row in rows] == [*ALL]
     for arm, count, shown, lost, gained in rows:

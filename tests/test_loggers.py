@@ -13,6 +13,7 @@ from experiments import __main__ as command_line
 from experiments.engine.config import TrainConfig
 from experiments.engine.loggers import open_logger, scalars
 from experiments.engine.train import train
+from experiments.report import store
 
 CONFIG = TrainConfig.of(
     algorithm="sgd",
@@ -62,7 +63,7 @@ def test_tensorboard_has_every_number_once_also_after_a_restart(tmp_path):
 def test_the_files_of_another_run_stay(tmp_path, capsys):
     other = dataclasses.replace(CONFIG, seed=1)
     open_logger("tensorboard", tmp_path, other).close()
-    (tmp_path / "config.json").write_text(json.dumps(other.to_json()))
+    store.write_json(tmp_path / "config.json", other.to_json())
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     before = [(path, path.read_bytes()) for path in (tmp_path / "tensorboard").iterdir()]
     command = ["train", "--out", str(tmp_path), "--log", "tensorboard", *CONFIG.to_arguments()]

@@ -10,9 +10,9 @@ from experiments.studies.study import Study
 
 # Predictors of every solution, and their names in tables. The first one is planned.
 PREDICTORS = {
-    "local_energy": "local energy, σ=0.3",
-    "sam": "SAM sharpness, ρ=0.05",
-    "asam": "adaptive sharpness, ρ=0.5",
+    "local_energy": "local energy",
+    "sam": "SAM sharpness",
+    "asam": "adaptive sharpness",
     "train_loss": "training loss",
     "norm": "norm of the weights",
     "narrowness": "small margins",
