@@ -147,3 +147,13 @@ def test_flatness():
     assert f"τ = {shown[0]}, {shown[1]} and {shown[2]}" in row("predicts the test error")
     assert len(local) == 3
     assert all(one["granulated_interval"][0] > 0 for one in local)
+    path = store.RESULTS / "matched-flatness" / "matched_flatness.json"
+    taus = store.read_json(path)["taus"]
+    matched = {name: found["within"]["local_energy"]["test_error"] for name, found in taus.items()}
+    conv_net = matched["conv net"]
+    found = f"τ = {conv_net['value']:+.2f} {interval(*conv_net['interval'])}, and not on MLPs"
+    assert found in row("predicts the test error")
+    assert [name for name, tau in matched.items() if tau["is_clear"]] == [
+        "conv net",
+        "conv net, batch norm",
+    ]
