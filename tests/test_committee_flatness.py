@@ -193,6 +193,6 @@ def test_the_command_reports_what_is_there(done, monkeypatch, capsys):
     assert command_line.main([*arguments, str(done)]) == 0
     said = capsys.readouterr()
     assert "| 40 " in said.out
-    assert "what is complete. 1 of 2 cells are not: (40, 0.1)." in said.err
+    assert "leaves out 1 of 2 cells, because they are not complete: (40, 0.1)." in said.err
     assert command_line.main([*arguments, str(done / "none")]) == 1
     assert "holds no complete cell" in capsys.readouterr().err

@@ -121,7 +121,10 @@ def test_the_command_reports_what_is_there(done, monkeypatch, capsys):
     spaces = TINY.spaces | {"SAM": TINY.spaces["SGD"]}
     monkeypatch.setattr(configs, "STUDY", dataclasses.replace(TINY, algorithms=more, spaces=spaces))
     assert command_line.main([*arguments, str(done)]) == 0
-    assert "1 of 2 parts are not: MLP, SAM." in capsys.readouterr().err
+    assert (
+        "leaves out 1 of 2 parts, because they are not complete: MLP, SAM."
+        in capsys.readouterr().err
+    )
     assert command_line.main([*arguments, str(done / "none")]) == 1
     assert "holds no complete part" in capsys.readouterr().err
 

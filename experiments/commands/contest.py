@@ -43,6 +43,6 @@ class Contest(InParts):
             settings=chosen(self.settings, contest.settings, "settings"),
             contestants=chosen(self.algorithms, contest.contestants, "algorithms"),
         )
-        wanted = itertools.product(contest.settings, contest.contestants)
+        wanted = [*itertools.product(contest.settings, contest.contestants)]
         functions = (run_contest, read_contest, report, meetings)
         return Parts("contest", contest, part, *functions, "arm", wanted)

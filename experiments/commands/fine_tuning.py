@@ -36,6 +36,6 @@ class FineTuning(InParts):
             modes=tuple(modes),
             contestants=chosen(self.algorithms, study.contestants, "algorithms"),
         )
-        wanted = itertools.product(study.modes, arms_of(study))
+        wanted = [*itertools.product(study.modes, arms_of(study))]
         functions = (run_study, read_study, report, meetings)
         return Parts("fine-tuning", study, part, *functions, "arm", wanted)

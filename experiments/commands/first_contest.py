@@ -32,6 +32,6 @@ class FirstContest(InParts):
             settings=chosen(self.settings, contest.settings, "settings"),
             spaces=chosen(self.algorithms, contest.spaces, "algorithms"),
         )
-        wanted = itertools.product(contest.settings, contest.spaces)
+        wanted = [*itertools.product(contest.settings, contest.spaces)]
         functions = (run_contest, read_contest, report, meetings)
         return Parts("first-contest", contest, part, *functions, "arm", wanted)

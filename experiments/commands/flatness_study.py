@@ -33,7 +33,7 @@ class FlatnessStudy(InParts):
             tasks=chosen(self.tasks, study.tasks, "tasks"),
             algorithms=chosen(self.algorithms, study.algorithms, "algorithms"),
         )
-        wanted = itertools.product(study.tasks, study.algorithms, study.batch_sizes)
+        wanted = [*itertools.product(study.tasks, study.algorithms, study.batch_sizes)]
         functions = (run_study, read_study, report, meetings)
         return Parts("flatness-study", study, part, *functions, "block", wanted, _has)
 

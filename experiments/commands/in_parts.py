@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.engine.time_limit import TimeLimit, parse_duration
@@ -120,17 +120,17 @@ class Parts:
     report: Any
     meetings: Callable[[Any], Meetings]
     unit: str
-    wanted: Iterable[tuple[Any, ...]]
+    wanted: Sequence[tuple[Any, ...]]
     has: Callable[[Any, tuple[Any, ...]], bool] = holds
 
     def incomplete(self, results: Any) -> str | None:
         """Says which units of the study are not in the report; None if all are."""
-        wanted = list(self.wanted)
-        missing = [", ".join(map(str, unit)) for unit in wanted if not self.has(results, unit)]
+        absent = [unit for unit in self.wanted if not self.has(results, unit)]
+        missing = [", ".join(map(str, unit)) for unit in absent]
         if not missing:
             return None
         more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         return (
-            f"the report is of what is complete. {len(missing)} of {len(wanted)} {self.unit}s are "
-            f"not: {'; '.join(missing[:NAMED])}{more}."
+            f"the report leaves out {len(missing)} of {len(self.wanted)} {self.unit}s, because "
+            f"they are not complete: {'; '.join(missing[:NAMED])}{more}."
         )

@@ -34,5 +34,5 @@ class MatchedFlatness(InParts):
             algorithms=chosen(self.algorithms, study.algorithms, "algorithms"),
         )
         name = "matched-flatness"
-        wanted = itertools.product(study.networks, study.algorithms)
+        wanted = [*itertools.product(study.networks, study.algorithms)]
         return Parts(name, study, part, run_study, read_study, report, meetings, "part", wanted)
