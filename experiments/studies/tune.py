@@ -14,6 +14,7 @@ from experiments.report.statistics import mean_and_sem, with_error
 from experiments.report.store import slug, write_json
 from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.own_data import tuning_base
+from experiments.studies.compare.run import NOTHING_TRAINED, are_complete
 
 
 def tune(
@@ -47,8 +48,8 @@ def tune(
         for candidate in study.candidates(label):
             make_plan(_config(study, base, label, candidate), task)
     out.mkdir(parents=True, exist_ok=True)
-    was_complete = all(
-        (_directory(out, label, candidate, seed) / "result.json").exists()
+    was_complete = are_complete(
+        _directory(out, label, candidate, seed)
         for label in labels or study.grids
         for candidate in study.candidates(label)
         for seed in range(seeds)
@@ -58,7 +59,7 @@ def tune(
         for label in labels or study.grids
     }
     if was_complete:
-        print(f"{out} holds all runs, which are complete: nothing was trained.")
+        print(NOTHING_TRAINED.format(out=out))
     return found
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from experiments.engine.plan import make_plan
@@ -17,6 +18,8 @@ from experiments.studies.compare.description import Comparison
 from experiments.studies.compare.report import report
 from experiments.studies.units import run_units
 
+NOTHING_TRAINED = "{out} holds all runs, which are complete: nothing was trained."
+
 
 def compare(
     study: Comparison,
@@ -29,7 +32,7 @@ def compare(
     """Runs a comparison (see `run_study`) and reports it; returns the exit status."""
     limit = limit or TimeLimit()
     directories = [_directory(out, *run) for run in _runs(study)]
-    was_complete = all((path / "result.json").exists() for path in directories)
+    was_complete = are_complete(directories)
     results, failures = run_study(
         study, out, progress=progress, report_only=report_only, limit=limit
     )
@@ -38,7 +41,7 @@ def compare(
     if any(results.values()):
         print(report(study, results, out))
     if was_complete and not failures and not report_only:
-        print(f"{out} holds all runs, which are complete: nothing was trained.")
+        print(NOTHING_TRAINED.format(out=out))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else limit.exit_status
@@ -96,6 +99,11 @@ def run_study(
         if result is not None:
             results[label].append(result)
     return results, failures
+
+
+def are_complete(directories: Iterable[pathlib.Path]) -> bool:
+    """Whether the runs in all directories are complete."""
+    return all((path / "result.json").exists() for path in directories)
 
 
 def _runs(study):
